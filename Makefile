@@ -1,0 +1,31 @@
+# Everything runs in .venv, made on first use. Paths are relative: a checkout below a folder with spaces works.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+WORKERS ?= 2
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+demo: $(INSTALLED)  ## train and attack two small models on digits, write demo/report.html (about 3 minutes)
+	env -u OMP_NUM_THREADS $(BIN)/splitveil demo --out demo
+
+test: $(INSTALLED)  ## run the tests and the examples in the docstrings
+	$(BIN)/python -m pytest -q -n $(WORKERS)
+
+lint: $(INSTALLED)  ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(INSTALLED)  ## list the benchmark grids; run one with: splitveil bench PRESET --out DIR
+	$(BIN)/splitveil bench --help
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	touch $@

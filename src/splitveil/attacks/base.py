@@ -1,0 +1,112 @@
+"""What an attack is, and the only view of the victim that it gets."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..data import Access, Split, to_float
+from ..errors import AccessError
+from ..split import SplitModel
+
+BATCH = 256
+CACHE_BYTES = 2**30
+Progress = Callable[[int, int, float], None]
+"""Called with (steps done, steps in all, current error)."""
+
+
+class Victim:
+    """A split model as an attacker may see it: what crosses the wire, and what else the protocol grants.
+
+    The clean feature never leaves this class.
+    """
+
+    def __init__(self, model: SplitModel, grants: frozenset[Access]):
+        self._model, self.grants = model.eval().requires_grad_(False), grants
+        self.device: torch.device = model.mean.device
+
+    def require(self, *needs: Access) -> None:
+        """Raise AccessError where one of ``needs`` is not granted."""
+        missing = [need.value for need in needs if need not in self.grants]
+        if missing:
+            granted = ", ".join(sorted(g.value for g in self.grants)) or "nothing"
+            raise AccessError(f"the attack needs {', '.join(missing)}; the protocol grants {granted}; choose another protocol")
+
+    @torch.no_grad()
+    def query(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        """z_wire of pixels x (B, 3, S, S) in [0, 1], noise drawn anew."""
+        self.require(Access.QUERY)
+        return self._model.encode(x, rng).float()
+
+    def observe(self, split: Split) -> Observations:
+        """The attacker's own images as often as it likes through the encoder."""
+        self.require(Access.QUERY)
+        return Observations(self._model, split)
+
+    @torch.no_grad()
+    def logits(self, wire: Tensor) -> Tensor:
+        """What the cloud answers to z_wire."""
+        self.require(Access.LOGITS)
+        return self._model.tail(wire).float()
+
+    def white_box(self) -> SplitModel:
+        """The model itself, with gradients with respect to its input."""
+        self.require(Access.WEIGHTS)
+        return self._model
+
+
+class Observations:
+    """Images with what the wire carries for them; each look draws the defence's noise anew."""
+
+    def __init__(self, model: SplitModel, split: Split):
+        self._model, self._split = model, split.to(model.mean.device)
+        self._clean: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    @torch.no_grad()
+    def wire(self, index: Tensor, rng: torch.Generator) -> Tensor:
+        """z_wire of the images ``index``, float32, with fresh noise."""
+        # The encoder is deterministic, so its output may be kept; what the attacker gets has passed the defence.
+        if self._clean is None:
+            first = self._encode(torch.arange(min(BATCH, len(self)), device=self._split.images.device))
+            if len(self) * first[0].numel() * 4 > CACHE_BYTES:
+                return self._model.protect(self._encode(index), rng).float()
+            rest = torch.arange(len(first), len(self), device=first.device).split(BATCH)
+            self._clean = torch.cat([first, *(self._encode(part) for part in rest)])
+        return self._model.protect(self._clean[index], rng).float()
+
+    def _encode(self, index: Tensor) -> Tensor:
+        return self._model.features(to_float(self._split.images[index]).to(memory_format=torch.channels_last))
+
+    def images(self, index: Tensor) -> Tensor:
+        """The pixels of the images ``index``, float32 in [0, 1]."""
+        return to_float(self._split.images[index])
+
+    def labels(self, index: Tensor) -> Tensor:
+        """Their classes."""
+        return self._split.labels[index]
+
+
+class Attack(ABC):
+    """Base of every attack: settings in the constructor, data in the calls."""
+
+    needs: ClassVar[frozenset[Access]] = frozenset({Access.QUERY})
+    """Access without which the attack cannot run."""
+
+    @abstractmethod
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, progress: Progress | None = None) -> None:
+        """Learn from the victim and the attacker's own images; whatever is chosen is chosen on these."""
+
+    @abstractmethod
+    def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
+        """Images (B, 3, S, S) in [0, 1] from z_wire (B, ...); ``y`` only where labels are granted."""
+
+    def curve(self) -> list[float]:
+        """Error on the attacker's held-out images after each epoch or round; empty where there are none."""
+        return []

@@ -1,0 +1,196 @@
+"""Everything a user may set, checked before anything runs; YAML in, YAML out."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_serializer, model_validator
+
+from .errors import UserError, did_you_mean
+from .registry import KINDS, Registry
+
+
+class Spec(BaseModel):
+    """A plug-in by name with its parameters.
+
+    Written ``name``, ``name:value`` (the first parameter) or ``name:key=value,key=value``; in YAML also
+    ``{name: {key: value}}``.
+
+    >>> Spec.model_validate("cem:weight=16,loss=released").parameters
+    {'weight': 16, 'loss': 'released'}
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            name, colon, rest = value.partition(":")
+            if not name or (colon and not rest):
+                raise ValueError(f"'{value}' is no plug-in; write name, name:value or name:key=value,key=value")
+            return {"name": name, "parameters": dict(_pair(part) for part in rest.split(",")) if rest else {}}
+        if isinstance(value, dict) and len(value) == 1 and "name" not in value:
+            ((name, parameters),) = value.items()
+            return {"name": name, "parameters": parameters or {}}
+        return value
+
+    @model_serializer
+    def _plain(self) -> dict[str, Any]:
+        return {self.name: dict(self.parameters)}
+
+    def resolve(self, kind: str) -> Spec:
+        """The same with every parameter named, typed and filled in with its default.
+
+        Raises:
+            UserError: unknown name or parameter, or a value of the wrong type.
+        """
+        target = Registry(kind).get(self.name)
+        hints, signature = get_type_hints(target.__init__), inspect.signature(target)
+        given, resolved = dict(self.parameters), {}
+        if "" in given and signature.parameters:
+            given[next(iter(signature.parameters))] = given.pop("")
+        for key in given:
+            if key not in signature.parameters:
+                raise UserError(
+                    f"{KINDS[kind]} '{self.name}' has no parameter '{key}'{did_you_mean(key, signature.parameters) or ';'}"
+                    f" it has: {', '.join(signature.parameters) or 'none'}"
+                )
+        for key, parameter in signature.parameters.items():
+            if key in given:
+                resolved[key] = _typed(f"{self.name}: {key}", given[key], hints.get(key, Any))
+            elif parameter.default is inspect.Parameter.empty:
+                raise UserError(f"{KINDS[kind]} '{self.name}' needs {key}; write {self.name}:{key}=...")
+            else:
+                resolved[key] = parameter.default
+        return Spec(name=self.name, parameters=resolved)
+
+    def make(self, kind: str) -> Any:
+        """The plug-in itself, constructed."""
+        return Registry(kind).get(self.name)(**self.resolve(kind).parameters)
+
+
+class TrainConfig(BaseModel):
+    """One training: data, network, defence, recipe. The defaults are the published recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    data: str
+    """Image set, as `splitveil list data` shows, or folder:PATH."""
+    root: Path | None = None
+    """Folder that holds the images."""
+    train_size: int | None = Field(None, ge=2)
+    """Use only this many training images, class-balanced."""
+    test_size: int | None = Field(None, ge=2)
+    """Use only this many test images, class-balanced."""
+    arch: str = "vgg11_bn_sgm"
+    """Network, as `splitveil list models` shows, or torchvision:NAME@LAYER."""
+    cut: int | None = None
+    """Blocks on the device, by the published counting."""
+    bottleneck: int | None = Field(None, ge=1)
+    """Channels of the wire; none: as many as the cut layer has."""
+    bottleneck_stride: int = Field(1, ge=1)
+    bottleneck_kernel: int = Field(3, ge=1)
+    bottleneck_relu: bool = False
+    defense: tuple[Spec, ...] = ()
+    """Defences in their order on the wire: name:value or name:key=value,..."""
+    protocol: str = "inference_time"
+    """Who has which images; `auxiliary` keeps half the training images for the attacker."""
+    epochs: int = Field(240, ge=1)
+    batch_size: int = Field(128, ge=2)
+    lr: float = Field(0.05, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    warmup_epochs: float = Field(1.0, ge=0)
+    milestones: tuple[float, ...] = (0.25, 0.5, 0.75, 0.875)
+    """Parts of the training after which the learning rate is multiplied by gamma (60/120/180/210 of 240)."""
+    gamma: float = Field(0.2, gt=0, le=1)
+    crop_padding: int | None = Field(None, ge=0)
+    """Random crop with this zero padding; none: what the image set publishes (CIFAR 4, digits 2, others 0)."""
+    flip: bool | None = None
+    """Random horizontal flip; none: yes, but not for digits."""
+    rotate: float = Field(15.0, ge=0, le=180)
+    """Random rotation by up to this many degrees."""
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    """auto: bf16 where the processor or GPU computes in it."""
+    devices: int = Field(1, ge=1)
+    """Processes (CPU) or GPUs that share each batch."""
+    seed: int = Field(0, ge=0)
+
+    def resolve(self) -> TrainConfig:
+        """The same with every plug-in parameter and data-dependent default filled in."""
+        padding = {"cifar10": 4, "cifar100": 4, "digits": 2}.get(self.data, 0)
+        return self.model_copy(
+            update={
+                "root": self.root.expanduser().absolute() if self.root else None,
+                "defense": tuple(spec.resolve("defenses") for spec in self.defense),
+                "crop_padding": padding if self.crop_padding is None else self.crop_padding,
+                "flip": self.data != "digits" if self.flip is None else self.flip,
+            }
+        )
+
+
+def parse(values: dict[str, Any]) -> TrainConfig:
+    """A TrainConfig from plain values; every error at once, in one line.
+
+    >>> parse({"data": "digits", "epoch": 3})
+    Traceback (most recent call last):
+    ...
+    splitveil.errors.UserError: epoch: no such setting; did you mean 'epochs'?
+    """
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        raise UserError("; ".join(_line(e) for e in error.errors())) from None
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """The plain values of a YAML file.
+
+    Raises:
+        UserError: no such file, or not a YAML mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; expected a YAML file of settings") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {str(error).splitlines()[0]}; expected lines like 'epochs: 240'") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no settings; expected lines like 'epochs: 240'")
+    return values
+
+
+def dump(config: TrainConfig, **more: Any) -> str:
+    """YAML that ``load`` and ``parse`` take back; ``more`` are comments (``# key: value``)."""
+    head = "".join(f"# {key}: {value}\n" for key, value in more.items())
+    return head + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    return (key.strip(), yaml.safe_load(value)) if equals else ("", yaml.safe_load(key))
+
+
+def _typed(what: str, value: Any, hint: Any) -> Any:
+    try:
+        return TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        raise UserError(f"{what} is {value!r}; {_hint(error.errors()[0])}") from None
+
+
+def _hint(error: Any) -> str:
+    return error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+
+
+def _line(error: Any) -> str:
+    place = ".".join(str(part) for part in error["loc"]) or "settings"
+    if error["type"] == "extra_forbidden":
+        return f"{place}: no such setting{did_you_mean(place, TrainConfig.model_fields)}"
+    if error["type"] == "missing":
+        return f"{place} is missing; give --{place.replace('_', '-')}"
+    return f"{place} is {error['input']!r}; {_hint(error)}"

@@ -1,0 +1,83 @@
+"""Batched augmentation on the device: every image gets its own crop, flip and angle."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 pixels 0..255 of any shape -> float32 in [0, 1].
+
+    >>> to_float(torch.tensor([0, 255], dtype=torch.uint8)).tolist()
+    [0.0, 1.0]
+    """
+    return images.float().div_(255)
+
+
+def augment(
+    images: Tensor,
+    rng: torch.Generator,
+    *,
+    crop_padding: int = 0,
+    flip: bool = False,
+    rotate_degrees: float = 0.0,
+) -> Tensor:
+    """Random crop, then random horizontal flip, then random rotation, drawn for each image on its own.
+
+    Args:
+        images: uint8, (B, 3, S, S).
+        rng: the only source of randomness; on the device of ``images``.
+        crop_padding: zero pixels added on every side before a window of the old size is cut out.
+        flip: mirror left-right with probability 1/2.
+        rotate_degrees: angles are uniform in [-rotate_degrees, rotate_degrees]; bilinear, zeros outside.
+
+    Returns:
+        float32, (B, 3, S, S), in [0, 1]. Without rotation the pixels are exact copies. With rotation all
+        three are one resampling, so what a crop moved out of the window may be turned back into it.
+
+    >>> x = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
+    >>> torch.equal(augment(x, torch.Generator()), to_float(x))
+    True
+    """
+    count, device = len(images), images.device
+    shift = torch.zeros(2, count, dtype=torch.int64, device=device)
+    mirror = torch.zeros(count, dtype=torch.bool, device=device)
+    if crop_padding:
+        shift = torch.randint(-crop_padding, crop_padding + 1, (2, count), generator=rng, device=device)
+    if flip:
+        mirror = torch.rand(count, generator=rng, device=device) < 0.5
+    if rotate_degrees:
+        degrees = (torch.rand(count, generator=rng, device=device) * 2 - 1) * rotate_degrees
+        return warp(to_float(images), shift, mirror, degrees)
+    return to_float(window(images, shift, mirror, crop_padding))
+
+
+def window(images: Tensor, shift: Tensor, mirror: Tensor, padding: int) -> Tensor:
+    """Integer shift, then flip: out[b, :, y, x] = images[b, :, y + shift[0, b], x' + shift[1, b]], else zero.
+
+    x' = S - 1 - x where ``mirror[b]``, else x. Shapes: images (B, C, S, S), mirror (B,), shift (2, B) in
+    [-padding, padding].
+    """
+    size = images.shape[-1]
+    if padding:
+        views = F.pad(images, [padding] * 4).unfold(2, size, 1).unfold(3, size, 1)
+        rows, columns = shift + padding
+        images = views[torch.arange(len(images), device=images.device), :, rows, columns]
+    return torch.where(mirror[:, None, None, None], images.flip(-1), images)
+
+
+def warp(images: Tensor, shift: Tensor, mirror: Tensor, degrees: Tensor) -> Tensor:
+    """``window``, then a counter-clockwise rotation about the center, as one bilinear resampling.
+
+    Shapes: images float (B, C, S, S), shift (2, B), mirror (B,), degrees (B,).
+    """
+    angle = torch.deg2rad(degrees)
+    cos, sin = angle.cos(), angle.sin()
+    sign = 1 - 2 * mirror.to(cos.dtype)
+    dy, dx = 2 * shift.to(cos.dtype) / images.shape[-1]
+    # Maps every output pixel to its source; the y axis points down, hence the signs of sin.
+    theta = torch.stack([sign * cos, -sign * sin, dx, sin, cos, dy], 1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -1,0 +1,165 @@
+"""Image files -> one memory-mapped uint8 array, decoded once and cached."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..files import atomic_write
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CHUNK = 64  # images per task: one image is too little work for a thread switch
+VERSION = 1  # of the decoding: raise it when the same files would give other pixels
+
+
+class BrokenImage(UserError):
+    """A file that is no readable image, or not of the expected shape."""
+
+
+def decode(paths: Sequence[Path], size: int, *, resize: bool, label: str) -> Tensor:
+    """The images at ``paths`` as uint8 (N, 3, size, size), memory-mapped copy-on-write.
+
+    The first call decodes in parallel into a file of the cache folder (``SPLITVEIL_CACHE``, by default
+    ``~/.cache/splitveil``); later calls map that file until a path, a size or a time stamp changes.
+
+    Args:
+        paths: image files, any mode of 8 bits per channel.
+        size: height and width of the result.
+        resize: whether images of another shape are scaled to ``size`` x ``size``, or an error.
+        label: shown beside the progress bar.
+
+    Raises:
+        UserError: a broken or wrongly shaped file is named; the cache cannot be written.
+    """
+    key = _key(paths, size, resize)
+    shape = (len(paths), 3, size, size)
+    cached = _cache_folder() / f"{key}.npy"
+    array = _open(cached, shape)
+    if array is None:
+        _decode_into(cached, paths, shape, resize, label)
+        array = _open(cached, shape)
+    if array is None:
+        raise UserError(f"cannot read {cached} back; set SPLITVEIL_CACHE to a folder on a sound disk")
+    return torch.from_numpy(array)
+
+
+def dimensions(path: Path) -> tuple[int, int]:
+    """Width and height of one image file, upright."""
+    image = _read(path)
+    return image.shape[2], image.shape[1]
+
+
+def _key(paths: Sequence[Path], size: int, resize: bool) -> str:
+    digest = hashlib.blake2b(f"{VERSION} {size} {resize}".encode(), digest_size=16)
+    folders: dict[Path, str] = {}
+    for path in paths:
+        if path.parent not in folders:
+            folders[path.parent] = str(path.parent.resolve())
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise BrokenImage(
+                f"cannot read {path}: {error.strerror}; put the file back or fix its rights"
+            ) from error
+        entry = f"\0{folders[path.parent]}\0{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}"
+        digest.update(os.fsencode(entry))
+    return digest.hexdigest()
+
+
+def _cache_folder() -> Path:
+    setting = os.environ.get("SPLITVEIL_CACHE")
+    return Path(setting).expanduser() if setting else Path.home() / ".cache" / "splitveil"
+
+
+def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The cached array; None where there is none or it is damaged (it is then written again)."""
+    try:
+        array = np.load(path, mmap_mode="c")
+    except (OSError, ValueError, EOFError):
+        return None
+    return array if array.shape == shape and array.dtype == np.uint8 else None
+
+
+def _decode_into(
+    cached: Path, paths: Sequence[Path], shape: tuple[int, ...], resize: bool, label: str
+) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    try:
+        with atomic_write(cached) as temporary, temporary.open("wb") as handle:
+            np.lib.format.write_array_header_2_0(handle, header)
+            # Written in order and not through a map: a full disk is then an error and not a dead process.
+            for chunk in _chunks(paths, shape[-1], resize, label):
+                handle.write(chunk.data)
+    except BrokenImage:
+        raise
+    except UserError as error:
+        raise UserError(f"{error} for decoded images: set SPLITVEIL_CACHE to a writable folder") from error
+
+
+def _chunks(paths: Sequence[Path], size: int, resize: bool, label: str) -> Iterator[np.ndarray]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    def work(start: int) -> np.ndarray:
+        chunk = paths[start : start + CHUNK]
+        pixels = np.empty((len(chunk), 3, size, size), np.uint8)
+        for index, path in enumerate(chunk):
+            pixels[index] = _read(path, size, resize)
+        return pixels
+
+    console = Console(stderr=True)
+    workers = min(os.cpu_count() or 1, 16)
+    hidden = not sys.stderr.isatty()
+    with (
+        Progress(console=console, transient=True, disable=hidden) as bar,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        task = bar.add_task(f"decoding {label}", total=len(paths))
+        for chunk in pool.map(work, range(0, len(paths), CHUNK)):
+            yield chunk
+            bar.advance(task, len(chunk))
+
+
+def _read(path: Path, size: int | None = None, resize: bool = False) -> np.ndarray:
+    """One file as uint8 (3, H, W)."""
+    import PIL.Image
+    import PIL.ImageOps
+
+    try:
+        with PIL.Image.open(io.BytesIO(path.read_bytes())) as image:
+            if image.mode[0] in "IF":
+                raise BrokenImage(f"{path} has more than 8 bits per channel; convert it to 8-bit RGB")
+            # A camera stores the turn beside the pixels; an image of the exact size has no camera behind it.
+            upright = PIL.ImageOps.exif_transpose(image) if resize or size is None else image
+            if size is not None and upright.size != (size, size):
+                upright = _fit(path, upright, size, resize)
+            rgb = upright if upright.mode == "RGB" else upright.convert("RGB")
+            pixels = np.frombuffer(rgb.tobytes(), np.uint8)
+            return pixels.reshape(rgb.height, rgb.width, 3).transpose(2, 0, 1)
+    except BrokenImage:
+        raise
+    except Exception as error:  # Pillow's decoders do not agree on one type for damaged bytes
+        reason = getattr(error, "strerror", None) or "broken or truncated image, or no image at all"
+        raise BrokenImage(f"cannot decode {path}: {reason}; replace or remove it") from error
+
+
+def _fit(path: Path, image: Image, size: int, resize: bool) -> Image:
+    if not resize:
+        got = f"{image.width}x{image.height}"
+        raise BrokenImage(
+            f"{path} is {got}; expected {size}x{size}: remove it, or load the folder as folder:ROOT"
+        )
+    return image.convert("RGB").resize((size, size), resample=2)  # 2: bilinear, antialiased

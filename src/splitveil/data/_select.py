@@ -1,0 +1,57 @@
+"""Class-balanced selection of images, before anything is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+
+
+def balanced(labels: Tensor | Sequence[int], count: int, rng: torch.Generator | None = None) -> Tensor:
+    """Indices (int64, sorted) of ``count`` images with as equal numbers per class as there are images.
+
+    Without ``rng`` the first of each class are taken, with it random ones. The first classes get one more
+    where ``count`` is no multiple of the number of classes; a class that
+    runs out leaves its share to the others.
+
+    >>> balanced([0, 0, 0, 1, 1, 1], 3).tolist()
+    [0, 1, 3]
+    """
+    labels = torch.as_tensor(labels, dtype=torch.int64).cpu()
+    shuffled = torch.arange(len(labels)) if rng is None else torch.randperm(len(labels), generator=rng)
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    sizes = torch.bincount(labels)
+    starts = sizes.cumsum(0) - sizes
+    rank = torch.arange(len(labels)) - starts[labels[by_class]]
+    # Round robin: all first images of the classes, then all second ones, ...
+    return by_class[rank.argsort(stable=True)[:count]].sort().values
+
+
+def spread(labels: Tensor | Sequence[int], counts: Sequence[int]) -> Tensor:
+    """Mask (bool, (N,)) of ``counts[c]`` images of every class c, evenly spaced over those of the class."""
+    labels = torch.as_tensor(labels, dtype=torch.int64)
+    mask = torch.zeros(len(labels), dtype=torch.bool)
+    for label, count in enumerate(counts):
+        members = (labels == label).nonzero().flatten()
+        mask[members[((torch.arange(count) + 0.5) * len(members) / count).long()]] = True
+    return mask
+
+
+def chosen(labels: Sequence[int] | Tensor, size: int | None, part: str) -> Tensor:
+    """Indices for ``--train-size`` / ``--test-size``: all for None, else the first of each class.
+
+    Raises:
+        UserError: ``size`` is not positive or more than there are images.
+    """
+    if size is None:
+        return torch.arange(len(labels))
+    if size < 1:
+        raise UserError(f"{part} size {size}: expected a positive number of images")
+    if size > len(labels):
+        raise UserError(
+            f"{part} size {size}: there are {len(labels)} {part} images; ask for at most that many"
+        )
+    return balanced(labels, size)

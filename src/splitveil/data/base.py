@@ -1,0 +1,95 @@
+"""What a data set is once it is loaded: uint8 images and labels in memory (or memory-mapped)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images and their labels.
+
+    Attributes:
+        images: uint8, (N, 3, S, S), pixels 0 to 255.
+        labels: int64, (N,), indices into the class list of the data set.
+
+    >>> split = Split(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 0, 1, 1]))
+    >>> len(split.subset(torch.tensor([0, 2])))
+    2
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if (
+            images.dtype != torch.uint8
+            or images.ndim != 4
+            or images.shape[1] != 3
+            or images.shape[2] != images.shape[3]
+        ):
+            raise UserError(
+                f"images are {images.dtype} {tuple(images.shape)}; expected torch.uint8 (N, 3, S, S)"
+            )
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            got = f"{labels.dtype} {tuple(labels.shape)}"
+            raise UserError(f"labels are {got}; expected torch.int64 ({len(images)},)")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def subset(self, indices: Tensor) -> Split:
+        """The images at ``indices`` (int64, (M,)), copied, in that order."""
+        return Split(self.images[indices], self.labels[indices])
+
+    def to(self, device: torch.device | str) -> Split:
+        """The same split on ``device``."""
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """A data set.
+
+    Attributes:
+        name: as passed to ``load``.
+        train, test: the two published parts.
+        classes: class names; the label is the index.
+        mean, std: statistics of the three channels of the training images, pixels in [0, 1].
+        size: height and width in pixels.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    classes: list[str]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: int
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over all pixels of ``images`` (uint8, (N, 3, S, S)).
+
+    Pixels are scaled to [0, 1]. Computed from the histogram, hence exact, and without a float copy.
+
+    >>> channel_statistics(torch.full((2, 3, 4, 4), 255, dtype=torch.uint8))[0]
+    (1.0, 1.0, 1.0)
+    """
+    counts = torch.zeros(3, 256, dtype=torch.float64)
+    for part in images.split(4096):
+        for channel in range(3):
+            counts[channel] += torch.bincount(part[:, channel].flatten().cpu(), minlength=256)
+    values = torch.arange(256, dtype=torch.float64) / 255
+    share = counts / counts.sum(1, keepdim=True)
+    mean = share @ values
+    variance = (share * (values - mean[:, None]) ** 2).sum(1)
+    # A constant channel must not make the normalisation divide by zero.
+    std = variance.sqrt().clamp(min=1 / 255)
+    return tuple(mean.tolist()), tuple(std.tolist())

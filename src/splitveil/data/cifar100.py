@@ -1,0 +1,29 @@
+"""CIFAR-100 (Krizhevsky 2009)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..registry import plugin
+from ._cifar import load_cifar
+from .base import ImageSet
+
+# Published statistics of the 50,000 training images: mean and standard deviation over all pixels.
+STATISTICS = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+
+
+@plugin("cifar100")
+def cifar100(
+    root: str | Path | None = None,
+    *,
+    download: bool = False,
+    train_size: int | None = None,
+    test_size: int | None = None,
+) -> ImageSet:
+    """CIFAR-100, 32x32: the official archive, or folders train/<class>/ and test/<class>/.
+
+     may be the folder with the archive or its unpacked files, or with the class folders, or the parent of a
+    folder ``cifar100`` of either kind; ``data`` by default. Nothing is downloaded without ``download=True``.
+    """
+    sizes = (train_size, test_size)
+    return load_cifar("cifar100", "CIFAR100", STATISTICS, root=root, download=download, sizes=sizes)

@@ -1,0 +1,78 @@
+"""Any folder of images."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from ..errors import UserError
+from ..registry import plugin
+from ._decode import dimensions
+from ._folders import Listing, class_names, image_set, list_classes, list_parts
+from ._select import spread
+from .base import ImageSet
+
+TEST_NAMES = ("test", "val", "validate")
+LAYOUT = "train/<class>/*.jpg with test/, val/ or validate/ beside it, or <class>/*.jpg"
+
+
+@plugin("folder")
+def folder(
+    root: str | Path | None = None,
+    *,
+    size: int | None = None,
+    download: bool = False,
+    train_size: int | None = None,
+    test_size: int | None = None,
+) -> ImageSet:
+    """Your own images, folder:DIR: train/<class>/ and test|val|validate/<class>/, or only <class>/.
+
+    Folders of classes alone are divided 80/20: of each class every fifth image by name is a test image.
+    All images are resized to ``size`` x ``size`` (by default the shorter side of the first training image),
+    whatever their aspect ratio. The statistics are computed from the training images.
+    """
+    if download:
+        raise UserError("folder has nothing to download; drop --download")
+    if root is None:
+        raise UserError(f"folder needs the folder of the images; expected folder:DIR with {LAYOUT}")
+    if size is not None and size < 1:
+        raise UserError(f"folder: size is {size}; expected a positive number of pixels")
+    base = Path(root).expanduser()
+    if not base.is_dir():
+        raise UserError(f"{base} is not a folder; expected one with {LAYOUT}")
+    train, test, classes = _parts(base)
+    sizes = (train_size, test_size)
+    size = size or _natural_size(train.paths[0])
+    return image_set(f"folder:{base}", (train, test), classes, size=size, resize=True, sizes=sizes)
+
+
+def _parts(base: Path) -> tuple[Listing, Listing, list[str]]:
+    classes = class_names(base)
+    if "train" in classes:
+        beside = [name for name in TEST_NAMES if name in classes]
+        if not beside:
+            raise UserError(f"{base} has train/ but no test part; expected {LAYOUT}")
+        return list_parts(base, "train", beside[0])
+    if len(classes) < 2:
+        raise UserError(f"{base} has {len(classes)} class folders; expected two or more: {LAYOUT}")
+    everything = list_classes(base, classes)
+    counts = torch.bincount(torch.tensor(everything.labels)).tolist()
+    for name, count in zip(classes, counts, strict=True):
+        if count < 2:
+            raise UserError(f"{base / name} has 1 image; expected 2 or more, for training and testing")
+    held_out = spread(everything.labels, [max(1, round(count / 5)) for count in counts])
+    train, test = (everything.take(mask.nonzero().flatten().tolist()) for mask in (~held_out, held_out))
+    return train, test, classes
+
+
+def _natural_size(path: Path) -> int:
+    width, height = dimensions(path)
+    side = min(width, height)
+    if width != height:
+        logging.getLogger(__name__).warning(
+            "images are resized to %dx%d without keeping their aspect ratio (%s is %dx%d)",
+            side, side, path, width, height,
+        )  # fmt: skip
+    return side

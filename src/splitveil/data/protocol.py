@@ -1,0 +1,179 @@
+"""Who trains on which images, and what the attacker may access."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError, unknown
+from ._select import balanced
+from .base import ImageSet, Split
+
+VALIDATION_SHARE, VALIDATION_LIMIT = 0.1, 5000
+
+
+class Access(enum.Enum):
+    """What an attack may need and a protocol may grant."""
+
+    QUERY = "query"  # send images of its own through the encoder and read what arrives on the wire
+    WEIGHTS = "weights"  # the encoder itself, with gradients
+    LABELS = "labels"  # the true class of the images under attack
+    LOGITS = "logits"  # what the tail answers
+
+
+@dataclass(frozen=True, eq=False)
+class Protocol:
+    """The five image sets of an experiment and the attacker's rights.
+
+    Attributes:
+        name: of the protocol.
+        defender_train: what the protected network trains on.
+        utility_val: held out of the training images; chooses the epoch.
+        utility_test: scores the accuracy; nothing is chosen on it.
+        attacker_train: what the attacker trains on (plain, not augmented).
+        attacker_test: what the attacker reconstructs.
+        grants: what the attacker may access.
+
+    Raises:
+        UserError: a part is empty, or an image of attacker_test (by its pixels) is in attacker_train.
+    """
+
+    name: str
+    defender_train: Split
+    utility_val: Split
+    utility_test: Split
+    attacker_train: Split
+    attacker_test: Split
+    grants: frozenset[Access]
+
+    def __post_init__(self) -> None:
+        for part in ("defender_train", "utility_val", "utility_test", "attacker_train", "attacker_test"):
+            if not len(getattr(self, part)):
+                raise UserError(
+                    f"protocol {self.name}: {part} is empty; load more images (--train-size, --test-size)"
+                )
+        shared = int(contained(self.attacker_train.images, self.attacker_test.images).sum())
+        if shared:
+            raise UserError(
+                f"protocol {self.name}: attacker_train and attacker_test share {shared} images; "
+                "expected none: remove them from attacker_train"
+            )
+
+
+def protocol(
+    name: str, images: ImageSet, *, seed: int = 0, attacker_test_size: int | None = None
+) -> Protocol:
+    """Divide a data set; the same seed always gives the same parts.
+
+    ``utility_val`` is the same for all protocols: a class-balanced tenth of the training images, at
+    most 5,000.
+
+    - ``train_time``: the attacker has the defender's training images and reconstructs the whole test set.
+    - ``inference_time``: the attacker has 90 % of the test set and reconstructs the rest. Published as the
+      last tenth in file order, which in class-sorted folders leaves classes out; here both are balanced.
+    - ``auxiliary``: the attacker has half of the training images, which the defender then does without, and
+      reconstructs the whole test set. The network must therefore be trained under this protocol.
+
+    Images of the attacker's training part whose pixels are also in the part it reconstructs are dropped
+    (``auxiliary``: also those the defender has).
+
+    Args:
+        images: the data set.
+        seed: of the division.
+        attacker_test_size: reconstruct only this many images, class-balanced.
+
+    Raises:
+        UserError: unknown name, ``attacker_test_size`` beyond what there is, or too few images to divide.
+
+    >>> from splitveil.data import load
+    >>> parts = protocol("inference_time", load("digits"))
+    >>> len(parts.defender_train), len(parts.utility_val), len(parts.attacker_train), len(parts.attacker_test)
+    (1293, 144, 324, 36)
+    """
+    if name not in PROTOCOLS:
+        raise unknown("protocol", name, PROTOCOLS)
+    rng = torch.Generator().manual_seed(seed)
+    size = min(round(len(images.train) * VALIDATION_SHARE), VALIDATION_LIMIT)
+    utility_val, rest = divide(images.train, size, rng)
+    defender_train, attacker_train, attacker_test = PROTOCOLS[name](rest, images.test, rng)
+    if attacker_test_size is not None:
+        if not 1 <= attacker_test_size <= len(attacker_test):
+            raise UserError(
+                f"attacker test size {attacker_test_size}: protocol {name} has {len(attacker_test)} images "
+                "to reconstruct; ask for 1 to that many"
+            )
+        attacker_test, _ = divide(attacker_test, attacker_test_size, rng)
+    known = [attacker_test] if name != "auxiliary" else [attacker_test, defender_train, utility_val]
+    attacker_train = without(attacker_train, known)
+    return Protocol(
+        name, defender_train, utility_val, images.test, attacker_train, attacker_test,
+        frozenset({Access.QUERY, Access.WEIGHTS, Access.LABELS, Access.LOGITS}),
+    )  # fmt: skip
+
+
+def _train_time(train: Split, test: Split, rng: torch.Generator) -> tuple[Split, Split, Split]:
+    return train, train, test
+
+
+def _inference_time(train: Split, test: Split, rng: torch.Generator) -> tuple[Split, Split, Split]:
+    attacker_test, attacker_train = divide(test, round(0.1 * len(test)), rng)
+    return train, attacker_train, attacker_test
+
+
+def _auxiliary(train: Split, test: Split, rng: torch.Generator) -> tuple[Split, Split, Split]:
+    attacker_train, defender_train = divide(train, len(train) // 2, rng)
+    return defender_train, attacker_train, test
+
+
+# Remaining training images, test images -> defender_train, attacker_train, attacker_test.
+PROTOCOLS: dict[str, Callable[[Split, Split, torch.Generator], tuple[Split, Split, Split]]] = {
+    "train_time": _train_time,
+    "inference_time": _inference_time,
+    "auxiliary": _auxiliary,
+}
+
+
+def divide(split: Split, count: int, rng: torch.Generator) -> tuple[Split, Split]:
+    """A random class-balanced part of ``count`` images, and the rest."""
+    part = torch.zeros(len(split), dtype=torch.bool)
+    part[balanced(split.labels, count, rng)] = True
+    return split.subset(part.nonzero().flatten()), split.subset((~part).nonzero().flatten())
+
+
+def without(split: Split, others: list[Split]) -> Split:
+    """``split`` less the images whose pixels are in one of ``others``; the same object if there are none."""
+    drop = torch.zeros(len(split), dtype=torch.bool)
+    for other in others:
+        drop |= contained(split.images, other.images)
+    return split.subset((~drop).nonzero().flatten()) if drop.any() else split
+
+
+def contained(images: Tensor, others: Tensor) -> Tensor:
+    """bool (N,): which of ``images`` (uint8, (N, 3, S, S)) have exactly the pixels of one of ``others``."""
+    if images.shape[1:] != others.shape[1:]:
+        return torch.zeros(len(images), dtype=torch.bool)
+    ours, theirs = fingerprints(images), fingerprints(others)
+    mask = torch.isin(ours, theirs)
+    # Equal fingerprints are only likely to mean equal pixels: compare those few for real.
+    rows = {_pixels(image) for image in others[torch.isin(theirs, ours[mask])]}
+    for index in mask.nonzero().flatten().tolist():
+        mask[index] = _pixels(images[index]) in rows
+    return mask
+
+
+def fingerprints(images: Tensor) -> Tensor:
+    """int64 (N,): for every image a weighted sum of its bytes, modulo 2^64; equal for equal pixels."""
+    rows = images.cpu().contiguous().flatten(1)
+    if rows.shape[1] % 8 == 0:
+        rows = rows.view(torch.int64)  # eight pixels at a time
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randint(-(2**62), 2**62, (rows.shape[1],), generator=generator) | 1
+    return torch.cat([(part.long() * weights).sum(1) for part in rows.split(1024)])
+
+
+def _pixels(image: Tensor) -> bytes:
+    return image.cpu().contiguous().numpy().tobytes()

@@ -1,0 +1,74 @@
+"""TinyImageNet: 200 classes of ImageNet at 64x64."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from ..errors import UserError
+from ..registry import plugin
+from ._folders import Listing, class_names, find_root, image_set, list_classes
+from .base import ImageSet
+
+# Statistics of the 100,000 training images in common use: mean and standard deviation over all pixels.
+STATISTICS = ((0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821))
+LAYOUT = "the official layout: train/<wnid>/images/*.JPEG, val/images/, val/val_annotations.txt and wnids.txt"
+
+
+@plugin("tinyimagenet")
+def tinyimagenet(
+    root: str | Path | None = None,
+    *,
+    download: bool = False,
+    train_size: int | None = None,
+    test_size: int | None = None,
+) -> ImageSet:
+    """TinyImageNet, 64x64, official layout; the val images are the test split.
+
+    ``root`` is the folder ``tiny-imagenet-200`` or its parent; ``data`` by default. The classes are those of
+    wnids.txt whose training folder is there, sorted, so a part of the 200 is fine. Nothing is downloaded.
+    """
+    if download:
+        raise UserError("tinyimagenet is not downloaded; unpack its archive yourself and pass --root DIR")
+    folder = find_root(root, "tiny-imagenet-200", ("train", "val/val_annotations.txt", "wnids.txt"), LAYOUT)
+    wnids = sorted(set(_lines(folder / "wnids.txt")) & set(class_names(folder / "train")))
+    if not wnids:
+        raise UserError(f"{folder / 'train'} holds none of the classes of wnids.txt; expected {LAYOUT}")
+    listings = (list_classes(folder / "train", wnids, "images"), _validation(folder / "val", wnids))
+    sizes = (train_size, test_size)
+    titles = _titles(folder, wnids)
+    return image_set("tinyimagenet", listings, titles, size=64, statistics=STATISTICS, sizes=sizes)
+
+
+def _validation(folder: Path, wnids: list[str]) -> Listing:
+    annotations = folder / "val_annotations.txt"
+    label_of = {wnid: label for label, wnid in enumerate(wnids)}
+    labelled: list[tuple[int, str]] = []
+    for number, line in enumerate(_lines(annotations), 1):
+        fields = line.split("\t")
+        if len(fields) < 2:
+            raise UserError(f"{annotations} line {number} is '{line[:40]}'; expected file<TAB>wnid<TAB>box")
+        if fields[1] in label_of:
+            labelled.append((label_of[fields[1]], fields[0]))
+    if not labelled:
+        raise UserError(f"{annotations} names no image of the classes in train/; expected {LAYOUT}")
+    labelled.sort()
+    return Listing([folder / "images" / name for _, name in labelled], [label for label, _ in labelled])
+
+
+def _titles(folder: Path, wnids: list[str]) -> list[str]:
+    """The first name in words.txt of each class; all its names where that is ambiguous; else the wnid."""
+    words = folder / "words.txt"
+    rows = [line.partition("\t") for line in _lines(words)] if words.is_file() else []
+    full = {wnid: names for wnid, _, names in rows}
+    texts = [full.get(wnid) or wnid for wnid in wnids]
+    first = [text.split(",")[0] for text in texts]
+    count = Counter(first)
+    return [short if count[short] == 1 else text for short, text in zip(first, texts, strict=True)]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}; expected {LAYOUT}") from error

@@ -1,0 +1,111 @@
+"""k-means of every class at once: batched matrix products, no loop over classes, clusters or samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class Clusters:
+    """Hard clusters of each class.
+
+    ``centers`` (C, K, m); ``counts`` (C, K); ``variance`` (C, K, m): mean square deviation from the centre per
+    dimension, biased (divided by the count), 0 where a cluster is empty.
+    """
+
+    centers: Tensor
+    counts: Tensor
+    variance: Tensor
+
+
+def by_class(z: Tensor, y: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Group samples by class into one padded array.
+
+    Args:
+        z: (N, m) features. y: (N,) class indices in [0, classes).
+
+    Returns:
+        (C, n, m) features with zeros as padding, n the size of the largest class, and the (C, n) validity mask.
+    """
+    counts = torch.bincount(y, minlength=classes)
+    order = torch.argsort(y, stable=True)
+    sorted_y = y[order]
+    within = torch.arange(len(y), device=y.device) - (counts.cumsum(0) - counts)[sorted_y]
+    n = max(int(counts.max()), 1)
+    slots = torch.full((classes, n), len(y), device=y.device, dtype=torch.long)
+    slots[sorted_y, within] = order
+    valid = slots < len(y)
+    grouped = z[slots.clamp(max=len(y) - 1).flatten()].view(classes, n, -1)
+    return (grouped if valid.all() else grouped * valid[..., None]), valid
+
+
+def seed_centers(grouped: Tensor, valid: Tensor, k: int, rng: torch.Generator) -> Tensor:
+    """k-means++ (Arthur & Vassilvitskii 2007) for all classes at once -> (C, K, m).
+
+    A class with fewer different images than clusters repeats some of them; the repeats stay empty.
+    """
+    classes, n, m = grouped.shape
+    rows = torch.arange(classes, device=grouped.device)
+    norms = grouped.square().sum(-1)
+    distance = torch.full_like(norms, torch.inf)
+    chances = valid.float()
+    centers = grouped.new_empty(classes, k, m)
+    for j in range(k):
+        # A class without images, or whose images all coincide, has no chances left: its first slot is taken.
+        chances = torch.where(chances.sum(1, keepdim=True) > 0, chances, torch.eye(1, n, device=chances.device))
+        chosen = torch.multinomial(chances, 1, generator=rng)[:, 0]
+        centers[:, j] = grouped[rows, chosen]
+        product = torch.bmm(grouped, centers[:, j, :, None])[..., 0]
+        distance = torch.minimum(distance, norms - 2 * product + centers[:, j].square().sum(-1, keepdim=True))
+        chances = distance.clamp_min(0) * valid
+    return centers
+
+
+def fit(
+    z: Tensor,
+    y: Tensor,
+    classes: int,
+    k: int,
+    rng: torch.Generator,
+    *,
+    start: Tensor | None = None,
+    iterations: int = 50,
+    tolerance: float = 1e-3,
+) -> Clusters:
+    """Lloyd's algorithm in every class at once.
+
+    Args:
+        z: (N, m) features. y: (N,) classes. k: clusters per class.
+        start: (C, K, m) centres of an earlier fit; without them k-means++ chooses.
+        tolerance: stops when fewer than this part of the samples changed their cluster.
+
+    >>> z = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
+    >>> fit(z, torch.zeros(4, dtype=torch.long), 1, 2, torch.Generator().manual_seed(0)).counts
+    tensor([[2., 2.]])
+    """
+    grouped, valid = by_class(z, y, classes)
+    centers = seed_centers(grouped, valid, k, rng) if start is None else start.clone()
+    assigned = torch.full(valid.shape, -1, device=z.device)
+    for _ in range(iterations):
+        previous, assigned = assigned, _assign(grouped, centers)
+        counts, sums = _sums(grouped, valid, assigned, k)
+        centers = torch.where(counts[..., None] > 0, sums / counts.clamp_min(1)[..., None], centers)
+        if float(((assigned != previous) & valid).sum()) <= tolerance * len(y):
+            break
+    residual = grouped - centers.gather(1, assigned[..., None].expand(-1, -1, z.shape[1]))
+    counts, squares = _sums(residual.square_(), valid, assigned, k)
+    return Clusters(centers, counts, squares / counts.clamp_min(1)[..., None])
+
+
+def _assign(grouped: Tensor, centers: Tensor) -> Tensor:
+    # |z − μ|² without |z|², which is the same for every cluster.
+    scores = torch.baddbmm(centers.square().sum(-1)[:, None, :], grouped, centers.transpose(1, 2), alpha=-2)
+    return scores.argmin(-1)
+
+
+def _sums(values: Tensor, valid: Tensor, assigned: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    member = torch.nn.functional.one_hot(assigned, k).to(values.dtype) * valid[..., None]
+    return member.sum(1), torch.bmm(member.transpose(1, 2), values)

@@ -1,0 +1,184 @@
+"""What a defence is: a module with hooks that the training loop and the wire call, and a stack of them.
+
+Nothing here knows a network, a data set or an attack. A defence overrides the hooks it needs; all others do nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError, did_you_mean
+
+HOOKS = frozenset(
+    {"install", "on_wire", "before_step", "loss", "refit", "restructure", "noise_variance", "leakage", "own_parameters"}
+)
+
+
+@dataclass(slots=True)
+class Step:
+    """One training step as a defence's loss sees it.
+
+    Shapes: ``x`` (B, 3, S, S) pixels in [0, 1]; ``y`` (B,) class indices; ``z`` (B, ...) the clean feature, with its
+    graph; ``wire`` what the cloud receives; ``logits`` (B, classes). ``lr`` is the learning rate of this step,
+    ``progress`` the part of the training that is done, in [0, 1).
+    """
+
+    x: Tensor
+    y: Tensor
+    z: Tensor
+    wire: Tensor
+    logits: Tensor
+    rng: torch.Generator
+    lr: float
+    progress: float
+    model: Any
+
+
+@dataclass(slots=True)
+class Features:
+    """The clean features of the training set, as the epoch that has just passed produced them.
+
+    ``z`` (N, m) flattened float32; ``y`` (N,); ``rng`` for whatever is drawn while refitting. Under DDP these are the
+    features of all ranks. ``extract`` makes them anew: one extra pass over the un-augmented training set.
+    """
+
+    z: Tensor
+    y: Tensor
+    classes: int
+    rng: torch.Generator
+    extract: Any = None
+
+
+
+
+class Defense(nn.Module):
+    """Base of every defence. Override hooks; a public method that is no hook is refused when the class is made.
+
+    >>> class Shift(Defense):
+    ...     def on_wire(self, z, rng):
+    ...         return z + 1
+    >>> float(Shift().on_wire(torch.zeros(1), torch.Generator()))
+    1.0
+    >>> class Misspelt(Defense):
+    ...     def on_wires(self, z, rng):
+    ...         return z
+    Traceback (most recent call last):
+    ...
+    TypeError: Misspelt.on_wires is not a hook; did you mean 'on_wire'? Prefix helpers with an underscore
+    """
+
+    needs_features: ClassVar[bool] = False
+    """True where ``refit`` wants the features of each epoch; the loop collects them only then."""
+
+    def __init_subclass__(cls, helpers: tuple[str, ...] = (), **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        allowed = HOOKS.union(helpers)
+        for name, value in vars(cls).items():
+            if callable(value) and not name.startswith("_") and name not in allowed and not hasattr(nn.Module, name):
+                hint = did_you_mean(name, HOOKS) or ";"
+                raise TypeError(f"{cls.__name__}.{name} is not a hook{hint} Prefix helpers with an underscore")
+
+    def install(self, model: Any) -> None:
+        """Called once, before training, with the SplitModel that carries this defence."""
+
+    def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
+        """What crosses the network instead of ``z``; called in training, validation, attack and service alike."""
+        return z
+
+    def before_step(self, x: Tensor, y: Tensor, model: Any) -> None:
+        """Called before each training step's forward pass (a proxy attacker trains itself here)."""
+
+    def loss(self, step: Step) -> Tensor | None:
+        """Weighted scalar that is added to the task loss, or None."""
+        return None
+
+    def refit(self, epoch: int, features: Features) -> None:
+        """Called after each epoch with the features of the training set."""
+
+    def restructure(self, epoch: int, model: Any) -> bool:
+        """Called after each epoch; True where parameters were replaced: the optimiser is then rebuilt."""
+        return False
+
+    def noise_variance(self) -> float:
+        """Variance per dimension of the independent noise that this defence adds to the wire; 0 if none."""
+        return 0.0
+
+    def leakage(self) -> float | None:
+        """Current estimate of I(x; z_wire) in nats per image, where the defence keeps one."""
+        return None
+
+    def own_parameters(self) -> list[nn.Parameter]:
+        """Parameters that the defence trains itself and the main optimiser must leave alone."""
+        return []
+
+
+class Stack(Defense, helpers=("losses",)):
+    """Defences in order: the wire passes them left to right, losses add up, noise variances add up.
+
+    >>> from splitveil.defenses.gaussian import Gaussian
+    >>> round(Stack(Gaussian(0.3), Gaussian(0.4)).noise_variance(), 6)
+    0.25
+    """
+
+    def __init__(self, *defenses: Defense):
+        super().__init__()
+        self.parts = nn.ModuleList(defenses)
+        for kind in {type(d) for d in defenses}:
+            if not getattr(kind, "repeatable", False) and sum(type(d) is kind for d in defenses) > 1:
+                raise UserError(f"defense '{_name(kind)}' was given twice; give it once, or combine different ones")
+
+    def __iter__(self):
+        return iter(self.parts)
+
+    def install(self, model: Any) -> None:
+        for part in self.parts:
+            part.install(model)
+
+    def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
+        for part in self.parts:
+            z = part.on_wire(z, rng)
+        return z
+
+    def before_step(self, x: Tensor, y: Tensor, model: Any) -> None:
+        for part in self.parts:
+            part.before_step(x, y, model)
+
+    def loss(self, step: Step) -> Tensor | None:
+        losses = self.losses(step)
+        return sum(losses.values()) if losses else None  # type: ignore[return-value]
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """Each part's weighted loss by name: what the log shows."""
+        pairs = ((_name(type(part)), part.loss(step)) for part in self.parts)
+        return {name: value for name, value in pairs if value is not None}
+
+    def refit(self, epoch: int, features: Features) -> None:
+        for part in self.parts:
+            if part.needs_features:
+                part.refit(epoch, features)
+
+    def restructure(self, epoch: int, model: Any) -> bool:
+        return any([part.restructure(epoch, model) for part in self.parts])  # a list: every part is asked
+
+    def noise_variance(self) -> float:
+        return sum(part.noise_variance() for part in self.parts)
+
+    def leakage(self) -> float | None:
+        known = [value for value in (part.leakage() for part in self.parts) if value is not None]
+        return min(known) if known else None
+
+    def own_parameters(self) -> list[nn.Parameter]:
+        return [p for part in self.parts for p in part.own_parameters()]
+
+    @property
+    def wants_features(self) -> bool:
+        """Whether any part wants the features of each epoch."""
+        return any(part.needs_features for part in self.parts)
+
+
+def _name(kind: type) -> str:
+    return getattr(kind, "__plugin_names__", (kind.__name__.lower(),))[0]

@@ -1,0 +1,30 @@
+"""The one exception that a user may cause, and the hint that goes with a misspelt name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input. The message is one line: what was got, what is expected, what to do (exit code 2)."""
+
+
+class AccessError(UserError):
+    """An attack asked for something that its protocol does not grant."""
+
+
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """Hint with the nearest valid name, or an empty string.
+
+    >>> did_you_mean("gausian", ["cem", "gaussian"])
+    "; did you mean 'gaussian'?"
+    """
+    close = difflib.get_close_matches(str(name), list(options), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def unknown(kind: str, name: str, options: Iterable[str]) -> UserError:
+    """The error for a name that is not registered: what was got, the nearest, all that exist."""
+    names = sorted(options)
+    return UserError(f"unknown {kind} '{name}'{did_you_mean(name, names) or ';'} expected one of: {', '.join(names)}")

@@ -1,0 +1,139 @@
+"""An attack on a finished run, scored image by image and left in the run folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import config, metrics
+from .attacks.base import BATCH, Attack, Progress, Victim
+from .data import ImageSet, Protocol, Split, protocol, to_float
+from .data.protocol import divide
+from .errors import UserError
+from .files import atomic_write, write_json, write_text
+from .report.images import image_grid_png
+from .runs import Run, environment
+
+SHOWN = 10
+"""Images in the picture: the first of the attacked images, by index and not by beauty."""
+METRICS = {"mse": metrics.mse, "psnr": metrics.psnr, "ssim": metrics.ssim}
+
+
+def attack_run(
+    run: Run,
+    spec: config.Spec,
+    images: ImageSet,
+    *,
+    protocol_name: str = "inference_time",
+    attacker_size: int | None = None,
+    attacked: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Fit the attack ``spec`` on what the protocol gives the attacker and score it; the summary.
+
+    Leaves ``RUN/attacks/NAME/`` with summary.json, per_image.csv and reconstructions.png.
+
+    Args:
+        attacker_size: train the attack on only this many of its images, class-balanced.
+        attacked: reconstruct only this many images, class-balanced.
+        seed: of the attack's own randomness; which images it gets depends on the run's seed only.
+
+    Raises:
+        UserError: unknown names, sizes beyond what there is, access that the protocol does not grant.
+    """
+    spec = spec.resolve("attacks")
+    attack: Attack = spec.make("attacks")
+    parts = _parts(run, images, protocol_name, attacker_size, attacked)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = run.model(images).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    victim = Victim(model, parts.grants)
+    victim.require(*attack.needs)
+    rng = torch.Generator(device).manual_seed(run.settings.seed * 1_000_003 + seed)
+    start = time.perf_counter()
+    attack.fit(victim, parts.attacker_train, rng, progress)
+    found = reconstruct(attack, victim, parts.attacker_test, rng)
+    seconds = time.perf_counter() - start
+    truth = to_float(parts.attacker_test.images)
+    baseline = mean_image_error(parts.attacker_train, parts.attacker_test)
+    values = {name: metric(found, truth) for name, metric in METRICS.items()}
+    summary = {
+        "attack": config.Spec.model_dump(spec),
+        "protocol": parts.name,
+        **{name: metrics.bootstrap_ci(value, _fixed()).as_dict() for name, value in values.items()},
+        "baseline_mse": baseline,
+        "flags": flags(values["mse"], baseline),
+        "seconds": seconds,
+        "seed": seed,
+        "images": {"attacker": len(parts.attacker_train), "attacked": len(parts.attacker_test)},
+        "curve": attack.curve(),
+        "environment": environment(),
+    }
+    folder = run.path / "attacks" / spec.name
+    shown = torch.round(found[:SHOWN] * 255).to(torch.uint8)
+    with atomic_write(folder / "reconstructions.png") as temporary:
+        image_grid_png([("original", parts.attacker_test.images[:SHOWN]), (spec.name, shown)], temporary)
+    write_text(folder / "per_image.csv", _csv(values))
+    write_json(folder / "summary.json", summary)
+    return summary
+
+
+@torch.no_grad()
+def reconstruct(attack: Attack, victim: Victim, split: Split, rng: torch.Generator) -> Tensor:
+    """Reconstructions (N, 3, S, S) on the CPU: each image crosses the wire once."""
+    found = []
+    for images in split.images.split(BATCH):
+        wire = victim.query(to_float(images.to(victim.device)), rng)
+        found.append(attack.reconstruct(wire).cpu())
+    return torch.cat(found)
+
+
+def mean_image_error(train: Split, test: Split) -> float:
+    """MSE of answering the mean of ``train`` for every image of ``test``: what an attacker knows without the wire."""
+    total = torch.stack([part.double().sum(0) for part in train.images.split(4096)]).sum(0)
+    mean = (total / len(train) / 255).float()
+    truth = to_float(test.images)
+    return float(metrics.mse(mean.expand_as(truth), truth).mean())
+
+
+def flags(mse: Tensor, baseline: float) -> list[str]:
+    """Reasons not to trust the evaluation."""
+    if float(mse.mean()) >= baseline:
+        return ["the attack does no better than the mean training image: it may have failed, not the wire been private"]
+    return []
+
+
+def _parts(run: Run, images: ImageSet, name: str, attacker_size: int | None, attacked: int | None) -> Protocol:
+    trained = run.settings.protocol
+    if name != trained and "auxiliary" in (name, trained):
+        raise UserError(
+            f"the run was trained under protocol {trained}, so its attacker cannot be {name}'s: "
+            f"train it with --protocol {name}, or attack it with --protocol {trained}"
+        )
+    parts = protocol(name, images, seed=run.settings.seed, attacker_test_size=attacked)
+    if attacker_size is None:
+        return parts
+    if not 2 <= attacker_size <= len(parts.attacker_train):
+        raise UserError(f"attacker size {attacker_size}: protocol {name} has {len(parts.attacker_train)} images for it")
+    fewer, _ = divide(parts.attacker_train, attacker_size, torch.Generator().manual_seed(run.settings.seed))
+    return Protocol(**{**vars(parts), "attacker_train": fewer})
+
+
+def _csv(values: dict[str, Tensor]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", *values])
+    columns = [value.tolist() for value in values.values()]
+    writer.writerows([i, *(f"{v:.8g}" if math.isfinite(v) else v for v in row)] for i, row in enumerate(zip(*columns, strict=True)))
+    return text.getvalue()
+
+
+def _fixed() -> torch.Generator:
+    # The interval of a figure must not change when it is printed again.
+    return torch.Generator().manual_seed(0)

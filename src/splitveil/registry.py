@@ -1,0 +1,86 @@
+"""Name -> plug-in, discovered from the folders of the package and from entry points.
+
+A plug-in is one file in the folder of its kind; ``@plugin("name")`` on its class or builder is all it takes.
+A third-party package registers its own under the entry-point group ``splitveil.<kind>``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from .errors import unknown
+
+T = TypeVar("T")
+KINDS = {
+    "zoo": "model",
+    "zoo.decoders": "decoder",
+    "data": "data set",
+    "defenses": "defense",
+    "attacks": "attack",
+    "bounds": "bound",
+}
+
+
+def plugin(*names: str) -> Callable[[T], T]:
+    """Mark a class or function as the plug-in called ``names``; the object itself is returned unchanged.
+
+    >>> @plugin("nothing")
+    ... class Nothing: ...
+    >>> Nothing.__plugin_names__
+    ('nothing',)
+    """
+
+    def mark(thing: T) -> T:
+        setattr(thing, "__plugin_names__", names)  # noqa: B010 (a plain assignment does not type-check)
+        return thing
+
+    return mark
+
+
+class Registry:
+    """The plug-ins of one kind.
+
+    >>> "gaussian" in Registry("defenses").names()
+    True
+    """
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self._plugins = _discover(kind)
+
+    def get(self, name: str) -> Any:
+        """The class or builder called ``name``; UserError with the nearest valid name otherwise."""
+        if name not in self._plugins:
+            raise unknown(KINDS[self.kind], name, self._plugins)
+        return self._plugins[name]
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self._plugins)
+
+    def describe(self) -> list[tuple[str, str]]:
+        """(name, first line of its docstring) of every plug-in."""
+        return [(name, (self._plugins[name].__doc__ or "").strip().split("\n")[0]) for name in self.names()]
+
+
+@cache
+def _discover(kind: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    package = importlib.import_module(f"splitveil.{kind}")
+    for info in pkgutil.iter_modules(package.__path__):
+        if info.name == "base" or info.name.startswith("_") or info.ispkg:
+            continue
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        for thing in vars(module).values():
+            # `vars` and not the attribute: a subclass must not be taken for its base's plug-in.
+            names = getattr(thing, "__dict__", {}).get("__plugin_names__", ())
+            if getattr(thing, "__module__", None) == module.__name__:
+                found.update(dict.fromkeys(names, thing))
+    for point in entry_points(group=f"splitveil.{kind}"):
+        found.setdefault(point.name, point.load())
+    return found

@@ -1,0 +1,1 @@
+"""HTML reports and picture sheets: pictures first, every number with its interval."""

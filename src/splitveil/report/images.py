@@ -1,0 +1,86 @@
+"""Pictures for people: rows of originals above their reconstructions, as PNG."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import UserError
+from ..files import atomic_write
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SCALE_TO = 96  # pixels: small images are enlarged by whole factors to about this side, 32 -> 96
+GAP, LABEL_SIZE, MARGIN = 6, 15, 12
+
+
+def image_grid_png(rows: Sequence[tuple[str, Any]], path: str | Path) -> None:
+    """Write labelled rows of images, column k of every row being the same image k, as one PNG.
+
+    Args:
+        rows: (label, images) with images uint8 (K, 3, H, W), arrays or tensors, of one shape.
+        path: where the PNG goes; written whole or not at all.
+
+    Raises:
+        UserError: no rows, or rows of other types or of different shapes.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     image_grid_png([("original", np.zeros((2, 3, 32, 32), np.uint8))], f"{folder}/grid.png")
+    ...     Path(folder, "grid.png").read_bytes()[1:4]
+    b'PNG'
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    if not rows:
+        raise UserError("an image grid got no rows; expected at least one (label, images)")
+    pixels = [(label, checked(images)) for label, images in rows]
+    shape = pixels[0][1].shape
+    if any(images.shape != shape for _, images in pixels):
+        raise UserError(
+            f"an image grid got rows of shapes {[i.shape for _, i in pixels]}; expected one shape"
+        )
+    factor = max(1, SCALE_TO // shape[3])
+    height, width = factor * shape[2], factor * shape[3]
+    font = ImageFont.load_default(LABEL_SIZE)
+    inside = max(
+        len(pixels[0][1]) * (width + GAP) - GAP, *(round(font.getlength(name)) for name, _ in pixels), 1
+    )
+    step = LABEL_SIZE + GAP + height + MARGIN
+    sheet = Image.new("RGB", (inside + 2 * MARGIN, len(pixels) * step + MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, (label, images) in enumerate(pixels):
+        top = MARGIN + row * step
+        draw.text((MARGIN, top - 2), label, fill="#333333", font=font)
+        for column, image in enumerate(images):
+            tile = _picture(image).resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(tile, (MARGIN + column * (width + GAP), top + LABEL_SIZE + GAP))
+    with atomic_write(path) as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def data_uri(image: np.ndarray) -> str:
+    """One image, uint8 (3, H, W), as a PNG inside a ``data:`` address."""
+    buffer = io.BytesIO()
+    _picture(image).save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def checked(images: Any) -> np.ndarray:
+    """``images`` as a NumPy array; UserError unless it is uint8 (K, 3, H, W), K at least 1."""
+    pixels = np.asarray(images)
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3 or pixels.size == 0:
+        raise UserError(f"pictures came as {pixels.dtype} {pixels.shape}; expected uint8 (K, 3, H, W)")
+    return pixels
+
+
+def _picture(image: np.ndarray) -> Image:
+    from PIL import Image
+
+    return Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))

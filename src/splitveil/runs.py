@@ -1,0 +1,156 @@
+"""A run folder: everything about one trained model, and how to read it back."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from . import __version__, config, data, zoo
+from .defenses.base import Defense, Stack
+from .errors import UserError
+from .files import atomic_write
+from .split import SplitModel
+
+
+def build_model(settings: config.TrainConfig, images: data.ImageSet) -> SplitModel:
+    """The untrained model that ``settings`` (resolved) describes for ``images``; its weights from torch's generator.
+
+    Raises:
+        UserError: unknown names, a cut or bottleneck that does not fit, contradictory defences.
+    """
+    bottleneck = None
+    if settings.bottleneck is not None:
+        bottleneck = zoo.Bottleneck(
+            settings.bottleneck, settings.bottleneck_stride, settings.bottleneck_kernel, settings.bottleneck_relu
+        )
+    parts = zoo.build(
+        settings.arch, cut=settings.cut, classes=len(images.classes), image_size=images.size, bottleneck=bottleneck
+    )
+    stack = Stack(*(spec.make("defenses") for spec in settings.defense))
+    model = SplitModel(parts.encoder, parts.tail, defense=stack, mean=images.mean, std=images.std)
+    with torch.no_grad():
+        example = model.eval().features(torch.zeros(1, 3, images.size, images.size))
+    model.register_buffer("wire_shape", torch.tensor(example.shape[1:]), persistent=False)
+    stack.install(model)
+    return model
+
+
+def load_images(settings: config.TrainConfig, *, download: bool = False) -> data.ImageSet:
+    """The image set of a run."""
+    return data.load(
+        settings.data,
+        root=settings.root,
+        download=download,
+        train_size=settings.train_size,
+        test_size=settings.test_size,
+    )
+
+
+def save_weights(model: SplitModel, path: Path) -> None:
+    """Write encoder.*, tail.*, defense.* and the normalisation as safetensors, in one rename."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
+    with atomic_write(path) as temporary:
+        try:
+            save_file(tensors, temporary)
+        except SafetensorError as error:  # it wraps the system's error: a full disk must read as one
+            raise OSError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    >>> Run.open("no/such/folder")
+    Traceback (most recent call last):
+    ...
+    splitveil.errors.UserError: no/such/folder is no run: it has no config.yaml; train one with `splitveil train --out no/such/folder`
+    """
+
+    path: Path
+    settings: config.TrainConfig
+    summary: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Read a run folder.
+
+        Raises:
+            UserError: no run, or one whose training has not ended.
+        """
+        path = Path(path)
+        if not (path / "config.yaml").is_file():
+            raise UserError(f"{path} is no run: it has no config.yaml; train one with `splitveil train --out {path}`")
+        if not (path / "summary.json").is_file():
+            raise UserError(
+                f"{path} is not finished: its training was stopped; go on with "
+                f"`splitveil train --config {path / 'config.yaml'} --out {path} --resume`"
+            )
+        try:
+            summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path / 'summary.json'} is damaged ({error}); train the run again") from None
+        return cls(path, config.parse(config.load(path / "config.yaml")).resolve(), summary)
+
+    def model(self, images: data.ImageSet) -> SplitModel:
+        """The trained model in evaluation mode.
+
+        Raises:
+            UserError: the weights are missing, damaged, or of another network.
+        """
+        model = build_model(self.settings, images)
+        load_weights(model, self.path / "model.safetensors")
+        return model.eval()
+
+
+def load_weights(model: SplitModel, path: Path) -> None:
+    """Copy the weights of ``path`` into ``model``; a missing or mis-shaped tensor is named."""
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read the weights {path}: {error}; train the run again") from None
+    wanted = {k: v for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
+    for name, value in wanted.items():
+        if name not in tensors:
+            raise UserError(f"{path} lacks the tensor {name}; it belongs to another network or defense")
+        if tensors[name].shape != value.shape:
+            raise UserError(
+                f"{path}: {name} has shape {tuple(tensors[name].shape)}, expected {tuple(value.shape)}; "
+                "it belongs to another network"
+            )
+    model.load_state_dict(tensors, strict=False)
+
+
+def parameter_counts(model: SplitModel) -> dict[str, int]:
+    """Parameters of each part."""
+    parts = {"encoder": model.encoder, "tail": model.tail, "defense": cast(Defense, model.defense)}
+    return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+
+
+def environment() -> dict[str, Any]:
+    """What a figure must be quoted with: versions and machine."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "splitveil": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "gpu": gpu,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

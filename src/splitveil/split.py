@@ -1,0 +1,105 @@
+"""A network cut in two: the encoder on the device, the wire, the tail in the cloud."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from .cutting import cut_network
+from .errors import UserError
+
+__all__ = ["SplitModel", "cut_network", "fresh_generator"]
+
+
+class SplitModel(nn.Module):
+    """``tail(encode(x))``: the only place where normalisation and the defense are applied.
+
+    Args:
+        encoder: normalised images (B, 3, S, S) -> z, on the device.
+        tail: z_wire -> logits (B, classes), in the cloud. It must not change its input in place.
+        defense: has ``on_wire(z, rng) -> z_wire``; None sends z as it is.
+        mean, std: of the training pixels, one number per color channel; inputs are pixels in [0, 1].
+
+    Raises:
+        UserError: a defense without ``on_wire``, or a mean and std that do not belong together.
+
+    Example:
+        >>> model = SplitModel(nn.Conv2d(3, 8, 3), nn.Sequential(nn.Flatten(), nn.Linear(288, 10)))
+        >>> x = torch.rand(2, 3, 8, 8)
+        >>> model.encode(x, torch.Generator().manual_seed(0)).shape, model(x).shape
+        (torch.Size([2, 8, 6, 6]), torch.Size([2, 10]))
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        tail: nn.Module,
+        *,
+        defense: nn.Module | None = None,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+    ):
+        super().__init__()
+        if defense is not None and not callable(getattr(defense, "on_wire", None)):
+            raise UserError(f"{type(defense).__name__} is no defense; expected a module with on_wire(z, rng)")
+        if len(mean) != len(std) or min(std) <= 0:
+            raise UserError(
+                f"mean {tuple(mean)} and std {tuple(std)} do not fit; expected a positive std per mean"
+            )
+        self.encoder = encoder
+        self.tail = tail
+        self.defense = defense
+        self.register_buffer("mean", torch.tensor(tuple(mean), dtype=torch.float32))
+        self.register_buffer("std", torch.tensor(tuple(std), dtype=torch.float32))
+
+    @classmethod
+    def cut(
+        cls,
+        network: nn.Module,
+        at: str,
+        example: Tensor,
+        *,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        defense: nn.Module | None = None,
+    ) -> SplitModel:
+        """Cut any network after its layer ``at``; see `splitveil.cutting.cut_network`.
+
+        Example:
+            >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
+            >>> model = SplitModel.cut(network, at="1", example=torch.rand(1, 3, 8, 8), std=(0.2, 0.2, 0.2))
+            >>> sorted(model.state_dict())
+            ['encoder.0.bias', 'encoder.0.weight', 'mean', 'std', 'tail.3.bias', 'tail.3.weight']
+        """
+        encoder, tail = cut_network(network, at, example)
+        return cls(encoder, tail, defense=defense, mean=mean, std=std)
+
+    def features(self, x: Tensor) -> Tensor:
+        """z, before the defense: what nobody outside the device may see. x: pixels in [0, 1]."""
+        return self.encoder((x - self.mean[:, None, None]) / self.std[:, None, None])
+
+    def protect(self, z: Tensor, rng: torch.Generator | None = None) -> Tensor:
+        """z_wire: the defense applied to z. ``rng=None`` draws from a generator seeded by the system."""
+        if self.defense is None:
+            return z
+        return cast("Any", self.defense).on_wire(z, fresh_generator(z.device) if rng is None else rng)
+
+    def encode(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
+        """z_wire, all that crosses the network: ``protect(features(x))``."""
+        return self.protect(self.features(x), rng)
+
+    def forward(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
+        """Logits (B, classes) of pixels x (B, 3, S, S) in [0, 1]."""
+        return self.tail(self.encode(x, rng))
+
+
+def fresh_generator(device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator on ``device``, seeded by the operating system: noise that nobody can repeat."""
+    return torch.Generator(device).manual_seed(secrets.randbits(63))

@@ -1,0 +1,377 @@
+"""The one training loop: SGD on lightning-fabric, with the hooks of the defence."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from . import config, fastconv
+from .data import ImageSet, Split, augment, protocol, to_float
+from .defenses.base import Features, Stack, Step
+from .errors import UserError
+from .files import atomic_write, write_json, write_text
+from .metrics import binomial_ci
+from .runs import build_model, environment, load_weights, parameter_counts, save_weights
+from .split import SplitModel
+
+FEATURE_BYTES = 2**29
+"""Memory for the features of an epoch; wider wires keep a random part of the images (they come shuffled)."""
+EVALUATION_BATCH = 256
+Progress = Callable[[int, int, dict[str, Any]], None]
+"""Called after each step with (epoch, steps done in all, the last epoch's record)."""
+
+
+class TrainingStep(nn.Module):
+    """What one step computes under autocast, as one forward (DDP and Fabric hook into forward)."""
+
+    def __init__(self, model: SplitModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """z, z_wire, logits of pixels x (B, 3, S, S)."""
+        z = self.model.features(x)
+        wire = self.model.protect(z, rng)
+        return z, wire, self.model.tail(wire)
+
+
+def learning_rate(settings: config.TrainConfig, progress: float) -> float:
+    """The rate at ``progress`` in [0, 1) of the training: linear warm-up, then steps of ``gamma`` at the milestones.
+
+    >>> s = config.parse({"data": "digits"})
+    >>> [round(learning_rate(s, epoch / 240), 6) for epoch in (0.5, 1, 60, 120, 239)]
+    [0.025, 0.05, 0.01, 0.002, 8e-05]
+    """
+    warm = settings.warmup_epochs / settings.epochs
+    factor = min(1.0, progress / warm) if warm > 0 else 1.0
+    return settings.lr * factor * settings.gamma ** sum(progress >= m - 1e-9 for m in settings.milestones)
+
+
+def generator(device: torch.device, *parts: int) -> torch.Generator:
+    """A generator for one purpose, seeded by (seed, purpose, epoch, rank): nothing of it need be saved to resume."""
+    seed = 0
+    for part in parts:
+        seed = (seed * 6364136223846793005 + part + 1442695040888963407) % 2**64
+    return torch.Generator(device).manual_seed(seed % 2**63)
+
+
+INIT, SHUFFLE, STEP, REFIT, VALIDATE, TEST = range(6)  # purposes of generators
+
+
+def batches(count: int, size: int, rng: torch.Generator) -> list[Tensor]:
+    """A permutation in batches of ``size``; a lone last image joins the batch before (batch norm needs two)."""
+    order = torch.randperm(count, generator=rng, device=rng.device)
+    parts = list(order.split(size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+
+def precision(choice: str, device: torch.device) -> str:
+    """Fabric's precision; "auto" is bf16 where the hardware computes in it and not where it is emulated."""
+    if choice != "auto":
+        return choice
+    if device.type == "cuda":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    capabilities = torch.cpu.get_capabilities()
+    return "bf16-mixed" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "32-true"
+
+
+@torch.no_grad()
+def correct(model: SplitModel, split: Split, rng: torch.Generator) -> Tensor:
+    """bool (N,): which images the split model classifies right from the noisy wire."""
+    device = model.mean.device
+    hits = []
+    for images, labels in zip(split.images.split(EVALUATION_BATCH), split.labels.split(EVALUATION_BATCH), strict=True):
+        x = to_float(images.to(device)).to(memory_format=torch.channels_last)
+        hits.append(model(x, rng).argmax(1) == labels.to(device))
+    return torch.cat(hits).cpu()
+
+
+@dataclass
+class State:
+    """What a checkpoint holds beside weights and optimiser."""
+
+    epoch: int = 0
+    best_epoch: int = -1
+    best_accuracy: float = -1.0
+    records: list[dict[str, Any]] | None = None
+
+
+class Trainer:
+    """One training in its run folder; ``run`` goes from the last checkpoint to the summary."""
+
+    def __init__(self, settings: config.TrainConfig, images: ImageSet, out: Path, fabric: Fabric):
+        self.settings, self.out, self.fabric = settings, out, fabric
+        self.parts = protocol(settings.protocol, images, seed=settings.seed)
+        torch.manual_seed(settings.seed)  # torch's layers draw their initial weights from the global generator
+        self.model = build_model(settings, images)
+        self.classes = len(images.classes)
+        self.stack = cast(Stack, self.model.defense)
+        self.step = TrainingStep(self.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.train = self.parts.defender_train.to(fabric.device)
+        if fastconv.worth_it() and fabric.device.type == "cpu":
+            fastconv.accelerate(self.model)
+        self.state = State(records=[])
+        self._setup()
+
+    def _setup(self) -> None:
+        own = {id(p) for p in self.stack.own_parameters()}
+        trained = [p for p in self.model.parameters() if id(p) not in own and p.requires_grad]
+        s = self.settings
+        optimizer = torch.optim.SGD(trained, lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay)
+        ignored = [name for name, p in self.step.named_parameters() if id(p) in own]
+        nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.step, ignored)
+        self.forward, self.optimizer = self.fabric.setup(self.step, optimizer)
+
+    def _rng(self, purpose: int, epoch: int, rank: int = 0, device: torch.device | None = None) -> torch.Generator:
+        return generator(device or self.fabric.device, self.settings.seed, purpose, epoch, rank)
+
+    def run(self, progress: Progress | None = None) -> dict[str, Any]:
+        """Train to the last epoch, load the chosen one, score it on the test images; the summary."""
+        records = self.state.records = self.state.records or []
+        while self.state.epoch < self.settings.epochs:
+            start, epoch = time.perf_counter(), self.state.epoch
+            record = self._epoch(epoch, progress)
+            accuracy = correct(self.model.eval(), self.parts.utility_val, self._rng(VALIDATE, epoch)).float().mean().item()
+            seconds = time.perf_counter() - start
+            record |= {
+                "accuracy_val": accuracy,
+                "leakage_nats": self.stack.leakage(),
+                "seconds": seconds,
+                "images_per_second": len(self.train) / seconds,
+            }
+            records.append(record)
+            if not math.isfinite(record["loss"]):
+                raise UserError(f"the loss is {record['loss']} in epoch {epoch}; lower --lr or the weight of the defense")
+            if self.stack.restructure(epoch, self.model):
+                self._setup()
+            if accuracy >= self.state.best_accuracy:  # on a tie the later: it has had more of the defence
+                self.state.best_epoch, self.state.best_accuracy = epoch, accuracy
+                if self.fabric.is_global_zero:
+                    save_weights(self.model, self.out / "model.safetensors")
+            self.state.epoch += 1
+            self._checkpoint()
+        return self._summary()
+
+    def _epoch(self, epoch: int, progress: Progress | None) -> dict[str, Any]:
+        fabric, settings = self.fabric, self.settings
+        rng = self._rng(STEP, epoch, fabric.global_rank)
+        plan = batches(len(self.train), settings.batch_size, self._rng(SHUFFLE, epoch))
+        keep = _Keeper(len(self.train), fabric.device) if self.stack.wants_features else None
+        totals: dict[str, Tensor] = {}
+        self.forward.train()
+        for number, index in enumerate(plan):
+            done = epoch * len(plan) + number
+            share = index[fabric.global_rank :: fabric.world_size]
+            if len(index) < 2 * fabric.world_size:  # too few for batch norm on every rank
+                continue
+            losses = self._step(share, rng, done / (settings.epochs * len(plan)), keep)
+            for name, value in losses.items():
+                totals[name] = totals.get(name, torch.zeros((), device=fabric.device)) + value.detach()
+            if progress:
+                progress(epoch, done + 1, self.state.records[-1] if self.state.records else {})
+        if keep is not None:
+            z, y = keep.gathered(fabric)
+            features = Features(z, y, self.classes, self._rng(REFIT, epoch), self._extract)
+            self.stack.refit(epoch, features)
+        losses = {name: float(value) / len(plan) for name, value in totals.items()}
+        return {"epoch": epoch, "loss": sum(losses.values()), "losses": losses}
+
+    def _step(self, index: Tensor, rng: torch.Generator, progress: float, keep: _Keeper | None) -> dict[str, Tensor]:
+        settings = self.settings
+        lr = learning_rate(settings, progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        y = self.train.labels[index]
+        x = augment(
+            self.train.images[index],
+            rng,
+            crop_padding=settings.crop_padding or 0,
+            flip=bool(settings.flip),
+            rotate_degrees=settings.rotate,
+        ).to(memory_format=torch.channels_last)
+        self.stack.before_step(x, y, self.model)
+        z, wire, logits = self.forward(x, rng)
+        losses = {"task": cross_entropy(logits.float(), y)}
+        losses |= self.stack.losses(Step(x, y, z, wire, logits, rng, lr, progress, self.model))
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(torch.stack(list(losses.values())).sum())
+        self.optimizer.step()
+        if keep is not None:
+            keep.add(z, y)
+        return losses
+
+    @torch.no_grad()
+    def _extract(self) -> tuple[Tensor, Tensor]:
+        """Features of the un-augmented training images: the published extra pass."""
+        self.model.eval()
+        count = min(len(self.train), _capacity(int(self.model.wire_shape.prod())))  # type: ignore[operator]
+        images = self.train.images[:count].split(EVALUATION_BATCH)
+        z = [self.model.features(to_float(part).to(memory_format=torch.channels_last)).flatten(1) for part in images]
+        return torch.cat(z), self.train.labels[:count]
+
+    def _checkpoint(self) -> None:
+        if not self.fabric.is_global_zero:
+            return
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "state": vars(self.state),
+            "settings": config.dump(self.settings),
+        }
+        with atomic_write(self.out / "checkpoint" / "last.pt") as temporary:
+            torch.save(state, temporary)
+        write_text(self.out / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.state.records or []))
+
+    def resume(self) -> None:
+        """Go back to the last checkpoint; without one, to the beginning."""
+        path = self.out / "checkpoint" / "last.pt"
+        if not path.is_file():
+            return
+        saved = torch.load(path, map_location=self.fabric.device, weights_only=True)
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.state = State(**saved["state"])
+
+    def _summary(self) -> dict[str, Any]:
+        load_weights(self.model, self.out / "model.safetensors")
+        hits = correct(self.model.eval(), self.parts.utility_test, self._rng(TEST, 0))
+        records = self.state.records or []
+        shape = [int(n) for n in cast(Tensor, self.model.wire_shape)]
+        summary = {
+            "accuracy": binomial_ci(int(hits.sum()), len(hits)).as_dict(),
+            "accuracy_val": self.state.best_accuracy,
+            "epoch": self.state.best_epoch,
+            "leakage_nats": records[self.state.best_epoch]["leakage_nats"],
+            "seconds": sum(r["seconds"] for r in records),
+            "images": {"train": len(self.train), "test": len(hits)},
+            "parameters": parameter_counts(self.model),
+            "wire": {"shape": shape, "bytes": 4 * math.prod(shape)},
+            "precision": precision(self.settings.precision, self.fabric.device),
+            "environment": environment(),
+        }
+        if self.fabric.is_global_zero:
+            write_json(self.out / "summary.json", summary)
+        return summary
+
+
+def fit(
+    settings: config.TrainConfig,
+    images: ImageSet,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train what ``settings`` describes on ``images`` and leave the run folder ``out``; returns its summary.
+
+    Raises:
+        UserError: the folder holds a run already, or, on resuming, one of other settings.
+
+    >>> import tempfile
+    >>> from splitveil.data import load
+    >>> settings = config.parse({"data": "digits", "arch": "resnet20_sgm", "cut": 2, "epochs": 1, "train_size": 60})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     summary = fit(settings, load("digits", train_size=60, test_size=20), folder)
+    >>> sorted(summary["accuracy"])
+    ['ci95', 'mean']
+    """
+    settings, out = settings.resolve(), Path(out)
+    _claim(settings, out, resume)
+    if resume and (out / "summary.json").is_file():
+        return json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    gpu = torch.cuda.is_available()
+    if gpu and settings.devices > torch.cuda.device_count():
+        raise UserError(f"--devices {settings.devices}: this machine has {torch.cuda.device_count()} GPUs")
+    several = settings.devices > 1
+    fabric = Fabric(
+        accelerator="cuda" if gpu else "cpu",
+        devices=settings.devices,
+        strategy=DDPStrategy(start_method="spawn") if several else "auto",
+        precision=precision(settings.precision, torch.device("cuda" if gpu else "cpu")),  # type: ignore[arg-type]
+    )
+    # Spawned processes cannot carry a bar across; the first one's records are in metrics.jsonl.
+    return fabric.launch(_train, settings, images, out, resume, None if several else progress)
+
+
+def _train(
+    fabric: Fabric,
+    settings: config.TrainConfig,
+    images: ImageSet,
+    out: Path,
+    resume: bool,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    trainer = Trainer(settings, images, out, fabric)
+    if fabric.is_global_zero:
+        write_text(out / "config.yaml", config.dump(settings, splitveil=environment()["splitveil"]))
+    if resume:
+        trainer.resume()
+    return trainer.run(progress)
+
+
+def _claim(settings: config.TrainConfig, out: Path, resume: bool) -> None:
+    file = out / "config.yaml"
+    if not file.is_file():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out} exists and is no run; choose an empty or new folder for --out")
+        return
+    if not resume:
+        raise UserError(f"{out} holds a run already; add --resume to go on with it, or choose another --out")
+    old = config.parse(config.load(file)).resolve().model_dump(mode="json")
+    new = settings.model_dump(mode="json")
+    changed = [f"{key} was {old[key]}, now {new[key]}" for key in new if old[key] != new[key]]
+    if changed:
+        raise UserError(f"cannot resume {out} with other settings: {'; '.join(changed)}; use another --out")
+
+
+class _Keeper:
+    """The features of one epoch, in one preallocated array."""
+
+    def __init__(self, count: int, device: torch.device):
+        self.count, self.device, self.filled = count, device, 0
+        self.z: Tensor | None = None
+        self.y: Tensor | None = None
+
+    def add(self, z: Tensor, y: Tensor) -> None:
+        flat = z.detach().flatten(1)
+        if self.z is None or self.y is None:
+            rows = min(self.count, _capacity(flat.shape[1]))
+            self.z = torch.empty(rows, flat.shape[1], device=self.device)
+            self.y = torch.empty(rows, dtype=torch.long, device=self.device)
+        rows = min(len(flat), len(self.z) - self.filled)
+        self.z[self.filled : self.filled + rows] = flat[:rows]
+        self.y[self.filled : self.filled + rows] = y[:rows]
+        self.filled += rows
+
+    def gathered(self, fabric: Fabric) -> tuple[Tensor, Tensor]:
+        """The features of all ranks, the same on each."""
+        assert self.z is not None and self.y is not None
+        z, y = self.z[: self.filled], self.y[: self.filled]
+        if fabric.world_size == 1:
+            return z, y
+        rows = [int(n) for n in cast(Tensor, fabric.all_gather(torch.tensor(self.filled, device=self.device)))]
+        longest = max(rows)
+        z = nn.functional.pad(z, (0, 0, 0, longest - len(z)))
+        y = nn.functional.pad(y, (0, longest - len(y)))
+        all_z, all_y = cast(Tensor, fabric.all_gather(z)), cast(Tensor, fabric.all_gather(y))
+        return (
+            torch.cat([part[:n] for part, n in zip(all_z, rows, strict=True)]),
+            torch.cat([part[:n] for part, n in zip(all_y, rows, strict=True)]),
+        )
+
+
+def _capacity(dimensions: int) -> int:
+    return max(2, FEATURE_BYTES // (4 * dimensions))

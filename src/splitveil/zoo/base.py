@@ -1,0 +1,159 @@
+"""What every network of the zoo shares: the bottleneck, the cut by counting blocks, the two halves."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+
+
+@dataclass(frozen=True)
+class Bottleneck:
+    """A convolution to ``channels`` on the device and one back in the cloud.
+
+    Args:
+        channels: channels C of the wire; fewer or as many as the feature has.
+        stride: the device convolution shrinks the feature by this; the cloud half restores its size.
+        kernel: odd side of both kernels, in feature pixels.
+        relu: a ReLU after each of the two convolutions.
+    """
+
+    channels: int = 8
+    stride: int = 1
+    kernel: int = 3
+    relu: bool = False
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The two halves of a network: normalised images -> ``encoder`` -> z -> ``tail`` -> logits."""
+
+    encoder: nn.Module
+    tail: nn.Module
+
+
+def assemble(
+    arch: str,
+    blocks: Sequence[nn.Module],
+    head: nn.Module,
+    *,
+    cut: int,
+    image_size: int,
+    bottleneck: Bottleneck | None,
+    sigmoid: bool = False,
+    smallest: int = 8,
+) -> Parts:
+    """Put the first ``cut`` blocks on the device and the others, with ``head``, in the cloud.
+
+    Args:
+        arch: the network's name, for messages.
+        blocks: run one after the other; each maps (B, C, H, W) to (B, C', H', W').
+        head: (B, C, H, W) -> logits (B, classes).
+        cut: 1 to ``len(blocks)``.
+        image_size: side of the square images, in pixels.
+        bottleneck: narrows the wire; its device half is the end of the encoder, before the sigmoid.
+        sigmoid: end the encoder with a sigmoid, so that z is in (0, 1).
+        smallest: image size below which nothing is left for the head.
+
+    Raises:
+        UserError: ``cut`` is outside its range, the images are too small, or the bottleneck does not fit.
+    """
+    if isinstance(cut, bool) or not isinstance(cut, int) or not 1 <= cut <= len(blocks):
+        raise UserError(
+            f"cut {cut} does not exist in {arch}; expected a whole number from 1 to {len(blocks)}"
+        )
+    if image_size < smallest:
+        raise UserError(
+            f"images of {image_size} pixels are too small for {arch}; expected at least {smallest}"
+        )
+    device = OrderedDict[str, nn.Module](blocks=nn.Sequential(*blocks[:cut]))
+    cloud = OrderedDict[str, nn.Module]()
+    if bottleneck is not None:
+        shape = feature_shape(device["blocks"], torch.zeros(1, 3, image_size, image_size))
+        device["bottleneck"], cloud["bottleneck"] = bottleneck_halves(bottleneck, shape)
+    if sigmoid:
+        device["sigmoid"] = nn.Sigmoid()
+    cloud["blocks"] = nn.Sequential(*blocks[cut:])
+    cloud["head"] = head
+    return Parts(nn.Sequential(device), nn.Sequential(cloud))
+
+
+def bottleneck_halves(bottleneck: Bottleneck, shape: tuple[int, ...]) -> tuple[nn.Module, nn.Module]:
+    """The device half and the cloud half of ``bottleneck`` for a feature of ``shape`` (C, H, W).
+
+    The cloud half is a convolution, or with a stride a transposed convolution, back to exactly ``shape``.
+
+    >>> down, up = bottleneck_halves(Bottleneck(channels=8, stride=2), (128, 8, 8))
+    >>> z = down(torch.zeros(1, 128, 8, 8)); z.shape, up(z).shape
+    (torch.Size([1, 8, 4, 4]), torch.Size([1, 128, 8, 8]))
+    """
+    _check(bottleneck, shape)
+    channels, height, width = shape
+    size, stride, padding = bottleneck.kernel, bottleneck.stride, bottleneck.kernel // 2
+    down: nn.Module = nn.Conv2d(channels, bottleneck.channels, size, stride=stride, padding=padding)
+    if stride == 1:
+        up: nn.Module = nn.Conv2d(bottleneck.channels, channels, size, padding=padding)
+    else:
+        # A strided convolution forgets the remainder of the size; the output padding gives it back.
+        lost = ((height - 1) % stride, (width - 1) % stride)
+        up = nn.ConvTranspose2d(bottleneck.channels, channels, size, stride, padding, output_padding=lost)
+    initialise(down)
+    initialise(up)
+    if bottleneck.relu:
+        down, up = nn.Sequential(down, nn.ReLU()), nn.Sequential(up, nn.ReLU())
+    return down, up
+
+
+def feature_shape(encoder: nn.Module, example: Tensor) -> tuple[int, ...]:
+    """Shape of ``encoder(example)`` without its batch dimension; batch-norm statistics stay untouched."""
+    modes = {module: module.training for module in encoder.modules()}
+    encoder.eval()
+    try:
+        with torch.no_grad():
+            return tuple(encoder(example).shape[1:])
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def initialise(module: nn.Module) -> None:
+    """He initialisation of every convolution (normal, fan-out); linear layers keep torch's own.
+
+    Draws from torch's default generator, like every torch layer: seed it, or build under ``fork_rng``.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            mode = "fan_in" if isinstance(layer, nn.ConvTranspose2d) else "fan_out"
+            nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def conv_bn_relu(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
+    """A convolution without bias (batch norm makes it redundant), batch norm and ReLU."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    return [conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+
+
+def _check(bottleneck: Bottleneck, shape: tuple[int, ...]) -> None:
+    if len(shape) != 3:
+        raise UserError(
+            f"a bottleneck needs a feature (channels, height, width), got the shape {shape}; leave it out"
+        )
+    side = min(cast("tuple[int, int]", shape[1:]))
+    limits = {"channels": shape[0], "stride": side, "kernel": side}
+    for name, limit in limits.items():
+        value = getattr(bottleneck, name)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
+            raise UserError(
+                f"bottleneck {name} {value} does not fit the feature {'×'.join(map(str, shape))}; "
+                f"expected a whole number from 1 to {limit}"
+            )
+    if bottleneck.kernel % 2 == 0:
+        raise UserError(f"bottleneck kernel {bottleneck.kernel} is even; expected an odd one, such as 3")

@@ -1,0 +1,28 @@
+"""A small attack decoder without normalisation layers, sized by the feature."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ...registry import plugin
+from .base import doublings, to_image
+
+
+@plugin("custom")
+def custom(*, feature_shape: tuple[int, int, int], image_size: int) -> nn.Module:
+    """``custom``: a convolution and a transposed convolution per doubling, halving the channels (at least 8).
+
+    Then a convolution to RGB and a sigmoid. Without batch norm, an image's output ignores its batch.
+    """
+    channels = feature_shape[0]
+    layers: list[nn.Module] = []
+    for _ in range(doublings(feature_shape, image_size)):
+        narrow = max(8, channels // 2)
+        layers += [
+            nn.Conv2d(channels, narrow, 3, padding=1),
+            nn.ReLU(),
+            nn.ConvTranspose2d(narrow, narrow, 3, stride=2, padding=1, output_padding=1),
+            nn.ReLU(),
+        ]
+        channels = narrow
+    return nn.Sequential(*layers, nn.Conv2d(channels, 3, 3, padding=1), *to_image(feature_shape, image_size))

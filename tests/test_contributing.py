@@ -1,0 +1,56 @@
+"""The examples in CONTRIBUTING.md run and do what the page says."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+from splitveil.data import Access
+from splitveil.split import SplitModel
+
+PAGE = Path(__file__).parents[1] / "CONTRIBUTING.md"
+
+
+@pytest.fixture(scope="module")
+def example() -> dict[str, types.ModuleType]:
+    """The code blocks as modules, by file name."""
+    modules = {}
+    for path, code in re.findall(
+        r"```python\n# src/splitveil/(\S+)\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL
+    ):
+        module = types.ModuleType(Path(path).stem)
+        exec(compile(code, path, "exec"), vars(module))
+        modules[module.__name__] = module
+    return modules
+
+
+def test_there_is_one_example_per_kind(example):
+    assert list(example) == ["clip", "mean_image", "stripes", "tiny"]
+
+
+def test_their_docstrings_run(example):
+    results = [doctest.testmod(module) for module in example.values()]
+    assert sum(result.attempted for result in results) >= 1
+    assert all(result.failed == 0 for result in results)
+
+
+def test_they_work_together(example):
+    from splitveil.attacks.base import Victim
+
+    images = example["stripes"].stripes(train_size=20, test_size=4)
+    parts = example["tiny"].tiny("tiny", cut=2, classes=2, image_size=images.size)
+    defense = example["clip"].Clip(0.1)
+    model = SplitModel(parts.encoder, parts.tail, defense=defense, mean=images.mean, std=images.std)
+    rng = torch.Generator().manual_seed(0)
+    victim = Victim(model, frozenset({Access.QUERY}))
+    wire = victim.query(images.test.images / 255, rng)
+    assert float(wire.abs().max()) == pytest.approx(0.1)
+    attack = example["mean_image"].MeanImage()
+    attack.fit(victim, images.train, rng)
+    expected = (images.train.images / 255).mean(0).expand(4, -1, -1, -1)
+    assert torch.allclose(attack.reconstruct(wire), expected)

@@ -1,0 +1,386 @@
+"""Loading: layouts, selection, decoding, cache, and the messages for bad input."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from splitveil.data import ImageSet, Split, _decode, _folders, load
+from splitveil.data.base import channel_statistics
+from splitveil.errors import UserError
+
+RNG = np.random.default_rng
+DATA = Path(os.environ.get("SPLITVEIL_TEST_DATA", "data"))
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("SPLITVEIL_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def write(path: Path, value: int | np.ndarray, size: tuple[int, int] = (32, 32)) -> Path:
+    """A PNG of one gray value, or of the given (H, W, 3) pixels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = value if isinstance(value, np.ndarray) else np.full((*size[::-1], 3), value, np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def tree(root: Path, parts: dict[str, int], classes: str = "ab", size: tuple[int, int] = (32, 32)) -> Path:
+    """``parts[part]`` images per class; the value encodes part, class and number, so any mix-up shows."""
+    for p, (part, count) in enumerate(parts.items()):
+        for c, name in enumerate(classes):
+            for i in range(count):
+                write(root / part / name / f"{i:03}.png", 100 * p + 20 * c + i, size)
+    return root
+
+
+def values(split: Split) -> list[int]:
+    return split.images[:, 0, 0, 0].tolist()
+
+
+@pytest.mark.parametrize("inside", ["", "cifar10"])
+def test_cifar10_reads_class_folders_in_name_order(tmp_path, inside):
+    tree(tmp_path / inside, {"train": 3, "test": 2})
+    images = load("cifar10", root=tmp_path)
+    assert isinstance(images, ImageSet)
+    assert (images.classes, images.size, images.mean[0]) == (["a", "b"], 32, 0.4914)
+    assert values(images.train) == [0, 1, 2, 20, 21, 22]
+    assert values(images.test) == [100, 101, 120, 121]
+    assert images.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_decoded_pixels_are_exactly_those_of_the_file(tmp_path):
+    pixels = RNG(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    tree(tmp_path, {"train": 1, "test": 1})
+    write(tmp_path / "train/a/000.png", pixels)
+    got = load("cifar10", root=tmp_path).train.images[0]
+    assert np.array_equal(got.permute(1, 2, 0).numpy(), pixels)
+
+
+def test_train_size_decodes_only_the_first_of_each_class(tmp_path, monkeypatch):
+    tree(tmp_path, {"train": 4, "test": 3})
+    read = []
+    original = _decode._read
+    monkeypatch.setattr(_decode, "_read", lambda path, *a: (read.append(path.name), original(path, *a))[1])
+    images = load("cifar10", root=tmp_path, train_size=3, test_size=2)
+    assert values(images.train) == [0, 1, 20]
+    assert values(images.test) == [100, 120]
+    assert sorted(read) == ["000.png"] * 4 + ["001.png"]
+
+
+def test_cache_is_used_until_a_file_changes(tmp_path, monkeypatch):
+    tree(tmp_path, {"train": 2, "test": 2})
+    load("cifar10", root=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(_decode, "_read", lambda *_: pytest.fail("decoded again"))
+        assert values(load("cifar10", root=tmp_path).train) == [0, 1, 20, 21]
+    write(tmp_path / "train/a/001.png", 77)
+    assert values(load("cifar10", root=tmp_path).train) == [0, 77, 20, 21]
+
+
+def test_a_damaged_cache_file_is_written_again(tmp_path):
+    tree(tmp_path, {"train": 2, "test": 2})
+    load("cifar10", root=tmp_path)
+    for file in Path(os.environ["SPLITVEIL_CACHE"]).iterdir():
+        file.write_bytes(file.read_bytes()[:200])
+    assert values(load("cifar10", root=tmp_path).train) == [0, 1, 20, 21]
+
+
+def test_writing_to_loaded_images_leaves_the_cache_alone(tmp_path):
+    tree(tmp_path, {"train": 2, "test": 2})
+    load("cifar10", root=tmp_path).train.images.zero_()
+    assert values(load("cifar10", root=tmp_path).train) == [0, 1, 20, 21]
+
+
+def test_concurrent_loads_agree_and_leave_no_temporary_file(tmp_path):
+    tree(tmp_path, {"train": 8, "test": 2})
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: values(load("cifar10", root=tmp_path).train), range(4)))
+    assert results == [[*range(8), *range(20, 28)]] * 4
+    assert [f for f in Path(os.environ["SPLITVEIL_CACHE"]).iterdir() if f.suffix != ".npy"] == []
+
+
+def test_more_images_than_one_chunk_stay_in_order(tmp_path):
+    count = _decode.CHUNK + 5
+    for part in ("train", "test"):
+        for i in range(count):
+            write(tmp_path / part / "a" / f"{i:03}.png", i)
+    assert values(load("cifar10", root=tmp_path).test) == list(range(count))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
+def test_every_8_bit_mode_becomes_rgb(tmp_path, mode):
+    tree(tmp_path, {"train": 1, "test": 1})
+    suffix = "jpg" if mode == "CMYK" else "png"
+    image = Image.new("RGB", (32, 32), (255, 255, 255)).convert(mode)
+    image.save(tmp_path / f"train/a/001.{suffix}")
+    assert load("cifar10", root=tmp_path).train.images[1].min() >= 254
+
+
+BROKEN = {
+    "empty": b"",
+    "text": b"no image",
+    "header": b"\x89PNG\r\n\x1a\n",
+    "bad chunk": b"\x89PNG\r\n\x1a\n" + b"\x00\x00\x00\x04IHDR" + b"\xff" * 8,
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=list(BROKEN))
+def test_a_broken_file_is_named(tmp_path, content):
+    tree(tmp_path, {"train": 2, "test": 1})
+    (tmp_path / "train/b/001.png").write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot decode .*train/b/001\.png: broken.*; replace or remove it"):
+        load("cifar10", root=tmp_path)
+    assert list(Path(os.environ["SPLITVEIL_CACHE"]).iterdir()) == []
+
+
+@given(cut=st.integers(0, 400))
+def test_a_truncated_jpeg_is_named(tmp_path_factory, cut):
+    path = tmp_path_factory.mktemp("jpeg") / "x.jpg"
+    noise = RNG(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) - 1 - cut])
+    with pytest.raises(UserError, match=re.escape(f"cannot decode {path}")):
+        _decode._read(path, 16)
+
+
+def test_a_wrongly_shaped_file_is_named(tmp_path):
+    tree(tmp_path, {"train": 1, "test": 1})
+    write(tmp_path / "test/a/000.png", 0, (31, 32))
+    with pytest.raises(UserError, match=r"test/a/000\.png is 31x32; expected 32x32"):
+        load("cifar10", root=tmp_path)
+
+
+def test_16_bit_files_are_refused_rather_than_clipped(tmp_path):
+    tree(tmp_path, {"train": 1, "test": 1})
+    Image.fromarray(np.full((32, 32), 40000, np.uint16)).save(tmp_path / "test/a/000.png")
+    with pytest.raises(UserError, match="more than 8 bits"):
+        load("cifar10", root=tmp_path)
+
+
+def test_an_unwritable_cache_names_the_variable(tmp_path, monkeypatch):
+    tree(tmp_path, {"train": 1, "test": 1})
+    monkeypatch.setenv("SPLITVEIL_CACHE", str(write(tmp_path / "file.png", 0) / "below"))
+    with pytest.raises(UserError, match="set SPLITVEIL_CACHE to a writable folder"):
+        load("cifar10", root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train_size": 5}, "train size 5: there are 4 train images"),
+        ({"train_size": 0}, "train size 0: expected a positive number"),
+        ({"test_size": -1}, "test size -1"),
+        ({"test_size": 5}, "test size 5: there are 4 test images"),
+    ],
+)
+def test_sizes_out_of_range(tmp_path, options, message):
+    tree(tmp_path, {"train": 2, "test": 2})
+    with pytest.raises(UserError, match=message):
+        load("cifar10", root=tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "cifar10",
+            "no cifar10 in .*expected cifar-10-batches-py/, cifar-10-python.tar.gz, or train/<class>",
+        ),
+        ("cifar100", "no cifar100 in .*expected cifar-100-python/"),
+        ("tinyimagenet", "val_annotations.txt.*--root DIR"),
+        ("facescrub", "validate/<identity>.*--root DIR"),
+        ("folder", "0 class folders; expected two or more: train/<class>"),
+    ],
+)
+def test_an_empty_root_says_which_layout_is_expected(tmp_path, name, expected):
+    with pytest.raises(UserError, match=expected):
+        load(name, root=tmp_path)
+    with pytest.raises(UserError, match=str(tmp_path / "missing")):
+        load(name, root=tmp_path / "missing")
+
+
+def test_empty_and_strange_class_folders(tmp_path):
+    tree(tmp_path, {"train": 1, "test": 1})
+    (tmp_path / "test/zebra").mkdir()
+    with pytest.raises(UserError, match=r"test/zebra is a class that .*train lacks"):
+        load("cifar10", root=tmp_path)
+    (tmp_path / "train/zebra").mkdir()
+    with pytest.raises(UserError, match=r"no image in .*train/zebra"):
+        load("cifar10", root=tmp_path)
+
+
+def test_an_unreadable_folder_is_an_error_of_the_user(tmp_path, monkeypatch):
+    tree(tmp_path, {"train": 1, "test": 1})
+
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(_folders.os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"cannot read .*train: Permission denied"):
+        load("cifar10", root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cifar11", "unknown data set 'cifar11'; did you mean 'cifar10'?"),
+        ("folder:sise=3", "unknown parameter of folder 'sise'; did you mean 'size'?"),
+        ("folder:size=big", "folder: size is 'big'; expected a whole number"),
+        ("folder", "folder needs the folder of the images; expected folder:DIR"),
+        ("folder:size=0,root=x", "folder: size is 0"),
+    ],
+)
+def test_bad_names(name, message):
+    with pytest.raises(UserError) as caught:
+        load(name)
+    assert message in str(caught.value)
+
+
+def test_root_given_twice(tmp_path):
+    with pytest.raises(UserError, match="root is given twice"):
+        load(f"folder:{tmp_path}", root=tmp_path)
+
+
+@pytest.mark.parametrize("test_part", ["test", "val", "validate"])
+def test_folder_with_parts_takes_size_and_statistics_from_the_images(tmp_path, test_part):
+    tree(tmp_path, {"train": 2, test_part: 1}, size=(24, 24))
+    images = load(f"folder:{tmp_path}")
+    assert images.size == 24
+    assert values(images.train) == [0, 1, 20, 21]
+    assert images.mean[0] == pytest.approx(np.mean([0, 1, 20, 21]) / 255)
+    assert images.std[0] == pytest.approx(np.std([0, 1, 20, 21]) / 255)
+    assert load(f"folder:root={tmp_path},size=16").train.images.shape == (4, 3, 16, 16)
+
+
+def test_folder_resizes_and_says_so(tmp_path, caplog):
+    tree(tmp_path, {"train": 2, "test": 1}, size=(40, 20))
+    assert load(f"folder:{tmp_path}").size == 20
+    assert "resized to 20x20 without keeping their aspect ratio" in caplog.text
+
+
+def test_folder_turns_camera_images_upright(tmp_path):
+    tree(tmp_path, {"train": 1, "test": 1}, size=(8, 8))
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[0] = 255  # white top row; orientation 6 means: turn clockwise, so it becomes the right column
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "train/a/000.png", exif=exif)
+    image = load(f"folder:{tmp_path}").train.images[0, 0]
+    assert image[:, -1].eq(255).all()
+    assert image[:, :-1].eq(0).all()
+
+
+def test_folder_of_classes_alone_is_divided_80_20(tmp_path):
+    for name, count in (("a", 10), ("b", 5), ("c", 2)):
+        for i in range(count):
+            write(tmp_path / name / f"{i}.png", i)
+    images = load(f"folder:{tmp_path}")
+    assert torch.bincount(images.train.labels).tolist() == [8, 4, 1]
+    assert torch.bincount(images.test.labels).tolist() == [2, 1, 1]
+    assert sorted(values(images.train) + values(images.test)) == sorted([*range(10), *range(5), *range(2)])
+    assert values(images.test) == values(load(f"folder:{tmp_path}").test)
+
+
+def test_folder_with_a_single_image_in_a_class(tmp_path):
+    write(tmp_path / "a/0.png", 0)
+    write(tmp_path / "b/0.png", 0)
+    with pytest.raises(UserError, match="a has 1 image"):
+        load(f"folder:{tmp_path}")
+    with pytest.raises(UserError, match="train/ but no test part"):
+        load(f"folder:{tree(tmp_path / 'x', {'train': 1})}")
+
+
+def test_facescrub_is_resized(tmp_path):
+    tree(tmp_path, {"train": 2, "validate": 1}, size=(64, 50))
+    images = load("facescrub", root=tmp_path)
+    assert images.train.images.shape == (4, 3, 48, 48)
+    assert values(images.test) == [100, 120]
+
+
+def tiny(root: Path) -> Path:
+    for wnid, value in (("n2", 20), ("n1", 10)):
+        for i in range(2):
+            write(root / f"train/{wnid}/images/{wnid}_{i}.JPEG", value + i, (64, 64))
+        (root / f"train/{wnid}/{wnid}_boxes.txt").write_text("")
+    write(root / "val/images/val_0.JPEG", 120, (64, 64))
+    write(root / "val/images/val_1.JPEG", 110, (64, 64))
+    lines = "val_0.JPEG\tn2\t0\t0\t1\t1\nval_1.JPEG\tn1\t0\t0\t1\t1\nval_9.JPEG\tn9\t0\t0\t1\t1\n"
+    (root / "val/val_annotations.txt").write_text(lines)
+    (root / "wnids.txt").write_text("n2\nn9\nn1\n")
+    (root / "words.txt").write_text("n1\tcrane, bird\nn2\tcrane, machine\nn3\tother\n")
+    return root
+
+
+@pytest.mark.parametrize("inside", ["", "tiny-imagenet-200"])
+def test_tinyimagenet_with_part_of_the_classes(tmp_path, inside):
+    tiny(tmp_path / inside)
+    images = load("tinyimagenet", root=tmp_path)
+    assert images.classes == ["crane, bird", "crane, machine"]
+    assert values(images.train) == [10, 11, 20, 21]
+    assert values(images.test) == [110, 120]
+    assert images.test.labels.tolist() == [0, 1]
+
+
+def test_tinyimagenet_names_a_missing_image_and_a_bad_line(tmp_path):
+    tiny(tmp_path)
+    (tmp_path / "val/images/val_1.JPEG").unlink()
+    with pytest.raises(UserError, match=r"cannot read .*val_1\.JPEG"):
+        load("tinyimagenet", root=tmp_path)
+    (tmp_path / "val/val_annotations.txt").write_text("val_0.JPEG n2\n")
+    with pytest.raises(UserError, match=r"line 1 is 'val_0.JPEG n2'; expected file<TAB>wnid"):
+        load("tinyimagenet", root=tmp_path)
+
+
+def test_official_cifar10_through_torchvision(tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    pixels = RNG(0).integers(0, 256, (8, 3072), dtype=np.uint8)
+
+    def store(name: str, content: dict) -> list[str]:
+        (folder / name).write_bytes(pickle.dumps(content))
+        return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
+
+    train = store("data_batch_1", {"data": pixels, "labels": [0, 0, 0, 0, 1, 1, 1, 1]})
+    test = store("test_batch", {"data": pixels[:2], "labels": [0, 1]})
+    meta = store("batches.meta", {"label_names": ["cat", "dog"]})
+    monkeypatch.setattr(CIFAR10, "train_list", [train])
+    monkeypatch.setattr(CIFAR10, "test_list", [test])
+    monkeypatch.setattr(CIFAR10, "meta", {"filename": meta[0], "key": "label_names", "md5": meta[1]})
+    for root in (tmp_path, folder):
+        images = load("cifar10", root=root, train_size=2)
+        assert torch.equal(images.train.images, torch.from_numpy(pixels[[0, 4]]).view(2, 3, 32, 32))
+        assert (images.classes, len(images.test)) == (["cat", "dog"], 2)
+    (folder / "test_batch").write_bytes(b"")
+    with pytest.raises(UserError, match="is damaged or incomplete; remove it, then pass --download"):
+        load("cifar10", root=tmp_path)
+
+
+def test_a_damaged_official_archive_is_not_replaced_silently(tmp_path):
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"half a download")
+    with pytest.raises(UserError, match=r"cifar-10-python\.tar\.gz is damaged or incomplete"):
+        load("cifar10", root=tmp_path)
+
+
+@pytest.mark.skipif(not (DATA / "cifar10" / "train").is_dir(), reason="no real CIFAR-10")
+def test_real_cifar10():
+    images = load("cifar10", root=DATA, train_size=200, test_size=100)
+    assert images.classes[0] == "airplane"
+    mean, std = channel_statistics(images.train.images)
+    assert mean == pytest.approx(images.mean, abs=0.05)
+    assert std == pytest.approx(images.std, abs=0.05)

@@ -1,0 +1,81 @@
+"""Digits, class-balanced selection, statistics, and what a Split refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from splitveil.data import Split, load
+from splitveil.data._select import balanced, spread
+from splitveil.data.base import channel_statistics
+from splitveil.errors import UserError
+
+RNG = np.random.default_rng
+
+labels_lists = st.lists(st.integers(0, 4), min_size=1, max_size=60)
+
+
+@given(labels=labels_lists, share=st.floats(0, 1), seeded=st.booleans())
+def test_balanced_counts_differ_by_one_unless_a_class_runs_out(labels, share, seeded):
+    count = round(share * len(labels))
+    rng = torch.Generator().manual_seed(0) if seeded else None
+    picked = balanced(labels, count, rng)
+    assert len(picked) == count
+    assert picked.tolist() == sorted(set(picked.tolist()))
+    have = torch.bincount(torch.tensor(labels), minlength=5)
+    got = torch.bincount(torch.tensor(labels)[picked], minlength=5)
+    open_classes = got[got < have]
+    if len(open_classes):
+        assert got.max() <= open_classes.min() + 1
+    if not seeded:
+        for label in range(5):
+            members = [i for i, value in enumerate(labels) if value == label]
+            assert [i for i in picked.tolist() if labels[i] == label] == members[: got[label]]
+
+
+@given(sizes=st.lists(st.integers(1, 20), min_size=1, max_size=5), data=st.data())
+def test_spread_takes_exactly_the_asked_number(sizes, data):
+    labels = [label for label, size in enumerate(sizes) for _ in range(size)]
+    counts = [data.draw(st.integers(1, size)) for size in sizes]
+    mask = spread(labels, counts)
+    assert torch.bincount(torch.tensor(labels)[mask], minlength=len(sizes)).tolist() == counts
+
+
+def test_channel_statistics_equal_numpy():
+    images = torch.from_numpy(RNG(1).integers(0, 256, (7, 3, 5, 5), dtype=np.uint8))
+    mean, std = channel_statistics(images)
+    scaled = images.numpy() / 255
+    assert mean == pytest.approx(scaled.mean((0, 2, 3)))
+    assert std == pytest.approx(scaled.std((0, 2, 3)))
+    assert channel_statistics(torch.zeros(1, 3, 2, 2, dtype=torch.uint8))[1] == pytest.approx([1 / 255] * 3)
+
+
+def test_split_refuses_wrong_tensors():
+    good = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    with pytest.raises(UserError, match=r"images are torch.float32 .*expected torch.uint8 \(N, 3, S, S\)"):
+        Split(good.float(), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(UserError, match=r"labels are torch.int64 \(3,\); expected torch.int64 \(2,\)"):
+        Split(good, torch.zeros(3, dtype=torch.int64))
+
+
+def test_digits():
+    images = load("digits")
+    assert (len(images.train), len(images.test), images.size) == (1437, 360, 32)
+    assert torch.bincount(images.test.labels).tolist() == [36] * 10
+    assert torch.equal(images.train.images[:, 0], images.train.images[:, 2])
+    assert images.train.images.max() == 255
+    again = load("digits", train_size=25)
+    assert torch.bincount(again.train.labels).tolist() == [3] * 5 + [2] * 5
+
+
+def test_digits_hold_every_image_of_scikit_learn_once():
+    from sklearn.datasets import load_digits
+
+    images = load("digits")
+    both = torch.cat([images.train.images, images.test.images])[:, 0].float()
+    # Bilinear upsampling by 4 gives every pixel the weight 16; rounding is 1e-4, one image 5.6e-4 of the sum.
+    raw = load_digits(return_X_y=True)[0].sum() * (255 / 16) * 16
+    assert both.double().sum().item() == pytest.approx(raw, rel=2e-4)
