@@ -113,7 +113,7 @@ class WithTrouble(nn.Module):
 
 
 class Branching(nn.Module):
-    """Branches on shapes, unpacks them, has an optional argument and functional dropout; none hinders a cut."""
+    """Branches on shapes, unpacks them, has an optional argument and functional dropout: all can be cut."""
 
     def __init__(self):
         super().__init__()
@@ -226,8 +226,10 @@ def test_a_layer_that_runs_twice_or_never_is_refused():
     twice = nn.Sequential(nn.Conv2d(3, 4, 3), relu, nn.Conv2d(4, 4, 3), relu)
     with pytest.raises(UserError, match="runs 2 times"):
         cut_network(twice, "1", X[:1])
+    network = Crossed()
+    network.unused = nn.ReLU()
     with pytest.raises(UserError, match="runs never"):
-        cut_network(library("torchvision", "googlenet", 64), "aux1", torch.rand(1, 3, 64, 64))
+        cut_network(network, "unused", X[:1])
 
 
 def test_an_input_of_the_wrong_shape_is_named():

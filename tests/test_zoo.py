@@ -153,7 +153,7 @@ def test_networks_train_channels_last():
 
 
 @pytest.mark.parametrize(
-    "arch", ["torchvision:resnet18@layer2", "torchvision:vit_b_16@conv_proj", "timm:resnet10t@layer1"]
+    "arch", ["torchvision:resnet18@layer2", "torchvision:mobilenet_v2@features.3", "timm:resnet10t@layer1"]
 )
 def test_library_networks_are_cut_and_narrowed(arch):
     parts = build(arch, cut=None, bottleneck=Bottleneck(4, kernel=1))
@@ -233,7 +233,7 @@ def test_decoder_parameters_follow_from_its_name():
     for n, c, inputs, side, doublings in [
         (4, 64, 8, 8, 2),
         (2, 32, 128, 8, 2),
-        (0, 16, 16, 4, 3),
+        (0, 16, 4, 4, 3),
         (1, 8, 3, 32, 0),
     ]:
         decoder = decoders.build(f"res_normN{n}C{c}", feature_shape=(inputs, side, side), image_size=32)

@@ -1,15 +1,15 @@
 """Faster convolution layers for CPUs that have neither bfloat16 nor AVX-512 arithmetic.
 
 `accelerate` gives the 3×3 convolutions of a network the forward and backward passes of
-`splitveil.winograd`; parameters, buffers and the keys of the state dict stay as they are. Which kernel a layer
-uses depends on shapes only, never on timing, so a run repeats bit by bit on the same machine.
+`splitveil.winograd`; parameters, buffers and the keys of the state dict stay as they are. Which kernel a
+layer uses depends on shapes only, never on timing, so a run repeats bit by bit on the same machine.
 
 Relative error (2-norm, float32 against float64, batch 128, 64 to 512 channels, maps of 1 to 32 pixels):
 outputs 2e-6, gradients of the maps 3e-6, of the weights 3e-6; the ordinary kernels have 7e-7, 1e-6 and 6e-6.
 Forward and backward of a layer with 256 channels, batch 128, two AVX2 cores: 2.2 times faster on 8×8 maps;
-with 512 channels 2.5 times on 4×4 and 5 times on 2×2 maps. VGG-11 on 32×32 images trains 2.1 times faster than
-in NCHW with the ordinary kernels. Each layer has more steps than the ordinary kernel, and each step waits for
-all threads: on cores that are already busy use one thread.
+with 512 channels 2.5 times on 4×4 and 5 times on 2×2 maps. VGG-11 on 32×32 images trains 2.1 times faster
+than in NCHW with the ordinary kernels. Each layer has more steps than the ordinary kernel, and each step
+waits for all threads: on cores that are already busy, two threads lose the gain; use one thread per process.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from . import winograd
 
 MIN_CHANNELS = 64  # below, the transforms cost as much as the products that they save
 MAX_TILES = 16  # per map: 16×16 pixels; wider maps of few channels are bound by memory
-MIN_TILES = 64  # per batch: below, transforming the weights costs more than it saves
+MIN_TILES = 32  # per batch: below, transforming the weights costs more than it saves
 MAX_PRODUCTS = 0.5  # of the direct convolution's; 5×5 maps need 0.64, as their tiles cover 8×8 pixels
 
 
