@@ -2,7 +2,7 @@
 
     python benchmarks/tradeoff.py --root data/cifar10 --out runs/tradeoff [--jobs 2] [--only PATTERN]
 
-Every cell is a run folder; finished cells are skipped, a stopped one resumes. Writes OUT/tradeoff.json and .png.
+Every cell is a run folder; finished cells are skipped, a stopped one resumes. Writes benchmarks/tradeoff.json and .png.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def cells() -> dict[str, dict[str, Any]]:
     return dict(plan)
 
 
-def run_cell(job: tuple[str, dict[str, Any], Path, Path, int]) -> dict[str, Any]:
-    """Train and attack one cell, or read what it left."""
+def run_cell(job: tuple[str, dict[str, Any], Path, Path, int]) -> None:
+    """Train and attack one cell; what is there already is not made again."""
     name, changes, root, out, threads = job
     import torch
 
@@ -60,19 +60,69 @@ def run_cell(job: tuple[str, dict[str, Any], Path, Path, int]) -> dict[str, Any]
     images = runs.load_images(settings)
     folder = out / name
     summary = fit(settings, images, folder, resume=True)
-    row = {"cell": name, "accuracy": summary["accuracy"], "leakage_nats": summary["leakage_nats"], "epoch": summary["epoch"]}
-    run = runs.Run.open(folder)
+    run, errors = runs.Run.open(folder), {}
     for text in ATTACKS:
         spec = config.Spec.model_validate(text)
         file = folder / "attacks" / spec.name / "summary.json"
         if not file.is_file():
             attack_run(run, spec, images, attacker_size=ATTACKER_SIZE, attacked=ATTACKED)
-        found = json.loads(file.read_text())
-        row |= {"baseline_mse": found["baseline_mse"]}
-        row[spec.name] = {key: found[key] for key in ("mse", "ssim", "psnr")}
-    print(json.dumps({"cell": name, "accuracy": row["accuracy"]["mean"], "linear": row["linear"]["mse"]["mean"],
-                      "decoder": row["decoder"]["mse"]["mean"], "leakage": row["leakage_nats"]}), flush=True)  # fmt: skip
-    return row
+        errors[spec.name] = json.loads(file.read_text())["mse"]["mean"]
+    print(json.dumps({"cell": name, "accuracy": summary["accuracy"]["mean"], **errors}), flush=True)
+
+
+def finished(out: Path, plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of the cells that are done."""
+    rows = []
+    for name in plan:
+        files = {
+            spec.partition(":")[0]: out / name / "attacks" / spec.partition(":")[0] / "summary.json" for spec in ATTACKS
+        }
+        if all(file.is_file() for file in files.values()):
+            summary = json.loads((out / name / "summary.json").read_text())
+            attacks = {attack: json.loads(file.read_text()) for attack, file in files.items()}
+            row = {"cell": name, **{key: summary[key] for key in ("accuracy", "leakage_nats", "epoch", "seconds")}}
+            row |= {attack: {key: found[key] for key in ("mse", "ssim", "psnr")} for attack, found in attacks.items()}
+            rows.append(row | {"baseline_mse": attacks["decoder"]["baseline_mse"]})
+    return rows
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Error of each attack against accuracy, one line per way of protecting, 95 % intervals on both axes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    names = {
+        "noise": "more noise, no CEM",
+        "bound": "σ 0.025 + CEM (bound)",
+        "released": "σ 0.025 + CEM (released loss)",
+    }
+    figure, axes = plt.subplots(1, len(ATTACKS), figsize=(12, 4.8), sharex=True)
+    for axis, attack in zip(axes, (spec.partition(":")[0] for spec in ATTACKS), strict=True):
+        for (family, label), color in zip(names.items(), ("#7a7a7a", "#0b6bcb", "#d1660a"), strict=True):
+            chosen = [row for row in rows if row["cell"].startswith(family)]
+            line = sorted((r for r in chosen if r["cell"].endswith("s0")), key=lambda r: float(r["cell"].split("-")[1]))
+            axis.plot(
+                [100 * r["accuracy"]["mean"] for r in line], [r[attack]["mse"]["mean"] for r in line], "-", color=color
+            )
+            for row in chosen:
+                (x, xs), (y, ys) = ((v["mean"], v["ci95"]) for v in (row["accuracy"], row[attack]["mse"]))
+                bars = {"xerr": [[100 * (x - xs[0])], [100 * (xs[1] - x)]], "yerr": [[y - ys[0]], [ys[1] - y]]}
+                axis.errorbar(
+                    100 * x, y, **bars, fmt="o", ms=4, lw=0.7, color=color, label=label if row is chosen[0] else None
+                )
+                axis.annotate(
+                    row["cell"].split("-")[1], (100 * x, y), (4, 4), textcoords="offset points", fontsize=7, color=color
+                )
+        axis.set(title=f"{attack} attack", xlabel="test accuracy, %", ylabel="attack MSE (higher: more private)")
+        axis.grid(alpha=0.25)
+    axes[0].legend(frameon=False)
+    figure.tight_layout()
+    from splitveil.files import atomic_write
+
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
 
 
 def main() -> None:
@@ -82,16 +132,23 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", default="*", help="names of the cells to run, with * and ?")
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/tradeoff"), help="stem of .json and .png")
+    parser.add_argument("--no-run", action="store_true", help="only gather and draw the cells that are done")
     args = parser.parse_args()
     plan = {name: changes for name, changes in cells().items() if fnmatch.fnmatch(name, args.only)}
     if not plan:
         sys.exit(f"no cell matches {args.only}; there are: {', '.join(cells())}")
     jobs = [(name, changes, args.root, args.out, args.threads) for name, changes in plan.items()]
-    with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
-        rows = list(pool.imap(run_cell, jobs, chunksize=1))
+    if not args.no_run:
+        with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
+            pool.map(run_cell, jobs, chunksize=1)
     from splitveil.files import write_json
+    from splitveil.runs import environment
 
-    write_json(args.out / "tradeoff.json", rows)
+    rows = finished(args.out, plan)
+    settings = {**SETTINGS, "attacks": list(ATTACKS), "attacker_size": ATTACKER_SIZE, "attacked": ATTACKED}
+    write_json(args.results.with_suffix(".json"), {"settings": settings, "machine": environment(), "cells": rows})
+    plot(rows, args.results.with_suffix(".png"))
 
 
 if __name__ == "__main__":

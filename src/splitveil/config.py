@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    model_serializer,
+    model_validator,
+)
 
 from .errors import UserError, did_you_mean
 from .registry import KINDS, Registry
@@ -32,9 +41,10 @@ class Spec(BaseModel):
     def _parse(cls, value: Any) -> Any:
         if isinstance(value, str):
             name, colon, rest = value.partition(":")
-            if not name or (colon and not rest):
-                raise ValueError(f"'{value}' is no plug-in; write name, name:value or name:key=value,key=value")
-            return {"name": name, "parameters": dict(_pair(part) for part in rest.split(",")) if rest else {}}
+            pairs = [_pair(value, part) for part in rest.split(",")] if colon else []
+            if not name or len(dict(pairs)) < len(pairs):
+                raise _malformed(value)
+            return {"name": name, "parameters": dict(pairs)}
         if isinstance(value, dict) and len(value) == 1 and "name" not in value:
             ((name, parameters),) = value.items()
             return {"name": name, "parameters": parameters or {}}
@@ -54,7 +64,12 @@ class Spec(BaseModel):
         hints, signature = get_type_hints(target.__init__), inspect.signature(target)
         given, resolved = dict(self.parameters), {}
         if "" in given and signature.parameters:
-            given[next(iter(signature.parameters))] = given.pop("")
+            first = next(iter(signature.parameters))
+            if first in given:
+                raise UserError(
+                    f"'{self.name}' got {first} twice: by its place and by its name; give it once"
+                )
+            given[first] = given.pop("")
         for key in given:
             if key not in signature.parameters:
                 raise UserError(
@@ -78,7 +93,7 @@ class Spec(BaseModel):
 class TrainConfig(BaseModel):
     """One training: data, network, defence, recipe. The defaults are the published recipe."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     data: str
     """Image set, as `splitveil list data` shows, or folder:PATH."""
     root: Path | None = None
@@ -94,21 +109,31 @@ class TrainConfig(BaseModel):
     bottleneck: int | None = Field(None, ge=1)
     """Channels of the wire; none: as many as the cut layer has."""
     bottleneck_stride: int = Field(1, ge=1)
+    """Stride of the bottleneck convolution."""
     bottleneck_kernel: int = Field(3, ge=1)
+    """Side of its kernel."""
     bottleneck_relu: bool = False
+    """A ReLU after it."""
     defense: tuple[Spec, ...] = ()
     """Defences in their order on the wire: name:value or name:key=value,..."""
     protocol: str = "inference_time"
     """Who has which images; `auxiliary` keeps half the training images for the attacker."""
     epochs: int = Field(240, ge=1)
+    """Passes over the training images."""
     batch_size: int = Field(128, ge=2)
-    lr: float = Field(0.05, gt=0)
+    """Images per step."""
+    lr: float = Field(0.05, gt=0, allow_inf_nan=False)
+    """Highest learning rate of SGD."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
-    warmup_epochs: float = Field(1.0, ge=0)
-    milestones: tuple[float, ...] = (0.25, 0.5, 0.75, 0.875)
+    """Of SGD."""
+    weight_decay: float = Field(5e-4, ge=0, allow_inf_nan=False)
+    """Of SGD, on all weights."""
+    warmup_epochs: float = Field(1.0, ge=0, allow_inf_nan=False)
+    """Epochs in which the learning rate rises from 0."""
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.25, 0.5, 0.75, 0.875)
     """Parts of the training after which the learning rate is multiplied by gamma (60/120/180/210 of 240)."""
     gamma: float = Field(0.2, gt=0, le=1)
+    """Factor on the learning rate at each milestone."""
     crop_padding: int | None = Field(None, ge=0)
     """Random crop with this zero padding; none: what the image set publishes (CIFAR 4, digits 2, others 0)."""
     flip: bool | None = None
@@ -120,6 +145,7 @@ class TrainConfig(BaseModel):
     devices: int = Field(1, ge=1)
     """Processes (CPU) or GPUs that share each batch."""
     seed: int = Field(0, ge=0)
+    """Of weights, shuffling, augmentation, noise and the division of the images."""
 
     def resolve(self) -> TrainConfig:
         """The same with every plug-in parameter and data-dependent default filled in."""
@@ -145,7 +171,12 @@ def parse(values: dict[str, Any]) -> TrainConfig:
     try:
         return TrainConfig.model_validate(values)
     except ValidationError as error:
-        raise UserError("; ".join(_line(e) for e in error.errors())) from None
+        raise UserError(explain(error)) from None
+
+
+def explain(error: ValidationError) -> str:
+    """Everything that is wrong, in one line."""
+    return "; ".join(_line(e) for e in error.errors())
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -159,10 +190,22 @@ def load(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; expected a YAML file of settings") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {str(error).splitlines()[0]}; expected lines like 'epochs: 240'") from None
+        raise UserError(
+            f"{path} is not YAML: {str(error).splitlines()[0]}; expected lines like 'epochs: 240'"
+        ) from None
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no settings; expected lines like 'epochs: 240'")
     return values
+
+
+def flags() -> type[BaseModel]:
+    """TrainConfig's settings as optional flags: None where a flag was not given, so that a file's value stands."""
+    fields: dict[str, Any] = {}
+    for name, field in TrainConfig.model_fields.items():
+        kind = tuple[str, ...] if name == "defense" else field.annotation
+        default = "" if field.default in (None, ()) or field.is_required() else f" [default: {field.default}]"
+        fields[name] = (kind | None, Field(None, description=(field.description or "") + default))
+    return create_model("TrainFlags", **fields)
 
 
 def dump(config: TrainConfig, **more: Any) -> str:
@@ -171,9 +214,19 @@ def dump(config: TrainConfig, **more: Any) -> str:
     return head + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _pair(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    return (key.strip(), yaml.safe_load(value)) if equals else ("", yaml.safe_load(key))
+def _pair(whole: str, text: str) -> tuple[str, Any]:
+    key, equals, value = (part.strip() for part in (text.partition("=") if "=" in text else ("", "", text)))
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise _malformed(whole) from None
+    if not value or bool(key) != bool(equals) or isinstance(parsed, dict | list):
+        raise _malformed(whole)
+    return key, parsed
+
+
+def _malformed(text: str) -> ValueError:
+    return ValueError(f"'{text}' is no plug-in; write name, name:value or name:key=value,key=value")
 
 
 def _typed(what: str, value: Any, hint: Any) -> Any:

@@ -6,6 +6,8 @@ import csv
 import io
 import math
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,19 +15,55 @@ from torch import Tensor
 
 from . import config, metrics
 from .attacks.base import BATCH, Attack, Progress, Victim
-from .data import ImageSet, Protocol, Split, protocol, to_float
+from .data import Access, ImageSet, Protocol, Split, protocol, to_float
 from .data.protocol import divide
 from .errors import UserError
-from .files import atomic_write, write_json, write_text
+from .files import write_json, write_text
 from .report.images import image_grid_png
 from .runs import Run, environment
 
 SHOWN = 10
 """Images in the picture: the first of the attacked images, by index and not by beauty."""
-METRICS = {"mse": metrics.mse, "psnr": metrics.psnr, "ssim": metrics.ssim}
+PSNR_LIMIT = 100.0
+"""Decibels at which an image counts as exact: infinity has no mean and no JSON."""
+METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": metrics.mse,
+    "psnr": lambda x, y: metrics.psnr(x, y).clamp(max=PSNR_LIMIT),
+    "ssim": metrics.ssim,
+}
 
 
-def attack_run(
+@dataclass(frozen=True)
+class Outcome:
+    """What an attack achieved.
+
+    ``summary`` is what summary.json holds; ``values`` each metric per image, (N,); ``originals`` and
+    ``reconstructions`` uint8 (N, 3, S, S), in the same order.
+    """
+
+    summary: dict[str, Any]
+    values: dict[str, Tensor]
+    originals: Tensor
+    reconstructions: Tensor
+
+
+def attack_run(run: Run, spec: config.Spec, images: ImageSet, **options: Any) -> dict[str, Any]:
+    """`evaluate`, and leave ``RUN/attacks/NAME/`` with summary.json, per_image.csv and reconstructions.png."""
+    outcome = evaluate(run, spec, images, **options)
+    save(outcome, run, spec.name)
+    return outcome.summary
+
+
+def save(outcome: Outcome, run: Run, name: str) -> None:
+    """Write the three files of an attack; the summary last, so that its presence says the attack is done."""
+    folder = run.path / "attacks" / name
+    rows = [("original", outcome.originals[:SHOWN]), (name, outcome.reconstructions[:SHOWN])]
+    image_grid_png(rows, folder / "reconstructions.png")
+    write_text(folder / "per_image.csv", _csv(outcome.values))
+    write_json(folder / "summary.json", outcome.summary)
+
+
+def evaluate(
     run: Run,
     spec: config.Spec,
     images: ImageSet,
@@ -35,10 +73,8 @@ def attack_run(
     attacked: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Fit the attack ``spec`` on what the protocol gives the attacker and score it; the summary.
-
-    Leaves ``RUN/attacks/NAME/`` with summary.json, per_image.csv and reconstructions.png.
+) -> Outcome:
+    """Fit the attack ``spec`` on what the protocol gives the attacker and score it image by image.
 
     Args:
         attacker_size: train the attack on only this many of its images, class-balanced.
@@ -64,7 +100,7 @@ def attack_run(
     baseline = mean_image_error(parts.attacker_train, parts.attacker_test)
     values = {name: metric(found, truth) for name, metric in METRICS.items()}
     summary = {
-        "attack": config.Spec.model_dump(spec),
+        "attack": spec.model_dump(),
         "protocol": parts.name,
         **{name: metrics.bootstrap_ci(value, _fixed()).as_dict() for name, value in values.items()},
         "baseline_mse": baseline,
@@ -75,22 +111,17 @@ def attack_run(
         "curve": attack.curve(),
         "environment": environment(),
     }
-    folder = run.path / "attacks" / spec.name
-    shown = torch.round(found[:SHOWN] * 255).to(torch.uint8)
-    with atomic_write(folder / "reconstructions.png") as temporary:
-        image_grid_png([("original", parts.attacker_test.images[:SHOWN]), (spec.name, shown)], temporary)
-    write_text(folder / "per_image.csv", _csv(values))
-    write_json(folder / "summary.json", summary)
-    return summary
+    return Outcome(summary, values, parts.attacker_test.images, torch.round(found * 255).to(torch.uint8))
 
 
 @torch.no_grad()
 def reconstruct(attack: Attack, victim: Victim, split: Split, rng: torch.Generator) -> Tensor:
     """Reconstructions (N, 3, S, S) on the CPU: each image crosses the wire once."""
     found = []
-    for images in split.images.split(BATCH):
+    for images, labels in zip(split.images.split(BATCH), split.labels.split(BATCH), strict=True):
         wire = victim.query(to_float(images.to(victim.device)), rng)
-        found.append(attack.reconstruct(wire).cpu())
+        known = labels.to(victim.device) if Access.LABELS in attack.needs else None
+        found.append(attack.reconstruct(wire, known).cpu())
     return torch.cat(found)
 
 
@@ -105,22 +136,30 @@ def mean_image_error(train: Split, test: Split) -> float:
 def flags(mse: Tensor, baseline: float) -> list[str]:
     """Reasons not to trust the evaluation."""
     if float(mse.mean()) >= baseline:
-        return ["the attack does no better than the mean training image: it may have failed, not the wire been private"]
+        return [
+            "the attack does no better than the mean training image: it may have failed, not the wire been private"
+        ]
     return []
 
 
-def _parts(run: Run, images: ImageSet, name: str, attacker_size: int | None, attacked: int | None) -> Protocol:
+def _parts(
+    run: Run, images: ImageSet, name: str, attacker_size: int | None, attacked: int | None
+) -> Protocol:
     trained = run.settings.protocol
     if name != trained and "auxiliary" in (name, trained):
         raise UserError(
             f"the run was trained under protocol {trained}, so its attacker cannot be {name}'s: "
             f"train it with --protocol {name}, or attack it with --protocol {trained}"
         )
+    if attacked is not None and attacked < 2:
+        raise UserError(f"attacked is {attacked}; expected at least 2 images: one has no confidence interval")
     parts = protocol(name, images, seed=run.settings.seed, attacker_test_size=attacked)
     if attacker_size is None:
         return parts
     if not 2 <= attacker_size <= len(parts.attacker_train):
-        raise UserError(f"attacker size {attacker_size}: protocol {name} has {len(parts.attacker_train)} images for it")
+        raise UserError(
+            f"attacker size {attacker_size}: protocol {name} has {len(parts.attacker_train)} images for it"
+        )
     fewer, _ = divide(parts.attacker_train, attacker_size, torch.Generator().manual_seed(run.settings.seed))
     return Protocol(**{**vars(parts), "attacker_train": fewer})
 
@@ -130,7 +169,10 @@ def _csv(values: dict[str, Tensor]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", *values])
     columns = [value.tolist() for value in values.values()]
-    writer.writerows([i, *(f"{v:.8g}" if math.isfinite(v) else v for v in row)] for i, row in enumerate(zip(*columns, strict=True)))
+    writer.writerows(
+        [i, *(f"{v:.8g}" if math.isfinite(v) else v for v in row)]
+        for i, row in enumerate(zip(*columns, strict=True))
+    )
     return text.getvalue()
 
 

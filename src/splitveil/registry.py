@@ -10,10 +10,10 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
-from .errors import unknown
+from .errors import UserError, unknown
 
 T = TypeVar("T")
 KINDS = {
@@ -79,8 +79,23 @@ def _discover(kind: str) -> dict[str, Any]:
         for thing in vars(module).values():
             # `vars` and not the attribute: a subclass must not be taken for its base's plug-in.
             names = getattr(thing, "__dict__", {}).get("__plugin_names__", ())
-            if getattr(thing, "__module__", None) == module.__name__:
-                found.update(dict.fromkeys(names, thing))
+            if getattr(thing, "__module__", None) != module.__name__:
+                continue
+            for name in names:
+                if found.setdefault(name, thing) is not thing:
+                    raise ValueError(f"the {KINDS[kind]} '{name}' is registered twice: by {found[name]} and {thing}")
     for point in entry_points(group=f"splitveil.{kind}"):
-        found.setdefault(point.name, point.load())
+        if point.name not in found:
+            found[point.name] = _load(kind, point)
     return found
+
+
+def _load(kind: str, point: EntryPoint) -> Any:
+    try:
+        return point.load()
+    except Exception as error:  # a stranger's package may fail in any way, and must be named
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        package = point.module.partition(".")[0]
+        raise UserError(
+            f"the {KINDS[kind]} '{point.name}' of {package} cannot be loaded ({reason}); repair or uninstall {package}"
+        ) from error

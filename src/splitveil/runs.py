@@ -29,16 +29,24 @@ def build_model(settings: config.TrainConfig, images: data.ImageSet) -> SplitMod
     bottleneck = None
     if settings.bottleneck is not None:
         bottleneck = zoo.Bottleneck(
-            settings.bottleneck, settings.bottleneck_stride, settings.bottleneck_kernel, settings.bottleneck_relu
+            settings.bottleneck,
+            settings.bottleneck_stride,
+            settings.bottleneck_kernel,
+            settings.bottleneck_relu,
         )
     parts = zoo.build(
-        settings.arch, cut=settings.cut, classes=len(images.classes), image_size=images.size, bottleneck=bottleneck
+        settings.arch,
+        cut=settings.cut,
+        classes=len(images.classes),
+        image_size=images.size,
+        bottleneck=bottleneck,
     )
     stack = Stack(*(spec.make("defenses") for spec in settings.defense))
     model = SplitModel(parts.encoder, parts.tail, defense=stack, mean=images.mean, std=images.std)
     with torch.no_grad():
         example = model.eval().features(torch.zeros(1, 3, images.size, images.size))
     model.register_buffer("wire_shape", torch.tensor(example.shape[1:]), persistent=False)
+    model.register_buffer("image_shape", torch.tensor([3, images.size, images.size]), persistent=False)
     stack.install(model)
     return model
 
@@ -56,7 +64,9 @@ def load_images(settings: config.TrainConfig, *, download: bool = False) -> data
 
 def save_weights(model: SplitModel, path: Path) -> None:
     """Write encoder.*, tail.*, defense.* and the normalisation as safetensors, in one rename."""
-    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
+    tensors = {
+        k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)
+    }
     with atomic_write(path) as temporary:
         try:
             save_file(tensors, temporary)
@@ -87,7 +97,9 @@ class Run:
         """
         path = Path(path)
         if not (path / "config.yaml").is_file():
-            raise UserError(f"{path} is no run: it has no config.yaml; train one with `splitveil train --out {path}`")
+            raise UserError(
+                f"{path} is no run: it has no config.yaml; train one with `splitveil train --out {path}`"
+            )
         if not (path / "summary.json").is_file():
             raise UserError(
                 f"{path} is not finished: its training was stopped; go on with "
@@ -116,6 +128,7 @@ def load_weights(model: SplitModel, path: Path) -> None:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot read the weights {path}: {error}; train the run again") from None
+    cast(Defense, model.defense).restructure_like(model, tensors)
     wanted = {k: v for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
     for name, value in wanted.items():
         if name not in tensors:

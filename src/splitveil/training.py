@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
@@ -20,13 +22,12 @@ from . import config, fastconv
 from .data import ImageSet, Split, augment, protocol, to_float
 from .defenses.base import Features, Stack, Step
 from .errors import UserError
+from .features import FeatureKeeper, capacity
 from .files import atomic_write, write_json, write_text
 from .metrics import binomial_ci
 from .runs import build_model, environment, load_weights, parameter_counts, save_weights
 from .split import SplitModel
 
-FEATURE_BYTES = 2**29
-"""Memory for the features of an epoch; wider wires keep a random part of the images (they come shuffled)."""
 EVALUATION_BATCH = 256
 Progress = Callable[[int, int, dict[str, Any]], None]
 """Called after each step with (epoch, steps done in all, the last epoch's record)."""
@@ -66,14 +67,17 @@ def generator(device: torch.device, *parts: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed % 2**63)
 
 
-INIT, SHUFFLE, STEP, REFIT, VALIDATE, TEST = range(6)  # purposes of generators
+LAYERS, SHUFFLE, STEP, REFIT, VALIDATE, TEST = range(6)  # purposes of generators
 
 
-def batches(count: int, size: int, rng: torch.Generator) -> list[Tensor]:
-    """A permutation in batches of ``size``; a lone last image joins the batch before (batch norm needs two)."""
+def batches(count: int, size: int, rng: torch.Generator, smallest: int = 2) -> list[Tensor]:
+    """A permutation in batches of ``size``; a last one below ``smallest`` joins the one before it.
+
+    Batch norm needs two images on every process, so ``smallest`` is twice their number.
+    """
     order = torch.randperm(count, generator=rng, device=rng.device)
     parts = list(order.split(size))
-    if len(parts) > 1 and len(parts[-1]) == 1:
+    if len(parts) > 1 and len(parts[-1]) < smallest:
         parts[-2:] = [torch.cat(parts[-2:])]
     return parts
 
@@ -93,7 +97,9 @@ def correct(model: SplitModel, split: Split, rng: torch.Generator) -> Tensor:
     """bool (N,): which images the split model classifies right from the noisy wire."""
     device = model.mean.device
     hits = []
-    for images, labels in zip(split.images.split(EVALUATION_BATCH), split.labels.split(EVALUATION_BATCH), strict=True):
+    for images, labels in zip(
+        split.images.split(EVALUATION_BATCH), split.labels.split(EVALUATION_BATCH), strict=True
+    ):
         x = to_float(images.to(device)).to(memory_format=torch.channels_last)
         hits.append(model(x, rng).argmax(1) == labels.to(device))
     return torch.cat(hits).cpu()
@@ -115,10 +121,18 @@ class Trainer:
     def __init__(self, settings: config.TrainConfig, images: ImageSet, out: Path, fabric: Fabric):
         self.settings, self.out, self.fabric = settings, out, fabric
         self.parts = protocol(settings.protocol, images, seed=settings.seed)
-        torch.manual_seed(settings.seed)  # torch's layers draw their initial weights from the global generator
+        torch.manual_seed(
+            settings.seed
+        )  # torch's layers draw their initial weights from the global generator
         self.model = build_model(settings, images)
         self.classes = len(images.classes)
+        if len(self.parts.defender_train) < 2 * fabric.world_size:
+            raise UserError(
+                f"{len(self.parts.defender_train)} training images are too few for {fabric.world_size} processes; "
+                "expected at least two for each"
+            )
         self.stack = cast(Stack, self.model.defense)
+        _check_epochs(self.stack, settings.epochs)
         self.step = TrainingStep(self.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.train = self.parts.defender_train.to(fabric.device)
         if fastconv.worth_it() and fabric.device.type == "cpu":
@@ -135,7 +149,9 @@ class Trainer:
         nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.step, ignored)
         self.forward, self.optimizer = self.fabric.setup(self.step, optimizer)
 
-    def _rng(self, purpose: int, epoch: int, rank: int = 0, device: torch.device | None = None) -> torch.Generator:
+    def _rng(
+        self, purpose: int, epoch: int, rank: int = 0, device: torch.device | None = None
+    ) -> torch.Generator:
         return generator(device or self.fabric.device, self.settings.seed, purpose, epoch, rank)
 
     def run(self, progress: Progress | None = None) -> dict[str, Any]:
@@ -144,7 +160,15 @@ class Trainer:
         while self.state.epoch < self.settings.epochs:
             start, epoch = time.perf_counter(), self.state.epoch
             record = self._epoch(epoch, progress)
-            accuracy = correct(self.model.eval(), self.parts.utility_val, self._rng(VALIDATE, epoch)).float().mean().item()
+            if self.stack.restructure(epoch, self.model):
+                self._setup()
+                self.state.best_accuracy = -1.0  # what was chosen before is not the defended network
+            accuracy = (
+                correct(self.model.eval(), self.parts.utility_val, self._rng(VALIDATE, epoch))
+                .float()
+                .mean()
+                .item()
+            )
             seconds = time.perf_counter() - start
             record |= {
                 "accuracy_val": accuracy,
@@ -153,43 +177,53 @@ class Trainer:
                 "images_per_second": len(self.train) / seconds,
             }
             records.append(record)
-            if not math.isfinite(record["loss"]):
-                raise UserError(f"the loss is {record['loss']} in epoch {epoch}; lower --lr or the weight of the defense")
-            if self.stack.restructure(epoch, self.model):
-                self._setup()
             if accuracy >= self.state.best_accuracy:  # on a tie the later: it has had more of the defence
                 self.state.best_epoch, self.state.best_accuracy = epoch, accuracy
                 if self.fabric.is_global_zero:
                     save_weights(self.model, self.out / "model.safetensors")
             self.state.epoch += 1
             self._checkpoint()
+        self.fabric.barrier()  # the chosen weights are on the disk before anybody reads them
         return self._summary()
 
     def _epoch(self, epoch: int, progress: Progress | None) -> dict[str, Any]:
         fabric, settings = self.fabric, self.settings
         rng = self._rng(STEP, epoch, fabric.global_rank)
-        plan = batches(len(self.train), settings.batch_size, self._rng(SHUFFLE, epoch))
-        keep = _Keeper(len(self.train), fabric.device) if self.stack.wants_features else None
+        # Dropout layers draw from the global generator: seeded per epoch, a resumed run repeats an uninterrupted one.
+        torch.manual_seed(self._rng(LAYERS, epoch, fabric.global_rank).initial_seed())
+        plan = batches(len(self.train), settings.batch_size, self._rng(SHUFFLE, epoch), 2 * fabric.world_size)
+        keep = FeatureKeeper(len(self.train), fabric.device) if self.stack.wants_features else None
         totals: dict[str, Tensor] = {}
         self.forward.train()
         for number, index in enumerate(plan):
             done = epoch * len(plan) + number
             share = index[fabric.global_rank :: fabric.world_size]
-            if len(index) < 2 * fabric.world_size:  # too few for batch norm on every rank
-                continue
             losses = self._step(share, rng, done / (settings.epochs * len(plan)), keep)
             for name, value in losses.items():
                 totals[name] = totals.get(name, torch.zeros((), device=fabric.device)) + value.detach()
             if progress:
                 progress(epoch, done + 1, self.state.records[-1] if self.state.records else {})
+        losses = {
+            name: float(cast(Tensor, fabric.all_reduce(value))) / len(plan) for name, value in totals.items()
+        }
+        if not math.isfinite(loss := sum(losses.values())):
+            raise UserError(f"the loss is {loss} in epoch {epoch}; lower --lr or the weight of the defense")
+        self._agree()
         if keep is not None:
             z, y = keep.gathered(fabric)
             features = Features(z, y, self.classes, self._rng(REFIT, epoch), self._extract)
             self.stack.refit(epoch, features)
-        losses = {name: float(value) / len(plan) for name, value in totals.items()}
-        return {"epoch": epoch, "loss": sum(losses.values()), "losses": losses}
+        return {"epoch": epoch, "loss": loss, "losses": losses}
 
-    def _step(self, index: Tensor, rng: torch.Generator, progress: float, keep: _Keeper | None) -> dict[str, Tensor]:
+    def _agree(self) -> None:
+        """Give every process the first one's batch-norm statistics: each has updated them on its own share."""
+        if self.fabric.world_size > 1:
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    def _step(
+        self, index: Tensor, rng: torch.Generator, progress: float, keep: FeatureKeeper | None
+    ) -> dict[str, Tensor]:
         settings = self.settings
         lr = learning_rate(settings, progress)
         for group in self.optimizer.param_groups:
@@ -217,10 +251,14 @@ class Trainer:
     def _extract(self) -> tuple[Tensor, Tensor]:
         """Features of the un-augmented training images: the published extra pass."""
         self.model.eval()
-        count = min(len(self.train), _capacity(int(self.model.wire_shape.prod())))  # type: ignore[operator]
-        images = self.train.images[:count].split(EVALUATION_BATCH)
-        z = [self.model.features(to_float(part).to(memory_format=torch.channels_last)).flatten(1) for part in images]
-        return torch.cat(z), self.train.labels[:count]
+        count = min(len(self.train), capacity(int(self.model.wire_shape.prod())))  # type: ignore[operator]
+        # The images may be sorted by class, so that the part that fits must be drawn: always the same one.
+        order = torch.randperm(len(self.train), generator=self._rng(REFIT, 0, 1), device=self.fabric.device)[
+            :count
+        ]
+        parts = (to_float(self.train.images[index]) for index in order.split(EVALUATION_BATCH))
+        z = [self.model.features(part.to(memory_format=torch.channels_last)).flatten(1) for part in parts]
+        return torch.cat(z), self.train.labels[order]
 
     def _checkpoint(self) -> None:
         if not self.fabric.is_global_zero:
@@ -232,15 +270,28 @@ class Trainer:
             "settings": config.dump(self.settings),
         }
         with atomic_write(self.out / "checkpoint" / "last.pt") as temporary:
-            torch.save(state, temporary)
-        write_text(self.out / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.state.records or []))
+            try:
+                torch.save(state, temporary)
+            except RuntimeError as error:  # it hides the system's error: a full disk must read as one
+                raise OSError(str(error).partition("\n")[0]) from error
+        write_text(
+            self.out / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.state.records or [])
+        )
 
     def resume(self) -> None:
         """Go back to the last checkpoint; without one, to the beginning."""
         path = self.out / "checkpoint" / "last.pt"
         if not path.is_file():
             return
-        saved = torch.load(path, map_location=self.fabric.device, weights_only=True)
+        try:
+            saved = torch.load(path, map_location=self.fabric.device, weights_only=True)
+        except (OSError, EOFError, RuntimeError, LookupError, UnpicklingError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(
+                f"{path} is damaged ({reason}); delete it and --resume starts from the beginning"
+            ) from None
+        if self.stack.restructure_like(self.model, saved["model"]):
+            self._setup()
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.state = State(**saved["state"])
@@ -265,6 +316,15 @@ class Trainer:
         if self.fabric.is_global_zero:
             write_json(self.out / "summary.json", summary)
         return summary
+
+
+def _check_epochs(stack: Stack, epochs: int) -> None:
+    late = [part for part in stack if part.acts_after >= epochs]
+    if late:
+        name, after = late[0].__plugin_names__[0], late[0].acts_after
+        raise UserError(
+            f"{name} acts after {after} epochs, but the training has {epochs}; train longer, or let it act earlier"
+        )
 
 
 def fit(
@@ -296,6 +356,11 @@ def fit(
     if gpu and settings.devices > torch.cuda.device_count():
         raise UserError(f"--devices {settings.devices}: this machine has {torch.cuda.device_count()} GPUs")
     several = settings.devices > 1
+    if several and settings.batch_size < 2 * settings.devices:
+        raise UserError(
+            f"batch size {settings.batch_size} is too small for --devices {settings.devices}; "
+            f"expected at least {2 * settings.devices}: two images for each"
+        )
     fabric = Fabric(
         accelerator="cuda" if gpu else "cpu",
         devices=settings.devices,
@@ -303,7 +368,24 @@ def fit(
         precision=precision(settings.precision, torch.device("cuda" if gpu else "cpu")),  # type: ignore[arg-type]
     )
     # Spawned processes cannot carry a bar across; the first one's records are in metrics.jsonl.
-    return fabric.launch(_train, settings, images, out, resume, None if several else progress)
+    try:
+        # Bound, and not arguments: launching looks into those, and refuses frozen dataclasses.
+        train = functools.partial(
+            _train,
+            settings=settings,
+            images=images,
+            out=out,
+            resume=resume,
+            progress=None if several else progress,
+        )
+        return fabric.launch(train)
+    except (
+        torch.multiprocessing.ProcessRaisedException
+    ) as error:  # carries the traceback of the process as text
+        _, ours, message = str(error).rpartition(f"\n{UserError.__module__}.{UserError.__name__}: ")
+        if not ours:
+            raise
+        raise UserError(message.strip()) from None
 
 
 def _train(
@@ -314,12 +396,13 @@ def _train(
     resume: bool,
     progress: Progress | None,
 ) -> dict[str, Any]:
-    trainer = Trainer(settings, images, out, fabric)
-    if fabric.is_global_zero:
-        write_text(out / "config.yaml", config.dump(settings, splitveil=environment()["splitveil"]))
-    if resume:
-        trainer.resume()
-    return trainer.run(progress)
+    with torch.random.fork_rng():  # layers draw weights and dropout from torch's global generators
+        trainer = Trainer(settings, images, out, fabric)
+        if fabric.is_global_zero:
+            write_text(out / "config.yaml", config.dump(settings, splitveil=environment()["splitveil"]))
+        if resume:
+            trainer.resume()
+        return trainer.run(progress)
 
 
 def _claim(settings: config.TrainConfig, out: Path, resume: bool) -> None:
@@ -335,43 +418,3 @@ def _claim(settings: config.TrainConfig, out: Path, resume: bool) -> None:
     changed = [f"{key} was {old[key]}, now {new[key]}" for key in new if old[key] != new[key]]
     if changed:
         raise UserError(f"cannot resume {out} with other settings: {'; '.join(changed)}; use another --out")
-
-
-class _Keeper:
-    """The features of one epoch, in one preallocated array."""
-
-    def __init__(self, count: int, device: torch.device):
-        self.count, self.device, self.filled = count, device, 0
-        self.z: Tensor | None = None
-        self.y: Tensor | None = None
-
-    def add(self, z: Tensor, y: Tensor) -> None:
-        flat = z.detach().flatten(1)
-        if self.z is None or self.y is None:
-            rows = min(self.count, _capacity(flat.shape[1]))
-            self.z = torch.empty(rows, flat.shape[1], device=self.device)
-            self.y = torch.empty(rows, dtype=torch.long, device=self.device)
-        rows = min(len(flat), len(self.z) - self.filled)
-        self.z[self.filled : self.filled + rows] = flat[:rows]
-        self.y[self.filled : self.filled + rows] = y[:rows]
-        self.filled += rows
-
-    def gathered(self, fabric: Fabric) -> tuple[Tensor, Tensor]:
-        """The features of all ranks, the same on each."""
-        assert self.z is not None and self.y is not None
-        z, y = self.z[: self.filled], self.y[: self.filled]
-        if fabric.world_size == 1:
-            return z, y
-        rows = [int(n) for n in cast(Tensor, fabric.all_gather(torch.tensor(self.filled, device=self.device)))]
-        longest = max(rows)
-        z = nn.functional.pad(z, (0, 0, 0, longest - len(z)))
-        y = nn.functional.pad(y, (0, longest - len(y)))
-        all_z, all_y = cast(Tensor, fabric.all_gather(z)), cast(Tensor, fabric.all_gather(y))
-        return (
-            torch.cat([part[:n] for part, n in zip(all_z, rows, strict=True)]),
-            torch.cat([part[:n] for part, n in zip(all_y, rows, strict=True)]),
-        )
-
-
-def _capacity(dimensions: int) -> int:
-    return max(2, FEATURE_BYTES // (4 * dimensions))

@@ -59,7 +59,7 @@ class DecoderAttack(Attack):
             raise UserError(f"decoder: the attacker has {len(images)} images; expected at least 3")
         judge, train = victim.observe(images.subset(order[:held])), victim.observe(images.subset(order[held:]))
         self._build(victim, judge, images.images.shape[-1], rng)
-        best, seed = math.inf, 0
+        best, seed, self._curve = math.inf, 0, []
         total = self.epochs * math.ceil(len(train) / self.batch_size)
         optimizer = torch.optim.Adam(self.decoder.parameters(), self.lr, weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs, eta_min=min(1e-5, self.lr))
@@ -76,6 +76,8 @@ class DecoderAttack(Attack):
             self._curve.append(self._error(judge, torch.Generator(rng.device).manual_seed(seed)))
             if self._curve[-1] < best:
                 best, self._best = self._curve[-1], copy.deepcopy(self.decoder.state_dict())
+        if not math.isfinite(best):
+            raise UserError(f"decoder: the error is {self._curve[-1]} in every epoch; lower lr ({self.lr})")
         self.decoder.load_state_dict(self._best)
 
     def _build(self, victim: Victim, seen: Observations, size: int, rng: torch.Generator) -> None:

@@ -74,8 +74,12 @@ def fit(
     start: Tensor | None = None,
     iterations: int = 50,
     tolerance: float = 1e-3,
+    sample: int = 512,
 ) -> Clusters:
     """Lloyd's algorithm in every class at once.
+
+    The centres are looked for among the first ``sample`` features of each class (they come shuffled); assignment,
+    means and variances are then those of all of them.
 
     Args:
         z: (N, m) features. y: (N,) classes. k: clusters per class.
@@ -87,14 +91,19 @@ def fit(
     tensor([[2., 2.]])
     """
     grouped, valid = by_class(z, y, classes)
-    centers = seed_centers(grouped, valid, k, rng) if start is None else start.clone()
-    assigned = torch.full(valid.shape, -1, device=z.device)
+    part, known = grouped[:, :sample], valid[:, :sample]
+    centers = seed_centers(part, known, k, rng) if start is None else start.clone()
+    assigned = torch.full(known.shape, -1, device=z.device)
     for _ in range(iterations):
-        previous, assigned = assigned, _assign(grouped, centers)
+        previous, assigned = assigned, _assign(part, centers)
+        counts, sums = _sums(part, known, assigned, k)
+        centers = torch.where(counts[..., None] > 0, sums / counts.clamp_min(1)[..., None], centers)
+        if float(((assigned != previous) & known).sum()) <= tolerance * known.sum():
+            break
+    if part.shape != grouped.shape:
+        assigned = _assign(grouped, centers)
         counts, sums = _sums(grouped, valid, assigned, k)
         centers = torch.where(counts[..., None] > 0, sums / counts.clamp_min(1)[..., None], centers)
-        if float(((assigned != previous) & valid).sum()) <= tolerance * len(y):
-            break
     residual = grouped - centers.gather(1, assigned[..., None].expand(-1, -1, z.shape[1]))
     counts, squares = _sums(residual.square_(), valid, assigned, k)
     return Clusters(centers, counts, squares / counts.clamp_min(1)[..., None])

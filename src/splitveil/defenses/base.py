@@ -15,6 +15,7 @@ from ..errors import UserError, did_you_mean
 
 HOOKS = frozenset(
     {"install", "on_wire", "before_step", "loss", "refit", "restructure", "noise_variance", "leakage", "own_parameters"}
+    | {"restructure_like"}
 )
 
 
@@ -73,6 +74,10 @@ class Defense(nn.Module):
 
     needs_features: ClassVar[bool] = False
     """True where ``refit`` wants the features of each epoch; the loop collects them only then."""
+    install_order: ClassVar[int] = 0
+    """Lower ones are installed first: -2 changes the network, -1 adds noise whose variance others ask for."""
+    acts_after: int = 0
+    """Epochs that must have passed before the defence does its work; a training that ends earlier is refused."""
 
     def __init_subclass__(cls, helpers: tuple[str, ...] = (), **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -101,6 +106,10 @@ class Defense(nn.Module):
 
     def restructure(self, epoch: int, model: Any) -> bool:
         """Called after each epoch; True where parameters were replaced: the optimiser is then rebuilt."""
+        return False
+
+    def restructure_like(self, model: Any, tensors: dict[str, Tensor]) -> bool:
+        """Give the model the shapes of saved ``tensors`` before they are loaded; True where parameters were replaced."""
         return False
 
     def noise_variance(self) -> float:
@@ -135,7 +144,7 @@ class Stack(Defense, helpers=("losses",)):
         return iter(self.parts)
 
     def install(self, model: Any) -> None:
-        for part in self.parts:
+        for part in sorted(self.parts, key=lambda part: part.install_order):  # type: ignore[arg-type, return-value]
             part.install(model)
 
     def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
@@ -163,6 +172,9 @@ class Stack(Defense, helpers=("losses",)):
 
     def restructure(self, epoch: int, model: Any) -> bool:
         return any([part.restructure(epoch, model) for part in self.parts])  # a list: every part is asked
+
+    def restructure_like(self, model: Any, tensors: dict[str, Tensor]) -> bool:
+        return any([part.restructure_like(model, tensors) for part in self.parts])
 
     def noise_variance(self) -> float:
         return sum(part.noise_variance() for part in self.parts)

@@ -1,0 +1,163 @@
+"""Speed of training and attacking, as ratios measured side by side in one run.
+
+    python benchmarks/speed.py [--root data/cifar10] [--rounds 15] [--out benchmarks/speed.json]
+
+Each round times every variant once, in turn, so that a machine whose speed drifts treats them alike. Ratios are
+medians over the rounds of the ratio within a round, with the quartiles behind them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from rich.table import Table
+from torch.nn.functional import cross_entropy, mse_loss
+
+from splitveil import config, data, fastconv, runs, zoo
+from splitveil.attacks.base import Victim
+from splitveil.attacks.decoder import DecoderAttack
+from splitveil.defenses import _kmeans
+from splitveil.defenses.base import Features
+from splitveil.files import write_json
+from splitveil.training import Trainer
+
+NET = {"arch": "vgg11_bn_sgm", "cut": 4, "bottleneck": 8}
+BATCH = 128
+
+
+def trainer(images: data.ImageSet, *defense: str) -> Callable[[], object]:
+    """One default training step, augmentation included."""
+    settings = config.parse({"data": "cifar10", **NET, "defense": defense, "epochs": 2}).resolve()
+    made = Trainer(settings, images, Path(tempfile.mkdtemp()), Fabric(accelerator="auto", devices=1))
+    rng = torch.Generator(made.fabric.device).manual_seed(0)
+    with torch.no_grad():
+        z, y = made._extract()
+    made.stack.refit(0, Features(z, y, 10, rng))
+    made.forward.train()
+    index = torch.arange(BATCH, device=made.fabric.device)
+    return lambda: made._step(index, rng, 0.6, None)
+
+
+def plain_training(images: data.ImageSet) -> Callable[[], object]:
+    """The same network in an ordinary fp32 loop: no augmentation, no defence but the noise."""
+    parts = zoo.build(NET["arch"], cut=4, classes=10, image_size=32, bottleneck=zoo.Bottleneck(8))
+    encoder, tail = parts.encoder.train(), parts.tail.train()
+    optimizer = torch.optim.SGD([*encoder.parameters(), *tail.parameters()], 0.05, momentum=0.9, weight_decay=5e-4)
+    x, y = data.to_float(images.train.images[:BATCH]), images.train.labels[:BATCH]
+
+    def step() -> None:
+        z = encoder(x)
+        loss = cross_entropy(tail(z + 0.025 * torch.randn_like(z)), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def decoder_steps(images: data.ImageSet) -> tuple[Callable[[], object], Callable[[], object]]:
+    """(ours, plain): a training step of the decoder attack, batch 256."""
+    settings = config.parse({"data": "cifar10", **NET, "defense": ["gaussian:0.025"]}).resolve()
+    victim = Victim(runs.build_model(settings, images), frozenset(data.Access))
+    rng = torch.Generator().manual_seed(0)
+    seen = victim.observe(images.train.subset(torch.arange(1024)))
+    attack = DecoderAttack()
+    attack._build(victim, seen, 32, rng)
+    index = torch.arange(256)
+    optimizer = torch.optim.Adam(attack.decoder.parameters(), 1e-3, weight_decay=1e-4)
+    attack.decoder.train()
+    plain = zoo.decoders.build(attack.network, feature_shape=(8, 8, 8), image_size=32).train()
+    plain_optimizer = torch.optim.Adam(plain.parameters(), 1e-3, weight_decay=1e-4)
+    z, x = seen.wire(index, rng).contiguous(), seen.images(index)
+
+    def step() -> None:
+        loss = mse_loss(plain(z + 0.025 * torch.randn_like(z)), x)
+        plain_optimizer.zero_grad()
+        loss.backward()
+        plain_optimizer.step()
+
+    return lambda: attack._step(seen, index, optimizer, rng), step
+
+
+def rounds(variants: dict[str, Callable[[], object]], count: int) -> dict[str, list[float]]:
+    """Seconds of each variant in each round; the first round warms up."""
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for number in range(count + 1):
+        for name, call in variants.items():
+            start = time.perf_counter()
+            call()
+            if number:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def ratio(above: list[float], below: list[float]) -> dict[str, float]:
+    """Median and quartiles of above/below, round by round."""
+    low, mid, high = statistics.quantiles([a / b for a, b in zip(above, below, strict=True)], n=4)
+    return {"median": mid, "quartile_1": low, "quartile_3": high}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=Path("data/cifar10"))
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/speed.json"))
+    args = parser.parse_args()
+    images = data.load("cifar10", root=args.root, train_size=2000, test_size=100)
+    rng = torch.Generator().manual_seed(0)
+    ours, plain = decoder_steps(images)
+    index = torch.arange(BATCH)
+    crop = {"crop_padding": 4, "flip": True, "rotate_degrees": 15.0}
+    t = rounds(
+        {
+            "plain fp32 loop": plain_training(images),
+            "step": trainer(images, "gaussian:0.025"),
+            "step with CEM": trainer(images, "gaussian:0.025", "cem:16"),
+            "step with CEM, released loss": trainer(images, "gaussian:0.025", "cem:weight=16,loss=released"),
+            "images and augmentation": lambda: data.augment(images.train.images[index], rng, **crop),
+            "attack step": ours,
+            "plain attack step": plain,
+        },
+        args.rounds,
+    )
+    z, y = torch.rand(50_000, 512, generator=rng), torch.arange(50_000) % 10
+    refit = rounds({"refit": lambda: _kmeans.fit(z, y, 10, 5, rng)}, 3)["refit"]
+    result = {
+        "machine": runs.environment() | {"threads": torch.get_num_threads(), "winograd": fastconv.worth_it()},
+        "milliseconds": {name: 1000 * statistics.median(values) for name, values in t.items()},
+        "ratios": {
+            "plain loop / default step": ratio(t["plain fp32 loop"], t["step"]),
+            "step with CEM / without": ratio(t["step with CEM"], t["step"]),
+            "step with CEM (released) / without": ratio(t["step with CEM, released loss"], t["step"]),
+            "augmentation / step": ratio(t["images and augmentation"], t["step"]),
+            "plain attack step / ours": ratio(t["plain attack step"], t["attack step"]),
+        },
+        "refit_50000x512_seconds": statistics.median(refit),
+        "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+    write_json(args.out, result)
+    show(result)
+
+
+def show(result: dict) -> None:
+    table = Table("what", "median", "quartiles", title=str(result["machine"]))
+    for name, value in result["ratios"].items():
+        table.add_row(name, f"{value['median']:.3f}", f"{value['quartile_1']:.3f} to {value['quartile_3']:.3f}")
+    for name, value in result["milliseconds"].items():
+        table.add_row(name, f"{value:.1f} ms", "")
+    table.add_row("k-means of 50,000 × 512 into 10 × 5", f"{result['refit_50000x512_seconds']:.2f} s", "")
+    table.add_row("peak memory of all this", f"{result['peak_memory_gib']:.2f} GiB", "")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

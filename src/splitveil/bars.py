@@ -1,0 +1,50 @@
+"""Progress bars on standard error; nothing where it is no terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def bars() -> Progress:
+    """An empty set of bars, to be entered with ``with``."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+def training(bar: Progress, title: str, epochs: int) -> Callable[[int, int, dict[str, Any]], None]:
+    """The progress callback of `training.fit`."""
+    task = bar.add_task(title, total=epochs, note="")
+    steps: list[int] = []  # done when each epoch began; the first epoch tells how many an epoch has
+
+    def show(epoch: int, done: int, last: dict[str, Any]) -> None:
+        if len(steps) <= epoch:
+            steps.append(done - 1)
+        part = (done - steps[-1]) / (steps[-1] - steps[-2]) if len(steps) > 1 else 0.0
+        note = f"loss {last['loss']:.3f}, validation {last['accuracy_val']:.1%}" if last else ""
+        bar.update(task, completed=epoch + min(part, 1.0), note=note)
+
+    return show
+
+
+def attack(bar: Progress, title: str) -> Callable[[int, int, float], None]:
+    """The progress callback of `Attack.fit`."""
+    task = bar.add_task(title, total=None, note="")
+
+    def show(done: int, total: int, error: float) -> None:
+        note = "" if math.isnan(error) else f"held-out MSE {error:.4f}"
+        bar.update(task, completed=done, total=total, note=note)
+
+    return show

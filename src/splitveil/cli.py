@@ -1,0 +1,225 @@
+"""The command: parses, calls, prints. Everything it does can be done from Python too."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from . import __version__, bars, config
+from .errors import UserError, unknown
+from .registry import KINDS, Registry
+
+app = App(
+    name="splitveil",
+    help="Train split networks whose wire gives nothing away, attack them, and show what an attacker sees.",
+    version=__version__,
+    result_action="return_value",
+)
+LISTS = {
+    "models": "zoo",
+    "decoders": "zoo.decoders",
+    "data": "data",
+    "defenses": "defenses",
+    "attacks": "attacks",
+}
+out_console, error_console = Console(), Console(stderr=True)
+FLAGS = config.flags()
+
+
+@app.command
+def demo(*, out: Path = Path("demo"), seed: int = 0) -> None:
+    """Train two small models on digits, noise alone and noise with CEM; attack both; write OUT/report.html.
+
+    Parameters
+    ----------
+    out
+        Folder of the report; an earlier demo in it is replaced.
+    seed
+        Of everything that is drawn.
+    """
+    from .demo import run_demo
+
+    with bars.bars() as bar:
+        page = run_demo(out, seed=seed, bar=bar)
+    out_console.print(f"open [bold]{page.absolute()}[/bold] in a browser")
+
+
+@app.command
+def train(
+    *,
+    out: Path,
+    config_file: Annotated[Path | None, Parameter(name="--config")] = None,
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    download: Annotated[bool, Parameter(negative="")] = False,
+    flags: Annotated[FLAGS | None, Parameter(name="*")] = None,  # type: ignore[valid-type]
+) -> None:
+    """Train a split classifier. Settings come from --config and, over it, from the flags.
+
+    Parameters
+    ----------
+    out
+        Folder of the run.
+    config_file
+        YAML file of settings, e.g. the config.yaml of another run.
+    resume
+        Go on with the run in --out from its last epoch.
+    download
+        Fetch the image set where it is published in one archive.
+    """
+    from . import runs
+    from .training import fit
+
+    values = config.load(config_file) if config_file else {}
+    values |= flags.model_dump(exclude_none=True) if flags else {}  # type: ignore[attr-defined]
+    settings = config.parse(values).resolve()
+    images = runs.load_images(settings, download=download)
+    with bars.bars() as bar:
+        summary = fit(
+            settings, images, out, resume=resume, progress=bars.training(bar, "training", settings.epochs)
+        )
+    table = Table("", "value", title=str(out))
+    accuracy = summary["accuracy"]
+    table.add_row("test accuracy", _interval(accuracy, percent=True))
+    table.add_row("chosen epoch (on validation images)", f"{summary['epoch'] + 1} of {settings.epochs}")
+    if summary["leakage_nats"] is not None:
+        table.add_row("leakage estimate", f"{summary['leakage_nats']:.0f} nats per image")
+    table.add_row("wire", f"{tuple(summary['wire']['shape'])}, {summary['wire']['bytes']} bytes")
+    table.add_row("parameters on the device", f"{summary['parameters']['encoder']:,}")
+    table.add_row("seconds", f"{summary['seconds']:.0f}")
+    out_console.print(table)
+    out_console.print(f"attack it: splitveil attack {out} --attack decoder")
+
+
+@app.command
+def attack(
+    run: Path,
+    *,
+    attack: list[str],
+    protocol: str | None = None,
+    epochs: int | None = None,
+    attacker_size: int | None = None,
+    attacked: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Attack a finished run and leave RUN/attacks/NAME/ with summary.json, per_image.csv, reconstructions.png.
+
+    Parameters
+    ----------
+    run
+        Run folder that `splitveil train` made.
+    attack
+        Attack, name:value or name:key=value,...; may be given several times.
+    protocol
+        train_time, inference_time or auxiliary; default: the one that the run was trained under.
+    epochs
+        Epochs of trained attacks.
+    attacker_size
+        Let the attacker train on only this many images.
+    attacked
+        Reconstruct only this many images.
+    seed
+        Of the attack.
+    """
+    from . import runs
+    from .evaluation import attack_run
+
+    opened = runs.Run.open(run)
+    specs = [_with_epochs(_spec(text), epochs).resolve("attacks") for text in attack]
+    images = runs.load_images(opened.settings)
+    rows = []
+    with bars.bars() as bar:
+        for spec in specs:
+            rows.append(
+                attack_run(
+                    opened,
+                    spec,
+                    images,
+                    protocol_name=protocol or opened.settings.protocol,
+                    attacker_size=attacker_size,
+                    attacked=attacked,
+                    seed=seed,
+                    progress=bars.attack(bar, spec.name),
+                )
+            )
+    out_console.print(_attack_table(opened, rows))
+    for spec in specs:
+        out_console.print(f"look at {run / 'attacks' / spec.name / 'reconstructions.png'}")
+    for row in rows:
+        for flag in row["flags"]:
+            error_console.print(f"[yellow]flag[/yellow] {next(iter(row['attack']))}: {flag}")
+
+
+@app.command(name="list")
+def list_(what: str | None = None, /) -> None:
+    """Show what can be named: models, decoders, data, defenses, attacks.
+
+    Parameters
+    ----------
+    what
+        One of these; all without it.
+    """
+    if what is not None and what not in LISTS:
+        raise unknown("list", what, LISTS)
+    for title, kind in LISTS.items():
+        if what in (None, title):
+            table = Table("name", "what it is", title=title, title_justify="left")
+            for name, line in Registry(kind).describe():
+                table.add_row(name, line.replace("[", r"\["))
+            out_console.print(table)
+
+
+def main(tokens: list[str] | None = None) -> None:
+    """Entry point: bad input is one line on standard error and exit code 2, Ctrl-C is 130."""
+    try:
+        app(tokens, exit_on_error=False, print_error=False)
+    except (UserError, CycloptsError) as error:
+        cause = error.__cause__
+        line = " ".join((config.explain(cause) if isinstance(cause, ValidationError) else str(error)).split())
+        print(f"splitveil: {line}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("splitveil: stopped; finished epochs are kept, --resume goes on", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _attack_table(run: Any, rows: list[dict[str, Any]]) -> Table:
+    accuracy = _interval(run.summary["accuracy"], percent=True)
+    table = Table("attack", "MSE", "SSIM", "PSNR dB", "seconds", title=f"{run.path}: accuracy {accuracy}")
+    for row in rows:
+        name = next(iter(row["attack"]))
+        table.add_row(
+            name, *(_interval(row[key]) for key in ("mse", "ssim", "psnr")), f"{row['seconds']:.0f}"
+        )
+    table.add_row("mean image", f"{rows[0]['baseline_mse']:.4g}", "", "", "")
+    first = rows[0]["images"]
+    table.caption = (
+        f"{rows[0]['protocol']}: {first['attacked']} images attacked, {first['attacker']} to learn from"
+    )
+    return table
+
+
+def _interval(value: dict[str, Any], *, percent: bool = False) -> str:
+    numbers = (value["mean"], *value["ci95"])
+    mean, low, high = (f"{v:.2%}" if percent else f"{v:.4g}" for v in numbers)
+    return rf"{mean} \[{low}, {high}]"
+
+
+def _spec(text: str) -> config.Spec:
+    try:
+        return config.Spec.model_validate(text)
+    except ValidationError as error:
+        raise UserError(config.explain(error)) from None
+
+
+def _with_epochs(spec: config.Spec, epochs: int | None) -> config.Spec:
+    import inspect
+
+    if epochs is None or "epochs" not in inspect.signature(Registry("attacks").get(spec.name)).parameters:
+        return spec
+    return config.Spec(name=spec.name, parameters={**spec.parameters, "epochs": epochs})

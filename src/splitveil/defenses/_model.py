@@ -1,0 +1,38 @@
+"""What a defence may ask of the model that it is installed in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import UserError
+
+
+def wire_shape(model: Any, who: str) -> tuple[int, ...]:
+    """Shape of z without its batch dimension."""
+    return _shape(model, "wire_shape", who)
+
+
+def image_shape(model: Any, who: str) -> tuple[int, int, int]:
+    """(3, S, S) of the images."""
+    channels, height, width = _shape(model, "image_shape", who)
+    return channels, height, width
+
+
+def channels_of(model: Any, who: str) -> tuple[int, int, int]:
+    """(C, H, W) of z; refuses features without maps."""
+    shape = wire_shape(model, who)
+    if len(shape) != 3:
+        raise UserError(
+            f"{who} needs a feature (channels, height, width), got the shape {shape}; cut the network earlier"
+        )
+    return shape[0], shape[1], shape[2]
+
+
+def _shape(model: Any, name: str, who: str) -> tuple[int, ...]:
+    shape = getattr(model, name, None)
+    if shape is None:
+        raise UserError(
+            f"{who} must know the model's {name}; build the model with splitveil.runs.build_model, "
+            f"or register the buffer {name} before the defense is installed"
+        )
+    return tuple(int(n) for n in shape)

@@ -1,0 +1,64 @@
+"""The defender's stand-in for the attacker: a decoder that shares the encoder's backward pass."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..metrics import WINDOW, ssim
+from ..zoo import decoders
+from ._model import image_shape, wire_shape
+
+Objective = Literal["ssim", "mse"]
+
+
+class Proxy(nn.Module):
+    """A decoder z_wire -> x̂ with its own Adam.
+
+    Its gradient comes from whatever backward pass its loss is part of; `learn` then takes the step. The
+    optimiser's state travels with the state dictionary, so that a resumed training goes on bit by bit.
+    """
+
+    def __init__(self, who: str, network: str, objective: Objective, lr: float):
+        super().__init__()
+        if not 0 < lr < float("inf"):
+            raise UserError(f"{who}: lr is {lr}; expected a learning rate above 0, e.g. 0.001")
+        if objective not in ("ssim", "mse"):
+            raise UserError(f"{who}: objective is '{objective}'; expected ssim or mse")
+        self.who, self.network, self.objective, self.lr = who, network, objective, lr
+
+    def build(self, model: Any) -> None:
+        """Make the decoder for the model's wire; its weights come from torch's generator."""
+        size = image_shape(model, self.who)[-1]
+        self.decoder = decoders.build(
+            self.network, feature_shape=wire_shape(model, self.who), image_size=size
+        )
+        self.adam = torch.optim.Adam(self.decoder.parameters(), self.lr)
+
+    def similarity(self, wire: Tensor, x: Tensor) -> Tensor:
+        """Scalar: SSIM of the reconstruction, or minus its mean squared error; mean over the batch."""
+        seen = self.decoder(wire.float())
+        if self.objective == "mse":
+            return -(seen - x).square().mean()
+        return ssim(seen, x, padding="valid" if min(x.shape[2:]) >= WINDOW else "zero").mean()
+
+    def learn(self) -> None:
+        """Adam's step with the gradient that has gathered since the last one, averaged over the processes."""
+        gradients = [p.grad for p in self.decoder.parameters() if p.grad is not None]
+        if not gradients:
+            return
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for gradient in gradients:
+                torch.distributed.all_reduce(gradient)
+                gradient /= torch.distributed.get_world_size()
+        self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return self.adam.state_dict()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.adam.load_state_dict(state)

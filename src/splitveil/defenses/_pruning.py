@@ -1,0 +1,89 @@
+"""Structured pruning of an encoder, and layers that take the shapes of saved tensors."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+
+
+def prune(encoder: nn.Module, example: Tensor, ratio: float) -> None:
+    """Remove ``ratio`` of the channels of each group of coupled layers, in place; the output keeps its shape.
+
+    Importance is Taylor's where the parameters hold gradients, else their magnitude.
+    """
+    try:
+        import torch_pruning as tp
+    except ImportError:
+        raise UserError("patrol needs torch-pruning; install it with `pip install torch-pruning`") from None
+    graded = any(p.grad is not None for p in encoder.parameters())
+    importance = tp.importance.GroupTaylorImportance() if graded else tp.importance.GroupMagnitudeImportance()
+    free = [
+        name
+        for name, layer in encoder.named_modules()
+        if isinstance(layer, nn.Conv2d) and _is_free(encoder, name, example)
+    ]
+    done: set[nn.Module] = set()
+    for layer in map(encoder.get_submodule, free):
+        if layer in done:  # it went with the group of another
+            continue
+        graph = tp.DependencyGraph().build_dependency(encoder, example)
+        channels = int(layer.out_channels)  # type: ignore[arg-type]
+        group = graph.get_pruning_group(layer, tp.prune_conv_out_channels, list(range(channels)))
+        done |= {dep.target.module for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)}
+        scores = importance(group)
+        assert scores is not None  # it is where no layer of the group has weights
+        least = scores.argsort()[: int(ratio * channels)].tolist()
+        if least:
+            graph.get_pruning_group(layer, tp.prune_conv_out_channels, least).prune()
+
+
+def _is_free(encoder: nn.Module, name: str, example: Tensor) -> bool:
+    """Whether channels of the convolution ``name`` may go with the output as it is: tried on copies.
+
+    It breaks where a number of channels is written into the code, as in shortcuts that pad with zeros.
+    """
+    import torch_pruning as tp
+
+    shape = encoder(example).shape
+    for index in (0, -1):
+        trial = copy.deepcopy(encoder)
+        layer = trial.get_submodule(name)
+        channel = index % int(layer.out_channels)  # type: ignore[arg-type]
+        try:
+            graph = tp.DependencyGraph().build_dependency(trial, example)
+            graph.get_pruning_group(layer, tp.prune_conv_out_channels, [channel]).prune()
+            if trial(example).shape != shape:
+                return False
+        except (RuntimeError, IndexError):
+            return False
+    return True
+
+
+def resize(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> bool:
+    """Give layers the shapes of the saved ``tensors``; True where one changed.
+
+    Convolutions, linear and batch-norm layers also take the numbers of channels that follow from the shapes.
+    """
+    changed = False
+    for name, layer in module.named_modules(prefix=prefix.removesuffix(".")):
+        for kind, own in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
+            saved = tensors.get(f"{name}.{kind}")
+            if saved is None or saved.shape == own.shape or saved.dim() != own.dim():
+                continue
+            fresh = torch.empty_like(saved, device=own.device)
+            setattr(layer, kind, nn.Parameter(fresh) if isinstance(own, nn.Parameter) else fresh)
+            changed = True
+        if isinstance(layer, nn.Conv2d):
+            depthwise = layer.groups == layer.in_channels == layer.out_channels
+            layer.out_channels, per_group = layer.weight.shape[:2]
+            layer.groups = layer.out_channels if depthwise else layer.groups
+            layer.in_channels = per_group * layer.groups
+        elif isinstance(layer, nn.Linear):
+            layer.out_features, layer.in_features = layer.weight.shape
+        elif isinstance(layer, nn.BatchNorm2d) and layer.weight is not None:
+            layer.num_features = len(layer.weight)
+    return changed

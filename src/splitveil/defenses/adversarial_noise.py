@@ -1,0 +1,88 @@
+"""Sign-gradient noise on the wire against a proxy decoder."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..registry import plugin
+from ._model import image_shape
+from ._proxy import Objective, Proxy
+from .base import Defense, Step
+
+MEMORY = 0.01
+"""Share of the newest batch in the mean image."""
+
+
+@plugin("adversarial_noise")
+class AdversarialNoise(Defense):
+    """Sign-gradient noise: moves the feature so that a proxy decoder shows the mean training image.
+
+    z_wire = z − ε · sign(∇_z ‖D(z) − x̄‖²), D the device's own proxy decoder, trained beside the encoder on
+    what crosses the wire, x̄ the running mean of the training images. After the fast gradient sign method
+    (Goodfellow et al. 2015); the published ``gan_adv_noise`` takes the gradient of the error of D(z) against
+    x itself, with a proxy that is trained apart. Against x̄ the shift is a function of z alone: the same z
+    gives the same wire, in training, attack and service, whatever the batch.
+
+    It adds no randomness: an attacker who trains on the wire learns the shift with it. Gradients pass it
+    unchanged.
+
+    Args:
+        size: ε ≥ 0, in units of the feature. objective, network, lr: of the proxy, as for `adversarial`.
+
+    >>> AdversarialNoise(0.1).noise_variance()
+    0.0
+    """
+
+    mean_image: Tensor
+
+    def __init__(
+        self,
+        size: float = 0.1,
+        objective: Objective = "mse",
+        network: str = "res_normN4C64",
+        lr: float = 1e-3,
+    ):
+        super().__init__()
+        if not 0 <= size < math.inf:
+            raise UserError(
+                f"adversarial_noise: size is {size}; expected ε of 0 or more, e.g. adversarial_noise:0.1"
+            )
+        self.size = float(size)
+        self.proxy = Proxy("adversarial_noise", network, objective, lr)
+
+    def install(self, model: Any) -> None:
+        self.proxy.build(model)
+        self.register_buffer("mean_image", torch.full(image_shape(model, "adversarial_noise"), 0.5))
+
+    def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
+        if self.size == 0:
+            return z
+        decoder = self.proxy.decoder
+        training = decoder.training
+        decoder.eval()  # batch statistics would let one image's wire depend on its neighbours
+        with torch.enable_grad():
+            seen = z.detach().float().requires_grad_()
+            distance = (decoder(seen) - self.mean_image).square().sum()
+            (gradient,) = torch.autograd.grad(distance, seen)
+        decoder.train(training)
+        return z - self.size * gradient.sign().to(z.dtype)
+
+    def before_step(self, x: Tensor, y: Tensor, model: Any) -> None:
+        self.proxy.learn()
+        self.mean_image.lerp_(x.mean(0), MEMORY)
+
+    def loss(self, step: Step) -> Tensor:
+        similarity = self.proxy.similarity(step.wire.detach(), step.x)
+        return similarity.detach() - similarity  # zero; its gradient trains the proxy
+
+    def restructure(self, epoch: int, model: Any) -> bool:
+        self.proxy.learn()
+        return False
+
+    def own_parameters(self) -> list[nn.Parameter]:
+        return list(self.proxy.parameters())

@@ -1,0 +1,45 @@
+"""Random erasure of feature entries on the wire."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..registry import plugin
+from .base import Defense
+
+
+@plugin("dropout")
+class Dropout(Defense):
+    """Dropout on the wire: each entry is erased with the given probability, in training and in service alike.
+
+    z_wire = z ∘ m / (1 − p), m ~ Bernoulli(1 − p) per entry and query, so that E[z_wire] = z. As used against
+    inversion by He et al., "Attacking and protecting data privacy in edge-cloud collaborative inference",
+    IEEE IoT Journal 2020. Queries that are repeated draw new masks: an observer of many of the same image
+    averages them away.
+
+    The signal is amplified by 1/(1 − p) where it is kept. CEM's leakage is computed from the clean z: it
+    remains a bound where the noise comes *before* the dropout, not after it.
+
+    Args:
+        ratio: p, the part that is erased, in [0, 1).
+
+    >>> wire = Dropout(0.5).on_wire(torch.ones(1, 1000), torch.Generator().manual_seed(0))
+    >>> sorted(set(wire.flatten().tolist()))
+    [0.0, 2.0]
+    """
+
+    def __init__(self, ratio: float = 0.2):
+        super().__init__()
+        if not 0 <= ratio < 1:
+            raise UserError(
+                f"dropout: ratio is {ratio}; expected the part that is erased, 0 to below 1, e.g. dropout:0.2"
+            )
+        self.ratio = float(ratio)
+
+    def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
+        if self.ratio == 0:
+            return z
+        kept = torch.rand(z.shape, generator=rng, device=z.device) >= self.ratio
+        return z * (kept.to(z.dtype) / (1 - self.ratio))

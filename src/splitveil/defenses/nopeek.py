@@ -1,0 +1,68 @@
+"""Distance correlation between image and feature as a penalty."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..registry import plugin
+from ._pairs import distances
+from .base import Defense, Step
+
+
+@plugin("nopeek")
+class NoPeek(Defense):
+    """Distance correlation: penalises statistical dependence of the feature on the image, batch by batch.
+
+    L = λ · dCor(x, z), or λ · log dCor (``form="log"``), of the flattened clean feature. Vepakomma et al.,
+    "NoPeek: information leakage reduction to share activations", ICDM workshops 2020; dCor: Székely et al.,
+    Annals of Statistics 2007. Costs two B × B distance matrices per step.
+
+    Args:
+        weight: λ ≥ 0.
+        form: "plain" or "log".
+
+    >>> NoPeek(0.5).weight
+    0.5
+    """
+
+    def __init__(self, weight: float = 0.5, form: Literal["plain", "log"] = "plain"):
+        super().__init__()
+        if not 0 <= weight < math.inf:
+            raise UserError(f"nopeek: weight is {weight}; expected λ of 0 or more, e.g. nopeek:0.5")
+        if form not in ("plain", "log"):
+            raise UserError(f"nopeek: form is '{form}'; expected plain or log")
+        self.weight, self.form = float(weight), form
+
+    def loss(self, step: Step) -> Tensor | None:
+        if self.weight == 0:
+            return None
+        value = distance_correlation(step.x.flatten(1), step.z.flatten(1).float())
+        return self.weight * (value.clamp_min(1e-6).log() if self.form == "log" else value)
+
+
+def distance_correlation(x: Tensor, z: Tensor) -> Tensor:
+    """dCor of paired rows x (B, p) and z (B, q): in [0, 1], 0 where one side is constant.
+
+    With A, B the doubly centred matrices of pairwise distances, dCov² = mean(A∘B) and
+    dCor = (dCov²(x,z) / √(dCov²(x,x) · dCov²(z,z)))^½ (the biased V-statistic).
+
+    >>> x = torch.arange(6.0)[:, None]
+    >>> round(float(distance_correlation(x, 3 - 2 * x)), 5)
+    1.0
+    """
+    a, b = _centered(distances(x)), _centered(distances(z))
+    variances = (a * a).mean() * (b * b).mean()
+    square = (a * b).mean() / variances.clamp_min(torch.finfo(a.dtype).tiny).sqrt()
+    # The root has no derivative at 0, where the gradient of a constant feature is 0.
+    positive = (square > 0) & (variances > 0)
+    return torch.where(positive, torch.where(positive, square, 1).sqrt(), 0)
+
+
+def _centered(d: Tensor) -> Tensor:
+    rows = d.mean(0)  # d is symmetric
+    return d - rows[:, None] - rows[None] + rows.mean()

@@ -1,0 +1,58 @@
+"""Noise drawn from a learned collection."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..registry import plugin
+from ._model import wire_shape
+from .base import Defense, Step
+from .laplace import laplace_noise
+
+
+@plugin("shredder")
+class Shredder(Defense):
+    """Shredder: adds one of a learned collection of noise tensors, drawn for every image and query.
+
+    z_wire = z + n_k, k ~ uniform{1..K}; the tensors n_k start as Laplace noise of scale b and are trained
+    with the network by L_task − λ · mean|n|, which enlarges them as far as the task bears. Mireshghallah et
+    al., "Shredder", ASPLOS 2020 (there with a frozen network).
+
+    Weakness: K tensors carry at most ln K nats of randomness. Whoever knows or clusters the collection tries
+    all K; an attacker who trains on the wire averages over them. ``noise_variance`` is 0 for that reason.
+
+    Args:
+        weight: λ ≥ 0. size: K ≥ 1. scale: b ≥ 0, in units of the feature.
+
+    >>> Shredder(1.0).noise_variance()
+    0.0
+    """
+
+    def __init__(self, weight: float = 1.0, size: int = 20, scale: float = 0.1):
+        super().__init__()
+        if not (0 <= weight < math.inf and 0 <= scale < math.inf):
+            raise UserError(
+                f"shredder: weight is {weight}, scale {scale}; expected 0 or more, e.g. shredder:1"
+            )
+        if size < 1:
+            raise UserError(f"shredder: size is {size}; expected a collection of at least 1, e.g. 20")
+        self.weight, self.size, self.scale = float(weight), size, float(scale)
+
+    def install(self, model: Any) -> None:
+        shape = (self.size, *wire_shape(model, "shredder"))
+        rng = torch.Generator().manual_seed(
+            int(torch.randint(2**62, ()))
+        )  # layers' weights come from torch's too
+        self.collection = nn.Parameter(self.scale * laplace_noise(torch.empty(shape), rng))
+
+    def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
+        chosen = torch.randint(self.size, (len(z),), generator=rng, device=z.device)
+        return z + self.collection[chosen].to(z.dtype)
+
+    def loss(self, step: Step) -> Tensor | None:
+        return -self.weight * self.collection.abs().mean() if self.weight else None

@@ -1,0 +1,67 @@
+"""Sparse coding as the published code computes it: a layer of the encoder, one step without normalisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, normalize, softshrink
+
+from ..errors import UserError
+from ..registry import plugin
+from ._model import wire_shape
+from .base import Defense
+
+
+class ReleasedLCA(nn.Module):
+    """z -> Wᵀ S(W z), S the soft threshold; the rows of W (atoms, m) start with length 1 and move freely."""
+
+    def __init__(self, atoms: int, dimensions: int, threshold: float):
+        super().__init__()
+        self.threshold = threshold
+        self.W = nn.Parameter(normalize(torch.randn(atoms, dimensions), dim=1))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return linear(softshrink(linear(z.flatten(1), self.W), self.threshold), self.W.t()).view_as(z)
+
+
+@plugin("sparse_coding_released")
+class SparseCodingReleased(Defense):
+    """Sparse coding, the released reading of `sparse_coding`: for published command lines and checkpoints.
+
+    A layer z -> Wᵀ S(W z) stands in the encoder before its sigmoid (at its end where it has none). The first
+    step of the LCA from 0 is u = S(W z): with the one step that the published ``SCA_new`` takes, inhibition
+    between atoms and leak have no effect, and as W is not kept normalised, this is no sparse *coding* of z.
+
+    Args:
+        threshold: of S, ≥ 0, in units of the feature. atoms: rows of W; 0: as many as dimensions.
+
+    >>> SparseCodingReleased().threshold
+    0.01
+    """
+
+    install_order = -1  # a part of the encoder: before what builds itself for the finished one
+
+    def __init__(self, threshold: float = 0.01, atoms: int = 0):
+        super().__init__()
+        if not 0 <= threshold < float("inf") or atoms < 0:
+            raise UserError(
+                f"sparse_coding_released: threshold is {threshold}, atoms {atoms}; expected 0 or more of both"
+            )
+        self.threshold, self.atoms = float(threshold), atoms
+
+    def install(self, model: Any) -> None:
+        shape = wire_shape(model, "sparse_coding_released")
+        dimensions = int(torch.tensor(shape).prod())
+        layer = ReleasedLCA(self.atoms or dimensions, dimensions, self.threshold)
+        parts = dict(model.encoder.named_children())
+        if not isinstance(model.encoder, nn.Sequential) or "sparse_coding" in parts:
+            raise UserError(
+                "sparse_coding_released: the encoder is no plain sequence of layers; use sparse_coding"
+            )
+        sigmoid = {"sigmoid": parts.pop("sigmoid")} if "sigmoid" in parts else {}
+        for name in [*sigmoid]:
+            delattr(model.encoder, name)
+        for name, part in ({"sparse_coding": layer} | sigmoid).items():
+            model.encoder.add_module(name, part)

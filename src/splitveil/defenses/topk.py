@@ -1,0 +1,49 @@
+"""Only the largest entries cross the wire."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..registry import plugin
+from .base import Defense
+
+
+@plugin("topk")
+class TopK(Defense):
+    """Top-k: each image's entries of largest magnitude cross the wire, the others are zero.
+
+    z_wire = z ∘ 1[|z| among its k largest], k = max(1, round(ratio · m)) of m entries; exactly k are kept,
+    also where values tie. Gradient sparsification of Aji and Heafield 2017 applied to the feature, the
+    published ``topkprune``. Deterministic: which entries are kept is itself information.
+
+    ``scope="released"`` is the published reading: the largest raw values of the whole *batch*. One image's
+    wire then depends on the images beside it, so what is attacked is not what is served; for comparison only.
+
+    Args:
+        ratio: part that is kept, in (0, 1].
+        scope: "sample" or "released".
+
+    >>> TopK(0.5).on_wire(torch.tensor([[1.0, -3.0, 2.0, 0.0]]), torch.Generator())
+    tensor([[ 0., -3.,  2.,  0.]])
+    """
+
+    def __init__(self, ratio: float = 0.2, scope: Literal["sample", "released"] = "sample"):
+        super().__init__()
+        if not 0 < ratio <= 1:
+            raise UserError(
+                f"topk: ratio is {ratio}; expected the part that is kept, above 0 to 1, e.g. topk:0.2"
+            )
+        if scope not in ("sample", "released"):
+            raise UserError(f"topk: scope is '{scope}'; expected sample or released")
+        self.ratio, self.scope = float(ratio), scope
+
+    def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
+        flat = z.reshape(1, -1) if self.scope == "released" else z.flatten(1)
+        rank = flat.detach() if self.scope == "released" else flat.detach().abs()
+        count = max(1, round(self.ratio * flat.shape[1]))
+        kept = torch.zeros_like(flat).scatter_(1, rank.topk(count, dim=1, sorted=False).indices, 1.0)
+        return z * kept.view_as(z)

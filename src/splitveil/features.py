@@ -1,0 +1,60 @@
+"""The features of an epoch, kept for the defences that refit themselves from them."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+FEATURE_BYTES = 2**29
+"""Memory for the features of an epoch; wider wires keep a random part of the images (they come shuffled)."""
+
+
+def capacity(dimensions: int) -> int:
+    """How many features of ``dimensions`` float32 numbers are kept, at most."""
+    return max(2, FEATURE_BYTES // (4 * dimensions))
+
+
+class FeatureKeeper:
+    """The features (N, m) and classes (N,) of one epoch, in preallocated arrays.
+
+    Args:
+        count: images of the training set: the most that can come.
+    """
+
+    def __init__(self, count: int, device: torch.device):
+        self.count, self.device, self.filled = count, device, 0
+        self.z: Tensor | None = None
+        self.y: Tensor | None = None
+
+    def add(self, z: Tensor, y: Tensor) -> None:
+        """Keep the features z (B, ...) of the classes y (B,) while there is room."""
+        flat = z.detach().flatten(1)
+        if self.z is None or self.y is None:
+            rows = min(self.count, capacity(flat.shape[1]))
+            self.z = torch.empty(rows, flat.shape[1], device=self.device)
+            self.y = torch.empty(rows, dtype=torch.long, device=self.device)
+        rows = min(len(flat), len(self.z) - self.filled)
+        self.z[self.filled : self.filled + rows] = flat[:rows]
+        self.y[self.filled : self.filled + rows] = y[:rows]
+        self.filled += rows
+
+    def gathered(self, fabric: Fabric) -> tuple[Tensor, Tensor]:
+        """The features of all ranks, the same on each."""
+        assert self.z is not None and self.y is not None
+        z, y = self.z[: self.filled], self.y[: self.filled]
+        if fabric.world_size == 1:
+            return z, y
+        rows = [
+            int(n) for n in cast(Tensor, fabric.all_gather(torch.tensor(self.filled, device=self.device)))
+        ]
+        longest = max(rows)
+        z = nn.functional.pad(z, (0, 0, 0, longest - len(z)))
+        y = nn.functional.pad(y, (0, longest - len(y)))
+        all_z, all_y = cast(Tensor, fabric.all_gather(z)), cast(Tensor, fabric.all_gather(y))
+        return (
+            torch.cat([part[:n] for part, n in zip(all_z, rows, strict=True)]),
+            torch.cat([part[:n] for part, n in zip(all_y, rows, strict=True)]),
+        )

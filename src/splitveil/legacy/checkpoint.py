@@ -1,0 +1,309 @@
+"""A checkpoint folder of the published code becomes a run folder with exactly the same logits.
+
+The published model is three files: `f` (device), `cloud` and `classifier`, each the state dictionary of a
+`Sequential` (of a single `Linear` for the ResNet's classifier). Names inside differ from version to version,
+the order of the layers does not: tensors are matched by order, kind and shape, and each must find its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from .. import config, data, runs
+from ..errors import UserError, did_you_mean
+from ..files import write_json, write_text
+from ..split import SplitModel
+from .options import read_flags
+from .tensors import FILES, match, read_folder
+from .translate import DATASETS, RECIPE, RESNETS, Reading, translate
+
+NUMBER = r"(\d+\.?\d*(?:e-?\d+)?)"
+IN_NAME = {
+    "lambd": rf"(?:^|_)lambd_{NUMBER}_",
+    "regularization_strength": rf"_noise_{NUMBER}_",
+    "num_epochs": r"_epoch_(\d+)_",
+    "bottleneck_option": r"_bottleneck_([A-Za-z0-9_]+?)_log_",
+    "log_entropy": rf"_log_{NUMBER}(?:_|$)",
+    "AT_regularization_strength": rf"_ATstrength_{NUMBER}(?:_|$)",
+    "learning_rate": rf"_lr_{NUMBER}(?:_|$)",
+    "var_threshold": rf"_varthres_{NUMBER}(?:_|$)",
+}
+"""Setting -> where a published folder's name says it."""
+SIZES = {"cifar10": 32, "cifar100": 32, "digits": 32, "facescrub": 48, "tinyimagenet": 64}
+CLASSES = {10: "cifar10", 100: "cifar100", 200: "tinyimagenet", 530: "facescrub"}
+NORMALIZATION = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
+    "cifar100": (
+        (0.5070751592371323, 0.48654887331495095, 0.4409178433670343),
+        (0.2673342858792401, 0.2564384629170883, 0.27615047132568404),
+    ),
+    "facescrub": ((0.5708, 0.5905, 0.4272), (0.2058, 0.2275, 0.2098)),
+    "tinyimagenet": ((0.5141, 0.5775, 0.3985), (0.2927, 0.2570, 0.1434)),
+}
+"""Mean and standard deviation that the published networks were trained with."""
+CUTS = (4, 3, 5, 2, 1, 6, 7, 8, 9, 10, 11, 12, 13)
+"""Cuts to try where nothing names one; 4 first, the published one."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was written: the run folder, its summary, and what must be known about it."""
+
+    path: Path
+    summary: dict[str, Any]
+    notes: list[str]
+
+
+def import_checkpoint(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    options: Sequence[str] = (),
+    reading: Reading = "paper",
+    root: str | Path | None = None,
+    train_size: int | None = None,
+    test_size: int | None = None,
+    checkpoint: str = "best",
+    normalization: Literal["published", "own"] = "published",
+) -> Imported:
+    """Write the run folder `out` from the checkpoint folder `folder`; `splitveil attack` accepts it.
+
+    Settings come from `options`, else the folder's name, else the tensors, else the published recipe.
+
+    Args:
+        options: published flags, such as `["--cutlayer", "4", "--dataset=cifar10"]`.
+        root, train_size, test_size: the images; without them the accuracy is not measured and stands as null.
+        checkpoint: "best" or an epoch, the last part of the files' names.
+        normalization: "published" constants of the published code, "own" those of the image set.
+
+    Raises:
+        UserError: a file is missing, truncated, malicious or of another network (the tensor is named), or
+            `out` is not empty; nothing is written then.
+    """
+    folder, out = Path(folder), Path(out)
+    if normalization not in ("published", "own"):
+        hint = did_you_mean(normalization, ("published", "own")) or ";"
+        raise UserError(f"--normalization is '{normalization}'{hint} expected published or own")
+    if not folder.is_dir():
+        names = ", ".join(f"checkpoint_{part}_best.tar" for part in FILES)
+        raise UserError(f"{folder} is no folder; expected one with {names}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not empty; choose another --out")
+    flags = settings_in_name(folder) | read_flags(options)
+    files = read_folder(folder, checkpoint)
+    classes, notes = _classes(files["classifier"]), list[str]()
+    flags["dataset"] = flags.get("dataset") or _dataset(classes)
+    images = _images(flags["dataset"], classes, root, train_size, test_size, notes)
+    settings, model = _fit(folder, files, flags, reading, images, checkpoint, notes)
+    update = {"root": Path(root) if root else None, "train_size": train_size, "test_size": test_size}
+    settings = settings.model_copy(update=update).resolve()
+    if normalization == "published" and (constants := NORMALIZATION.get(settings.data)):
+        model.mean.copy_(torch.tensor(constants[0]))
+        model.std.copy_(torch.tensor(constants[1]))
+    summary = _summary(model.eval(), settings, images)
+    summary["imported"] = {
+        "folder": folder.name,
+        "sha256": {
+            name: _digest(folder / name) for name in (f"checkpoint_{part}_{checkpoint}.tar" for part in FILES)
+        },
+        "notes": notes,
+    }
+    runs.save_weights(model, out / "model.safetensors")
+    write_text(out / "config.yaml", config.dump(settings, imported_from=folder.name))
+    write_json(out / "summary.json", summary)  # last: it marks a run as finished
+    return Imported(out, summary, notes)
+
+
+def settings_in_name(folder: Path) -> dict[str, Any]:
+    """Published flags that the folder's name and its parents' names tell.
+
+    >>> settings_in_name(Path("saves/cifar10/nopeek_infocons_sgm/lambd_16_noise_0.025_epoch_240_x"))
+    {'lambd': 16.0, 'regularization_strength': 0.025, 'num_epochs': 240, 'AT_regularization': 'nopeek',
+    'dataset': 'cifar10', 'regularization': 'Gaussian'}
+    """
+    words: dict[str, str] = {}
+    for name, pattern in IN_NAME.items():
+        if match_ := re.search(pattern, folder.name):
+            words[name] = match_[1]
+    if match_ := re.match(r"(.+?)_infocons", folder.absolute().parent.name):
+        words["AT_regularization"] = match_[1]
+    for parent in folder.parts[-5:]:
+        if parent in DATASETS:
+            words["dataset"] = parent
+    if float(words.get("regularization_strength", 0)) > 0:
+        words["regularization"] = "Gaussian"
+    return read_flags([f"--{name}={value}" for name, value in words.items()])
+
+
+def _classes(tensors: dict[str, Tensor]) -> int:
+    weights = [value for value in tensors.values() if value.ndim == 2]
+    if not weights:
+        raise UserError(
+            "the classifier's file has no matrix, so the number of classes is unknown; is it the right file?"
+        )
+    return int(weights[-1].shape[0])
+
+
+def _dataset(classes: int) -> str:
+    if classes not in CLASSES:
+        raise UserError(
+            f"the classifier has {classes} outputs, which no published image set has; give --data"
+        )
+    return CLASSES[classes]
+
+
+def _images(
+    name: str,
+    classes: int,
+    root: str | Path | None,
+    train_size: int | None,
+    test_size: int | None,
+    notes: list[str],
+) -> data.ImageSet | int:
+    """The image set, or, where it is not on this machine, the number of classes."""
+    try:
+        images = data.load(name, root=root, train_size=train_size, test_size=test_size)
+    except UserError as error:
+        if root is not None or name not in SIZES:
+            raise
+        notes.append(f"accuracy not measured: {error}")
+        return classes
+    if len(images.classes) != classes:
+        raise UserError(
+            f"the classifier has {classes} outputs, {name} has {len(images.classes)} classes; "
+            "give the --data it was trained on"
+        )
+    return images
+
+
+def _fit(
+    folder: Path,
+    files: dict[str, dict[str, Tensor]],
+    flags: dict[str, Any],
+    reading: Reading,
+    images: data.ImageSet | int,
+    checkpoint: str,
+    notes: list[str],
+) -> tuple[config.TrainConfig, SplitModel]:
+    """The settings and the model that the tensors fit, and the tensors in it."""
+    arch = _architecture(files["f"], flags.get("arch"))
+    stated = {"arch": "resnet20_sgm" if arch in RESNETS else arch}  # a 3×3 stem is not the published ResNet
+    first: UserError | None = None
+    for cut in (flags["cutlayer"],) if "cutlayer" in flags else CUTS:
+        translation = translate(flags | stated | {"cutlayer": cut}, reading)
+        defense = _sparse_as_stored(translation.settings["defense"], files["f"])
+        settings = config.parse(translation.settings | {"arch": arch, "defense": defense}).resolve()
+        network = [spec for spec in settings.defense if spec.name == "sparse_coding_released"]
+        try:  # the bare network first: a defense may take long to build
+            _build(settings.model_copy(update={"defense": tuple(network)}), folder, files, images, checkpoint)
+        except UserError as error:
+            first = first or error
+            continue
+        model = _build(settings, folder, files, images, checkpoint)
+        if "cutlayer" not in flags:
+            notes.append(
+                f"nothing names the cut; {cut} fits (a pooling beside it has no tensor): --cut for another"
+            )
+        if arch in RESNETS:
+            notes.append(
+                f"{arch} without a sigmoid: with one, give --arch {arch}_sgm; the tensors are the same"
+            )
+        missing = [name for name in ("bottleneck_option", "lambd", "regularization") if name not in flags]
+        if missing:
+            notes.append(
+                f"neither the folder's name nor an option says {', '.join(missing)}: none is assumed"
+            )
+        return settings, model
+    assert first is not None
+    raise first
+
+
+def _architecture(tensors: dict[str, Tensor], given: str | None) -> str:
+    first = next(iter(tensors.values()))
+    stem = first.shape[-1] if first.ndim == 4 else 3
+    if given is None:
+        given = "resnet20" if first.shape[0] == 16 else RECIPE["arch"]
+    return f"{given}_stem5_sgm" if given in ("resnet20", "resnet32") and stem == 5 else str(given)
+
+
+def _sparse_as_stored(defense: list[str], tensors: dict[str, Tensor]) -> list[str]:
+    """The published sparse-coding layer where the file has its matrix W, none where it has not."""
+    layer = [value for name, value in tensors.items() if name.rpartition(".")[2] == "W"]
+    stored = [f"sparse_coding_released:threshold=0.01,atoms={value.shape[0]}" for value in layer]
+    return stored + [spec for spec in defense if not spec.startswith("sparse_coding")]
+
+
+def _stub(name: str, images: data.ImageSet | int) -> data.ImageSet:
+    if isinstance(images, data.ImageSet):
+        return images
+    size, mean_std = SIZES[name], NORMALIZATION.get(name, ((0.0,) * 3, (1.0,) * 3))
+    empty = data.Split(torch.zeros(0, 3, size, size, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
+    return data.ImageSet(name, empty, empty, [str(i) for i in range(images)], *mean_std, size)
+
+
+def _build(
+    settings: config.TrainConfig,
+    folder: Path,
+    files: dict[str, dict[str, Tensor]],
+    images: data.ImageSet | int,
+    checkpoint: str,
+) -> SplitModel:
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # what the files do not hold, such as a proxy decoder, starts anew
+        torch.manual_seed(settings.seed)
+        model = runs.build_model(settings, _stub(settings.data, images))
+    _copy(folder, files, model, checkpoint)
+    return model
+
+
+def _copy(folder: Path, files: dict[str, dict[str, Tensor]], model: SplitModel, checkpoint: str) -> None:
+    tail = cast("dict[str, Tensor]", model.tail.state_dict())
+    ours = {
+        "f": cast("dict[str, Tensor]", model.encoder.state_dict()),
+        "cloud": {name: value for name, value in tail.items() if not name.startswith("head.")},
+        "classifier": {name: value for name, value in tail.items() if name.startswith("head.")},
+    }
+    pairs = {}
+    for part, wanted in ours.items():
+        source = str(folder / f"checkpoint_{part}_{checkpoint}.tar")
+        pairs |= {(part, name): value for name, value in match(source, files[part], wanted).items()}
+    for (part, name), value in pairs.items():
+        ours[part][name].copy_(value)
+
+
+@torch.no_grad()
+def _summary(model: SplitModel, settings: config.TrainConfig, images: data.ImageSet | int) -> dict[str, Any]:
+    from ..metrics import binomial_ci
+    from ..training import correct, generator
+
+    shape = [int(n) for n in cast(Tensor, model.wire_shape)]
+    accuracy, count = None, 0
+    if isinstance(images, data.ImageSet):
+        split = data.protocol(settings.protocol, images, seed=settings.seed).utility_test
+        hits = correct(model, split, generator(torch.device("cpu"), settings.seed))
+        accuracy, count = binomial_ci(int(hits.sum()), len(hits)).as_dict(), len(hits)
+    return {
+        "accuracy": accuracy,
+        "accuracy_val": None,
+        "epoch": None,
+        "leakage_nats": None,
+        "seconds": None,
+        "images": {"train": None, "test": count},
+        "parameters": runs.parameter_counts(model),
+        "wire": {"shape": shape, "bytes": 4 * int(torch.tensor(shape).prod())},
+        "precision": "32-true",
+        "environment": runs.environment(),
+    }
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,121 @@
+"""`splitveil legacy`: a script, a checkpoint folder or bare options -> text to print."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import UserError, did_you_mean
+from .checkpoint import import_checkpoint
+from .options import SWITCHES
+from .script import read_script
+from .translate import read_options
+
+ALIASES = {"data": "dataset", "cut": "cutlayer", "bottleneck": "bottleneck_option", "seed": "random_seed"}
+"""Our names of published options."""
+OWN = ("reading", "out", "root", "train-size", "test-size", "checkpoint", "normalization")
+USAGE = "expected run_exp.sh, a checkpoint folder or options such as --AT_regularization gan_adv_step1"
+
+
+def run(argv: Sequence[str]) -> str:
+    """Run `splitveil legacy` with the words after it; the text to print.
+
+    `--out` names the run folder of an imported checkpoint, or a file for the YAML of a script or of options.
+
+    Raises:
+        UserError: bad input; nothing is written then.
+
+    >>> print(run(["--lambd", "0"]).splitlines()[-1])
+    seed: 125
+    """
+    own, places, published = _sort(argv)
+    reading = own.get("reading", "paper")
+    if len(places) > 1:
+        raise UserError(f"got {len(places)} paths ({', '.join(places)}); give one script or one folder")
+    if not places and not published:
+        raise UserError(f"nothing to translate; {USAGE}")
+    if places and Path(places[0]).is_dir():
+        return _import(places[0], own, published)
+    for name in ("root", "train-size", "test-size", "checkpoint", "normalization"):
+        if name in own:
+            raise UserError(f"--{name} is for checkpoint folders; leave it out for a script or options")
+    if not places:
+        text = read_options(published, reading=reading).to_yaml()  # type: ignore[arg-type]
+    elif published:
+        raise UserError(
+            f"{places[0]} is a script and {published[0]} an option of its own; leave the option out"
+        )
+    else:
+        text = read_script(places[0], reading=reading).to_yaml()  # type: ignore[arg-type]
+    return _out(text, own)
+
+
+def _sort(argv: Sequence[str]) -> tuple[dict[str, str], list[str], list[str]]:
+    """Our own options, the paths, and what is left for the published grammar."""
+    own, places, published = {}, [], []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--"):
+            places.append(word)
+            continue
+        if name in SWITCHES:
+            published.append(word)
+            continue
+        if not equals:
+            if not words or words[0].startswith("--"):
+                published.append(word)  # the grammar says what is wrong with it
+                continue
+            value = words.pop(0)
+        if name in OWN:
+            own[name] = value
+        else:
+            if name == "bottleneck" and re.fullmatch(r"\d+", value):
+                value = f"noRELU_C{value}S1"
+            published.append(f"--{ALIASES.get(name, name)}={value}")
+    if (reading := own.get("reading", "paper")) not in ("paper", "code"):
+        hint = did_you_mean(reading, ("paper", "code")) or ";"
+        raise UserError(f"--reading is '{reading}'{hint} expected paper or code")
+    return own, places, published
+
+
+def _import(folder: str, own: dict[str, str], published: list[str]) -> str:
+    if "out" not in own:
+        raise UserError(f"{folder} is a checkpoint folder; say where the run goes: --out RUN")
+    sizes = {}
+    for name in ("train-size", "test-size"):
+        if name in own:
+            if not own[name].isdigit():
+                raise UserError(f"--{name} is '{own[name]}'; expected a whole number of images")
+            sizes[name.replace("-", "_")] = int(own[name])
+    result = import_checkpoint(
+        folder,
+        own["out"],
+        options=published,
+        reading=own.get("reading", "paper"),  # type: ignore[arg-type]
+        root=own.get("root"),
+        checkpoint=own.get("checkpoint", "best"),
+        normalization=own.get("normalization", "published"),  # type: ignore[arg-type]
+        **sizes,
+    )
+    accuracy = result.summary["accuracy"]
+    measured = (
+        "accuracy not measured (the images were not found)"
+        if accuracy is None
+        else f"accuracy {accuracy['mean']:.4f}"
+    )
+    lines = [f"imported {folder} into {own['out']}: {measured}", *(f"note: {note}" for note in result.notes)]
+    return "\n".join([*lines, f"next: splitveil attack {own['out']} --attack decoder"]) + "\n"
+
+
+def _out(text: str, own: dict[str, str]) -> str:
+    if "out" not in own:
+        return text
+    from ..files import write_text
+
+    if Path(own["out"]).exists():
+        raise UserError(f"{own['out']} exists; choose another --out for the YAML")
+    write_text(own["out"], text)
+    return f"wrote {own['out']}\n"

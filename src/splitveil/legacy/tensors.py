@@ -1,0 +1,143 @@
+"""The published checkpoint files: read without running code, matched with our tensors by order and shape."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+
+FILES = {"f": "the device part", "cloud": "the cloud part", "classifier": "the classifier"}
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+PROFILER = ("total_ops", "total_params")
+"""Counters that the published profiler leaves in the layers."""
+COUNTER = "num_batches_tracked"
+FOREIGN = re.compile(r"GLOBAL|reduce for|can only build|Unsupported class", re.IGNORECASE)
+"""In the message of torch's safe reader: the file names a class or function that is none of its own."""
+AS_TRAINED = "give --arch, --cut and --bottleneck as it was trained"
+
+
+def read_folder(folder: Path, checkpoint: str) -> dict[str, dict[str, Tensor]]:
+    """The tensors of `checkpoint_{f,cloud,classifier}_{checkpoint}.tar`.
+
+    Raises:
+        UserError: a missing, truncated or malicious file, or one that holds more than tensors.
+    """
+    found = {}
+    for part, what in FILES.items():
+        path = folder / f"checkpoint_{part}_{checkpoint}.tar"
+        if not path.is_file():
+            there = sorted(p.name for p in folder.glob("checkpoint_*.tar"))
+            hint = (
+                f"it has {', '.join(there)}; choose others with --checkpoint EPOCH"
+                if there
+                else "it has no checkpoint_*.tar"
+            )
+            raise UserError(f"{folder} lacks {path.name}, {what}; {hint}")
+        found[part] = read_tensors(path)
+    return found
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of one torch file, in their order, without common prefixes and profiler counters."""
+    stored = _load(path)
+    for key in WRAPPERS:
+        if isinstance(stored, Mapping) and isinstance(stored.get(key), Mapping):
+            stored = stored[key]
+    if not isinstance(stored, Mapping):
+        raise UserError(
+            f"{path} holds a {type(stored).__name__}; expected a state dictionary (names and tensors)"
+        )
+    for name, value in stored.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise UserError(
+                f"{path}: {name} is a {type(value).__name__}; expected a state dictionary of tensors only"
+            )
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise UserError(f"{path}: {name} holds values that are not finite; the training had diverged")
+    tensors = {str(k): v for k, v in stored.items() if k.rpartition(".")[2] not in PROFILER}
+    if not tensors:
+        raise UserError(f"{path} holds no tensors; expected a state dictionary")
+    return {name.removeprefix("module."): value for name, value in tensors.items()}
+
+
+def _load(path: Path) -> object:
+    with path.open("rb") as file:
+        head = file.read(2)
+    if head == b"PK" and not zipfile.is_zipfile(path):
+        raise UserError(f"{path} is truncated: its end is missing; copy it again")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if not FOREIGN.search(str(error)):
+            raise UserError(f"{path} is damaged, or no file of torch.save; copy it again") from None
+        raise UserError(
+            f"{path} holds more than tensors: a whole model, as the published code saves pruned ones, or "
+            "worse; loading it would run its author's code, so it is refused; save its state_dict() where "
+            "it is trusted"
+        ) from None
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        OSError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise UserError(f"{path} is truncated or damaged ({_first(error)}); copy it again") from None
+
+
+def match(source: str, tensors: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our name -> published tensor, by order, last part of the name and shape; every tensor must be used.
+
+    Args:
+        source: the file, for messages.
+        tensors, wanted: published and our tensors in the order of layers; batch counters may be absent.
+
+    Raises:
+        UserError: the first tensor that is missing, mis-shaped or left over.
+    """
+    have = [name for name in tensors if not name.endswith(COUNTER)]
+    want = [name for name in wanted if not name.endswith(COUNTER)]
+    for at, ours in enumerate(want):
+        shape = tuple(wanted[ours].shape)
+        if at >= len(have) or _leaf(have[at]) != _leaf(ours):
+            name = _published(at, have, want)
+            raise UserError(f"{source} lacks the tensor {name} of shape {shape} ({ours} here); {AS_TRAINED}")
+        found = tuple(tensors[have[at]].shape)
+        if found != shape:
+            wrong = f"{source}: {have[at]} has shape {found}, expected {shape} ({ours} here)"
+            raise UserError(f"{wrong}; {AS_TRAINED}")
+    if len(have) > len(want):
+        extra = have[len(want)]
+        shape = tuple(tensors[extra].shape)
+        raise UserError(f"{source}: {extra} of shape {shape} is left over, a layer too many; {AS_TRAINED}")
+    pairs = dict(zip(want, (tensors[name] for name in have), strict=True))
+    counters = [value for name, value in tensors.items() if name.endswith(COUNTER)]
+    ours = [name for name in wanted if name.endswith(COUNTER)]
+    return pairs | (dict(zip(ours, counters, strict=True)) if len(ours) == len(counters) else {})
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _published(at: int, have: list[str], want: list[str]) -> str:
+    """The name that a missing tensor had: its layer is that of its neighbor in the same layer of ours."""
+    layer = want[at].rpartition(".")[0]
+    for near, index in ((at + 1, at), (at - 1, at - 1)):
+        if 0 <= near < len(want) and 0 <= index < len(have) and want[near].rpartition(".")[0] == layer:
+            prefix = have[index].rpartition(".")[0]
+            return f"{prefix}.{_leaf(want[at])}" if prefix else _leaf(want[at])
+    return _leaf(want[at])
+
+
+def _first(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:120].rstrip(".;")

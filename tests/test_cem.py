@@ -1,0 +1,392 @@
+"""CEM: the bound, its gradient, and the released loss, each against an independent computation."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from splitveil.defenses.base import Features, Stack, Step
+from splitveil.defenses.cem import CEM, FLOOR, SWITCH, UNIT, mixture_nats
+from splitveil.defenses.gaussian import Gaussian
+from splitveil.errors import UserError
+from splitveil.split import SplitModel
+
+SIGMA, M, CLASSES = 0.3, 6, 3
+
+
+def data(n: int = 90, seed: int = 0) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % CLASSES
+    z = torch.randn(n, M, generator=g) * torch.linspace(0.1, 0.6, M) + y[:, None] * 0.5
+    return z, y
+
+
+def fitted(z: Tensor, y: Tensor, sigma: float = SIGMA, **options: Any) -> CEM:
+    cem = CEM(**{"weight": 16.0, "clusters": 2, "schedule": "constant", **options})
+    install(cem, sigma)
+    cem.refit(0, Features(z, y, CLASSES, torch.Generator().manual_seed(0)))
+    return cem
+
+
+def install(cem: CEM, sigma: float = SIGMA) -> SplitModel:
+    stack = Stack(*([Gaussian(sigma)] if sigma else []), cem)
+    model = SplitModel(nn.Identity(), nn.Flatten(), defense=stack)
+    stack.install(model)
+    return model
+
+
+def step(z: Tensor, y: Tensor, lr: float = 0.05, progress: float = 0.5) -> Step:
+    return Step(z, y, z, z, z, torch.Generator(), lr, progress, None)
+
+
+def nearest(cem: CEM, z: Tensor, y: Tensor) -> Tensor:
+    """Index of each sample's cluster among all classes × clusters, by a plain loop."""
+    index = []
+    for sample, label in zip(z, y.tolist(), strict=True):
+        distances = [float((sample - center).square().sum()) for center in cem.centers[label]]
+        index.append(label * cem.clusters + distances.index(min(distances)))
+    return torch.tensor(index)
+
+
+def bound(z: Tensor, index: Tensor, sigma2: float, *, full: bool = False) -> Tensor:
+    """L_C of Theorem 2 with the clusters ``index``, from the definition; differentiable in z."""
+    total = z.new_zeros(())
+    for j in index.unique():
+        members = z[index == j]
+        share = len(members) / len(z)
+        centered = members - members.mean(0)
+        covariance = centered.T @ centered / len(members)
+        if not full:
+            covariance = covariance.diag().diag()
+        spread = torch.logdet(torch.eye(z.shape[1], dtype=z.dtype) + covariance / sigma2) / 2
+        total = total + share * (spread - math.log(share))
+    return total
+
+
+def loss_of(cem: CEM, z: Tensor, y: Tensor, **options: Any) -> Tensor:
+    value = cem.loss(step(z, y, **options))
+    assert value is not None
+    return value
+
+
+def gradient(cem: CEM, z: Tensor, y: Tensor) -> Tensor:
+    z = z.clone().requires_grad_()
+    (result,) = torch.autograd.grad(loss_of(cem, z, y), z)
+    return result
+
+
+# mixture_nats
+
+
+@pytest.mark.parametrize("sigma2", [1e-4, 0.05, 3.0])
+def test_nats_equal_the_definition(sigma2):
+    z, y = data()
+    cem = fitted(z, y)
+    got = mixture_nats(cem.counts, cem.variance, sigma2)
+    assert float(got) == pytest.approx(float(bound(z.double(), nearest(cem, z, y), sigma2)), rel=1e-5)
+
+
+def test_diagonal_is_looser_than_the_full_covariance_which_is_looser_than_the_truth():
+    # One Gaussian with correlated dimensions: there I(x; z_wire) is known, ½ log det(I + Σ/σ²).
+    g = torch.Generator().manual_seed(0)
+    mix = torch.randn(M, M, generator=g, dtype=torch.float64)
+    z = torch.randn(4000, M, generator=g, dtype=torch.float64) @ mix
+    truth = torch.logdet(torch.eye(M) + mix.T @ mix / SIGMA**2).item() / 2
+    one = torch.zeros(len(z), dtype=torch.long)
+    full, diagonal = float(bound(z, one, SIGMA**2, full=True)), float(bound(z, one, SIGMA**2))
+    ours = float(mixture_nats(torch.tensor([[4000.0]]), z.var(0, unbiased=False)[None, None], SIGMA**2))
+    assert ours == pytest.approx(diagonal)
+    assert truth == pytest.approx(full, rel=0.01)
+    assert diagonal > full * 1.05
+
+
+def test_nats_bound_the_information_of_separated_clusters_at_any_labels():
+    # k equal points far apart: exactly log k nats get through, whatever classes they have.
+    counts = torch.ones(2, 4)
+    assert float(mixture_nats(counts, torch.zeros(2, 4, M), 0.01)) == pytest.approx(math.log(8))
+
+
+def test_empty_clusters_count_nothing():
+    counts, variance = torch.tensor([[3.0, 5.0]]), torch.rand(1, 2, M)
+    padded = torch.tensor([[3.0, 5.0, 0.0]]), torch.cat([variance, torch.zeros(1, 1, M)], 1)
+    assert float(mixture_nats(*padded, 0.1)) == pytest.approx(float(mixture_nats(counts, variance, 0.1)))
+
+
+@given(st.floats(1e-4, 10), st.floats(1.01, 10), st.integers(0, 20))
+@settings(deadline=None, max_examples=40)
+def test_more_noise_less_leakage(sigma2, factor, seed):
+    g = torch.Generator().manual_seed(seed)
+    counts, variance = torch.randint(0, 9, (2, 3), generator=g).float() + 1, torch.rand(2, 3, M, generator=g)
+    less, more = (float(mixture_nats(counts, variance, s)) for s in (sigma2, sigma2 * factor))
+    weights = counts / counts.sum()
+    assert more < less
+    assert more >= float(torch.special.entr(weights).sum()) - 1e-5
+
+
+# loss="bound"
+
+
+def test_the_gradient_over_all_data_is_that_of_the_bound():
+    z, y = data()
+    cem = fitted(z, y)
+    exact = z.double().requires_grad_()
+    target = cem.weight * UNIT / M * bound(exact, nearest(cem, z, y), SIGMA**2)
+    (expected,) = torch.autograd.grad(target, exact)
+    torch.testing.assert_close(gradient(cem, z, y).double(), expected, rtol=1e-4, atol=1e-7)
+    assert float(loss_of(cem, z, y)) == pytest.approx(target.item(), rel=1e-5)  # and touches it there
+
+
+@pytest.mark.parametrize("size", [2, 9, 30])
+def test_batches_average_to_the_gradient_over_all_data(size):
+    z, y = data()
+    cem = fitted(z, y)
+    order = torch.randperm(len(z), generator=torch.Generator().manual_seed(1))
+    total = torch.zeros_like(z)
+    parts = order.split(size)
+    for part in parts:
+        total[part] += gradient(cem, z[part], y[part]) / len(parts)
+    torch.testing.assert_close(total, gradient(cem, z, y), rtol=1e-4, atol=1e-8)
+
+
+def test_twice_the_images_the_same_strength():
+    """The network's gradient (here a common shift and scale of all features) does not know the number of images."""
+    z, y = data()
+
+    def network_gradient(z: Tensor, y: Tensor) -> Tensor:
+        cem = fitted(z, y, clusters=1)
+        scale = torch.ones(M, requires_grad=True)
+        (result,) = torch.autograd.grad(loss_of(cem, z * scale, y), scale)
+        return result
+
+    doubled = network_gradient(z.repeat(2, 1), y.repeat(2))
+    torch.testing.assert_close(doubled, network_gradient(z, y))
+
+
+@given(st.floats(0.5, 2), st.integers(0, 30))
+@settings(deadline=None, max_examples=30)
+def test_the_tangent_lies_above_the_bound(scale, seed):
+    """For features that moved after the fit, as long as each stays in its cluster."""
+    z, y = data(seed=seed)
+    cem = fitted(z, y)
+    index = nearest(cem, z, y)
+    centers = cem.centers.flatten(0, 1)[index]
+    moved = (
+        centers
+        + scale * (z - centers)
+        + 0.01 * torch.randn(z.shape, generator=torch.Generator().manual_seed(seed))
+    )
+    if not torch.equal(nearest(cem, moved, y), index):
+        moved = centers + 0.5 * (z - centers)  # halfway to its own center, nothing changes its cluster
+    exact = cem.weight * UNIT / M * float(bound(moved.double(), nearest(cem, moved, y), SIGMA**2))
+    assert float(loss_of(cem, moved, y)) >= exact - 1e-6
+
+
+def test_weight_sixteen_pulls_as_the_published_sixteen_on_cifar10():
+    """Where the variance is large beside 0.01 and σ², both losses pull with 20/(N·m)·(z − μ)/v per sample."""
+    g = torch.Generator().manual_seed(0)
+    y = torch.arange(10).repeat_interleave(5000)
+    z = 4 * torch.randn(50_000, 2, generator=g)
+    batch = torch.randperm(50_000, generator=g)[:128]
+    pulls = []
+    for loss in ("bound", "released"):
+        cem = CEM(16, loss=loss, clusters=1, schedule="constant")  # type: ignore[arg-type]
+        install(cem, 0.025)
+        cem.refit(0, Features(z, y, 10, g))
+        pulls.append(gradient(cem, z[batch], y[batch]))
+    assert float(pulls[0].norm() / pulls[1].norm()) == pytest.approx(1, abs=0.15)
+    assert float(nn.functional.cosine_similarity(pulls[0].flatten(), pulls[1].flatten(), 0)) > 0.99
+
+
+# loss="released"
+
+
+def released(cem: CEM, z: Tensor, y: Tensor) -> Tensor:
+    """What PAPER says of the published loss, with every class using its own tables; loops, no tricks."""
+    tau = cem.threshold * cem.sigma2 + 0.01
+    per_class = []
+    for c in y.unique().tolist():
+        size, total = float(cem.counts[c].sum()), z.new_zeros(())
+        own = z[y == c]
+        which = nearest(cem, own, torch.full((len(own),), c)) - c * cem.clusters
+        for j in which.unique().tolist():
+            members = own[which == j]
+            n, pi = len(members), float(cem.counts[c, j]) / size
+            fresh = ((members - cem.centers[c, j]) ** 2).mean()
+            a = min(0.99, 10 * n / (pi * size))
+            mixed = a * fresh + (1 - a) * cem.variance[c, j].mean()
+            total = total + pi * torch.clamp(torch.log(mixed + 0.01) - math.log(tau), min=0)
+        per_class.append(total)
+    return cem.weight * torch.stack(per_class).mean()
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.1, 0.02])
+@pytest.mark.parametrize("size", [90, 17, 2])
+def test_released_equals_a_plain_loop(spread, size):
+    z, y = data()
+    z = z * spread
+    cem = fitted(z, y, loss="released", clusters=4)
+    batch = torch.randperm(90, generator=torch.Generator().manual_seed(3))[:size]
+    moved = (z[batch] * 1.1).requires_grad_()
+    expected = released(cem, moved, y[batch])
+    got = loss_of(cem, moved, y[batch])
+    assert float(got) == pytest.approx(float(expected), rel=1e-5, abs=1e-7)
+    (a,), (b,) = torch.autograd.grad(got, moved), torch.autograd.grad(expected, moved)
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+
+
+def test_scale_of_the_released_gradient():
+    """∂L/∂z_i = 20/(classes in the batch · images per class · m) · (z_i − μ)/(V + 0.01), V the mixed variance."""
+    per_class = 200
+    z, y = data(CLASSES * per_class)
+    cem = fitted(z, y, weight=1.0, loss="released")
+    batch = torch.tensor([0, 1, 5, 9])  # classes 0, 1, 2, 0
+    index = nearest(cem, z[batch], y[batch])
+    centers, counts = cem.centers.flatten(0, 1)[index], cem.counts.flatten()[index]
+    square = (z[batch] - centers).square().mean(1)
+    hits = (index[:, None] == index).sum(1)
+    fresh = ((index[:, None] == index) * square).sum(1) / hits
+    share = (10 * hits / counts).clamp(max=0.99)
+    assert (share < 0.99).all()
+    mixed = share * fresh + (1 - share) * cem.variance.flatten(0, 1)[index].mean(1)
+    expected = 20 / (3 * per_class * M) * (z[batch] - centers) / (mixed + FLOOR)[:, None]
+    torch.testing.assert_close(gradient(cem, z[batch], y[batch]), expected, rtol=1e-4, atol=1e-8)
+
+
+def test_released_leaves_tight_clusters_alone():
+    z, y = data()
+    cem = fitted(1e-3 * z, y, loss="released", sigma=1.0, clusters=4)
+    assert float(loss_of(cem, 1e-3 * z, y)) == 0
+
+
+def test_classes_use_their_own_tables():
+    """The published code looked clusters up by sample number; here the order of a batch changes nothing."""
+    z, y = data()
+    for loss in ("bound", "released"):
+        cem = fitted(z, y, loss=loss)
+        order = torch.randperm(90, generator=torch.Generator().manual_seed(2))
+        assert float(loss_of(cem, z[order], y[order])) == pytest.approx(float(loss_of(cem, z, y)), rel=1e-5)
+
+
+# Noise, schedule, hooks
+
+
+def test_no_noise_has_no_bound_but_a_released_loss():
+    with pytest.raises(UserError, match="needs noise on the wire.*add --defense gaussian"):
+        install(CEM(16), sigma=0)
+    z, y = data()
+    cem = fitted(z, y, sigma=0, loss="released")
+    for epoch in range(1, 4):  # the published code stopped here in its second epoch
+        assert gradient(cem, z, y).isfinite().all()
+        cem.refit(epoch, Features(z, y, CLASSES, torch.Generator().manual_seed(epoch)))
+    assert cem.leakage() is None
+
+
+@pytest.mark.parametrize(
+    ("schedule", "lr", "progress", "factor"),
+    [
+        ("constant", 0.05, 0.1, 1),
+        ("published", 0.05, 0.1, 0.02),
+        ("published", 0.01, 0.3, 0.1),
+        ("published", SWITCH, 0.8, 0.001 / SWITCH),
+        ("published", 4e-4, 0.8, 1),
+        ("published", 8e-5, 0.9, 1),
+        ("ramp", 0.05, 0.0, 0),
+        ("ramp", 0.05, 0.25, 0.5),
+        ("ramp", 0.05, 0.75, 1),
+    ],
+)
+def test_schedules(schedule, lr, progress, factor):
+    z, y = data()
+    plain, scheduled = fitted(z, y), fitted(z, y, schedule=schedule)
+    expected = factor * float(loss_of(plain, z, y))
+    assert float(loss_of(scheduled, z, y, lr=lr, progress=progress)) == pytest.approx(expected)
+
+
+def test_no_loss_before_the_first_fit_and_none_at_weight_zero():
+    z, y = data()
+    cem = CEM(16)
+    install(cem)
+    assert cem.loss(step(z, y)) is None
+    assert cem.leakage() is None
+    measuring = fitted(z, y, weight=0.0)
+    assert measuring.loss(step(z, y)) is None
+    assert measuring.leakage() == fitted(z, y).leakage()
+    assert Stack(Gaussian(0.1), measuring).losses(step(z, y)) == {}
+
+
+def test_the_wire_is_left_alone():
+    z, y = data()
+    assert torch.equal(fitted(z, y).on_wire(z, torch.Generator()), z)
+
+
+def test_state_goes_through_a_state_dict():
+    z, y = data()
+    cem, fresh = fitted(z, y), CEM(clusters=2, schedule="constant")
+    install(fresh)
+    fresh.load_state_dict(cem.state_dict())
+    assert fresh.leakage() == cem.leakage()
+    assert torch.equal(gradient(fresh, z, y), gradient(cem, z, y))
+    assert fresh.centers.data_ptr() != cem.centers.data_ptr()
+    empty = CEM(clusters=2)
+    empty.load_state_dict(CEM(clusters=2).state_dict())  # before the first fit there is nothing to load
+    assert empty.leakage() is None
+
+
+def test_refit_starts_warm_and_pass_asks_for_fresh_features():
+    z, y = data()
+    cem = fitted(z, y)
+    before = cem.centers.clone()
+    cem.refit(1, Features(z, y, CLASSES, torch.Generator().manual_seed(99)))
+    torch.testing.assert_close(cem.centers, before)  # converged, so another seed changes nothing
+    asked = []
+
+    def extract():
+        asked.append(1)
+        return z + 1, y
+
+    passing = CEM(refit="pass", clusters=2)
+    install(passing)
+    passing.refit(0, Features(z, y, CLASSES, torch.Generator().manual_seed(0), extract))
+    assert asked == [1]
+    assert float((passing.centers.mean((0, 1)) - before.mean((0, 1))).mean()) == pytest.approx(1, abs=0.2)
+
+
+def test_images_without_labels_are_refused():
+    z, y = data()
+    cem = CEM()
+    install(cem)
+    with pytest.raises(UserError, match="some images have no label"):
+        cem.refit(0, Features(z, torch.where(y == 1, -1, y), CLASSES, torch.Generator()))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"weight": -1.0}, {"weight": math.inf}, {"weight": math.nan}, {"clusters": 0}, {"threshold": -0.1}],
+)
+def test_bad_parameters(bad):
+    with pytest.raises(UserError, match=f"cem: .*{next(iter(bad))}.*expected") as error:
+        CEM(**bad)
+    assert "\n" not in str(error.value)
+
+
+def test_minimising_the_loss_lowers_the_leakage():
+    """The whole loop on free features: the bound that is reported falls, and with it the spread in the clusters."""
+    z, y = data()
+    cem = fitted(z, y, weight=100.0)
+    first = cem.leakage()
+    assert first is not None
+    z = z.clone().requires_grad_()
+    for epoch in range(10):
+        for part in torch.arange(90).split(30):
+            (g,) = torch.autograd.grad(loss_of(cem, z[part], y[part]), z)
+            z.data -= g
+        cem.refit(epoch, Features(z.detach(), y, CLASSES, torch.Generator()))
+    last = cem.leakage()
+    assert last is not None
+    assert last < 0.8 * first

@@ -1,0 +1,223 @@
+"""Settings: what is written comes back, and every mistake is one line that says what to do."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from splitveil import config
+from splitveil.config import Spec, TrainConfig
+from splitveil.errors import UserError
+
+
+def message(**values) -> str:
+    with pytest.raises(UserError) as error:
+        config.parse({"data": "digits", **values})
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# Specs
+
+
+@pytest.mark.parametrize(
+    ("text", "parameters"),
+    [
+        ("gaussian", {}),
+        ("gaussian:0.025", {"": 0.025}),
+        ("cem:16", {"": 16}),
+        ("cem:weight=16,loss=released", {"weight": 16, "loss": "released"}),
+        ("cem:16,loss=released", {"": 16, "loss": "released"}),
+        ("cem: weight = 1e-3", {"weight": "1e-3"}),
+    ],
+)
+def test_spec_of_text(text, parameters):
+    spec = Spec.model_validate(text)
+    assert spec.name == text.partition(":")[0]
+    assert spec.parameters == parameters
+
+
+@pytest.mark.parametrize(
+    "value", [{"cem": {"weight": 16}}, {"name": "cem", "parameters": {"weight": 16}}, "cem:weight=16"]
+)
+def test_three_ways_to_write_a_spec(value):
+    assert Spec.model_validate(value) == Spec(name="cem", parameters={"weight": 16})
+
+
+def test_resolving_names_types_and_fills_in_everything():
+    resolved = Spec.model_validate("cem:1e-3,clusters=3").resolve("defenses")
+    assert resolved.parameters["weight"] == 1e-3
+    assert isinstance(resolved.parameters["weight"], float)
+    assert resolved.parameters["clusters"] == 3
+    assert resolved.parameters["loss"] == "bound"
+    assert resolved.resolve("defenses") == resolved
+    assert resolved.make("defenses").clusters == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cem:weight=strong", "cem: weight is 'strong'; expected a valid number"),
+        ("cem:loss=bounds", "cem: loss is 'bounds'; expected 'bound' or 'released'"),
+        ("cem:wieght=3", "defense 'cem' has no parameter 'wieght'; did you mean 'weight'? it has: weight"),
+        ("cme:3", "unknown defense 'cme'; did you mean 'cem'?"),
+        ("gaussian:-1", "gaussian: sigma is -1"),
+    ],
+)
+def test_bad_plugin_parameters(text, expected):
+    with pytest.raises(UserError) as error:
+        Spec.model_validate(text).make("defenses")
+    assert str(error.value).startswith(expected)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "cem:",
+        ":3",
+        "cem:16,",
+        "cem:16,4",
+        "cem:weight=1,weight=2",
+        "cem:weight=",
+        "cem:[",
+        "cem:a: b",
+        "cem:=3",
+    ],
+)
+def test_malformed_specs_say_how_to_write_one(text):
+    assert "write name, name:value or name:key=value,key=value" in message(defense=[text])
+
+
+def test_the_first_parameter_by_place_and_by_name_is_refused():
+    with pytest.raises(UserError, match="'cem' got weight twice"):
+        Spec.model_validate("cem:16,weight=4").resolve("defenses")
+
+
+names = st.from_regex(r"[a-z][a-z_]{0,8}", fullmatch=True)
+values = st.one_of(
+    st.integers(-99, 99), st.booleans(), st.floats(-1e6, 1e6), names.filter(lambda s: s not in YAML_WORDS)
+)
+YAML_WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
+
+
+@given(names, st.dictionaries(names, values, max_size=4))
+@settings(deadline=None)
+def test_specs_survive_yaml(name, parameters):
+    spec = Spec(name=name, parameters=parameters)
+    written = config.dump(TrainConfig(data="digits", defense=(spec,)))
+    assert config.parse(yaml.safe_load(written)).defense == (spec,)
+
+
+# The whole configuration
+
+
+@given(
+    st.builds(
+        dict,
+        data=st.sampled_from(["digits", "cifar10", "folder:a b/ü"]),
+        epochs=st.integers(1, 999),
+        lr=st.floats(1e-9, 10),
+        weight_decay=st.floats(0, 1),
+        seed=st.integers(0, 2**40),
+        flip=st.sampled_from([None, True, False]),
+        train_size=st.one_of(st.none(), st.integers(2, 10**6)),
+        milestones=st.lists(st.floats(0.01, 0.99), max_size=4).map(lambda m: tuple(sorted(m))),
+        defense=st.lists(st.sampled_from(["gaussian:0.1", "cem:4", "cem:loss=released"]), max_size=2),
+    )
+)
+@settings(deadline=None, max_examples=50)
+def test_a_config_survives_yaml(values):
+    resolved = config.parse(values).resolve()
+    again = config.parse(yaml.safe_load(config.dump(resolved, splitveil="0.1.0")))
+    assert again == resolved
+    assert again.resolve() == resolved
+    assert again.model_dump(mode="json") == resolved.model_dump(mode="json")
+
+
+def test_load_reads_what_dump_wrote(tmp_path):
+    original = config.parse({"data": "digits", "root": "~/images", "defense": ["gaussian:0.1"]}).resolve()
+    (tmp_path / "c.yaml").write_text(config.dump(original, note="hello"), encoding="utf-8")
+    assert (tmp_path / "c.yaml").read_text().startswith("# note: hello\n")
+    assert config.parse(config.load(tmp_path / "c.yaml")) == original
+    assert original.root is not None
+    assert original.root.is_absolute()
+
+
+@pytest.mark.parametrize(
+    ("data", "padding", "flip"),
+    [("cifar10", 4, True), ("cifar100", 4, True), ("digits", 2, False), ("folder:x", 0, True)],
+)
+def test_defaults_that_depend_on_the_images(data, padding, flip):
+    resolved = config.parse({"data": data}).resolve()
+    assert (resolved.crop_padding, resolved.flip) == (padding, flip)
+    kept = config.parse({"data": data, "crop_padding": 1, "flip": not flip}).resolve()
+    assert (kept.crop_padding, kept.flip) == (1, not flip)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"epoch": 3}, "epoch: no such setting; did you mean 'epochs'?"),
+        ({"epochs": 0}, "epochs is 0; expected greater than or equal to 1"),
+        ({"lr": -1}, "lr is -1; expected greater than 0"),
+        ({"lr": float("nan")}, "lr is nan; expected"),
+        ({"lr": float("inf")}, "lr is inf; expected"),
+        ({"momentum": 1}, "momentum is 1; expected less than 1"),
+        ({"batch_size": 1}, "batch_size is 1; expected greater than or equal to 2"),
+        ({"batch_size": "many"}, "batch_size is 'many'; expected a valid integer"),
+        ({"precision": "16"}, "precision is '16'; expected 'auto', '32-true' or 'bf16-mixed'"),
+        ({"milestones": [60, 120]}, "milestones.0 is 60; expected less than 1"),
+        ({"defense": [3]}, "defense.0 is 3; expected"),
+        ({"defense": "cem:16"}, "defense is 'cem:16'; expected"),
+        ({1: 2}, "1"),
+    ],
+)
+def test_bad_settings(values, expected):
+    with pytest.raises(UserError) as error:
+        config.parse({"data": "digits", **values})
+    assert str(error.value).startswith(expected)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_data_and_all_errors_at_once():
+    with pytest.raises(UserError) as error:
+        config.parse({"epochs": 0, "lr": 0})
+    text = str(error.value)
+    assert "data is missing; give --data" in text
+    assert "epochs is 0" in text
+    assert "lr is 0" in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"a: [1", "is not YAML"),
+        (b"\xff\xfe\x00", "is not YAML"),
+        (b"- a\n- b\n", "holds no settings"),
+        (b"", "holds no settings"),
+    ],
+)
+def test_bad_files(tmp_path, content, expected):
+    path = tmp_path / "c.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=expected) as error:
+        config.load(path)
+    assert "\n" not in str(error.value)
+    assert "epochs: 240" in str(error.value)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*none\.yaml: No such file or directory"):
+        config.load(tmp_path / "none.yaml")
+    with pytest.raises(UserError, match=r"cannot read .*: Is a directory"):
+        config.load(tmp_path)
+
+
+def test_settings_cannot_change_once_made():
+    with pytest.raises(Exception, match="frozen"):
+        config.parse({"data": "digits"}).epochs = 3  # type: ignore[misc]

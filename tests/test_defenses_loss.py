@@ -1,0 +1,128 @@
+"""Penalties on the feature against naive formulas."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from splitveil.defenses.base import Step
+from splitveil.defenses.hsic import HSIC, gaussian_kernel, hsic
+from splitveil.defenses.nopeek import NoPeek, distance_correlation
+from splitveil.defenses.vib import VIB, gaussian_kl
+from test_defenses_wire import rng, tiny
+
+
+def make_step(z: torch.Tensor, x: torch.Tensor | None = None, classes: int = 3) -> Step:
+    count = len(z)
+    x = torch.rand(count, 3, 12, 12, generator=rng(5)) if x is None else x
+    y = torch.arange(count) % classes
+    return Step(x, y, z, z, torch.zeros(count, classes), rng(), 0.1, 0.0, None)
+
+
+def naive_distance_correlation(x: np.ndarray, z: np.ndarray) -> float:
+    def centered(v):
+        d = np.array([[np.linalg.norm(a - b) for b in v] for a in v])
+        h = np.eye(len(v)) - 1 / len(v)
+        return h @ d @ h
+
+    a, b = centered(x), centered(z)
+    return float(np.sqrt((a * b).mean() / np.sqrt((a * a).mean() * (b * b).mean())))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_distance_correlation_is_the_naive_formula(seed):
+    x = torch.randn(9, 7, generator=rng(seed), dtype=torch.float64)
+    z = torch.randn(9, 4, generator=rng(seed + 10), dtype=torch.float64) + x[:, :4]
+    found = distance_correlation(x, z).item()
+    assert found == pytest.approx(naive_distance_correlation(x.numpy(), z.numpy()), rel=1e-10)
+
+
+def test_distance_correlation_of_a_constant_is_zero_with_a_finite_gradient():
+    z = torch.ones(5, 4, requires_grad=True)
+    value = distance_correlation(torch.randn(5, 3, generator=rng()), z)
+    value.backward()
+    assert value.item() == 0
+    assert z.grad is not None
+    assert torch.isfinite(z.grad).all()
+
+
+def test_distance_correlation_gradient_is_that_of_finite_differences():
+    x = torch.randn(6, 5, generator=rng(), dtype=torch.float64)
+    z = torch.randn(6, 3, generator=rng(1), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda t: distance_correlation(x, t), (z,))
+
+
+def test_equal_images_in_a_batch_give_finite_gradients():
+    z = torch.randn(3, 4, generator=rng())[[0, 0, 1, 2]].requires_grad_()
+    NoPeek(1.0).loss(make_step(z)).backward()  # type: ignore[union-attr]
+    assert z.grad is not None
+    assert torch.isfinite(z.grad).all()
+
+
+def test_nopeek_is_weighted_and_its_log_form_is_the_log():
+    z = torch.randn(6, 4, generator=rng())
+    plain, log = NoPeek(2.0).loss(make_step(z)), NoPeek(2.0, form="log").loss(make_step(z))
+    assert plain is not None
+    assert log is not None
+    assert log.item() == pytest.approx(2 * np.log(plain.item() / 2), rel=1e-5)
+
+
+def test_hsic_is_the_naive_trace():
+    x = torch.randn(8, 5, generator=rng(), dtype=torch.float64)
+    z = torch.randn(8, 3, generator=rng(1), dtype=torch.float64)
+    k, l = gaussian_kernel(x, 2.0), gaussian_kernel(z, 2.0)  # noqa: E741
+    h = np.eye(8) - 1 / 8
+    naive = np.trace(k.numpy() @ h @ l.numpy() @ h) / 49
+    assert hsic(k, l).item() == pytest.approx(naive, rel=1e-10)
+    assert k[0, 1].item() == pytest.approx(
+        np.exp(-((x[0] - x[1]) ** 2).sum().item() / (2 * 4 * 5)), rel=1e-10
+    )
+
+
+def test_bido_lowers_dependence_on_the_image_and_raises_that_on_the_label():
+    z = torch.randn(9, 4, generator=rng(), requires_grad=True)
+    step = make_step(z)
+    image, label = HSIC(1.0, 0.0).loss(step), HSIC(0.0, 1.0).loss(step)
+    both = HSIC(2.0, 3.0).loss(step)
+    assert image is not None
+    assert label is not None
+    assert both is not None
+    assert image.item() > 0 > label.item()
+    assert both.item() == pytest.approx(2 * image.item() + 3 * label.item(), rel=1e-5)
+
+
+def test_gaussian_kl_is_torchs():
+    draw = [torch.randn(50, generator=rng(k), dtype=torch.float64) for k in range(4)]
+    normal = torch.distributions.Normal
+    oracle = torch.distributions.kl_divergence(normal(draw[0], draw[1].exp()), normal(draw[2], draw[3].exp()))
+    assert torch.allclose(gaussian_kl(*draw), oracle)
+
+
+def test_vib_pays_the_kl_of_its_own_noise_in_nats_per_image():
+    defense = VIB(0.5)
+    defense.install(tiny())
+    z = torch.rand(4, 4, 3, 3, generator=rng(), requires_grad=True)
+    wire = defense.on_wire(z, rng())
+    loss = defense.loss(make_step(z))
+    assert loss is not None
+    sigma = np.exp(-3.0)
+    kl = 0.5 * (sigma**2 + z.detach().square() - 1 + 6).flatten(1).sum(1).mean()
+    assert loss.item() == pytest.approx(0.5 * kl.item(), rel=1e-5)
+    assert defense.leakage() == pytest.approx(kl.item(), rel=1e-5)
+    assert (wire - z).std().item() == pytest.approx(sigma, rel=0.2)
+    assert defense.loss(make_step(z)) is None  # each forward pass pays once
+
+
+def test_a_second_look_at_the_wire_does_not_cost_vib_its_gradient():
+    defense = VIB(0.5)
+    defense.install(tiny())
+    z = torch.rand(4, 4, 3, 3, generator=rng(), requires_grad=True)
+    defense.on_wire(z, rng())
+    with torch.no_grad():  # as the further steps of `adversarial` do
+        defense.on_wire(z[:2], rng())
+    loss = defense.loss(make_step(z))
+    assert loss is not None
+    loss.backward()
+    assert z.grad is not None
+    assert (z.grad != 0).all()

@@ -1,0 +1,219 @@
+"""An attack on a run: what it leaves, who gets which images, and when its figures are not to be trusted."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from splitveil import config, evaluation, metrics, runs, training
+from splitveil.attacks.base import Attack, Victim
+from splitveil.config import Spec
+from splitveil.data import Access, load, protocol, to_float
+from splitveil.errors import AccessError, UserError
+from splitveil.runs import Run
+from splitveil.zoo import Parts
+
+IMAGES = load("digits", train_size=60, test_size=120)
+
+
+def tiny(*_: Any, classes: int, **__: Any) -> Parts:
+    return Parts(
+        nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.Sigmoid()),
+        nn.Sequential(nn.Flatten(), nn.Linear(256, classes)),
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setattr(runs.zoo, "build", tiny)
+    path = tmp_path_factory.mktemp("runs") / "run"
+    settings = config.parse(
+        {"data": "digits", "train_size": 60, "test_size": 120, "epochs": 1, "precision": "32-true", "seed": 3,
+         "defense": ["gaussian:0.05"]}
+    )  # fmt: skip
+    training.fit(settings, IMAGES, path)
+    yield path
+    patch.undo()
+
+
+@pytest.fixture
+def run(folder):
+    return Run.open(folder)
+
+
+def attack(run: Run, text: str = "linear", **options: Any) -> dict[str, Any]:
+    return evaluation.attack_run(run, Spec.model_validate(text), IMAGES, **options)
+
+
+class Fixed(Attack):
+    """Answers what the test tells it to."""
+
+    needs: ClassVar = frozenset({Access.QUERY})
+    answer: ClassVar[Any] = None
+
+    def fit(self, victim: Victim, images, rng, progress=None) -> None:
+        self.victim, self.images = victim, images
+
+    def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
+        return type(self).answer(self, wire, y)
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """An attack called "linear" that gives these answers."""
+
+    def use(answer, needs=frozenset({Access.QUERY})):
+        kind = type("Scripted", (Fixed,), {"answer": staticmethod(answer), "needs": needs})
+        real = config.Spec.make
+        monkeypatch.setattr(
+            config.Spec, "make", lambda spec, of: kind() if of == "attacks" else real(spec, of)
+        )
+
+    return use
+
+
+def test_the_folder_and_the_summary(run):
+    summary = attack(run)
+    left = run.path / "attacks" / "linear"
+    assert sorted(p.name for p in left.iterdir()) == ["per_image.csv", "reconstructions.png", "summary.json"]
+    assert json.loads((left / "summary.json").read_text()) == summary
+    assert summary["attack"] == {"linear": {"looks": 4}}
+    assert summary["protocol"] == "inference_time"
+    assert summary["images"] == {"attacker": 108, "attacked": 12}
+    assert summary["flags"] == []
+    assert summary["seconds"] > 0
+    assert summary["mse"]["mean"] < summary["baseline_mse"]
+    rows = list(csv.DictReader((left / "per_image.csv").open()))
+    assert [row["image"] for row in rows] == [str(i) for i in range(12)]
+    for name in ("mse", "psnr", "ssim"):
+        values = [float(row[name]) for row in rows]
+        assert sum(values) / 12 == pytest.approx(summary[name]["mean"], rel=1e-5)
+        assert summary[name]["ci95"][0] <= summary[name]["mean"] <= summary[name]["ci95"][1]
+    assert (left / "reconstructions.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_the_same_seed_gives_the_same_figures(run):
+    first, second, other = attack(run), attack(run), attack(run, seed=1)
+    assert first["mse"] == second["mse"]
+    assert first["mse"] != other["mse"]
+    assert first["baseline_mse"] == other["baseline_mse"]  # the seed of the attack does not change the images
+
+
+def test_scores_are_those_of_the_attackers_images(run, scripted):
+    parts = protocol("inference_time", IMAGES, seed=3)
+    truth = to_float(parts.attacker_test.images)
+
+    def off_by_a_tenth(self, wire, y):
+        assert torch.equal(self.images.images, parts.attacker_train.images)
+        return torch.where(truth < 0.5, truth + 0.1, truth - 0.1)
+
+    scripted(off_by_a_tenth)
+    summary = attack(run)
+    assert summary["mse"]["mean"] == pytest.approx(0.01, rel=1e-4)
+    assert summary["psnr"]["mean"] == pytest.approx(20, rel=1e-4)
+
+
+def test_baseline_is_the_error_of_the_mean_training_image(run):
+    parts = protocol("train_time", IMAGES, seed=3)
+    mean = to_float(parts.attacker_train.images).mean(0).expand(len(parts.attacker_test), -1, -1, -1)
+    expected = float(metrics.mse(mean, to_float(parts.attacker_test.images)).mean())
+    summary = attack(run, protocol_name="train_time")
+    assert summary["baseline_mse"] == pytest.approx(expected, rel=1e-5)
+    assert summary["images"] == {"attacker": 54, "attacked": 120}
+
+
+def test_an_attack_no_better_than_the_mean_image_is_flagged(run, scripted):
+    scripted(lambda self, wire, y: torch.ones(len(wire), 3, 32, 32))
+    summary = attack(run)
+    assert len(summary["flags"]) == 1
+    assert "no better than the mean training image" in summary["flags"][0]
+    assert evaluation.flags(torch.tensor([0.1, 0.3]), 0.2000001) == []
+    assert evaluation.flags(torch.tensor([0.1, 0.3]), 0.2) != []
+
+
+def test_a_perfect_reconstruction_is_a_result_and_no_crash(run, scripted):
+    truth = to_float(protocol("inference_time", IMAGES, seed=3).attacker_test.images)
+    scripted(lambda self, wire, y: truth)
+    summary = attack(run)
+    assert summary["mse"]["mean"] == 0
+    assert summary["psnr"]["mean"] == evaluation.PSNR_LIMIT
+
+
+def test_labels_are_given_only_to_attacks_that_need_them(run, scripted):
+    seen = []
+
+    def answer(self, wire, y):
+        seen.append(y)
+        return torch.zeros(len(wire), 3, 32, 32)
+
+    scripted(answer)
+    attack(run)
+    scripted(answer, needs=frozenset({Access.QUERY, Access.LABELS}))
+    attack(run)
+    assert seen[0] is None
+    assert torch.equal(seen[1], protocol("inference_time", IMAGES, seed=3).attacker_test.labels)
+
+
+def test_access_that_the_protocol_does_not_grant(run, monkeypatch):
+    def without_queries(*args, **options):
+        return replace(protocol(*args, **options), grants=frozenset({Access.WEIGHTS}))
+
+    monkeypatch.setattr(evaluation, "protocol", without_queries)
+    with pytest.raises(AccessError, match="needs query; the protocol grants weights"):
+        attack(run)
+
+
+def test_sizes(run):
+    assert attack(run, attacker_size=20, attacked=5)["images"] == {"attacker": 20, "attacked": 5}
+    with pytest.raises(UserError, match="attacker size 109: protocol inference_time has 108 images"):
+        attack(run, attacker_size=109)
+    with pytest.raises(UserError, match="attacker test size 13: protocol inference_time has 12 images"):
+        attack(run, attacked=13)
+
+
+def test_one_attacked_image_is_refused_before_the_attack_is_trained(run, scripted):
+    def answer(self, wire, y):
+        raise AssertionError("too late")
+
+    scripted(answer)
+    with pytest.raises(UserError, match="attacked is 1; expected at least 2"):
+        attack(run, attacked=1)
+
+
+def test_the_attackers_half_must_have_been_kept_from_the_defender(run):
+    with pytest.raises(UserError, match="trained under protocol inference_time.*--protocol auxiliary"):
+        attack(run, protocol_name="auxiliary")
+
+
+def test_wrong_names_write_nothing(run):
+    for text in ("decodr", "linear:look=3"):
+        with pytest.raises(UserError, match="did you mean"):
+            attack(run, text)
+    with pytest.raises(UserError, match="unknown protocol"):
+        attack(run, protocol_name="test_time")
+    assert not (run.path / "attacks" / "decodr").exists()
+
+
+def test_the_wire_is_crossed_with_the_defense(run, scripted):
+    """What is attacked is what the model sends: encoder, then noise of σ = 0.05, drawn for every image."""
+    seen = []
+
+    def answer(self, wire, y):
+        seen.append(wire)
+        return torch.zeros(len(wire), 3, 32, 32)
+
+    scripted(answer)
+    attack(run)
+    clean = run.model(IMAGES).features(
+        to_float(protocol("inference_time", IMAGES, seed=3).attacker_test.images)
+    )
+    noise = seen[0] - clean.detach()
+    assert float(noise.std()) == pytest.approx(0.05, rel=0.1)
+    assert float(noise.flatten(1).corrcoef().tril(-1).abs().max()) < 0.3

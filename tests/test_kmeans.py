@@ -1,0 +1,152 @@
+"""k-means of every class at once against scikit-learn, one class at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from splitveil.defenses import _kmeans
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def blobs(per_class: list[int], m: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Shuffled samples, several lumps in every class."""
+    g = rng(seed)
+    y = torch.repeat_interleave(torch.arange(len(per_class)), torch.tensor(per_class))
+    lump = torch.randint(3, (len(y),), generator=g)
+    z = torch.randn(len(y), m, generator=g) + 3 * torch.randn(3, m, generator=g)[lump] + y[:, None]
+    order = torch.randperm(len(y), generator=g)
+    return z[order], y[order]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_equals_scikit_learn_from_the_same_start(seed):
+    from sklearn.cluster import KMeans
+
+    z, y = blobs([80, 33, 120], seed=seed)
+    start = torch.stack([z[y == c][:4] for c in range(3)])
+    found = _kmeans.fit(z, y, 3, 4, rng(), start=start, iterations=300, tolerance=0.0)
+    for c in range(3):
+        own = z[y == c].double().numpy()
+        oracle = KMeans(4, init=start[c].double().numpy(), n_init=1, max_iter=300, tol=0.0).fit(own)
+        np.testing.assert_allclose(found.centers[c], oracle.cluster_centers_, atol=1e-4)
+        np.testing.assert_array_equal(found.counts[c], np.bincount(oracle.labels_, minlength=4))
+        inertia = float((found.counts[c] * found.variance[c].sum(-1)).sum())
+        assert inertia == pytest.approx(oracle.inertia_, rel=1e-4)
+        for j in range(4):
+            members = own[oracle.labels_ == j]
+            np.testing.assert_allclose(found.variance[c, j], members.var(0), atol=1e-4)
+
+
+def test_seeding_is_as_good_as_scikit_learns():
+    """Mean squared distance to the nearest of the k-means++ seeds, averaged over many draws."""
+    from sklearn.cluster import kmeans_plusplus
+
+    z, y = blobs([120], seed=3)
+    grouped, valid = _kmeans.by_class(z, y, 1)
+    ours, theirs = [], []
+    for seed in range(200):
+        centers = _kmeans.seed_centers(grouped, valid, 4, rng(seed))[0]
+        ours.append(float(torch.cdist(z, centers).square().min(1).values.mean()))
+        # One trial per seed is the algorithm of 2007; scikit-learn's own default tries several.
+        oracle, _ = kmeans_plusplus(z.numpy(), 4, random_state=seed, n_local_trials=1)
+        theirs.append(float(torch.cdist(z, torch.from_numpy(oracle)).square().min(1).values.mean()))
+    spread = (np.var(ours) / 200 + np.var(theirs) / 200) ** 0.5
+    assert abs(np.mean(ours) - np.mean(theirs)) < 4 * spread
+
+
+def test_seeds_are_members_of_their_class():
+    z, y = blobs([7, 30, 5])
+    grouped, valid = _kmeans.by_class(z, y, 3)
+    centers = _kmeans.seed_centers(grouped, valid, 5, rng())
+    for c in range(3):
+        nearest = torch.cdist(centers[c].double(), z[y == c].double()).min(1)
+        assert float(nearest.values.max()) == 0
+        assert len(nearest.indices.unique()) == 5  # different images while there are enough
+
+
+def test_fewer_images_than_clusters():
+    z, y = blobs([2, 20])
+    found = _kmeans.fit(z, y, 2, 5, rng())
+    assert sorted(found.counts[0].tolist()) == [0, 0, 0, 1, 1]
+    assert int(found.counts.sum()) == 22
+    assert float(found.variance[0].abs().max()) < 1e-10
+    assert found.centers.isfinite().all()
+
+
+def test_a_class_without_images():
+    z, y = blobs([20, 0, 15])
+    found = _kmeans.fit(z, y, 3, 4, rng())
+    assert found.counts.sum(1).tolist() == [20, 0, 15]
+    assert found.variance[1].abs().sum() == 0
+    assert found.centers.isfinite().all()
+
+
+def test_identical_points_are_one_cluster():
+    found = _kmeans.fit(torch.full((9, 4), 0.3), torch.zeros(9, dtype=torch.long), 1, 3, rng())
+    assert sorted(found.counts[0].tolist()) == [0, 0, 9]
+    assert float(found.variance.max()) < 1e-12
+    assert float((found.centers - 0.3).abs().max()) < 1e-6
+
+
+def test_an_empty_cluster_keeps_its_center():
+    z = torch.tensor([[0.0], [1.0]])
+    start = torch.tensor([[[0.5], [90.0]]])
+    found = _kmeans.fit(z, torch.zeros(2, dtype=torch.long), 1, 2, rng(), start=start)
+    assert found.counts.tolist() == [[2, 0]]
+    assert found.centers.flatten().tolist() == [0.5, 90.0]
+    assert found.variance.flatten().tolist() == [0.25, 0.0]
+    assert start.flatten().tolist() == [0.5, 90.0]  # the caller's tensor is not written to
+
+
+@given(
+    st.lists(st.integers(0, 12), min_size=1, max_size=4).filter(any), st.integers(1, 4), st.integers(0, 50)
+)
+@settings(deadline=None, max_examples=60)
+def test_invariants(per_class, k, seed):
+    z, y = blobs(per_class, seed=seed)
+    found = _kmeans.fit(z, y, len(per_class), k, rng(seed))
+    assert found.counts.sum(1).tolist() == per_class
+    assert found.centers.isfinite().all()
+    assert (found.variance >= 0).all()
+    assert (found.variance[found.counts == 0] == 0).all()
+    for c in range(
+        len(per_class)
+    ):  # law of total variance: what is within the clusters is no more than all there is
+        if per_class[c]:
+            within = (found.counts[c, :, None] * found.variance[c]).sum(0)
+            total = per_class[c] * z[y == c].var(0, unbiased=False)
+            assert (within <= total * 1.001 + 1e-4).all()
+
+
+@given(st.integers(1, 15), st.integers(1, 40), st.integers(1, 4), st.integers(0, 50))
+@settings(deadline=None, max_examples=60)
+def test_a_class_does_not_depend_on_the_size_of_the_others(own, other, k, seed):
+    z, y = blobs([own, other], seed=seed)
+    start = torch.randn(2, k, 3, generator=rng(seed))
+    together = _kmeans.fit(z, y, 2, k, rng(), start=start, tolerance=0.0)
+    alone = _kmeans.fit(z[y == 0], y[y == 0], 1, k, rng(), start=start[:1], tolerance=0.0)
+    assert torch.equal(together.counts[0], alone.counts[0])
+    torch.testing.assert_close(together.centers[0], alone.centers[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together.variance[0], alone.variance[0], atol=1e-4, rtol=1e-4)
+
+
+def test_grouping_by_class_pads_with_zeros():
+    z = torch.arange(1.0, 6.0)[:, None]
+    grouped, valid = _kmeans.by_class(z, torch.tensor([2, 0, 2, 2, 0]), 3)
+    assert grouped[..., 0].tolist() == [[2, 5, 0], [0, 0, 0], [1, 3, 4]]
+    assert valid.sum(1).tolist() == [2, 0, 3]
+
+
+def test_same_generator_same_clusters():
+    z, y = blobs([30, 30])
+    a, b = (_kmeans.fit(z, y, 2, 3, rng(7)) for _ in range(2))
+    assert torch.equal(a.centers, b.centers)
+    assert not torch.equal(a.centers, _kmeans.fit(z, y, 2, 3, rng(8), iterations=1).centers)
