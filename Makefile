@@ -22,8 +22,8 @@ lint: $(INSTALLED)  ## check style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-bench: $(INSTALLED)  ## list the benchmark grids; run one with: splitveil bench PRESET --out DIR
-	$(BIN)/splitveil bench --help
+bench: $(INSTALLED)  ## measure the speed of training and attacking (CIFAR-10 under data/cifar10)
+	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/speed.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

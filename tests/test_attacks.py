@@ -148,9 +148,7 @@ def decoder_fit(monkeypatch, errors: list[float] | None = None):
     return attack, states, modes, defense
 
 
-@pytest.mark.parametrize(
-    ("errors", "best"), [([0.3, 0.1, 0.2], 1), ([0.3, 0.2, 0.1], 2), ([0.1, 0.1, 0.1], 0)]
-)
+@pytest.mark.parametrize(("errors", "best"), [([0.3, 0.1, 0.2], 1), ([0.3, 0.2, 0.1], 2), ([0.1, 0.1, 0.1], 0)])
 def test_the_decoder_keeps_its_best_epoch(monkeypatch, errors, best):
     attack, states, modes, _ = decoder_fit(monkeypatch, errors=errors)
     kept = attack.decoder.state_dict()

@@ -129,7 +129,7 @@ def test_more_noise_less_leakage(sigma2, factor, seed):
     assert more >= float(torch.special.entr(weights).sum()) - 1e-5
 
 
-# loss="bound"
+# The loss that is the bound
 
 
 def test_the_gradient_over_all_data_is_that_of_the_bound():
@@ -176,11 +176,7 @@ def test_the_tangent_lies_above_the_bound(scale, seed):
     cem = fitted(z, y)
     index = nearest(cem, z, y)
     centers = cem.centers.flatten(0, 1)[index]
-    moved = (
-        centers
-        + scale * (z - centers)
-        + 0.01 * torch.randn(z.shape, generator=torch.Generator().manual_seed(seed))
-    )
+    moved = centers + scale * (z - centers) + 0.01 * torch.randn(z.shape, generator=torch.Generator().manual_seed(seed))
     if not torch.equal(nearest(cem, moved, y), index):
         moved = centers + 0.5 * (z - centers)  # halfway to its own center, nothing changes its cluster
     exact = cem.weight * UNIT / M * float(bound(moved.double(), nearest(cem, moved, y), SIGMA**2))
@@ -203,7 +199,7 @@ def test_weight_sixteen_pulls_as_the_published_sixteen_on_cifar10():
     assert float(nn.functional.cosine_similarity(pulls[0].flatten(), pulls[1].flatten(), 0)) > 0.99
 
 
-# loss="released"
+# The loss as released
 
 
 def released(cem: CEM, z: Tensor, y: Tensor) -> Tensor:
@@ -277,7 +273,7 @@ def test_classes_use_their_own_tables():
 
 
 def test_no_noise_has_no_bound_but_a_released_loss():
-    with pytest.raises(UserError, match="needs noise on the wire.*add --defense gaussian"):
+    with pytest.raises(UserError, match=r"needs noise on the wire.*add --defense gaussian"):
         install(CEM(16), sigma=0)
     z, y = data()
     cem = fitted(z, y, sigma=0, loss="released")

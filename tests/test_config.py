@@ -108,7 +108,7 @@ YAML_WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 @settings(deadline=None)
 def test_specs_survive_yaml(name, parameters):
     spec = Spec(name=name, parameters=parameters)
-    written = config.dump(TrainConfig(data="digits", defense=(spec,)))
+    written = config.dump(TrainConfig.model_validate({"data": "digits", "defense": (spec,)}))
     assert config.parse(yaml.safe_load(written)).defense == (spec,)
 
 

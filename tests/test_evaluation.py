@@ -72,9 +72,7 @@ def scripted(monkeypatch):
     def use(answer, needs=frozenset({Access.QUERY})):
         kind = type("Scripted", (Fixed,), {"answer": staticmethod(answer), "needs": needs})
         real = config.Spec.make
-        monkeypatch.setattr(
-            config.Spec, "make", lambda spec, of: kind() if of == "attacks" else real(spec, of)
-        )
+        monkeypatch.setattr(config.Spec, "make", lambda spec, of: kind() if of == "attacks" else real(spec, of))
 
     return use
 
@@ -188,7 +186,7 @@ def test_one_attacked_image_is_refused_before_the_attack_is_trained(run, scripte
 
 
 def test_the_attackers_half_must_have_been_kept_from_the_defender(run):
-    with pytest.raises(UserError, match="trained under protocol inference_time.*--protocol auxiliary"):
+    with pytest.raises(UserError, match=r"trained under protocol inference_time.*--protocol auxiliary"):
         attack(run, protocol_name="auxiliary")
 
 
@@ -211,9 +209,7 @@ def test_the_wire_is_crossed_with_the_defense(run, scripted):
 
     scripted(answer)
     attack(run)
-    clean = run.model(IMAGES).features(
-        to_float(protocol("inference_time", IMAGES, seed=3).attacker_test.images)
-    )
+    clean = run.model(IMAGES).features(to_float(protocol("inference_time", IMAGES, seed=3).attacker_test.images))
     noise = seen[0] - clean.detach()
     assert float(noise.std()) == pytest.approx(0.05, rel=0.1)
     assert float(noise.flatten(1).corrcoef().tril(-1).abs().max()) < 0.3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -35,7 +37,7 @@ def test_equals_scikit_learn_from_the_same_start(seed):
     found = _kmeans.fit(z, y, 3, 4, rng(), start=start, iterations=300, tolerance=0.0)
     for c in range(3):
         own = z[y == c].double().numpy()
-        oracle = KMeans(4, init=start[c].double().numpy(), n_init=1, max_iter=300, tol=0.0).fit(own)
+        oracle: Any = KMeans(4, init=start[c].double().numpy(), n_init=1, max_iter=300, tol=0.0).fit(own)
         np.testing.assert_allclose(found.centers[c], oracle.cluster_centers_, atol=1e-4)
         np.testing.assert_array_equal(found.counts[c], np.bincount(oracle.labels_, minlength=4))
         inertia = float((found.counts[c] * found.variance[c].sum(-1)).sum())
@@ -106,9 +108,7 @@ def test_an_empty_cluster_keeps_its_center():
     assert start.flatten().tolist() == [0.5, 90.0]  # the caller's tensor is not written to
 
 
-@given(
-    st.lists(st.integers(0, 12), min_size=1, max_size=4).filter(any), st.integers(1, 4), st.integers(0, 50)
-)
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=4).filter(any), st.integers(1, 4), st.integers(0, 50))
 @settings(deadline=None, max_examples=60)
 def test_invariants(per_class, k, seed):
     z, y = blobs(per_class, seed=seed)
@@ -117,9 +117,7 @@ def test_invariants(per_class, k, seed):
     assert found.centers.isfinite().all()
     assert (found.variance >= 0).all()
     assert (found.variance[found.counts == 0] == 0).all()
-    for c in range(
-        len(per_class)
-    ):  # law of total variance: what is within the clusters is no more than all there is
+    for c in range(len(per_class)):  # law of total variance: what is within the clusters is no more than all there is
         if per_class[c]:
             within = (found.counts[c, :, None] * found.variance[c]).sum(0)
             total = per_class[c] * z[y == c].var(0, unbiased=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import shutil
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -25,8 +26,7 @@ from splitveil.runs import Run
 
 PLAN = [64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"]
 NAME = (
-    "pretrain_False_lambd_16_noise_0.025_epoch_240_bottleneck_noRELU_C8S1_log_1"
-    "_ATstrength_0.3_lr_0.05_varthres_0.125"
+    "pretrain_False_lambd_16_noise_0.025_epoch_240_bottleneck_noRELU_C8S1_log_1_ATstrength_0.3_lr_0.05_varthres_0.125"
 )
 
 
@@ -93,9 +93,7 @@ class PublishedResNet20(nn.Module):
     def __init__(self, cut: int = 4, classes: int = 10, channels: int = 8):
         super().__init__()
         stem = nn.Sequential(
-            OrderedDict(
-                conv1=nn.Conv2d(3, 16, 5, padding=2, bias=False), bn1=nn.BatchNorm2d(16), relu=nn.ReLU()
-            )
+            OrderedDict(conv1=nn.Conv2d(3, 16, 5, padding=2, bias=False), bn1=nn.BatchNorm2d(16), relu=nn.ReLU())
         )
         layers: list[nn.Module] = [stem]
         inputs = 16
@@ -141,10 +139,20 @@ def x() -> Tensor:
     return torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def published() -> Any:
     torch.manual_seed(0)
-    return save(randomized(PublishedVGG()), tmp_path / "nopeek_infocons_sgm_lg1_thre0.125" / NAME)
+    return randomized(PublishedVGG())
+
+
+@pytest.fixture(scope="module")
+def saved(published: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(published, tmp_path_factory.mktemp("saved"))
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(saved, tmp_path / "nopeek_infocons_sgm_lg1_thre0.125" / NAME)
 
 
 def logits(model: Any, x: Tensor) -> Tensor:
@@ -157,11 +165,9 @@ OPTIONS = ["--dataset=digits", "--cutlayer=4"]
 
 
 def test_a_published_vgg_gives_identical_logits(
-    folder: Path, tmp_path: Path, images: data.ImageSet, x: Tensor
+    published: Any, folder: Path, tmp_path: Path, images: data.ImageSet, x: Tensor
 ):
     imported = import_checkpoint(folder, tmp_path / "run", options=OPTIONS, train_size=40, test_size=20)
-    torch.manual_seed(0)
-    published = randomized(PublishedVGG())
     run_ = Run.open(tmp_path / "run")
     model = run_.model(images)
     mean, std = (torch.tensor(v)[:, None, None] for v in (images.mean, images.std))
@@ -176,14 +182,12 @@ def test_a_published_vgg_gives_identical_logits(
 
 
 @pytest.mark.parametrize("reading", ["paper", "code"])
-def test_a_published_resnet_with_its_wide_stem(
-    tmp_path: Path, images: data.ImageSet, x: Tensor, reading: Any
-):
+def test_a_published_resnet_with_its_wide_stem(tmp_path: Path, images: data.ImageSet, x: Tensor, reading: Any):
     torch.manual_seed(0)
     published = randomized(PublishedResNet20(cut=5))
     save(published, tmp_path / "c")
     options = ["--dataset", "digits", "--bottleneck_option", "noRELU_C8S1"]
-    imported = import_checkpoint(tmp_path / "c", tmp_path / "run", options=options, reading=reading)
+    imported = import_checkpoint(tmp_path / "c", tmp_path / "run", options=options, reading=reading, test_size=20)
     run_ = Run.open(tmp_path / "run")
     assert (run_.settings.arch, run_.settings.cut) == ("resnet20_stem5_sgm", 5)
     assert any("nothing names the cut; 5 fits" in note for note in imported.notes)
@@ -200,9 +204,7 @@ def test_a_round_trip_of_our_own_models(tmp_path: Path, images: data.ImageSet, x
     tail = ours.tail.state_dict()
 
     def published(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-        return {
-            f"{prefix}{i}.{name.rpartition('.')[2]}": value for i, (name, value) in enumerate(state.items())
-        }
+        return {f"{prefix}{i}.{name.rpartition('.')[2]}": value for i, (name, value) in enumerate(state.items())}
 
     (tmp_path / "c").mkdir()
     parts = {
@@ -225,15 +227,13 @@ def test_the_sparse_coding_layer_comes_along(tmp_path: Path, images: data.ImageS
     torch.manual_seed(0)
     published = randomized(PublishedVGG(lca=300))
     name = tmp_path / "SCA_new_infocons_sgm_lg1" / NAME
-    import_checkpoint(save(published, name), tmp_path / "run", options=["--dataset=digits"])
+    saved = save(published, name)
+    import_checkpoint(saved, tmp_path / "run", options=["--dataset=digits"], train_size=40, test_size=20)
     run_ = Run.open(tmp_path / "run")
     assert run_.settings.defense[0].name == "sparse_coding_released"
-    full = data.load("digits")
-    mean, std = (torch.tensor(v)[:, None, None] for v in (full.mean, full.std))
+    mean, std = (torch.tensor(v)[:, None, None] for v in (images.mean, images.std))
     with torch.no_grad():
-        torch.testing.assert_close(
-            logits(run_.model(images), x), published((x - mean) / std), rtol=0, atol=1e-5
-        )
+        torch.testing.assert_close(logits(run_.model(images), x), published((x - mean) / std), rtol=0, atol=1e-5)
 
 
 def test_an_imported_run_can_be_attacked(folder: Path, tmp_path: Path, images: data.ImageSet):
@@ -294,9 +294,7 @@ def test_code_in_a_file_is_refused_and_not_run(folder: Path, tmp_path: Path):
         bad.write_bytes(pickle.dumps({"0.weight": Malicious(witness)}, protocol))
         with pytest.raises(UserError, match=r"holds more than tensors.*refused|is damaged, or no file of"):
             import_checkpoint(folder, tmp_path / "run", options=OPTIONS)
-    torch.save(
-        PublishedVGG().local, folder / "checkpoint_f_best.tar"
-    )  # as the published code saves pruned models
+    torch.save(PublishedVGG().local, folder / "checkpoint_f_best.tar")  # as the published code saves pruned models
     with pytest.raises(UserError, match=r"checkpoint_f_best.tar holds more than tensors: a whole model"):
         import_checkpoint(folder, tmp_path / "run", options=OPTIONS)
     assert not witness.exists()
@@ -368,10 +366,8 @@ def test_a_wrong_tensor_is_named(folder: Path, tmp_path: Path, part: str, edit: 
 
 def test_profiler_counters_and_absent_batch_counters_do_not_matter(folder: Path, tmp_path: Path):
     change(folder, "f", lambda s: {k: v for k, v in s.items() if not k.endswith("num_batches_tracked")})
-    change(
-        folder, "cloud", lambda s: s.update({"total_ops": torch.zeros(1), "1.total_params": torch.zeros(1)})
-    )
-    import_checkpoint(folder, tmp_path / "run", options=OPTIONS)
+    change(folder, "cloud", lambda s: s.update({"total_ops": torch.zeros(1), "1.total_params": torch.zeros(1)}))
+    import_checkpoint(folder, tmp_path / "run", options=OPTIONS, train_size=40, test_size=20)
 
 
 def test_bad_folders_and_flags(folder: Path, tmp_path: Path):

@@ -87,9 +87,7 @@ def test_the_grid_file_holds_every_training_of_the_script(tmp_path: Path):
     values = yaml.safe_load(text)
     assert values == {"base": grid.base, "grid": grid.axes}
     assert "&" not in text  # no YAML anchors
-    assert [run_.settings for run_ in grid.runs] == sorted(
-        cells(grid), key=[run_.settings for run_ in grid.runs].index
-    )
+    assert [run_.settings for run_ in grid.runs] == sorted(cells(grid), key=[run_.settings for run_ in grid.runs].index)
     assert len(cells(grid)) == 8
     for settings in cells(grid):
         config.parse(settings).resolve()
@@ -103,8 +101,7 @@ def test_one_training_is_a_plain_configuration(tmp_path: Path):
 
 def test_settings_that_are_no_product_are_rows(tmp_path: Path):
     text = "".join(
-        f"python main_MIA.py --random_seed {seed} --cutlayer {cut}\n"
-        for seed, cut in ((1, 2), (2, 3), (1, 3))
+        f"python main_MIA.py --random_seed {seed} --cutlayer {cut}\n" for seed, cut in ((1, 2), (2, 3), (1, 3))
     )
     grid = read_script(script(tmp_path, text))
     assert yaml.safe_load(grid.to_yaml())["zip"] == {"cut": [2, 3, 3], "seed": [1, 2, 1]}

@@ -147,9 +147,7 @@ def test_defense_trains_and_comes_back(build, tmp_path, names):
     for seed in range(2):  # the second step has what the first refit left
         losses = train_step(model, seed)
         assert all(value.ndim == 0 and bool(value.isfinite()) for value in losses.values())
-    trained = [
-        p for p in model.encoder.parameters() if p.requires_grad and id(p) not in own and p.grad is not None
-    ]
+    trained = [p for p in model.encoder.parameters() if p.requires_grad and id(p) not in own and p.grad is not None]
     assert all(bool(p.grad.isfinite().all()) for p in trained)  # type: ignore[union-attr]
     model.eval()
     wire = model.encode(X, rng(7))
@@ -259,12 +257,12 @@ def test_decoder_makes_images(name, shape, size):
 @pytest.mark.parametrize("name", Registry("zoo").names())
 def test_network_builders_take_what_the_trainer_gives(name):
     parameters = inspect.signature(Registry("zoo").get(name)).parameters
-    assert list(parameters)[0] == "arch"
+    assert next(iter(parameters)) == "arch"
     assert {"cut", "classes", "image_size", "bottleneck"} <= set(parameters)
 
 
 @pytest.mark.parametrize("name", Registry("data").names())
 def test_loaders_take_what_the_command_line_gives(name):
     parameters = inspect.signature(Registry("data").get(name)).parameters
-    assert list(parameters)[0] == "root"
+    assert next(iter(parameters)) == "root"
     assert {"download", "train_size", "test_size"} <= set(parameters)

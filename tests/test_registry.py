@@ -36,7 +36,8 @@ def test_the_built_in_ones_are_found(kind, name):
     assert name in found.get(name).__plugin_names__
     described = dict(found.describe())
     assert list(described) == found.names()
-    assert described[name] and "\n" not in described[name]
+    assert described[name]
+    assert "\n" not in described[name]
 
 
 def test_a_wrong_name_is_one_line_with_the_nearest():
@@ -86,9 +87,7 @@ def test_two_plugins_of_one_name_are_refused(fresh, monkeypatch, tmp_path):
 def test_entry_points_are_found_and_do_not_replace_our_own(fresh, monkeypatch):
     theirs = EntryPoint("mine", "splitveil.errors:UserError", "splitveil.attacks")
     clash = EntryPoint("linear", "splitveil.errors:UserError", "splitveil.attacks")
-    monkeypatch.setattr(
-        registry, "entry_points", lambda group: [theirs, clash] if group.endswith("attacks") else []
-    )
+    monkeypatch.setattr(registry, "entry_points", lambda group: [theirs, clash] if group.endswith("attacks") else [])
     found = Registry("attacks")
     assert found.get("mine") is UserError
     assert found.get("linear") is not UserError
@@ -97,9 +96,7 @@ def test_entry_points_are_found_and_do_not_replace_our_own(fresh, monkeypatch):
 def test_a_broken_package_of_others_is_named(fresh, monkeypatch):
     broken = EntryPoint("mine", "no_such_package:Thing", "splitveil.attacks")
     monkeypatch.setattr(registry, "entry_points", lambda group: [broken])
-    with pytest.raises(
-        UserError, match=r"attack 'mine' of no_such_package cannot be loaded.*No module"
-    ) as error:
+    with pytest.raises(UserError, match=r"attack 'mine' of no_such_package cannot be loaded.*No module") as error:
         Registry("attacks")
     assert "\n" not in str(error.value)
 
@@ -123,7 +120,5 @@ def test_one_wrong_letter_is_understood(name, data):
     at = data.draw(st.integers(0, len(name) - 1))
     typed = name[:at] + "x" + name[at + 1 :]
     if len(name) > 3:
-        assert (
-            did_you_mean(typed, ["gaussian", "cem", "dropout", "adversarial"]) == f"; did you mean '{name}'?"
-        )
+        assert did_you_mean(typed, ["gaussian", "cem", "dropout", "adversarial"]) == f"; did you mean '{name}'?"
     assert str(unknown("defense", typed, ["b", "a"])).endswith("expected one of: a, b")

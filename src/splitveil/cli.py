@@ -20,6 +20,7 @@ app = App(
     help="Train split networks whose wire gives nothing away, attack them, and show what an attacker sees.",
     version=__version__,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,  # main prints what was kept
 )
 LISTS = {
     "models": "zoo",
@@ -153,6 +154,20 @@ def attack(
     for row in rows:
         for flag in row["flags"]:
             error_console.print(f"[yellow]flag[/yellow] {next(iter(row['attack']))}: {flag}")
+
+
+@app.command
+def legacy(*tokens: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None:
+    """Read the published code's scripts, option strings and checkpoints (docs/legacy.md).
+
+    Parameters
+    ----------
+    tokens
+        run_exp.sh, a checkpoint folder with --out RUN, or options: --AT_regularization gan_adv_step1 ...
+    """
+    from .legacy import command
+
+    out_console.print(command.run(list(tokens)), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command(name="list")

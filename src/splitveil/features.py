@@ -43,13 +43,12 @@ class FeatureKeeper:
 
     def gathered(self, fabric: Fabric) -> tuple[Tensor, Tensor]:
         """The features of all ranks, the same on each."""
-        assert self.z is not None and self.y is not None
+        if self.z is None or self.y is None:
+            raise RuntimeError("no features were added")
         z, y = self.z[: self.filled], self.y[: self.filled]
         if fabric.world_size == 1:
             return z, y
-        rows = [
-            int(n) for n in cast(Tensor, fabric.all_gather(torch.tensor(self.filled, device=self.device)))
-        ]
+        rows = [int(n) for n in cast(Tensor, fabric.all_gather(torch.tensor(self.filled, device=self.device)))]
         longest = max(rows)
         z = nn.functional.pad(z, (0, 0, 0, longest - len(z)))
         y = nn.functional.pad(y, (0, longest - len(y)))

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -97,9 +97,7 @@ def correct(model: SplitModel, split: Split, rng: torch.Generator) -> Tensor:
     """bool (N,): which images the split model classifies right from the noisy wire."""
     device = model.mean.device
     hits = []
-    for images, labels in zip(
-        split.images.split(EVALUATION_BATCH), split.labels.split(EVALUATION_BATCH), strict=True
-    ):
+    for images, labels in zip(split.images.split(EVALUATION_BATCH), split.labels.split(EVALUATION_BATCH), strict=True):
         x = to_float(images.to(device)).to(memory_format=torch.channels_last)
         hits.append(model(x, rng).argmax(1) == labels.to(device))
     return torch.cat(hits).cpu()
@@ -121,9 +119,7 @@ class Trainer:
     def __init__(self, settings: config.TrainConfig, images: ImageSet, out: Path, fabric: Fabric):
         self.settings, self.out, self.fabric = settings, out, fabric
         self.parts = protocol(settings.protocol, images, seed=settings.seed)
-        torch.manual_seed(
-            settings.seed
-        )  # torch's layers draw their initial weights from the global generator
+        torch.manual_seed(settings.seed)  # torch's layers draw their initial weights from the global generator
         self.model = build_model(settings, images)
         self.classes = len(images.classes)
         if len(self.parts.defender_train) < 2 * fabric.world_size:
@@ -149,9 +145,7 @@ class Trainer:
         nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.step, ignored)
         self.forward, self.optimizer = self.fabric.setup(self.step, optimizer)
 
-    def _rng(
-        self, purpose: int, epoch: int, rank: int = 0, device: torch.device | None = None
-    ) -> torch.Generator:
+    def _rng(self, purpose: int, epoch: int, rank: int = 0, device: torch.device | None = None) -> torch.Generator:
         return generator(device or self.fabric.device, self.settings.seed, purpose, epoch, rank)
 
     def run(self, progress: Progress | None = None) -> dict[str, Any]:
@@ -164,10 +158,7 @@ class Trainer:
                 self._setup()
                 self.state.best_accuracy = -1.0  # what was chosen before is not the defended network
             accuracy = (
-                correct(self.model.eval(), self.parts.utility_val, self._rng(VALIDATE, epoch))
-                .float()
-                .mean()
-                .item()
+                correct(self.model.eval(), self.parts.utility_val, self._rng(VALIDATE, epoch)).float().mean().item()
             )
             seconds = time.perf_counter() - start
             record |= {
@@ -203,9 +194,7 @@ class Trainer:
                 totals[name] = totals.get(name, torch.zeros((), device=fabric.device)) + value.detach()
             if progress:
                 progress(epoch, done + 1, self.state.records[-1] if self.state.records else {})
-        losses = {
-            name: float(cast(Tensor, fabric.all_reduce(value))) / len(plan) for name, value in totals.items()
-        }
+        losses = {name: float(cast(Tensor, fabric.all_reduce(value))) / len(plan) for name, value in totals.items()}
         if not math.isfinite(loss := sum(losses.values())):
             raise UserError(f"the loss is {loss} in epoch {epoch}; lower --lr or the weight of the defense")
         self._agree()
@@ -253,9 +242,7 @@ class Trainer:
         self.model.eval()
         count = min(len(self.train), capacity(int(self.model.wire_shape.prod())))  # type: ignore[operator]
         # The images may be sorted by class, so that the part that fits must be drawn: always the same one.
-        order = torch.randperm(len(self.train), generator=self._rng(REFIT, 0, 1), device=self.fabric.device)[
-            :count
-        ]
+        order = torch.randperm(len(self.train), generator=self._rng(REFIT, 0, 1), device=self.fabric.device)[:count]
         parts = (to_float(self.train.images[index]) for index in order.split(EVALUATION_BATCH))
         z = [self.model.features(part.to(memory_format=torch.channels_last)).flatten(1) for part in parts]
         return torch.cat(z), self.train.labels[order]
@@ -274,9 +261,7 @@ class Trainer:
                 torch.save(state, temporary)
             except RuntimeError as error:  # it hides the system's error: a full disk must read as one
                 raise OSError(str(error).partition("\n")[0]) from error
-        write_text(
-            self.out / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.state.records or [])
-        )
+        write_text(self.out / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.state.records or []))
 
     def resume(self) -> None:
         """Go back to the last checkpoint; without one, to the beginning."""
@@ -287,9 +272,7 @@ class Trainer:
             saved = torch.load(path, map_location=self.fabric.device, weights_only=True)
         except (OSError, EOFError, RuntimeError, LookupError, UnpicklingError) as error:
             reason = str(error).partition("\n")[0]
-            raise UserError(
-                f"{path} is damaged ({reason}); delete it and --resume starts from the beginning"
-            ) from None
+            raise UserError(f"{path} is damaged ({reason}); delete it and --resume starts from the beginning") from None
         if self.stack.restructure_like(self.model, saved["model"]):
             self._setup()
         self.model.load_state_dict(saved["model"])
@@ -379,9 +362,7 @@ def fit(
             progress=None if several else progress,
         )
         return fabric.launch(train)
-    except (
-        torch.multiprocessing.ProcessRaisedException
-    ) as error:  # carries the traceback of the process as text
+    except torch.multiprocessing.ProcessRaisedException as error:  # carries the traceback of the process as text
         _, ours, message = str(error).rpartition(f"\n{UserError.__module__}.{UserError.__name__}: ")
         if not ours:
             raise

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .. import config, data, runs
+from .. import config, data, runs, zoo
 from ..errors import UserError, did_you_mean
 from ..files import write_json, write_text
 from ..split import SplitModel
@@ -111,9 +111,7 @@ def import_checkpoint(
     summary = _summary(model.eval(), settings, images)
     summary["imported"] = {
         "folder": folder.name,
-        "sha256": {
-            name: _digest(folder / name) for name in (f"checkpoint_{part}_{checkpoint}.tar" for part in FILES)
-        },
+        "sha256": {name: _digest(folder / name) for name in (f"checkpoint_{part}_{checkpoint}.tar" for part in FILES)},
         "notes": notes,
     }
     runs.save_weights(model, out / "model.safetensors")
@@ -154,9 +152,7 @@ def _classes(tensors: dict[str, Tensor]) -> int:
 
 def _dataset(classes: int) -> str:
     if classes not in CLASSES:
-        raise UserError(
-            f"the classifier has {classes} outputs, which no published image set has; give --data"
-        )
+        raise UserError(f"the classifier has {classes} outputs, which no published image set has; give --data")
     return CLASSES[classes]
 
 
@@ -201,26 +197,23 @@ def _fit(
         translation = translate(flags | stated | {"cutlayer": cut}, reading)
         defense = _sparse_as_stored(translation.settings["defense"], files["f"])
         settings = config.parse(translation.settings | {"arch": arch, "defense": defense}).resolve()
-        network = [spec for spec in settings.defense if spec.name == "sparse_coding_released"]
-        try:  # the bare network first: a defense may take long to build
-            _build(settings.model_copy(update={"defense": tuple(network)}), folder, files, images, checkpoint)
+        try:
+            _check(folder, files, settings, images, checkpoint)
         except UserError as error:
             first = first or error
             continue
-        model = _build(settings, folder, files, images, checkpoint)
+        with torch.random.fork_rng(devices=[]):  # what the files do not hold, such as a proxy, starts anew
+            torch.manual_seed(settings.seed)
+            model = runs.build_model(settings, _stub(settings.data, images))
+        for ours, theirs in _pairs(folder, files, model.encoder, model.tail, checkpoint):
+            ours.copy_(theirs)
         if "cutlayer" not in flags:
-            notes.append(
-                f"nothing names the cut; {cut} fits (a pooling beside it has no tensor): --cut for another"
-            )
+            notes.append(f"nothing names the cut; {cut} fits (a pooling beside it has no tensor): --cut for another")
         if arch in RESNETS:
-            notes.append(
-                f"{arch} without a sigmoid: with one, give --arch {arch}_sgm; the tensors are the same"
-            )
+            notes.append(f"{arch} without a sigmoid: with one, give --arch {arch}_sgm; the tensors are the same")
         missing = [name for name in ("bottleneck_option", "lambd", "regularization") if name not in flags]
         if missing:
-            notes.append(
-                f"neither the folder's name nor an option says {', '.join(missing)}: none is assumed"
-            )
+            notes.append(f"neither the folder's name nor an option says {', '.join(missing)}: none is assumed")
         return settings, model
     assert first is not None
     raise first
@@ -249,35 +242,47 @@ def _stub(name: str, images: data.ImageSet | int) -> data.ImageSet:
     return data.ImageSet(name, empty, empty, [str(i) for i in range(images)], *mean_std, size)
 
 
-def _build(
-    settings: config.TrainConfig,
+def _check(
     folder: Path,
     files: dict[str, dict[str, Tensor]],
+    settings: config.TrainConfig,
     images: data.ImageSet | int,
     checkpoint: str,
-) -> SplitModel:
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # what the files do not hold, such as a proxy decoder, starts anew
-        torch.manual_seed(settings.seed)
-        model = runs.build_model(settings, _stub(settings.data, images))
-    _copy(folder, files, model, checkpoint)
-    return model
+) -> None:
+    """Whether the tensors fit the network, tried on shapes alone: fast enough to try every cut."""
+    bottleneck = None
+    if settings.bottleneck is not None:
+        bottleneck = zoo.Bottleneck(
+            settings.bottleneck, settings.bottleneck_stride, settings.bottleneck_kernel, settings.bottleneck_relu
+        )
+    stub = _stub(settings.data, images)
+    with torch.device("meta"):
+        parts = zoo.build(
+            settings.arch,
+            cut=settings.cut,
+            classes=len(stub.classes),
+            image_size=stub.size,
+            bottleneck=bottleneck,
+        )
+    bare = {name: value for name, value in files["f"].items() if name.rpartition(".")[2] != "W"}
+    _pairs(folder, files | {"f": bare}, parts.encoder, parts.tail, checkpoint)
 
 
-def _copy(folder: Path, files: dict[str, dict[str, Tensor]], model: SplitModel, checkpoint: str) -> None:
-    tail = cast("dict[str, Tensor]", model.tail.state_dict())
+def _pairs(
+    folder: Path, files: dict[str, dict[str, Tensor]], encoder: nn.Module, tail: nn.Module, checkpoint: str
+) -> list[tuple[Tensor, Tensor]]:
+    """Our tensors beside the published ones."""
+    cloud = cast("dict[str, Tensor]", tail.state_dict())
     ours = {
-        "f": cast("dict[str, Tensor]", model.encoder.state_dict()),
-        "cloud": {name: value for name, value in tail.items() if not name.startswith("head.")},
-        "classifier": {name: value for name, value in tail.items() if name.startswith("head.")},
+        "f": cast("dict[str, Tensor]", encoder.state_dict()),
+        "cloud": {name: value for name, value in cloud.items() if not name.startswith("head.")},
+        "classifier": {name: value for name, value in cloud.items() if name.startswith("head.")},
     }
-    pairs = {}
+    pairs = []
     for part, wanted in ours.items():
         source = str(folder / f"checkpoint_{part}_{checkpoint}.tar")
-        pairs |= {(part, name): value for name, value in match(source, files[part], wanted).items()}
-    for (part, name), value in pairs.items():
-        ours[part][name].copy_(value)
+        pairs += [(wanted[name], value) for name, value in match(source, files[part], wanted).items()]
+    return pairs
 
 
 @torch.no_grad()

@@ -43,9 +43,7 @@ def run(argv: Sequence[str]) -> str:
     if not places:
         text = read_options(published, reading=reading).to_yaml()  # type: ignore[arg-type]
     elif published:
-        raise UserError(
-            f"{places[0]} is a script and {published[0]} an option of its own; leave the option out"
-        )
+        raise UserError(f"{places[0]} is a script and {published[0]} an option of its own; leave the option out")
     else:
         text = read_script(places[0], reading=reading).to_yaml()  # type: ignore[arg-type]
     return _out(text, own)
@@ -102,9 +100,7 @@ def _import(folder: str, own: dict[str, str], published: list[str]) -> str:
     )
     accuracy = result.summary["accuracy"]
     measured = (
-        "accuracy not measured (the images were not found)"
-        if accuracy is None
-        else f"accuracy {accuracy['mean']:.4f}"
+        "accuracy not measured (the images were not found)" if accuracy is None else f"accuracy {accuracy['mean']:.4f}"
     )
     lines = [f"imported {folder} into {own['out']}: {measured}", *(f"note: {note}" for note in result.notes)]
     return "\n".join([*lines, f"next: splitveil attack {own['out']} --attack decoder"]) + "\n"

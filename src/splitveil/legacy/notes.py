@@ -1,12 +1,8 @@
 """What the published code does otherwise than it says: one line each, shown with the settings concerned."""
 
 RATE = "epoch 1 of the published code trains with learning rate 0; here the rate rises over epoch 1"
-CHOICE = (
-    "the published code chooses the epoch on the test images; here on a held-out part of the training set"
-)
-STANDARD_DEVIATION = (
-    "regularization_strength is the standard deviation of the noise (its README calls it a variance)"
-)
+CHOICE = "the published code chooses the epoch on the test images; here on a held-out part of the training set"
+STANDARD_DEVIATION = "regularization_strength is the standard deviation of the noise (its README calls it a variance)"
 NO_LAMBDA = "lambd is not given: CEM is off (the published parser's default is 1)"
 NO_NOISE = "λ > 0 without noise crashes the published code in epoch 2; here it trains"
 LINEAR = "log_entropy 0, a loss linear in the variance, has no equivalent: this is the logarithmic one"
@@ -15,22 +11,16 @@ NO_BOUND = (
     "images per class; write loss=bound for the bound"
 )
 LOOKUP = "the published code looks clusters up by sample number, so every class uses class 0's; here its own"
-UNSEEN = (
-    "the published attack does not see {0}, as its switch reads the wrong option; here every attacker does"
-)
+UNSEEN = "the published attack does not see {0}, as its switch reads the wrong option; here every attacker does"
 TOPK = "top-k of the published code ranks the raw values of the whole batch{0}"
 ZEROED = "topkprune names the part that is zeroed; ratio here is the part that is kept"
 SCALE = "dropout of the published code does not rescale what it keeps; here E[z_wire] = z"
-CLIPPED = (
-    "the published noise takes a sensitivity of 1 for granted; here z is clipped to [0, 1], so that ε holds"
-)
+CLIPPED = "the published noise takes a sensitivity of 1 for granted; here z is clipped to [0, 1], so that ε holds"
 PRUNED = "after pruning, 9 of 14 encoder tensors are not in the published optimizer; here it is rebuilt"
 NO_EPOCH = "pruning names no epoch: 140, the published default"
 SPARSE = "the strength of SCA only switches it on"
 RELEASED_LCA = "the published LCA layer takes one step with atoms of any length: sparse coding in name{0}"
-PROXY = (
-    "the published decoder trains on features without noise, pre-trained on the test images; here on the wire"
-)
+PROXY = "the published decoder trains on features without noise, pre-trained on the test images; here on the wire"
 PRETRAIN = "30 epochs of decoder training in advance are left out (pretrain=N: N epochs of it alone)"
 PROXY_NOISE = "adversarial_noise has its size from the strength; steps and threshold do not apply to it"
 STEPS = "{0} says {1} per batch, and the published parser reads {2}{3}"

@@ -70,9 +70,7 @@ ATTACK_SWITCHES = (
     "new_log_folder",
     "bhtsne_option",
 )
-BOTTLENECK = re.compile(
-    r"(?P<bare>no(?:RELU|ReLU|relu)_)?(?:K(?P<kernel>\d+))?C(?P<channels>\d+)(?:S(?P<stride>\d+))?"
-)
+BOTTLENECK = re.compile(r"(?P<bare>no(?:RELU|ReLU|relu)_)?(?:K(?P<kernel>\d+))?C(?P<channels>\d+)(?:S(?P<stride>\d+))?")
 PARTS = {
     "gan_adv": r"gan_adv",
     "noise": r"noise",
@@ -125,9 +123,7 @@ def read_flags(argv: Sequence[str], *, attack: bool = False) -> dict[str, Any]:
         name, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or (name not in types and name not in switches):
             known = [f"--{flag}" for flag in (*types, *switches)]
-            hint = (
-                did_you_mean(word.partition("=")[0], known) or "; expected --flag value, such as --lambd 16"
-            )
+            hint = did_you_mean(word.partition("=")[0], known) or "; expected --flag value, such as --lambd 16"
             raise UserError(f"'{word}' is no option of the published code{hint}")
         if name in switches:
             if equals:
@@ -151,9 +147,7 @@ def _typed(name: str, value: str, kind: type) -> Any:
         number = math.nan
     if not math.isfinite(number):
         expected = "a whole number" if kind is int else "a number"
-        raise UserError(
-            f"--{name} is '{value}'; expected {expected}, such as {'4' if kind is int else '0.025'}"
-        )
+        raise UserError(f"--{name} is '{value}'; expected {expected}, such as {'4' if kind is int else '0.025'}")
     return number
 
 
@@ -229,9 +223,7 @@ def read_defense(option: str, flag: str = "AT_regularization") -> DefenseOption:
             raise _unknown_part(flag, option, rest)
         rest = rest.removeprefix("_")
     if "gan_adv" not in parts and parts.keys() & {"step", "noise"}:
-        raise UserError(
-            f"--{flag} {option}: step and noise belong to gan_adv; did you mean 'gan_adv_{option}'?"
-        )
+        raise UserError(f"--{flag} {option}: step and noise belong to gan_adv; did you mean 'gan_adv_{option}'?")
     return DefenseOption(option, parts)
 
 
@@ -245,6 +237,4 @@ def _first_part(rest: str) -> tuple[str, re.Match[str] | None]:
 def _unknown_part(flag: str, option: str, rest: str) -> UserError:
     hint = did_you_mean(option, EXAMPLES) or ";"
     examples = ", ".join(EXAMPLES)
-    return UserError(
-        f"--{flag} {option}: '{rest}' is no part of a defense{hint} expected for example {examples}"
-    )
+    return UserError(f"--{flag} {option}: '{rest}' is no part of a defense{hint} expected for example {examples}")

@@ -78,9 +78,7 @@ def read_script(path: str | Path, *, reading: Reading = "paper") -> Grid:
 def _text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise UserError(
-                f"{path} has {path.stat().st_size} bytes; expected a shell script of at most {MAX_BYTES}"
-            )
+            raise UserError(f"{path} has {path.stat().st_size} bytes; expected a shell script of at most {MAX_BYTES}")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; expected a published run_exp.sh") from None

@@ -13,7 +13,7 @@ from ..errors import UserError
 
 UNKNOWN = "\0"
 """Begins a value that only a shell could tell, such as the output of a command."""
-MAX_CALLS, MAX_TURNS = 10_000, 200_000
+MAX_CALLS, MAX_TURNS = 10_000, 30_000
 REFUSED = ("while", "until", "case", "select", "function", "eval")
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|([A-Za-z_]\w*))")
 _ASSIGNMENT = re.compile(r"(?:(?:export|local|readonly|declare)\s+)?([A-Za-z_]\w*)=(.*)", re.DOTALL)
@@ -71,9 +71,7 @@ class _Reader:
                     "lists, if tests of two words, and python main_MIA.py calls"
                 )
             elif part.keyword in ("do", "done", "then", "else", "elif", "fi"):
-                raise UserError(
-                    f"line {part.line}: '{part.keyword}' without its for or if; check the script's loops"
-                )
+                raise UserError(f"line {part.line}: '{part.keyword}' without its for or if; check the script's loops")
             else:
                 self._simple(part, env)
                 at += 1
@@ -83,9 +81,7 @@ class _Reader:
         match = re.fullmatch(r"for\s+(\w+)\s+in\s+(.*)", part.text, re.DOTALL)
         close = self._closing(at, end, "for", "done")
         if match is None or at + 1 >= close or self.parts[at + 1].keyword != "do":
-            raise UserError(
-                f"line {part.line}: '{part.text}' is no loop over a list; expected for X in A B C; do"
-            )
+            raise UserError(f"line {part.line}: '{part.text}' is no loop over a list; expected for X in A B C; do")
         values = [value for word in _words(match[2]) for value in _expand(word, env)]
         for value in values:
             if UNKNOWN in value:
@@ -94,9 +90,7 @@ class _Reader:
                 )
             self.turns += 1
             if self.turns > MAX_TURNS:
-                raise UserError(
-                    f"line {part.line}: the loops turn more than {MAX_TURNS} times; shorten the lists"
-                )
+                raise UserError(f"line {part.line}: the loops turn more than {MAX_TURNS} times; shorten the lists")
             env[match[1]] = value
             self.block(at + 2, close, env)
         return close + 1
@@ -164,9 +158,7 @@ class _Reader:
                 env[match[1]] = "".join(_expand(match[2], env, split=False))
             return
         if len(self.found) >= MAX_CALLS:
-            raise UserError(
-                f"line {part.line}: the script makes more than {MAX_CALLS} calls; shorten its lists"
-            )
+            raise UserError(f"line {part.line}: the script makes more than {MAX_CALLS} calls; shorten its lists")
         argv = []
         for word in words[script + 1 :]:
             if re.match(r"\d?>|\||<|&", word):  # a redirection or pipe ends the arguments

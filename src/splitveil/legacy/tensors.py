@@ -51,14 +51,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if isinstance(stored, Mapping) and isinstance(stored.get(key), Mapping):
             stored = stored[key]
     if not isinstance(stored, Mapping):
-        raise UserError(
-            f"{path} holds a {type(stored).__name__}; expected a state dictionary (names and tensors)"
-        )
+        raise UserError(f"{path} holds a {type(stored).__name__}; expected a state dictionary (names and tensors)")
     for name, value in stored.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise UserError(
-                f"{path}: {name} is a {type(value).__name__}; expected a state dictionary of tensors only"
-            )
+            raise UserError(f"{path}: {name} is a {type(value).__name__}; expected a state dictionary of tensors only")
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise UserError(f"{path}: {name} holds values that are not finite; the training had diverged")
     tensors = {str(k): v for k, v in stored.items() if k.rpartition(".")[2] not in PROFILER}
@@ -82,15 +78,7 @@ def _load(path: Path) -> object:
             "worse; loading it would run its author's code, so it is refused; save its state_dict() where "
             "it is trusted"
         ) from None
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        OSError,
-        zipfile.BadZipFile,
-    ) as error:
+    except Exception as error:  # on damaged bytes torch's reader raises whatever its steps happen to raise
         raise UserError(f"{path} is truncated or damaged ({_first(error)}); copy it again") from None
 
 

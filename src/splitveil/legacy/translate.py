@@ -110,21 +110,15 @@ def translate(flags: dict[str, Any], reading: Reading = "paper") -> Translation:
 def _refuse(flags: dict[str, Any], notes: list[str]) -> None:
     for name, value in FIXED.items():
         if flags.get(name, value) != value:
-            raise UserError(
-                f"--{name} {flags[name]:g} has no equivalent; expected {value:g} (one device, all images)"
-            )
-    notes += [
-        say.FRESH.format(name) for name in ("load_from_checkpoint", "finetune_freeze_bn") if name in flags
-    ]
+            raise UserError(f"--{name} {flags[name]:g} has no equivalent; expected {value:g} (one device, all images)")
+    notes += [say.FRESH.format(name) for name in ("load_from_checkpoint", "finetune_freeze_bn") if name in flags]
 
 
 def _dataset(name: str) -> str:
     if name.partition(":")[0] in (*DATASETS, "digits", "folder"):
         return name
     if name in ELSEWHERE:
-        raise UserError(
-            f"--dataset {name} is not included; give its images as a folder: --dataset folder:PATH"
-        )
+        raise UserError(f"--dataset {name} is not included; give its images as a folder: --dataset folder:PATH")
     raise _unknown("dataset", name, DATASETS)
 
 
@@ -180,9 +174,7 @@ def _defenses(flags: dict[str, Any], given: dict[str, Any], reading: Reading, no
     if option.parts and not strength:
         notes.append(say.OFF.format(option.text))
     if strength < 0 or sigma < 0:
-        raise UserError(
-            f"a strength is {min(strength, sigma):g}; expected 0 or more, 0 switches the part off"
-        )
+        raise UserError(f"a strength is {min(strength, sigma):g}; expected 0 or more, 0 switches the part off")
     before, after = _parts(option, strength, given, reading, notes) if strength else ([], [])
     noise = [f"gaussian:sigma={sigma:g}"] if sigma else []
     return before + noise + after + _cem(flags, given, sigma, reading, notes)
@@ -191,8 +183,7 @@ def _defenses(flags: dict[str, Any], given: dict[str, Any], reading: Reading, no
 def _sigma(kind: str, flags: dict[str, Any], notes: list[str]) -> float:
     if "regularization_strength" not in flags:
         raise UserError(
-            f"--regularization {kind} has no strength; give its standard deviation: "
-            "--regularization_strength 0.025"
+            f"--regularization {kind} has no strength; give its standard deviation: --regularization_strength 0.025"
         )
     if kind != "Gaussian":
         notes.append(say.ONLY_GAUSSIAN.format(kind))
@@ -211,16 +202,12 @@ def _older(kind: str, option: DefenseOption, reading: Reading, notes: list[str])
         notes.append(say.NO_EFFECT.format(kind))
         return None
     if option.parts:
-        raise UserError(
-            f"two defenses: --regularization {kind} and --AT_regularization {option.text}; give one"
-        )
+        raise UserError(f"two defenses: --regularization {kind} and --AT_regularization {option.text}; give one")
     notes.append(say.OLDER.format(kind))
     return older
 
 
-def _cem(
-    flags: dict[str, Any], given: dict[str, Any], sigma: float, reading: Reading, notes: list[str]
-) -> list[str]:
+def _cem(flags: dict[str, Any], given: dict[str, Any], sigma: float, reading: Reading, notes: list[str]) -> list[str]:
     weight = flags.get("lambd", 0.0)
     if weight < 0:
         raise UserError(f"--lambd is {weight:g}; expected λ of 0 or more")
@@ -277,9 +264,7 @@ def _parts(
 
 def _sparse(given: dict[str, Any], code: bool) -> str:
     if code:
-        return "sparse_coding_released:threshold=0.01" + (
-            ",atoms=1024" if given["dataset"] == "facescrub" else ""
-        )
+        return "sparse_coding_released:threshold=0.01" + (",atoms=1024" if given["dataset"] == "facescrub" else "")
     if given["arch"].startswith("resnet"):
         return "sparse_coding:form=convolutional,kernel=5"
     return "sparse_coding:threshold=0.01,form=dense,iterations=1"

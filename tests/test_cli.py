@@ -1,0 +1,198 @@
+"""The command as a user meets it: one line and exit code 2 for bad input, files and a table for good input."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from splitveil import files
+from splitveil.cli import main
+
+TINY = ["--data", "digits", "--train-size", "60", "--test-size", "60", "--arch", "resnet20_sgm", "--epochs", "1"]
+NOISE = ["--cut", "4", "--bottleneck", "2", "--defense", "gaussian:0.1"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "a"
+    main(["train", *TINY, *NOISE, "--defense", "cem:16", "--out", str(out)])
+    return out
+
+
+def refused(capsys, *tokens: object) -> str:
+    """The one line that a refused command leaves on standard error."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(token) for token in tokens])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("splitveil: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def test_a_run_folder_holds_what_the_design_says(run):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["defense"] == [{"gaussian": {"sigma": 0.1}}, config["defense"][1]]
+    assert config["defense"][1]["cem"]["weight"] == 16
+    summary = json.loads((run / "summary.json").read_text())
+    low, high = summary["accuracy"]["ci95"]
+    assert 0 <= low <= summary["accuracy"]["mean"] <= high <= 1
+    assert summary["wire"] == {"shape": [2, 16, 16], "bytes": 2048}
+    assert {"model.safetensors", "checkpoint", "metrics.jsonl"} <= {p.name for p in run.iterdir()}
+
+
+def test_attack_prints_a_table_and_leaves_its_files(run, capsys):
+    main(["attack", str(run), "--attack", "linear:1", "--protocol", "train_time", "--attacked", "20"])
+    shown = capsys.readouterr().out
+    assert "mean image" in shown
+    assert "20 images attacked" in " ".join(shown.split())
+    assert {p.name for p in (run / "attacks" / "linear").iterdir()} == {
+        "summary.json",
+        "per_image.csv",
+        "reconstructions.png",
+    }
+
+
+def test_epochs_reaches_trained_attacks_only(run, capsys):
+    attacks = ["--attack", "linear", "--attack", "decoder:network=conv_normN0C16"]
+    main(["attack", str(run), *attacks, "--epochs", "2", "--attacked", "6"])
+    capsys.readouterr()
+    summary = json.loads((run / "attacks" / "decoder" / "summary.json").read_text())
+    assert len(summary["curve"]) == 2
+
+
+def test_config_repeats_the_run_bit_by_bit(run, tmp_path, capsys):
+    main(["train", "--config", str(run / "config.yaml"), "--out", str(tmp_path / "b")])
+    capsys.readouterr()
+    assert (tmp_path / "b" / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+
+
+def test_flags_stand_over_the_config(run, tmp_path, capsys):
+    main(["train", "--config", str(run / "config.yaml"), "--seed", "3", "--out", str(tmp_path / "b")])
+    capsys.readouterr()
+    config = yaml.safe_load((tmp_path / "b" / "config.yaml").read_text())
+    assert (config["seed"], config["bottleneck"]) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (["--data", "digitz"], "unknown data set 'digitz'; did you mean 'digits'?"),
+        (["--arch", "vgg11_bn_smg"], "did you mean 'vgg11_bn_sgm'?"),
+        (["--defense", "gausian:0.1"], "did you mean 'gaussian'?"),
+        (["--defense", "gaussian:-0.1"], "expected a standard deviation of 0 or more"),
+        (["--defense", "cem:-1"], "expected λ of 0 or more"),
+        (["--defense", "cem:16"], "needs noise on the wire"),
+        (["--defense", "cem:wait=16"], "has no parameter 'wait'; did you mean 'weight'?"),
+        (["--cut", "99"], "expected a whole number from 1 to"),
+        (["--bottleneck", "999"], "999"),
+        (["--bottleneck", "8", "--bottleneck-kernel", "99"], "99"),
+        (["--epochs", "0"], "epochs is 0; expected greater than or equal to 1"),
+        (["--epochs", "many"], "epochs is 'many'; expected a valid integer"),
+        (["--epoch", "3"], "--epochs"),
+        (["--train-size", "100000"], "100000"),
+        (["--protocol", "train_tme"], "did you mean 'train_time'?"),
+    ],
+)
+def test_bad_settings_are_one_line_and_write_nothing(changes, expected, tmp_path, capsys):
+    flags = {"--cut": "4", **dict(zip(TINY[::2], TINY[1::2], strict=True))}
+    for flag in changes[::2]:
+        flags.pop(flag, None)
+    kept = [token for pair in flags.items() for token in pair]
+    line = refused(capsys, "train", *kept, *changes, "--out", tmp_path / "a")
+    assert expected in line
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_cut_network_names_the_crossing_tensor(tmp_path, capsys):
+    arch = ["--data", "digits", "--arch", "torchvision:resnet18@layer2.0.conv1", "--epochs", "1"]
+    line = refused(capsys, "train", *arch, "--out", tmp_path / "a")
+    assert "layer2.0.conv1" in line
+    assert "layer1" in line
+
+
+def test_an_existing_run_is_not_overwritten(run, capsys):
+    assert "--resume" in refused(capsys, "train", *TINY, *NOISE, "--out", run)
+
+
+def test_resume_with_other_settings_names_them(run, capsys):
+    line = refused(capsys, "train", "--config", run / "config.yaml", "--lr", "0.1", "--out", run, "--resume")
+    assert "lr was 0.05, now 0.1" in line
+
+
+def test_image_folders_that_cannot_be_used(tmp_path, capsys):
+    assert "train/" in refused(capsys, "train", *TINY[2:], "--data", f"folder:{tmp_path}", "--out", tmp_path / "a")
+    missing = tmp_path / "none"
+    assert "none" in refused(capsys, "train", *TINY[2:], "--data", f"folder:{missing}", "--out", tmp_path / "a")
+
+
+def test_a_truncated_image_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("SPLITVEIL_CACHE", str(tmp_path / "cache"))
+    from PIL import Image
+
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "set" / part / name
+            folder.mkdir(parents=True)
+            for number in range(4):
+                Image.effect_noise((32, 32), 60).convert("RGB").save(folder / f"{number}.png")
+    broken = tmp_path / "set" / "train" / "dog" / "2.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    tokens = ["--data", f"folder:{tmp_path / 'set'}", "--arch", "resnet20", "--cut", "2", "--epochs", "1"]
+    assert str(broken) in refused(capsys, "train", *tokens, "--out", tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_attacks_that_cannot_run(run, tmp_path, capsys):
+    assert "did you mean 'decoder'?" in refused(capsys, "attack", run, "--attack", "decodr")
+    assert "is no run" in refused(capsys, "attack", tmp_path, "--attack", "linear")
+    assert "--protocol auxiliary" in refused(capsys, "attack", run, "--attack", "linear", "--protocol", "auxiliary")
+    (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
+    assert "is not finished" in refused(capsys, "attack", tmp_path, "--attack", "linear")
+
+
+def test_damaged_weights_are_named(run, tmp_path, capsys):
+    for name in ("config.yaml", "summary.json"):
+        (tmp_path / name).write_text((run / name).read_text())
+    (tmp_path / "model.safetensors").write_bytes((run / "model.safetensors").read_bytes()[:1000])
+    assert "model.safetensors" in refused(capsys, "attack", tmp_path, "--attack", "linear")
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_file(tmp_path, capsys, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "replace", full)
+    line = refused(capsys, "train", *TINY, *NOISE, "--out", tmp_path / "a")
+    assert "No space left on device" in line
+    assert not [p for p in (tmp_path / "a").rglob("*") if p.is_file()]
+
+
+def test_list_shows_every_kind(capsys):
+    main(["list", "defenses"])
+    shown = capsys.readouterr().out
+    assert "gaussian" in shown
+    assert "vgg11" not in shown
+    assert "expected one of" in refused(capsys, "list", "defences")
+
+
+def test_interrupt_is_exit_code_130_and_the_run_resumes(tmp_path):
+    out = tmp_path / "a"
+    train = [*TINY[:-1], "50", *NOISE, "--out", str(out)]
+    code = "from splitveil.cli import main; main()"
+    process = subprocess.Popen([sys.executable, "-c", code, "train", *train], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (out / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.splitlines()[-1] == "splitveil: stopped; finished epochs are kept, --resume goes on"
+    assert not list(out.rglob("*.tmp*"))
