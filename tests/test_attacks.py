@@ -133,7 +133,7 @@ class Spy(Defense):
 def decoder_fit(monkeypatch, errors: list[float] | None = None):
     states: list[dict[str, Tensor]] = []
     modes: list[tuple[bool, bool]] = []
-    real = DecoderAttack._error
+    real = DecoderAttack.error
 
     def spy(self, judge: Observations, rng: torch.Generator) -> float:
         value = real(self, judge, rng)
@@ -141,7 +141,7 @@ def decoder_fit(monkeypatch, errors: list[float] | None = None):
         states.append({k: v.clone() for k, v in self.decoder.state_dict().items()})
         return errors[len(states) - 1] if errors else value
 
-    monkeypatch.setattr(DecoderAttack, "_error", spy)
+    monkeypatch.setattr(DecoderAttack, "error", spy)
     attack = DecoderAttack(epochs=3, network="conv_normN0C8", batch_size=16)
     defense = Spy()
     attack.fit(digits_victim(defense), load("digits", train_size=40).train, rng())

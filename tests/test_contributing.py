@@ -20,9 +20,7 @@ PAGE = Path(__file__).parents[1] / "CONTRIBUTING.md"
 def example() -> dict[str, types.ModuleType]:
     """The code blocks as modules, by file name."""
     modules = {}
-    for path, code in re.findall(
-        r"```python\n# src/splitveil/(\S+)\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL
-    ):
+    for path, code in re.findall(r"```python\n# src/splitveil/(\S+)\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL):
         module = types.ModuleType(Path(path).stem)
         exec(compile(code, path, "exec"), vars(module))
         modules[module.__name__] = module

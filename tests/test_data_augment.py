@@ -35,8 +35,7 @@ def test_window_equals_the_crop_of_each_image(size, padding, seed):
     shift = torch.randint(-padding, padding + 1, (2, 5), generator=seeded(seed))
     mirror = torch.rand(5, generator=seeded(seed)) < 0.5
     expected = [
-        reference_crop(images[i], int(shift[0, i]), int(shift[1, i]), bool(mirror[i]), padding)
-        for i in range(5)
+        reference_crop(images[i], int(shift[0, i]), int(shift[1, i]), bool(mirror[i]), padding) for i in range(5)
     ]
     assert torch.equal(window(images, shift, mirror, padding), torch.stack(expected))
 

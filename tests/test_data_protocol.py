@@ -57,9 +57,7 @@ def test_inference_time():
 def test_auxiliary_takes_images_that_the_defender_never_uses():
     p = protocol("auxiliary", image_set())
     assert [len(getattr(p, part)) for part in PARTS] == [180, 40, 80, 180, 80]
-    assert sorted(numbers(p.defender_train) + numbers(p.utility_val) + numbers(p.attacker_train)) == list(
-        range(400)
-    )
+    assert sorted(numbers(p.defender_train) + numbers(p.utility_val) + numbers(p.attacker_train)) == list(range(400))
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -102,9 +100,7 @@ def test_attacker_test_size_keeps_the_attacker_and_balances():
     assert set(numbers(part.attacker_test)) < set(numbers(whole.attacker_test))
     assert torch.bincount(part.attacker_test.labels).tolist() == [1, 1, 1, 1]
     for size in (0, 9):
-        with pytest.raises(
-            UserError, match=rf"attacker test size {size}: protocol inference_time has 8 images"
-        ):
+        with pytest.raises(UserError, match=rf"attacker test size {size}: protocol inference_time has 8 images"):
             protocol("inference_time", images, attacker_test_size=size)
 
 
@@ -158,7 +154,5 @@ def test_contained_equals_the_definition(data, cut):
 def test_equal_fingerprints_of_different_pixels_do_not_count(monkeypatch):
     from splitveil.data.protocol import fingerprints
 
-    monkeypatch.setitem(
-        fingerprints.__globals__, "fingerprints", lambda x: torch.zeros(len(x), dtype=torch.int64)
-    )
+    monkeypatch.setitem(fingerprints.__globals__, "fingerprints", lambda x: torch.zeros(len(x), dtype=torch.int64))
     assert contained(numbered(0, 5).images, numbered(3, 4).images).tolist() == [False] * 3 + [True] * 2

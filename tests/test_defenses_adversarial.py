@@ -174,9 +174,7 @@ def test_a_resumed_training_is_the_same_bit_by_bit(name, tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
         fit(settings, images, tmp_path / "parts", progress=stop)
     fit(settings, images, tmp_path / "parts", resume=True)
-    whole, parts = (
-        torch.load(tmp_path / n / "checkpoint" / "last.pt", weights_only=True) for n in ("whole", "parts")
-    )
+    whole, parts = (torch.load(tmp_path / n / "checkpoint" / "last.pt", weights_only=True) for n in ("whole", "parts"))
     for key, value in whole["model"].items():
         if isinstance(value, torch.Tensor):
             assert torch.equal(value, parts["model"][key]), key

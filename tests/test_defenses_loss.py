@@ -75,9 +75,7 @@ def test_hsic_is_the_naive_trace():
     h = np.eye(8) - 1 / 8
     naive = np.trace(k.numpy() @ h @ l.numpy() @ h) / 49
     assert hsic(k, l).item() == pytest.approx(naive, rel=1e-10)
-    assert k[0, 1].item() == pytest.approx(
-        np.exp(-((x[0] - x[1]) ** 2).sum().item() / (2 * 4 * 5)), rel=1e-10
-    )
+    assert k[0, 1].item() == pytest.approx(np.exp(-((x[0] - x[1]) ** 2).sum().item() / (2 * 4 * 5)), rel=1e-10)
 
 
 def test_bido_lowers_dependence_on_the_image_and_raises_that_on_the_label():

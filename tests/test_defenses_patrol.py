@@ -68,9 +68,7 @@ def test_channels_without_influence_on_the_loss_go_first():
     patrol = Patrol(1, ratio=0.5, double=False)
     model = network(patrol)
     dead = [0, 2, 5, 7]
-    with (
-        torch.no_grad()
-    ):  # large weights in, none out: magnitude would keep them, the loss does not need them
+    with torch.no_grad():  # large weights in, none out: magnitude would keep them, the loss does not need them
         layers(model)[0].weight[dead] *= 100
         layers(model)[3].weight[:, dead] = 0
     alive = layers(model)[0].weight[[1, 3, 4, 6]].clone()

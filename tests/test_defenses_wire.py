@@ -98,9 +98,7 @@ def test_local_dp_scale_of_laplace_noise(arguments, dimensions, scale):
 
 def _empirical_epsilon(defense: LocalDP, first: float, second: float, queries: int = 400_000) -> float:
     """Largest log ratio of the histograms of what two features look like, over bins with many hits."""
-    seen = [
-        defense.on_wire(torch.full((queries, 1), v), rng(k)).numpy() for k, v in enumerate((first, second))
-    ]
+    seen = [defense.on_wire(torch.full((queries, 1), v), rng(k)).numpy() for k, v in enumerate((first, second))]
     edges = np.linspace(-3, 4, 29)
     one, two = (np.histogram(s, edges)[0] for s in seen)
     enough = (one > 2000) & (two > 2000)
@@ -173,9 +171,7 @@ def test_lca_converges_to_scikit_learns_lasso():
     atoms = unit(torch.randn(12, 8, 1, 1, generator=rng(), dtype=torch.float64))
     z = torch.randn(5, 8, generator=rng(1), dtype=torch.float64)
     code = lca(z[:, :, None, None], atoms, 0.3, 3000).flatten(1).numpy()
-    oracle = sparse_encode(
-        z.numpy(), atoms.flatten(1).numpy(), algorithm="lasso_cd", alpha=0.3, max_iter=100_000
-    )
+    oracle = sparse_encode(z.numpy(), atoms.flatten(1).numpy(), algorithm="lasso_cd", alpha=0.3, max_iter=100_000)
     assert np.allclose(code, oracle, atol=1e-4)
     assert (code == 0).any()
 
@@ -193,9 +189,7 @@ def test_convolutional_lca_meets_the_optimality_conditions():
     assert slope.abs().max() <= 0.4 + 1e-5
 
 
-@pytest.mark.parametrize(
-    "arguments", [{}, {"form": "dense"}, {"wire": "code"}, {"form": "dense", "wire": "code"}]
-)
+@pytest.mark.parametrize("arguments", [{}, {"form": "dense"}, {"wire": "code"}, {"form": "dense", "wire": "code"}])
 def test_sparse_coding_keeps_the_shape_and_teaches_the_dictionary(arguments):
     defense = SparseCoding(0.01, **arguments)
     defense.install(tiny())

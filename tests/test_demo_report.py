@@ -61,9 +61,7 @@ def digits_result() -> DemoResult:
         ("Gaussian + CEM", 0.4, 343, 22.0),
     ):
         blurred = torch.nn.functional.avg_pool2d(images, 5, stride=1, padding=2)
-        guess = (kept * blurred + (1 - kept) * mean + 0.02 * torch.randn(images.shape, generator=rng)).clamp(
-            0, 1
-        )
+        guess = (kept * blurred + (1 - kept) * mean + 0.02 * torch.randn(images.shape, generator=rng)).clamp(0, 1)
         errors.append(mse(images, guess))
         last = errors[-1].mean().item()
         models.append(
@@ -102,9 +100,7 @@ def test_the_page_parses_and_refers_to_nothing_outside_itself(result):
     assert "http:" not in html
     assert "https:" not in html
     assert "<script" not in html
-    references = [
-        value for name, value in page.attributes if name in ("src", "href", "xlink:href", "data", "srcset")
-    ]
+    references = [value for name, value in page.attributes if name in ("src", "href", "xlink:href", "data", "srcset")]
     assert len(references) == 30
     assert all(value and value.startswith("data:image/png;base64,") for value in references)
     assert not re.search(r"url\(|@import", html)

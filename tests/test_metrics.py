@@ -16,9 +16,7 @@ from splitveil.errors import UserError
 from splitveil.metrics import Interval, binomial_ci, bootstrap_ci, mse, paired_difference, psnr, ssim
 
 
-def pair(
-    seed: int, shape: tuple[int, ...] = (3, 3, 32, 32), noise: float = 0.2
-) -> tuple[torch.Tensor, torch.Tensor]:
+def pair(seed: int, shape: tuple[int, ...] = (3, 3, 32, 32), noise: float = 0.2) -> tuple[torch.Tensor, torch.Tensor]:
     """A smooth image and a noisy copy of it, float64 in [0, 1]."""
     rng = torch.Generator().manual_seed(seed)
     coarse = torch.rand((shape[0], shape[1], 4, 4), generator=rng, dtype=torch.float64)
@@ -44,9 +42,7 @@ def test_ssim_equals_scikit_image(shape, noise):
 
 def test_psnr_equals_scikit_image():
     x, y = pair(1)
-    expected = [
-        peak_signal_noise_ratio(a.numpy(), b.numpy(), data_range=1) for a, b in zip(x, y, strict=True)
-    ]
+    expected = [peak_signal_noise_ratio(a.numpy(), b.numpy(), data_range=1) for a, b in zip(x, y, strict=True)]
     assert psnr(x, y).numpy() == pytest.approx(np.array(expected), abs=1e-9)
 
 
@@ -171,9 +167,7 @@ def test_bootstrap_repeats_and_its_memory_is_bounded(monkeypatch):
     monkeypatch.setattr(metrics, "ELEMENTS_AT_ONCE", 1000)  # 10 resamples at a time
     rows = []
     randint = torch.randint
-    monkeypatch.setattr(
-        torch, "randint", lambda high, size, **kw: rows.append(size[0]) or randint(high, size, **kw)
-    )
+    monkeypatch.setattr(torch, "randint", lambda high, size, **kw: rows.append(size[0]) or randint(high, size, **kw))
     bootstrap_ci(values, resamples=25)
     assert rows == [10, 10, 5]
 
@@ -196,9 +190,7 @@ def test_wilson_bounds_solve_the_score_equation(data, n):
     assert 0 <= interval.lo <= share <= interval.hi <= 1
     for bound in (interval.lo, interval.hi):
         if bound not in (0.0, 1.0):
-            assert (share - bound) ** 2 == pytest.approx(
-                1.959964**2 * bound * (1 - bound) / n, rel=1e-4, abs=1e-12
-            )
+            assert (share - bound) ** 2 == pytest.approx(1.959964**2 * bound * (1 - bound) / n, rel=1e-4, abs=1e-12)
 
 
 def test_wilson_at_the_borders_is_not_empty():

@@ -56,9 +56,7 @@ def small() -> nn.Sequential:
 def test_the_halves_repeat_the_network(source, name, at, shape):
     network = library(source, name)
     model = SplitModel.cut(network, at=at, example=X[:1], mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)).eval()
-    normalised = (X - torch.tensor([0.5, 0.4, 0.3])[:, None, None]) / torch.tensor([0.2, 0.3, 0.4])[
-        :, None, None
-    ]
+    normalised = (X - torch.tensor([0.5, 0.4, 0.3])[:, None, None]) / torch.tensor([0.2, 0.3, 0.4])[:, None, None]
     with torch.no_grad():
         z = model.encode(X)
         before = z.clone()
@@ -80,9 +78,7 @@ def test_cut_models_train_copy_and_run_channels_last():
     twin(X.to(memory_format=torch.channels_last)).sum().backward()
     assert all(p.grad is not None for p in twin.parameters())
     assert all(p.grad is None for p in [*model.parameters(), *network.parameters()])
-    assert torch.equal(
-        model.encoder.get_parameter("features.0.0.weight"), network.get_parameter("features.0.0.weight")
-    )
+    assert torch.equal(model.encoder.get_parameter("features.0.0.weight"), network.get_parameter("features.0.0.weight"))
 
 
 def test_cutting_leaves_the_network_as_it_is():
@@ -213,9 +209,7 @@ def test_skip_connections_are_named_with_legal_neighbors():
     with pytest.raises(UserError, match=r"crossed by 'layer1', 'layer2.0.downsample'.*cut at 'layer2.0' or"):
         cut_network(library("torchvision", "resnet18"), "layer2.0.conv1", X[:1])
     network = library("torchvision", "densenet121")
-    with pytest.raises(
-        UserError, match=r"crossed by 'features.pool0', .* cut at '([^']+)' or '([^']+)'"
-    ) as caught:
+    with pytest.raises(UserError, match=r"crossed by 'features.pool0', .* cut at '([^']+)' or '([^']+)'") as caught:
         cut_network(network, "features.denseblock1.denselayer2.conv1", X[:1])
     for name in str(caught.value).split("cut at '")[-1].rstrip("'").split("' or '"):
         cut_network(network, name, X[:1])

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from . import __version__, bars, config
 from .errors import UserError, unknown
-from .registry import KINDS, Registry
+from .registry import Registry
 
 app = App(
     name="splitveil",
@@ -81,9 +81,7 @@ def train(
     settings = config.parse(values).resolve()
     images = runs.load_images(settings, download=download)
     with bars.bars() as bar:
-        summary = fit(
-            settings, images, out, resume=resume, progress=bars.training(bar, "training", settings.epochs)
-        )
+        summary = fit(settings, images, out, resume=resume, progress=bars.training(bar, "training", settings.epochs))
     table = Table("", "value", title=str(out))
     accuracy = summary["accuracy"]
     table.add_row("test accuracy", _interval(accuracy, percent=True))
@@ -208,14 +206,10 @@ def _attack_table(run: Any, rows: list[dict[str, Any]]) -> Table:
     table = Table("attack", "MSE", "SSIM", "PSNR dB", "seconds", title=f"{run.path}: accuracy {accuracy}")
     for row in rows:
         name = next(iter(row["attack"]))
-        table.add_row(
-            name, *(_interval(row[key]) for key in ("mse", "ssim", "psnr")), f"{row['seconds']:.0f}"
-        )
+        table.add_row(name, *(_interval(row[key]) for key in ("mse", "ssim", "psnr")), f"{row['seconds']:.0f}")
     table.add_row("mean image", f"{rows[0]['baseline_mse']:.4g}", "", "", "")
     first = rows[0]["images"]
-    table.caption = (
-        f"{rows[0]['protocol']}: {first['attacked']} images attacked, {first['attacker']} to learn from"
-    )
+    table.caption = f"{rows[0]['protocol']}: {first['attacked']} images attacked, {first['attacker']} to learn from"
     return table
 
 

@@ -66,16 +66,13 @@ class Spec(BaseModel):
         if "" in given and signature.parameters:
             first = next(iter(signature.parameters))
             if first in given:
-                raise UserError(
-                    f"'{self.name}' got {first} twice: by its place and by its name; give it once"
-                )
+                raise UserError(f"'{self.name}' got {first} twice: by its place and by its name; give it once")
             given[first] = given.pop("")
         for key in given:
             if key not in signature.parameters:
-                raise UserError(
-                    f"{KINDS[kind]} '{self.name}' has no parameter '{key}'{did_you_mean(key, signature.parameters) or ';'}"
-                    f" it has: {', '.join(signature.parameters) or 'none'}"
-                )
+                hint = did_you_mean(key, signature.parameters) or ";"
+                has = ", ".join(signature.parameters) or "none"
+                raise UserError(f"{KINDS[kind]} '{self.name}' has no parameter '{key}'{hint} it has: {has}")
         for key, parameter in signature.parameters.items():
             if key in given:
                 resolved[key] = _typed(f"{self.name}: {key}", given[key], hints.get(key, Any))
@@ -202,7 +199,7 @@ def flags() -> type[BaseModel]:
     """TrainConfig's settings as optional flags: None where a flag was not given, so that a file's value stands."""
     fields: dict[str, Any] = {}
     for name, field in TrainConfig.model_fields.items():
-        kind = tuple[str, ...] if name == "defense" else field.annotation
+        kind: Any = tuple[str, ...] if name == "defense" else field.annotation
         default = "" if field.default in (None, ()) or field.is_required() else f" [default: {field.default}]"
         fields[name] = (kind | None, Field(None, description=(field.description or "") + default))
     return create_model("TrainFlags", **fields)

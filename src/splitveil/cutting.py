@@ -117,9 +117,7 @@ class _Tracer(fx.Tracer):
         value = self.values[obj.node]
         if not isinstance(value, tuple | list):
             return super().iter(obj)
-        return iter(
-            [self.create_proxy("call_function", operator.getitem, (obj, i), {}) for i in range(len(value))]
-        )
+        return iter([self.create_proxy("call_function", operator.getitem, (obj, i), {}) for i in range(len(value))])
 
     def _value(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
@@ -168,9 +166,7 @@ def _trace_both_modes(network: nn.Module, at: str, example: Tensor) -> tuple[fx.
     for module in ancestors:
         module.training = False
     pairs = list(zip(graph.nodes, training_graph.nodes, strict=False))
-    if len(graph.nodes) != len(training_graph.nodes) or any(
-        (a.op, a.target) != (b.op, b.target) for a, b in pairs
-    ):
+    if len(graph.nodes) != len(training_graph.nodes) or any((a.op, a.target) != (b.op, b.target) for a, b in pairs):
         return graph, root
     for node, other in pairs:
         if node.op == "output" or not any(_follows(*both) for both in _arguments(node, other)):
@@ -206,11 +202,7 @@ def _crossing(graph: fx.Graph, cut: fx.Node) -> list[fx.Node]:
     from_cut = _descendants(cut)
     needed = _needed(_output(graph), stop=cut)
     outside = {node for node in needed if node in from_input and node not in from_cut}
-    return [
-        node
-        for node in graph.nodes
-        if node in outside and any(u in from_cut for u in node.users if u in needed)
-    ]
+    return [node for node in graph.nodes if node in outside and any(u in from_cut for u in node.users if u in needed)]
 
 
 def _descendants(start: fx.Node) -> set[fx.Node]:
@@ -252,15 +244,12 @@ def _halves(graph: fx.Graph, root: dict[str, Any], at: str) -> tuple[fx.GraphMod
     for node in (n for n in graph.nodes if n in after):
         copies[node] = tail.node_copy(node, lambda n: copies[n])
     halves = [
-        fx.GraphModule({n.target: root[n.target] for n in g.nodes if n.target in root}, g)
-        for g in (encoder, tail)
+        fx.GraphModule({n.target: root[n.target] for n in g.nodes if n.target in root}, g) for g in (encoder, tail)
     ]
     shared = {id(p) for p in halves[0].parameters()}
     both = [name for name, p in halves[1].named_parameters() if id(p) in shared]
     if both:
-        raise UserError(
-            f"a cut at '{at}' leaves the weights {', '.join(both)} in both halves; cut at another layer"
-        )
+        raise UserError(f"a cut at '{at}' leaves the weights {', '.join(both)} in both halves; cut at another layer")
     return halves[0], halves[1]
 
 
@@ -269,9 +258,7 @@ def _check(encoder: nn.Module, tail: nn.Module, example: Tensor, expected: Any, 
         raise UserError(f"the network returns a {type(expected).__name__}; expected one tensor of logits")
     z = encoder(example.clone())
     if not isinstance(z, Tensor):
-        raise UserError(
-            f"layer '{at}' returns a {type(z).__name__}; expected one tensor; cut at another layer"
-        )
+        raise UserError(f"layer '{at}' returns a {type(z).__name__}; expected one tensor; cut at another layer")
     if not torch.allclose(tail(z), expected, rtol=1e-4, atol=1e-5, equal_nan=True):
         raise UserError(
             f"cut at '{at}', the halves do not repeat the network's output (it changes a tensor in "
@@ -284,9 +271,7 @@ def _crossing_message(network: nn.Module, at: str, example: Tensor, crossing: li
     names = ", ".join(f"'{n.target if n.op == 'call_module' else n.name}'" for n in crossing)
     legal = [name for name in _neighbors(network, at) if _is_legal(network, name, example)]
     hint = " or ".join(f"'{name}'" for name in legal[:2]) or "another layer"
-    return (
-        f"a cut at '{at}' is crossed by {names}: the tail needs more than the layer's output; cut at {hint}"
-    )
+    return f"a cut at '{at}' is crossed by {names}: the tail needs more than the layer's output; cut at {hint}"
 
 
 def _is_legal(network: nn.Module, name: str, example: Tensor) -> bool:

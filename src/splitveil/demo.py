@@ -67,9 +67,7 @@ class _Trained:
     hits: Tensor  # 1 where a test image is classified right
 
 
-def _one(
-    folder: Path, images: ImageSet, title: str, defense: tuple[str, ...], seed: int, bar: Any
-) -> _Trained:
+def _one(folder: Path, images: ImageSet, title: str, defense: tuple[str, ...], seed: int, bar: Any) -> _Trained:
     shutil.rmtree(folder, ignore_errors=True)
     settings = config.parse({**SETTINGS, "defense": defense, "seed": seed}).resolve()
     progress = bar and bars.training(bar, f"train: {title}", settings.epochs)
@@ -79,9 +77,7 @@ def _one(
     outcome = evaluate(run, ATTACK, images, protocol_name=PROTOCOL, progress=progress)
     save(outcome, run, ATTACK.name)
     hits = correct(run.model(images), images.test, torch.Generator().manual_seed(seed)).float()
-    records = [
-        json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return _Trained(summary, records, outcome, hits)
 
 

@@ -136,15 +136,11 @@ def mean_image_error(train: Split, test: Split) -> float:
 def flags(mse: Tensor, baseline: float) -> list[str]:
     """Reasons not to trust the evaluation."""
     if float(mse.mean()) >= baseline:
-        return [
-            "the attack does no better than the mean training image: it may have failed, not the wire been private"
-        ]
+        return ["the attack does no better than the mean training image: it may have failed, not the wire been private"]
     return []
 
 
-def _parts(
-    run: Run, images: ImageSet, name: str, attacker_size: int | None, attacked: int | None
-) -> Protocol:
+def _parts(run: Run, images: ImageSet, name: str, attacker_size: int | None, attacked: int | None) -> Protocol:
     trained = run.settings.protocol
     if name != trained and "auxiliary" in (name, trained):
         raise UserError(
@@ -157,9 +153,7 @@ def _parts(
     if attacker_size is None:
         return parts
     if not 2 <= attacker_size <= len(parts.attacker_train):
-        raise UserError(
-            f"attacker size {attacker_size}: protocol {name} has {len(parts.attacker_train)} images for it"
-        )
+        raise UserError(f"attacker size {attacker_size}: protocol {name} has {len(parts.attacker_train)} images for it")
     fewer, _ = divide(parts.attacker_train, attacker_size, torch.Generator().manual_seed(run.settings.seed))
     return Protocol(**{**vars(parts), "attacker_train": fewer})
 
@@ -170,8 +164,7 @@ def _csv(values: dict[str, Tensor]) -> str:
     writer.writerow(["image", *values])
     columns = [value.tolist() for value in values.values()]
     writer.writerows(
-        [i, *(f"{v:.8g}" if math.isfinite(v) else v for v in row)]
-        for i, row in enumerate(zip(*columns, strict=True))
+        [i, *(f"{v:.8g}" if math.isfinite(v) else v for v in row)] for i, row in enumerate(zip(*columns, strict=True))
     )
     return text.getvalue()
 

@@ -147,9 +147,7 @@ def _check_range(images: Tensor) -> None:
     if math.isnan(low) or math.isnan(high):
         raise UserError("a metric got images with NaN; look for a diverged training or attack")
     if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
-        raise UserError(
-            f"a metric got images with values from {low:.4g} to {high:.4g}; expected [0, 1]: clamp them"
-        )
+        raise UserError(f"a metric got images with values from {low:.4g} to {high:.4g}; expected [0, 1]: clamp them")
 
 
 @dataclass(frozen=True)
@@ -208,19 +206,13 @@ def bootstrap_ci(
     sample = torch.as_tensor(values).detach().to(device=rng.device, dtype=torch.float64)
     count = sample.numel()
     if sample.dim() != 1 or count < 2:
-        raise UserError(
-            f"a confidence interval got values of shape {tuple(sample.shape)}; expected (n,), n at least 2"
-        )
+        raise UserError(f"a confidence interval got values of shape {tuple(sample.shape)}; expected (n,), n at least 2")
     if not bool(sample.isfinite().all()):
         bad = int((~sample.isfinite()).sum())
-        raise UserError(
-            f"a confidence interval got {bad} of {count} values that are NaN or infinite; leave them out"
-        )
+        raise UserError(f"a confidence interval got {bad} of {count} values that are NaN or infinite; leave them out")
     _check_level(level)
     if resamples < 1:
-        raise UserError(
-            f"a confidence interval got resamples={resamples}; expected at least 1 (2000 is usual)"
-        )
+        raise UserError(f"a confidence interval got resamples={resamples}; expected at least 1 (2000 is usual)")
     means = []
     at_once = max(1, ELEMENTS_AT_ONCE // count)
     for start in range(0, resamples, at_once):
@@ -259,9 +251,7 @@ def binomial_ci(correct: int, n: int, level: float = 0.95) -> Interval:
     '0.5000 [0.4038, 0.5962]'
     """
     if n < 1 or not 0 <= correct <= n:
-        raise UserError(
-            f"an accuracy got {correct} correct of {n}; expected 0 <= correct <= n and n at least 1"
-        )
+        raise UserError(f"an accuracy got {correct} correct of {n}; expected 0 <= correct <= n and n at least 1")
     _check_level(level)
     z = NormalDist().inv_cdf((1 + level) / 2)
     share, weight = correct / n, z * z / n
@@ -272,6 +262,4 @@ def binomial_ci(correct: int, n: int, level: float = 0.95) -> Interval:
 
 def _check_level(level: float) -> None:
     if not 0 < level < 1:
-        raise UserError(
-            f"a confidence interval got level={level}; expected a share between 0 and 1, such as 0.95"
-        )
+        raise UserError(f"a confidence interval got level={level}; expected a share between 0 and 1, such as 0.95")

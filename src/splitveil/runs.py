@@ -64,9 +64,7 @@ def load_images(settings: config.TrainConfig, *, download: bool = False) -> data
 
 def save_weights(model: SplitModel, path: Path) -> None:
     """Write encoder.*, tail.*, defense.* and the normalisation as safetensors, in one rename."""
-    tensors = {
-        k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)
-    }
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
     with atomic_write(path) as temporary:
         try:
             save_file(tensors, temporary)
@@ -78,10 +76,10 @@ def save_weights(model: SplitModel, path: Path) -> None:
 class Run:
     """A finished run.
 
-    >>> Run.open("no/such/folder")
+    >>> Run.open("runs/none")
     Traceback (most recent call last):
     ...
-    splitveil.errors.UserError: no/such/folder is no run: it has no config.yaml; train one with `splitveil train --out no/such/folder`
+    splitveil.errors.UserError: runs/none is no run: it has no config.yaml; train one with `splitveil train --out runs/none`
     """
 
     path: Path
@@ -97,9 +95,7 @@ class Run:
         """
         path = Path(path)
         if not (path / "config.yaml").is_file():
-            raise UserError(
-                f"{path} is no run: it has no config.yaml; train one with `splitveil train --out {path}`"
-            )
+            raise UserError(f"{path} is no run: it has no config.yaml; train one with `splitveil train --out {path}`")
         if not (path / "summary.json").is_file():
             raise UserError(
                 f"{path} is not finished: its training was stopped; go on with "

@@ -50,9 +50,7 @@ class SplitModel(nn.Module):
         if defense is not None and not callable(getattr(defense, "on_wire", None)):
             raise UserError(f"{type(defense).__name__} is no defense; expected a module with on_wire(z, rng)")
         if len(mean) != len(std) or min(std) <= 0:
-            raise UserError(
-                f"mean {tuple(mean)} and std {tuple(std)} do not fit; expected a positive std per mean"
-            )
+            raise UserError(f"mean {tuple(mean)} and std {tuple(std)} do not fit; expected a positive std per mean")
         self.encoder = encoder
         self.tail = tail
         self.defense = defense

@@ -16,11 +16,12 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import ProcessRaisedException
 from torch.nn.functional import cross_entropy
 
 from . import config, fastconv
 from .data import ImageSet, Split, augment, protocol, to_float
-from .defenses.base import Features, Stack, Step
+from .defenses.base import Features, Stack, Step, name_of
 from .errors import UserError
 from .features import FeatureKeeper, capacity
 from .files import atomic_write, write_json, write_text
@@ -304,7 +305,7 @@ class Trainer:
 def _check_epochs(stack: Stack, epochs: int) -> None:
     late = [part for part in stack if part.acts_after >= epochs]
     if late:
-        name, after = late[0].__plugin_names__[0], late[0].acts_after
+        name, after = name_of(type(late[0])), late[0].acts_after
         raise UserError(
             f"{name} acts after {after} epochs, but the training has {epochs}; train longer, or let it act earlier"
         )
@@ -362,7 +363,7 @@ def fit(
             progress=None if several else progress,
         )
         return fabric.launch(train)
-    except torch.multiprocessing.ProcessRaisedException as error:  # carries the traceback of the process as text
+    except ProcessRaisedException as error:  # carries the traceback of the process as text
         _, ours, message = str(error).rpartition(f"\n{UserError.__module__}.{UserError.__name__}: ")
         if not ours:
             raise

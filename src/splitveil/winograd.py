@@ -51,16 +51,12 @@ def plan(height: int, width: int, dtype: torch.dtype) -> Plan:
     """The transforms for a map of height × width pixels. Constants: the cache holds no state of a run."""
     forms = [{1: ONE, 2: TWO}.get(side, FOUR) for side in (height, width)]
     with torch.inference_mode(False), torch.no_grad():
-        (a, g, b), (a2, g2, b2) = (
-            [torch.tensor(m, dtype=torch.float64, device="cpu") for m in f] for f in forms
-        )
+        (a, g, b), (a2, g2, b2) = ([torch.tensor(m, dtype=torch.float64, device="cpu") for m in f] for f in forms)
         tiles = -(-height // len(a)), -(-width // len(a2))
         dense = None
         if max(tiles) <= 2:
             rows, columns = _banded(b, tiles[0], height), _banded(b2, tiles[1], width)
-            dense = torch.einsum("iah,jbw->ijabhw", rows, columns).reshape(
-                tiles[0] * tiles[1], -1, height * width
-            )
+            dense = torch.einsum("iah,jbw->ijabhw", rows, columns).reshape(tiles[0] * tiles[1], -1, height * width)
             dense = dense.to(dtype)
         synthesis, taps, analysis = (torch.kron(*q).to(dtype) for q in ((a, a2), (g, g2), (b, b2)))
         ones = [int((m == 1).all(0).nonzero()[0]) for m in (a, a2)]
@@ -91,9 +87,7 @@ def _analyze(x: Tensor, p: Plan) -> Tensor:
     (rows, columns), (m, n) = p.tiles, p.outputs
     x = F.pad(x, (0, 0, 1, columns * n + 1 - width, 1, rows * m + 1 - height))
     image, row, pixel, _ = x.stride()
-    windows = x.as_strided(
-        (count, rows, columns, m + 2, n + 2, channels), (image, m * row, n * pixel, row, pixel, 1)
-    )
+    windows = x.as_strided((count, rows, columns, m + 2, n + 2, channels), (image, m * row, n * pixel, row, pixel, 1))
     return _each(p.analysis, windows.reshape(-1, p.analysis.shape[1], channels)).transpose(0, 1)
 
 

@@ -34,7 +34,8 @@ class Victim:
         missing = [need.value for need in needs if need not in self.grants]
         if missing:
             granted = ", ".join(sorted(g.value for g in self.grants)) or "nothing"
-            raise AccessError(f"the attack needs {', '.join(missing)}; the protocol grants {granted}; choose another protocol")
+            needed = ", ".join(missing)
+            raise AccessError(f"the attack needs {needed}; the protocol grants {granted}; choose another protocol")
 
     @torch.no_grad()
     def query(self, x: Tensor, rng: torch.Generator) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,33 @@ HELD_OUT = 0.1
 """Part of the attacker's images that chooses the epoch."""
 
 
+class Pairs(Protocol):
+    """Images and what is known of them: `Observations`, or anything else that a decoder may learn from."""
+
+    def __len__(self) -> int: ...
+
+    def wire(self, index: Tensor, rng: torch.Generator) -> Tensor:
+        """What the decoder is given, (B, C, H, W)."""
+        ...
+
+    def images(self, index: Tensor) -> Tensor:
+        """What it should answer, (B, 3, S, S) in [0, 1]."""
+        ...
+
+
+def hold_out(victim: Victim, images: Split, rng: torch.Generator, name: str) -> tuple[Observations, Observations]:
+    """The attacker's images as a tenth that judges and the rest to learn from.
+
+    Raises:
+        UserError: fewer than three images.
+    """
+    order = torch.randperm(len(images), generator=rng, device=rng.device).cpu()
+    held = max(1, round(HELD_OUT * len(images)))
+    if len(images) - held < 2:
+        raise UserError(f"{name}: the attacker has {len(images)} images; expected at least 3")
+    return victim.observe(images.subset(order[:held])), victim.observe(images.subset(order[held:]))
+
+
 @plugin("decoder")
 class DecoderAttack(Attack):
     """Decoder trained on the attacker's images to minimise E‖x − D(z_wire)‖², noise redrawn for each batch.
@@ -30,7 +58,8 @@ class DecoderAttack(Attack):
 
     Args:
         epochs: passes over the attacker's images.
-        network: decoder network, see `splitveil list models`.
+        network: decoder network: ``res_normNnCc`` (published), ``conv_normNnCc``, ``unet_normNnCc``,
+            ``dense_normNnCc`` or ``custom``, with n blocks of c channels.
         lr: Adam's initial rate. weight_decay: Adam's L2 penalty.
 
     >>> DecoderAttack(epochs=2).network
@@ -53,12 +82,11 @@ class DecoderAttack(Attack):
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, progress: Progress | None = None) -> None:
         victim.require(*self.needs)
-        order = torch.randperm(len(images), generator=rng, device=rng.device).cpu()
-        held = max(1, round(HELD_OUT * len(images)))
-        if len(images) - held < 2:
-            raise UserError(f"decoder: the attacker has {len(images)} images; expected at least 3")
-        judge, train = victim.observe(images.subset(order[:held])), victim.observe(images.subset(order[held:]))
-        self._build(victim, judge, images.images.shape[-1], rng)
+        self.learn(*hold_out(victim, images, rng, "decoder"), rng, progress)
+
+    def learn(self, judge: Pairs, train: Pairs, rng: torch.Generator, progress: Progress | None = None) -> None:
+        """Train on ``train`` and keep the epoch that is best on ``judge``."""
+        self._build(judge, rng)
         best, seed, self._curve = math.inf, 0, []
         total = self.epochs * math.ceil(len(train) / self.batch_size)
         optimizer = torch.optim.Adam(self.decoder.parameters(), self.lr, weight_decay=self.weight_decay)
@@ -73,30 +101,32 @@ class DecoderAttack(Attack):
                 if progress:
                     progress(done, total, self._curve[-1] if self._curve else math.nan)
             schedule.step()
-            self._curve.append(self._error(judge, torch.Generator(rng.device).manual_seed(seed)))
+            self._curve.append(self.error(judge, torch.Generator(rng.device).manual_seed(seed)))
             if self._curve[-1] < best:
                 best, self._best = self._curve[-1], copy.deepcopy(self.decoder.state_dict())
         if not math.isfinite(best):
             raise UserError(f"decoder: the error is {self._curve[-1]} in every epoch; lower lr ({self.lr})")
         self.decoder.load_state_dict(self._best)
 
-    def _build(self, victim: Victim, seen: Observations, size: int, rng: torch.Generator) -> None:
-        shape = seen.wire(torch.zeros(1, dtype=torch.long, device=victim.device), rng).shape[1:]
+    def _build(self, seen: Pairs, rng: torch.Generator) -> None:
+        first = torch.zeros(1, dtype=torch.long, device=rng.device)
+        shape, size = seen.wire(first, rng).shape[1:], seen.images(first).shape[-1]
         with torch.random.fork_rng():  # layers draw their weights from torch's global generator
             torch.manual_seed(rng.initial_seed())
             decoder = decoders.build(self.network, feature_shape=tuple(shape), image_size=size)
-        self.decoder: nn.Module = decoder.to(victim.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if fastconv.worth_it() and victim.device.type == "cpu":
+        self.decoder: nn.Module = decoder.to(rng.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if fastconv.worth_it() and rng.device.type == "cpu":
             fastconv.accelerate(self.decoder)
 
-    def _step(self, train: Observations, index: Tensor, optimizer: torch.optim.Optimizer, rng: torch.Generator) -> None:
+    def _step(self, train: Pairs, index: Tensor, optimizer: torch.optim.Optimizer, rng: torch.Generator) -> None:
         loss = mse_loss(self.decoder(train.wire(index, rng)), train.images(index))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
 
     @torch.no_grad()
-    def _error(self, judge: Observations, rng: torch.Generator) -> float:
+    def error(self, judge: Pairs, rng: torch.Generator) -> float:
+        """Mean squared error on ``judge``, the decoder in evaluation mode."""
         self.decoder.eval()
         total = 0.0
         for index in torch.arange(len(judge), device=rng.device).split(BATCH):

@@ -65,7 +65,8 @@ class LinearAttack(Attack):
         gram, cross = moments
         penalty = torch.full((len(gram),), ridge, dtype=gram.dtype, device=gram.device)
         penalty[-1] = 0  # the constant is not shrunk
-        return torch.linalg.solve(gram + penalty.diag() + 1e-9 * torch.eye(len(gram), device=gram.device), cross).float()
+        jitter = 1e-9 * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        return torch.linalg.solve(gram + penalty.diag() + jitter, cross).float()
 
     def _error(self, weights: Tensor, pairs: tuple[Tensor, Tensor]) -> float:
         return float(((pairs[0] @ weights).clamp(0, 1) - pairs[1]).square().mean())

@@ -71,9 +71,7 @@ def _official(
         except (RuntimeError, OSError, EOFError) as error:
             what = "is damaged or incomplete; remove it, then pass --download"
             if fetch:
-                what = (
-                    "cannot be fetched or unpacked; check network and disk, or put the official files there"
-                )
+                what = "cannot be fetched or unpacked; check network and disk, or put the official files there"
             reason = " ".join(str(error).split())
             raise UserError(f"{name} in {folder} {what} ({reason})") from error
         labels = torch.tensor(data.targets)

@@ -71,9 +71,7 @@ def _key(paths: Sequence[Path], size: int, resize: bool) -> str:
         try:
             stat = path.stat()
         except OSError as error:
-            raise BrokenImage(
-                f"cannot read {path}: {error.strerror}; put the file back or fix its rights"
-            ) from error
+            raise BrokenImage(f"cannot read {path}: {error.strerror}; put the file back or fix its rights") from error
         entry = f"\0{folders[path.parent]}\0{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}"
         digest.update(os.fsencode(entry))
     return digest.hexdigest()
@@ -93,9 +91,7 @@ def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     return array if array.shape == shape and array.dtype == np.uint8 else None
 
 
-def _decode_into(
-    cached: Path, paths: Sequence[Path], shape: tuple[int, ...], resize: bool, label: str
-) -> None:
+def _decode_into(cached: Path, paths: Sequence[Path], shape: tuple[int, ...], resize: bool, label: str) -> None:
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     try:
         with atomic_write(cached) as temporary, temporary.open("wb") as handle:
@@ -159,7 +155,5 @@ def _read(path: Path, size: int | None = None, resize: bool = False) -> np.ndarr
 def _fit(path: Path, image: Image, size: int, resize: bool) -> Image:
     if not resize:
         got = f"{image.width}x{image.height}"
-        raise BrokenImage(
-            f"{path} is {got}; expected {size}x{size}: remove it, or load the folder as folder:ROOT"
-        )
+        raise BrokenImage(f"{path} is {got}; expected {size}x{size}: remove it, or load the folder as folder:ROOT")
     return image.convert("RGB").resize((size, size), resample=2)  # 2: bilinear, antialiased

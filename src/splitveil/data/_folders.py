@@ -62,9 +62,7 @@ def list_classes(folder: Path, classes: Sequence[str], inside: str = "") -> List
     for label, name in enumerate(classes):
         found = image_files(folder / name / inside)
         if not found:
-            raise UserError(
-                f"no image in {folder / name / inside}; expected .jpg or .png files; remove it if empty"
-            )
+            raise UserError(f"no image in {folder / name / inside}; expected .jpg or .png files; remove it if empty")
         paths += found
         labels += [label] * len(found)
     return Listing(paths, labels)

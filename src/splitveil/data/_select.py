@@ -51,7 +51,5 @@ def chosen(labels: Sequence[int] | Tensor, size: int | None, part: str) -> Tenso
     if size < 1:
         raise UserError(f"{part} size {size}: expected a positive number of images")
     if size > len(labels):
-        raise UserError(
-            f"{part} size {size}: there are {len(labels)} {part} images; ask for at most that many"
-        )
+        raise UserError(f"{part} size {size}: there are {len(labels)} {part} images; ask for at most that many")
     return balanced(labels, size)

@@ -34,9 +34,7 @@ class Split:
             or images.shape[1] != 3
             or images.shape[2] != images.shape[3]
         ):
-            raise UserError(
-                f"images are {images.dtype} {tuple(images.shape)}; expected torch.uint8 (N, 3, S, S)"
-            )
+            raise UserError(f"images are {images.dtype} {tuple(images.shape)}; expected torch.uint8 (N, 3, S, S)")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
             got = f"{labels.dtype} {tuple(labels.shape)}"
             raise UserError(f"labels are {got}; expected torch.int64 ({len(images)},)")

@@ -53,9 +53,7 @@ class Protocol:
     def __post_init__(self) -> None:
         for part in ("defender_train", "utility_val", "utility_test", "attacker_train", "attacker_test"):
             if not len(getattr(self, part)):
-                raise UserError(
-                    f"protocol {self.name}: {part} is empty; load more images (--train-size, --test-size)"
-                )
+                raise UserError(f"protocol {self.name}: {part} is empty; load more images (--train-size, --test-size)")
         shared = int(contained(self.attacker_train.images, self.attacker_test.images).sum())
         if shared:
             raise UserError(
@@ -64,9 +62,7 @@ class Protocol:
             )
 
 
-def protocol(
-    name: str, images: ImageSet, *, seed: int = 0, attacker_test_size: int | None = None
-) -> Protocol:
+def protocol(name: str, images: ImageSet, *, seed: int = 0, attacker_test_size: int | None = None) -> Protocol:
     """Divide a data set; the same seed always gives the same parts.
 
     ``utility_val`` is the same for all protocols: a class-balanced tenth of the training images, at

@@ -33,9 +33,7 @@ class Proxy(nn.Module):
     def build(self, model: Any) -> None:
         """Make the decoder for the model's wire; its weights come from torch's generator."""
         size = image_shape(model, self.who)[-1]
-        self.decoder = decoders.build(
-            self.network, feature_shape=wire_shape(model, self.who), image_size=size
-        )
+        self.decoder = decoders.build(self.network, feature_shape=wire_shape(model, self.who), image_size=size)
         self.adam = torch.optim.Adam(self.decoder.parameters(), self.lr)
 
     def similarity(self, wire: Tensor, x: Tensor) -> Tensor:

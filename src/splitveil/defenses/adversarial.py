@@ -66,9 +66,7 @@ class Adversarial(Defense):
                 "expected at least 1, at least 0, and 0 to 1"
             )
         if not 0 < share <= 1:
-            raise UserError(
-                f"adversarial: share is {share}; expected the proxy's part of a batch, above 0 to 1"
-            )
+            raise UserError(f"adversarial: share is {share}; expected the proxy's part of a batch, above 0 to 1")
         self.weight, self.steps, self.threshold = float(weight), steps, float(threshold)
         self.share = float(share)
         self.acts_after = pretrain

@@ -49,9 +49,7 @@ class AdversarialNoise(Defense):
     ):
         super().__init__()
         if not 0 <= size < math.inf:
-            raise UserError(
-                f"adversarial_noise: size is {size}; expected ε of 0 or more, e.g. adversarial_noise:0.1"
-            )
+            raise UserError(f"adversarial_noise: size is {size}; expected ε of 0 or more, e.g. adversarial_noise:0.1")
         self.size = float(size)
         self.proxy = Proxy("adversarial_noise", network, objective, lr)
 

@@ -5,8 +5,9 @@ Nothing here knows a network, a data set or an attack. A defence overrides the h
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +53,6 @@ class Features:
     classes: int
     rng: torch.Generator
     extract: Any = None
-
-
 
 
 class Defense(nn.Module):
@@ -109,7 +108,7 @@ class Defense(nn.Module):
         return False
 
     def restructure_like(self, model: Any, tensors: dict[str, Tensor]) -> bool:
-        """Give the model the shapes of saved ``tensors`` before they are loaded; True where parameters were replaced."""
+        """Give the model the shapes of saved ``tensors`` before loading; True where parameters were replaced."""
         return False
 
     def noise_variance(self) -> float:
@@ -138,22 +137,22 @@ class Stack(Defense, helpers=("losses",)):
         self.parts = nn.ModuleList(defenses)
         for kind in {type(d) for d in defenses}:
             if not getattr(kind, "repeatable", False) and sum(type(d) is kind for d in defenses) > 1:
-                raise UserError(f"defense '{_name(kind)}' was given twice; give it once, or combine different ones")
+                raise UserError(f"defense '{name_of(kind)}' was given twice; give it once, or combine different ones")
 
-    def __iter__(self):
-        return iter(self.parts)
+    def __iter__(self) -> Iterator[Defense]:
+        return iter(cast("Any", self.parts))
 
     def install(self, model: Any) -> None:
         for part in sorted(self.parts, key=lambda part: part.install_order):  # type: ignore[arg-type, return-value]
             part.install(model)
 
     def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
-        for part in self.parts:
+        for part in self:
             z = part.on_wire(z, rng)
         return z
 
     def before_step(self, x: Tensor, y: Tensor, model: Any) -> None:
-        for part in self.parts:
+        for part in self:
             part.before_step(x, y, model)
 
     def loss(self, step: Step) -> Tensor | None:
@@ -162,35 +161,38 @@ class Stack(Defense, helpers=("losses",)):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Each part's weighted loss by name: what the log shows."""
-        pairs = ((_name(type(part)), part.loss(step)) for part in self.parts)
+        pairs = ((name_of(type(part)), part.loss(step)) for part in self)
         return {name: value for name, value in pairs if value is not None}
 
     def refit(self, epoch: int, features: Features) -> None:
-        for part in self.parts:
+        for part in self:
             if part.needs_features:
                 part.refit(epoch, features)
 
     def restructure(self, epoch: int, model: Any) -> bool:
-        return any([part.restructure(epoch, model) for part in self.parts])  # a list: every part is asked
+        replaced = [part.restructure(epoch, model) for part in self]  # a list: every part is asked
+        return any(replaced)
 
     def restructure_like(self, model: Any, tensors: dict[str, Tensor]) -> bool:
-        return any([part.restructure_like(model, tensors) for part in self.parts])
+        replaced = [part.restructure_like(model, tensors) for part in self]
+        return any(replaced)
 
     def noise_variance(self) -> float:
-        return sum(part.noise_variance() for part in self.parts)
+        return sum(part.noise_variance() for part in self)
 
     def leakage(self) -> float | None:
-        known = [value for value in (part.leakage() for part in self.parts) if value is not None]
+        known = [value for value in (part.leakage() for part in self) if value is not None]
         return min(known) if known else None
 
     def own_parameters(self) -> list[nn.Parameter]:
-        return [p for part in self.parts for p in part.own_parameters()]
+        return [p for part in self for p in part.own_parameters()]
 
     @property
     def wants_features(self) -> bool:
         """Whether any part wants the features of each epoch."""
-        return any(part.needs_features for part in self.parts)
+        return any(part.needs_features for part in self)
 
 
-def _name(kind: type) -> str:
+def name_of(kind: type) -> str:
+    """The registered name of a defence's class."""
     return getattr(kind, "__plugin_names__", (kind.__name__.lower(),))[0]

@@ -45,9 +45,7 @@ class Bottleneck(Defense):
 
     def install(self, model: Any) -> None:
         if any(name.split(".")[-1] == "bottleneck" for name, _ in model.encoder.named_modules()):
-            raise UserError(
-                "the network has a bottleneck already; give either --bottleneck or --defense bottleneck"
-            )
+            raise UserError("the network has a bottleneck already; give either --bottleneck or --defense bottleneck")
         shape = channels_of(model, "bottleneck")
         down, up = bottleneck_halves(Shape(self.channels, self.stride, self.kernel, self.relu), shape)
         device, cloud = _children(model.encoder, "encoder"), _children(model.tail, "tail")

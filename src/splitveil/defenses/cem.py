@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -52,6 +52,10 @@ class CEM(Defense):
     """
 
     needs_features = True
+    centers: Any  # (C, K, m), None before the first refit; so are variance (C, K, m), counts (C, K) and nats ()
+    variance: Any
+    counts: Any
+    nats: Any
 
     def __init__(
         self,
@@ -76,7 +80,9 @@ class CEM(Defense):
     def install(self, model) -> None:
         self.sigma2 = model.defense.noise_variance()
         if self.variant == "bound" and self.sigma2 == 0:
-            raise UserError("cem: the bound needs noise on the wire (it is infinite at σ = 0); add --defense gaussian:0.025")
+            raise UserError(
+                "cem: the bound needs noise on the wire (it is infinite at σ = 0); add --defense gaussian:0.025"
+            )
 
     def loss(self, step: Step) -> Tensor | None:
         if self.centers is None or self.weight == 0:
@@ -130,7 +136,7 @@ class CEM(Defense):
 
 
 def mixture_nats(counts: Tensor, variance: Tensor, sigma2: float) -> Tensor:
-    """Theorem 2's right side with diagonal covariances: Σ_j π_j [ −log π_j + ½ Σ_d log(1 + v_jd/σ²) ], in nats per image.
+    """Theorem 2's right side, diagonal covariances, in nats: Σ_j π_j [ −log π_j + ½ Σ_d log(1 + v_jd/σ²) ].
 
     Args:
         counts: (C, K) members of each cluster. variance: (C, K, m). sigma2: noise variance per dimension, > 0.

@@ -37,9 +37,7 @@ class Cloak(Defense):
         if not 0 <= weight < math.inf:
             raise UserError(f"cloak: weight is {weight}; expected λ of 0 or more, e.g. cloak:1")
         if not 0 < low < high < math.inf:
-            raise UserError(
-                f"cloak: low is {low}, high {high}; expected 0 < low < high, e.g. low=0.025,high=1"
-            )
+            raise UserError(f"cloak: low is {low}, high {high}; expected 0 < low < high, e.g. low=0.025,high=1")
         self.weight, self.low, self.high = float(weight), float(low), float(high)
 
     def install(self, model: Any) -> None:

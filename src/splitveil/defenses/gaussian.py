@@ -29,7 +29,9 @@ class Gaussian(Defense):
     def __init__(self, sigma: float = 0.025):
         super().__init__()
         if not 0 <= sigma < float("inf"):
-            raise UserError(f"gaussian: sigma is {sigma}; expected a standard deviation of 0 or more, e.g. gaussian:0.025")
+            raise UserError(
+                f"gaussian: sigma is {sigma}; expected a standard deviation of 0 or more, e.g. gaussian:0.025"
+            )
         self.sigma = float(sigma)
 
     def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:

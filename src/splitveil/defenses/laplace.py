@@ -43,7 +43,5 @@ class Laplace(Defense):
 
 def laplace_noise(like: Tensor, rng: torch.Generator) -> Tensor:
     """Laplace noise of scale 1 in the shape of ``like``: the difference of two exponential variables."""
-    first, second = (
-        torch.empty(like.shape, device=like.device).exponential_(generator=rng) for _ in range(2)
-    )
+    first, second = (torch.empty(like.shape, device=like.device).exponential_(generator=rng) for _ in range(2))
     return (first - second).to(like.dtype)

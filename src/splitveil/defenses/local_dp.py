@@ -61,17 +61,12 @@ class LocalDP(Defense, helpers=("noise_scale",)):
             raise UserError(f"local_dp: epsilon is {epsilon}; expected ε above 0, e.g. local_dp:10")
         if mechanism not in ("laplace", "gaussian") or per not in ("entry", "image"):
             raise UserError(
-                f"local_dp: mechanism is '{mechanism}', per '{per}'; "
-                "expected laplace or gaussian, entry or image"
+                f"local_dp: mechanism is '{mechanism}', per '{per}'; expected laplace or gaussian, entry or image"
             )
         if not -math.inf < low < high < math.inf:
-            raise UserError(
-                f"local_dp: low is {low}, high {high}; expected low below high, e.g. low=0,high=1"
-            )
+            raise UserError(f"local_dp: low is {low}, high {high}; expected low below high, e.g. low=0,high=1")
         if norm is not None and (per != "image" or not 0 < norm < math.inf):
-            raise UserError(
-                f"local_dp: norm is {norm} with per={per}; expected a length above 0 with per=image"
-            )
+            raise UserError(f"local_dp: norm is {norm} with per={per}; expected a length above 0 with per=image")
         if not 0 < delta < 1:
             raise UserError(f"local_dp: delta is {delta}; expected δ between 0 and 1, e.g. 1e-5")
         self.epsilon, self.mechanism, self.per = float(epsilon), mechanism, per

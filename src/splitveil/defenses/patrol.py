@@ -47,13 +47,9 @@ class Patrol(Defense):
     def __init__(self, epoch: int = 180, ratio: float = 0.05, double: bool = True):
         super().__init__()
         if epoch < 1:
-            raise UserError(
-                f"patrol: epoch is {epoch}; expected at least 1 epoch before the pruning, e.g. patrol:180"
-            )
+            raise UserError(f"patrol: epoch is {epoch}; expected at least 1 epoch before the pruning, e.g. patrol:180")
         if not 0 < ratio < 1:
-            raise UserError(
-                f"patrol: ratio is {ratio}; expected the part that is removed, between 0 and 1, e.g. 0.05"
-            )
+            raise UserError(f"patrol: ratio is {ratio}; expected the part that is removed, between 0 and 1, e.g. 0.05")
         self.acts_after, self.ratio, self.doubled = epoch, float(ratio), double
         self._seen: deque[tuple[Tensor, Tensor]] = deque(maxlen=BATCHES)
 
@@ -63,9 +59,7 @@ class Patrol(Defense):
         example = torch.zeros(2, *image_shape(model, "patrol"), device=model.mean.device)
         trial = copy.deepcopy(model.encoder).eval()
         prune(trial, example, self.ratio)
-        if all(
-            a.shape == b.shape for a, b in zip(trial.parameters(), model.encoder.parameters(), strict=True)
-        ):
+        if all(a.shape == b.shape for a, b in zip(trial.parameters(), model.encoder.parameters(), strict=True)):
             raise UserError(
                 f"patrol: ratio {self.ratio} removes no channel of this device network; "
                 "use a larger ratio or a later cut"
@@ -93,18 +87,14 @@ class Patrol(Defense):
         return True
 
     def restructure_like(self, model: Any, tensors: dict[str, Tensor]) -> bool:
-        return resize(
-            model.encoder, {k: v for k, v in tensors.items() if k.startswith("encoder.")}, "encoder."
-        )
+        return resize(model.encoder, {k: v for k, v in tensors.items() if k.startswith("encoder.")}, "encoder.")
 
 
 def _double_first(encoder: nn.Module) -> None:
     name = next((n for n, layer in encoder.named_modules() if isinstance(layer, nn.Conv2d)), None)
     first = encoder.get_submodule(name) if name is not None else None
     if not isinstance(first, nn.Conv2d) or name is None or first.out_channels < 4 or first.groups > 1:
-        raise UserError(
-            "patrol: the device has no first convolution of 4 channels or more to double; use double=false"
-        )
+        raise UserError("patrol: the device has no first convolution of 4 channels or more to double; use double=false")
     parent, _, leaf = name.rpartition(".")
     narrow = first.out_channels // 4
     shared: Any = {"kernel_size": first.kernel_size, "padding": first.padding}

@@ -36,18 +36,14 @@ class Shredder(Defense):
     def __init__(self, weight: float = 1.0, size: int = 20, scale: float = 0.1):
         super().__init__()
         if not (0 <= weight < math.inf and 0 <= scale < math.inf):
-            raise UserError(
-                f"shredder: weight is {weight}, scale {scale}; expected 0 or more, e.g. shredder:1"
-            )
+            raise UserError(f"shredder: weight is {weight}, scale {scale}; expected 0 or more, e.g. shredder:1")
         if size < 1:
             raise UserError(f"shredder: size is {size}; expected a collection of at least 1, e.g. 20")
         self.weight, self.size, self.scale = float(weight), size, float(scale)
 
     def install(self, model: Any) -> None:
         shape = (self.size, *wire_shape(model, "shredder"))
-        rng = torch.Generator().manual_seed(
-            int(torch.randint(2**62, ()))
-        )  # layers' weights come from torch's too
+        rng = torch.Generator().manual_seed(int(torch.randint(2**62, ())))  # layers' weights come from torch's too
         self.collection = nn.Parameter(self.scale * laplace_noise(torch.empty(shape), rng))
 
     def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:

@@ -57,9 +57,7 @@ class SparseCodingReleased(Defense):
         layer = ReleasedLCA(self.atoms or dimensions, dimensions, self.threshold)
         parts = dict(model.encoder.named_children())
         if not isinstance(model.encoder, nn.Sequential) or "sparse_coding" in parts:
-            raise UserError(
-                "sparse_coding_released: the encoder is no plain sequence of layers; use sparse_coding"
-            )
+            raise UserError("sparse_coding_released: the encoder is no plain sequence of layers; use sparse_coding")
         sigmoid = {"sigmoid": parts.pop("sigmoid")} if "sigmoid" in parts else {}
         for name in [*sigmoid]:
             delattr(model.encoder, name)

@@ -34,9 +34,7 @@ class TopK(Defense):
     def __init__(self, ratio: float = 0.2, scope: Literal["sample", "released"] = "sample"):
         super().__init__()
         if not 0 < ratio <= 1:
-            raise UserError(
-                f"topk: ratio is {ratio}; expected the part that is kept, above 0 to 1, e.g. topk:0.2"
-            )
+            raise UserError(f"topk: ratio is {ratio}; expected the part that is kept, above 0 to 1, e.g. topk:0.2")
         if scope not in ("sample", "released"):
             raise UserError(f"topk: scope is '{scope}'; expected sample or released")
         self.ratio, self.scope = float(ratio), scope

@@ -60,9 +60,7 @@ class VIB(Defense):
 
     def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
         log_sigma = self.log_sigma(z).float().clamp(*RANGE)
-        if (
-            self.training and torch.is_grad_enabled()
-        ):  # for the loss: what arrives here need not be the encoder's z
+        if self.training and torch.is_grad_enabled():  # for the loss: what arrives here need not be the encoder's z
             prior = self.prior_mean, self.prior_log_sigma.clamp(*RANGE)
             self._last = gaussian_kl(z.float(), log_sigma, *prior).flatten(1).sum(1).mean()
         noise = torch.randn(z.shape, generator=rng, device=z.device)

@@ -74,9 +74,7 @@ def demo_page(result: DemoResult) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     if len(result.models) != 2:
-        raise UserError(
-            f"the demo page got {len(result.models)} models; expected two: the reference, then CEM"
-        )
+        raise UserError(f"the demo page got {len(result.models)} models; expected two: the reference, then CEM")
     environment = Environment(
         loader=PackageLoader("splitveil.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -201,10 +199,7 @@ def _table(result: DemoResult) -> list[dict[str, Any]]:
         row(
             "MSE as a share of the ceiling",
             f"100 % is the mean image, MSE {result.baseline_mse:.4g}",
-            [
-                f"{100 * m.mse.mean / result.baseline_mse:.0f} %" if result.baseline_mse else ABSENT
-                for m in models
-            ],
+            [f"{100 * m.mse.mean / result.baseline_mse:.0f} %" if result.baseline_mse else ABSENT for m in models],
         ),
         row("Attack SSIM", "lower is more private", [str(m.ssim) for m in models]),
         row("Attack PSNR", "dB; lower is more private", [str(m.psnr) for m in models]),

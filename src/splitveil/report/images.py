@@ -43,15 +43,11 @@ def image_grid_png(rows: Sequence[tuple[str, Any]], path: str | Path) -> None:
     pixels = [(label, checked(images)) for label, images in rows]
     shape = pixels[0][1].shape
     if any(images.shape != shape for _, images in pixels):
-        raise UserError(
-            f"an image grid got rows of shapes {[i.shape for _, i in pixels]}; expected one shape"
-        )
+        raise UserError(f"an image grid got rows of shapes {[i.shape for _, i in pixels]}; expected one shape")
     factor = max(1, SCALE_TO // shape[3])
     height, width = factor * shape[2], factor * shape[3]
     font = ImageFont.load_default(LABEL_SIZE)
-    inside = max(
-        len(pixels[0][1]) * (width + GAP) - GAP, *(round(font.getlength(name)) for name, _ in pixels), 1
-    )
+    inside = max(len(pixels[0][1]) * (width + GAP) - GAP, *(round(font.getlength(name)) for name, _ in pixels), 1)
     step = LABEL_SIZE + GAP + height + MARGIN
     sheet = Image.new("RGB", (inside + 2 * MARGIN, len(pixels) * step + MARGIN), "white")
     draw = ImageDraw.Draw(sheet)

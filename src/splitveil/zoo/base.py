@@ -65,13 +65,9 @@ def assemble(
         UserError: ``cut`` is outside its range, the images are too small, or the bottleneck does not fit.
     """
     if isinstance(cut, bool) or not isinstance(cut, int) or not 1 <= cut <= len(blocks):
-        raise UserError(
-            f"cut {cut} does not exist in {arch}; expected a whole number from 1 to {len(blocks)}"
-        )
+        raise UserError(f"cut {cut} does not exist in {arch}; expected a whole number from 1 to {len(blocks)}")
     if image_size < smallest:
-        raise UserError(
-            f"images of {image_size} pixels are too small for {arch}; expected at least {smallest}"
-        )
+        raise UserError(f"images of {image_size} pixels are too small for {arch}; expected at least {smallest}")
     device = OrderedDict[str, nn.Module](blocks=nn.Sequential(*blocks[:cut]))
     cloud = OrderedDict[str, nn.Module]()
     if bottleneck is not None:
@@ -143,9 +139,7 @@ def conv_bn_relu(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1)
 
 def _check(bottleneck: Bottleneck, shape: tuple[int, ...]) -> None:
     if len(shape) != 3:
-        raise UserError(
-            f"a bottleneck needs a feature (channels, height, width), got the shape {shape}; leave it out"
-        )
+        raise UserError(f"a bottleneck needs a feature (channels, height, width), got the shape {shape}; leave it out")
     side = min(cast("tuple[int, int]", shape[1:]))
     limits = {"channels": shape[0], "stride": side, "kernel": side}
     for name, limit in limits.items():

@@ -32,13 +32,9 @@ def library(
     source, _, address = arch.partition(":")
     name, _, layer = address.partition("@")
     if not name or not layer:
-        raise UserError(
-            f"network '{arch}' is incomplete; expected {source}:NAME@LAYER, as torchvision:resnet18@layer2"
-        )
+        raise UserError(f"network '{arch}' is incomplete; expected {source}:NAME@LAYER, as torchvision:resnet18@layer2")
     if cut not in (None, layer):
-        raise UserError(
-            f"cut {cut} contradicts '{arch}', which is cut at its layer '{layer}'; leave the cut out"
-        )
+        raise UserError(f"cut {cut} contradicts '{arch}', which is cut at its layer '{layer}'; leave the cut out")
     network = BUILDERS[source](name, classes, image_size)
     example = torch.zeros(1, 3, image_size, image_size)
     encoder, tail = cut_network(network, layer, example)
@@ -68,9 +64,7 @@ def _timm(name: str, classes: int, image_size: int) -> nn.Module:
         raise _unknown("timm", name, known, "timm.list_models()")
     cfg = timm.models.get_pretrained_cfg(name)
     fixed_size = {"img_size": image_size} if cfg is not None and cfg.fixed_input_size else {}
-    return _checked(
-        lambda: timm.create_model(name, pretrained=False, num_classes=classes, **fixed_size), name
-    )
+    return _checked(lambda: timm.create_model(name, pretrained=False, num_classes=classes, **fixed_size), name)
 
 
 def _unknown(source: str, name: str, known: list[str], listing: str) -> UserError:
@@ -82,9 +76,7 @@ def _library(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(
-            f"networks of {name} need {name}, which is not installed; pip install {name}"
-        ) from error
+        raise UserError(f"networks of {name} need {name}, which is not installed; pip install {name}") from error
 
 
 def _checked(create: Callable[[], nn.Module], name: str) -> nn.Module:
@@ -92,9 +84,7 @@ def _checked(create: Callable[[], nn.Module], name: str) -> nn.Module:
         return create()
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"cannot build {name} for these images ({reason}); choose another size or model"
-        ) from error
+        raise UserError(f"cannot build {name} for these images ({reason}); choose another size or model") from error
 
 
 BUILDERS = {"torchvision": _torchvision, "timm": _timm}

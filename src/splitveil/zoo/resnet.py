@@ -38,9 +38,7 @@ class BasicBlock(nn.Module):
 
 
 @plugin("resnet20", "resnet20_sgm", "resnet32", "resnet32_sgm")
-def resnet(
-    arch: str, *, cut: int, classes: int, image_size: int, bottleneck: Bottleneck | None = None
-) -> Parts:
+def resnet(arch: str, *, cut: int, classes: int, image_size: int, bottleneck: Bottleneck | None = None) -> Parts:
     """ResNet with the published widths 16/32/64/128; ``_sgm``: the encoder ends in a sigmoid.
 
     Depth 6n + 2 is a stem, three stages of n blocks of two convolutions (n = 3: ResNet-20) and a classifier:

@@ -9,9 +9,7 @@ from .base import to_image, upsampling
 
 
 @plugin("conv_normNnCc")
-def conv_norm(
-    *, feature_shape: tuple[int, int, int], image_size: int, blocks: int, channels: int
-) -> nn.Module:
+def conv_norm(*, feature_shape: tuple[int, int, int], image_size: int, blocks: int, channels: int) -> nn.Module:
     """``conv_normNnCc``: 1 + n convolutions to c channels (batch norm, ReLU), then transposed convolutions.
 
     Upsampling ×2 until the image's size, a convolution to RGB, sigmoid.

@@ -30,9 +30,7 @@ class ResidualBlock(nn.Module):
 
 
 @plugin("res_normNnCc")
-def res_norm(
-    *, feature_shape: tuple[int, int, int], image_size: int, blocks: int, channels: int
-) -> nn.Module:
+def res_norm(*, feature_shape: tuple[int, int, int], image_size: int, blocks: int, channels: int) -> nn.Module:
     """``res_normNnCc``: n residual blocks of c channels, then transposed convolutions; published: N8C64.
 
     A residual block to c channels, n more, ×2 up to the image's size, a residual block to RGB, sigmoid.
