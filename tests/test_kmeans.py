@@ -30,14 +30,16 @@ def blobs(per_class: list[int], m: int = 3, seed: int = 0) -> tuple[Tensor, Tens
 
 @pytest.mark.parametrize("seed", range(5))
 def test_equals_scikit_learn_from_the_same_start(seed):
-    from sklearn.cluster import KMeans
+    from sklearn import cluster
+
+    kmeans: Any = cluster.KMeans
 
     z, y = blobs([80, 33, 120], seed=seed)
     start = torch.stack([z[y == c][:4] for c in range(3)])
     found = _kmeans.fit(z, y, 3, 4, rng(), start=start, iterations=300, tolerance=0.0)
     for c in range(3):
         own = z[y == c].double().numpy()
-        oracle: Any = KMeans(4, init=start[c].double().numpy(), n_init=1, max_iter=300, tol=0.0).fit(own)
+        oracle = kmeans(4, init=start[c].double().numpy(), n_init=1, max_iter=300, tol=0.0).fit(own)
         np.testing.assert_allclose(found.centers[c], oracle.cluster_centers_, atol=1e-4)
         np.testing.assert_array_equal(found.counts[c], np.bincount(oracle.labels_, minlength=4))
         inertia = float((found.counts[c] * found.variance[c].sum(-1)).sum())

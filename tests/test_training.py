@@ -152,7 +152,7 @@ def test_resuming_a_finished_run_only_returns_its_summary(tmp_path, small):
 def test_resume_with_other_settings_is_refused_by_name(tmp_path, small, changed, named):
     fit(tmp_path, epochs=1)
     with pytest.raises(UserError, match=named) as error:
-        fit(tmp_path, resume=True, **{"epochs": 1, **changed})
+        training.fit(settings(**{"epochs": 1, **changed}), IMAGES, tmp_path, resume=True)
     assert "\n" not in str(error.value)
 
 

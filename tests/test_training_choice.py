@@ -1,4 +1,4 @@
-"""The training loop: which epoch it keeps, at which rates and in which batches it trains, and with several processes."""
+"""The training loop: which epoch it keeps, its rates and batches, and training with several processes."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class Run:
     >>> Run.open("runs/none")
     Traceback (most recent call last):
     ...
-    splitveil.errors.UserError: runs/none is no run: it has no config.yaml; train one with `splitveil train --out runs/none`
+    splitveil.errors.UserError: runs/none is no run: it has no config.yaml; name a folder that `splitveil train` made
     """
 
     path: Path
@@ -95,7 +95,7 @@ class Run:
         """
         path = Path(path)
         if not (path / "config.yaml").is_file():
-            raise UserError(f"{path} is no run: it has no config.yaml; train one with `splitveil train --out {path}`")
+            raise UserError(f"{path} is no run: it has no config.yaml; name a folder that `splitveil train` made")
         if not (path / "summary.json").is_file():
             raise UserError(
                 f"{path} is not finished: its training was stopped; go on with "
