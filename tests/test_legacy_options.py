@@ -68,7 +68,7 @@ def test_decoder_steps_as_the_published_parser_reads_them(text: str, steps: int)
 def test_the_misread_steps_are_said_and_given_on_request():
     line = "--AT_regularization gan_adv_step1_pruning180 --AT_regularization_strength 0.3"
     paper, code = read_options(line.split()), read_options(line.split(), reading="code")
-    expected = "adversarial:weight=0.3,steps={},network=res_normN4C64,objective=ssim,threshold=0.5"
+    expected = "adversarial:weight=0.3,steps={},share=1,network=res_normN4C64,objective=ssim,threshold=0.5"
     assert paper.settings["defense"] == ["patrol:epoch=180", expected.format(1)]
     assert code.settings["defense"] == ["patrol:epoch=180", expected.format(3)]
     said = [note for note in paper.notes if "says 1 decoder step per batch" in note]

@@ -354,14 +354,8 @@ def fit(
     # Spawned processes cannot carry a bar across; the first one's records are in metrics.jsonl.
     try:
         # Bound, and not arguments: launching looks into those, and refuses frozen dataclasses.
-        train = functools.partial(
-            _train,
-            settings=settings,
-            images=images,
-            out=out,
-            resume=resume,
-            progress=None if several else progress,
-        )
+        shown = None if several else progress
+        train = functools.partial(_train, settings=settings, images=images, out=out, resume=resume, progress=shown)
         return fabric.launch(train)
     except ProcessRaisedException as error:  # carries the traceback of the process as text
         _, ours, message = str(error).rpartition(f"\n{UserError.__module__}.{UserError.__name__}: ")

@@ -288,7 +288,7 @@ def _adversarial(
         notes.append(say.STEPS.format(option.text, wording, done, how))
     steps = done if reading == "code" else said
     return (
-        f"adversarial:weight={strength:g},steps={steps},network={network},"
+        f"adversarial:weight={strength:g},steps={steps},share=1,network={network},"
         f"objective={loss.lower()},threshold={given['ssim_threshold']:g}"
     )
 

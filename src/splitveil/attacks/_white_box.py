@@ -1,0 +1,95 @@
+"""Gradients through the wire for attacks that own the encoder: over the noise in expectation, around what has none."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..data import Split, to_float
+from .base import BATCH, Victim
+
+Mode = Literal["exact", "straight"]
+ROWS = 512
+"""Attacker images from which a wire of another shape than the feature is approximated."""
+
+
+class WhiteBox:
+    """The encoder and its defence as a function of pixels that can be differentiated.
+
+    The wire is the mean over ``draws`` of the defence's noise (expectation over transformation, Athalye et al. 2018).
+    ``modes`` lists the backward passes worth trying: ``exact`` is the defence's own; ``straight`` passes the gradient
+    around the defence (BPDA, the same paper): as the identity where wire and feature have one shape, else through a
+    linear map fitted on the attacker's images. A defence whose derivative is the identity (additive noise) needs only
+    ``exact``; one without any derivative (rounding, a detached step) only ``straight``; all others both.
+    """
+
+    def __init__(self, victim: Victim, images: Split, draws: int, rng: torch.Generator):
+        self.model, self.device = victim.white_box(), victim.device
+        rows = torch.arange(min(ROWS, len(images)), device=images.images.device)
+        x = to_float(images.images[rows].to(self.device))
+        with torch.no_grad():
+            z = torch.cat([self.model.features(part) for part in x.split(BATCH)])
+            first, second = self.model.protect(z, rng), self.model.protect(z, rng)
+        self.draws = 1 if torch.equal(first, second) else draws
+        self.scale = float(first.float().var(0).mean()) or 1.0
+        """Variance of the wire over images, per dimension: losses in its unit mean the same for every encoder."""
+        self.modes: tuple[Mode, ...] = ("exact",)
+        slope = self._slope(z[:2], rng)
+        if slope is None or not bool(slope.any()):
+            self.modes = ("straight",)
+        elif slope.shape != first[:2].shape or not torch.allclose(slope, torch.ones_like(slope)):
+            self.modes = ("exact", "straight")
+        self._map = None if z.shape == first.shape else _linear_map(z, first)
+
+    def _slope(self, z: Tensor, rng: torch.Generator) -> Tensor | None:
+        """Gradient of the sum of the wire with respect to z; None where there is no path."""
+        z = z.detach().requires_grad_()
+        with torch.enable_grad():
+            wire = self.model.protect(z, rng)
+            if not wire.requires_grad:
+                return None
+            return torch.autograd.grad(wire.sum(), z, allow_unused=True)[0]
+
+    def wire(self, x: Tensor, rng: torch.Generator, mode: Mode = "exact", draws: int | None = None) -> Tensor:
+        """Mean wire (B, m), flattened, of pixels x (B, 3, S, S), with gradients."""
+        z = self.model.features(x)
+        source = z.detach() if mode == "straight" else z
+        wire = torch.stack([self.model.protect(source, rng) for _ in range(draws or self.draws)]).mean(0)
+        wire = wire.flatten(1).float()
+        if mode == "exact":
+            return wire
+        around = z.flatten(1).float()
+        if self._map is not None:
+            around = around @ self._map
+        return around + (wire - around).detach()
+
+    def feature_loss(
+        self, x: Tensor, wire: Tensor, rng: torch.Generator, mode: Mode, draws: int | None = None
+    ) -> Tensor:
+        """Mean squared distance to ``wire`` (B, m) for each image, in units of the wire's variance over images: (B,)."""
+        return (self.wire(x, rng, mode, draws) - wire).square().mean(1) / self.scale
+
+
+def _linear_map(z: Tensor, wire: Tensor) -> Tensor:
+    """Least squares (m_z, m_wire) with a little ridge: the backward pass of a wire that is shaped differently."""
+    a, b = z.flatten(1).double(), wire.flatten(1).double()
+    a, b = a - a.mean(0), b - b.mean(0)
+    gram = a @ a.T  # few rows, many columns: solve in the space of the rows
+    ridge = 1e-3 * gram.diagonal().mean().clamp(min=1e-12) * torch.eye(len(a), dtype=a.dtype, device=a.device)
+    return (a.T @ torch.linalg.solve(gram + ridge, b)).float()
+
+
+def total_variation(x: Tensor) -> Tensor:
+    """Isotropic total variation of each image, per pixel: mean of √(Δ_h² + Δ_v² + 10⁻⁸), (B, 3, S, S) -> (B,).
+
+    Rudin, Osher and Fatemi 1992, forward differences, zero beyond the last row and column.
+
+    >>> step = torch.cat([torch.zeros(1, 3, 4, 2), torch.ones(1, 3, 4, 2)], 3)
+    >>> round(float(total_variation(step)), 3)
+    0.25
+    """
+    vertical = torch.nn.functional.pad(x.diff(dim=2), (0, 0, 0, 1))
+    horizontal = torch.nn.functional.pad(x.diff(dim=3), (0, 1))
+    return (vertical.square() + horizontal.square() + 1e-8).sqrt().mean((1, 2, 3))

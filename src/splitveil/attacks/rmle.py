@@ -1,0 +1,156 @@
+"""White-box optimisation of the pixels until the encoder gives the observed wire (rMLE, He et al. 2019)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ..data import Access, Split, to_float
+from ..errors import UserError
+from ..registry import plugin
+from ._white_box import Mode, WhiteBox, total_variation
+from .base import Attack, Progress, Victim
+from .decoder import DecoderAttack
+from .linear import LinearAttack
+
+TV_WEIGHTS = (0.0, 1e-3, 1e-2, 0.1)
+L2_WEIGHTS = (0.0, 0.01, 0.1, 1.0)
+SPREAD = 0.2
+"""Standard deviation, in pixels, of the noise on the start of the second and later restarts."""
+
+
+@plugin("rmle")
+class RmleAttack(Attack):
+    """Regularised maximum likelihood: minimise over x in [0, 1] the distance on the wire plus what images are like.
+
+    ‖E_ε D(f(x), ε) − z_wire‖²/(m v) + tv · TV(x)/TV₀ + l2 · ‖x − c‖²/(d u); v, u: the variances of the attacker's
+    wires and pixels over images, TV₀ its images' total variation, so that weights mean the same everywhere. He, Zhang
+    and Lee, ACSAC 2019, with Adam and a cosine to a tenth of lr. All images of a call are optimised at once, each with
+    its own loss: the result does not depend on its neighbors. Weights left at None are chosen, together with the
+    backward pass (see `WhiteBox`), by the error on the attacker's own images. Of the restarts each image keeps the one
+    nearest on the wire; the truth is never asked.
+
+    For e = Wx + N(0, σ²I), x ~ N(c, u I): tv=0, l2 = d σ²/(m v) is the MMSE estimator.
+
+    Args:
+        steps: of Adam, for each restart.
+        tv: weight of total variation. l2: weight of the distance to c. None: chosen among powers of ten.
+        lr: Adam's initial rate, in pixels.
+        restarts: the first from ``start``, the others from ``start`` with noise.
+        start: first guess: ``grey`` (0.5), ``mean`` image, or the output of the ``linear`` or ``decoder`` attack.
+        center: c: ``start`` or ``zero`` (as published).
+        draws: of the defence's noise in each step.
+        tuning: attacker images on which the weights are chosen.
+        epochs: of the decoder, where it is the start.
+    """
+
+    needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})
+
+    def __init__(
+        self,
+        steps: int = 5000,
+        tv: float | None = None,
+        l2: float | None = None,
+        lr: float = 1e-2,
+        restarts: int = 1,
+        start: Literal["grey", "mean", "linear", "decoder"] = "mean",
+        center: Literal["start", "zero"] = "start",
+        draws: int = 4,
+        tuning: int = 16,
+        epochs: int = 50,
+    ):
+        for name, value in {"steps": steps, "restarts": restarts, "draws": draws, "tuning": tuning}.items():
+            if value < 1:
+                raise UserError(f"rmle: {name} is {value}; expected at least 1")
+        if min(tv or 0, l2 or 0) < 0 or not lr > 0:
+            raise UserError(f"rmle: tv is {tv}, l2 {l2}, lr {lr}; expected weights of 0 or more and a positive rate")
+        self.steps, self.lr, self.restarts, self.draws, self.tuning = steps, lr, restarts, draws, tuning
+        self.start, self.center, self.weights = start, center, (tv, l2)
+        learners = {"linear": LinearAttack, "decoder": lambda: DecoderAttack(epochs)}
+        self._first: Attack | None = learners[start]() if start in learners else None
+
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, progress: Progress | None = None) -> None:
+        victim.require(*self.needs)
+        self._progress, self._curve = progress, []
+        count = min(self.tuning, len(images) - 1)
+        if count < 1:
+            raise UserError(f"rmle: the attacker has {len(images)} images; expected at least 2")
+        order = torch.randperm(len(images), generator=rng, device=rng.device).cpu()
+        # The judges are kept from the start's training: a start that has seen them would look too good.
+        own = images.subset(order[count:])
+        x = to_float(own.images)
+        self.mean = x.mean(0).to(victim.device)
+        self._typical = float(total_variation(x).mean()), float((x - x.mean(0)).square().mean().clamp(min=1e-6))
+        if self._first:
+            self._first.fit(victim, own, rng, progress)
+        self.box = WhiteBox(victim, own, self.draws, rng)
+        self._seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
+        truth = to_float(images.images[order[:count]].to(victim.device))
+        self._choose(truth, victim.query(truth, rng))
+
+    def _choose(self, truth: Tensor, wire: Tensor) -> None:
+        """Every pair of weights on every judge, all at once; once for each backward pass."""
+        tv, l2 = self.weights
+        pairs = list(itertools.product(TV_WEIGHTS if tv is None else (tv,), L2_WEIGHTS if l2 is None else (l2,)))
+        self.mode: Mode = self.box.modes[0]
+        self.tv, self.l2 = pairs[0]
+        if len(pairs) * len(self.box.modes) == 1:
+            return
+        best = math.inf
+        weights = torch.tensor(pairs, device=wire.device).repeat_interleave(len(truth), 0)
+        for mode in self.box.modes:
+            found = self._optimize(wire.repeat(len(pairs), *[1] * (wire.dim() - 1)), weights, mode, 0)[0]
+            errors = (found.view(len(pairs), *truth.shape) - truth).square().mean((1, 2, 3, 4)).tolist()
+            self._curve.append(min(errors))
+            if min(errors) < best:
+                best, self.mode = min(errors), mode
+                self.tv, self.l2 = pairs[errors.index(best)]
+
+    def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
+        weights = torch.tensor([[self.tv, self.l2]], device=wire.device)
+        best, loss = self._optimize(wire, weights, self.mode, 0)
+        for restart in range(1, self.restarts):
+            found, other = self._optimize(wire, weights, self.mode, restart)
+            better = other < loss
+            best[better], loss[better] = found[better], other[better]
+        return best
+
+    @torch.enable_grad()
+    def _optimize(self, wire: Tensor, weights: Tensor, mode: Mode, restart: int) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, S, S) and their distance on the wire (B,), weights (B or 1, 2)."""
+        rng = torch.Generator(wire.device).manual_seed(self._seed + restart)
+        target, start = wire.flatten(1).float(), self._starts(wire)
+        tv, l2 = (weights / torch.tensor(self._typical, device=wire.device)).T
+        center = start if self.center == "start" else torch.zeros_like(start)
+        x = start.clone()
+        if restart:
+            x = (x + SPREAD * torch.randn(x.shape, generator=rng, device=x.device)).clamp_(0, 1)
+        x.requires_grad_()
+        optimizer = torch.optim.Adam([x], self.lr)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps, eta_min=0.1 * self.lr)
+        for step in range(1, self.steps + 1):
+            loss = self.box.feature_loss(x, target, rng, mode)
+            prior = tv * total_variation(x) + l2 * (x - center).square().mean((1, 2, 3))
+            optimizer.zero_grad(set_to_none=True)
+            (loss + prior).sum().backward()
+            optimizer.step()
+            schedule.step()
+            x.data.clamp_(0, 1)
+            if self._progress and step % 10 in (0, self.steps % 10):
+                self._progress(step, self.steps, self._curve[-1] if self._curve else math.nan)
+        with torch.no_grad():  # one seed for all restarts: they are compared under the same noise
+            judge = torch.Generator(wire.device).manual_seed(self._seed)
+            return x.detach(), self.box.feature_loss(x, target, judge, mode, 8 * self.box.draws)
+
+    def _starts(self, wire: Tensor) -> Tensor:
+        if self._first:
+            return self._first.reconstruct(wire)
+        start = self.mean if self.start == "mean" else torch.full_like(self.mean, 0.5)
+        return start.expand(len(wire), -1, -1, -1)
+
+    def curve(self) -> list[float]:
+        return self._curve

@@ -1,0 +1,51 @@
+"""The linear-Gaussian problem, whose best possible reconstruction is known in closed form."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from splitveil.data import Split, to_float
+from splitveil.defenses.gaussian import Gaussian
+from splitveil.split import SplitModel
+
+SIDE, ETA, MEAN = 4, 0.08, 0.5  # images far enough from 0 and 1 that clamping them changes nothing
+D = 3 * SIDE * SIDE
+VARIANCE = ETA**2 + (1 / 255) ** 2 / 12  # rounding to 8 bits adds its own
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(n: int, seed: int) -> Split:
+    """x ~ N(0.5, η² I), as 8-bit images of 4×4 pixels."""
+    pixels = MEAN + ETA * torch.randn(n, 3, SIDE, SIDE, generator=rng(seed))
+    return Split((pixels * 255).round().clamp(0, 255).to(torch.uint8), torch.zeros(n, dtype=torch.long))
+
+
+def model(m: int, sigma: float, shape: tuple[int, ...] | None = None) -> tuple[SplitModel, Tensor]:
+    """e = Wx + N(0, σ²I) of ``m`` numbers, in ``shape``, and W (m, d)."""
+    linear = nn.Linear(D, m, bias=False)
+    linear.weight.data = torch.randn(m, D, generator=rng(1)) / D**0.5
+    encoder = nn.Sequential(nn.Flatten(), linear, nn.Unflatten(1, shape or (m,)))
+    return SplitModel(encoder, nn.Flatten(), defense=Gaussian(sigma)), linear.weight.data
+
+
+def posterior_mean(weight: Tensor, wire: Tensor, sigma: float) -> Tensor:
+    """E[x | e] = μ + (WᵀW + σ²/η² I)⁻¹ Wᵀ (e − Wμ), as images (B, 3, 4, 4)."""
+    w = weight.double()
+    gram = w.T @ w + sigma**2 / VARIANCE * torch.eye(D).double()
+    mean = torch.full((D,), MEAN).double()
+    found = mean + torch.linalg.solve(gram, w.T @ (wire.flatten(1).double() - w @ mean).T).T
+    return found.view(-1, 3, SIDE, SIDE).float()
+
+
+def mmse(weight: Tensor, sigma: float) -> float:
+    """(1/d) Tr (WᵀW/σ² + I/η²)⁻¹."""
+    w = weight.double()
+    return float(torch.linalg.inv(w.T @ w / sigma**2 + torch.eye(D).double() / VARIANCE).trace()) / D
+
+
+def pixels(split: Split) -> Tensor:
+    return to_float(split.images)
