@@ -48,7 +48,7 @@ def step(z: Tensor, y: Tensor, lr: float = 0.05, progress: float = 0.5) -> Step:
 def nearest(cem: CEM, z: Tensor, y: Tensor) -> Tensor:
     """Index of each sample's cluster among all classes × clusters, by a plain loop."""
     index = []
-    for sample, label in zip(z, y.tolist(), strict=True):
+    for sample, label in zip(z.detach(), y.tolist(), strict=True):
         distances = [float((sample - center).square().sum()) for center in cem.centers[label]]
         index.append(label * cem.clusters + distances.index(min(distances)))
     return torch.tensor(index)

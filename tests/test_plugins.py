@@ -174,11 +174,11 @@ def test_defense_ignores_the_global_generator(build, names):
     assert torch.equal(first, model.encode(X, rng(3)))
 
 
-@pytest.mark.parametrize("names", stacks(), ids="+".join)
+@pytest.mark.parametrize("names", stacks()[: len(DEFENSES)], ids="+".join)
 def test_added_noise_has_at_least_the_variance_that_it_claims(build, names):
     model = build(*names).eval()
     claimed = model.defense.noise_variance()  # type: ignore[union-attr, operator]
-    if not claimed or len(names) > 2:
+    if not claimed:
         pytest.skip("adds no independent noise of its own")
     x = X[:1].expand(200, -1, -1, -1)
     measured = float(model.encode(x, rng(1)).detach().var(0).mean())

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from splitveil import config, training
+from splitveil import config, recipe, training
 from splitveil.data import protocol
 from splitveil.errors import UserError
 from splitveil.runs import Run
@@ -71,7 +71,7 @@ def test_the_model_comes_back_from_the_folder(tmp_path, small):
     stack: Any = model.defense
     assert int(stack.parts[1].counts.sum()) == 54
     test = protocol("inference_time", IMAGES, seed=0).utility_test
-    rng = training.generator(torch.device("cpu"), 0, training.TEST, 0, 0)
+    rng = recipe.generator(torch.device("cpu"), 0, recipe.TEST, 0, 0)
     assert training.correct(model, test, rng).float().mean() == pytest.approx(summary["accuracy"]["mean"])
 
 
@@ -209,3 +209,14 @@ def test_a_diverging_loss_is_said_in_one_line(tmp_path, small, defense):
         fit(tmp_path, lr=1e30, warmup_epochs=0, defense=defense)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "summary.json").exists()
+
+
+def test_tensorboard_gets_the_curves_when_asked(tmp_path):
+    fit(tmp_path / "plain")
+    assert not (tmp_path / "plain" / "tensorboard").exists()
+    training.fit(settings(), IMAGES, tmp_path / "run", tensorboard=True)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    shown = [event.value for event in events.Scalars("accuracy_val")]
+    assert shown == pytest.approx([record["accuracy_val"] for record in records(tmp_path / "run")])

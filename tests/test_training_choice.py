@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from splitveil import config, features, runs, training
+from splitveil import config, features, recipe, runs, training
 from splitveil.data import load, protocol
 from splitveil.defenses.base import Defense, Stack
 from splitveil.errors import UserError
@@ -106,7 +106,7 @@ def test_no_epoch_before_a_restructuring_is_chosen(tmp_path, small, monkeypatch)
 
 def test_the_published_learning_rates():
     s = config.parse({"data": "digits"})
-    rates = [training.learning_rate(s, (epoch + 0.5) / 240) for epoch in range(240)]
+    rates = [recipe.learning_rate(s, (epoch + 0.5) / 240) for epoch in range(240)]
     assert rates[0] == pytest.approx(0.025)
     steps = [0.05] * 59 + [0.01] * 60 + [0.002] * 60 + [4e-4] * 30 + [8e-5] * 30
     assert rates[1:] == pytest.approx(steps)
@@ -115,7 +115,7 @@ def test_the_published_learning_rates():
 @given(st.integers(1, 30), st.floats(0, 5), st.floats(0, 0.999))
 def test_learning_rate_stays_below_its_peak_and_warms_up_linearly(epochs, warmup, progress):
     s = config.parse({"data": "digits", "epochs": epochs, "warmup_epochs": warmup, "milestones": ()})
-    rate = training.learning_rate(s, progress)
+    rate = recipe.learning_rate(s, progress)
     assert 0 <= rate <= s.lr
     expected = s.lr if progress * epochs >= warmup else s.lr * progress * epochs / warmup
     assert rate == pytest.approx(expected, rel=1e-6, abs=1e-12)
@@ -124,18 +124,18 @@ def test_learning_rate_stays_below_its_peak_and_warms_up_linearly(epochs, warmup
 @given(st.integers(2, 300), st.integers(2, 40), st.integers(1, 4), st.integers(0, 9))
 @hypothesis_settings(deadline=None)
 def test_batches_are_a_permutation_without_tiny_ones(count, size, ranks, seed):
-    plan = training.batches(count, size, torch.Generator().manual_seed(seed), smallest=2 * ranks)
+    plan = recipe.batches(count, size, torch.Generator().manual_seed(seed), smallest=2 * ranks)
     assert torch.equal(torch.cat(plan).sort().values, torch.arange(count))
     assert all(len(part) >= min(2 * ranks, size, count) for part in plan)
     assert all(len(part) == size for part in plan[:-1])
     assert len(plan[-1]) < size + 2 * ranks
-    again = training.batches(count, size, torch.Generator().manual_seed(seed), smallest=2 * ranks)
+    again = recipe.batches(count, size, torch.Generator().manual_seed(seed), smallest=2 * ranks)
     assert all(torch.equal(a, b) for a, b in zip(plan, again, strict=True))
 
 
 def test_generators_of_different_purposes_differ():
     parts = [(0, 1, 0, 0), (0, 2, 0, 0), (0, 1, 1, 0), (0, 1, 0, 1), (1, 1, 0, 0)]
-    draws = {tuple(torch.rand(4, generator=training.generator(torch.device("cpu"), *p)).tolist()) for p in parts}
+    draws = {tuple(torch.rand(4, generator=recipe.generator(torch.device("cpu"), *p)).tolist()) for p in parts}
     assert len(draws) == len(parts)
 
 

@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 from torch import nn
 
-from splitveil import config, runs, training
+from splitveil import config, training
 from splitveil.data import load
 from splitveil.zoo import Parts
 
@@ -22,11 +21,6 @@ def tiny(*_: Any, classes: int, **__: Any) -> Parts:
     encoder = nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.BatchNorm2d(4), nn.Sigmoid())
     tail = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(256, classes))
     return Parts(encoder, tail)
-
-
-@pytest.fixture
-def small(monkeypatch):
-    monkeypatch.setattr(runs.zoo, "build", tiny)
 
 
 def settings(**values: Any) -> config.TrainConfig:

@@ -58,6 +58,7 @@ def train(
     config_file: Annotated[Path | None, Parameter(name="--config")] = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
     download: Annotated[bool, Parameter(negative="")] = False,
+    tensorboard: Annotated[bool, Parameter(negative="")] = False,
     flags: Annotated[FLAGS | None, Parameter(name="*")] = None,  # type: ignore[valid-type]
 ) -> None:
     """Train a split classifier. Settings come from --config and, over it, from the flags.
@@ -72,6 +73,8 @@ def train(
         Go on with the run in --out from its last epoch.
     download
         Fetch the image set where it is published in one archive.
+    tensorboard
+        Write the curves of OUT/metrics.jsonl for TensorBoard too, under OUT/tensorboard.
     """
     from . import runs
     from .training import fit
@@ -81,7 +84,8 @@ def train(
     settings = config.parse(values).resolve()
     images = runs.load_images(settings, download=download)
     with bars.bars() as bar:
-        summary = fit(settings, images, out, resume=resume, progress=bars.training(bar, "training", settings.epochs))
+        show = bars.training(bar, "training", settings.epochs)
+        summary = fit(settings, images, out, resume=resume, progress=show, tensorboard=tensorboard)
     table = Table("", "value", title=str(out))
     accuracy = summary["accuracy"]
     table.add_row("test accuracy", _interval(accuracy, percent=True))

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.loggers import TensorBoardLogger
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessRaisedException
@@ -26,6 +27,7 @@ from .errors import UserError
 from .features import FeatureKeeper, capacity
 from .files import atomic_write, write_json, write_text
 from .metrics import binomial_ci
+from .recipe import LAYERS, REFIT, SHUFFLE, STEP, TEST, VALIDATE, batches, generator, learning_rate, precision
 from .runs import build_model, environment, load_weights, parameter_counts, save_weights
 from .split import SplitModel
 
@@ -46,51 +48,6 @@ class TrainingStep(nn.Module):
         z = self.model.features(x)
         wire = self.model.protect(z, rng)
         return z, wire, self.model.tail(wire)
-
-
-def learning_rate(settings: config.TrainConfig, progress: float) -> float:
-    """The rate at ``progress`` in [0, 1) of the training: linear warm-up, then steps of ``gamma`` at the milestones.
-
-    >>> s = config.parse({"data": "digits"})
-    >>> [round(learning_rate(s, epoch / 240), 6) for epoch in (0.5, 1, 60, 120, 239)]
-    [0.025, 0.05, 0.01, 0.002, 8e-05]
-    """
-    warm = settings.warmup_epochs / settings.epochs
-    factor = min(1.0, progress / warm) if warm > 0 else 1.0
-    return settings.lr * factor * settings.gamma ** sum(progress >= m - 1e-9 for m in settings.milestones)
-
-
-def generator(device: torch.device, *parts: int) -> torch.Generator:
-    """A generator for one purpose, seeded by (seed, purpose, epoch, rank): nothing of it need be saved to resume."""
-    seed = 0
-    for part in parts:
-        seed = (seed * 6364136223846793005 + part + 1442695040888963407) % 2**64
-    return torch.Generator(device).manual_seed(seed % 2**63)
-
-
-LAYERS, SHUFFLE, STEP, REFIT, VALIDATE, TEST = range(6)  # purposes of generators
-
-
-def batches(count: int, size: int, rng: torch.Generator, smallest: int = 2) -> list[Tensor]:
-    """A permutation in batches of ``size``; a last one below ``smallest`` joins the one before it.
-
-    Batch norm needs two images on every process, so ``smallest`` is twice their number.
-    """
-    order = torch.randperm(count, generator=rng, device=rng.device)
-    parts = list(order.split(size))
-    if len(parts) > 1 and len(parts[-1]) < smallest:
-        parts[-2:] = [torch.cat(parts[-2:])]
-    return parts
-
-
-def precision(choice: str, device: torch.device) -> str:
-    """Fabric's precision; "auto" is bf16 where the hardware computes in it and not where it is emulated."""
-    if choice != "auto":
-        return choice
-    if device.type == "cuda":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    capabilities = torch.cpu.get_capabilities()
-    return "bf16-mixed" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "32-true"
 
 
 @torch.no_grad()
@@ -169,6 +126,7 @@ class Trainer:
                 "images_per_second": len(self.train) / seconds,
             }
             records.append(record)
+            self.fabric.log_dict(_flat(record), step=epoch)
             if accuracy >= self.state.best_accuracy:  # on a tie the later: it has had more of the defence
                 self.state.best_epoch, self.state.best_accuracy = epoch, accuracy
                 if self.fabric.is_global_zero:
@@ -302,6 +260,20 @@ class Trainer:
         return summary
 
 
+def _flat(record: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a record as a logger takes them."""
+    losses = {f"loss/{name}": value for name, value in record["losses"].items()}
+    rest = {key: value for key, value in record.items() if key not in ("epoch", "losses") and value is not None}
+    return rest | losses
+
+
+def _tensorboard(out: Path) -> TensorBoardLogger:
+    try:
+        return TensorBoardLogger(out, name="tensorboard", version="")
+    except ModuleNotFoundError as error:
+        raise UserError(f"--tensorboard needs a package: {error.name}; pip install 'splitveil[all]'") from None
+
+
 def _check_epochs(stack: Stack, epochs: int) -> None:
     late = [part for part in stack if part.acts_after >= epochs]
     if late:
@@ -318,6 +290,7 @@ def fit(
     *,
     resume: bool = False,
     progress: Progress | None = None,
+    tensorboard: bool = False,
 ) -> dict[str, Any]:
     """Train what ``settings`` describes on ``images`` and leave the run folder ``out``; returns its summary.
 
@@ -346,6 +319,7 @@ def fit(
             f"expected at least {2 * settings.devices}: two images for each"
         )
     fabric = Fabric(
+        loggers=[_tensorboard(out)] if tensorboard else [],
         accelerator="cuda" if gpu else "cpu",
         devices=settings.devices,
         strategy=DDPStrategy(start_method="spawn") if several else "auto",

@@ -68,7 +68,7 @@ class WhiteBox:
     def feature_loss(
         self, x: Tensor, wire: Tensor, rng: torch.Generator, mode: Mode, draws: int | None = None
     ) -> Tensor:
-        """Mean squared distance to ``wire`` (B, m) for each image, in units of the wire's variance over images: (B,)."""
+        """Mean squared distance to ``wire`` (B, m) of each image, in units of the wire's variance over images: (B,)."""
         return (self.wire(x, rng, mode, draws) - wire).square().mean(1) / self.scale
 
 

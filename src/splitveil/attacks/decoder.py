@@ -35,17 +35,23 @@ class Pairs(Protocol):
         ...
 
 
-def hold_out(victim: Victim, images: Split, rng: torch.Generator, name: str) -> tuple[Observations, Observations]:
+def hold_out_images(images: Split, rng: torch.Generator, name: str) -> tuple[Split, Split]:
     """The attacker's images as a tenth that judges and the rest to learn from.
 
     Raises:
         UserError: fewer than three images.
     """
-    order = torch.randperm(len(images), generator=rng, device=rng.device).cpu()
+    order = torch.randperm(len(images), generator=rng, device=rng.device).to(images.images.device)
     held = max(1, round(HELD_OUT * len(images)))
     if len(images) - held < 2:
         raise UserError(f"{name}: the attacker has {len(images)} images; expected at least 3")
-    return victim.observe(images.subset(order[:held])), victim.observe(images.subset(order[held:]))
+    return images.subset(order[:held]), images.subset(order[held:])
+
+
+def hold_out(victim: Victim, images: Split, rng: torch.Generator, name: str) -> tuple[Observations, Observations]:
+    """The same, as what the wire carries for them."""
+    judge, train = hold_out_images(images, rng, name)
+    return victim.observe(judge), victim.observe(train)
 
 
 @plugin("decoder")

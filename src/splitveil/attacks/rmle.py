@@ -19,8 +19,8 @@ from .linear import LinearAttack
 
 TV_WEIGHTS = (0.0, 1e-3, 1e-2, 0.1)
 L2_WEIGHTS = (0.0, 0.01, 0.1, 1.0)
-SPREAD = 0.2
-"""Standard deviation, in pixels, of the noise on the start of the second and later restarts."""
+SAMPLE = 4096  # attacker images that give the mean image and the scales
+SPREAD = 0.2  # standard deviation, in pixels, of the noise on the start of the second and later restarts
 
 
 @plugin("rmle")
@@ -38,14 +38,12 @@ class RmleAttack(Attack):
 
     Args:
         steps: of Adam, for each restart.
-        tv: weight of total variation. l2: weight of the distance to c. None: chosen among powers of ten.
-        lr: Adam's initial rate, in pixels.
+        tv, l2: weights of total variation and of the distance to c; None: chosen. lr: Adam's initial rate, in pixels.
         restarts: the first from ``start``, the others from ``start`` with noise.
         start: first guess: ``grey`` (0.5), ``mean`` image, or the output of the ``linear`` or ``decoder`` attack.
         center: c: ``start`` or ``zero`` (as published).
-        draws: of the defence's noise in each step.
+        draws: of the defence's noise in each step. epochs: of the decoder, where it is the start.
         tuning: attacker images on which the weights are chosen.
-        epochs: of the decoder, where it is the start.
     """
 
     needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})
@@ -63,9 +61,8 @@ class RmleAttack(Attack):
         tuning: int = 16,
         epochs: int = 50,
     ):
-        for name, value in {"steps": steps, "restarts": restarts, "draws": draws, "tuning": tuning}.items():
-            if value < 1:
-                raise UserError(f"rmle: {name} is {value}; expected at least 1")
+        if min(steps, restarts, draws, tuning) < 1:
+            raise UserError(f"rmle: {steps=}, {restarts=}, {draws=}, {tuning=}; expected at least 1 of each")
         if min(tv or 0, l2 or 0) < 0 or not lr > 0:
             raise UserError(f"rmle: tv is {tv}, l2 {l2}, lr {lr}; expected weights of 0 or more and a positive rate")
         self.steps, self.lr, self.restarts, self.draws, self.tuning = steps, lr, restarts, draws, tuning
@@ -76,14 +73,13 @@ class RmleAttack(Attack):
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, progress: Progress | None = None) -> None:
         victim.require(*self.needs)
         self._progress, self._curve = progress, []
-        count = min(self.tuning, len(images) - 1)
-        if count < 1:
+        if (count := min(self.tuning, len(images) - 1)) < 1:
             raise UserError(f"rmle: the attacker has {len(images)} images; expected at least 2")
         order = torch.randperm(len(images), generator=rng, device=rng.device).cpu()
         # The judges are kept from the start's training: a start that has seen them would look too good.
         own = images.subset(order[count:])
-        x = to_float(own.images)
-        self.mean = x.mean(0).to(victim.device)
+        x = to_float(own.images[:SAMPLE]).to(victim.device)
+        self.mean = x.mean(0)
         self._typical = float(total_variation(x).mean()), float((x - x.mean(0)).square().mean().clamp(min=1e-6))
         if self._first:
             self._first.fit(victim, own, rng, progress)
@@ -94,8 +90,8 @@ class RmleAttack(Attack):
 
     def _choose(self, truth: Tensor, wire: Tensor) -> None:
         """Every pair of weights on every judge, all at once; once for each backward pass."""
-        tv, l2 = self.weights
-        pairs = list(itertools.product(TV_WEIGHTS if tv is None else (tv,), L2_WEIGHTS if l2 is None else (l2,)))
+        given = zip(self.weights, (TV_WEIGHTS, L2_WEIGHTS), strict=True)
+        pairs = list(itertools.product(*(several if one is None else (one,) for one, several in given)))
         self.mode: Mode = self.box.modes[0]
         self.tv, self.l2 = pairs[0]
         if len(pairs) * len(self.box.modes) == 1:
@@ -129,28 +125,25 @@ class RmleAttack(Attack):
         x = start.clone()
         if restart:
             x = (x + SPREAD * torch.randn(x.shape, generator=rng, device=x.device)).clamp_(0, 1)
-        x.requires_grad_()
-        optimizer = torch.optim.Adam([x], self.lr)
+        optimizer = torch.optim.Adam([x.requires_grad_()], self.lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps, eta_min=0.1 * self.lr)
         for step in range(1, self.steps + 1):
-            loss = self.box.feature_loss(x, target, rng, mode)
             prior = tv * total_variation(x) + l2 * (x - center).square().mean((1, 2, 3))
             optimizer.zero_grad(set_to_none=True)
-            (loss + prior).sum().backward()
+            (self.box.feature_loss(x, target, rng, mode) + prior).sum().backward()
             optimizer.step()
             schedule.step()
             x.data.clamp_(0, 1)
             if self._progress and step % 10 in (0, self.steps % 10):
                 self._progress(step, self.steps, self._curve[-1] if self._curve else math.nan)
         with torch.no_grad():  # one seed for all restarts: they are compared under the same noise
-            judge = torch.Generator(wire.device).manual_seed(self._seed)
-            return x.detach(), self.box.feature_loss(x, target, judge, mode, 8 * self.box.draws)
+            loss = self.box.feature_loss(x, target, rng.manual_seed(self._seed), mode, 8 * self.box.draws)
+        return x.detach(), loss
 
     def _starts(self, wire: Tensor) -> Tensor:
         if self._first:
             return self._first.reconstruct(wire)
-        start = self.mean if self.start == "mean" else torch.full_like(self.mean, 0.5)
-        return start.expand(len(wire), -1, -1, -1)
+        return (self.mean if self.start == "mean" else self.mean * 0 + 0.5).expand(len(wire), -1, -1, -1)
 
     def curve(self) -> list[float]:
         return self._curve

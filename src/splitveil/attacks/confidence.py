@@ -1,0 +1,73 @@
+"""What the answers alone give away: a decoder from the cloud's logits (Yang et al. 2019)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..data import Access, Split
+from ..registry import plugin
+from .base import BATCH, Attack, Observations, Progress, Victim
+from .decoder import DecoderAttack, hold_out
+
+
+@plugin("confidence")
+class ConfidenceAttack(Attack):
+    """Decoder from the logits that the cloud answers, and from nothing else of the wire.
+
+    A second reader of the service, who sees its answers and can send images of his own. The logits are standardised
+    by the attacker's images; training, choice of the epoch and settings are those of the `decoder` attack.
+
+    Args:
+        epochs: passes over the attacker's images.
+        network: decoder network; one that begins fully connected suits a vector.
+
+    >>> ConfidenceAttack().network
+    'dense_normN2C64'
+    """
+
+    needs: ClassVar = frozenset({Access.QUERY, Access.LOGITS})
+
+    def __init__(self, epochs: int = 50, network: str = "dense_normN2C64", lr: float = 1e-3, batch_size: int = BATCH):
+        self.network = network
+        self._decoder = DecoderAttack(epochs, network, lr, batch_size=batch_size)
+
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, progress: Progress | None = None) -> None:
+        victim.require(*self.needs)
+        judge, train = hold_out(victim, images, rng, "confidence")
+        rows = torch.arange(len(train), device=victim.device)
+        logits = torch.cat([victim.logits(train.wire(part, rng)) for part in rows.split(BATCH)])
+        self._answers = Answers(victim, logits.mean(0), logits.std(0).clamp(min=1e-6))
+        self._decoder.learn(Answered(judge, self._answers), Answered(train, self._answers), rng, progress)
+
+    def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
+        return self._decoder.reconstruct(self._answers(wire))
+
+    def curve(self) -> list[float]:
+        return self._decoder.curve()
+
+
+class Answers:
+    """z_wire -> standardised logits, as a feature map (B, classes, 1, 1)."""
+
+    def __init__(self, victim: Victim, mean: Tensor, std: Tensor):
+        self._victim, self._mean, self._std = victim, mean, std
+
+    def __call__(self, wire: Tensor) -> Tensor:
+        return ((self._victim.logits(wire) - self._mean) / self._std)[:, :, None, None]
+
+
+class Answered:
+    """Observations of which only the answers are seen."""
+
+    def __init__(self, seen: Observations, answers: Answers):
+        self._seen, self._answers, self.images = seen, answers, seen.images
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def wire(self, index: Tensor, rng: torch.Generator) -> Tensor:
+        """Standardised logits, with the defence's noise drawn anew."""
+        return self._answers(self._seen.wire(index, rng))

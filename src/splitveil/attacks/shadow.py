@@ -1,0 +1,143 @@
+"""Without a single query: a substitute encoder aligned with the wires that pass, then a decoder for the substitute."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from ..data import Split, to_float
+from ..errors import UserError
+from ..registry import plugin
+from .base import BATCH, Attack, Progress, Victim
+from .decoder import DecoderAttack, hold_out_images
+
+WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Kernel widths, in units of the median squared distance."""
+
+
+@plugin("shadow")
+class ShadowAttack(Attack):
+    """Query-free: sees only the wires under attack, and has images of its own that never pass the encoder.
+
+    A substitute encoder is trained so that its features of the attacker's images are distributed as the observed wires
+    (multi-kernel maximum mean discrepancy, Long et al. 2015, the alignment of FORA, weight 0.8) while a small head can
+    still rebuild the images from them; then the `decoder` attack is trained on the substitute. Alignment fixes the
+    distribution only, not which feature means what: expect little, and read a success as alarming.
+
+    It learns from the wires of the first call of `reconstruct` (the traffic that it overhears) and answers later calls
+    from them, so `fit` only keeps the images.
+
+    Args:
+        epochs: of the decoder. steps: of the alignment. network: of the decoder.
+        lr: of the alignment. alignment: weight of the discrepancy against the head's squared error.
+    """
+
+    needs: ClassVar = frozenset()
+
+    def __init__(
+        self,
+        epochs: int = 50,
+        steps: int = 2000,
+        network: str = "res_normN8C64",
+        lr: float = 1e-4,
+        alignment: float = 0.8,
+        batch_size: int = BATCH,
+    ):
+        if steps < 1 or alignment < 0 or not lr > 0:
+            raise UserError(f"shadow: {steps=}, {alignment=}, {lr=}; expected at least 1 step and positive numbers")
+        self.steps, self.lr, self.alignment, self.batch_size = steps, lr, alignment, batch_size
+        self._decoder = DecoderAttack(epochs, network, batch_size=batch_size)
+
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, progress: Progress | None = None) -> None:
+        self._images, self._rng, self._progress, self.encoder = images.to(victim.device), rng, progress, None
+
+    def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
+        if self.encoder is None:
+            with torch.enable_grad():
+                self._align(wire.float())
+            judge, train = hold_out_images(self._images, self._rng, "shadow")
+            substitute = self.encoder.eval().requires_grad_(False)
+            with torch.enable_grad():
+                self._decoder.learn(
+                    Substituted(substitute, judge), Substituted(substitute, train), self._rng, self._progress
+                )
+        return self._decoder.reconstruct(wire)
+
+    def _align(self, wire: Tensor) -> None:
+        if wire.dim() != 4:
+            raise UserError(f"shadow: the wire is {tuple(wire.shape)}; expected a feature map (B, C, H, W)")
+        size = self._images.images.shape[-1]
+        with torch.random.fork_rng():  # layers draw their weights from torch's global generator
+            torch.manual_seed(self._rng.initial_seed())
+            encoder = Substitute(tuple(wire.shape[1:])).to(wire.device)
+            head = nn.Conv2d(wire.shape[1], 3, 1).to(wire.device)
+        self.encoder: Substitute | None = encoder
+        optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters()], self.lr)
+        for step in range(1, self.steps + 1):
+            ours = torch.randint(len(self._images), (self.batch_size,), generator=self._rng, device=wire.device)
+            theirs = torch.randint(len(wire), (self.batch_size,), generator=self._rng, device=wire.device)
+            x = to_float(self._images.images[ours])
+            z = encoder(x)
+            rebuilt = interpolate(head(z), (size, size), mode="bilinear", align_corners=False)
+            loss = self.alignment * mk_mmd(z.flatten(1), wire[theirs].flatten(1)) + (rebuilt - x).square().mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            if self._progress and step % 10 == 0:
+                self._progress(step, self.steps, float(loss.detach()))
+
+    def curve(self) -> list[float]:
+        return []  # the decoder's error on the substitute says nothing about the victim
+
+
+class Substitute(nn.Module):
+    """A small convolutional encoder to the shape (C, H, W) of the wire, with its scale free: the attacker's guess."""
+
+    def __init__(self, shape: tuple[int, ...], width: int = 64):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(shape[1:]), nn.Conv2d(width, shape[0], 3, padding=1),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+class Substituted:
+    """The attacker's images with the substitute's features."""
+
+    def __init__(self, encoder: nn.Module, split: Split):
+        self._encoder, self._split = encoder, split
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    @torch.no_grad()
+    def wire(self, index: Tensor, rng: torch.Generator) -> Tensor:
+        """The substitute's features (B, C, H, W)."""
+        return self._encoder(self.images(index))
+
+    def images(self, index: Tensor) -> Tensor:
+        """Pixels in [0, 1]."""
+        return to_float(self._split.images[index])
+
+
+def mk_mmd(a: Tensor, b: Tensor) -> Tensor:
+    """Squared maximum mean discrepancy of rows a (N, m) and b (M, m) under a mean of five Gaussian kernels, a scalar.
+
+    mean k(a, a') + mean k(b, b') − 2 mean k(a, b) over all pairs (biased, never negative; Gretton et al. 2012, eq. 5).
+
+    >>> float(mk_mmd(torch.zeros(4, 2), torch.zeros(3, 2)))
+    0.0
+    """
+    rows = torch.cat([a, b])
+    squared = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").square()
+    median = squared.detach().median().clamp(min=1e-12)
+    kernel = torch.stack([(-squared / (width * median)).exp() for width in WIDTHS]).mean(0)
+    n = len(a)
+    return kernel[:n, :n].mean() + kernel[n:, n:].mean() - 2 * kernel[:n, n:].mean()

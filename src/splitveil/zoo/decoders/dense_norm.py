@@ -1,0 +1,33 @@
+"""An attack decoder that begins fully connected: for logits, vectors and wires that have lost their places."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from ...registry import plugin
+from .base import to_image, upsampling
+from .res_norm import ResidualBlock
+
+SIDE = 4
+"""Side of the feature map that the first layer makes, at most."""
+
+
+@plugin("dense_normNnCc")
+def dense_norm(*, feature_shape: tuple[int, int, int], image_size: int, blocks: int, channels: int) -> nn.Module:
+    """``dense_normNnCc``: a dense layer to c channels of 4×4, n residual blocks, then transposed convolutions.
+
+    Upsampling ×2 until the image's size, a residual block to RGB, sigmoid. Every pixel may depend on all of the wire.
+    """
+    side = min(SIDE, image_size)
+    grown = (channels, side, side)
+    layers: list[nn.Module] = [
+        nn.Flatten(),
+        nn.Linear(math.prod(feature_shape), math.prod(grown)),
+        nn.Unflatten(1, grown),
+    ]
+    for _ in range(blocks):
+        layers += [ResidualBlock(channels, channels), nn.ReLU()]
+    layers += upsampling(grown, image_size, channels)
+    return nn.Sequential(*layers, ResidualBlock(channels, 3), *to_image(grown, image_size))

@@ -1,0 +1,171 @@
+"""The attacks that see less than the wire: answers only, or no query at all; and the decoders made for them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import toy
+from splitveil import metrics
+from splitveil.attacks.base import Victim
+from splitveil.attacks.confidence import ConfidenceAttack
+from splitveil.attacks.shadow import WIDTHS, ShadowAttack, Substitute, mk_mmd
+from splitveil.data import Access
+from splitveil.errors import UserError
+from splitveil.split import SplitModel
+from splitveil.zoo import decoders
+from toy import rng
+
+
+def error(attack, victim: Victim, n: int = 400) -> float:
+    truth = toy.pixels(toy.images(n, 2))
+    return float(metrics.mse(attack.reconstruct(victim.query(truth, rng(3))), truth).mean())
+
+
+# Confidence
+
+
+def test_logits_that_are_the_wire_give_the_mmse():
+    """The toy's tail only flattens: its answers carry all of the wire, and a trained attack comes near the optimum."""
+    model, weight = toy.model(48, 0.05, (12, 2, 2))
+    victim = Victim(model, frozenset({Access.QUERY, Access.LOGITS}))
+    attack = ConfidenceAttack(20, "dense_normN0C48", lr=5e-3, batch_size=128)
+    attack.fit(victim, toy.images(4000, 1), rng())
+    found = error(attack, victim)
+    assert toy.mmse(weight, 0.05) < found < 1.15 * toy.mmse(weight, 0.05)
+    assert attack.curve()[-1] < attack.curve()[0]
+
+
+class First(nn.Module):
+    """Answers with the first of the wire's numbers only."""
+
+    def forward(self, wire):
+        return wire.flatten(1)[:, :1]
+
+
+def test_it_sees_nothing_but_the_answers():
+    model, _ = toy.model(24, 0.0, (24, 1, 1))
+    victim = Victim(SplitModel(model.encoder, First()), frozenset({Access.QUERY, Access.LOGITS}))
+    attack = ConfidenceAttack(1, "dense_normN0C8")
+    attack.fit(victim, toy.images(40, 1), rng())
+    wire = torch.randn(3, 24, 1, 1, generator=rng())
+    other = wire.clone()
+    other[:, 1:] = 7.0
+    assert torch.equal(attack.reconstruct(wire), attack.reconstruct(other))
+    other[:, 0] = 7.0
+    assert not torch.equal(attack.reconstruct(wire), attack.reconstruct(other))
+
+
+def test_answers_are_standardised():
+    """Logits in hundreds are no harder than logits in hundredths."""
+    curves = []
+    for scale in (1e-2, 1e2):
+        model, _ = toy.model(12, 0.0)
+
+        class Scaled(nn.Module):
+            def __init__(self, scale):
+                super().__init__()
+                self.scale = scale
+
+            def forward(self, wire):
+                return self.scale * wire + 5
+
+        victim = Victim(SplitModel(model.encoder, Scaled(scale)), frozenset(Access))
+        attack = ConfidenceAttack(2, "dense_normN0C8", batch_size=32)
+        attack.fit(victim, toy.images(100, 1), rng())
+        curves.append(attack.curve())
+    assert curves[0] == pytest.approx(curves[1], rel=1e-3)
+
+
+# Shadow
+
+
+def test_discrepancy_is_that_of_brute_force():
+    a, b = torch.randn(6, 3, generator=rng(1)), torch.randn(5, 3, generator=rng(2)) + 1
+    rows = torch.cat([a, b]).double().numpy()
+    squared = ((rows[:, None] - rows[None]) ** 2).sum(-1)
+    flat = np.sort(squared.ravel())
+    median = flat[(len(flat) - 1) // 2]
+    kernel = np.mean([np.exp(-squared / (width * median)) for width in WIDTHS], axis=0)
+    expected = kernel[:6, :6].mean() + kernel[6:, 6:].mean() - 2 * kernel[:6, 6:].mean()
+    assert float(mk_mmd(a, b)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_discrepancy_tells_distributions_apart():
+    same = float(mk_mmd(torch.randn(200, 4, generator=rng(1)), torch.randn(200, 4, generator=rng(2))))
+    moved = float(mk_mmd(torch.randn(200, 4, generator=rng(1)), torch.randn(200, 4, generator=rng(2)) + 1))
+    assert 0 <= same < 0.02 < 0.1 < moved
+
+
+def test_the_substitute_takes_on_the_distribution_of_the_wire():
+    model, _ = toy.model(48, 0.05, (12, 2, 2))
+    victim = Victim(model, frozenset({Access.QUERY}))
+    wire, own = victim.query(toy.pixels(toy.images(200, 2)), rng(3)), toy.images(200, 1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        before = Substitute((12, 2, 2))(toy.pixels(own))
+    attack = ShadowAttack(epochs=1, steps=60, network="custom", lr=3e-3, batch_size=64)
+    attack.fit(victim, own, rng())
+    attack.reconstruct(wire)
+    assert attack.encoder is not None
+    after = attack.encoder(toy.pixels(own))
+    assert float(mk_mmd(after.flatten(1), wire.flatten(1))) < 0.3 * float(mk_mmd(before.flatten(1), wire.flatten(1)))
+
+
+def test_it_never_asks_the_victim():
+    nothing = Victim(toy.model(48, 0.05, (12, 2, 2))[0], frozenset())
+    attack = ShadowAttack(epochs=1, steps=2, network="custom", batch_size=8)
+    attack.fit(nothing, toy.images(30, 1), rng())
+    with torch.no_grad():  # as evaluations call it
+        first = attack.reconstruct(torch.randn(5, 12, 2, 2, generator=rng()))
+        encoder = attack.encoder
+        attack.reconstruct(torch.randn(5, 12, 2, 2, generator=rng()))
+    assert first.shape == (5, 3, 4, 4)
+    assert attack.encoder is encoder  # aligned once
+    assert attack.needs == frozenset()
+
+
+@pytest.mark.parametrize("bad", [{"steps": 0}, {"alignment": -1.0}, {"lr": 0.0}])
+def test_bad_shadow_settings(bad):
+    with pytest.raises(UserError, match=f"shadow: .*{next(iter(bad))}="):
+        ShadowAttack(**bad)
+
+
+def test_a_flat_wire_is_refused():
+    attack = ShadowAttack(steps=1)
+    attack.fit(Victim(toy.model(8, 0.1)[0], frozenset()), toy.images(5, 0), rng())
+    with pytest.raises(UserError, match=r"shadow: the wire is \(2, 8\); expected a feature map"):
+        attack.reconstruct(torch.zeros(2, 8))
+
+
+# Decoders
+
+
+def receptive(name: str, shape: tuple[int, int, int], size: int) -> float:
+    """Part of the feature's entries that the corner pixel depends on."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        decoder = decoders.build(name, feature_shape=shape, image_size=size).eval()
+    z = torch.randn(1, *shape, generator=rng()).requires_grad_()
+    decoder(z)[0, :, 0, 0].sum().backward()
+    assert z.grad is not None
+    return float((z.grad[0].abs().sum(0) > 0).float().mean())
+
+
+def test_the_unet_and_the_dense_decoder_see_the_whole_feature():
+    assert receptive("conv_normN0C8", (4, 8, 8), 32) < 0.3
+    assert receptive("unet_normN1C8", (4, 8, 8), 32) == 1
+    assert receptive("dense_normN0C8", (4, 8, 8), 32) == 1
+
+
+@pytest.mark.parametrize("name", ["unet_normN0C8", "dense_normN1C8"])
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((8, 8, 8), 32), ((3, 10, 10), 48), ((4, 5, 6), 32), ((2, 40, 40), 32), ((512, 1, 1), 64), ((3, 1, 1), 2)],
+)
+def test_they_come_out_at_the_size_of_the_image(name, shape, size):
+    images = decoders.build(name, feature_shape=shape, image_size=size)(torch.randn(2, *shape, generator=rng()))
+    assert images.shape == (2, 3, size, size)
+    assert 0 <= float(images.min()) <= float(images.max()) <= 1
