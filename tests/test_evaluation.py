@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from splitveil import config, evaluation, metrics, runs, training
+from splitveil import config, evaluation, metrics, reliability, runs, training
 from splitveil.attacks.base import Attack, Victim
 from splitveil.config import Spec
 from splitveil.data import Access, load, protocol, to_float
@@ -132,8 +132,8 @@ def test_an_attack_no_better_than_the_mean_image_is_flagged(run, scripted):
     summary = attack(run)
     assert len(summary["flags"]) == 1
     assert "no better than the mean training image" in summary["flags"][0]
-    assert evaluation.flags(torch.tensor([0.1, 0.3]), 0.2000001) == []
-    assert evaluation.flags(torch.tensor([0.1, 0.3]), 0.2) != []
+    assert reliability.no_better_than_the_mean(torch.tensor([0.1, 0.3]), 0.2000001) == []
+    assert reliability.no_better_than_the_mean(torch.tensor([0.1, 0.3]), 0.2) != []
 
 
 def test_a_perfect_reconstruction_is_a_result_and_no_crash(run, scripted):

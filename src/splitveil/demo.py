@@ -19,12 +19,12 @@ from .files import write_text
 from .report.demo import DemoModel, DemoResult, demo_page
 from .training import correct, fit
 
-SETTINGS: dict[str, Any] = {"data": "digits", "arch": "resnet20_sgm", "cut": 5, "bottleneck": 8, "epochs": 12}
-NOISE = "gaussian:0.1"
+SETTINGS: dict[str, Any] = {"data": "digits", "arch": "resnet20_sgm", "cut": 5, "bottleneck": 2, "epochs": 12}
+NOISE = "gaussian:0.05"
 MODELS = {
     # cem:0 trains nothing; it measures the leakage, so that the two curves can be compared.
     "noise": ("Gaussian noise alone", (NOISE, "cem:0")),
-    "cem": ("Gaussian noise and CEM", (NOISE, "cem:64")),
+    "cem": ("Gaussian noise and CEM", (NOISE, "cem:weight=8,schedule=ramp")),
 }
 ATTACK = config.Spec(name="decoder", parameters={"epochs": 15, "network": "res_normN2C32", "batch_size": 64})
 PROTOCOL = "train_time"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import config, metrics
+from . import config, metrics, reliability
 from .attacks.base import BATCH, Attack, Progress, Victim
 from .data import Access, ImageSet, Protocol, Split, protocol, to_float
 from .data.protocol import divide
@@ -86,32 +86,35 @@ def evaluate(
     """
     spec = spec.resolve("attacks")
     attack: Attack = spec.make("attacks")
-    parts = _parts(run, images, protocol_name, attacker_size, attacked)
+    given = parts(run, images, protocol_name, attacker_size, attacked)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = run.model(images).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    victim = Victim(model, parts.grants)
+    victim = Victim(model, given.grants)
     victim.require(*attack.needs)
     rng = torch.Generator(device).manual_seed(run.settings.seed * 1_000_003 + seed)
     start = time.perf_counter()
-    attack.fit(victim, parts.attacker_train, rng, progress)
-    found = reconstruct(attack, victim, parts.attacker_test, rng)
+    attack.fit(victim, given.attacker_train, rng, progress)
+    found = reconstruct(attack, victim, given.attacker_test, rng)
     seconds = time.perf_counter() - start
-    truth = to_float(parts.attacker_test.images)
-    baseline = mean_image_error(parts.attacker_train, parts.attacker_test)
+    truth = to_float(given.attacker_test.images)
+    baseline = mean_image_error(given.attacker_train, given.attacker_test)
     values = {name: metric(found, truth) for name, metric in METRICS.items()}
+    flags = reliability.no_better_than_the_mean(values["mse"], baseline)
+    flags += reliability.of_model(model, given.attacker_test)
+    flags += reliability.of_queries(model, victim, attack.needs, given.attacker_train)
     summary = {
         "attack": spec.model_dump(),
-        "protocol": parts.name,
+        "protocol": given.name,
         **{name: metrics.bootstrap_ci(value, _fixed()).as_dict() for name, value in values.items()},
         "baseline_mse": baseline,
-        "flags": flags(values["mse"], baseline),
+        "flags": flags,
         "seconds": seconds,
         "seed": seed,
-        "images": {"attacker": len(parts.attacker_train), "attacked": len(parts.attacker_test)},
+        "images": {"attacker": len(given.attacker_train), "attacked": len(given.attacker_test)},
         "curve": attack.curve(),
         "environment": environment(),
     }
-    return Outcome(summary, values, parts.attacker_test.images, torch.round(found * 255).to(torch.uint8))
+    return Outcome(summary, values, given.attacker_test.images, torch.round(found * 255).to(torch.uint8))
 
 
 @torch.no_grad()
@@ -133,14 +136,8 @@ def mean_image_error(train: Split, test: Split) -> float:
     return float(metrics.mse(mean.expand_as(truth), truth).mean())
 
 
-def flags(mse: Tensor, baseline: float) -> list[str]:
-    """Reasons not to trust the evaluation."""
-    if float(mse.mean()) >= baseline:
-        return ["the attack does no better than the mean training image: it may have failed, not the wire been private"]
-    return []
-
-
-def _parts(run: Run, images: ImageSet, name: str, attacker_size: int | None, attacked: int | None) -> Protocol:
+def parts(run: Run, images: ImageSet, name: str, attacker_size: int | None, attacked: int | None) -> Protocol:
+    """Who has which images when the run is attacked under protocol ``name``; sizes as in `evaluate`."""
     trained = run.settings.protocol
     if name != trained and "auxiliary" in (name, trained):
         raise UserError(
@@ -149,13 +146,13 @@ def _parts(run: Run, images: ImageSet, name: str, attacker_size: int | None, att
         )
     if attacked is not None and attacked < 2:
         raise UserError(f"attacked is {attacked}; expected at least 2 images: one has no confidence interval")
-    parts = protocol(name, images, seed=run.settings.seed, attacker_test_size=attacked)
+    given = protocol(name, images, seed=run.settings.seed, attacker_test_size=attacked)
     if attacker_size is None:
-        return parts
-    if not 2 <= attacker_size <= len(parts.attacker_train):
-        raise UserError(f"attacker size {attacker_size}: protocol {name} has {len(parts.attacker_train)} images for it")
-    fewer, _ = divide(parts.attacker_train, attacker_size, torch.Generator().manual_seed(run.settings.seed))
-    return Protocol(**{**vars(parts), "attacker_train": fewer})
+        return given
+    if not 2 <= attacker_size <= len(given.attacker_train):
+        raise UserError(f"attacker size {attacker_size}: protocol {name} has {len(given.attacker_train)} images for it")
+    fewer, _ = divide(given.attacker_train, attacker_size, torch.Generator().manual_seed(run.settings.seed))
+    return Protocol(**{**vars(given), "attacker_train": fewer})
 
 
 def _csv(values: dict[str, Tensor]) -> str:

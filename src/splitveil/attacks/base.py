@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -28,6 +29,7 @@ class Victim:
     def __init__(self, model: SplitModel, grants: frozenset[Access]):
         self._model, self.grants = model.eval().requires_grad_(False), grants
         self.device: torch.device = model.mean.device
+        self._tally = Tally()
 
     def require(self, *needs: Access) -> None:
         """Raise AccessError where one of ``needs`` is not granted."""
@@ -46,7 +48,12 @@ class Victim:
     def observe(self, split: Split) -> Observations:
         """The attacker's own images as often as it likes through the encoder."""
         self.require(Access.QUERY)
-        return Observations(self._model, split)
+        self._tally.images += len(split)
+        return Observations(self._model, split, self._tally)
+
+    def looks(self) -> float:
+        """How often, on average, each image of `observe` has been sent; 0 where there was none."""
+        return self._tally.asked / max(1, self._tally.images)
 
     @torch.no_grad()
     def logits(self, wire: Tensor) -> Tensor:
@@ -60,11 +67,19 @@ class Victim:
         return self._model
 
 
+@dataclass(slots=True)
+class Tally:
+    """Images that an attack may send, and wires that it has asked for."""
+
+    images: int = 0
+    asked: int = 0
+
+
 class Observations:
     """Images with what the wire carries for them; each look draws the defence's noise anew."""
 
-    def __init__(self, model: SplitModel, split: Split):
-        self._model, self._split = model, split.to(model.mean.device)
+    def __init__(self, model: SplitModel, split: Split, tally: Tally):
+        self._model, self._split, self._tally = model, split.to(model.mean.device), tally
         self._clean: Tensor | None = None
 
     def __len__(self) -> int:
@@ -73,6 +88,7 @@ class Observations:
     @torch.no_grad()
     def wire(self, index: Tensor, rng: torch.Generator) -> Tensor:
         """z_wire of the images ``index``, float32, with fresh noise."""
+        self._tally.asked += len(index)
         # The encoder is deterministic, so its output may be kept; what the attacker gets has passed the defence.
         if self._clean is None:
             first = self._encode(torch.arange(min(BATCH, len(self)), device=self._split.images.device))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,7 @@ class GanAttack(Attack):
         with torch.random.fork_rng():  # layers draw their weights from torch's global generator
             torch.manual_seed(rng.initial_seed())
             self.critic = critic(images.images.shape[-1], self.width).to(rng.device)
-        optimizers = [torch.optim.Adam(net.parameters(), self.lr, BETAS) for net in (generator, self.critic)]
+        optimizers = tuple(torch.optim.Adam(net.parameters(), self.lr, BETAS) for net in (generator, self.critic))
         best, state, steps = math.inf, copy.deepcopy(generator.state_dict()), 0
         total = self.epochs * math.ceil(len(train) / self.batch_size)
         self._curve: list[float] = []
@@ -91,7 +92,7 @@ class GanAttack(Attack):
         self,
         train: Observations,
         index: Tensor,
-        optimizers: list[torch.optim.Optimizer],
+        optimizers: Sequence[torch.optim.Optimizer],
         rng: torch.Generator,
         refine: bool,
     ) -> None:
@@ -112,7 +113,7 @@ class GanAttack(Attack):
 
 
 def critic(size: int, width: int) -> nn.Module:
-    """Images (B, 3, S, S) -> scores (B,): convolutions of stride 2 down to 4 pixels; no batch norm: it would tie images."""
+    """Images (B, 3, S, S) -> scores (B,): strided convolutions to 4 pixels; batch norm would tie images together."""
     layers: list[nn.Module] = []
     channels, wide = 3, width
     while size > 4:

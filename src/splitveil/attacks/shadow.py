@@ -52,21 +52,20 @@ class ShadowAttack(Attack):
         self._decoder = DecoderAttack(epochs, network, batch_size=batch_size)
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, progress: Progress | None = None) -> None:
-        self._images, self._rng, self._progress, self.encoder = images.to(victim.device), rng, progress, None
+        self._images, self._rng, self._progress = images.to(victim.device), rng, progress
+        self.encoder: Substitute | None = None
 
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
         if self.encoder is None:
             with torch.enable_grad():
-                self._align(wire.float())
+                self.encoder = self._align(wire.float()).eval().requires_grad_(False)
             judge, train = hold_out_images(self._images, self._rng, "shadow")
-            substitute = self.encoder.eval().requires_grad_(False)
+            pairs = Substituted(self.encoder, judge), Substituted(self.encoder, train)
             with torch.enable_grad():
-                self._decoder.learn(
-                    Substituted(substitute, judge), Substituted(substitute, train), self._rng, self._progress
-                )
+                self._decoder.learn(*pairs, self._rng, self._progress)
         return self._decoder.reconstruct(wire)
 
-    def _align(self, wire: Tensor) -> None:
+    def _align(self, wire: Tensor) -> Substitute:
         if wire.dim() != 4:
             raise UserError(f"shadow: the wire is {tuple(wire.shape)}; expected a feature map (B, C, H, W)")
         size = self._images.images.shape[-1]
@@ -74,7 +73,6 @@ class ShadowAttack(Attack):
             torch.manual_seed(self._rng.initial_seed())
             encoder = Substitute(tuple(wire.shape[1:])).to(wire.device)
             head = nn.Conv2d(wire.shape[1], 3, 1).to(wire.device)
-        self.encoder: Substitute | None = encoder
         optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters()], self.lr)
         for step in range(1, self.steps + 1):
             ours = torch.randint(len(self._images), (self.batch_size,), generator=self._rng, device=wire.device)
@@ -88,6 +86,7 @@ class ShadowAttack(Attack):
             optimizer.step()
             if self._progress and step % 10 == 0:
                 self._progress(step, self.steps, float(loss.detach()))
+        return encoder
 
     def curve(self) -> list[float]:
         return []  # the decoder's error on the substitute says nothing about the victim

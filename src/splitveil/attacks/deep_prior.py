@@ -1,0 +1,130 @@
+"""White-box optimisation of an untrained network whose shape alone prefers natural images (deep image prior)."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from ..data import Access, Split, to_float
+from ..errors import UserError
+from ..registry import plugin
+from ._white_box import Mode, WhiteBox, total_variation
+from .base import Attack, Progress, Victim
+
+JITTER = (0.5, 0.1, 0.05)
+"""Noise on the network's input in each third of the steps, in units of the input: 10 : 2 : 1 as published."""
+CODE = 16
+"""Channels of the fixed noise that is the network's input."""
+
+
+@plugin("deep_prior")
+class DeepPriorAttack(Attack):
+    """Likelihood maximisation with an untrained network: x̂ = g_θ(noise), θ minimises the distance on the wire.
+
+    ‖E_ε D(f(g_θ(n)), ε) − z_wire‖²/(m v) + tv · TV/TV₀, as in `rmle`, over the weights of a convolutional network with
+    skip connections (Ulyanov et al. 2018). Each image has a network of its own; those of a call are optimised at once
+    as one network of grouped convolutions. Where several backward passes are possible (see `WhiteBox`) the error on
+    the attacker's own images chooses.
+
+    Args:
+        steps: of Adam. tv: weight of total variation. lr: Adam's rate.
+        width: channels of the network. draws: of the defence's noise in each step.
+        tuning: attacker images on which the backward pass is chosen.
+    """
+
+    needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})
+
+    def __init__(
+        self, steps: int = 2000, tv: float = 0.05, lr: float = 1e-2, width: int = 32, draws: int = 4, tuning: int = 16
+    ):
+        if min(steps, width, draws, tuning) < 1:
+            raise UserError(f"deep_prior: {steps=}, {width=}, {draws=}, {tuning=}; expected at least 1 of each")
+        if tv < 0 or not lr > 0:
+            raise UserError(f"deep_prior: {tv=}, {lr=}; expected a weight of 0 or more and a positive rate")
+        self.steps, self.tv, self.lr, self.width, self.draws, self.tuning = steps, tv, lr, width, draws, tuning
+
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, progress: Progress | None = None) -> None:
+        victim.require(*self.needs)
+        self._progress, self._curve, self._size = progress, [], images.images.shape[-1]
+        if self._size < 5:  # two halvings must leave more than a pixel to normalise over
+            raise UserError(f"deep_prior: the images have {self._size} pixels a side; expected at least 5")
+        self.box = WhiteBox(victim, images, self.draws, rng)
+        self._seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
+        x = to_float(images.images[: self.tuning].to(victim.device))
+        self._typical = float(total_variation(x).mean())
+        self.mode: Mode = self.box.modes[0]
+        if len(self.box.modes) > 1:
+            wire = victim.query(x, rng)
+            self._curve = [float((self._optimize(wire, mode) - x).square().mean()) for mode in self.box.modes]
+            self.mode = self.box.modes[self._curve.index(min(self._curve))]
+
+    def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
+        return self._optimize(wire, self.mode)
+
+    @torch.enable_grad()
+    def _optimize(self, wire: Tensor, mode: Mode) -> Tensor:
+        rng = torch.Generator(wire.device).manual_seed(self._seed)
+        target = wire.flatten(1).float()
+        with torch.random.fork_rng():  # layers draw their weights from torch's global generator
+            torch.manual_seed(self._seed)
+            nets = Hourglasses(len(wire), self.width).to(wire.device)
+        code = torch.randn(len(wire), CODE, self._size, self._size, generator=rng, device=wire.device)
+        optimizer = torch.optim.Adam(nets.parameters(), self.lr)
+        for step in range(1, self.steps + 1):
+            jitter = JITTER[(step - 1) * len(JITTER) // self.steps]
+            x = nets(code + jitter * torch.randn(code.shape, generator=rng, device=code.device))
+            loss = self.box.feature_loss(x, target, rng, mode) + self.tv / self._typical * total_variation(x)
+            optimizer.zero_grad(set_to_none=True)
+            loss.sum().backward()
+            optimizer.step()
+            if self._progress and step % 10 in (0, self.steps % 10):
+                self._progress(step, self.steps, math.nan)
+        with torch.no_grad():
+            return nets(code)
+
+    def curve(self) -> list[float]:
+        return self._curve
+
+
+class Hourglasses(nn.Module):
+    """``count`` networks of equal shape and separate weights: codes (count, 16, S, S) -> images (count, 3, S, S).
+
+    Two halvings and two doublings with skip connections of 4 channels. Normalisation is over the pixels of one image.
+    """
+
+    def __init__(self, count: int, width: int, skip: int = 4):
+        super().__init__()
+        self.down = nn.ModuleList([Grouped(count, CODE, width, 2), Grouped(count, width, width, 2)])
+        self.skip = nn.ModuleList([Grouped(count, CODE, skip), Grouped(count, width, skip)])
+        self.bottom = Grouped(count, width, width)
+        self.up = nn.ModuleList([Grouped(count, width + skip, width) for _ in range(2)])
+        self.last = nn.Conv2d(count * width, count * 3, 1, groups=count)
+
+    def forward(self, code: Tensor) -> Tensor:
+        skips = []
+        for down, skip in zip(self.down, self.skip, strict=True):
+            skips.append(skip(code))
+            code = down(code)
+        x = self.bottom(code)
+        for up, side in zip(self.up, reversed(skips), strict=True):
+            larger = interpolate(x, side.shape[2:], mode="bilinear", align_corners=False)
+            x = up(torch.cat([larger, side], 1))
+        return self.last(x.reshape(1, -1, *x.shape[2:])).view(len(x), 3, *x.shape[2:]).sigmoid()
+
+
+class Grouped(nn.Module):
+    """Convolution, normalisation and leaky ReLU, with separate weights for every image of the batch."""
+
+    def __init__(self, count: int, inputs: int, outputs: int, stride: int = 1):
+        super().__init__()
+        self.conv = nn.Conv2d(count * inputs, count * outputs, 3, stride, padding=1, groups=count)
+        self.norm = nn.GroupNorm(count * outputs, count * outputs)
+        self.act = nn.LeakyReLU(0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.act(self.norm(self.conv(x.reshape(1, -1, *x.shape[2:]))))
+        return out.view(len(x), -1, *out.shape[2:])

@@ -1,0 +1,142 @@
+"""White-box search in the latent space of a generator that was trained on the attacker's images (GLASS)."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Access, Split, to_float
+from ..errors import UserError
+from ..registry import plugin
+from ..zoo import decoders
+from ._white_box import WhiteBox
+from .base import BATCH, Attack, Progress, Victim
+
+PIXEL_NOISE = 0.05
+"""Standard deviation, in pixels, of what the generator leaves unexplained: sets the weight of its prior."""
+
+
+@plugin("latent")
+class LatentAttack(Attack):
+    """Latent search: x̂ = G(w), w minimises the distance on the wire plus what the prior of w allows.
+
+    ‖E_ε D(f(G(w)), ε) − z_wire‖²/(m v) + l2 · ‖w‖²/k with v as in `rmle`, by Adam from the best of many sampled w (Li
+    et al. 2023, GLASS). G is the decoder half of a variational autoencoder (Kingma and Welling 2014) of the attacker's
+    images, so that its answers are always images like those; GLASS has a StyleGAN. Where several backward passes are
+    possible (see `WhiteBox`), each image keeps the one that comes nearer on the wire.
+
+    Args:
+        epochs: passes over the attacker's images of the generator. steps: of Adam in the search.
+        size: k, numbers in w. samples: latents that are tried first. l2: weight of the prior.
+        lr: of the search. network: of the generator. draws: of the defence's noise in each step.
+    """
+
+    needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})
+
+    def __init__(
+        self,
+        epochs: int = 50,
+        steps: int = 1000,
+        size: int = 128,
+        samples: int = 1024,
+        l2: float = 0.01,
+        lr: float = 3e-2,
+        network: str = "dense_normN2C64",
+        draws: int = 4,
+        batch_size: int = BATCH,
+    ):
+        if min(epochs, steps, size, samples, draws) < 1 or batch_size < 2:
+            got = f"{epochs=}, {steps=}, {size=}, {samples=}, {draws=}, {batch_size=}"
+            raise UserError(f"latent: {got}; expected at least 1 of each and batches of 2")
+        if l2 < 0 or not lr > 0:
+            raise UserError(f"latent: {l2=}, {lr=}; expected a weight of 0 or more and a positive rate")
+        self.epochs, self.steps, self.size, self.samples, self.batch_size = epochs, steps, size, samples, batch_size
+        self.l2, self.lr, self.network, self.draws = l2, lr, network, draws
+
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, progress: Progress | None = None) -> None:
+        victim.require(*self.needs)
+        if len(images) < 2:
+            raise UserError(f"latent: the attacker has {len(images)} images; expected at least 2")
+        self._progress, images = progress, images.to(victim.device)
+        self.box = WhiteBox(victim, images, self.draws, rng)
+        with torch.random.fork_rng():  # layers draw their weights from torch's global generator
+            torch.manual_seed(rng.initial_seed())
+            shape, pixels = (self.size, 1, 1), images.images.shape[-1]
+            self.generator = decoders.build(self.network, feature_shape=shape, image_size=pixels).to(victim.device)
+            encoder = _encoder(pixels, 2 * self.size).to(victim.device)
+        self._train(encoder, images, rng)
+        self.generator.eval().requires_grad_(False)
+        self._seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
+
+    def _train(self, encoder: nn.Module, images: Split, rng: torch.Generator) -> None:
+        optimizer = torch.optim.Adam([*encoder.parameters(), *self.generator.parameters()], 1e-3)
+        for epoch in range(1, self.epochs + 1):
+            total = count = 0.0
+            for index in torch.randperm(len(images), generator=rng, device=rng.device).split(self.batch_size):
+                if len(index) < 2:
+                    continue  # batch norm needs two
+                x = to_float(images.images[index])
+                mean, log_variance = encoder(x).chunk(2, 1)
+                noise = torch.randn(mean.shape, generator=rng, device=x.device)
+                rebuilt = self.generator((mean + (log_variance / 2).exp() * noise)[:, :, None, None])
+                error = (rebuilt - x).square().flatten(1)
+                loss = error.sum(1).mean() / (2 * PIXEL_NOISE**2) + divergence(mean, log_variance).mean()
+                optimizer.zero_grad(set_to_none=True)
+                (loss / error.shape[1]).backward()
+                optimizer.step()
+                total, count = total + float(error.detach().mean()) * len(x), count + len(x)
+            if self._progress:
+                self._progress(epoch, self.epochs, total / count)
+
+    @torch.enable_grad()
+    def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
+        rng = torch.Generator(wire.device).manual_seed(self._seed)
+        target = wire.flatten(1).float()
+        first, best = self._sampled(target, rng), torch.full((len(wire),), math.inf, device=wire.device)
+        images = torch.empty(0)
+        for mode in self.box.modes:
+            latent = first.clone().requires_grad_()
+            optimizer = torch.optim.Adam([latent], self.lr)
+            for step in range(1, self.steps + 1):
+                loss = self.box.feature_loss(self._images(latent), target, rng, mode)
+                optimizer.zero_grad(set_to_none=True)
+                (loss + self.l2 * latent.square().mean(1)).sum().backward()
+                optimizer.step()
+                if self._progress and step % 10 in (0, self.steps % 10):
+                    self._progress(step, self.steps, math.nan)
+            with torch.no_grad():
+                found = self._images(latent)
+                loss = self.box.feature_loss(found, target, rng, mode, 8 * self.box.draws)
+                images = torch.where((loss < best)[:, None, None, None], found, images) if len(images) else found
+                best = torch.minimum(loss, best)
+        return images.clamp(0, 1)
+
+    def _images(self, latent: Tensor) -> Tensor:
+        return self.generator(latent[:, :, None, None])
+
+    @torch.no_grad()
+    def _sampled(self, target: Tensor, rng: torch.Generator) -> Tensor:
+        """For each wire the best of the sampled latents: every wire looks through the same ones."""
+        latents = torch.randn(self.samples, self.size, generator=rng, device=target.device)
+        wires = torch.cat([self.box.wire(self._images(part), rng) for part in latents.split(BATCH)])
+        return latents[torch.cdist(target, wires).argmin(1)]
+
+
+def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, variance) ‖ N(0, I)) in nats for each row, ½ Σ (μ² + s² − 1 − ln s²): (B, k) twice -> (B,).
+
+    >>> divergence(torch.ones(1, 2), torch.zeros(1, 2))
+    tensor([1.])
+    """
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
+
+
+def _encoder(size: int, outputs: int, width: int = 32) -> nn.Module:
+    side = min(8, math.ceil(size / 4))
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(width, 2 * width, 3, 2, 1), nn.LeakyReLU(0.2),
+        nn.AdaptiveAvgPool2d(side), nn.Flatten(), nn.Linear(2 * width * side * side, outputs),
+    )  # fmt: skip

@@ -1,0 +1,213 @@
+"""Frozen lists of attacks that a privacy claim must survive, and the worst case over them, image by image."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import evaluation, metrics, reliability
+from .attacks.base import Progress
+from .config import Spec
+from .data import Access, ImageSet, Protocol
+from .errors import UserError, unknown
+from .files import write_json
+from .registry import Registry
+from .runs import Run, environment
+
+Values = dict[str, dict[str, Tensor]]
+"""Attack -> metric -> one number per image."""
+
+
+def _specs(*texts: str) -> tuple[Spec, ...]:
+    return tuple(Spec.model_validate(text) for text in texts)
+
+
+SUITES: dict[str, tuple[Spec, ...]] = {
+    # A suite is never changed once figures have been quoted from it: a change makes a new version.
+    "standard-v1": _specs(
+        "linear:looks=8",
+        "nearest:neighbors=1,looks=16",
+        "decoder:epochs=50,network=res_normN8C64,lr=0.001,weight_decay=0.0001,batch_size=256",
+        "decoder:epochs=50,network=unet_normN1C32,lr=0.001,weight_decay=0.0001,batch_size=256",
+        "decoder:epochs=50,network=conv_normN2C64,lr=0.001,weight_decay=0.0001,batch_size=256",
+        "gan:epochs=50,warm_epochs=50,network=res_normN8C64,critic_steps=10,mse_weight=1500,batch_size=256",
+        "rmle:steps=2000,start=mean,restarts=2,draws=4,tuning=16",
+        "rmle:steps=1000,start=decoder,epochs=50,draws=4,tuning=16",
+        "latent:epochs=50,steps=1000,size=128,samples=1024,draws=4",
+        "confidence:epochs=50,network=dense_normN2C64",
+    ),
+    "quick-v1": _specs(
+        "linear:looks=4",
+        "nearest:neighbors=1,looks=8",
+        "decoder:epochs=20,network=conv_normN1C32,lr=0.003,weight_decay=0.0001,batch_size=128",
+        "rmle:steps=200,start=linear,lr=0.02,draws=2,tuning=8",
+    ),
+}
+PRESETS: dict[str, Spec] = {
+    "published/decoder": Spec.model_validate("decoder:epochs=50,network=res_normN8C64,lr=0.001,weight_decay=0.0001"),
+    "published/gan": Spec.model_validate(
+        "gan:epochs=150,warm_epochs=50,network=res_normN8C64,mse_weight=1500,penalty=10"
+    ),
+    "he2019/rmle": Spec.model_validate("rmle:steps=5000,start=grey,center=zero,restarts=1"),
+}
+
+
+def labels(specs: tuple[Spec, ...]) -> dict[str, Spec]:
+    """Each attack under a name of its own, fit for a folder: the attack's, and where it occurs again what differs.
+
+    >>> list(labels(SUITES["quick-v1"]))
+    ['linear', 'nearest', 'decoder', 'rmle']
+    >>> list(labels(SUITES["standard-v1"]))[2:5]
+    ['decoder', 'decoder-unet_normN1C32', 'decoder-conv_normN2C64']
+    """
+    named: dict[str, Spec] = {}
+    for spec in specs:
+        label, first = spec.name, named.get(spec.name)
+        if first:
+            differing = [v for k, v in spec.parameters.items() if isinstance(v, str) and first.parameters.get(k) != v]
+            label = "-".join([spec.name, *differing])
+        if label in named:
+            raise UserError(f"a suite has two attacks called {label}; expected settings that differ by a word")
+        named[label] = spec
+    return named
+
+
+def worst_case(per_image: dict[str, Tensor]) -> Tensor:
+    """Lowest error of any attack, for each image: (N,).
+
+    Args:
+        per_image: attack -> MSE of each image, (N,), the same images in the same order.
+
+    Raises:
+        UserError: nothing, different numbers of images, or an error that is NaN.
+
+    >>> worst_case({"a": torch.tensor([0.1, 0.3]), "b": torch.tensor([0.2, 0.2])})
+    tensor([0.1000, 0.2000])
+    """
+    return _stacked(per_image).min(0).values
+
+
+def winners(per_image: dict[str, Tensor]) -> list[str]:
+    """The attack that has the lowest error, for each image; of equals the first."""
+    names = list(per_image)
+    return [names[i] for i in _stacked(per_image).min(0).indices.tolist()]
+
+
+def run_suite(
+    run: Run,
+    name: str,
+    images: ImageSet,
+    *,
+    protocol_name: str = "inference_time",
+    attacker_size: int | None = None,
+    attacked: int | None = None,
+    seed: int = 0,
+    progress: Callable[[str], Progress] | None = None,
+) -> dict[str, Any]:
+    """Run every attack of the suite and leave ``RUN/attacks/NAME/`` for each and ``RUN/attacks/suite-SUITE.json``.
+
+    Attacks that have already been run with these settings are read back, so that a stopped suite goes on. An attack
+    whose access the protocol does not grant is left out and named under ``skipped``.
+
+    Args:
+        progress: from an attack's name to the callback that shows its progress.
+        (the others): as `evaluation.evaluate`.
+
+    Returns:
+        What the file holds: each attack's summary, the worst case with its interval, how many images each attack wins,
+        the attack that wins each image, how far the worst case is below the published decoder, and flags.
+
+    Raises:
+        UserError: unknown suite or protocol, sizes beyond what there is.
+    """
+    if name not in SUITES:
+        raise unknown("suite", name, SUITES)
+    start = time.perf_counter()
+    parts = evaluation.parts(run, images, protocol_name, attacker_size, attacked)
+    options = {"protocol_name": protocol_name, "attacker_size": attacker_size, "attacked": attacked, "seed": seed}
+    summaries: dict[str, dict[str, Any]] = {}
+    values: Values = {}
+    skipped: dict[str, str] = {}
+    for label, spec in labels(SUITES[name]).items():
+        missing = Registry("attacks").get(spec.name).needs - parts.grants
+        if missing:
+            skipped[label] = f"the protocol does not grant {', '.join(sorted(a.value for a in missing))}"
+            continue
+        done = _finished(run, label, spec, parts, seed)
+        if done is None:
+            outcome = evaluation.evaluate(run, spec, images, progress=progress(label) if progress else None, **options)
+            evaluation.save(outcome, run, label)
+            done = outcome.summary, outcome.values
+        summaries[label], values[label] = done
+    if not values:
+        raise UserError(f"protocol {protocol_name} grants no attack of {name} its access; choose another protocol")
+    summary = {"suite": name, "protocol": protocol_name, "seed": seed, **_combined(summaries, values)}
+    summary["flags"] += reliability.near_duplicates(parts.attacker_train, parts.attacker_test)
+    summary |= {"skipped": skipped, "seconds": time.perf_counter() - start, "environment": environment()}
+    write_json(run.path / "attacks" / f"suite-{name}.json", summary)
+    return summary
+
+
+def _combined(summaries: dict[str, dict[str, Any]], values: Values) -> dict[str, Any]:
+    mse = {label: value["mse"] for label, value in values.items()}
+    lowest, won = worst_case(mse), winners(mse)
+    highest = {key: _stacked({n: v[key] for n, v in values.items()}).max(0).values for key in ("ssim", "psnr")}
+    counts = Counter(won)
+    needs: dict[str, frozenset[Access]] = {
+        label: Registry("attacks").get(next(iter(summary["attack"]))).needs for label, summary in summaries.items()
+    }
+    flags = [f"{label}: {flag}" for label, summary in summaries.items() for flag in summary["flags"]]
+    kept = ("attack", "mse", "ssim", "psnr", "seconds", "flags")
+    return {
+        "attacks": {label: {key: summary[key] for key in kept} for label, summary in summaries.items()},
+        "worst_case": {
+            "mse": metrics.bootstrap_ci(lowest).as_dict(),
+            **{key: metrics.bootstrap_ci(value).as_dict() for key, value in highest.items()},
+        },
+        "wins": {label: counts[label] for label in values},
+        "winner": won,
+        "below_decoder": metrics.paired_difference(mse["decoder"], lowest).as_dict() if "decoder" in mse else None,
+        "baseline_mse": next(iter(summaries.values()))["baseline_mse"],
+        "images": next(iter(summaries.values()))["images"],
+        "flags": flags + reliability.black_box_wins(mse, needs),
+    }
+
+
+def _finished(
+    run: Run, label: str, spec: Spec, parts: Protocol, seed: int
+) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """What an attack left that was run on this model with these settings; None where it must run (again)."""
+    folder = run.path / "attacks" / label
+    left = folder / "summary.json"
+    if not left.is_file() or left.stat().st_mtime < (run.path / "model.safetensors").stat().st_mtime:
+        return None
+    summary = json.loads(left.read_text(encoding="utf-8"))
+    wanted = {
+        "attack": spec.resolve("attacks").model_dump(),
+        "protocol": parts.name,
+        "seed": seed,
+        "images": {"attacker": len(parts.attacker_train), "attacked": len(parts.attacker_test)},
+    }
+    if any(summary.get(key) != value for key, value in wanted.items()):
+        return None
+    with (folder / "per_image.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return summary, {key: torch.tensor([float(row[key]) for row in rows]) for key in evaluation.METRICS}
+
+
+def _stacked(per_image: dict[str, Tensor]) -> Tensor:
+    shapes = {tuple(value.shape) for value in per_image.values()}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 1:
+        raise UserError(f"a worst case got errors of shapes {sorted(shapes)}; expected one (N,) for all attacks")
+    stacked = torch.stack(list(per_image.values()))
+    if bool(stacked.isnan().any()):
+        bad = [name for name, value in per_image.items() if bool(value.isnan().any())]
+        raise UserError(f"a worst case got NaN from {', '.join(bad)}; run {'it' if len(bad) == 1 else 'them'} again")
+    return stacked

@@ -1,0 +1,219 @@
+"""Frozen suites: the worst case image by image, what a suite leaves in the run folder, and how it goes on."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from splitveil import config, evaluation, metrics, runs, suites, training
+from splitveil.attacks import decoder, gan, latent, linear, rmle
+from splitveil.config import Spec
+from splitveil.data import Access, load, protocol
+from splitveil.errors import UserError
+from splitveil.registry import Registry
+from splitveil.runs import Run
+from splitveil.zoo import Parts
+
+IMAGES = load("digits", train_size=60, test_size=120)
+TINY = ("linear:looks=2", "nearest:looks=2", "rmle:steps=2,tv=0.0,l2=0.0,start=linear,draws=1")
+FROZEN = {"standard-v1": "0", "quick-v1": "0"}
+
+
+def tiny(*_: Any, classes: int, **__: Any) -> Parts:
+    return Parts(
+        nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.Sigmoid()), nn.Sequential(nn.Flatten(), nn.Linear(256, classes))
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setattr(runs.zoo, "build", tiny)
+    patch.setitem(suites.SUITES, "tiny-v1", suites._specs(*TINY))
+    path = tmp_path_factory.mktemp("runs") / "run"
+    values = {"data": "digits", "train_size": 60, "test_size": 120, "epochs": 1, "precision": "32-true", "seed": 3}
+    training.fit(config.parse({**values, "defense": ["gaussian:0.05"]}), IMAGES, path)
+    yield path
+    patch.undo()
+
+
+@pytest.fixture
+def run(folder):
+    return Run.open(folder)
+
+
+# Pure functions
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4), min_size=1, max_size=5))
+def test_the_worst_case_is_exact(rows):
+    per_image = {f"a{i}": torch.tensor(row) for i, row in enumerate(rows)}
+    worst, won = suites.worst_case(per_image), suites.winners(per_image)
+    assert worst.tolist() == [min(column) for column in zip(*[v.tolist() for v in per_image.values()], strict=True)]
+    assert all(float(per_image[name][i]) == float(worst[i]) for i, name in enumerate(won))
+    assert float(worst.mean()) <= min(float(v.mean()) for v in per_image.values()) + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("per_image", "message"),
+    [
+        ({}, r"a worst case got errors of shapes \[\]"),
+        ({"a": torch.zeros(2), "b": torch.zeros(3)}, r"shapes \[\(2,\), \(3,\)\]; expected one \(N,\)"),
+        ({"a": torch.zeros(2), "b": torch.tensor([0.1, float("nan")])}, "got NaN from b; run it again"),
+    ],
+)
+def test_bad_errors_are_refused(per_image, message):
+    with pytest.raises(UserError, match=message):
+        suites.worst_case(per_image)
+
+
+@pytest.mark.parametrize("name", suites.SUITES)
+def test_a_published_suite_does_not_change(name):
+    """Figures are quoted by the suite's name. Where this fails, make a new version instead of changing the old one."""
+    specs = [spec.resolve("attacks").model_dump() for spec in suites.SUITES[name]]  # with the attacks' defaults
+    constants = [
+        rmle.TV_WEIGHTS,
+        rmle.L2_WEIGHTS,
+        rmle.SPREAD,
+        linear.RIDGES,
+        decoder.HELD_OUT,
+        gan.BETAS,
+        latent.PIXEL_NOISE,
+    ]
+    text = json.dumps([specs, constants], sort_keys=True)
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == FROZEN[name]
+
+
+@pytest.mark.parametrize("name", suites.SUITES)
+def test_a_suite_is_made_of_attacks_that_exist(name):
+    labels = suites.labels(suites.SUITES[name])
+    assert all(label.replace("-", "").replace("_", "").isalnum() for label in labels)
+    for spec in labels.values():
+        spec.make("attacks")
+
+
+@pytest.mark.parametrize("spec", suites.PRESETS.values(), ids=list(suites.PRESETS))
+def test_presets_are_attacks(spec):
+    spec.make("attacks")
+
+
+def test_two_attacks_of_one_name():
+    with pytest.raises(UserError, match="two attacks called decoder; expected settings that differ by a word"):
+        suites.labels(suites._specs("decoder:epochs=1", "decoder:epochs=2"))
+
+
+# A run
+
+
+def test_what_a_suite_leaves(run):
+    summary = suites.run_suite(run, "tiny-v1", IMAGES)
+    attacks = run.path / "attacks"
+    assert sorted(p.name for p in attacks.iterdir()) == ["linear", "nearest", "rmle", "suite-tiny-v1.json"]
+    assert json.loads((attacks / "suite-tiny-v1.json").read_text()) == summary
+    columns = {}
+    for name in ("linear", "nearest", "rmle"):
+        with (attacks / name / "per_image.csv").open() as file:
+            columns[name] = [float(row["mse"]) for row in csv.DictReader(file)]
+        assert summary["attacks"][name]["mse"] == json.loads((attacks / name / "summary.json").read_text())["mse"]
+    worst = [min(values) for values in zip(*columns.values(), strict=True)]
+    assert summary["worst_case"]["mse"]["mean"] == pytest.approx(sum(worst) / 12, rel=1e-6)
+    assert [columns[name][i] for i, name in enumerate(summary["winner"])] == worst
+    assert summary["wins"] == {name: summary["winner"].count(name) for name in columns}
+    assert sum(summary["wins"].values()) == 12
+    assert summary["worst_case"]["ssim"]["mean"] >= max(a["ssim"]["mean"] for a in summary["attacks"].values())
+    assert summary["skipped"] == {}
+    assert summary["below_decoder"] is None
+
+
+def test_a_suite_goes_on_where_it_stopped(run, monkeypatch):
+    first = suites.run_suite(run, "tiny-v1", IMAGES)
+    (run.path / "attacks" / "nearest" / "summary.json").unlink()
+    asked: list[str] = []
+    real = evaluation.evaluate
+
+    def spy(run, spec, *args, **options):
+        asked.append(spec.name)
+        return real(run, spec, *args, **options)
+
+    monkeypatch.setattr(evaluation, "evaluate", spy)
+    again = suites.run_suite(run, "tiny-v1", IMAGES)
+    assert asked == ["nearest"]
+    assert again["winner"] == first["winner"]
+    assert again["worst_case"]["mse"]["mean"] == pytest.approx(first["worst_case"]["mse"]["mean"], rel=1e-6)
+    changes: list[dict[str, Any]] = [{"seed": 1}, {"attacked": 6}]
+    for changed in changes:
+        asked.clear()
+        suites.run_suite(run, "tiny-v1", IMAGES, **changed)
+        assert asked == ["linear", "nearest", "rmle"]
+    (run.path / "model.safetensors").touch()  # trained again
+    asked.clear()
+    suites.run_suite(run, "tiny-v1", IMAGES, attacked=6)
+    assert asked == ["linear", "nearest", "rmle"]
+
+
+def test_access_that_is_not_granted_is_named(run, monkeypatch):
+    def query_only(*args, **options):
+        return replace(protocol(*args, **options), grants=frozenset({Access.QUERY}))
+
+    monkeypatch.setattr(evaluation, "protocol", query_only)
+    summary = suites.run_suite(run, "tiny-v1", IMAGES, seed=5)
+    assert list(summary["attacks"]) == ["linear", "nearest"]
+    assert summary["skipped"] == {"rmle": "the protocol does not grant weights"}
+    monkeypatch.setattr(
+        evaluation, "protocol", lambda *a, **o: replace(protocol(*a, **o), grants=frozenset({Access.LABELS}))
+    )
+    with pytest.raises(UserError, match="protocol inference_time grants no attack of tiny-v1 its access"):
+        suites.run_suite(run, "tiny-v1", IMAGES, seed=5)
+
+
+def test_flags_of_its_attacks_and_of_their_comparison(run, monkeypatch):
+    truth = {"linear": 0.01, "nearest": 0.5, "rmle": 0.02}
+
+    def scripted(run, spec, images, **options):
+        generator = torch.Generator().manual_seed(0)
+        mse = truth[spec.name] * (1 + 0.01 * torch.rand(12, generator=generator))
+        values = {"mse": mse, "psnr": -10 * mse.log10(), "ssim": 1 - mse}
+        summary = {key: metrics.bootstrap_ci(value).as_dict() for key, value in values.items()}
+        flags = ["no better"] if spec.name == "nearest" else []
+        summary |= {"attack": spec.resolve("attacks").model_dump(), "baseline_mse": 0.3, "flags": flags, "seconds": 1.0}
+        picture = torch.zeros(12, 3, 32, 32, dtype=torch.uint8)
+        return evaluation.Outcome({**summary, "images": {}}, values, picture, picture)
+
+    monkeypatch.setattr(evaluation, "evaluate", scripted)
+    summary = suites.run_suite(run, "tiny-v1", IMAGES, seed=9)
+    assert summary["flags"][0] == "nearest: no better"
+    assert summary["flags"][1].startswith("linear, which sees the wire only, beats rmle")
+    assert len(summary["flags"]) == 2
+    assert summary["wins"] == {"linear": 12, "nearest": 0, "rmle": 0}
+
+
+def test_the_distance_to_the_published_decoder():
+    decoder, other = torch.tensor([0.3, 0.4, 0.5]), torch.tensor([0.4, 0.2, 0.4])
+    values = {n: {"mse": v, "psnr": v, "ssim": v} for n, v in {"decoder": decoder, "linear": other}.items()}
+    summaries = {n: {"attack": {n: {}}, "baseline_mse": 1, "images": {}, "flags": []} for n in values}
+    for summary in summaries.values():
+        summary |= {"mse": {}, "ssim": {}, "psnr": {}, "seconds": 0}
+    combined = suites._combined(summaries, values)
+    assert combined["below_decoder"]["mean"] == pytest.approx(0.1)
+    assert combined["worst_case"]["ssim"]["mean"] == pytest.approx((0.4 + 0.4 + 0.5) / 3)
+
+
+def test_an_unknown_suite(run):
+    with pytest.raises(UserError, match="unknown suite 'standard-v2'; did you mean 'standard-v1'"):
+        suites.run_suite(run, "standard-v2", IMAGES)
+
+
+def test_suites_use_every_kind_of_access():
+    needs = set().union(*(Registry("attacks").get(spec.name).needs for spec in suites.SUITES["standard-v1"]))
+    assert needs == {Access.QUERY, Access.WEIGHTS, Access.LOGITS}
+    assert isinstance(suites.SUITES["quick-v1"][0], Spec)
