@@ -39,7 +39,7 @@ SUITES: dict[str, tuple[Spec, ...]] = {
         "decoder:epochs=50,network=conv_normN2C64,lr=0.001,weight_decay=0.0001,batch_size=256",
         "gan:epochs=50,warm_epochs=50,network=res_normN8C64,critic_steps=10,mse_weight=1500,batch_size=256",
         "rmle:steps=2000,start=mean,restarts=2,draws=4,tuning=16",
-        "rmle:steps=1000,start=decoder,epochs=50,draws=4,tuning=16",
+        "rmle:steps=1000,start=decoder,restarts=1,epochs=50,draws=4,tuning=16",
         "latent:epochs=50,steps=1000,size=128,samples=1024,draws=4",
         "confidence:epochs=50,network=dense_normN2C64",
     ),

@@ -17,8 +17,8 @@ from .base import Attack, Progress, Victim
 from .decoder import DecoderAttack
 from .linear import LinearAttack
 
-TV_WEIGHTS = (0.0, 1e-3, 1e-2, 0.1)
-L2_WEIGHTS = (0.0, 0.01, 0.1, 1.0)
+TV_WEIGHTS = (0.0, 0.01, 0.1, 1.0)
+L2_WEIGHTS = (0.0, 0.1, 1.0, 10.0, 100.0)
 SAMPLE = 4096  # attacker images that give the mean image and the scales
 SPREAD = 0.2  # standard deviation, in pixels, of the noise on the start of the second and later restarts
 
