@@ -91,7 +91,7 @@ def decoder_steps(images: data.ImageSet) -> tuple[Callable[[], object], Callable
 
 
 def peak_memory(root: Path) -> float:
-    """GiB that a process takes which trains on all 50,000 images: five steps, then a whole epoch's features refitted."""
+    """GiB of a process that trains on all 50,000 images: five steps, then the features of an epoch refitted."""
     images = data.load("cifar10", root=root)
     defense = ["gaussian:0.025", "cem:16"]
     settings = config.parse({"data": "cifar10", **NET, "defense": defense, "epochs": 2}).resolve()
