@@ -8,9 +8,15 @@ Every cell is a run folder; finished cells are skipped, a stopped one resumes. W
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cells
+
+FAMILIES = {
+    "noise": "more noise, no CEM",
+    "bound": "σ 0.025 + CEM (bound)",
+    "released": "σ 0.025 + CEM (released loss)",
+}
 
 
 def plan() -> cells.Plan:
@@ -38,42 +44,54 @@ def plan() -> cells.Plan:
 
 
 def plot(rows: list[dict[str, Any]], attacks: list[str], path: Path) -> None:
-    """Error of each attack against accuracy, one line per way of protecting, 95 % intervals on both axes."""
+    """Error of each attack against accuracy, one line per way of protecting, 95 % intervals on both axes.
+
+    The lines go through seed 0; hollow dots are further seeds of the points that decide.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    names = {
-        "noise": "more noise, no CEM",
-        "bound": "σ 0.025 + CEM (bound)",
-        "released": "σ 0.025 + CEM (released loss)",
-    }
-    figure, axes = plt.subplots(1, len(attacks), figsize=(12, 4.8), sharex=True)
-    for axis, attack in zip(axes, attacks, strict=True):
-        for (family, label), color in zip(names.items(), ("#7a7a7a", "#0b6bcb", "#d1660a"), strict=True):
-            chosen = [row for row in rows if row["cell"].startswith(family)]
-            line = sorted((r for r in chosen if r["cell"].endswith("s0")), key=lambda r: float(r["cell"].split("-")[1]))
-            axis.plot(
-                [100 * r["accuracy"]["mean"] for r in line], [r[attack]["mse"]["mean"] for r in line], "-", color=color
-            )
-            for row in chosen:
-                (x, xs), (y, ys) = ((v["mean"], v["ci95"]) for v in (row["accuracy"], row[attack]["mse"]))
-                bars = {"xerr": [[100 * (x - xs[0])], [100 * (xs[1] - x)]], "yerr": [[y - ys[0]], [ys[1] - y]]}
-                axis.errorbar(
-                    100 * x, y, **bars, fmt="o", ms=4, lw=0.7, color=color, label=label if row is chosen[0] else None
-                )
-                axis.annotate(
-                    row["cell"].split("-")[1], (100 * x, y), (4, 4), textcoords="offset points", fontsize=7, color=color
-                )
-        axis.set(title=f"{attack} attack", xlabel="test accuracy, %", ylabel="attack MSE (higher: more private)")
-        axis.grid(alpha=0.25)
-    axes[0].legend(frameon=False)
-    figure.tight_layout()
     from splitveil.files import atomic_write
 
+    figure, axes = plt.subplots(1, len(attacks), figsize=(12, 4.8), sharex=True)
+    for axis, attack in zip(axes, attacks, strict=True):
+        for (family, label), color in zip(FAMILIES.items(), ("#7a7a7a", "#0b6bcb", "#d1660a"), strict=True):
+            points = sorted(point(row, attack) for row in rows if row["cell"].startswith(family))
+            line = [p for p in points if p.seed == 0]
+            axis.plot([p.x for p in line], [p.y for p in line], "-", color=color, label=label)
+            for p in points:
+                face = color if p.seed == 0 else "white"
+                axis.errorbar(p.x, p.y, xerr=p.dx, yerr=p.dy, fmt="o", ms=4, lw=0.7, color=color, mfc=face)
+                place = {"textcoords": "offset points", "fontsize": 7, "color": color}
+                axis.annotate(f"{p.setting:g}", (p.x, p.y), (4, 4), **place)
+        axis.set(title=f"{attack} attack", xlabel="test accuracy, %", ylabel="attack MSE (higher: more private)")
+        axis.grid(alpha=0.25)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=3, frameon=False)
+    figure.suptitle("numbers: σ of the noise or λ of CEM; hollow: further seeds", fontsize=9)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
+
+
+class Point(NamedTuple):
+    """Accuracy x in percent and error y of a cell, with the half widths of their intervals."""
+
+    setting: float
+    seed: int
+    x: float
+    y: float
+    dx: float
+    dy: float
+
+
+def point(row: dict[str, Any], attack: str) -> Point:
+    """Where a cell lies on the plot."""
+    _, setting, seed = row["cell"].split("-")
+    accuracy, error = row["accuracy"], row[attack]["mse"]
+    half = [(high - low) / 2 for low, high in (accuracy["ci95"], error["ci95"])]
+    return Point(float(setting), int(seed[1:]), 100 * accuracy["mean"], error["mean"], 100 * half[0], half[1])
 
 
 if __name__ == "__main__":

@@ -6,48 +6,28 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import toy
 from splitveil import metrics
 from splitveil.attacks import decoder as decoder_module
 from splitveil.attacks.base import Observations, Victim
 from splitveil.attacks.decoder import DecoderAttack
 from splitveil.attacks.linear import LinearAttack
-from splitveil.data import Access, Split, load, to_float
+from splitveil.data import Access, load, to_float
 from splitveil.defenses.base import Defense
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.errors import AccessError, UserError
 from splitveil.split import SplitModel
-
-SIDE, ETA, MEAN = 4, 0.08, 0.5  # images far enough from 0 and 1 that clamping them changes nothing
-D = 3 * SIDE * SIDE
-
-
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def gaussian_images(n: int, seed: int) -> Split:
-    pixels = MEAN + ETA * torch.randn(n, 3, SIDE, SIDE, generator=rng(seed))
-    return Split((pixels * 255).round().clamp(0, 255).to(torch.uint8), torch.zeros(n, dtype=torch.long))
-
-
-def linear_gaussian(m: int, sigma: float) -> tuple[SplitModel, float]:
-    """e = Wx + N(0, σ²I), and its MMSE per pixel, (1/d) Tr (WᵀW/σ² + I/η²)⁻¹."""
-    encoder = nn.Sequential(nn.Flatten(), nn.Linear(D, m, bias=False))
-    weight = torch.randn(m, D, generator=rng(1)) / D**0.5
-    encoder[1].weight.data = weight
-    eta2 = ETA**2 + (1 / 255) ** 2 / 12  # rounding to 8 bits adds its own variance
-    precision = weight.double().T @ weight.double() / sigma**2 + torch.eye(D).double() / eta2
-    model = SplitModel(encoder, nn.Identity(), defense=Gaussian(sigma))
-    return model, float(torch.linalg.inv(precision).trace()) / D
+from toy import rng
 
 
 @pytest.mark.parametrize(("m", "sigma"), [(24, 0.02), (48, 0.05), (96, 0.2)])
 def test_the_linear_attack_reaches_the_mmse_and_goes_no_lower(m, sigma):
-    model, mmse = linear_gaussian(m, sigma)
-    assert mmse < 0.9 * ETA**2  # the wire says something
-    victim, test = Victim(model, frozenset(Access)), gaussian_images(1500, 2)
+    model, weight = toy.model(m, sigma)
+    mmse = toy.mmse(weight, sigma)
+    assert mmse < 0.9 * toy.VARIANCE  # the wire says something
+    victim, test = Victim(model, frozenset(Access)), toy.images(1500, 2)
     attack = LinearAttack(looks=2)
-    attack.fit(victim, gaussian_images(6000, 3), rng())
+    attack.fit(victim, toy.images(6000, 3), rng())
     truth = to_float(test.images)
     interval = metrics.bootstrap_ci(metrics.mse(attack.reconstruct(victim.query(truth, rng(4))), truth))
     assert interval.mean == pytest.approx(mmse, rel=0.05)
@@ -55,18 +35,18 @@ def test_the_linear_attack_reaches_the_mmse_and_goes_no_lower(m, sigma):
 
 
 def test_the_linear_attack_without_signal_answers_the_mean():
-    model, _ = linear_gaussian(24, 50.0)
-    victim, test = Victim(model, frozenset(Access)), gaussian_images(200, 2)
+    model, _ = toy.model(24, 50.0)
+    victim, test = Victim(model, frozenset(Access)), toy.images(200, 2)
     attack = LinearAttack()
-    attack.fit(victim, gaussian_images(400, 3), rng())
+    attack.fit(victim, toy.images(400, 3), rng())
     images = attack.reconstruct(victim.query(to_float(test.images), rng()))
-    assert float((images - MEAN).abs().max()) < 0.05
+    assert float((images - toy.MEAN).abs().max()) < 0.05
 
 
 def test_the_linear_attack_needs_five_images():
-    model, _ = linear_gaussian(8, 0.1)
+    model, _ = toy.model(8, 0.1)
     with pytest.raises(UserError, match="linear: the attacker has 4 images; expected at least 5"):
-        LinearAttack().fit(Victim(model, frozenset(Access)), gaussian_images(4, 0), rng())
+        LinearAttack().fit(Victim(model, frozenset(Access)), toy.images(4, 0), rng())
     with pytest.raises(UserError, match="linear: looks is 0"):
         LinearAttack(looks=0)
 
