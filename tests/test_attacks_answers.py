@@ -166,6 +166,8 @@ def test_the_unet_and_the_dense_decoder_see_the_whole_feature():
     [((8, 8, 8), 32), ((3, 10, 10), 48), ((4, 5, 6), 32), ((2, 40, 40), 32), ((512, 1, 1), 64), ((3, 1, 1), 2)],
 )
 def test_they_come_out_at_the_size_of_the_image(name, shape, size):
-    images = decoders.build(name, feature_shape=shape, image_size=size)(torch.randn(2, *shape, generator=rng()))
+    images = decoders.build(name, feature_shape=shape, image_size=size)(
+        torch.randn(2, *shape, generator=rng())
+    ).detach()
     assert images.shape == (2, 3, size, size)
     assert 0 <= float(images.min()) <= float(images.max()) <= 1

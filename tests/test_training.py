@@ -197,7 +197,8 @@ def test_a_folder_with_other_things_is_not_used(tmp_path, small):
 
 
 def test_bad_settings_write_nothing(tmp_path):
-    for values in ({"defense": ("cem:16",)}, {"arch": "vgg12"}, {"cut": 99}, {"protocol": "train"}):
+    cases: list[dict[str, Any]] = [{"defense": ("cem:16",)}, {"arch": "vgg12"}, {"cut": 99}, {"protocol": "train"}]
+    for values in cases:
         with pytest.raises(UserError):
             fit(tmp_path / "run", **values)
         assert not (tmp_path / "run").exists()

@@ -18,7 +18,7 @@ def build(name: str, *, feature_shape: tuple[int, ...], image_size: int) -> nn.M
     """Build the decoder ``name``: z (B, C, H, W) -> images (B, 3, S, S) in [0, 1].
 
     Args:
-        name: ``res_normNnCc`` or ``conv_normNnCc`` (n blocks of c channels), or ``custom``.
+        name: ``res_``, ``conv_``, ``unet_`` or ``dense_normNnCc`` (n blocks of c channels), or ``custom``.
         feature_shape: (C, H, W) of what crosses the wire.
         image_size: S, in pixels.
 
