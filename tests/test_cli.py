@@ -68,6 +68,17 @@ def test_epochs_reaches_trained_attacks_only(run, capsys):
     assert len(summary["curve"]) == 2
 
 
+def test_a_suite_reports_the_worst_case(run, capsys, monkeypatch):
+    from splitveil import suites
+
+    monkeypatch.setitem(suites.SUITES, "tiny-v1", suites._specs("linear:looks=1", "nearest:looks=1"))
+    main(["attack", str(run), "--suite", "tiny-v1", "--attacked", "10", "--protocol", "train_time"])
+    assert "worst case" in capsys.readouterr().out
+    found = json.loads((run / "attacks" / "suite-tiny-v1.json").read_text())
+    assert found["worst_case"]["mse"]["mean"] <= min(row["mse"]["mean"] for row in found["attacks"].values())
+    assert sum(found["wins"].values()) == 10
+
+
 def test_config_repeats_the_run_bit_by_bit(run, tmp_path, capsys):
     main(["train", "--config", str(run / "config.yaml"), "--out", str(tmp_path / "b")])
     capsys.readouterr()
@@ -153,6 +164,8 @@ def test_a_truncated_image_is_named(tmp_path, capsys, monkeypatch):
 def test_attacks_that_cannot_run(run, tmp_path, capsys):
     assert "did you mean 'decoder'?" in refused(capsys, "attack", run, "--attack", "decodr")
     assert "is no run" in refused(capsys, "attack", tmp_path, "--attack", "linear")
+    assert "either --attack NAME" in refused(capsys, "attack", run)
+    assert "did you mean 'quick-v1'?" in refused(capsys, "attack", run, "--suite", "quik-v1")
     assert "--protocol auxiliary" in refused(capsys, "attack", run, "--attack", "linear", "--protocol", "auxiliary")
     (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
     assert "is not finished" in refused(capsys, "attack", tmp_path, "--attack", "linear")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from . import __version__, bars, config
@@ -103,7 +105,8 @@ def train(
 def attack(
     run: Path,
     *,
-    attack: list[str],
+    attack: Annotated[list[str] | None, Parameter(negative="")] = None,
+    suite: str | None = None,
     protocol: str | None = None,
     epochs: int | None = None,
     attacker_size: int | None = None,
@@ -117,7 +120,9 @@ def attack(
     run
         Run folder that `splitveil train` made.
     attack
-        Attack, name:value or name:key=value,...; may be given several times.
+        Attack, name:value or name:key=value,..., or a preset such as published/decoder; may be given several times.
+    suite
+        Frozen suite of attacks: standard-v1, or quick-v1 for two cores; reports the worst case image by image.
     protocol
         train_time, inference_time or auxiliary; default: the one that the run was trained under.
     epochs
@@ -129,33 +134,43 @@ def attack(
     seed
         Of the attack.
     """
-    from . import runs
+    from . import runs, suites
     from .evaluation import attack_run
 
+    if bool(attack) == bool(suite):
+        raise UserError("name what attacks: either --attack NAME (several times if you like) or --suite quick-v1")
     opened = runs.Run.open(run)
-    specs = [_with_epochs(_spec(text), epochs).resolve("attacks") for text in attack]
+    specs = [_with_epochs(_spec(text), epochs).resolve("attacks") for text in attack or ()]
+    options: dict[str, Any] = {"protocol_name": protocol or opened.settings.protocol, "seed": seed}
+    options |= {"attacker_size": attacker_size, "attacked": attacked}
     images = runs.load_images(opened.settings)
-    rows = []
     with bars.bars() as bar:
-        for spec in specs:
-            rows.append(
-                attack_run(
-                    opened,
-                    spec,
-                    images,
-                    protocol_name=protocol or opened.settings.protocol,
-                    attacker_size=attacker_size,
-                    attacked=attacked,
-                    seed=seed,
-                    progress=bars.attack(bar, spec.name),
-                )
-            )
-    out_console.print(_attack_table(opened, rows))
+        if suite:
+            found = suites.run_suite(opened, suite, images, progress=lambda name: bars.attack(bar, name), **options)
+            _show_suite(opened, found)
+            return
+        rows = [attack_run(opened, spec, images, progress=bars.attack(bar, spec.name), **options) for spec in specs]
+    out_console.print(_attack_table(opened, {spec.name: row for spec, row in zip(specs, rows, strict=True)}, rows[0]))
     for spec in specs:
         out_console.print(f"look at {run / 'attacks' / spec.name / 'reconstructions.png'}")
-    for row in rows:
-        for flag in row["flags"]:
-            error_console.print(f"[yellow]flag[/yellow] {next(iter(row['attack']))}: {flag}")
+    for spec, row in zip(specs, rows, strict=True):
+        _show_flags(f"{spec.name}: {flag}" for flag in row["flags"])
+
+
+def _show_suite(run: Any, found: dict[str, Any]) -> None:
+    rows = found["attacks"] | {"worst case": found["worst_case"] | {"seconds": found["seconds"]}}
+    out_console.print(_attack_table(run, rows, found))
+    wins = ", ".join(f"{name} {count}" for name, count in found["wins"].items() if count)
+    out_console.print(f"lowest error, images won: {wins}")
+    for name, reason in found["skipped"].items():
+        out_console.print(f"left out: {name}: {reason}")
+    out_console.print(f"all of it: {run.path / 'attacks' / ('suite-' + found['suite'] + '.json')}")
+    _show_flags(found["flags"])
+
+
+def _show_flags(flags: Iterable[str]) -> None:
+    for flag in flags:
+        error_console.print(f"[yellow]flag[/yellow] {escape(flag)}")
 
 
 @app.command
@@ -205,15 +220,15 @@ def main(tokens: list[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-def _attack_table(run: Any, rows: list[dict[str, Any]]) -> Table:
-    accuracy = _interval(run.summary["accuracy"], percent=True)
+def _attack_table(run: Any, rows: dict[str, dict[str, Any]], about: dict[str, Any]) -> Table:
+    known = run.summary["accuracy"]  # an imported checkpoint has none where its images were not at hand
+    accuracy = _interval(known, percent=True) if known else "not measured"
     table = Table("attack", "MSE", "SSIM", "PSNR dB", "seconds", title=f"{run.path}: accuracy {accuracy}")
-    for row in rows:
-        name = next(iter(row["attack"]))
+    for name, row in rows.items():
         table.add_row(name, *(_interval(row[key]) for key in ("mse", "ssim", "psnr")), f"{row['seconds']:.0f}")
-    table.add_row("mean image", f"{rows[0]['baseline_mse']:.4g}", "", "", "")
-    first = rows[0]["images"]
-    table.caption = f"{rows[0]['protocol']}: {first['attacked']} images attacked, {first['attacker']} to learn from"
+    table.add_row("mean image", f"{about['baseline_mse']:.4g}", "", "", "")
+    counts = about["images"]
+    table.caption = f"{about['protocol']}: {counts['attacked']} images attacked, {counts['attacker']} to learn from"
     return table
 
 
@@ -224,6 +239,10 @@ def _interval(value: dict[str, Any], *, percent: bool = False) -> str:
 
 
 def _spec(text: str) -> config.Spec:
+    from .suites import PRESETS
+
+    if text in PRESETS:
+        return PRESETS[text]
     try:
         return config.Spec.model_validate(text)
     except ValidationError as error:
