@@ -73,7 +73,7 @@ def decoder_steps(images: data.ImageSet) -> tuple[Callable[[], object], Callable
     rng = torch.Generator().manual_seed(0)
     seen = victim.observe(images.train.subset(torch.arange(1024)))
     attack = DecoderAttack()
-    attack._build(victim, seen, 32, rng)
+    attack._build(seen, rng)
     index = torch.arange(256)
     optimizer = torch.optim.Adam(attack.decoder.parameters(), 1e-3, weight_decay=1e-4)
     attack.decoder.train()
