@@ -94,6 +94,29 @@ def point(row: dict[str, Any], attack: str) -> Point:
     return Point(float(setting), int(seed[1:]), 100 * accuracy["mean"], error["mean"], 100 * half[0], half[1])
 
 
+def across_seeds(rows: list[dict[str, Any]], one: str, other: str) -> str:
+    """Differences one − other over the seeds that both have, with Student's 95 % interval."""
+    from scipy import stats
+
+    by_name = {row["cell"]: row for row in rows}
+    seeds = [s for s in range(len(rows)) if f"{one}-s{s}" in by_name and f"{other}-s{s}" in by_name]
+    lines = []
+    for name, value in {
+        "accuracy": lambda row: row["accuracy"]["mean"],
+        "decoder MSE": lambda row: row["decoder"]["mse"]["mean"],
+        "linear MSE": lambda row: row["linear"]["mse"]["mean"],
+    }.items():
+        pairs = [(value(by_name[f"{one}-s{s}"]), value(by_name[f"{other}-s{s}"])) for s in seeds]
+        differences = [a - b for a, b in pairs]
+        mean, error = sum(differences) / len(seeds), stats.sem(differences)
+        low, high = stats.t.interval(0.95, len(seeds) - 1, mean, error)
+        means = [sum(column) / len(seeds) for column in zip(*pairs, strict=True)]
+        lines.append(f"{name}: {means[0]:.4f} − {means[1]:.4f} = {mean:+.4f} [{low:+.4f}, {high:+.4f}]")
+    return f"{one} − {other}, {len(seeds)} seeds: " + "; ".join(lines)
+
+
 if __name__ == "__main__":
     made = plan()
-    plot(cells.main(made, __doc__ or "", "tradeoff"), made.names(), Path(__file__).with_suffix(".png"))
+    rows = cells.main(made, __doc__ or "", "tradeoff")
+    plot(rows, made.names(), Path(__file__).with_suffix(".png"))
+    print(across_seeds(rows, "bound-16", "noise-0.2"))
