@@ -102,5 +102,6 @@ def main(plan: Plan, description: str, stem: str) -> list[dict[str, Any]]:
     rows = finished(plan, args.out)
     how = {**plan.settings, "attacks": plan.attacks, "attacker_size": plan.attacker_size, "attacked": plan.attacked}
     result = {"settings": how, "machine": environment(), "command": f"python benchmarks/{stem}.py", "cells": rows}
-    write_json(Path(__file__).parent / f"{stem}.json", result)
-    return rows
+    # The committed record is that of the plan; a part of it is left beside the runs.
+    write_json((Path(__file__).parent if args.only == "*" else args.out) / f"{stem}.json", result)
+    return rows if args.only == "*" else []

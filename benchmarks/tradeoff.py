@@ -100,6 +100,8 @@ def across_seeds(rows: list[dict[str, Any]], one: str, other: str) -> str:
 
     by_name = {row["cell"]: row for row in rows}
     seeds = [s for s in range(len(rows)) if f"{one}-s{s}" in by_name and f"{other}-s{s}" in by_name]
+    if len(seeds) < 2:
+        return f"{one} − {other}: fewer than two seeds are done"
     lines = []
     for name, value in {
         "accuracy": lambda row: row["accuracy"]["mean"],
@@ -117,6 +119,6 @@ def across_seeds(rows: list[dict[str, Any]], one: str, other: str) -> str:
 
 if __name__ == "__main__":
     made = plan()
-    rows = cells.main(made, __doc__ or "", "tradeoff")
-    plot(rows, made.names(), Path(__file__).with_suffix(".png"))
-    print(across_seeds(rows, "bound-16", "noise-0.2"))
+    if rows := cells.main(made, __doc__ or "", "tradeoff"):
+        plot(rows, made.names(), Path(__file__).with_suffix(".png"))
+        print(across_seeds(rows, "bound-16", "noise-0.2"))

@@ -108,7 +108,7 @@ def test_presets_are_attacks(spec):
 
 
 def test_two_attacks_of_one_name():
-    with pytest.raises(UserError, match="two attacks called decoder; expected settings that differ by a word"):
+    with pytest.raises(UserError, match="two attacks are called decoder; expected settings that differ by a word"):
         suites.labels(suites._specs("decoder:epochs=1", "decoder:epochs=2"))
 
 

@@ -27,12 +27,12 @@ def bars() -> Progress:
 def training(bar: Progress, title: str, epochs: int) -> Callable[[int, int, dict[str, Any]], None]:
     """The progress callback of `training.fit`."""
     task = bar.add_task(title, total=epochs, note="")
-    steps: list[int] = []  # done when each epoch began; the first epoch tells how many an epoch has
+    starts: dict[int, int] = {}  # steps done when each epoch began; two of them tell how many an epoch has
 
     def show(epoch: int, done: int, last: dict[str, Any]) -> None:
-        if len(steps) <= epoch:
-            steps.append(done - 1)
-        part = (done - steps[-1]) / (steps[-1] - steps[-2]) if len(steps) > 1 else 0.0
+        begun = starts.setdefault(epoch, done - 1)
+        length = begun - starts[epoch - 1] if epoch - 1 in starts else 0
+        part = (done - begun) / length if length else 0.0
         note = f"loss {last['loss']:.3f}, validation {last['accuracy_val']:.1%}" if last else ""
         bar.update(task, completed=epoch + min(part, 1.0), note=note)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -50,7 +51,7 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> None:
 
     with bars.bars() as bar:
         page = run_demo(out, seed=seed, bar=bar)
-    out_console.print(f"open [bold]{page.absolute()}[/bold] in a browser")
+    _say(f"open {page.absolute()} in a browser")
 
 
 @app.command
@@ -98,7 +99,7 @@ def train(
     table.add_row("parameters on the device", f"{summary['parameters']['encoder']:,}")
     table.add_row("seconds", f"{summary['seconds']:.0f}")
     out_console.print(table)
-    out_console.print(f"attack it: splitveil attack {out} --attack decoder")
+    _say(f"attack it: splitveil attack {out} --attack decoder")
 
 
 @app.command
@@ -111,6 +112,7 @@ def attack(
     epochs: int | None = None,
     attacker_size: int | None = None,
     attacked: int | None = None,
+    root: Path | None = None,
     seed: int = 0,
 ) -> None:
     """Attack a finished run and leave RUN/attacks/NAME/ with summary.json, per_image.csv, reconstructions.png.
@@ -120,17 +122,19 @@ def attack(
     run
         Run folder that `splitveil train` made.
     attack
-        Attack, name:value or name:key=value,..., or a preset such as published/decoder; may be given several times.
+        Attack, name:value or name:key=value,..., or published/decoder, published/gan, he2019/rmle; may be repeated.
     suite
         Frozen suite of attacks: standard-v1, or quick-v1 for two cores; reports the worst case image by image.
     protocol
-        train_time, inference_time or auxiliary; default: the one that the run was trained under.
+        train_time, inference_time or auxiliary; by default the one that the run was trained under.
     epochs
         Epochs of trained attacks.
     attacker_size
         Let the attacker train on only this many images.
     attacked
         Reconstruct only this many images.
+    root
+        Folder of the images, where they have moved since the training.
     seed
         Of the attack.
     """
@@ -139,33 +143,43 @@ def attack(
 
     if bool(attack) == bool(suite):
         raise UserError("name what attacks: either --attack NAME (several times if you like) or --suite quick-v1")
+    if suite and epochs is not None:
+        raise UserError("a suite is frozen; leave --epochs out, or name the attacks with --attack")
     opened = runs.Run.open(run)
     specs = [_with_epochs(_spec(text), epochs).resolve("attacks") for text in attack or ()]
     options: dict[str, Any] = {"protocol_name": protocol or opened.settings.protocol, "seed": seed}
     options |= {"attacker_size": attacker_size, "attacked": attacked}
-    images = runs.load_images(opened.settings)
+    named = suites.labels(tuple(specs))
+    images = runs.load_images(opened.settings.model_copy(update={"root": root}) if root else opened.settings)
     with bars.bars() as bar:
         if suite:
             found = suites.run_suite(opened, suite, images, progress=lambda name: bars.attack(bar, name), **options)
             _show_suite(opened, found)
             return
-        rows = [attack_run(opened, spec, images, progress=bars.attack(bar, spec.name), **options) for spec in specs]
-    out_console.print(_attack_table(opened, {spec.name: row for spec, row in zip(specs, rows, strict=True)}, rows[0]))
-    for spec in specs:
-        out_console.print(f"look at {run / 'attacks' / spec.name / 'reconstructions.png'}")
-    for spec, row in zip(specs, rows, strict=True):
-        _show_flags(f"{spec.name}: {flag}" for flag in row["flags"])
+        rows = {
+            label: attack_run(opened, spec, images, label=label, progress=bars.attack(bar, label), **options)
+            for label, spec in named.items()
+        }
+    out_console.print(_attack_table(opened, rows, next(iter(rows.values()))))
+    for label in rows:
+        _say(f"look at {run / 'attacks' / label / 'reconstructions.png'}")
+    _show_flags(f"{label}: {flag}" for label, row in rows.items() for flag in row["flags"])
 
 
 def _show_suite(run: Any, found: dict[str, Any]) -> None:
     rows = found["attacks"] | {"worst case": found["worst_case"] | {"seconds": found["seconds"]}}
     out_console.print(_attack_table(run, rows, found))
     wins = ", ".join(f"{name} {count}" for name, count in found["wins"].items() if count)
-    out_console.print(f"lowest error, images won: {wins}")
+    _say(f"lowest error, images won: {wins}")
     for name, reason in found["skipped"].items():
-        out_console.print(f"left out: {name}: {reason}")
-    out_console.print(f"all of it: {run.path / 'attacks' / ('suite-' + found['suite'] + '.json')}")
+        _say(f"left out: {name}: {reason}")
+    _say(f"all of it: {run.path / 'attacks' / ('suite-' + found['suite'] + '.json')}")
     _show_flags(found["flags"])
+
+
+def _say(line: str) -> None:
+    """A line as it is: a path must survive copying."""
+    out_console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _show_flags(flags: Iterable[str]) -> None:
@@ -184,7 +198,7 @@ def legacy(*tokens: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> Non
     """
     from .legacy import command
 
-    out_console.print(command.run(list(tokens)), markup=False, highlight=False, soft_wrap=True)
+    _say(command.run(list(tokens)))
 
 
 @app.command(name="list")
@@ -200,10 +214,17 @@ def list_(what: str | None = None, /) -> None:
         raise unknown("list", what, LISTS)
     for title, kind in LISTS.items():
         if what in (None, title):
-            table = Table("name", "what it is", title=title, title_justify="left")
-            for name, line in Registry(kind).describe():
-                table.add_row(name, line.replace("[", r"\["))
+            registry = Registry(kind)
+            settings = kind in ("defenses", "attacks")
+            table = Table("name", "what it is", *(["settings"] * settings), title=title, title_justify="left")
+            for name, line in registry.describe():
+                table.add_row(name, escape(line), *([escape(_settings(registry.get(name)))] * settings))
             out_console.print(table)
+
+
+def _settings(kind: Any) -> str:
+    parameters = inspect.signature(kind).parameters.values()
+    return ", ".join(p.name if p.default is p.empty else f"{p.name}={p.default}" for p in parameters)
 
 
 def main(tokens: list[str] | None = None) -> None:
@@ -216,7 +237,9 @@ def main(tokens: list[str] | None = None) -> None:
         print(f"splitveil: {line}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("splitveil: stopped; finished epochs are kept, --resume goes on", file=sys.stderr)
+        training = (tokens or sys.argv[1:])[:1] == ["train"]
+        kept = "finished epochs are kept, --resume goes on" if training else "nothing half-written is left"
+        print(f"splitveil: stopped; {kept}", file=sys.stderr)
         raise SystemExit(130) from None
 
 
@@ -250,8 +273,6 @@ def _spec(text: str) -> config.Spec:
 
 
 def _with_epochs(spec: config.Spec, epochs: int | None) -> config.Spec:
-    import inspect
-
     if epochs is None or "epochs" not in inspect.signature(Registry("attacks").get(spec.name)).parameters:
         return spec
     return config.Spec(name=spec.name, parameters={**spec.parameters, "epochs": epochs})

@@ -102,7 +102,7 @@ class TrainConfig(BaseModel):
     arch: str = "vgg11_bn_sgm"
     """Network, as `splitveil list models` shows, or torchvision:NAME@LAYER."""
     cut: int | None = None
-    """Blocks on the device, by the published counting."""
+    """Blocks on the device, by the published counting; needed unless --arch names a layer."""
     bottleneck: int | None = Field(None, ge=1)
     """Channels of the wire; none: as many as the cut layer has."""
     bottleneck_stride: int = Field(1, ge=1)
@@ -114,7 +114,8 @@ class TrainConfig(BaseModel):
     defense: tuple[Spec, ...] = ()
     """Defences in their order on the wire: name:value or name:key=value,..."""
     protocol: str = "inference_time"
-    """Who has which images; `auxiliary` keeps half the training images for the attacker."""
+    """Who has which images: train_time, inference_time, or auxiliary, which keeps half the training images for the
+    attacker."""
     epochs: int = Field(240, ge=1)
     """Passes over the training images."""
     batch_size: int = Field(128, ge=2)

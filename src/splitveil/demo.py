@@ -28,6 +28,7 @@ MODELS = {
 }
 ATTACK = config.Spec(name="decoder", parameters={"epochs": 15, "network": "res_normN2C32", "batch_size": 64})
 PROTOCOL = "train_time"
+MARKER = ".splitveil-demo"
 SHOWN = 10
 
 
@@ -41,8 +42,9 @@ def run_demo(out: Path, *, seed: int = 0, bar: Any = None) -> Path:
         UserError: ``out`` exists and is not an earlier demo.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "report.html").exists())):
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MARKER).exists())):
         raise UserError(f"{out} exists and holds no earlier demo; choose an empty or new folder for --out")
+    write_text(out / MARKER, "made by splitveil demo; another demo may replace what is here\n")
     images = data.load("digits")
     trained = {name: _one(out / name, images, *MODELS[name], seed, bar) for name in MODELS}
     noise, cem = trained["noise"], trained["cem"]
@@ -68,7 +70,8 @@ class _Trained:
 
 
 def _one(folder: Path, images: ImageSet, title: str, defense: tuple[str, ...], seed: int, bar: Any) -> _Trained:
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        shutil.rmtree(folder)
     settings = config.parse({**SETTINGS, "defense": defense, "seed": seed}).resolve()
     progress = bar and bars.training(bar, f"train: {title}", settings.epochs)
     summary = fit(settings, images, folder, progress=progress)

@@ -47,10 +47,16 @@ class Outcome:
     reconstructions: Tensor
 
 
-def attack_run(run: Run, spec: config.Spec, images: ImageSet, **options: Any) -> dict[str, Any]:
-    """`evaluate`, and leave ``RUN/attacks/NAME/`` with summary.json, per_image.csv and reconstructions.png."""
+def attack_run(
+    run: Run, spec: config.Spec, images: ImageSet, *, label: str | None = None, **options: Any
+) -> dict[str, Any]:
+    """`evaluate`, and leave ``RUN/attacks/LABEL/`` with summary.json, per_image.csv and reconstructions.png.
+
+    Args:
+        label: name of the folder; the attack's by default.
+    """
     outcome = evaluate(run, spec, images, **options)
-    save(outcome, run, spec.name)
+    save(outcome, run, label or spec.name)
     return outcome.summary
 
 

@@ -22,7 +22,6 @@ KINDS = {
     "data": "data set",
     "defenses": "defense",
     "attacks": "attack",
-    "bounds": "bound",
 }
 
 

@@ -74,7 +74,9 @@ def labels(specs: tuple[Spec, ...]) -> dict[str, Spec]:
             differing = [v for k, v in spec.parameters.items() if isinstance(v, str) and first.parameters.get(k) != v]
             label = "-".join([spec.name, *differing])
         if label in named:
-            raise UserError(f"a suite has two attacks called {label}; expected settings that differ by a word")
+            raise UserError(
+                f"two attacks are called {label}; expected settings that differ by a word, or run them one by one"
+            )
         named[label] = spec
     return named
 

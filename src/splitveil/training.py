@@ -87,6 +87,7 @@ class Trainer:
             )
         self.stack = cast(Stack, self.model.defense)
         _check_epochs(self.stack, settings.epochs)
+        self.settled = min(settled(self.stack), settings.epochs - 1)
         self.step = TrainingStep(self.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.train = self.parts.defender_train.to(fabric.device)
         if fastconv.worth_it() and fabric.device.type == "cpu":
@@ -127,7 +128,9 @@ class Trainer:
             }
             records.append(record)
             self.fabric.log_dict(_flat(record), step=epoch)
-            if accuracy >= self.state.best_accuracy:  # on a tie the later: it has had more of the defence
+            if (
+                epoch >= self.settled and accuracy >= self.state.best_accuracy
+            ):  # on a tie the later: it has had more of the defence
                 self.state.best_epoch, self.state.best_accuracy = epoch, accuracy
                 if self.fabric.is_global_zero:
                     save_weights(self.model, self.out / "model.safetensors")
@@ -272,6 +275,14 @@ def _tensorboard(out: Path) -> TensorBoardLogger:
         return TensorBoardLogger(out, name="tensorboard", version="")
     except ModuleNotFoundError as error:
         raise UserError(f"--tensorboard needs a package: {error.name}; pip install 'splitveil[all]'") from None
+
+
+def settled(stack: Stack) -> int:
+    """The first epoch in which every defence acts: an earlier one is never chosen, its weights are not defended.
+
+    Those that refit themselves from features have none in epoch 0.
+    """
+    return max([int(stack.wants_features), *(part.acts_after for part in stack)])
 
 
 def _check_epochs(stack: Stack, epochs: int) -> None:

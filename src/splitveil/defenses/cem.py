@@ -6,7 +6,7 @@ import math
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn.functional import relu
 
 from ..errors import UserError
@@ -104,7 +104,8 @@ class CEM(Defense):
         sizes, stored = self.counts.flatten(), self.variance.mean(-1).flatten()
         hit = torch.zeros_like(sizes).index_add(0, index, torch.ones_like(index, dtype=sizes.dtype))
         batch = torch.zeros_like(sizes).index_add(0, index, square.mean(1)) / hit.clamp_min(1)
-        share = (10 * hit / sizes.clamp_min(1)).clamp(max=0.99)
+        ranks = distributed.get_world_size() if distributed.is_initialized() else 1
+        share = (10 * ranks * hit / sizes.clamp_min(1)).clamp(max=0.99)  # of the whole batch
         mixed = share * batch + (1 - share) * stored
         excess = relu(torch.log(mixed + FLOOR) - math.log(self.threshold * self.sigma2 + FLOOR))
         weights = (self.counts / self.counts.sum(1, keepdim=True).clamp_min(1)).flatten()
@@ -146,5 +147,4 @@ def mixture_nats(counts: Tensor, variance: Tensor, sigma2: float) -> Tensor:
     0.6931471824645996
     """
     weights = counts / counts.sum()
-    spread = torch.log1p(variance / sigma2).sum(-1) / 2
-    return (torch.special.entr(weights) + weights * spread).sum()
+    return (torch.special.entr(weights) + weights * torch.log1p(variance / sigma2).sum(-1) / 2).sum()

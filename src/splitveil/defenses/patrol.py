@@ -70,6 +70,7 @@ class Patrol(Defense):
 
     def restructure(self, epoch: int, model: Any) -> bool:
         if epoch + 1 != self.acts_after:
+            self._seen.clear()  # a resumed run has only this epoch's batches: so has every other
             return False
         rng = torch.Generator(model.mean.device).manual_seed(epoch)
         training = model.training
