@@ -32,6 +32,7 @@ def plan() -> cells.Plan:
 
     plan = [noise(0.025), cem("bound", 16), cem("released", 1.6), noise(0.2), cem("bound", 4), noise(0.4)]
     plan += [noise(0.2, 1), cem("bound", 16, 1), noise(0.2, 2), cem("bound", 16, 2)]
+    plan += [noise(0.2, 3), cem("bound", 16, 3)]
     plan += [cem("released", 16), noise(0.1), cem("bound", 1.6), cem("released", 4), noise(0.8)]
     plan += [cem("bound", 0.5), cem("released", 0.5), noise(0.05)]
     return cells.Plan(

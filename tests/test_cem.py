@@ -386,3 +386,14 @@ def test_minimising_the_loss_lowers_the_leakage():
     last = cem.leakage()
     assert last is not None
     assert last < 0.8 * first
+
+
+def test_the_released_strength_does_not_depend_on_the_number_of_processes(monkeypatch):
+    z, y = data(900)
+    cem = fitted(z, y, loss="released")
+    half, labels = z[:12], y[:12]
+    whole = gradient(cem, half.repeat(2, 1), labels.repeat(2))[:12]
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    # Two processes with the same share: DDP takes the mean of their gradients.
+    torch.testing.assert_close(gradient(cem, half, labels) / 2, whole)
