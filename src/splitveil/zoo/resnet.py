@@ -46,9 +46,16 @@ def resnet(arch: str, *, cut: int, classes: int, image_size: int, bottleneck: Bo
     can only widen where it also strides, so each stage starts with stride 2 (64 pixels end as 8×8).
     ``cut`` counts the entries of [stem, block, block, ...] that are on the device: 1 to 3n + 1.
     """
+    return residual_network(arch, stem=3, cut=cut, classes=classes, image_size=image_size, bottleneck=bottleneck)
+
+
+def residual_network(
+    arch: str, *, stem: int, cut: int, classes: int, image_size: int, bottleneck: Bottleneck | None
+) -> Parts:
+    """The ResNet of the depth in ``arch``, its stem a convolution of side ``stem``."""
     name, *suffixes = arch.split("_")
     per_stage = (int(name.removeprefix("resnet")) - 2) // 6
-    blocks: list[nn.Module] = [nn.Sequential(*conv_bn_relu(3, WIDTHS[0]))]
+    blocks: list[nn.Module] = [nn.Sequential(*conv_bn_relu(3, WIDTHS[0], kernel=stem))]
     for inputs, outputs in pairwise(WIDTHS):
         blocks.append(BasicBlock(inputs, outputs, stride=2))
         blocks += [BasicBlock(outputs, outputs, stride=1) for _ in range(per_stage - 1)]
