@@ -1,0 +1,37 @@
+"""What the commands share: the app, the consoles, how figures are printed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from cyclopts import App
+from rich.console import Console
+from rich.markup import escape
+
+from .. import __version__
+
+app = App(
+    name="splitveil",
+    help="Train split networks whose wire gives nothing away, attack them, and show what an attacker sees.",
+    version=__version__,
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,  # main prints what was kept
+)
+out_console, error_console = Console(), Console(stderr=True)
+
+
+def say(line: str) -> None:
+    """A line as it is: a path must survive copying."""
+    out_console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_flags(flags: Iterable[str]) -> None:
+    for flag in flags:
+        error_console.print(f"[yellow]flag[/yellow] {escape(flag)}")
+
+
+def interval(value: dict[str, Any], *, percent: bool = False) -> str:
+    numbers = (value["mean"], *value["ci95"])
+    mean, low, high = (f"{v:.2%}" if percent else f"{v:.4g}" for v in numbers)
+    return rf"{mean} \[{low}, {high}]"

@@ -1,0 +1,120 @@
+"""`splitveil attack`."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from pydantic import ValidationError
+from rich.table import Table
+
+from .. import bars, config
+from ..errors import UserError
+from ..registry import Registry
+from ._shared import app, interval, out_console, say, show_flags
+
+
+@app.command
+def attack(
+    run: Path,
+    *,
+    attack: Annotated[list[str] | None, Parameter(negative="")] = None,
+    suite: str | None = None,
+    protocol: str | None = None,
+    epochs: int | None = None,
+    attacker_size: int | None = None,
+    attacked: int | None = None,
+    root: Path | None = None,
+    seed: int = 0,
+) -> None:
+    """Attack a finished run and leave RUN/attacks/NAME/ with summary.json, per_image.csv, reconstructions.png.
+
+    Parameters
+    ----------
+    run
+        Run folder that `splitveil train` made.
+    attack
+        Attack, name:value or name:key=value,..., or published/decoder, published/gan, he2019/rmle; may be repeated.
+    suite
+        Frozen suite of attacks: standard-v1, or quick-v1 for two cores; reports the worst case image by image.
+    protocol
+        train_time, inference_time or auxiliary; by default the one that the run was trained under.
+    epochs
+        Epochs of trained attacks.
+    attacker_size
+        Let the attacker train on only this many images.
+    attacked
+        Reconstruct only this many images.
+    root
+        Folder of the images, where they have moved since the training.
+    seed
+        Of the attack.
+    """
+    from .. import runs, suites
+    from ..evaluation import attack_run
+
+    if bool(attack) == bool(suite):
+        raise UserError("name what attacks: either --attack NAME (several times if you like) or --suite quick-v1")
+    if suite and epochs is not None:
+        raise UserError("a suite is frozen; leave --epochs out, or name the attacks with --attack")
+    opened = runs.Run.open(run)
+    specs = [_with_epochs(_spec(text), epochs).resolve("attacks") for text in attack or ()]
+    options: dict[str, Any] = {"protocol_name": protocol or opened.settings.protocol, "seed": seed}
+    options |= {"attacker_size": attacker_size, "attacked": attacked}
+    named = suites.labels(tuple(specs))
+    images = runs.load_images(opened.settings.model_copy(update={"root": root}) if root else opened.settings)
+    with bars.bars() as bar:
+        if suite:
+            found = suites.run_suite(opened, suite, images, progress=lambda name: bars.attack(bar, name), **options)
+            _show_suite(opened, found)
+            return
+        rows = {
+            label: attack_run(opened, spec, images, label=label, progress=bars.attack(bar, label), **options)
+            for label, spec in named.items()
+        }
+    out_console.print(_attack_table(opened, rows, next(iter(rows.values()))))
+    for label in rows:
+        say(f"look at {run / 'attacks' / label / 'reconstructions.png'}")
+    show_flags(f"{label}: {flag}" for label, row in rows.items() for flag in row["flags"])
+
+
+def _show_suite(run: Any, found: dict[str, Any]) -> None:
+    rows = found["attacks"] | {"worst case": found["worst_case"] | {"seconds": found["seconds"]}}
+    out_console.print(_attack_table(run, rows, found))
+    wins = ", ".join(f"{name} {count}" for name, count in found["wins"].items() if count)
+    say(f"lowest error, images won: {wins}")
+    for name, reason in found["skipped"].items():
+        say(f"left out: {name}: {reason}")
+    say(f"all of it: {run.path / 'attacks' / ('suite-' + found['suite'] + '.json')}")
+    show_flags(found["flags"])
+
+
+def _attack_table(run: Any, rows: dict[str, dict[str, Any]], about: dict[str, Any]) -> Table:
+    known = run.summary["accuracy"]  # an imported checkpoint has none where its images were not at hand
+    accuracy = interval(known, percent=True) if known else "not measured"
+    table = Table("attack", "MSE", "SSIM", "PSNR dB", "seconds", title=f"{run.path}: accuracy {accuracy}")
+    for name, row in rows.items():
+        table.add_row(name, *(interval(row[key]) for key in ("mse", "ssim", "psnr")), f"{row['seconds']:.0f}")
+    table.add_row("mean image", f"{about['baseline_mse']:.4g}", "", "", "")
+    counts = about["images"]
+    table.caption = f"{about['protocol']}: {counts['attacked']} images attacked, {counts['attacker']} to learn from"
+    return table
+
+
+def _spec(text: str) -> config.Spec:
+    from ..suites import PRESETS
+
+    if text in PRESETS:
+        return PRESETS[text]
+    try:
+        return config.Spec.model_validate(text)
+    except ValidationError as error:
+        raise UserError(config.explain(error)) from None
+
+
+def _with_epochs(spec: config.Spec, epochs: int | None) -> config.Spec:
+    if epochs is None or "epochs" not in inspect.signature(Registry("attacks").get(spec.name)).parameters:
+        return spec
+    return config.Spec(name=spec.name, parameters={**spec.parameters, "epochs": epochs})

@@ -1,0 +1,80 @@
+"""`splitveil demo` and `splitveil train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.table import Table
+
+from .. import bars, config
+from ._shared import app, interval, out_console, say
+
+FLAGS = config.flags()
+
+
+@app.command
+def demo(*, out: Path = Path("demo"), seed: int = 0) -> None:
+    """Train two small models on digits, noise alone and noise with CEM; attack both; write OUT/report.html.
+
+    Parameters
+    ----------
+    out
+        Folder of the report; an earlier demo in it is replaced.
+    seed
+        Of everything that is drawn.
+    """
+    from ..demo import run_demo
+
+    with bars.bars() as bar:
+        page = run_demo(out, seed=seed, bar=bar)
+    say(f"open {page.absolute()} in a browser")
+
+
+@app.command
+def train(
+    *,
+    out: Path,
+    config_file: Annotated[Path | None, Parameter(name="--config")] = None,
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    download: Annotated[bool, Parameter(negative="")] = False,
+    tensorboard: Annotated[bool, Parameter(negative="")] = False,
+    flags: Annotated[FLAGS | None, Parameter(name="*")] = None,  # type: ignore[valid-type]
+) -> None:
+    """Train a split classifier. Settings come from --config and, over it, from the flags.
+
+    Parameters
+    ----------
+    out
+        Folder of the run.
+    config_file
+        YAML file of settings, e.g. the config.yaml of another run.
+    resume
+        Go on with the run in --out from its last epoch.
+    download
+        Fetch the image set where it is published in one archive.
+    tensorboard
+        Write the curves of OUT/metrics.jsonl for TensorBoard too, under OUT/tensorboard.
+    """
+    from .. import runs
+    from ..training import fit
+
+    values = config.load(config_file) if config_file else {}
+    values |= flags.model_dump(exclude_none=True) if flags else {}  # type: ignore[attr-defined]
+    settings = config.parse(values).resolve()
+    images = runs.load_images(settings, download=download)
+    with bars.bars() as bar:
+        show = bars.training(bar, "training", settings.epochs)
+        summary = fit(settings, images, out, resume=resume, progress=show, tensorboard=tensorboard)
+    table = Table("", "value", title=str(out))
+    accuracy = summary["accuracy"]
+    table.add_row("test accuracy", interval(accuracy, percent=True))
+    table.add_row("chosen epoch (on validation images)", f"{summary['epoch'] + 1} of {settings.epochs}")
+    if summary["leakage_nats"] is not None:
+        table.add_row("leakage estimate", f"{summary['leakage_nats']:.0f} nats per image")
+    table.add_row("wire", f"{tuple(summary['wire']['shape'])}, {summary['wire']['bytes']} bytes")
+    table.add_row("parameters on the device", f"{summary['parameters']['encoder']:,}")
+    table.add_row("seconds", f"{summary['seconds']:.0f}")
+    out_console.print(table)
+    say(f"attack it: splitveil attack {out} --attack decoder")
