@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import toy
 from splitveil import metrics
 from splitveil.attacks import decoder as decoder_module
-from splitveil.attacks.base import Observations, Victim
+from splitveil.attacks.base import Observations, Victim, Work
 from splitveil.attacks.decoder import DecoderAttack
 from splitveil.attacks.linear import LinearAttack
 from splitveil.data import Access, load, to_float
@@ -184,7 +184,7 @@ def test_fitting_again_starts_again():
 def test_progress_counts_the_steps():
     calls: list[tuple[int, int, float]] = []
     attack = DecoderAttack(epochs=2, network="custom", batch_size=8)
-    attack.fit(digits_victim(), load("digits", train_size=20).train, rng(), lambda *call: calls.append(call))
+    attack.fit(digits_victim(), load("digits", train_size=20).train, rng(), Work(lambda *call: calls.append(call)))
     assert [done for done, _, _ in calls] == list(range(1, 7))
     assert {total for _, total, _ in calls} == {6}
     assert calls[-1][2] == attack.curve()[0]

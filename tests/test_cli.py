@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -209,3 +210,41 @@ def test_interrupt_is_exit_code_130_and_the_run_resumes(tmp_path):
     assert process.returncode == 130
     assert error.splitlines()[-1] == "splitveil: stopped; finished epochs are kept, --resume goes on"
     assert not list(out.rglob("*.tmp*"))
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(run, capsys):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    main(["attack", str(run), "--attack", "rmle:steps=9,tv=0,l2=1", "--attacked", "4", "--dry-run"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "nothing was written" in shown
+    assert "rmle exact 9" in shown
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_a_dry_run_of_a_suite_names_what_is_left_out(run, capsys, monkeypatch):
+    from splitveil import evaluation, suites
+    from splitveil.data import Access
+
+    whole = evaluation.parts
+    monkeypatch.setattr(evaluation, "parts", lambda *of: replace(whole(*of), grants=frozenset({Access.QUERY})))
+    monkeypatch.setitem(suites.SUITES, "tiny-v1", suites._specs("linear:looks=1", "confidence:epochs=1"))
+    main(["attack", str(run), "--suite", "tiny-v1", "--attacked", "4", "--dry-run"])
+    assert "left out: confidence: the protocol does not grant logits" in capsys.readouterr().out
+
+
+def test_a_budget_ends_an_attack_and_says_so(run, capsys):
+    attack = "decoder:network=conv_normN0C16,batch_size=8"
+    main(["attack", str(run), "--attack", attack, "--budget", "3", "--attacked", "6"])
+    assert "the budget ended decoder after 3 of" in " ".join(capsys.readouterr().err.split())
+
+
+def test_bad_budgets_and_observations(run, capsys):
+    assert "the budget is '0'; expected more than 0" in refused(
+        capsys, "attack", run, "--attack", "linear", "--budget", "0"
+    )
+    assert "observed is 0; expected at least 1 wire" in refused(
+        capsys, "attack", run, "--attack", "linear", "--observed", "0"
+    )
+    assert "a suite is frozen; leave --epochs and --budget out" in refused(
+        capsys, "attack", run, "--suite", "quick-v1", "--budget", "9"
+    )

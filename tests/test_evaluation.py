@@ -58,7 +58,7 @@ class Fixed(Attack):
     needs: ClassVar = frozenset({Access.QUERY})
     answer: ClassVar[Any] = None
 
-    def fit(self, victim: Victim, images, rng, progress=None) -> None:
+    def fit(self, victim: Victim, images, rng, work=None) -> None:
         self.victim, self.images = victim, images
 
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:

@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 import math
-import time
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import config, metrics, reliability
-from .attacks.base import BATCH, Attack, Progress, Victim
+from .attacks.base import BATCH, Attack, Victim
+from .attacks.work import Budget, Progress, Work
 from .data import Access, ImageSet, Protocol, Split, protocol, to_float
 from .data.protocol import divide
 from .errors import UserError
 from .files import write_json, write_text
 from .report.images import image_grid_png
 from .runs import Run, environment
+from .split import SplitModel
 
 SHOWN = 10
 """Images in the picture: the first of the attacked images, by index and not by beauty."""
 PSNR_LIMIT = 100.0
 """Decibels at which an image counts as exact: infinity has no mean and no JSON."""
+Metric = Callable[[Tensor, Tensor, Tensor], Tensor]
 METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": metrics.mse,
     "psnr": lambda x, y: metrics.psnr(x, y).clamp(max=PSNR_LIMIT),
     "ssim": metrics.ssim,
+    "ssim_zero": lambda x, y: metrics.ssim(x, y, padding="zero"),
 }
+"""Of every attack; ``ssim_zero`` is the published code's, which surrounds the images with black."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +60,21 @@ def attack_run(
 ) -> dict[str, Any]:
     """`evaluate`, and leave ``RUN/attacks/LABEL/`` with summary.json, per_image.csv and reconstructions.png.
 
+    An attack that is stopped leaves ``RUN/attacks/LABEL/partial/``, from which the same attack goes on.
+
     Args:
         label: name of the folder; the attack's by default.
+        options: as of `evaluate`.
     """
-    outcome = evaluate(run, spec, images, **options)
-    save(outcome, run, label or spec.name)
+    label = label or spec.name
+    outcome = evaluate(run, spec, images, store=partial(run, label), **options)
+    save(outcome, run, label)
     return outcome.summary
+
+
+def partial(run: Run, label: str) -> Path:
+    """Where a stopped attack keeps what it needs to go on."""
+    return run.path / "attacks" / label / "partial"
 
 
 def save(outcome: Outcome, run: Run, name: str) -> None:
@@ -67,6 +84,7 @@ def save(outcome: Outcome, run: Run, name: str) -> None:
     image_grid_png(rows, folder / "reconstructions.png")
     write_text(folder / "per_image.csv", _csv(outcome.values))
     write_json(folder / "summary.json", outcome.summary)
+    shutil.rmtree(partial(run, name), ignore_errors=True)
 
 
 def evaluate(
@@ -74,64 +92,164 @@ def evaluate(
     spec: config.Spec,
     images: ImageSet,
     *,
-    protocol_name: str = "inference_time",
-    attacker_size: int | None = None,
-    attacked: int | None = None,
-    seed: int = 0,
+    budget: Budget | None = None,
     progress: Progress | None = None,
+    store: Path | None = None,
+    extra: Mapping[str, Metric] | None = None,
+    **terms: Any,
 ) -> Outcome:
     """Fit the attack ``spec`` on what the protocol gives the attacker and score it image by image.
 
     Args:
-        attacker_size: train the attack on only this many of its images, class-balanced.
-        attacked: reconstruct only this many images, class-balanced.
-        seed: of the attack's own randomness; which images it gets depends on the run's seed only.
+        budget: what the attack may spend.
+        store: folder in which a stopped attack is kept; the same attack with the same folder goes on.
+        extra: further metrics by name: (reconstructions, originals, labels) -> one number per image.
+        terms: of `Terms`: protocol_name, attacker_size, attacked, seed, observed.
 
     Raises:
         UserError: unknown names, sizes beyond what there is, access that the protocol does not grant.
     """
-    spec = spec.resolve("attacks")
-    attack: Attack = spec.make("attacks")
-    given = parts(run, images, protocol_name, attacker_size, attacked)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = run.model(images).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    victim = Victim(model, given.grants)
-    victim.require(*attack.needs)
-    rng = torch.Generator(device).manual_seed(run.settings.seed * 1_000_003 + seed)
-    start = time.perf_counter()
-    attack.fit(victim, given.attacker_train, rng, progress)
-    found = reconstruct(attack, victim, given.attacker_test, rng)
-    seconds = time.perf_counter() - start
-    truth = to_float(given.attacker_test.images)
-    baseline = mean_image_error(given.attacker_train, given.attacker_test)
+    stage = set_up(run, spec, images, Terms(**terms))
+    given, budget = stage.given, budget or Budget()
+    work = Work(progress, budget, _kept(store, stage, budget))
+    with work.share(0.5 if stage.attack.iterates else 1):
+        stage.attack.fit(stage.victim, given.attacker_train, stage.rng, work)
+    found = reconstruct(stage.attack, stage.victim, given.attacker_test, stage.rng, work)
+    seconds = work.seconds
+    truth, baseline = to_float(given.attacker_test.images), mean_image_error(given.attacker_train, given.attacker_test)
     values = {name: metric(found, truth) for name, metric in METRICS.items()}
+    values |= {name: metric(found, truth, given.attacker_test.labels) for name, metric in (extra or {}).items()}
     flags = reliability.no_better_than_the_mean(values["mse"], baseline)
-    flags += reliability.of_model(model, given.attacker_test)
-    flags += reliability.of_queries(model, victim, attack.needs, given.attacker_train)
+    flags += reliability.of_model(stage.model, given.attacker_test)
+    flags += reliability.of_queries(stage.model, stage.victim, stage.attack.needs, given.attacker_train)
+    flags += reliability.cut_short(work.cut)
     summary = {
-        "attack": spec.model_dump(),
-        "protocol": given.name,
-        **{name: metrics.bootstrap_ci(value, _fixed()).as_dict() for name, value in values.items()},
+        **stage.identity(),
+        **{name: interval(value).as_dict() for name, value in values.items()},
         "baseline_mse": baseline,
         "flags": flags,
         "seconds": seconds,
-        "seed": seed,
-        "images": {"attacker": len(given.attacker_train), "attacked": len(given.attacker_test)},
-        "curve": attack.curve(),
+        "budget": {"steps": budget.steps, "seconds": budget.seconds, "cut": work.cut},
+        "curve": stage.attack.curve(),
         "environment": environment(),
     }
     return Outcome(summary, values, given.attacker_test.images, torch.round(found * 255).to(torch.uint8))
 
 
+@dataclass(frozen=True)
+class Terms:
+    """Under what an attack is made.
+
+    Attributes:
+        protocol_name: who has which images, and what the attacker may see.
+        attacker_size: train the attack on only this many of its images, class-balanced.
+        attacked: reconstruct only this many images, class-balanced.
+        seed: of the attack's own randomness; which images it gets depends on the run's seed only.
+        observed: wires of each image that the attacker sees and averages, as of a video or a request sent again.
+    """
+
+    protocol_name: str = "inference_time"
+    attacker_size: int | None = None
+    attacked: int | None = None
+    seed: int = 0
+    observed: int = 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Everything that an attack needs, before its first step."""
+
+    run_path: Path
+    spec: config.Spec
+    terms: Terms
+    attack: Attack
+    given: Protocol
+    model: SplitModel
+    victim: Victim
+    rng: torch.Generator
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two attacks the same."""
+        return identity(self.spec, self.given, self.terms)
+
+
+def identity(spec: config.Spec, given: Protocol, terms: Terms) -> dict[str, Any]:
+    """What makes two attacks the same: the attack, the images of both sides, and what was granted.
+
+    ``images_digest`` is the SHA-256 of the attacked images: errors on equal ones may be compared image by image.
+    """
+    test = given.attacker_test.images
+    return {
+        "attack": spec.resolve("attacks").model_dump(),
+        "protocol": given.name,
+        "seed": terms.seed,
+        "observed": terms.observed,
+        "images": {"attacker": len(given.attacker_train), "attacked": len(test)},
+        "images_digest": hashlib.sha256(test.contiguous().numpy().tobytes()).hexdigest(),
+    }
+
+
+def set_up(run: Run, spec: config.Spec, images: ImageSet, terms: Terms) -> Stage:
+    """Build the attack and what it sees; everything that can be wrong with the request is found here."""
+    spec = spec.resolve("attacks")
+    attack: Attack = spec.make("attacks")
+    given = parts(run, images, terms.protocol_name, terms.attacker_size, terms.attacked)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = run.model(images).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    victim = Victim(model, given.grants, terms.observed)
+    victim.require(*attack.needs)
+    rng = torch.Generator(device).manual_seed(run.settings.seed * 1_000_003 + terms.seed)
+    return Stage(run.path, spec, terms, attack, given, model, victim, rng)
+
+
+def rehearse(run: Run, spec: config.Spec, images: ImageSet, **terms: Any) -> dict[str, Any]:
+    """Two steps of every loop of the attack, on its real images; nothing is written.
+
+    Returns:
+        attack, protocol and images as in a summary; ``needs``; ``loops``: [name, steps]; ``seconds``:
+        an estimate of the whole attack, from the two steps.
+    """
+    stage = set_up(run, spec, images, Terms(**terms))
+    test, work = stage.given.attacker_test, Work(budget=Budget(steps=2))
+    stage.attack.fit(stage.victim, stage.given.attacker_train, stage.rng, work)
+    fitted, fit_seconds = len(work.loops), work.seconds
+    first = test.subset(torch.arange(min(BATCH, len(test))))
+    reconstruct(stage.attack, stage.victim, first, stage.rng, work)
+    batches = math.ceil(len(test) / BATCH)
+    taken = [(loop.seconds, loop.full_seconds()) for loop in work.loops]
+    again = sum(full - spent for spent, full in taken[:fitted]) + fit_seconds
+    again += batches * (work.seconds - fit_seconds + sum(full - spent for spent, full in taken[fitted:]))
+    return {
+        **stage.identity(),
+        "needs": sorted(access.value for access in stage.attack.needs),
+        "loops": [[loop.name, loop.wanted] for loop in work.loops],
+        "seconds": again,
+    }
+
+
 @torch.no_grad()
-def reconstruct(attack: Attack, victim: Victim, split: Split, rng: torch.Generator) -> Tensor:
-    """Reconstructions (N, 3, S, S) on the CPU: each image crosses the wire once."""
+def reconstruct(attack: Attack, victim: Victim, split: Split, rng: torch.Generator, work: Work | None = None) -> Tensor:
+    """Reconstructions (N, 3, S, S) on the CPU: each image crosses the wire once, or as often as it is observed."""
     found = []
-    for images, labels in zip(split.images.split(BATCH), split.labels.split(BATCH), strict=True):
+    batches = zip(split.images.split(BATCH), split.labels.split(BATCH), strict=True)
+    for images, labels in (work or Work()).each(batches):
         wire = victim.query(to_float(images.to(victim.device)), rng)
         known = labels.to(victim.device) if Access.LABELS in attack.needs else None
         found.append(attack.reconstruct(wire, known).cpu())
     return torch.cat(found)
+
+
+def _kept(store: Path | None, stage: Stage, budget: Budget) -> Path | None:
+    """The folder of checkpoints, emptied where what is in it belongs to another attack or another model."""
+    if store is None:
+        return None
+    weights = hashlib.sha256((stage.run_path / "model.safetensors").read_bytes()).hexdigest()
+    wanted = json.loads(json.dumps({**stage.identity(), "budget": vars(budget), "weights": weights}))
+    note = store / "attack.json"
+    if store.is_dir() and (not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != wanted):
+        shutil.rmtree(store)
+    write_json(note, wanted)
+    return store
 
 
 def mean_image_error(train: Split, test: Split) -> float:
@@ -165,13 +283,15 @@ def _csv(values: dict[str, Tensor]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", *values])
-    columns = [value.tolist() for value in values.values()]
+    columns = [value.to(torch.float64).tolist() for value in values.values()]
     writer.writerows(
         [i, *(f"{v:.8g}" if math.isfinite(v) else v for v in row)] for i, row in enumerate(zip(*columns, strict=True))
     )
     return text.getvalue()
 
 
-def _fixed() -> torch.Generator:
-    # The interval of a figure must not change when it is printed again.
-    return torch.Generator().manual_seed(0)
+def interval(values: Tensor) -> metrics.Interval:
+    """95 % interval of the mean over images: Wilson's for hits (bool), else the bootstrap's, from a fixed seed."""
+    if values.dtype == torch.bool:
+        return metrics.binomial_ci(int(values.sum()), len(values))
+    return metrics.bootstrap_ci(values)

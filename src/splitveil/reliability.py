@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
@@ -66,6 +68,16 @@ def of_queries(model: SplitModel, victim: Victim, needs: frozenset[Access], imag
         f"the defense is stochastic, but the attack had only {looks:.1f} looks at each of its images: it may have "
         "learned one draw of the noise; redraw it for every pass (more epochs or looks)"
     ]
+
+
+def cut_short(cut: Mapping[str, tuple[int, int]]) -> list[str]:
+    """The budget ended an optimisation before its time.
+
+    >>> cut_short({"decoder": (30, 500)})
+    ['the budget ended decoder after 30 of 500 steps: a real attacker has more; quote the budget with the figure']
+    """
+    parts = ", ".join(f"{name} after {done} of {wanted} steps" for name, (done, wanted) in cut.items())
+    return [f"the budget ended {parts}: a real attacker has more; quote the budget with the figure"] if cut else []
 
 
 def black_box_wins(values: dict[str, Tensor], needs: dict[str, frozenset[Access]]) -> list[str]:

@@ -6,14 +6,14 @@ import csv
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import evaluation, metrics, reliability
-from .attacks.base import Progress
+from .attacks.work import Progress
 from .config import Spec
 from .data import Access, ImageSet, Protocol
 from .errors import UserError, unknown
@@ -107,20 +107,18 @@ def run_suite(
     name: str,
     images: ImageSet,
     *,
-    protocol_name: str = "inference_time",
-    attacker_size: int | None = None,
-    attacked: int | None = None,
-    seed: int = 0,
     progress: Callable[[str], Progress] | None = None,
+    extra: Mapping[str, evaluation.Metric] | None = None,
+    **terms: Any,
 ) -> dict[str, Any]:
     """Run every attack of the suite and leave ``RUN/attacks/NAME/`` for each and ``RUN/attacks/suite-SUITE.json``.
 
-    Attacks that have already been run with these settings are read back, so that a stopped suite goes on. An attack
-    whose access the protocol does not grant is left out and named under ``skipped``.
+    Attacks that have already been run with these settings are read back, so that a stopped suite goes on, in the middle
+    of an attack too. An attack whose access the protocol does not grant is left out and named under ``skipped``.
 
     Args:
         progress: from an attack's name to the callback that shows its progress.
-        (the others): as `evaluation.evaluate`.
+        extra, terms: as `evaluation.evaluate`.
 
     Returns:
         What the file holds: each attack's summary, the worst case with its interval, how many images each attack wins,
@@ -129,32 +127,48 @@ def run_suite(
     Raises:
         UserError: unknown suite or protocol, sizes beyond what there is.
     """
-    if name not in SUITES:
-        raise unknown("suite", name, SUITES)
-    start = time.perf_counter()
-    parts = evaluation.parts(run, images, protocol_name, attacker_size, attacked)
-    options = {"protocol_name": protocol_name, "attacker_size": attacker_size, "attacked": attacked, "seed": seed}
+    start, agreed = time.perf_counter(), evaluation.Terms(**terms)
+    parts = evaluation.parts(run, images, agreed.protocol_name, agreed.attacker_size, agreed.attacked)
     summaries: dict[str, dict[str, Any]] = {}
     values: Values = {}
-    skipped: dict[str, str] = {}
-    for label, spec in labels(SUITES[name]).items():
-        missing = Registry("attacks").get(spec.name).needs - parts.grants
-        if missing:
-            skipped[label] = f"the protocol does not grant {', '.join(sorted(a.value for a in missing))}"
-            continue
-        done = _finished(run, label, spec, parts, seed)
+    able, skipped = granted(name, parts)
+    for label, spec in able.items():
+        done = finished(run, label, spec, parts, agreed, extra or {})
         if done is None:
-            outcome = evaluation.evaluate(run, spec, images, progress=progress(label) if progress else None, **options)
+            store, shown = evaluation.partial(run, label), progress(label) if progress else None
+            outcome = evaluation.evaluate(run, spec, images, store=store, progress=shown, extra=extra, **terms)
             evaluation.save(outcome, run, label)
             done = outcome.summary, outcome.values
         summaries[label], values[label] = done
     if not values:
-        raise UserError(f"protocol {protocol_name} grants no attack of {name} its access; choose another protocol")
-    summary = {"suite": name, "protocol": protocol_name, "seed": seed, **_combined(summaries, values)}
+        raise UserError(f"protocol {parts.name} grants no attack of {name} its access; choose another protocol")
+    about = {"suite": name, "protocol": parts.name, "seed": agreed.seed, "observed": agreed.observed}
+    summary = {**about, **_combined(summaries, values)}
     summary["flags"] += reliability.near_duplicates(parts.attacker_train, parts.attacker_test)
     summary |= {"skipped": skipped, "seconds": time.perf_counter() - start, "environment": environment()}
     write_json(run.path / "attacks" / f"suite-{name}.json", summary)
     return summary
+
+
+def named(name: str) -> dict[str, Spec]:
+    """The attacks of a suite by label.
+
+    Raises:
+        UserError: unknown suite.
+    """
+    if name not in SUITES:
+        raise unknown("suite", name, SUITES)
+    return labels(SUITES[name])
+
+
+def granted(name: str, parts: Protocol) -> tuple[dict[str, Spec], dict[str, str]]:
+    """The suite's attacks whose access the protocol grants, and the others with the reason."""
+    able, skipped = named(name), {}
+    for label, spec in named(name).items():
+        if missing := Registry("attacks").get(spec.name).needs - parts.grants:
+            skipped[label] = f"the protocol does not grant {', '.join(sorted(a.value for a in missing))}"
+            del able[label]
+    return able, skipped
 
 
 def _combined(summaries: dict[str, dict[str, Any]], values: Values) -> dict[str, Any]:
@@ -182,26 +196,27 @@ def _combined(summaries: dict[str, dict[str, Any]], values: Values) -> dict[str,
     }
 
 
-def _finished(
-    run: Run, label: str, spec: Spec, parts: Protocol, seed: int
+def finished(
+    run: Run, label: str, spec: Spec, parts: Protocol, terms: evaluation.Terms, extra: Iterable[str] = ()
 ) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """What an attack left that was run on this model with these settings; None where it must run (again)."""
+    """Summary and values per image of an attack that was run on this model under these terms, without a budget.
+
+    None where it must run (again).
+    """
     folder = run.path / "attacks" / label
     left = folder / "summary.json"
     if not left.is_file() or left.stat().st_mtime < (run.path / "model.safetensors").stat().st_mtime:
         return None
     summary = json.loads(left.read_text(encoding="utf-8"))
-    wanted = {
-        "attack": spec.resolve("attacks").model_dump(),
-        "protocol": parts.name,
-        "seed": seed,
-        "images": {"attacker": len(parts.attacker_train), "attacked": len(parts.attacker_test)},
-    }
-    if any(summary.get(key) != value for key, value in wanted.items()):
+    wanted = evaluation.identity(spec, parts, terms)
+    names = [*evaluation.METRICS, *extra]
+    if any(summary.get(key) != value for key, value in wanted.items()) or summary.get("budget", {}).get("cut"):
+        return None
+    if any(name not in summary for name in names):
         return None
     with (folder / "per_image.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    return summary, {key: torch.tensor([float(row[key]) for row in rows]) for key in evaluation.METRICS}
+    return summary, {key: torch.tensor([float(row[key]) for row in rows]) for key in names}
 
 
 def _stacked(per_image: dict[str, Tensor]) -> Tensor:

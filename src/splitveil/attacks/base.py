@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,23 +10,29 @@ import torch
 from torch import Tensor
 
 from ..data import Access, Split, to_float
-from ..errors import AccessError
+from ..errors import AccessError, UserError
 from ..split import SplitModel
+from .work import Progress, Work
+
+__all__ = ["BATCH", "Attack", "Observations", "Progress", "Tally", "Victim", "Work"]
 
 BATCH = 256
 CACHE_BYTES = 2**30
-Progress = Callable[[int, int, float], None]
-"""Called with (steps done, steps in all, current error)."""
 
 
 class Victim:
     """A split model as an attacker may see it: what crosses the wire, and what else the protocol grants.
 
     The clean feature never leaves this class.
+
+    Args:
+        observed: wires of each image that the attacker sees; what it is given is their mean, here and when it learns.
     """
 
-    def __init__(self, model: SplitModel, grants: frozenset[Access]):
-        self._model, self.grants = model.eval().requires_grad_(False), grants
+    def __init__(self, model: SplitModel, grants: frozenset[Access], observed: int = 1):
+        if observed < 1:
+            raise UserError(f"observed is {observed}; expected at least 1 wire of each image")
+        self._model, self.grants, self._observed = model.eval().requires_grad_(False), grants, observed
         self.device: torch.device = model.mean.device
         self._tally = Tally()
 
@@ -43,13 +48,13 @@ class Victim:
     def query(self, x: Tensor, rng: torch.Generator) -> Tensor:
         """z_wire of pixels x (B, 3, S, S) in [0, 1], noise drawn anew."""
         self.require(Access.QUERY)
-        return self._model.encode(x, rng).float()
+        return seen(self._model, self._model.features(x), rng, self._observed)
 
     def observe(self, split: Split) -> Observations:
         """The attacker's own images as often as it likes through the encoder."""
         self.require(Access.QUERY)
         self._tally.images += len(split)
-        return Observations(self._model, split, self._tally)
+        return Observations(self._model, split, self._tally, self._observed)
 
     def looks(self) -> float:
         """How often, on average, each image of `observe` has been sent; 0 where there was none."""
@@ -78,7 +83,8 @@ class Tally:
 class Observations:
     """Images with what the wire carries for them; each look draws the defence's noise anew."""
 
-    def __init__(self, model: SplitModel, split: Split, tally: Tally):
+    def __init__(self, model: SplitModel, split: Split, tally: Tally, observed: int = 1):
+        self._observed = observed
         self._model, self._split, self._tally = model, split.to(model.mean.device), tally
         self._clean: Tensor | None = None
 
@@ -93,10 +99,10 @@ class Observations:
         if self._clean is None:
             first = self._encode(torch.arange(min(BATCH, len(self)), device=self._split.images.device))
             if len(self) * first[0].numel() * 4 > CACHE_BYTES:
-                return self._model.protect(self._encode(index), rng).float()
+                return seen(self._model, self._encode(index), rng, self._observed)
             rest = torch.arange(len(first), len(self), device=first.device).split(BATCH)
             self._clean = torch.cat([first, *(self._encode(part) for part in rest)])
-        return self._model.protect(self._clean[index], rng).float()
+        return seen(self._model, self._clean[index], rng, self._observed)
 
     def _encode(self, index: Tensor) -> Tensor:
         return self._model.features(to_float(self._split.images[index]).to(memory_format=torch.channels_last))
@@ -110,15 +116,28 @@ class Observations:
         return self._split.labels[index]
 
 
+def seen(model: SplitModel, z: Tensor, rng: torch.Generator, observed: int = 1) -> Tensor:
+    """Mean of ``observed`` wires of the features z (B, C, H, W), float32; each has its own noise."""
+    total = model.protect(z, rng).float()
+    for _ in range(observed - 1):
+        total = total + model.protect(z, rng).float()
+    return total / observed
+
+
 class Attack(ABC):
     """Base of every attack: settings in the constructor, data in the calls."""
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.QUERY})
     """Access without which the attack cannot run."""
+    iterates: ClassVar[bool] = False
+    """Whether `reconstruct` optimises too, so that a budget of time is shared between it and `fit`."""
 
     @abstractmethod
-    def fit(self, victim: Victim, images: Split, rng: torch.Generator, progress: Progress | None = None) -> None:
-        """Learn from the victim and the attacker's own images; whatever is chosen is chosen on these."""
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
+        """Learn from the victim and the attacker's own images; whatever is chosen is chosen on these.
+
+        Optimisations run as loops of ``work`` (keep it for `reconstruct`): bar, budget and resuming come with that.
+        """
 
     @abstractmethod
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:

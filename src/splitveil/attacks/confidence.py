@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ..data import Access, Split
 from ..registry import plugin
-from .base import BATCH, Attack, Observations, Progress, Victim
+from .base import BATCH, Attack, Observations, Victim
 from .decoder import DecoderAttack, hold_out
+from .work import Work
 
 
 @plugin("confidence")
@@ -34,13 +35,13 @@ class ConfidenceAttack(Attack):
         self.network = network
         self._decoder = DecoderAttack(epochs, network, lr, batch_size=batch_size)
 
-    def fit(self, victim: Victim, images: Split, rng: torch.Generator, progress: Progress | None = None) -> None:
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)
         judge, train = hold_out(victim, images, rng, "confidence")
         rows = torch.arange(len(train), device=victim.device)
         logits = torch.cat([victim.logits(train.wire(part, rng)) for part in rows.split(BATCH)])
         self._answers = Answers(victim, logits.mean(0), logits.std(0).clamp(min=1e-6))
-        self._decoder.learn(Answered(judge, self._answers), Answered(train, self._answers), rng, progress)
+        self._decoder.learn(Answered(judge, self._answers), Answered(train, self._answers), rng, work)
 
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
         return self._decoder.reconstruct(self._answers(wire))

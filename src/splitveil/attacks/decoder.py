@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Protocol
 
@@ -15,7 +14,8 @@ from ..data import Split
 from ..errors import UserError
 from ..registry import plugin
 from ..zoo import decoders
-from .base import BATCH, Attack, Observations, Progress, Victim
+from .base import BATCH, Attack, Observations, Victim
+from .work import State, Work, copy_weights
 
 HELD_OUT = 0.1
 """Part of the attacker's images that chooses the epoch."""
@@ -86,33 +86,32 @@ class DecoderAttack(Attack):
         self.lr, self.weight_decay = lr, weight_decay
         self._curve: list[float] = []
 
-    def fit(self, victim: Victim, images: Split, rng: torch.Generator, progress: Progress | None = None) -> None:
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)
-        self.learn(*hold_out(victim, images, rng, "decoder"), rng, progress)
+        self.learn(*hold_out(victim, images, rng, "decoder"), rng, work)
 
-    def learn(self, judge: Pairs, train: Pairs, rng: torch.Generator, progress: Progress | None = None) -> None:
+    def learn(self, judge: Pairs, train: Pairs, rng: torch.Generator, work: Work | None = None) -> None:
         """Train on ``train`` and keep the epoch that is best on ``judge``."""
         self._build(judge, rng)
-        best, seed, self._curve = math.inf, 0, []
-        total = self.epochs * math.ceil(len(train) / self.batch_size)
         optimizer = torch.optim.Adam(self.decoder.parameters(), self.lr, weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs, eta_min=min(1e-5, self.lr))
-        done = 0
-        for _ in range(self.epochs):
+        state: State = {"decoder": self.decoder, "optimizer": optimizer, "best": math.inf, "weights": {}, "curve": []}
+        per_round = math.ceil(len(train) / self.batch_size)
+        loop = (work or Work()).loop("decoder", self.epochs, state, rng, per_round=per_round)
+        for _ in loop:
+            loop.anneal(optimizer, self.lr, min(1e-5, self.lr))
             self.decoder.train()
-            for index in torch.randperm(len(train), generator=rng, device=rng.device).split(self.batch_size):
-                done += 1
+            order = torch.randperm(len(train), generator=rng, device=rng.device)
+            for index in loop.steps(order.split(self.batch_size)):
                 if len(index) > 1:
                     self._step(train, index, optimizer, rng)
-                if progress:
-                    progress(done, total, self._curve[-1] if self._curve else math.nan)
-            schedule.step()
-            self._curve.append(self.error(judge, torch.Generator(rng.device).manual_seed(seed)))
-            if self._curve[-1] < best:
-                best, self._best = self._curve[-1], copy.deepcopy(self.decoder.state_dict())
-        if not math.isfinite(best):
+            loop.error = self.error(judge, torch.Generator(rng.device).manual_seed(0))
+            state["curve"].append(loop.error)
+            if loop.error < state["best"]:
+                state |= {"best": loop.error, "weights": copy_weights(self.decoder)}
+        self._curve = state["curve"]
+        if not math.isfinite(state["best"]):
             raise UserError(f"decoder: the error is {self._curve[-1]} in every epoch; lower lr ({self.lr})")
-        self.decoder.load_state_dict(self._best)
+        self.decoder.load_state_dict(state["weights"])
 
     def _build(self, seen: Pairs, rng: torch.Generator) -> None:
         first = torch.zeros(1, dtype=torch.long, device=rng.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import torch
@@ -13,7 +12,8 @@ from ..data import Access, Split, to_float
 from ..errors import UserError
 from ..registry import plugin
 from ._white_box import Mode, WhiteBox, total_variation
-from .base import Attack, Progress, Victim
+from .base import Attack, Victim
+from .work import Work
 
 JITTER = (0.5, 0.1, 0.05)
 """Noise on the network's input in each third of the steps, in units of the input: 10 : 2 : 1 as published."""
@@ -37,6 +37,7 @@ class DeepPriorAttack(Attack):
     """
 
     needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})
+    iterates: ClassVar = True
 
     def __init__(
         self, steps: int = 2000, tv: float = 0.05, lr: float = 1e-2, width: int = 32, draws: int = 4, tuning: int = 16
@@ -47,9 +48,9 @@ class DeepPriorAttack(Attack):
             raise UserError(f"deep_prior: {tv=}, {lr=}; expected a weight of 0 or more and a positive rate")
         self.steps, self.tv, self.lr, self.width, self.draws, self.tuning = steps, tv, lr, width, draws, tuning
 
-    def fit(self, victim: Victim, images: Split, rng: torch.Generator, progress: Progress | None = None) -> None:
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)
-        self._progress, self._curve, self._size = progress, [], images.images.shape[-1]
+        self._work, self._curve, self._size = work or Work(), [], images.images.shape[-1]
         if self._size < 5:  # two halvings must leave more than a pixel to normalise over
             raise UserError(f"deep_prior: the images have {self._size} pixels a side; expected at least 5")
         self.box = WhiteBox(victim, images, self.draws, rng)
@@ -59,7 +60,8 @@ class DeepPriorAttack(Attack):
         self.mode: Mode = self.box.modes[0]
         if len(self.box.modes) > 1:
             wire = victim.query(x, rng)
-            self._curve = [float((self._optimize(wire, mode) - x).square().mean()) for mode in self.box.modes]
+            modes = self._work.each(self.box.modes)
+            self._curve = [float((self._optimize(wire, mode) - x).square().mean()) for mode in modes]
             self.mode = self.box.modes[self._curve.index(min(self._curve))]
 
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
@@ -74,15 +76,14 @@ class DeepPriorAttack(Attack):
             nets = Hourglasses(len(wire), self.width).to(wire.device)
         code = torch.randn(len(wire), CODE, self._size, self._size, generator=rng, device=wire.device)
         optimizer = torch.optim.Adam(nets.parameters(), self.lr)
-        for step in range(1, self.steps + 1):
-            jitter = JITTER[(step - 1) * len(JITTER) // self.steps]
+        loop = self._work.loop(f"deep_prior {mode}", self.steps, {"nets": nets, "optimizer": optimizer}, rng)
+        for _ in loop:
+            jitter = JITTER[int(loop.fraction * len(JITTER))]
             x = nets(code + jitter * torch.randn(code.shape, generator=rng, device=code.device))
             loss = self.box.feature_loss(x, target, rng, mode) + self.tv / self._typical * total_variation(x)
             optimizer.zero_grad(set_to_none=True)
             loss.sum().backward()
             optimizer.step()
-            if self._progress and step % 10 in (0, self.steps % 10):
-                self._progress(step, self.steps, math.nan)
         with torch.no_grad():
             return nets(code)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 
@@ -13,8 +12,9 @@ from torch.nn.functional import mse_loss
 from ..data import Split
 from ..errors import UserError
 from ..registry import plugin
-from .base import BATCH, Attack, Observations, Progress, Victim
+from .base import BATCH, Attack, Observations, Victim
 from .decoder import DecoderAttack, hold_out
+from .work import State, Work, copy_weights
 
 BETAS = (0.5, 0.999)
 
@@ -61,32 +61,36 @@ class GanAttack(Attack):
         self.mse_weight, self.penalty, self.lr = mse_weight, penalty, lr
         self.warm = DecoderAttack(self.warm_epochs, network, batch_size=batch_size)
 
-    def fit(self, victim: Victim, images: Split, rng: torch.Generator, progress: Progress | None = None) -> None:
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)
         judge, train = hold_out(victim, images, rng, "gan")
-        self.warm.learn(judge, train, rng, progress)
+        work = work or Work()
+        with work.share(0.3):
+            self.warm.learn(judge, train, rng, work)
         generator = self.warm.decoder
         with torch.random.fork_rng():  # layers draw their weights from torch's global generator
             torch.manual_seed(rng.initial_seed())
             self.critic = critic(images.images.shape[-1], self.width).to(rng.device)
         optimizers = tuple(torch.optim.Adam(net.parameters(), self.lr, BETAS) for net in (generator, self.critic))
-        best, state, steps = math.inf, copy.deepcopy(generator.state_dict()), 0
-        total = self.epochs * math.ceil(len(train) / self.batch_size)
-        self._curve: list[float] = []
-        for _ in range(self.epochs):
+        state: State = {"generator": generator, "critic": self.critic, "best": math.inf, "weights": {}, "curve": []}
+        state |= dict(zip(("refiner", "judge"), optimizers, strict=True))
+        per_round = math.ceil(len(train) / self.batch_size)
+        loop = work.loop("gan", self.epochs, state, rng, per_round=per_round)
+        for _ in loop:
             generator.train()
-            for index in torch.randperm(len(train), generator=rng, device=rng.device).split(self.batch_size):
-                steps += 1
+            order = torch.randperm(len(train), generator=rng, device=rng.device)
+            for index in loop.steps(order.split(self.batch_size)):
+                refine = (loop.done + 1) % self.critic_steps == 0 or loop.done + 1 == loop.planned
                 if len(index) > 1:
-                    self._step(train, index, optimizers, rng, steps % self.critic_steps == 0 or steps == total)
-                if progress:
-                    progress(steps, total, self._curve[-1] if self._curve else math.nan)
-            self._curve.append(self.warm.error(judge, torch.Generator(rng.device).manual_seed(0)))
-            if self._curve[-1] < best:
-                best, state = self._curve[-1], copy.deepcopy(generator.state_dict())
-        if not math.isfinite(best):
+                    self._step(train, index, optimizers, rng, refine)
+            loop.error = self.warm.error(judge, torch.Generator(rng.device).manual_seed(0))
+            state["curve"].append(loop.error)
+            if loop.error < state["best"]:
+                state |= {"best": loop.error, "weights": copy_weights(generator)}
+        self._curve: list[float] = state["curve"]
+        if not math.isfinite(state["best"]):
             raise UserError(f"gan: the error is {self._curve[-1]} in every epoch; lower lr ({self.lr})")
-        generator.load_state_dict(state)
+        generator.load_state_dict(state["weights"])
 
     def _step(
         self,

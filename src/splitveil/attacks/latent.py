@@ -13,7 +13,8 @@ from ..errors import UserError
 from ..registry import plugin
 from ..zoo import decoders
 from ._white_box import WhiteBox
-from .base import BATCH, Attack, Progress, Victim
+from .base import BATCH, Attack, Victim
+from .work import Work
 
 PIXEL_NOISE = 0.05
 """Standard deviation, in pixels, of what the generator leaves unexplained: sets the weight of its prior."""
@@ -35,6 +36,7 @@ class LatentAttack(Attack):
     """
 
     needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})
+    iterates: ClassVar = True
 
     def __init__(
         self,
@@ -56,11 +58,11 @@ class LatentAttack(Attack):
         self.epochs, self.steps, self.size, self.samples, self.batch_size = epochs, steps, size, samples, batch_size
         self.l2, self.lr, self.network, self.draws = l2, lr, network, draws
 
-    def fit(self, victim: Victim, images: Split, rng: torch.Generator, progress: Progress | None = None) -> None:
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)
         if len(images) < 2:
             raise UserError(f"latent: the attacker has {len(images)} images; expected at least 2")
-        self._progress, images = progress, images.to(victim.device)
+        self._work, images = work or Work(), images.to(victim.device)
         self.box = WhiteBox(victim, images, self.draws, rng)
         with torch.random.fork_rng():  # layers draw their weights from torch's global generator
             torch.manual_seed(rng.initial_seed())
@@ -73,9 +75,12 @@ class LatentAttack(Attack):
 
     def _train(self, encoder: nn.Module, images: Split, rng: torch.Generator) -> None:
         optimizer = torch.optim.Adam([*encoder.parameters(), *self.generator.parameters()], 1e-3)
-        for epoch in range(1, self.epochs + 1):
-            total = count = 0.0
-            for index in torch.randperm(len(images), generator=rng, device=rng.device).split(self.batch_size):
+        state = {"encoder": encoder, "generator": self.generator, "optimizer": optimizer}
+        per_round = math.ceil(len(images) / self.batch_size)
+        loop = self._work.loop("generator", self.epochs, state, rng, per_round=per_round)
+        for _ in loop:
+            order = torch.randperm(len(images), generator=rng, device=rng.device)
+            for index in loop.steps(order.split(self.batch_size)):
                 if len(index) < 2:
                     continue  # batch norm needs two
                 x = to_float(images.images[index])
@@ -87,9 +92,6 @@ class LatentAttack(Attack):
                 optimizer.zero_grad(set_to_none=True)
                 (loss / error.shape[1]).backward()
                 optimizer.step()
-                total, count = total + float(error.detach().mean()) * len(x), count + len(x)
-            if self._progress:
-                self._progress(epoch, self.epochs, total / count)
 
     @torch.enable_grad()
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
@@ -97,16 +99,14 @@ class LatentAttack(Attack):
         target = wire.flatten(1).float()
         first, best = self._sampled(target, rng), torch.full((len(wire),), math.inf, device=wire.device)
         images = torch.empty(0)
-        for mode in self.box.modes:
+        for mode in self._work.each(self.box.modes):
             latent = first.clone().requires_grad_()
             optimizer = torch.optim.Adam([latent], self.lr)
-            for step in range(1, self.steps + 1):
+            for _ in self._work.loop(f"search {mode}", self.steps, {"latent": latent, "optimizer": optimizer}, rng):
                 loss = self.box.feature_loss(self._images(latent), target, rng, mode)
                 optimizer.zero_grad(set_to_none=True)
                 (loss + self.l2 * latent.square().mean(1)).sum().backward()
                 optimizer.step()
-                if self._progress and step % 10 in (0, self.steps % 10):
-                    self._progress(step, self.steps, math.nan)
             with torch.no_grad():
                 found = self._images(latent)
                 loss = self.box.feature_loss(found, target, rng, mode, 8 * self.box.draws)

@@ -8,7 +8,8 @@ from torch import Tensor
 from ..data import Split
 from ..errors import UserError
 from ..registry import plugin
-from .base import BATCH, Attack, Progress, Victim
+from .base import BATCH, Attack, Victim
+from .work import Work
 
 RIDGES = tuple(10.0**k for k in range(-6, 5))
 
@@ -32,7 +33,7 @@ class LinearAttack(Attack):
             raise UserError(f"linear: looks is {looks}; expected at least 1")
         self.looks = looks
 
-    def fit(self, victim: Victim, images: Split, rng: torch.Generator, progress: Progress | None = None) -> None:
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)
         if len(images) < 5:
             raise UserError(f"linear: the attacker has {len(images)} images; expected at least 5")
@@ -46,8 +47,8 @@ class LinearAttack(Attack):
         errors = [self._error(self._solve(train_moments, ridge), judged) for ridge in RIDGES]
         both = [a + b for a, b in zip(train_moments, self._moments(seen, judge, rng), strict=True)]
         self.weights = self._solve(both, RIDGES[errors.index(min(errors))])
-        if progress:
-            progress(1, 1, min(errors))
+        if work and work.progress:
+            work.progress(1, 1, min(errors))
 
     def _pairs(self, seen, index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         z = seen.wire(index, rng).flatten(1)

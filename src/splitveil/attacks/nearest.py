@@ -8,7 +8,8 @@ from torch import Tensor
 from ..data import Split, to_float
 from ..errors import UserError
 from ..registry import plugin
-from .base import BATCH, Attack, Progress, Victim
+from .base import BATCH, Attack, Victim
+from .work import Work
 
 ROWS = 4096
 """Attacker images that are compared at once."""
@@ -35,7 +36,7 @@ class NearestAttack(Attack):
             raise UserError(f"nearest: neighbors is {neighbors}, looks {looks}; expected at least 1 and 1")
         self.neighbors, self.looks = neighbors, looks
 
-    def fit(self, victim: Victim, images: Split, rng: torch.Generator, progress: Progress | None = None) -> None:
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)
         if len(images) < self.neighbors:
             raise UserError(f"nearest: the attacker has {len(images)} images; expected at least {self.neighbors}")
@@ -44,8 +45,8 @@ class NearestAttack(Attack):
         rows = []
         for done, index in enumerate(parts, 1):
             rows.append(torch.stack([seen.wire(index, rng).flatten(1) for _ in range(self.looks)]).mean(0))
-            if progress:
-                progress(done, len(parts), float("nan"))
+            if work and work.progress:
+                work.progress(done, len(parts), float("nan"))
         self.known, self.pixels = torch.cat(rows), images.images.to(victim.device)
 
     @torch.no_grad()

@@ -13,9 +13,10 @@ from ..data import Access, Split, to_float
 from ..errors import UserError
 from ..registry import plugin
 from ._white_box import Mode, WhiteBox, total_variation
-from .base import Attack, Progress, Victim
+from .base import Attack, Victim
 from .decoder import DecoderAttack
 from .linear import LinearAttack
+from .work import Work
 
 TV_WEIGHTS = (0.0, 0.01, 0.1, 1.0)
 L2_WEIGHTS = (0.0, 0.1, 1.0, 10.0, 100.0)
@@ -38,15 +39,16 @@ class RmleAttack(Attack):
 
     Args:
         steps: of Adam, for each restart.
-        tv, l2: weights of total variation and of the distance to c; None: chosen. lr: Adam's initial rate, in pixels.
+        tv, l2: weights of total variation and of the distance to c; None: chosen. lr: Adam's, in pixels.
         restarts: the first from ``start``, the others from ``start`` with noise.
         start: first guess: ``grey`` (0.5), ``mean`` image, or the output of the ``linear`` or ``decoder`` attack.
         center: c: ``start`` or ``zero`` (as published).
-        draws: of the defence's noise in each step. epochs: of the decoder, where it is the start.
-        tuning: attacker images on which the weights are chosen.
+        draws: of the defence's noise in each step. tuning: attacker images on which the weights are chosen.
+        epochs: of the decoder, where it is the start.
     """
 
     needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})
+    iterates: ClassVar = True
 
     def __init__(
         self,
@@ -67,12 +69,12 @@ class RmleAttack(Attack):
             raise UserError(f"rmle: tv is {tv}, l2 {l2}, lr {lr}; expected weights of 0 or more and a positive rate")
         self.steps, self.lr, self.restarts, self.draws, self.tuning = steps, lr, restarts, draws, tuning
         self.start, self.center, self.weights = start, center, (tv, l2)
-        learners = {"linear": LinearAttack, "decoder": lambda: DecoderAttack(epochs)}
-        self._first: Attack | None = learners[start]() if start in learners else None
+        learned = {"linear": LinearAttack, "decoder": lambda: DecoderAttack(epochs)}.get(start)
+        self._first: Attack | None = learned() if learned else None
 
-    def fit(self, victim: Victim, images: Split, rng: torch.Generator, progress: Progress | None = None) -> None:
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)
-        self._progress, self._curve = progress, []
+        self._work, self._curve = work or Work(), []
         if (count := min(self.tuning, len(images) - 1)) < 1:
             raise UserError(f"rmle: the attacker has {len(images)} images; expected at least 2")
         order = torch.randperm(len(images), generator=rng, device=rng.device).cpu()
@@ -82,7 +84,8 @@ class RmleAttack(Attack):
         self.mean = x.mean(0)
         self._typical = float(total_variation(x).mean()), float((x - x.mean(0)).square().mean().clamp(min=1e-6))
         if self._first:
-            self._first.fit(victim, own, rng, progress)
+            with self._work.share(0.5):
+                self._first.fit(victim, own, rng, self._work)
         self.box = WhiteBox(victim, own, self.draws, rng)
         self._seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
         truth = to_float(images.images[order[:count]].to(victim.device))
@@ -98,7 +101,7 @@ class RmleAttack(Attack):
             return
         best = math.inf
         weights = torch.tensor(pairs, device=wire.device).repeat_interleave(len(truth), 0)
-        for mode in self.box.modes:
+        for mode in self._work.each(self.box.modes):
             found = self._optimize(wire.repeat(len(pairs), *[1] * (wire.dim() - 1)), weights, mode, 0)[0]
             errors = (found.view(len(pairs), *truth.shape) - truth).square().mean((1, 2, 3, 4)).tolist()
             self._curve.append(min(errors))
@@ -108,11 +111,11 @@ class RmleAttack(Attack):
 
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
         weights = torch.tensor([[self.tv, self.l2]], device=wire.device)
-        best, loss = self._optimize(wire, weights, self.mode, 0)
-        for restart in range(1, self.restarts):
+        best, loss = torch.empty(0), torch.full((len(wire),), torch.inf, device=wire.device)
+        for restart in self._work.each(range(self.restarts)):
             found, other = self._optimize(wire, weights, self.mode, restart)
-            better = other < loss
-            best[better], loss[better] = found[better], other[better]
+            best = torch.where((other < loss)[:, None, None, None], found, best) if restart else found
+            loss = torch.minimum(loss, other)
         return best
 
     @torch.enable_grad()
@@ -126,16 +129,15 @@ class RmleAttack(Attack):
         if restart:
             x = (x + SPREAD * torch.randn(x.shape, generator=rng, device=x.device)).clamp_(0, 1)
         optimizer = torch.optim.Adam([x.requires_grad_()], self.lr)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps, eta_min=0.1 * self.lr)
-        for step in range(1, self.steps + 1):
+        loop = self._work.loop(f"rmle {mode}", self.steps, {"x": x, "optimizer": optimizer}, rng)
+        loop.error = self._curve[-1] if self._curve else math.nan
+        for _ in loop:
+            loop.anneal(optimizer, self.lr, 0.1 * self.lr)
             prior = tv * total_variation(x) + l2 * (x - center).square().mean((1, 2, 3))
             optimizer.zero_grad(set_to_none=True)
             (self.box.feature_loss(x, target, rng, mode) + prior).sum().backward()
             optimizer.step()
-            schedule.step()
             x.data.clamp_(0, 1)
-            if self._progress and step % 10 in (0, self.steps % 10):
-                self._progress(step, self.steps, self._curve[-1] if self._curve else math.nan)
         with torch.no_grad():  # one seed for all restarts: they are compared under the same noise
             loss = self.box.feature_loss(x, target, rng.manual_seed(self._seed), mode, 8 * self.box.draws)
         return x.detach(), loss

@@ -11,8 +11,9 @@ from torch.nn.functional import interpolate
 from ..data import Split, to_float
 from ..errors import UserError
 from ..registry import plugin
-from .base import BATCH, Attack, Progress, Victim
+from .base import BATCH, Attack, Victim
 from .decoder import DecoderAttack, hold_out_images
+from .work import Work
 
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Kernel widths, in units of the median squared distance."""
@@ -36,6 +37,7 @@ class ShadowAttack(Attack):
     """
 
     needs: ClassVar = frozenset()
+    iterates: ClassVar = True
 
     def __init__(
         self,
@@ -51,18 +53,18 @@ class ShadowAttack(Attack):
         self.steps, self.lr, self.alignment, self.batch_size = steps, lr, alignment, batch_size
         self._decoder = DecoderAttack(epochs, network, batch_size=batch_size)
 
-    def fit(self, victim: Victim, images: Split, rng: torch.Generator, progress: Progress | None = None) -> None:
-        self._images, self._rng, self._progress = images.to(victim.device), rng, progress
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
+        self._images, self._rng, self._work = images.to(victim.device), rng, work or Work()
         self.encoder: Substitute | None = None
 
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
         if self.encoder is None:
-            with torch.enable_grad():
+            with self._work.share(0.5), torch.enable_grad():
                 self.encoder = self._align(wire.float()).eval().requires_grad_(False)
             judge, train = hold_out_images(self._images, self._rng, "shadow")
             pairs = Substituted(self.encoder, judge), Substituted(self.encoder, train)
             with torch.enable_grad():
-                self._decoder.learn(*pairs, self._rng, self._progress)
+                self._decoder.learn(*pairs, self._rng, self._work)
         return self._decoder.reconstruct(wire)
 
     def _align(self, wire: Tensor) -> Substitute:
@@ -74,7 +76,10 @@ class ShadowAttack(Attack):
             encoder = Substitute(tuple(wire.shape[1:])).to(wire.device)
             head = nn.Conv2d(wire.shape[1], 3, 1).to(wire.device)
         optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters()], self.lr)
-        for step in range(1, self.steps + 1):
+        loop = self._work.loop(
+            "shadow", self.steps, {"encoder": encoder, "head": head, "optimizer": optimizer}, self._rng
+        )
+        for _ in loop:
             ours = torch.randint(len(self._images), (self.batch_size,), generator=self._rng, device=wire.device)
             theirs = torch.randint(len(wire), (self.batch_size,), generator=self._rng, device=wire.device)
             x = to_float(self._images.images[ours])
@@ -84,8 +89,6 @@ class ShadowAttack(Attack):
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            if self._progress and step % 10 == 0:
-                self._progress(step, self.steps, float(loss.detach()))
         return encoder
 
     def curve(self) -> list[float]:

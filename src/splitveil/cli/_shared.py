@@ -35,3 +35,15 @@ def interval(value: dict[str, Any], *, percent: bool = False) -> str:
     numbers = (value["mean"], *value["ci95"])
     mean, low, high = (f"{v:.2%}" if percent else f"{v:.4g}" for v in numbers)
     return rf"{mean} \[{low}, {high}]"
+
+
+def duration(seconds: float) -> str:
+    """Time as people say it.
+
+    >>> duration(4.2), duration(150), duration(9000)
+    ('4 s', '2.5 min', '2.5 h')
+    """
+    for limit, unit, name in ((90, 1, "s"), (5400, 60, "min")):
+        if seconds < limit:
+            return f"{seconds / unit:.2g} {name}"
+    return f"{seconds / 3600:.2g} h"

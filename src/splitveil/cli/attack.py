@@ -13,7 +13,7 @@ from rich.table import Table
 from .. import bars, config
 from ..errors import UserError
 from ..registry import Registry
-from ._shared import app, interval, out_console, say, show_flags
+from ._shared import app, duration, interval, out_console, say, show_flags
 
 
 @app.command
@@ -26,6 +26,9 @@ def attack(
     epochs: int | None = None,
     attacker_size: int | None = None,
     attacked: int | None = None,
+    observed: int = 1,
+    budget: str | None = None,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
     root: Path | None = None,
     seed: int = 0,
 ) -> None:
@@ -47,31 +50,48 @@ def attack(
         Let the attacker train on only this many images.
     attacked
         Reconstruct only this many images.
+    observed
+        Wires of each image that the attacker sees and averages, as of a request sent again.
+    budget
+        What each attack may spend: steps of an optimisation as 500, or time as 90s, 5m.
+    dry_run
+        Take two steps of everything, print what would be done and how long it takes, write nothing.
     root
         Folder of the images, where they have moved since the training.
     seed
         Of the attack.
     """
     from .. import runs, suites
-    from ..evaluation import attack_run
+    from ..attacks.work import Budget
+    from ..evaluation import attack_run, parts, rehearse
 
     if bool(attack) == bool(suite):
         raise UserError("name what attacks: either --attack NAME (several times if you like) or --suite quick-v1")
-    if suite and epochs is not None:
-        raise UserError("a suite is frozen; leave --epochs out, or name the attacks with --attack")
+    if suite and (epochs is not None or budget is not None):
+        raise UserError("a suite is frozen; leave --epochs and --budget out, or name the attacks with --attack")
+    spent = Budget.parse(budget) if budget else None
     opened = runs.Run.open(run)
-    specs = [_with_epochs(_spec(text), epochs).resolve("attacks") for text in attack or ()]
-    options: dict[str, Any] = {"protocol_name": protocol or opened.settings.protocol, "seed": seed}
-    options |= {"attacker_size": attacker_size, "attacked": attacked}
-    named = suites.labels(tuple(specs))
+    named = suites.labels(tuple(_with_epochs(_spec(text), epochs).resolve("attacks") for text in attack or ()))
+    terms: dict[str, Any] = {"protocol_name": protocol or opened.settings.protocol, "seed": seed, "observed": observed}
+    terms |= {"attacker_size": attacker_size, "attacked": attacked}
     images = runs.load_images(opened.settings.model_copy(update={"root": root}) if root else opened.settings)
+    if dry_run:
+        left_out: dict[str, str] = {}
+        if suite:
+            given = parts(opened, images, terms["protocol_name"], attacker_size, attacked)
+            named, left_out = suites.granted(suite, given)
+        out_console.print(_rehearsals({name: rehearse(opened, spec, images, **terms) for name, spec in named.items()}))
+        _say_skipped(left_out)
+        return
     with bars.bars() as bar:
         if suite:
-            found = suites.run_suite(opened, suite, images, progress=lambda name: bars.attack(bar, name), **options)
+            found = suites.run_suite(opened, suite, images, progress=lambda name: bars.attack(bar, name), **terms)
             _show_suite(opened, found)
             return
         rows = {
-            label: attack_run(opened, spec, images, label=label, progress=bars.attack(bar, label), **options)
+            label: attack_run(
+                opened, spec, images, label=label, budget=spent, progress=bars.attack(bar, label), **terms
+            )
             for label, spec in named.items()
         }
     out_console.print(_attack_table(opened, rows, next(iter(rows.values()))))
@@ -80,15 +100,31 @@ def attack(
     show_flags(f"{label}: {flag}" for label, row in rows.items() for flag in row["flags"])
 
 
+def _rehearsals(found: dict[str, dict[str, Any]]) -> Table:
+    first = next(iter(found.values()))
+    table = Table("attack", "access", "steps", "time, estimated", title="dry run: nothing was written")
+    for label, row in found.items():
+        steps = ", ".join(f"{name} {count}" for name, count in row["loops"]) or "closed form"
+        table.add_row(label, ", ".join(row["needs"]) or "none", steps, duration(row["seconds"]))
+    table.add_row("all", "", "", duration(sum(row["seconds"] for row in found.values())))
+    counts = first["images"]
+    table.caption = f"{first['protocol']}: {counts['attacked']} images attacked, {counts['attacker']} to learn from"
+    return table
+
+
 def _show_suite(run: Any, found: dict[str, Any]) -> None:
     rows = found["attacks"] | {"worst case": found["worst_case"] | {"seconds": found["seconds"]}}
     out_console.print(_attack_table(run, rows, found))
     wins = ", ".join(f"{name} {count}" for name, count in found["wins"].items() if count)
     say(f"lowest error, images won: {wins}")
-    for name, reason in found["skipped"].items():
-        say(f"left out: {name}: {reason}")
+    _say_skipped(found["skipped"])
     say(f"all of it: {run.path / 'attacks' / ('suite-' + found['suite'] + '.json')}")
     show_flags(found["flags"])
+
+
+def _say_skipped(skipped: dict[str, str]) -> None:
+    for name, reason in skipped.items():
+        say(f"left out: {name}: {reason}")
 
 
 def _attack_table(run: Any, rows: dict[str, dict[str, Any]], about: dict[str, Any]) -> Table:

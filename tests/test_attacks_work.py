@@ -1,0 +1,244 @@
+"""Budget, stopping and going on: of the loop itself, of every attack that is registered, and of the command."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import toy
+from splitveil import evaluation, reliability
+from splitveil.attacks import work as work_room
+from splitveil.attacks.base import BATCH, Victim, seen
+from splitveil.attacks.work import Budget, Work
+from splitveil.config import Spec
+from splitveil.data import Access, Split, to_float
+from splitveil.defenses.gaussian import Gaussian
+from splitveil.errors import UserError
+from splitveil.registry import Registry
+from splitveil.split import SplitModel
+from test_evaluation import IMAGES, folder, run  # noqa: F401 (fixtures)
+from toy import rng
+
+SMALL = {"epochs": 2, "steps": 4, "restarts": 2, "looks": 1, "network": "custom", "batch_size": 8, "draws": 1}
+SMALL |= {"tuning": 2, "samples": 2, "width": 8, "start": "linear"}
+
+
+class Stopped(Exception):
+    """As a killed process: it comes at any moment."""
+
+
+def stop_at(count: int):
+    """A bar that ends the attack at its ``count``-th call."""
+    calls = []
+
+    def progress(*_: object) -> None:
+        calls.append(1)
+        if len(calls) == count:
+            raise Stopped
+
+    return progress
+
+
+def small(name: str) -> Spec:
+    known = inspect.signature(Registry("attacks").get(name)).parameters
+    return Spec(name=name, parameters={k: v for k, v in SMALL.items() if k in known})
+
+
+# The loop
+
+
+def count(work: Work, rounds: int, per_round: int = 1) -> dict[str, object]:
+    state = {"sum": 0.0, "tensor": torch.zeros(2), "drawn": []}
+    generator, loop = rng(), work.loop("count", rounds, state, rng(), per_round=per_round)
+    for i in loop:
+        generator = loop.rng
+        for step in loop.steps(range(per_round)) if per_round > 1 else [i]:
+            state["sum"] += step + 1
+            state["tensor"] += torch.rand(2, generator=generator)
+    return state
+
+
+def test_a_budget_of_steps_ends_a_loop_in_the_middle_of_a_round():
+    work = Work(budget=Budget(steps=5))
+    assert count(work, 4, 3)["sum"] == 1 + 2 + 3 + 1 + 2
+    assert work.cut == {"count": (5, 12)}
+    assert count(Work(budget=Budget(steps=12)), 4, 3)["sum"] == 24
+
+
+def test_a_budget_of_time_is_shared_and_leaves_one_step_to_each(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(work_room.time, "perf_counter", lambda: now[0])
+    work, taken = Work(budget=Budget(seconds=10.0)), []
+    for _ in work.each("abc"):
+        loop = work.loop("steps", 100, {}, rng())
+        for _ in loop:
+            now[0] += 1.0
+        taken.append(loop.done)
+    assert taken == [4, 3, 3]  # 10/3 s, rounded up to a step; then halves of what is left
+    now[0] += 100
+    late = work.loop("late", 9, {}, rng())
+    assert list(late) == [0]
+    assert late.fraction == 1
+
+
+def test_the_rate_falls_to_its_floor_over_what_may_be_spent():
+    parameter = nn.Parameter(torch.zeros(1))
+    for budget in (None, Budget(steps=6)):
+        optimizer, rates = torch.optim.Adam([parameter], 1.0), []
+        loop = Work(budget=budget).loop("x", 12, {}, rng())
+        for _ in loop:
+            loop.anneal(optimizer, 1.0, 0.1)
+            rates.append(optimizer.param_groups[0]["lr"])
+        reference = torch.optim.Adam([parameter], 1.0)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(reference, len(rates), eta_min=0.1)
+        for rate in rates:
+            assert rate == pytest.approx(reference.param_groups[0]["lr"])
+            reference.step()
+            schedule.step()
+    assert len(rates) == 6
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "0s", "1.5", "ten", "5d", ""])
+def test_bad_budgets(text):
+    with pytest.raises(UserError, match=f"the budget is '{text}'; expected more than 0: steps of an optimisation"):
+        Budget.parse(text)
+
+
+def test_a_loop_that_forgets_its_steps_is_a_bug():
+    with pytest.raises(RuntimeError, match="pass its steps through"):
+        list(Work().loop("x", 2, {}, rng(), per_round=3))
+
+
+def test_a_damaged_checkpoint_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(work_room, "KEEP_EVERY", -1.0)
+    whole = count(Work(store=tmp_path), 3)
+    again = count(Work(store=tmp_path), 3)  # ended before: nothing is done again
+    assert again["sum"] == whole["sum"] == 6
+    assert torch.equal(again["tensor"], whole["tensor"])
+    (tmp_path / "000.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(UserError, match=r"cannot read .*000\.pt: .*; remove .* to begin the attack again"):
+        count(Work(store=tmp_path), 3)
+
+
+# Every attack
+
+
+def pixels(n: int, seed: int) -> Split:
+    return Split(
+        torch.randint(256, (n, 3, 8, 8), generator=rng(seed), dtype=torch.uint8), torch.zeros(n, dtype=torch.long)
+    )
+
+
+def attack(name: str, work: Work) -> torch.Tensor:
+    """Reconstructions of a few small images by an attack with small settings."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = nn.Sequential(nn.Conv2d(3, 12, 4, 4), nn.Sigmoid())
+    victim = Victim(SplitModel(encoder, nn.Flatten(), defense=Gaussian(0.1)), frozenset(Access))
+    generator, made = rng(7), small(name).resolve("attacks").make("attacks")
+    made.fit(victim, pixels(33, 1), generator, work)
+    return made.reconstruct(victim.query(to_float(pixels(5, 2).images), generator), torch.zeros(5, dtype=torch.long))
+
+
+@pytest.mark.parametrize("name", Registry("attacks").names())
+def test_every_attack_stopped_anywhere_ends_as_if_it_had_not_been(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(work_room, "KEEP_EVERY", -1.0)
+    calls: list[int] = []
+    whole = attack(name, Work(lambda *_: calls.append(1)))
+    for stop in {2, len(calls) // 2, len(calls) - 1} & set(range(1, len(calls))):
+        store = tmp_path / str(stop)
+        with pytest.raises(Stopped):
+            attack(name, Work(stop_at(stop), store=store))
+        assert torch.equal(attack(name, Work(store=store)), whole)
+
+
+@pytest.mark.parametrize("name", Registry("attacks").names())
+def test_every_attack_keeps_to_its_budget(name):
+    work = Work(budget=Budget(steps=1))
+    attack(name, work)
+    assert all(loop.done == 1 for loop in work.loops)
+    if "steps" in small(name).parameters or "epochs" in small(name).parameters:
+        assert work.loops
+
+
+# A run
+
+
+def test_a_stopped_attack_of_a_run_goes_on_and_cleans_up(run, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(work_room, "KEEP_EVERY", -1.0)
+    spec = Spec.model_validate("decoder:epochs=3,network=custom,batch_size=32")
+    whole = evaluation.attack_run(run, spec, IMAGES, label="whole")
+    with pytest.raises(Stopped):
+        evaluation.attack_run(run, spec, IMAGES, label="parts", progress=stop_at(7))
+    left = run.path / "attacks" / "parts"
+    assert (left / "partial" / "000.pt").is_file()
+    assert not (left / "summary.json").exists()
+    other = evaluation.attack_run(run, spec, IMAGES, label="parts", seed=1)  # another attack: not from these
+    assert other["mse"] == evaluation.evaluate(run, spec, IMAGES, seed=1).summary["mse"]
+    with pytest.raises(Stopped):
+        evaluation.attack_run(run, spec, IMAGES, label="parts", progress=stop_at(7))
+    again = evaluation.attack_run(run, spec, IMAGES, label="parts")
+    assert again["mse"] == whole["mse"]
+    assert again["curve"] == whole["curve"]
+    assert not (left / "partial").exists()
+
+
+def test_a_budget_is_written_down_and_flagged(run):  # noqa: F811
+    spec = Spec.model_validate("decoder:epochs=3,network=custom,batch_size=32")
+    summary = evaluation.attack_run(run, spec, IMAGES, label="short", budget=Budget(steps=5))
+    assert summary["budget"] == {"steps": 5, "seconds": None, "cut": {"decoder": (5, 12)}}
+    assert any(flag.startswith("the budget ended decoder after 5 of 12 steps") for flag in summary["flags"])
+    assert json.loads((run.path / "attacks/short/summary.json").read_text())["budget"]["cut"] == {"decoder": [5, 12]}
+    assert reliability.cut_short({}) == []
+
+
+def test_a_dry_run_counts_the_steps_and_writes_nothing(run):  # noqa: F811
+    before = sorted(run.path.rglob("*"))
+    spec = Spec.model_validate("rmle:steps=7,restarts=3,start=mean,tv=0,l2=1")
+    found = evaluation.rehearse(run, spec, IMAGES, attacked=4)
+    assert found["loops"] == [["rmle exact", 7]] * 3
+    assert found["needs"] == ["query", "weights"]
+    assert found["images"]["attacked"] == 4
+    assert found["seconds"] > 0
+    assert sorted(run.path.rglob("*")) == before
+
+
+def test_estimates_scale_with_rounds_and_steps(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(work_room.time, "perf_counter", lambda: now[0])
+    loop = Work(budget=Budget(steps=2)).loop("x", 5, {}, rng(), per_round=10)
+    for _ in loop:
+        for _ in loop.steps(range(10)):
+            now[0] += 1.0
+        now[0] += 3.0  # what each round costs besides its steps
+    assert loop.full_seconds() == pytest.approx(5 * (10 * 1 + 3))
+
+
+# Several wires of one image
+
+
+def test_the_mean_of_several_wires_has_less_noise():
+    model, _ = toy.model(48, 0.2)
+    z = torch.zeros(BATCH, 48)
+    assert float(seen(model, z, rng(), 4).std()) == pytest.approx(0.1, rel=0.03)
+    assert torch.equal(seen(model, z, rng()), model.protect(z, rng()))
+    with pytest.raises(UserError, match="observed is 0; expected at least 1"):
+        Victim(model, frozenset(), 0)
+
+
+def test_several_wires_help_as_much_as_less_noise():
+    """Four looks at noise σ are worth one at σ/2, and the attack has learned from such means too."""
+    truth = toy.images(400, 2)
+    errors = {}
+    for sigma, observed in ((0.2, 4), (0.1, 1), (0.2, 1)):
+        model, _ = toy.model(48, sigma)
+        victim, linear = Victim(model, frozenset({Access.QUERY}), observed), Registry("attacks").get("linear")()
+        linear.fit(victim, toy.images(2000, 1), rng())
+        found = linear.reconstruct(victim.query(toy.pixels(truth), rng(3)))
+        errors[sigma, observed] = float((found - toy.pixels(truth)).square().mean())
+    assert errors[0.2, 4] == pytest.approx(errors[0.1, 1], rel=0.03)
+    assert errors[0.2, 4] < 0.9 * errors[0.2, 1]
