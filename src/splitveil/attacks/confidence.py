@@ -31,9 +31,16 @@ class ConfidenceAttack(Attack):
 
     needs: ClassVar = frozenset({Access.QUERY, Access.LOGITS})
 
-    def __init__(self, epochs: int = 50, network: str = "dense_normN2C64", lr: float = 1e-3, batch_size: int = BATCH):
+    def __init__(
+        self,
+        epochs: int = 50,
+        network: str = "dense_normN2C64",
+        lr: float = 1e-3,
+        weight_decay: float = 1e-4,
+        batch_size: int = BATCH,
+    ):
         self.network = network
-        self._decoder = DecoderAttack(epochs, network, lr, batch_size=batch_size)
+        self._decoder = DecoderAttack(epochs, network, lr, weight_decay, batch_size)
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)

@@ -33,7 +33,7 @@ class GanAttack(Attack):
         warm_epochs: of the decoder before it; None: those of the decoder attack, at most ``epochs``.
         network: of the decoder. mse_weight: against the critic. penalty: on the critic's gradient.
         critic_steps: for each generator step. lr: of both.
-        width: channels of the critic's first layer.
+        width: channels of the critic's first layer. weight_decay: of the decoder before it.
 
     >>> GanAttack(epochs=3).warm_epochs
     3
@@ -50,6 +50,7 @@ class GanAttack(Attack):
         lr: float = 1e-4,
         width: int = 64,
         batch_size: int = BATCH,
+        weight_decay: float = 1e-4,
     ):
         if min(epochs, critic_steps, width) < 1 or batch_size < 2:
             got = f"{epochs=}, {critic_steps=}, {width=}, {batch_size=}"
@@ -59,7 +60,7 @@ class GanAttack(Attack):
         self.epochs, self.critic_steps, self.width, self.batch_size = epochs, critic_steps, width, batch_size
         self.warm_epochs = min(epochs, 50) if warm_epochs is None else warm_epochs
         self.mse_weight, self.penalty, self.lr = mse_weight, penalty, lr
-        self.warm = DecoderAttack(self.warm_epochs, network, batch_size=batch_size)
+        self.warm = DecoderAttack(self.warm_epochs, network, weight_decay=weight_decay, batch_size=batch_size)
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)

@@ -19,7 +19,7 @@ from .linear import LinearAttack
 from .work import Work
 
 TV_WEIGHTS = (0.0, 0.01, 0.1, 1.0)
-L2_WEIGHTS = (0.0, 0.1, 1.0, 10.0, 100.0)
+L2_WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 SAMPLE = 4096  # attacker images that give the mean image and the scales
 SPREAD = 0.2  # standard deviation, in pixels, of the noise on the start of the second and later restarts
 
