@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -51,14 +52,14 @@ def small(name: str) -> Spec:
 # The loop
 
 
-def count(work: Work, rounds: int, per_round: int = 1) -> dict[str, object]:
-    state = {"sum": 0.0, "tensor": torch.zeros(2), "drawn": []}
-    generator, loop = rng(), work.loop("count", rounds, state, rng(), per_round=per_round)
+def count(work: Work, rounds: int, per_round: int = 1) -> dict[str, Any]:
+    """A loop that adds up its steps and draws."""
+    state: dict[str, Any] = {"sum": 0.0, "tensor": torch.zeros(2)}
+    loop = work.loop("count", rounds, state, rng(), per_round=per_round)
     for i in loop:
-        generator = loop.rng
         for step in loop.steps(range(per_round)) if per_round > 1 else [i]:
             state["sum"] += step + 1
-            state["tensor"] += torch.rand(2, generator=generator)
+            state["tensor"] += torch.rand(2, generator=loop.rng)
     return state
 
 

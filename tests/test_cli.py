@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from splitveil import files
@@ -199,7 +200,7 @@ def test_list_shows_every_kind(capsys):
 
 def test_interrupt_is_exit_code_130_and_the_run_resumes(tmp_path):
     out = tmp_path / "a"
-    train = [*TINY[:-1], "50", *NOISE, "--out", str(out)]
+    train = [*TINY[:-1], "500", *NOISE, "--out", str(out)]
     code = "from splitveil.cli import main; main()"
     process = subprocess.Popen([sys.executable, "-c", code, "train", *train], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
@@ -248,3 +249,27 @@ def test_bad_budgets_and_observations(run, capsys):
     assert "a suite is frozen; leave --epochs and --budget out" in refused(
         capsys, "attack", run, "--suite", "quick-v1", "--budget", "9"
     )
+
+
+def test_further_metrics_are_printed_and_kept(run, capsys, monkeypatch, tmp_path):
+    from splitveil import reidentification
+
+    class Fair:
+        def metrics(self):
+            return {
+                "reidentified": lambda found, truth, labels: torch.arange(len(labels)) < 10,
+                "recognized": lambda *_: _[2] >= 0,
+            }
+
+    monkeypatch.setattr(reidentification, "judge_for", lambda *_, **__: Fair())
+    options = ["--attacked", "20", "--protocol", "train_time", "--reidentify"]
+    main(["attack", str(run), "--attack", "linear:looks=1", *options])
+    assert "50.00%" in capsys.readouterr().out
+    summary = json.loads((run / "attacks" / "linear" / "summary.json").read_text())
+    assert summary["reidentified"]["mean"] == 0.5
+    assert 0.2 < summary["reidentified"]["ci95"][0] < 0.5 < summary["reidentified"]["ci95"][1] < 0.8
+    assert summary["recognized"]["mean"] == 1
+    rows = (run / "attacks" / "linear" / "per_image.csv").read_text().splitlines()
+    assert rows[0] == "image,mse,psnr,ssim,ssim_zero,reidentified,recognized"
+    none = tmp_path / "none.pth"
+    assert f"cannot read {none}" in refused(capsys, "attack", run, "--attack", "linear", "--lpips", none)

@@ -7,15 +7,14 @@ import pickle
 import re
 import shutil
 import zipfile
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from published import PublishedResNet20, PublishedVGG
 from splitveil import config, data, runs
 from splitveil.errors import UserError
 from splitveil.legacy import import_checkpoint
@@ -24,90 +23,9 @@ from splitveil.legacy.command import run
 from splitveil.legacy.tensors import read_tensors
 from splitveil.runs import Run
 
-PLAN = [64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"]
 NAME = (
     "pretrain_False_lambd_16_noise_0.025_epoch_240_bottleneck_noRELU_C8S1_log_1_ATstrength_0.3_lr_0.05_varthres_0.125"
 )
-
-
-class PublishedVGG(nn.Module):
-    """The published layout, written down from its description: local, cloud and classifier as sequences."""
-
-    def __init__(self, cut: int = 4, classes: int = 10, channels: int = 8, lca: int = 0):
-        super().__init__()
-        parts: dict[bool, list[nn.Module]] = {True: [], False: []}
-        inputs = 3
-        for i, entry in enumerate(PLAN):
-            here = parts[i < cut]
-            if isinstance(entry, int):
-                here += [nn.Conv2d(inputs, entry, 3, padding=1), nn.BatchNorm2d(entry), nn.ReLU(inplace=True)]
-                inputs = entry
-            else:
-                here.append(nn.MaxPool2d(2, 2))
-            if i == cut - 1:
-                here.append(nn.Conv2d(inputs, channels, 3, padding=1))
-                here += [LCA(lca, channels * 64)] if lca else []
-                here.append(nn.Sigmoid())
-                parts[False].append(nn.Conv2d(channels, inputs, 3, padding=1))
-        self.local, self.cloud = nn.Sequential(*parts[True]), nn.Sequential(*parts[False])
-        hidden = [nn.Dropout(), nn.Linear(512, 512), nn.ReLU(True)]
-        self.classifier = nn.Sequential(
-            *hidden, nn.Dropout(), nn.Linear(512, 512), nn.ReLU(True), nn.Linear(512, classes)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.cloud(self.local(x)).flatten(1))
-
-
-class LCA(nn.Module):
-    """One step of the published sparse-coding layer."""
-
-    def __init__(self, atoms: int, dimensions: int):
-        super().__init__()
-        self.W = nn.Parameter(torch.randn(atoms, dimensions) / dimensions**0.5)
-
-    def forward(self, z: Tensor) -> Tensor:
-        b = functional.linear(z.flatten(1), self.W)
-        u = torch.sign(b) * functional.relu(b.abs() - 0.01)
-        return functional.linear(u, self.W.t()).view_as(z)
-
-
-class Block(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int):
-        super().__init__()
-        self.conv_a = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn_a = nn.BatchNorm2d(outputs)
-        self.conv_b = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn_b = nn.BatchNorm2d(outputs)
-        self.stride = stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.bn_b(self.conv_b(self.bn_a(self.conv_a(x)).relu()))
-        if self.stride > 1:
-            x = functional.avg_pool2d(x, 1, self.stride)
-            x = torch.cat((x, torch.zeros_like(x)), 1)
-        return (out + x).relu()
-
-
-class PublishedResNet20(nn.Module):
-    def __init__(self, cut: int = 4, classes: int = 10, channels: int = 8):
-        super().__init__()
-        stem = nn.Sequential(
-            OrderedDict(conv1=nn.Conv2d(3, 16, 5, padding=2, bias=False), bn1=nn.BatchNorm2d(16), relu=nn.ReLU())
-        )
-        layers: list[nn.Module] = [stem]
-        inputs = 16
-        for outputs in (32, 64, 128):
-            layers += [Block(inputs, outputs, 2), Block(outputs, outputs, 1), Block(outputs, outputs, 1)]
-            inputs = outputs
-        width = (16, 32, 32, 32, 64, 64, 64, 128, 128, 128)[cut - 1]
-        down, up = nn.Conv2d(width, channels, 3, padding=1), nn.Conv2d(channels, width, 3, padding=1)
-        self.local = nn.Sequential(*layers[:cut], down, nn.Sigmoid())
-        self.cloud = nn.Sequential(up, *layers[cut:])
-        self.classifier = nn.Linear(128, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(functional.adaptive_avg_pool2d(self.cloud(self.local(x)), 1).flatten(1))
 
 
 def randomized(model: nn.Module, seed: int = 0) -> Any:

@@ -224,4 +224,5 @@ def test_an_interval_prints_two_digits_of_its_width():
     assert str(Interval(0.91234, 0.90121, 0.92311)) == "0.912 [0.901, 0.923]"
     assert str(Interval(18.3651, 18.1, 18.6)) == "18.37 [18.10, 18.60]"
     assert str(Interval(1.0, 1.0, 1.0)) == "1 [1, 1]"
+    assert str(Interval(0.3, 0.3 - 5e-17, 0.3 + 5e-17)) == "0.3 [0.3, 0.3]"
     assert Interval(0.5, 0.4, 0.6, level=0.9).as_dict() == {"mean": 0.5, "ci90": [0.4, 0.6]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import resource
@@ -26,7 +27,7 @@ def test_the_run_folder_holds_what_the_design_says(tmp_path, small):
     out, calls = tmp_path / "run", []
     summary = fit(out, progress=lambda *call: calls.append(call))
     assert sorted(p.name for p in out.iterdir()) == [
-        "checkpoint", "config.yaml", "metrics.jsonl", "model.safetensors", "summary.json",
+        "checkpoint", "config.yaml", "metrics.jsonl", "model.safetensors", "summary.json", "test.csv",
     ]  # fmt: skip
     assert [p.name for p in (out / "checkpoint").iterdir()] == ["last.pt"]
     assert json.loads((out / "summary.json").read_text()) == summary
@@ -72,7 +73,13 @@ def test_the_model_comes_back_from_the_folder(tmp_path, small):
     assert int(stack.parts[1].counts.sum()) == 54
     test = protocol("inference_time", IMAGES, seed=0).utility_test
     rng = recipe.generator(torch.device("cpu"), 0, recipe.TEST, 0, 0)
-    assert training.correct(model, test, rng).float().mean() == pytest.approx(summary["accuracy"]["mean"])
+    hits = training.correct(model, test, rng)
+    assert hits.float().mean() == pytest.approx(summary["accuracy"]["mean"])
+    rows = list(csv.DictReader((tmp_path / "run" / "test.csv").open()))
+    assert [row["image"] for row in rows] == [str(i) for i in range(20)]
+    assert [int(row["label"]) for row in rows] == IMAGES.test.labels.tolist()
+    assert [row["label"] == row["predicted"] for row in rows] == hits.tolist()
+    assert summary["test_digest"] == IMAGES.test.digest()
 
 
 def test_training_leaves_the_callers_randomness_alone(tmp_path, small):
@@ -98,6 +105,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, small, defense, at)
     assert (whole / "model.safetensors").read_bytes() == (broken / "model.safetensors").read_bytes()
     assert [without_times(r) for r in records(whole)] == [without_times(r) for r in records(broken)]
     assert got["accuracy"] == expected["accuracy"]
+    assert (whole / "test.csv").read_text() == (broken / "test.csv").read_text()
     assert got["epoch"] == expected["epoch"]
 
 

@@ -127,6 +127,7 @@ def evaluate(
         **stage.identity(),
         **{name: interval(value).as_dict() for name, value in values.items()},
         "baseline_mse": baseline,
+        **{f"about_{name}": metric.about for name, metric in (extra or {}).items() if hasattr(metric, "about")},
         "flags": flags,
         "seconds": seconds,
         "budget": {"steps": budget.steps, "seconds": budget.seconds, "cut": work.cut},
@@ -185,7 +186,7 @@ def identity(spec: config.Spec, given: Protocol, terms: Terms) -> dict[str, Any]
         "seed": terms.seed,
         "observed": terms.observed,
         "images": {"attacker": len(given.attacker_train), "attacked": len(test)},
-        "images_digest": hashlib.sha256(test.contiguous().numpy().tobytes()).hexdigest(),
+        "images_digest": given.attacker_test.digest(),
     }
 
 

@@ -30,32 +30,50 @@ def _specs(*texts: str) -> tuple[Spec, ...]:
 
 
 SUITES: dict[str, tuple[Spec, ...]] = {
-    # A suite is never changed once figures have been quoted from it: a change makes a new version.
+    # A suite is never changed once figures have been quoted from it: a change makes a new version. Every setting is
+    # written out, so that no default of an attack changes it either.
     "standard-v1": _specs(
         "linear:looks=8",
         "nearest:neighbors=1,looks=16",
         "decoder:epochs=50,network=res_normN8C64,lr=0.001,weight_decay=0.0001,batch_size=256",
         "decoder:epochs=50,network=unet_normN1C32,lr=0.001,weight_decay=0.0001,batch_size=256",
         "decoder:epochs=50,network=conv_normN2C64,lr=0.001,weight_decay=0.0001,batch_size=256",
-        "gan:epochs=50,warm_epochs=50,network=res_normN8C64,critic_steps=10,mse_weight=1500,batch_size=256",
-        "rmle:steps=2000,start=mean,restarts=2,draws=4,tuning=16",
-        "rmle:steps=1000,start=decoder,restarts=1,epochs=50,draws=4,tuning=16",
-        "latent:epochs=50,steps=1000,size=128,samples=1024,draws=4",
-        "confidence:epochs=50,network=dense_normN2C64",
+        "gan:epochs=50,warm_epochs=50,network=res_normN8C64,mse_weight=1500.0,penalty=10.0,critic_steps=10,"
+        "lr=0.0001,width=64,batch_size=256,weight_decay=0.0001",
+        "rmle:steps=2000,tv=null,l2=null,lr=0.01,restarts=2,start=mean,center=start,draws=4,tuning=16,epochs=50",
+        "rmle:steps=1000,tv=null,l2=null,lr=0.01,restarts=1,start=decoder,center=start,draws=4,tuning=16,epochs=50",
+        "latent:epochs=50,steps=1000,size=128,samples=1024,l2=0.01,lr=0.03,network=dense_normN2C64,draws=4,"
+        "batch_size=256",
+        "map:steps=500,weight=null,lr=0.05,start=linear,high=200,low=30,epochs=100,width=64,batch_size=64,"
+        "start_epochs=50,draws=4,tuning=16",
+        "diffusion:steps=250,samples=8,guidance=null,start=linear,level=500,epochs=100,width=64,batch_size=64,"
+        "start_epochs=50,draws=4,tuning=16",
+        "confidence:epochs=50,network=dense_normN2C64,lr=0.001,weight_decay=0.0001,batch_size=256",
     ),
     "quick-v1": _specs(
         "linear:looks=4",
         "nearest:neighbors=1,looks=8",
         "decoder:epochs=20,network=conv_normN1C32,lr=0.003,weight_decay=0.0001,batch_size=128",
-        "rmle:steps=200,start=linear,lr=0.02,draws=2,tuning=8",
+        "rmle:steps=200,tv=null,l2=null,lr=0.02,restarts=1,start=linear,center=start,draws=2,tuning=8,epochs=50",
+        "map:steps=100,weight=null,lr=0.05,start=linear,high=200,low=30,epochs=8,width=16,batch_size=64,"
+        "start_epochs=50,draws=1,tuning=8",
     ),
 }
 PRESETS: dict[str, Spec] = {
-    "published/decoder": Spec.model_validate("decoder:epochs=50,network=res_normN8C64,lr=0.001,weight_decay=0.0001"),
-    "published/gan": Spec.model_validate(
-        "gan:epochs=150,warm_epochs=50,network=res_normN8C64,mse_weight=1500,penalty=10"
+    "published/decoder": Spec.model_validate(
+        "decoder:epochs=50,network=res_normN8C64,lr=0.001,weight_decay=0.0001,batch_size=256"
     ),
-    "he2019/rmle": Spec.model_validate("rmle:steps=5000,start=grey,center=zero,restarts=1"),
+    "published/gan": Spec.model_validate(
+        "gan:epochs=150,warm_epochs=50,network=res_normN8C64,mse_weight=1500.0,penalty=10.0,critic_steps=10,"
+        "lr=0.0001,width=64,batch_size=256,weight_decay=0.0001"
+    ),
+    # Network, epochs and rate are the defaults of ResSFL's attack script (Li et al. 2022); the rest is ours.
+    "ressfl/decoder": Spec.model_validate(
+        "decoder:epochs=50,network=custom,lr=0.001,weight_decay=0.0001,batch_size=256"
+    ),
+    "he2019/rmle": Spec.model_validate(
+        "rmle:steps=5000,tv=null,l2=null,lr=0.01,restarts=1,start=grey,center=zero,draws=4,tuning=16,epochs=50"
+    ),
 }
 
 
@@ -63,7 +81,7 @@ def labels(specs: tuple[Spec, ...]) -> dict[str, Spec]:
     """Each attack under a name of its own, fit for a folder: the attack's, and where it occurs again what differs.
 
     >>> list(labels(SUITES["quick-v1"]))
-    ['linear', 'nearest', 'decoder', 'rmle']
+    ['linear', 'nearest', 'decoder', 'rmle', 'map']
     >>> list(labels(SUITES["standard-v1"]))[2:5]
     ['decoder', 'decoder-unet_normN1C32', 'decoder-conv_normN2C64']
     """
@@ -180,9 +198,12 @@ def _combined(summaries: dict[str, dict[str, Any]], values: Values) -> dict[str,
         label: Registry("attacks").get(next(iter(summary["attack"]))).needs for label, summary in summaries.items()
     }
     flags = [f"{label}: {flag}" for label, summary in summaries.items() for flag in summary["flags"]]
-    kept = ("attack", "mse", "ssim", "psnr", "seconds", "flags")
+    told = ("protocol", "seed", "observed", "images", "images_digest", "baseline_mse", "budget", "curve", "environment")
     return {
-        "attacks": {label: {key: summary[key] for key in kept} for label, summary in summaries.items()},
+        "attacks": {
+            label: {key: value for key, value in summary.items() if key not in told}
+            for label, summary in summaries.items()
+        },
         "worst_case": {
             "mse": metrics.bootstrap_ci(lowest).as_dict(),
             **{key: metrics.bootstrap_ci(value).as_dict() for key, value in highest.items()},

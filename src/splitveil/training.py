@@ -51,14 +51,18 @@ class TrainingStep(nn.Module):
 
 
 @torch.no_grad()
+def predict(model: SplitModel, images: Tensor, rng: torch.Generator) -> Tensor:
+    """int64 (N,): the class that the split model sees in each of ``images`` (uint8) from the noisy wire."""
+    found = []
+    for part in images.split(EVALUATION_BATCH):
+        x = to_float(part.to(model.mean.device)).to(memory_format=torch.channels_last)
+        found.append(model(x, rng).argmax(1))
+    return torch.cat(found).cpu()
+
+
 def correct(model: SplitModel, split: Split, rng: torch.Generator) -> Tensor:
     """bool (N,): which images the split model classifies right from the noisy wire."""
-    device = model.mean.device
-    hits = []
-    for images, labels in zip(split.images.split(EVALUATION_BATCH), split.labels.split(EVALUATION_BATCH), strict=True):
-        x = to_float(images.to(device)).to(memory_format=torch.channels_last)
-        hits.append(model(x, rng).argmax(1) == labels.to(device))
-    return torch.cat(hits).cpu()
+    return predict(model, split.images, rng) == split.labels.cpu()
 
 
 @dataclass
@@ -243,7 +247,9 @@ class Trainer:
 
     def _summary(self) -> dict[str, Any]:
         load_weights(self.model, self.out / "model.safetensors")
-        hits = correct(self.model.eval(), self.parts.utility_test, self._rng(TEST, 0))
+        test = self.parts.utility_test
+        predicted = predict(self.model.eval(), test.images, self._rng(TEST, 0))
+        hits = predicted == test.labels.cpu()
         records = self.state.records or []
         shape = [int(n) for n in cast(Tensor, self.model.wire_shape)]
         summary = {
@@ -253,13 +259,17 @@ class Trainer:
             "leakage_nats": records[self.state.best_epoch]["leakage_nats"],
             "seconds": sum(r["seconds"] for r in records),
             "images": {"train": len(self.train), "test": len(hits)},
+            "test_digest": test.digest(),
             "parameters": parameter_counts(self.model),
             "wire": {"shape": shape, "bytes": 4 * math.prod(shape)},
             "precision": precision(self.settings.precision, self.fabric.device),
             "environment": environment(),
         }
         if self.fabric.is_global_zero:
-            write_json(self.out / "summary.json", summary)
+            rows = enumerate(zip(test.labels.tolist(), predicted.tolist(), strict=True))
+            lines = [f"{image},{label},{answer}\n" for image, (label, answer) in rows]
+            write_text(self.out / "test.csv", "image,label,predicted\n" + "".join(lines))
+            write_json(self.out / "summary.json", summary)  # last: it marks the run as finished
         return summary
 
 

@@ -9,8 +9,14 @@ from pydantic import ValidationError
 
 from .. import config
 from ..errors import UserError
-from . import attack, tools, train  # noqa: F401 (importing a module registers its commands)
+from . import attack, bench, compare, report, tools, train  # noqa: F401 (importing a module registers its commands)
 from ._shared import app
+
+KEPT = {
+    "train": "finished epochs are kept, --resume goes on",
+    "bench": "finished cells and epochs are kept, the same command goes on",
+}
+"""What a command that was stopped has left."""
 
 
 def main(tokens: list[str] | None = None) -> None:
@@ -23,7 +29,6 @@ def main(tokens: list[str] | None = None) -> None:
         print(f"splitveil: {line}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        training = (tokens or sys.argv[1:])[:1] == ["train"]
-        kept = "finished epochs are kept, --resume goes on" if training else "nothing half-written is left"
-        print(f"splitveil: stopped; {kept}", file=sys.stderr)
+        command = next(iter(tokens or sys.argv[1:]), "")
+        print(f"splitveil: stopped; {KEPT.get(command, 'nothing half-written is left')}", file=sys.stderr)
         raise SystemExit(130) from None

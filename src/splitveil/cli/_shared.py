@@ -41,7 +41,7 @@ def duration(seconds: float) -> str:
     """Time as people say it.
 
     >>> duration(4.2), duration(150), duration(9000)
-    ('4 s', '2.5 min', '2.5 h')
+    ('4.2 s', '2.5 min', '2.5 h')
     """
     for limit, unit, name in ((90, 1, "s"), (5400, 60, "min")):
         if seconds < limit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,8 @@ from .. import bars, config
 from ..errors import UserError
 from ..registry import Registry
 from ._shared import app, duration, interval, out_console, say, show_flags
+
+TITLES = {"mse": "MSE", "ssim": "SSIM", "psnr": "PSNR dB"}
 
 
 @app.command
@@ -29,6 +32,8 @@ def attack(
     observed: int = 1,
     budget: str | None = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
+    lpips: Path | None = None,
+    reidentify: Annotated[bool, Parameter(negative="")] = False,
     root: Path | None = None,
     seed: int = 0,
 ) -> None:
@@ -56,6 +61,10 @@ def attack(
         What each attack may spend: steps of an optimisation as 500, or time as 90s, 5m.
     dry_run
         Take two steps of everything, print what would be done and how long it takes, write nothing.
+    lpips
+        Score the perceptual distance too, with these weights of torchvision's alexnet, vgg16 or squeezenet1_1.
+    reidentify
+        Score how often a classifier of clean images, trained once for the run, sees the class in the reconstruction.
     root
         Folder of the images, where they have moved since the training.
     seed
@@ -84,20 +93,34 @@ def attack(
         _say_skipped(left_out)
         return
     with bars.bars() as bar:
+        extra = _more_metrics(opened, images, lpips, reidentify, bar)
         if suite:
-            found = suites.run_suite(opened, suite, images, progress=lambda name: bars.attack(bar, name), **terms)
+            show = functools.partial(bars.attack, bar)
+            found = suites.run_suite(opened, suite, images, progress=show, extra=extra, **terms)
             _show_suite(opened, found)
             return
-        rows = {
-            label: attack_run(
-                opened, spec, images, label=label, budget=spent, progress=bars.attack(bar, label), **terms
+        rows = {}
+        for label, spec in named.items():
+            show = bars.attack(bar, label)
+            rows[label] = attack_run(
+                opened, spec, images, label=label, budget=spent, progress=show, extra=extra, **terms
             )
-            for label, spec in named.items()
-        }
     out_console.print(_attack_table(opened, rows, next(iter(rows.values()))))
     for label in rows:
         say(f"look at {run / 'attacks' / label / 'reconstructions.png'}")
     show_flags(f"{label}: {flag}" for label, row in rows.items() for flag in row["flags"])
+
+
+def _more_metrics(run: Any, images: Any, lpips: Path | None, reidentify: bool, bar: Any) -> dict[str, Any]:
+    from .. import perceptual, reidentification
+
+    extra: dict[str, Any] = {}
+    if lpips:
+        extra["lpips"] = perceptual.Lpips.load(lpips)
+    if reidentify:
+        show = bars.training(bar, "judge of clean images", reidentification.EPOCHS)
+        extra |= reidentification.judge_for(run, images, progress=show).metrics()
+    return extra
 
 
 def _rehearsals(found: dict[str, dict[str, Any]]) -> Table:
@@ -130,10 +153,14 @@ def _say_skipped(skipped: dict[str, str]) -> None:
 def _attack_table(run: Any, rows: dict[str, dict[str, Any]], about: dict[str, Any]) -> Table:
     known = run.summary["accuracy"]  # an imported checkpoint has none where its images were not at hand
     accuracy = interval(known, percent=True) if known else "not measured"
-    table = Table("attack", "MSE", "SSIM", "PSNR dB", "seconds", title=f"{run.path}: accuracy {accuracy}")
+    shares = [key for key in ("reidentified", "recognized") if any(key in row for row in rows.values())]
+    more = ["lpips"] if any("lpips" in row for row in rows.values()) else []
+    table = Table("attack", *TITLES.values(), *more, *shares, "seconds", title=f"{run.path}: accuracy {accuracy}")
     for name, row in rows.items():
-        table.add_row(name, *(interval(row[key]) for key in ("mse", "ssim", "psnr")), f"{row['seconds']:.0f}")
-    table.add_row("mean image", f"{about['baseline_mse']:.4g}", "", "", "")
+        figures = [interval(row[key]) if key in row else "" for key in (*TITLES, *more)]
+        figures += [interval(row[key], percent=True) if key in row else "" for key in shares]
+        table.add_row(name, *figures, f"{row['seconds']:.0f}")
+    table.add_row("mean image", f"{about['baseline_mse']:.4g}")
     counts = about["images"]
     table.caption = f"{about['protocol']}: {counts['attacked']} images attacked, {counts['attacker']} to learn from"
     return table

@@ -1,0 +1,86 @@
+"""What leads a search for the image behind a wire: the encoder's gradient, a diffusion model, a first guess."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..data import Split, to_float
+from ._ddpm import Ddpm
+from ._denoiser import Denoiser
+from ._white_box import Mode, WhiteBox
+from .base import Attack, Victim
+from .decoder import hold_out_images
+from .work import Work
+
+Search = Callable[[Tensor, Tensor, Mode], Tensor]
+"""(wires (B, ...), a setting for each (B,), backward pass) -> images (B, 3, S, S) in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What an attacker with the encoder's weights prepares.
+
+    Attributes:
+        denoiser: of the attacker's images in [-1, 1].
+        first: a fitted attack that gives a first guess; None: there is none.
+        truth, wire: the attacker's held-out images (J, 3, S, S) and what the wire carries for them.
+        noise: variance of the wire's noise per dimension, from two looks at ``truth``.
+        curve: held-out error of the denoiser after each epoch.
+    """
+
+    box: WhiteBox
+    denoiser: Denoiser
+    first: Attack | None
+    truth: Tensor
+    wire: Tensor
+    noise: float
+    curve: list[float]
+
+    @classmethod
+    def learn(
+        cls,
+        name: str,
+        first: Attack | None,
+        prior: Ddpm,
+        victim: Victim,
+        images: Split,
+        rng: torch.Generator,
+        work: Work,
+        *,
+        draws: int,
+        judges: int,
+    ) -> Guide:
+        """Train all of it; a tenth of the images, from which the ``judges`` come, is kept from the training.
+
+        Raises:
+            UserError: fewer than three images.
+        """
+        held, own = hold_out_images(images, rng, name)
+        if first:
+            with work.share(0.3):
+                first.fit(victim, own, rng, work)
+        with work.share(0.6):
+            denoiser, curve = prior.learn(own, held, rng, work)
+        truth = to_float(held.images[:judges].to(victim.device))
+        wire, again = victim.query(truth, rng), victim.query(truth, rng)
+        noise = float((wire - again).square().mean()) / 2
+        return cls(WhiteBox(victim, own, draws, rng), denoiser, first, truth, wire, noise, curve)
+
+    def choose(self, settings: Sequence[float], search: Search, work: Work) -> tuple[float, Mode]:
+        """The setting and the backward pass with the lowest error on the held-out images: all settings at once."""
+        best, found = math.inf, (settings[0], self.box.modes[0])
+        if len(settings) * len(self.box.modes) == 1:
+            return found
+        each = torch.tensor(settings, device=self.wire.device).repeat_interleave(len(self.truth))
+        wires = self.wire.repeat(len(settings), *[1] * (self.wire.dim() - 1))
+        for mode in work.each(self.box.modes):
+            answers = search(wires, each, mode).view(len(settings), *self.truth.shape)
+            errors = (answers - self.truth).square().mean((1, 2, 3, 4)).tolist()
+            if min(errors) < best:
+                best, found = min(errors), (settings[errors.index(min(errors))], mode)
+        return found

@@ -1,0 +1,150 @@
+"""White-box sampling from a diffusion model of the attacker's images, led by the wire (DRAG)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ..data import Access, Split
+from ..errors import UserError
+from ..registry import plugin
+from ._ddpm import Ddpm, clean
+from ._denoiser import LEVELS
+from ._guide import Guide
+from ._white_box import Mode
+from .base import BATCH, Attack, Victim
+from .decoder import DecoderAttack
+from .linear import LinearAttack
+from .work import State, Work
+
+RATES = (0.05, 0.1, 0.2, 0.3, 0.5)
+
+
+@plugin("diffusion")
+class DiffusionAttack(Attack):
+    """Guided diffusion: the mean of images drawn from a diffusion model under the pull of the wire.
+
+    Ancestral sampling (DDIM with η = 1, Song et al. 2021) from a model of the attacker's images. Each step's noise is
+    mixed with the direction in which the image that is then expected comes nearer to the wire, at the length that
+    noise has (`spherical`; Lei et al. 2025, DRAG; Yang et al. 2024). It begins at noise, or at another attack's answer
+    with noise of ``level`` (DRAG++). DRAG answers one sample; the mean of several, in pairs of opposite noise, has less
+    squared error. The rate of the guidance where it is None, and the backward pass (see `WhiteBox`), are chosen on the
+    attacker's held-out images; `curve` is the denoiser's error on these, as a part of the noise's variance.
+
+    Args:
+        steps: of the sampler. samples: of each image. guidance: the wire's part of a step's noise; None: chosen.
+        start: ``noise``, or the answer of the ``linear`` or ``decoder`` attack. level: its noise, of 1,000.
+        epochs, width, batch_size: of the diffusion model, see `Ddpm`. start_epochs: of the decoder as the start.
+        draws: of the defence's noise in each step. tuning: attacker images on which the rate is chosen.
+    """
+
+    needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})
+    iterates: ClassVar = True
+
+    def __init__(
+        self,
+        steps: int = 250,
+        samples: int = 4,
+        guidance: float | None = None,
+        start: Literal["noise", "linear", "decoder"] = "linear",
+        level: int = 500,
+        epochs: int = 50,
+        width: int = 32,
+        batch_size: int = 64,
+        start_epochs: int = 50,
+        draws: int = 4,
+        tuning: int = 16,
+    ):
+        if min(steps, samples, width, batch_size, draws, tuning) < 1 or epochs < 0:
+            got = f"{steps=}, {samples=}, {width=}, {batch_size=}, {draws=}, {tuning=}, {epochs=}"
+            raise UserError(f"diffusion: {got}; expected at least 1 of each and 0 epochs or more")
+        self._top = LEVELS - 1 if start == "noise" else level
+        if not steps <= self._top < LEVELS:
+            raise UserError(f"diffusion: level is {level}, steps {steps}; expected one from {steps} to {LEVELS - 1}")
+        if guidance is not None and not 0 <= guidance <= 1:
+            raise UserError(f"diffusion: guidance is {guidance}; expected a part from 0 to 1")
+        self.steps, self.samples, self.guidance, self.draws, self.tuning = steps, samples, guidance, draws, tuning
+        self._prior = Ddpm(epochs, width, batch_size)
+        starts = {"linear": LinearAttack, "decoder": lambda: DecoderAttack(start_epochs)}
+        self._first: Attack | None = starts[start]() if start in starts else None
+
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
+        victim.require(*self.needs)
+        self._work = work or Work()
+        known = self._first, self._prior, victim, images, rng, self._work
+        self.guide = Guide.learn("diffusion", *known, draws=self.draws, judges=self.tuning)
+        self._seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
+        rates = RATES if self.guidance is None else (self.guidance,)
+        self.rate, self.mode = self.guide.choose(rates, self._sample, self._work)
+
+    def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
+        return self._sample(wire, torch.full((len(wire),), self.rate, device=wire.device), self.mode)
+
+    @torch.no_grad()
+    def _sample(self, wire: Tensor, rates: Tensor, mode: Mode) -> Tensor:
+        rng, denoiser = torch.Generator(wire.device).manual_seed(self._seed), self.guide.denoiser
+        target = wire.flatten(1).float().repeat_interleave(self.samples, 0)
+        rates = rates.view(-1, 1, 1, 1).repeat_interleave(self.samples, 0)
+        shape, alpha = denoiser.gaussian.mean.shape, denoiser.alpha
+        x = paired(len(wire), self.samples, shape, rng)
+        if self.guide.first:
+            y = (2 * self.guide.first.reconstruct(wire) - 1).repeat_interleave(self.samples, 0)
+            x = alpha[self._top].sqrt() * y + (1 - alpha[self._top]).sqrt() * x
+        state: State = {"x": x, "t": self._top}
+        loop = self._work.loop(f"diffusion {mode}", self.steps, state, rng)
+        for _ in loop:
+            later = round(self._top * max(0.0, 1 - loop.fraction - 1 / loop.planned))
+            noise, fresh = torch.empty_like(x), paired(len(wire), self.samples, shape, rng)
+            for part in torch.arange(len(x), device=x.device).split(BATCH):
+                noise[part], gradient = self._pull(x[part], target[part], state["t"], rng, mode)
+                fresh[part] = spherical(fresh[part], gradient, rates[part])
+            x.copy_(step(x, noise, alpha[state["t"]], alpha[later], fresh))
+            state["t"] = later
+        # A loop that its budget has cut leaves noise, of which the last estimate is free.
+        t = torch.tensor(state["t"], device=x.device)
+        found = torch.cat([clean(part, denoiser(part, t), alpha[t]) for part in x.split(BATCH)])
+        return (found.view(len(wire), self.samples, *shape).mean(1) / 2 + 0.5).clamp(0, 1)
+
+    @torch.enable_grad()
+    def _pull(self, x: Tensor, target: Tensor, t: int, rng: torch.Generator, mode: Mode) -> tuple[Tensor, Tensor]:
+        """The noise expected in x, and the gradient with respect to x of the distance on the wire."""
+        x, denoiser = x.detach().requires_grad_(), self.guide.denoiser
+        noise = denoiser(x, torch.tensor(t, device=x.device))
+        expected = clean(x, noise, denoiser.alpha[t]).clamp(-1, 1)
+        loss = self.guide.box.feature_loss(expected / 2 + 0.5, target, rng, mode)
+        return noise.detach(), torch.autograd.grad(loss.sum(), x)[0]
+
+    def curve(self) -> list[float]:
+        return self.guide.curve
+
+
+def step(x: Tensor, noise: Tensor, alpha: Tensor, later: Tensor, fresh: Tensor) -> Tensor:
+    """From level ᾱ to the later ᾱ' > ᾱ: √ᾱ' ŷ + √(1 − ᾱ' − σ²) ε_θ + σ ε, σ² = (1 − ᾱ')/(1 − ᾱ) · (1 − ᾱ/ᾱ').
+
+    Song et al. 2021, eq. 12 with η = 1; ŷ is the expected image, clipped to [-1, 1].
+    """
+    variance = (1 - later) / (1 - alpha) * (1 - alpha / later)
+    expected = clean(x, noise, alpha).clamp(-1, 1)
+    return later.sqrt() * expected + (1 - later - variance).clamp(min=0).sqrt() * noise + variance.sqrt() * fresh
+
+
+def spherical(noise: Tensor, gradient: Tensor, rate: Tensor) -> Tensor:
+    """Noise (B, 3, S, S) turned against the gradient, all of length √d: the length that d normal numbers have.
+
+    √d m/‖m‖ with m = (1 − g) ε − g √d ∇/‖∇‖ (Yang et al. 2024, eq. 16 and 17).
+    """
+    length = gradient[0].numel() ** 0.5
+    against = -length * gradient / gradient.flatten(1).norm(dim=1).clamp(min=1e-20).view(-1, 1, 1, 1)
+    mixed = noise + rate * (against - noise)
+    return length * mixed / mixed.flatten(1).norm(dim=1).clamp(min=1e-20).view(-1, 1, 1, 1)
+
+
+def paired(count: int, samples: int, shape: torch.Size, rng: torch.Generator) -> Tensor:
+    """Normal noise (count · samples, ...): of each image's samples, the second, fourth ... oppose the one before.
+
+    What a sample owes to its noise linearly is then absent from their mean (antithetic variates).
+    """
+    half = torch.randn(count, (samples + 1) // 2, *shape, generator=rng, device=rng.device)
+    return torch.stack([half, -half], 2).flatten(1, 2)[:, :samples].flatten(0, 1)

@@ -1,0 +1,160 @@
+"""One cell of a grid: a run folder that is trained, attacked and described by its record, from wherever it stands."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import config
+from . import records
+
+if TYPE_CHECKING:
+    from ..data import ImageSet
+    from .grid import Cell
+
+STARTED = ("root", "devices")
+"""Settings that are no part of a cell's id; a run that was begun keeps those it was begun with."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a bench folder keeps what belongs to a cell.
+
+    >>> Places(Path("runs/grid")).record("0123456789ab").as_posix()
+    'runs/grid/cells/0123456789ab/record.json'
+    """
+
+    out: Path
+
+    def run(self, cell: str) -> Path:
+        """The run folder."""
+        return self.out / "cells" / cell
+
+    def record(self, cell: str) -> Path:
+        """Written last: the cell is done."""
+        return self.run(cell) / records.RECORD
+
+    def failed(self, cell: str) -> Path:
+        """Written when the cell is given up."""
+        return self.out / "failed" / f"{cell}.json"
+
+    def tries(self, cell: str) -> Path:
+        """How often an unfinished cell was begun."""
+        return self.out / "tries" / f"{cell}.json"
+
+    def lock(self, cell: str) -> Path:
+        """Who works on it."""
+        return self.out / "locks" / f"{cell}.lock"
+
+    def log(self, cell: str) -> Path:
+        """What it printed, attempt after attempt."""
+        return self.out / "logs" / f"{cell}.log"
+
+    def begun(self) -> set[str]:
+        """Cells that have left any trace; of a long grid, the others need not be looked for one by one."""
+        paths = (self.run("any"), self.failed("any"), self.tries("any"), self.lock("any"))
+        folders = [path.parent for path in paths if path.parent.is_dir()]
+        return {path.name.partition(".")[0] for folder in folders for path in folder.iterdir()}
+
+
+def finished(cell: Cell, out: Path) -> dict[str, Any] | None:
+    """The record of a cell that is done; None where it is not, or its record lacks an attack that is now asked for.
+
+    Raises:
+        UserError: the record is damaged, or of another schema.
+    """
+    path = Places(out).record(cell.id)
+    if not path.is_file():
+        return None
+    record = records.read(path)
+    sizes = (record["attacker_size"], record["attacked"]) == (cell.attacker_size, cell.attacked)
+    there = {label: attack["attack"] for label, attack in record["attacks"].items()}
+    asked = {label: spec.resolve("attacks").model_dump(mode="json") for label, spec in cell.attacks.items()}
+    return record if sizes and asked.items() <= there.items() else None
+
+
+def run_cell(
+    cell: Cell,
+    out: Path,
+    *,
+    grid: str = "",
+    attempts: int = 1,
+    images: ImageSet | None = None,
+    check: Callable[[], None] | None = None,
+) -> dict[str, Any]:
+    """Train the cell from its last checkpoint, run the attacks that are missing, leave its record; returns that.
+
+    The caller sees to it that nobody else works on the cell (`lock.claim`).
+
+    Args:
+        out: the bench folder; the run folder is ``out/cells/ID``.
+        grid, attempts: for the record.
+        images: the cell's images, where the caller has them.
+        check: called after each step and before each attack; what it raises stops the work.
+
+    Raises:
+        UserError: settings or attacks that cannot be, a disk that is full.
+    """
+    import torch
+
+    from .. import evaluation, runs, suites
+    from ..training import fit
+
+    started, check = time.time(), check or (lambda: None)
+    folder = Places(out).run(cell.id)
+    _tidy(folder)
+    settings = _as_begun(cell.settings, folder)
+    images = images or runs.load_images(cell.settings)
+    fit(settings, images, folder, resume=True, progress=lambda *_: check())
+    run = runs.Run.open(folder)
+    terms = evaluation.Terms(settings.protocol, cell.attacker_size, cell.attacked)
+    parts = evaluation.parts(run, images, terms.protocol_name, terms.attacker_size, terms.attacked)
+    for label, spec in cell.attacks.items():
+        check()
+        if suites.finished(run, label, spec, parts, terms) is None:
+            show = {"label": label, "progress": lambda *_: check()}
+            evaluation.attack_run(run, spec, images, **show, **vars(terms))
+    check()
+    record = records.build(folder, cell, grid=grid, attempts=attempts, started=started)
+    # Sums are rounded in another order with another number of threads: it belongs to what the figures depend on.
+    record["environment"] = {**record["environment"], "threads": torch.get_num_threads()}
+    records.write(folder, record)
+    return record
+
+
+def mark(folder: Path) -> str:
+    """How far a run folder is: it changes with each epoch, attack and checkpoint of an attack.
+
+    >>> mark(Path("runs/none"))
+    '0 epochs, 0 attacks, 0'
+    """
+    epochs, attacks = steps(folder)
+    partial = max((path.stat().st_mtime_ns for path in folder.glob("attacks/*/partial/*.pt")), default=0)
+    return f"{epochs} epochs, {attacks} attacks, {partial}"
+
+
+def steps(folder: Path) -> tuple[int, int]:
+    """Epochs and attacks that are done in a run folder."""
+    curve = folder / "metrics.jsonl"
+    epochs = curve.read_text(encoding="utf-8").count("\n") if curve.is_file() else 0
+    return epochs, len(list(folder.glob("attacks/*/summary.json")))
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what a killed process left half-written: nobody else is at work here."""
+    if not (folder / "config.yaml").is_file() and folder.is_dir():
+        shutil.rmtree(folder)  # it holds no run yet, and a training refuses a folder that holds something else
+    for path in list(folder.rglob(".*.tmp*")):
+        path.unlink(missing_ok=True)
+
+
+def _as_begun(settings: config.TrainConfig, folder: Path) -> config.TrainConfig:
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return settings
+    begun = config.parse(config.load(path))
+    return settings.model_copy(update={key: getattr(begun, key) for key in STARTED})

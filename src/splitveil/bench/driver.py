@@ -1,0 +1,276 @@
+"""The command's side of a grid: it keeps workers at work until every cell is done or given up, and shows how it goes.
+
+Everything it knows it reads from the bench folder, so it may be killed and begun again, or be there twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError, unknown
+from ..files import write_json
+from . import lock
+from .cell import Places, finished
+from .local import Executor, Job, Local, Slurm
+from .on_ray import OnRay
+from .work import Tries, Worker, settle
+
+if TYPE_CHECKING:
+    from .grid import Cell, Grid
+
+EXECUTORS = ("local", "slurm", "ray")
+POLL = 0.3
+"""Seconds between two looks at the folder."""
+PATIENCE = 3
+"""Workers in a row that may end without having taken a cell though there are free ones."""
+PARTING, LINGER = 3.0, 10.0
+"""Seconds in which a worker ends that finds nothing more to do, and one that is told to end."""
+
+
+@dataclass(frozen=True)
+class State:
+    """How the grid stands.
+
+    Attributes:
+        done: records by cell; failed: notes of failed cells.
+        running: cells that a living process has, this command's or another's.
+        own: those of them that this command's workers have.
+        free: the others.
+    """
+
+    done: dict[str, dict[str, Any]]
+    failed: dict[str, dict[str, Any]]
+    running: dict[str, lock.Owner]
+    own: frozenset[str]
+    free: tuple[Cell, ...]
+
+
+def run_grid(
+    grid: Grid,
+    out: str | Path,
+    *,
+    on: str = "local",
+    jobs: int | None = None,
+    retries: int = 2,
+    threads: int = 1,
+    address: str | None = None,
+    gpus_per_cell: float | None = None,
+    slurm: Sequence[str] = (),
+    watch: Callable[[State], None] | None = None,
+) -> State:
+    """Run every cell of ``grid`` that is not done in the folder ``out``.
+
+    Cells that failed before are tried again. A cell that another command on the same folder is at is waited for.
+
+    Args:
+        on: local (processes of this machine), slurm or ray.
+        jobs: cells at once; None: as many as there is room for.
+        retries: a cell that raises an error is tried so many times more.
+        threads: of each cell. Results depend on their number in the last digits, so keep to one within a grid.
+        address: of a Ray cluster.
+        gpus_per_cell: part of a GPU that a cell gets from Ray.
+        slurm: ``key=value`` for sbatch.
+        watch: called with the state about three times a second.
+
+    Raises:
+        UserError: a folder that cannot be written, an unknown executor or one that is not there, numbers below 1, or
+            workers that end before they begin.
+    """
+    _check(on, jobs=jobs, retries=retries, threads=threads, gpus_per_cell=gpus_per_cell)
+    out = Path(out).absolute()
+    driver = Driver(grid, out, retries, watch or (lambda _: None))
+    if driver.begin():
+        devices = max(cell.settings.devices for cell in grid.cells)
+        logs = out / "logs" / "workers"
+        executor: Executor
+        if on == "local":
+            executor = Local(logs, threads=threads, devices=devices)
+        elif on == "slurm":
+            executor = Slurm(logs, threads=threads, parameters=slurm)
+        else:
+            executor = OnRay(address=address, threads=threads, devices=devices, gpus_per_cell=gpus_per_cell)
+        worker = driver.worker(threads, executor.limit, parent=lock.Process.here() if on == "local" else None)
+        try:
+            describe(grid, out)
+            driver.run(executor, worker, jobs or executor.capacity())
+        finally:
+            executor.close()
+    return State(driver.done, driver.failed, {}, frozenset(), ())
+
+
+def describe(grid: Grid, out: Path) -> None:
+    """Leave which cells the grid has: the name of a run folder says nothing to a reader.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    cells = {cell.id: cell.axes for cell in grid.cells}
+    about = {"name": grid.name, "description": grid.description, "cells": cells}
+    write_json(out / "grids" / f"{grid.name.replace('/', '-')}.json", about)
+
+
+@dataclass(frozen=True)
+class Started:
+    """A worker, its slot, and what was free and over when it was started."""
+
+    job: Job
+    slot: int
+    free: frozenset[str]
+    over: int
+
+
+class Driver:
+    """One command on one folder: `begin`, then `run`; `done` and `failed` hold what it comes to."""
+
+    def __init__(self, grid: Grid, out: Path, retries: int, watch: Callable[[State], None]):
+        self.grid, self.out, self.retries, self.watch = grid, out, retries, watch
+        self.places = Places(out)
+        self.done: dict[str, dict[str, Any]] = {}
+        self.failed: dict[str, dict[str, Any]] = {}
+        self._started: dict[str, Started] = {}
+        self._seen: set[str] = set()
+        self._idle = 0
+
+    def begin(self) -> bool:
+        """Whether there is something to do; what failed in an earlier command gets its attempts anew."""
+        for cell in self.grid.cells:
+            if record := finished(cell, self.out):
+                self.done[cell.id] = record
+                continue
+            tries = self.places.tries(cell.id)
+            # A cell that another command is at is that one's to count.
+            if tries.is_file() and (held := lock.claim(self.places.lock(cell.id))):
+                with held:
+                    write_json(tries, asdict(replace(Tries.read(tries), counted=0, running=False)))
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                self.places.failed(cell.id).unlink()
+        return len(self.done) < len(self.grid.cells)
+
+    def worker(self, threads: int, limit: int | None, parent: lock.Process | None) -> Worker:
+        """What a worker is told, but its name."""
+        cells = tuple(cell for cell in self.grid.cells if cell.id not in self.done)
+        return Worker(cells, self.out, self.grid.name, self.retries, "", threads, limit, parent)
+
+    def run(self, executor: Executor, worker: Worker, most: int) -> None:
+        """Keep up to ``most`` workers until no cell is open; however it ends, no worker is left.
+
+        Raises:
+            UserError: workers end before they begin.
+        """
+        try:
+            while True:
+                start, ended = time.monotonic(), self._reap()
+                state = self.state()
+                self.watch(state)
+                if not state.free and not state.running:
+                    self._wait(PARTING)
+                    return
+                self._judge(ended, state)
+                # Those that have no cell yet are about to take one.
+                coming = len(self._started) - len({state.running[cell].job for cell in state.own})
+                for _ in range(min(most - len(self._started), len(state.free) - coming)):
+                    self._start(executor, worker, state, most)
+                time.sleep(max(POLL, 4 * (time.monotonic() - start)))
+        finally:
+            self._stop()
+
+    def state(self) -> State:
+        """Look at the folder."""
+        running: dict[str, lock.Owner] = {}
+        free: list[Cell] = []
+        now, begun = lock.clock(self.out / "locks"), self.places.begun()
+        for cell in self.grid.cells:
+            if cell.id not in begun:
+                free.append(cell)
+            elif cell.id in self.done or self._over(cell):
+                continue
+            elif owner := lock.holder(self.places.lock(cell.id), now=now):
+                running[cell.id] = owner
+            elif not self._over(cell) and not self._given_up(cell):  # it may have ended in between
+                free.append(cell)
+        own = frozenset(cell for cell, owner in running.items() if owner.job in self._started)
+        self._seen |= {running[cell].job for cell in own}
+        return State(self.done, self.failed, running, own, tuple(free))
+
+    def _over(self, cell: Cell) -> bool:
+        if record := finished(cell, self.out):
+            self.done[cell.id] = record
+        self.failed.pop(cell.id, None)
+        if not record:
+            with contextlib.suppress(FileNotFoundError):  # another command may be trying it again
+                self.failed[cell.id] = json.loads(self.places.failed(cell.id).read_text(encoding="utf-8"))
+        return cell.id in self.done or cell.id in self.failed
+
+    def _given_up(self, cell: Cell) -> bool:
+        """Whether a cell whose process has gone had no attempt left; that is written down."""
+        path = self.places.tries(cell.id)
+        if Tries.read(path).counted <= self.retries:
+            return False
+        if held := lock.claim(self.places.lock(cell.id)):
+            with held:
+                settle(cell, self.out, self.retries)
+        return self._over(cell)
+
+    def _start(self, executor: Executor, worker: Worker, state: State, most: int) -> None:
+        taken = {started.slot for started in self._started.values()}
+        slot = next(number for number in range(len(taken) + 1) if number not in taken)
+        name = secrets.token_hex(4)
+        # Of those that take one, as many at once as there may be: a long grid need not travel with each of them.
+        cells = state.free[: 2 * most] if worker.limit else tuple(c for c in worker.cells if c.id not in self.done)
+        job = executor.start(replace(worker, cells=cells, token=name), name, slot)
+        free = frozenset(cell.id for cell in state.free)
+        self._started[name] = Started(job, slot, free, len(self.done) + len(self.failed))
+
+    def _reap(self) -> dict[str, Started]:
+        """Take out the workers that have ended; the cells of one that died elsewhere are free at once."""
+        ended = {name: started for name, started in self._started.items() if started.job.ended()}
+        for name in ended:
+            del self._started[name]
+            for path in (self.out / "locks").glob("*.lock"):
+                lock.break_(path, name)
+        return ended
+
+    def _judge(self, ended: dict[str, Started], state: State) -> None:
+        """Give up where workers come and go without taking what is free."""
+        free = {cell.id for cell in state.free}
+        for name, started in ended.items():
+            problem = started.job.problem()
+            took = name in self._seen or len(self.done) + len(self.failed) > started.over
+            self._idle = 0 if took else self._idle + bool(free & started.free)
+            if self._idle >= PATIENCE:
+                why = problem or f"they found none free: every machine must see {self.out}"
+                raise UserError(f"{PATIENCE} workers in a row ended without taking a cell: {why}")
+
+    def _stop(self) -> None:
+        """End the workers, and wait until they have: the next command should find their cells free."""
+        for started in self._started.values():
+            started.job.stop()
+        self._wait(LINGER)
+
+    def _wait(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self._started and time.monotonic() < deadline:
+            if not self.state().own:
+                for started in self._reap().values():
+                    started.job.problem()  # it also clears up
+            time.sleep(POLL / 3)
+
+
+def _check(on: str, **numbers: float | None) -> None:
+    if on not in EXECUTORS:
+        raise unknown("executor", on, EXECUTORS)
+    for name, least in (("jobs", 1), ("threads", 1), ("retries", 0)):
+        value = numbers[name]
+        if value is not None and value < least:
+            raise UserError(f"--{name} is {value}; expected at least {least}")
+    share = numbers["gpus_per_cell"]
+    if share is not None and not 0 <= share < math.inf:
+        raise UserError(f"--gpus-per-cell is {share}; expected 0 or more, such as 0.25 for four cells on a GPU")

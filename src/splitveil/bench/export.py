@@ -1,0 +1,224 @@
+"""Tables as CSV and as LaTeX (booktabs)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..files import write_text
+from ..metrics import Interval
+from .analysis import Arena, Setup, interval, strongest
+from .gains import Gain
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "σ": r"$\sigma$",
+    "λ": r"$\lambda$",
+    "→": r"$\to$",
+    "±": r"$\pm$",
+    "·": r"$\cdot$",
+    "×": r"$\times$",
+    "⁻": r"$^{-}$",
+    "⁴": r"$^{4}$",
+    "−": "$-$",
+    "–": "--",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table under ``tables/STEM.csv`` and ``.tex``.
+
+    Attributes:
+        rows: numbers for CSV, as they were computed.
+        shown: the same for reading: columns of text, with intervals; what LaTeX gets.
+    """
+
+    stem: str
+    caption: str
+    rows: Sequence[Mapping[str, Any]]
+    shown: Sequence[Mapping[str, str]]
+
+    def csv(self) -> str:
+        """One line for each row; a column that a row lacks stays empty.
+
+        >>> print(Table("t", "", [{"a": 1}, {"b": "x, y"}], []).csv())
+        a,b
+        1,
+        ,"x, y"
+        <BLANKLINE>
+        """
+        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: harmless(value) for key, value in row.items()} for row in self.rows)
+        return text.getvalue()
+
+    def latex(self) -> str:
+        """A ``table`` environment; the document needs ``\\usepackage{booktabs}``."""
+        columns = list(dict.fromkeys(key for row in self.shown for key in row))
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{tex(self.caption)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
+            r"\toprule",
+            " & ".join(map(tex, columns)) + r" \\",
+            r"\midrule",
+            *(" & ".join(tex(row.get(key, "")) for key in columns) + r" \\" for row in self.shown),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def tex(text: str) -> str:
+    """Text as LaTeX prints it.
+
+    >>> print(tex("50 % of a_b"))
+    50 \\% of a\\_b
+    """
+    return "".join(LATEX.get(character, character) for character in str(text))
+
+
+def harmless(value: Any) -> Any:
+    """A text that a spreadsheet would run as a formula, made a text.
+
+    >>> harmless("=1+1"), harmless(-1.5), harmless("noise")
+    ("'=1+1", -1.5, 'noise')
+    """
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+def write(folder: Path, tables: Iterable[Table]) -> None:
+    """Leave each table as CSV and LaTeX."""
+    for table in tables:
+        write_text(folder / f"{table.stem}.csv", table.csv())
+        write_text(folder / f"{table.stem}.tex", table.latex())
+
+
+def cells_table(arenas: Sequence[Arena]) -> Table:
+    """One row for each cell."""
+    rows, shown = [], []
+    for arena in arenas:
+        spec = decimals(interval(record["worst_case"]["mse"]) for record in arena.records())
+        for place, setup in enumerate(arena.setups):
+            for record in setup.records:
+                rows.append(_cell_row(arena, setup, record, place in arena.front))
+                images = {"images": arena.name} if len(arenas) > 1 else {}
+                shown.append(images | _cell_shown(setup, record, spec))
+    return Table("cells", "All cells; brackets: 95 % intervals over the images.", rows, shown)
+
+
+def gains_table(found: Sequence[tuple[Arena, Gain]]) -> Table:
+    """One row for each setup that has a partner without CEM."""
+    rows, shown = [], []
+    spec = decimals(gain.mse for _, gain in found)
+    for arena, gain in found:
+        before, after = gain.mse_means
+        rows.append(
+            {
+                "arena": arena.name,
+                "setup": gain.without.stack,
+                "cem": gain.setup.cem,
+                "seeds": len(gain.seeds),
+                "worst_mse_without": before,
+                "worst_mse_with": after,
+                **_columns("worst_mse_difference", gain.mse),
+                "worst_mse_relative": gain.relative,
+                "accuracy_without": gain.accuracy_means[0],
+                "accuracy_with": gain.accuracy_means[1],
+                **_columns("accuracy_difference", gain.accuracy),
+            }
+        )
+        shown.append(
+            {
+                "defense": gain.without.stack,
+                "CEM": gain.setup.cem,
+                "seeds": str(len(gain.seeds)),
+                "worst-case MSE": f"{before:.4g} → {after:.4g}",
+                "difference (MSE)": signed(gain.mse, spec),
+                "accuracy %": f"{100 * gain.accuracy_means[0]:.1f} → {100 * gain.accuracy_means[1]:.1f}",
+                "difference (points)": signed(points(gain.accuracy), ".1f"),
+            }
+        )
+    caption = (
+        "What CEM changes, paired on the attacked images of each seed; 95 % intervals over the seeds (Student), "
+        "of a single seed over its images."
+    )
+    return Table("cem_gain", caption, rows, shown)
+
+
+def points(value: Interval) -> Interval:
+    """A share as percent."""
+    return Interval(100 * value.mean, 100 * value.lo, 100 * value.hi)
+
+
+def signed(value: Interval, spec: str = "") -> str:
+    """A difference with its sign and a true minus.
+
+    >>> signed(Interval(-0.8, -3.1, 1.4), ".1f")
+    '−0.8 [−3.1, 1.4]'
+    """
+    text = format(value, spec).replace("-", "−")
+    return text if text.startswith("−") else f"+{text}"
+
+
+def decimals(values: Iterable[Interval]) -> str:
+    """One format for a column: with two digits of the median width of its intervals.
+
+    >>> decimals([Interval(0.0103, 0.0099, 0.0107)])
+    '.5f'
+    """
+    widths = sorted(value.hi - value.lo for value in values)
+    width = widths[len(widths) // 2] if widths else 0.0
+    return f".{max(0, 1 - math.floor(math.log10(width)))}f" if width > 0 else ".4g"
+
+
+def percent(value: Interval) -> str:
+    """A share in percent, without the sign.
+
+    >>> percent(Interval(0.964, 0.942, 0.978))
+    '96.4 [94.2, 97.8]'
+    """
+    return format(points(value), ".1f")
+
+
+def _columns(name: str, value: Interval) -> dict[str, float]:
+    return {name: value.mean, f"{name}_lo": value.lo, f"{name}_hi": value.hi}
+
+
+def _cell_row(arena: Arena, setup: Setup, record: dict[str, Any], front: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": record["id"], "arena": arena.name, "setup": setup.name}
+    row |= {"defense": " + ".join(record["defense"]), "seed": record["config"]["seed"], "sigma": setup.sigma}
+    row |= {"cem": setup.cem, "front": int(front), **_columns("accuracy", interval(record["accuracy"]))}
+    for metric, value in record["worst_case"].items():
+        row |= _columns(f"worst_{metric}", interval(value))
+    row |= {"strongest": strongest(record), "leakage_nats": record["leakage_nats"], "epoch": record["epoch"]}
+    row |= {"train_seconds": record["timings"]["train"]}
+    for label, attack in record["attacks"].items():
+        for metric in ("mse", "ssim", "psnr"):
+            row |= _columns(f"{label}_{metric}", interval(attack[metric]))
+    return row
+
+
+def _cell_shown(setup: Setup, record: dict[str, Any], spec: str) -> dict[str, str]:
+    worst, leakage = record["worst_case"], record["leakage_nats"]
+    return {
+        "setup": setup.name,
+        "seed": str(record["config"]["seed"]),
+        "accuracy %": percent(interval(record["accuracy"])),
+        "worst-case MSE": format(interval(worst["mse"]), spec),
+        "SSIM": f"{worst['ssim']['mean']:.3f}",
+        "leakage (nats)": "–" if leakage is None else f"{leakage:.0f}",
+    }

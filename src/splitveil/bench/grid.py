@@ -1,0 +1,300 @@
+"""Grids: files whose lists become cells, each one training and its attacks, all of them checked before any runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from .. import config
+from ..errors import UserError, did_you_mean
+from ._file import LISTS, MAX_CELLS, SETTINGS, GridFile, Row, read
+
+PRESETS = Path(__file__).parent / "presets"
+BASELINE_SIGMAS = (0.025, 0.05, 0.1, 0.2, 0.4)
+"""Noise that a grid's defenses are compared with, where no other is named."""
+ATTACKS = ("published/decoder",)
+"""How cells are attacked where a file names neither attacks nor a suite."""
+NETWORKS = 64
+"""Different networks that are built to check a grid; what is wrong with further ones is said when they run."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and its attacks.
+
+    Attributes:
+        settings: resolved.
+        attacks: label (`suites.labels`) -> resolved attack.
+        attacker_size, attacked: as for `evaluation.evaluate`; None: all that the protocol gives.
+        axes: what varies in the grid, for display.
+    """
+
+    settings: config.TrainConfig
+    attacks: dict[str, config.Spec]
+    attacker_size: int | None = None
+    attacked: int | None = None
+    axes: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def id(self) -> str:
+        """Name of the cell's run folder: a digest of what is trained, wherever the images lie.
+
+        Attacks are no part of it: adding one trains nothing anew.
+
+        >>> settings = config.parse({"data": "digits", "defense": ["gaussian:0.1"]}).resolve()
+        >>> Cell(settings, {}).id == Cell(settings.model_copy(update={"root": Path("/images")}), {}).id
+        True
+        """
+        values = self.settings.model_dump(mode="json", exclude={"root", "devices"})
+        return hashlib.sha256(json.dumps(_canonical(values), sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All cells of a grid, each different training once."""
+
+    name: str
+    description: str
+    cells: tuple[Cell, ...]
+
+
+def presets() -> list[str]:
+    """The names of the grids that come with the package.
+
+    >>> presets()[-1]
+    'smoke'
+    """
+    return sorted(path.relative_to(PRESETS).with_suffix("").as_posix() for path in PRESETS.rglob("*.yaml"))
+
+
+def load_grid(
+    path_or_preset: str | Path, *, baseline: Sequence[float] | None = None, root: str | Path | None = None
+) -> Grid:
+    """Read a grid file or a preset and check every cell; nothing is loaded, trained or written.
+
+    Args:
+        path_or_preset: a YAML file, or a name that `presets` gives.
+        baseline: add, for every combination of the other settings, the cells of noise alone with these standard
+            deviations (`BASELINE_SIGMAS`): ``gaussian:S`` and ``cem:0``, which measures and trains nothing.
+        root: folder of the images, whatever the file says.
+
+    Raises:
+        UserError: what is wrong with the file, or with the first bad cell, which is named by its axes.
+
+    >>> grid = load_grid("smoke")
+    >>> len(grid.cells), sorted(grid.cells[0].axes)
+    (6, ['lambda', 'more', 'seed'])
+    """
+    name, values = _open(str(path_or_preset))
+    file = read(values)
+    options = _attack_options(file.rest)
+    rows = list(_kept(file, {} if root is None else {"root": str(root)}))
+    if baseline is not None:
+        rows += _noise(rows, _sigmas(baseline))
+        if len(rows) > MAX_CELLS:
+            raise UserError(f"with its baseline the grid has {len(rows):,} cells; expected at most {MAX_CELLS:,}")
+    cells: dict[str, Cell] = {}
+    for axes, settings in rows:
+        cell = Cell(settings, axes=axes, **options)
+        cells.setdefault(cell.id, cell)
+    _check(cells.values())
+    return Grid(str(file.rest.get("name") or name), str(file.rest.get("description") or ""), tuple(cells.values()))
+
+
+Settled = tuple[dict[str, Any], config.TrainConfig]
+"""The axes and the resolved settings of a cell."""
+
+
+def _open(source: str) -> tuple[str, dict[str, Any]]:
+    if source in presets():
+        return source, config.load(PRESETS / f"{source}.yaml")
+    if not Path(source).exists() and not source.endswith((".yaml", ".yml")):
+        hint = did_you_mean(source, presets()) or ";"
+        raise UserError(f"unknown grid '{source}'{hint} expected a YAML file or one of: {', '.join(presets())}")
+    return Path(source).stem, config.load(source)
+
+
+def _kept(file: GridFile, over: dict[str, Any]) -> Iterator[Settled]:
+    """The cells that `exclude` leaves."""
+    hits, left = [0] * len(file.exclude), 0
+    for row in file.rows():
+        # An excluded cell may be one that could not be trained, so the values as written are compared first.
+        found = _matching(file, row)
+        if not found:
+            with _named(row.axes):
+                settings = _resolved(row.settings | over)
+            found = _matching(file, row, settings)
+            if not found:
+                left += 1
+                yield row.axes, settings
+        for number in found:
+            hits[number] += 1
+    for number, (item, count) in enumerate(zip(file.exclude, hits, strict=True), 1):
+        if not count:
+            shown = ", ".join(f"{key}: {value}" for key, value in item.items())
+            raise UserError(f"exclude {number} ({shown}) matches no cell; correct it or leave it out")
+    if not left:
+        raise UserError("exclude leaves no cell of the grid; expected at least one")
+
+
+def _matching(file: GridFile, row: Row, settings: config.TrainConfig | None = None) -> list[int]:
+    """Which entries of `exclude` a cell matches; those of `include` are asked for, and match none."""
+    return [] if row.included else [n for n, item in enumerate(file.exclude) if _matches(item, row, settings)]
+
+
+def _matches(item: dict[str, Any], row: Row, settings: config.TrainConfig | None) -> bool:
+    for key, value in item.items():
+        wanted = _alternatives(key, value)
+        if settings is not None and key in SETTINGS:
+            actual = getattr(settings, key)
+            if not any(actual == getattr(_resolved({"data": settings.data, key: one}), key) for one in wanted):
+                return False
+        elif row.axes.get(key, row.settings.get(key)) not in wanted:
+            return False
+    return True
+
+
+def _alternatives(key: str, value: Any) -> list[Any]:
+    return value if isinstance(value, list) and key not in LISTS else [value]
+
+
+def _resolved(values: dict[str, Any]) -> config.TrainConfig:
+    """`config.parse` and `resolve`; what a cell shares with others is not parsed again."""
+    seed, defense = values.get("seed", 0), values.get("defense", [])
+    rest = {key: value for key, value in values.items() if key not in ("seed", "defense")}
+    if type(seed) is not int or seed < 0 or not isinstance(defense, list):
+        return config.parse(values).resolve()
+    try:
+        common = _parsed(json.dumps(rest, default=str))
+        stack = [_parsed(json.dumps({"data": "digits", "defense": [one]}, default=str)).defense[0] for one in defense]
+    except UserError:
+        return config.parse(values).resolve()  # names everything that is wrong
+    return common.model_copy(update={"seed": seed, "defense": tuple(stack)})
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> config.TrainConfig:
+    return config.parse(json.loads(text)).resolve()
+
+
+def _attack_options(rest: dict[str, Any]) -> dict[str, Any]:
+    options: dict[str, Any] = {"attacks": _attacks(rest)}
+    for key in ("attacker_size", "attacked"):
+        value = options[key] = rest.get(key)
+        if value is not None and (type(value) is not int or value < 2):
+            raise UserError(f"{key} is {value!r}; expected a number of images, at least 2")
+    return options
+
+
+def _attacks(rest: dict[str, Any]) -> dict[str, config.Spec]:
+    from .. import suites  # with all that scores an attack
+
+    texts, suite = rest.get("attacks"), rest.get("suite")
+    if texts is not None and suite is not None:
+        raise UserError("the file names attacks and a suite; give one of the two")
+    if suite is not None:
+        if suite not in suites.SUITES:
+            names = ", ".join(suites.SUITES)
+            raise UserError(f"unknown suite '{suite}'{did_you_mean(suite, suites.SUITES) or ';'} there are: {names}")
+        # The labels that `splitveil attack --suite` uses.
+        return {label: spec.resolve("attacks") for label, spec in suites.labels(suites.SUITES[suite]).items()}
+    texts = list(ATTACKS) if texts is None else texts
+    if not isinstance(texts, list) or not texts:
+        raise UserError(f"attacks is {texts!r}; expected a list, such as [published/decoder, linear]")
+    found = [suites.PRESETS.get(text) if isinstance(text, str) else None for text in texts]
+    specs = [spec or _spec(text) for spec, text in zip(found, texts, strict=True)]
+    for spec in specs:
+        spec.make("attacks")  # its constructor checks the values
+    return suites.labels(tuple(spec.resolve("attacks") for spec in specs))
+
+
+def _spec(text: Any) -> config.Spec:
+    from pydantic import ValidationError
+
+    try:
+        return config.Spec.model_validate(text)
+    except ValidationError as error:
+        raise UserError(f"attacks: {config.explain(error)}") from None
+
+
+def _sigmas(baseline: Sequence[float]) -> list[float]:
+    if not baseline or not all(0 < sigma < math.inf for sigma in baseline):
+        raise UserError(f"baseline is {list(baseline)}; expected standard deviations of noise above 0, such as 0.1")
+    return [float(sigma) for sigma in baseline]
+
+
+def _noise(rows: list[Settled], sigmas: list[float]) -> list[Settled]:
+    """Noise alone for each different combination of the settings beside the defenses, where the grid lacks it.
+
+    Where no cell is defended (a network without defense, for reference) there is nothing to compare it with.
+    """
+    combinations: dict[str, Settled] = {}
+    there: set[tuple[str, float]] = set()
+    for axes, settings in rows:
+        key = settings.model_dump_json(exclude={"defense", "root", "devices"})
+        if settings.defense:
+            combinations.setdefault(key, (axes, settings))
+        if (sigma := _noise_alone(settings.defense)) is not None:
+            there.add((key, sigma))
+    return [
+        (
+            {name: value for name, value in axes.items() if name in SETTINGS and name != "defense"}
+            | {"baseline": "noise", "sigma": sigma},
+            _resolved({**settings.model_dump(mode="json"), "defense": [f"gaussian:{sigma}", "cem:0"]}),
+        )
+        for key, (axes, settings) in combinations.items()
+        for sigma in sigmas
+        if (key, sigma) not in there
+    ]
+
+
+def _noise_alone(defense: tuple[config.Spec, ...]) -> float | None:
+    """sigma, where nothing but Gaussian noise acts: a CEM of weight 0 only measures."""
+    acting = [spec for spec in defense if spec.name != "cem" or spec.parameters["weight"]]
+    return acting[0].parameters["sigma"] if [spec.name for spec in acting] == ["gaussian"] else None
+
+
+def _check(cells: Iterable[Cell]) -> None:
+    from . import shapes  # torch, and all networks and defenses
+
+    checked: set[Any] = set()
+    networks: dict[str, Cell] = {}
+    for cell in cells:
+        about, shape = cell.settings, shapes.shape(cell.settings)
+        networks.setdefault(shape, cell)
+        values = [spec.model_dump_json() for spec in about.defense]
+        key = (shape, about.protocol, about.epochs, about.train_size, about.test_size)
+        if checked.issuperset([key, *values]):
+            continue
+        checked.update([key, *values])
+        with _named(cell.axes):
+            shapes.check(about)
+    for cell in list(networks.values())[:NETWORKS]:
+        with _named(cell.axes):
+            shapes.check_network(cell.settings)
+
+
+@contextmanager
+def _named(axes: dict[str, Any]) -> Iterator[None]:
+    """Say which cell an error is about."""
+    try:
+        yield
+    except UserError as error:
+        shown = ", ".join(f"{key}={value}" for key, value in axes.items())
+        raise UserError(f"cell {shown}: {error}" if shown else str(error)) from None
+
+
+def _canonical(value: Any) -> Any:
+    """Equal numbers written in one way: 16 and 16.0 are the same setting."""
+    if isinstance(value, dict):
+        return {key: _canonical(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_canonical(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,115 @@
+"""What a training of a grid looks like before its images are there: sizes, networks that fit, stand-in images."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from .. import config, runs
+from ..data import ImageSet, Split
+from ..data.protocol import PROTOCOLS
+from ..defenses.base import Stack, name_of
+from ..errors import UserError, unknown
+from ..registry import Registry
+
+COSTLESS = frozenset({"sigma", "weight", "label_weight", "scale", "epsilon", "threshold", "ratio", "bandwidth", "lr"})
+"""Parameters of defenses whose size changes no training's speed."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Numbers of training and test images and of classes, and the images' side in pixels."""
+
+    train: int
+    test: int
+    classes: int
+    side: int
+
+
+PUBLISHED = {
+    "cifar10": Size(50_000, 10_000, 10, 32),
+    "cifar100": Size(50_000, 10_000, 100, 32),
+    "tinyimagenet": Size(100_000, 10_000, 200, 64),
+    "facescrub": Size(39_969, 4_170, 530, 48),  # published as links, many of them dead: the counts of the CEM code
+    "digits": Size(1_437, 360, 10, 32),
+}
+
+
+def published(settings: config.TrainConfig) -> Size | None:
+    """Size of the image set as it is published, cut to the sizes that are asked for; None where it is not known."""
+    full = PUBLISHED.get(settings.data)
+    if full is None:
+        return None
+    return replace(full, train=settings.train_size or full.train, test=settings.test_size or full.test)
+
+
+def stand_in(size: Size, train: int, test: int = 20) -> ImageSet:
+    """Random images with labels; what is timed or built does not depend on what they show."""
+    rng = torch.Generator().manual_seed(0)
+
+    def part(count: int) -> Split:
+        pixels = torch.randint(256, (count, 3, size.side, size.side), generator=rng, dtype=torch.uint8)
+        return Split(pixels, torch.arange(count) % size.classes)
+
+    names = [str(number) for number in range(size.classes)]
+    return ImageSet("random", part(train), part(test), names, (0.5,) * 3, (0.25,) * 3, size.side)
+
+
+def shape(settings: config.TrainConfig) -> str:
+    """A key that trainings share which cost the same per step: same images, network and kinds of defense.
+
+    >>> keys = [shape(config.parse({"data": "digits", "defense": [f"gaussian:{s}"]}).resolve()) for s in (0, 0.1, 0.2)]
+    >>> keys[0] == keys[1], keys[1] == keys[2]
+    (False, True)
+    """
+    kept = {"data", "root", "arch", "cut", "batch_size", "precision", "devices", "crop_padding", "flip", "rotate"}
+    kept |= {name for name in config.TrainConfig.model_fields if name.startswith("bottleneck")}
+    values = settings.model_dump(mode="json", include=kept)
+    values["defense"] = [[spec.name, _cost(spec.parameters)] for spec in settings.defense]
+    return json.dumps(values, sort_keys=True, default=str)
+
+
+def _cost(parameters: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in parameters.items() if key not in COSTLESS}
+    return kept | ({"sigma": parameters["sigma"] > 0} if "sigma" in parameters else {})  # CEM needs some noise
+
+
+def check(settings: config.TrainConfig) -> None:
+    """What can be found wrong about a training without its images and its network.
+
+    Raises:
+        UserError: unknown data or protocol; defenses of bad values, given twice, or acting after the last epoch; more
+            images than there are.
+    """
+    Registry("data").get(settings.data.partition(":")[0])
+    if settings.protocol not in PROTOCOLS:
+        raise unknown("protocol", settings.protocol, PROTOCOLS)
+    stack = Stack(*(spec.make("defenses") for spec in settings.defense))
+    late = [part for part in stack if part.acts_after >= settings.epochs]
+    if late:
+        name, after = name_of(type(late[0])), late[0].acts_after
+        raise UserError(f"{name} acts after {after} epochs, but the training has {settings.epochs}; train longer")
+    for part in ("train", "test"):
+        wanted, full = getattr(settings, f"{part}_size"), PUBLISHED.get(settings.data)
+        if wanted and full and wanted > getattr(full, part):
+            raise UserError(f"{part}_size is {wanted}; {settings.data} has {getattr(full, part)} {part} images")
+
+
+def check_network(settings: config.TrainConfig) -> None:
+    """Build the network with its defenses, where the size of the images is known; else only look for its name.
+
+    Raises:
+        UserError: an unknown name, a cut or bottleneck that does not fit the images, defenses that do not fit both.
+    """
+    size = published(settings)
+    if size is None:
+        family, colon, _ = settings.arch.partition(":")
+        names = Registry("zoo").names()
+        if (f"{family}:NAME@LAYER" if colon else settings.arch) not in names:
+            raise unknown("model", settings.arch, names)
+        return
+    with torch.random.fork_rng():  # layers draw their weights from torch's global generator
+        runs.build_model(settings, stand_in(size, 2, 2))

@@ -1,0 +1,255 @@
+"""What a worker process does: it takes cells that nobody has, one after the other, and counts its attempts.
+
+Workers and drivers share nothing but the bench folder: a cell is done, failed, somebody's or free by the files in it.
+So any number of both may come, be killed and come again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from ..files import write_json
+from . import records
+from .cell import Places, finished, mark, run_cell
+from .lock import Lock, Process, claim
+
+if TYPE_CHECKING:
+    from ..data import ImageSet
+    from .grid import Cell
+
+KILLED = "its process was killed from outside: out of memory, or by hand"
+WATCH = 0.5
+"""Seconds between two looks at the driver."""
+
+
+class LockLost(Exception):
+    """The cell belongs to another process now."""
+
+
+@dataclass(frozen=True)
+class Tries:
+    """Attempts at a cell that is not done; ``OUT/tries/ID.json``.
+
+    Attributes:
+        total: all of them. counted: those that count against ``--retries``, since the command was last given.
+        running: whether one was begun and has not said how it ended.
+        mark: how far the cell was when it began.
+        error: how the last one ended.
+    """
+
+    total: int = 0
+    counted: int = 0
+    running: bool = False
+    mark: str = ""
+    error: str = ""
+
+    @classmethod
+    def read(cls, path: Path) -> Tries:
+        """Those of a cell; none without the file."""
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return cls()
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path} is damaged ({error}); delete it") from None
+
+    def begun(self, now: str) -> Tries:
+        """One more."""
+        return replace(self, total=self.total + 1, counted=self.counted + 1, running=True, mark=now)
+
+    def settled(self, now: str) -> Tries:
+        """Where the last one's process has gone without a word: it counts only if it got nowhere.
+
+        A job that is cut off by its time limit again and again, but goes on from its checkpoint, is not a failing one.
+
+        >>> gone = Tries().begun("3 epochs")
+        >>> gone.settled("3 epochs").counted, gone.settled("5 epochs").counted
+        (1, 0)
+        """
+        if not self.running:
+            return self
+        return replace(self, counted=self.counted - (now != self.mark), running=False, error=KILLED)
+
+    def ended(self, error: str) -> Tries:
+        """The last one raised an error."""
+        return replace(self, running=False, error=error)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One process that takes cells until none is free; called where it shall run, so it can be pickled.
+
+    Attributes:
+        cells, out, grid, retries: what is to be done; of a cell, 1 + retries attempts are made.
+        token: by which its driver knows the locks it holds.
+        threads: of each computation; the figures depend on their number.
+        limit: end after so many cells.
+        parent: end with this process.
+    """
+
+    cells: tuple[Cell, ...]
+    out: Path
+    grid: str
+    retries: int
+    token: str
+    threads: int = 1
+    limit: int | None = None
+    parent: Process | None = None
+
+    def __call__(self) -> int:
+        """Take cells until none is free; returns how many it took."""
+        if self.parent:
+            end_with(self.parent)
+        import torch
+
+        torch.set_num_threads(self.threads)
+        over: set[str] = set()
+        images = _Images()
+        taken, sound = 0, True
+        while sound and (self.limit is None or taken < self.limit) and (got := self._take(over)):
+            taken += 1
+            cell, lock, tries = got
+            with lock:
+                well = self._attempt(cell, lock, tries, images)
+            # An error on a GPU may leave it unusable for this process: the next attempt gets a new one.
+            sound = well or not torch.cuda.is_initialized()
+        return taken
+
+    def checkpoint(self) -> Any:
+        """How submitit puts the worker into the queue again when Slurm's time is up: as it is, the files go on."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+    def _take(self, over: set[str]) -> tuple[Cell, Lock, Tries] | None:
+        """A free cell and its lock, those before that were not begun; ``over`` are the ones found done or failed."""
+        places = Places(self.out)
+        begun = places.begun()
+        left = [cell for cell in self.cells if cell.id not in over]
+        for cell in sorted(left, key=lambda cell: cell.id in begun and places.tries(cell.id).is_file()):
+            lock = None if _over(cell, self.out) else claim(places.lock(cell.id), self.token)
+            # Between the two it may have been finished by another, or its attempts were used up.
+            if lock and not _over(cell, self.out) and (tries := settle(cell, self.out, self.retries)):
+                return cell, lock, tries
+            if lock:
+                lock.release()
+            if _over(cell, self.out):
+                over.add(cell.id)
+        return None
+
+    def _attempt(self, cell: Cell, lock: Lock, tries: Tries, images: _Images) -> bool:
+        """Run the cell; whether that ended well. Its lock is held."""
+        places = Places(self.out)
+        tries = tries.begun(mark(places.run(cell.id)))
+        write_json(places.tries(cell.id), asdict(tries))
+
+        def check() -> None:
+            if lock.lost:
+                raise LockLost(f"cell {cell.id} was taken over: this process showed no sign of life for too long")
+
+        with _logged(places.log(cell.id), f"attempt {tries.total} at {cell.id}") as log:
+            try:
+                known = {"grid": self.grid, "attempts": tries.total, "images": images.of(cell)}
+                run_cell(cell, self.out, **known, check=check)
+            except LockLost as error:
+                log.write(f"{error}\n")
+                return False
+            except Exception as error:
+                traceback.print_exc(file=log)
+                line = " ".join(f"{type(error).__name__}: {error}".split())
+                write_json(places.tries(cell.id), asdict(tries.ended(line)))
+                settle(cell, self.out, self.retries)
+                return False
+        for path in (places.tries(cell.id), places.failed(cell.id)):
+            path.unlink(missing_ok=True)
+        return True
+
+
+def settle(cell: Cell, out: Path, retries: int) -> Tries | None:
+    """The attempts at a cell whose lock is held; None where they are used up: the failure is recorded."""
+    places = Places(out)
+    tries = Tries.read(places.tries(cell.id)).settled(mark(places.run(cell.id)))
+    if tries.counted <= retries:
+        return tries
+    note = {
+        "schema": records.SCHEMA,
+        "id": cell.id,
+        "axes": dict(cell.axes),
+        "config": cell.settings.model_dump(mode="json", exclude={"root"}),
+        "error": tries.error,
+        "log": places.log(cell.id).relative_to(out).as_posix(),
+        "attempts": tries.total,
+    }
+    write_json(places.failed(cell.id), note)
+    return None
+
+
+def end_with(parent: Process) -> None:
+    """End this process once ``parent`` has, or the process between them: nobody would know of its work.
+
+    Files are written whole and the lock of a dead process is free, so that it may end anywhere.
+    """
+    above = os.getppid()
+
+    def watch() -> None:
+        while parent.alive() is not False and os.getppid() == above:
+            time.sleep(WATCH)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent").start()
+
+
+class _Images:
+    """The image set of the cell before, which is mostly that of the next too."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[Any, ImageSet] | None = None
+
+    def of(self, cell: Cell) -> ImageSet:
+        from ..runs import load_images
+
+        s = cell.settings
+        wanted = (s.data, s.root, s.train_size, s.test_size)
+        if self._kept is None or self._kept[0] != wanted:
+            self._kept = None  # not two at once
+            self._kept = wanted, load_images(s)
+        return self._kept[1]
+
+
+def _over(cell: Cell, out: Path) -> bool:
+    return Places(out).failed(cell.id).is_file() or finished(cell, out) is not None
+
+
+@contextlib.contextmanager
+def _logged(path: Path, title: str) -> Iterator[Any]:
+    """Send everything that is printed, by libraries in C too, to the end of a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8", buffering=1) as log:
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        log.write(f"--- {title}, {when}, process {os.getpid()} on {socket.gethostname()}\n")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        saved = {number: os.dup(number) for number in (1, 2)}
+        try:
+            for number in saved:
+                os.dup2(log.fileno(), number)
+            yield log
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, copy in saved.items():
+                os.dup2(copy, number)
+                os.close(copy)

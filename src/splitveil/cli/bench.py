@@ -1,0 +1,231 @@
+"""`splitveil bench`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Column, Table
+
+from ..errors import UserError
+from ._shared import app, duration, error_console, interval, out_console, say
+
+if TYPE_CHECKING:
+    from ..bench.driver import State
+    from ..bench.grid import Cell, Grid
+
+
+@app.command
+def bench(
+    grid: str,
+    *,
+    out: Path | None = None,
+    on: str = "local",
+    jobs: int | None = None,
+    plan: Annotated[bool, Parameter(negative="")] = False,
+    baseline: str | None = None,
+    root: Path | None = None,
+    retries: int = 2,
+    threads: int = 1,
+    gpus_per_cell: float | None = None,
+    address: str | None = None,
+    slurm: Annotated[list[str] | None, Parameter(negative="")] = None,
+) -> None:
+    """Train and attack every cell of a grid into OUT/cells/ID; what is done already is not done again.
+
+    It may be stopped or killed at any moment: the same command goes on. Exit code 1: some cells failed.
+
+    Parameters
+    ----------
+    grid
+        YAML file of a grid (docs/bench.md), or a preset: smoke, paper/cifar10, paper/figure4, ...
+    out
+        Folder of the cells and their records; needed unless --plan is all.
+    on
+        local (processes of this machine), slurm or ray.
+    jobs
+        Cells at once; by default one for each core or GPU, for Ray as many as the cluster has room for, for Slurm 16.
+    plan
+        Only show the cells and the hours, disk and memory that they take, from a step that is really timed.
+    baseline
+        noise: add the sweep of noise without CEM, so that every defense is seen against simply adding more noise.
+    root
+        Folder of the images, whatever the grid says.
+    retries
+        Further attempts at a cell that raises an error.
+    threads
+        Cores for each cell. Keep to one number within a grid: figures depend on it in their last digits.
+    gpus_per_cell
+        With Ray: GPUs for each cell; with 0.25 four share one.
+    address
+        With Ray: address of a running cluster, or auto.
+    slurm
+        With Slurm: key=value for sbatch, may be repeated: partition=gpu, gpus_per_node=1, time=1440 (minutes).
+    """
+    from ..bench.grid import load_grid
+
+    _fits(on, address=address, gpus_per_cell=gpus_per_cell, slurm=slurm)
+    loaded = load_grid(grid, baseline=_sigmas(baseline), root=root)
+    if plan:
+        _show_plan(loaded, out, jobs, threads)
+        return
+    if out is None:
+        raise UserError("where to? give --out FOLDER, or --plan to only see what the grid takes")
+    from ..bench.driver import run_grid
+
+    with Board(loaded, out) as board:
+        state = run_grid(
+            loaded,
+            out,
+            on=on,
+            jobs=jobs,
+            retries=retries,
+            threads=threads,
+            address=address,
+            gpus_per_cell=gpus_per_cell,
+            slurm=slurm or (),
+            watch=board,
+        )
+    out_console.print(_table(loaded, out, state))
+    _show_failed(out, state)
+
+
+def _fits(on: str, **options: Any) -> None:
+    """Refuse an option of another executor: it would silently do nothing."""
+    of = {"address": "ray", "gpus_per_cell": "ray", "slurm": "slurm"}
+    for name, value in options.items():
+        if value is not None and on != of[name]:
+            raise UserError(f"--{name.replace('_', '-')} is for --on {of[name]}, but it runs on {on}; leave it out")
+
+
+def _sigmas(baseline: str | None) -> tuple[float, ...] | None:
+    from ..bench.grid import BASELINE_SIGMAS
+
+    if baseline not in (None, "noise"):
+        raise UserError(f"--baseline is '{baseline}'; expected noise: the sweep of noise without CEM")
+    return BASELINE_SIGMAS if baseline else None
+
+
+def _show_plan(grid: Grid, out: Path | None, jobs: int | None, threads: int) -> None:
+    from .. import bars
+    from ..bench import plan
+    from ..bench.local import room
+
+    at_once = jobs or min(len(grid.cells), room(threads, max(cell.settings.devices for cell in grid.cells)))
+    with bars.bars() as bar:
+        task = bar.add_task("timing steps", total=None, note="")
+        show = lambda done, total: bar.update(task, completed=done, total=total)  # noqa: E731
+        found = plan.estimate(grid, out, jobs=at_once, threads=threads, progress=show)
+    first, *others = plan.COLUMNS
+    table = Table(Column(first, overflow="fold", min_width=24), *others, title=f"{grid.name}: {grid.description}")
+    *rows, last = found.rows()
+    for row in rows:
+        table.add_row(*map(escape, row))
+    table.add_section()
+    table.add_row(*last)
+    out_console.print(table)
+    left = found.cells - found.done
+    say(f"{left} of {found.cells} cells to do: about {duration(3600 * found.hours)}, {found.jobs} at once")
+    for note in found.notes:
+        say(f"note: {note}")
+
+
+def _table(grid: Grid, out: Path, state: State) -> Table:
+    names = list(dict.fromkeys(name for cell in grid.cells for name in cell.axes))
+    table = Table("cell", *names, "accuracy", "worst-case MSE", "seconds", "state", title=f"{grid.name}: {out}")
+    for cell in grid.cells:
+        axes = [escape(str(cell.axes.get(name, ""))) for name in names]
+        if record := state.done.get(cell.id):
+            figures = [interval(record["accuracy"], percent=True), interval(record["worst_case"]["mse"])]
+            seconds = record["timings"]["train"] + sum(record["timings"]["attacks"].values())
+            table.add_row(cell.id, *axes, *figures, f"{seconds:.0f}", "done")
+        else:
+            table.add_row(cell.id, *axes, "", "", "", "[red]failed[/red]")
+    return table
+
+
+def _show_failed(out: Path, state: State) -> None:
+    say(f"{len(state.done)} cells done, {len(state.failed)} failed; read them with: splitveil report {out}")
+    for cell, note in state.failed.items():
+        error_console.print(f"[red]failed[/red] {cell}: {escape(note['error'])}", soft_wrap=True, highlight=False)
+        error_console.print(f"  its log: {escape(str(out / note['log']))}", soft_wrap=True, highlight=False)
+    if state.failed:
+        raise SystemExit(1)
+
+
+class Board:
+    """Bars on standard error, none where it is no terminal; to be entered with ``with`` and called with a `State`."""
+
+    def __init__(self, grid: Grid, out: Path, console: Console | None = None):
+        from ..bench.cell import Places
+
+        console = console or Console(stderr=True)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self.bars = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._cells, self._places = {cell.id: cell for cell in grid.cells}, Places(out)
+        self._all = self.bars.add_task("cells", total=len(grid.cells), note="")
+        self._tasks: dict[str, Any] = {}
+        self._begun: tuple[float, float] | None = None
+
+    def __enter__(self) -> Board:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def __call__(self, state: State) -> None:
+        """Show how it stands now."""
+        if self.bars.disable:
+            return
+        parts = {cell: self._part(self._cells[cell]) for cell in state.running}
+        over = len(state.done) + len(state.failed)
+        done, now = over + sum(a / b for a, b in parts.values()), time.monotonic()
+        self._begun = self._begun or (now, done)
+        left = remaining(now - self._begun[0], done - self._begun[1], len(self._cells) - done)
+        elsewhere = len(state.running) - len(state.own)
+        notes = [f"{len(state.running)} running", f"{len(state.failed)} failed"]
+        notes += [f"{elsewhere} of another command"] * (elsewhere > 0) + [left] * bool(left)
+        self.bars.update(self._all, completed=len(state.done), note=", ".join(notes))
+        for cell in set(self._tasks) - state.own:
+            self.bars.remove_task(self._tasks.pop(cell))
+        for cell in state.own:
+            if cell not in self._tasks:
+                self._tasks[cell] = self.bars.add_task(escape(title(self._cells[cell])), note=cell)
+            completed, total = parts[cell]
+            self.bars.update(self._tasks[cell], completed=completed, total=total)
+
+    def _part(self, cell: Cell) -> tuple[int, int]:
+        """Epochs and attacks that are done, and all."""
+        from ..bench.cell import steps
+
+        return sum(steps(self._places.run(cell.id))), cell.settings.epochs + len(cell.attacks)
+
+
+def title(cell: Cell) -> str:
+    """A cell as its axes name it.
+
+    >>> from splitveil.bench.grid import load_grid
+    >>> title(load_grid("smoke").cells[0])
+    'more=None lambda=0 seed=0'
+    """
+    return " ".join(f"{name}={value}" for name, value in cell.axes.items()) or cell.id
+
+
+def remaining(seconds: float, done: float, left: float) -> str:
+    """The time that is left where ``done`` cells, or parts of one, took so many seconds.
+
+    >>> remaining(60, 0.5, 2), remaining(60, 0, 2)
+    ('4 min left', '')
+    """
+    return f"{duration(seconds * left / done)} left" if done > 0 else ""

@@ -1,0 +1,24 @@
+"""`splitveil report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ._shared import app, say
+
+
+@app.command
+def report(folder: Path, *, out: Path | None = None) -> None:
+    """Make one page of all cells of a bench: DIR/report.html, with DIR/plots, DIR/tables and DIR/records.sqlite.
+
+    Parameters
+    ----------
+    folder
+        Folder that `splitveil bench` made; it may still be at work in it.
+    out
+        Write everything into this folder instead.
+    """
+    from ..report.bench import build
+
+    page = build(folder, out)
+    say(f"open {page.absolute()} in a browser")

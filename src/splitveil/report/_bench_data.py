@@ -1,0 +1,153 @@
+"""What the script of a bench's page draws: cells, fronts and gains as plain values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ..bench.analysis import Arena, Setup, interval, strongest
+from ..bench.export import decimals, percent, points, signed
+from ..bench.gains import Gain
+from ..metrics import Interval
+from .plots import dodged, families, gain_rows, noise_line
+
+CURVE_POINTS, ALL_POINTS = (30, 120), 30_000
+"""Learning curves are thinned to between so many epochs, so that all together have about so many."""
+
+
+def page_data(arenas: Sequence[Arena], gains: Sequence[Sequence[Gain]], csv: dict[str, Any]) -> dict[str, Any]:
+    """Everything but the pictures.
+
+    Args:
+        gains: one list for each arena.
+        csv: the tables that the page offers to save.
+    """
+    return {
+        "arenas": [_arena(arena, found) for arena, found in zip(arenas, gains, strict=True)],
+        "cells": [cell for number, arena in enumerate(arenas) for cell in _cells(number, arena)],
+        "gains": [gain for number, found in enumerate(gains) for gain in _gains(number, found)],
+        "csv": csv,
+    }
+
+
+def _arena(arena: Arena, gains: Sequence[Gain]) -> dict[str, Any]:
+    return {
+        "name": arena.name,
+        "families": families(arena),
+        "front": [_point(arena.setups[place]) for place in arena.front],
+        "noise": [_point(setup) for setup in noise_line(arena)],
+        "gainRows": [name for name, _ in gain_rows(gains)],
+    }
+
+
+def _point(setup: Setup) -> dict[str, Any]:
+    seeds = len(setup.records)
+    return {
+        "id": setup.records[0]["id"],
+        "name": setup.name,
+        "x": _short(100 * setup.accuracy.mean),
+        "y": _short(setup.mse.mean),
+        "accuracy": percent(setup.accuracy),
+        "mse": str(setup.mse).replace("-", "−"),
+        "seeds": f"{seeds} seeds: Student’s intervals" if seeds > 1 else "one seed: intervals over the images",
+    }
+
+
+def _cells(number: int, arena: Arena) -> list[dict[str, Any]]:
+    found = arena.records()
+    spec = decimals(interval(record["worst_case"]["mse"]) for record in found)
+    least, most = CURVE_POINTS
+    length = max(least, min(most, ALL_POINTS // len(found)))
+    return [
+        {
+            **{"arena": number, "front": place in arena.front, "curve": _curve(record["curve"], length)},
+            **_cell(setup, record, spec),
+        }
+        for place, setup in enumerate(arena.setups)
+        for record in setup.records
+    ]
+
+
+def _cell(setup: Setup, record: dict[str, Any], spec: str) -> dict[str, Any]:
+    worst = {name: interval(value) for name, value in record["worst_case"].items()}
+    accuracy, timings = interval(record["accuracy"]), record["timings"]
+    return {
+        "id": record["id"],
+        "name": setup.name,
+        "family": setup.family,
+        "cem": setup.cem,
+        "sigma": setup.sigma,
+        "seed": record["config"]["seed"],
+        "accuracy": _triple(points(accuracy)),
+        "mse": _triple(worst["mse"]),
+        "ssim": _short(worst["ssim"].mean),
+        "psnr": _short(worst["psnr"].mean),
+        "leakage": record["leakage_nats"],
+        "epoch": record["epoch"] + 1,
+        "strongest": strongest(record),
+        "attacks": {label: str(interval(attack["mse"])) for label, attack in record["attacks"].items()},
+        "flags": [f"{label}: {flag}" for label, attack in record["attacks"].items() for flag in attack["flags"]],
+        "minutes": (timings["train"] + sum(timings["attacks"].values())) / 60,
+        "text": {
+            "accuracy": percent(accuracy),
+            "mse": format(worst["mse"], spec),
+            "ssim": str(worst["ssim"]),
+            "psnr": str(worst["psnr"]),
+            "epoch": f"{record['epoch'] + 1} of {len(record['curve'])}",
+        },
+    }
+
+
+def _curve(rows: Sequence[dict[str, Any]], length: int) -> dict[str, list[float]]:
+    kept = list(rows[:: max(1, math.ceil(len(rows) / length))])
+    if rows and kept[-1] is not rows[-1]:
+        kept.append(rows[-1])
+    return {
+        "epoch": [row["epoch"] + 1 for row in kept],
+        "accuracy": [_short(100 * row["accuracy_val"]) for row in kept],
+        "loss": [_short(row["loss"]) for row in kept],
+    }
+
+
+def _gains(arena: int, gains: Sequence[Gain]) -> list[dict[str, Any]]:
+    rows = gain_rows(gains)
+    heights, spec = dodged(rows), decimals(gain.mse for gain in gains)
+    return [
+        {
+            "id": gain.setup.records[0]["id"],
+            "arena": arena,
+            "row": row,
+            "height": heights[row][place],
+            "stack": gain.without.stack,
+            "cem": gain.setup.cem,
+            "seeds": len(gain.seeds),
+            "before": gain.mse_means[0],
+            "share": gain.accuracy_means[0],
+            "relative": gain.relative,
+            "mse": _triple(gain.mse),
+            "accuracy": _triple(points(gain.accuracy)),
+            "bySeed": {
+                "mse": [_short(part.mean) for part in gain.mse_by_seed],
+                "accuracy": [_short(100 * part.mean) for part in gain.accuracy_by_seed],
+            },
+            "text": {
+                "mse": signed(gain.mse, spec),
+                "accuracy": signed(points(gain.accuracy), ".1f"),
+                "errors": f"{gain.mse_means[0]:.4f} → {gain.mse_means[1]:.4f}",
+                "shares": f"{100 * gain.accuracy_means[0]:.1f} → {100 * gain.accuracy_means[1]:.1f}",
+                "relative": f"{100 * gain.relative:+.0f}".replace("-", "−"),
+                "seeds": f"{len(gain.seeds)} seeds" if len(gain.seeds) > 1 else "one seed",
+            },
+        }
+        for row, (_, found) in enumerate(rows)
+        for place, gain in enumerate(found)
+    ]
+
+
+def _triple(value: Interval) -> list[float]:
+    return [_short(value.mean), _short(value.lo), _short(value.hi)]
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.5g}")  # more digits than a screen can show

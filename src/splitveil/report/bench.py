@@ -1,0 +1,295 @@
+"""The page of a bench folder: which trade-offs are best, what CEM adds, what an attacker recovers."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ..bench import export, records
+from ..bench.analysis import Arena, arenas
+from ..bench.gains import Gain, gains
+from ..bench.paper import method
+from ..files import write_text
+from . import plots, strips, words
+from ._bench_data import page_data
+from ._bench_paper import Line, for_page, lines, table
+
+LOG_LINES, LOG_BYTES, FAILURES = 20, 32 * 2**10, 50
+SCRIPTS = ("bench_parts.js", "bench_plots.js", "bench.js")
+SECTIONS = {
+    "tradeoff": "Trade-off",
+    "gain": "CEM’s gain",
+    "paper": "Published table",
+    "curves": "Learning curves",
+    "pictures": "Pictures",
+    "leakage": "Leakage",
+    "cells": "All cells",
+    "failed": "Failed",
+    "how": "How it was measured",
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything that a bench folder says.
+
+    Attributes:
+        gains, published: one list for each arena.
+        failed: cells that were given up.
+    """
+
+    folder: Path
+    records: Sequence[dict[str, Any]]
+    failed: Sequence[dict[str, Any]]
+    arenas: Sequence[Arena]
+    gains: Sequence[Sequence[Gain]]
+    published: Sequence[Sequence[Line]]
+
+    @classmethod
+    def read(cls, folder: Path) -> Bench:
+        """Read a bench folder.
+
+        Raises:
+            UserError: as `records.gather`.
+        """
+        found = records.gather(folder)
+        groups = arenas(found)
+        return cls(
+            folder,
+            found,
+            records.failures(folder),
+            groups,
+            [gains(folder, arena) for arena in groups],
+            [lines(arena) for arena in groups],
+        )
+
+    def all_gains(self) -> list[Gain]:
+        """Those of all arenas."""
+        return [gain for found in self.gains for gain in found]
+
+
+def build(folder: str | Path, out: str | Path | None = None) -> Path:
+    """Write the report of a bench folder; returns the page's path.
+
+    Args:
+        folder: made by ``splitveil bench``.
+        out: where report.html, plots/, tables/ and records.sqlite go; the folder itself by default.
+
+    Raises:
+        UserError: no bench folder, no finished cell, a record that is damaged or of another schema, or ``out`` cannot
+            be written.
+    """
+    bench = Bench.read(Path(folder))
+    out = Path(folder if out is None else out)
+    records.write_database(out / records.DATABASE, bench.records)
+    tables = _tables(bench)
+    export.write(out / "tables", tables)
+    drawn = plots.draw(out / "plots", bench.arenas, bench.gains)
+    write_text(out / "report.html", page(bench, tables, drawn))
+    return out / "report.html"
+
+
+def page(bench: Bench, tables: Sequence[export.Table], drawn: dict[str, dict[str, Path]]) -> str:
+    """The page as one self-contained HTML text: it loads nothing, and no script runs but its own.
+
+    Args:
+        tables: those that the page offers to save: ``cells`` and ``cem_gain``.
+        drawn: the PNG files of the plots, which are shown on paper and without scripts.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(
+        loader=PackageLoader("splitveil.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    csv = {t.stem: {"name": f"{t.stem}.csv", "text": t.csv()} for t in tables}
+    data = page_data(bench.arenas, bench.gains, {"cells": csv["cells"], "gains": csv["cem_gain"]})
+    shown = strips.gather(bench.folder, _by_need(bench))
+    ours = "\n".join(files("splitveil.report").joinpath("templates", name).read_text("utf-8") for name in SCRIPTS)
+    scripts = [get_plotlyjs().replace("</script", r"<\/script"), f'(() => {{\n"use strict";\n{ours}\n}})();']
+    several = len(bench.arenas) > 1
+    return environment.get_template("bench.html.j2").render(
+        script_sources=Markup(" ".join(f"'{_digest(script)}'" for script in scripts)),
+        scripts=[Markup(script) for script in scripts],
+        data=_json(data),
+        pictures=_json({"cells": shown.cells, "originals": shown.originals}),
+        sections=SECTIONS.items(),
+        arenas=[{"name": arena.name, "plots": _uris(drawn[arena.name])} for arena in bench.arenas],
+        eyebrow=_eyebrow(bench),
+        headline=words.headline(bench.arenas, bench.all_gains()),
+        leads=_leads(bench, several),
+        certainty=words.certainty(bench.arenas),
+        gains=bench.all_gains(),
+        accuracy_paired=all(gain.accuracy_paired for gain in bench.all_gains()),
+        several_seeds=any(len(gain.seeds) > 1 for gain in bench.all_gains()),
+        no_gain=_no_gain(bench),
+        papers=[for_page(a, found) for a, found in zip(bench.arenas, bench.published, strict=True) if found],
+        pictures_note=_pictures_note(shown),
+        leakage_words=" ".join(
+            f"{arena.name}: {text}" if several else text for arena in bench.arenas if (text := words.leakage(arena))
+        ),
+        failures=[_failure(bench.folder, note) for note in bench.failed[:FAILURES]],
+        failures_left_out=max(0, len(bench.failed) - FAILURES),
+        unfinished=_unfinished(bench),
+        commands=_commands(bench),
+        settings=_settings(bench).items(),
+    )
+
+
+def _tables(bench: Bench) -> list[export.Table]:
+    gained = [(arena, gain) for arena, found in zip(bench.arenas, bench.gains, strict=True) for gain in found]
+    published = [(arena, line) for arena, found in zip(bench.arenas, bench.published, strict=True) for line in found]
+    return [export.cells_table(bench.arenas), export.gains_table(gained), table(published)]
+
+
+def _by_need(bench: Bench) -> list[dict[str, Any]]:
+    """The records, those on a front first (of each setup the first seed before all others), then the newest."""
+    best = [arena.setups[place].records for arena in bench.arenas for place in arena.front]
+    need = {record["id"]: min(place, 1) for setup in best for place, record in enumerate(setup)}
+    newest = sorted(bench.records, key=lambda record: record["finished"], reverse=True)
+    return sorted(newest, key=lambda record: need.get(record["id"], 2))
+
+
+def _leads(bench: Bench, several: bool) -> list[str]:
+    texts = [words.front(arena, several) for arena in bench.arenas]
+    return [*texts, *filter(None, [words.cem(bench.all_gains())])]
+
+
+def _eyebrow(bench: Bench) -> str:
+    grids = ", ".join(dict.fromkeys(record["grid"] for record in bench.records if record["grid"]))
+    last = max(record["finished"] for record in bench.records)[:10]
+    failed = f", {len(bench.failed)} failed" if bench.failed else ""
+    return " · ".join(filter(None, ["SplitVeil bench", grids, f"{len(bench.records):,} cells{failed}", last]))
+
+
+def _no_gain(bench: Bench) -> str:
+    setups = [setup for arena in bench.arenas for setup in arena.setups]
+    if not any(setup.cem for setup in setups):
+        return "No cell was trained with CEM."
+    return (
+        "No cell with CEM has a partner without that was trained with the same seed and attacked on the same images; "
+        "add cem:0 to the grid, which measures and trains nothing."
+    )
+
+
+def _pictures_note(shown: strips.Strips) -> str:
+    if not shown.left_out:
+        return ""
+    return (
+        f"The page holds the pictures of {len(shown.cells):,} cells, those on the front and then the newest; of "
+        f"{shown.left_out:,} they are only in the folder."
+    )
+
+
+def _failure(folder: Path, note: dict[str, Any]) -> dict[str, Any]:
+    axes = ", ".join(f"{key} {_plain(value)}" for key, value in note["axes"].items())
+    tries = f"{note['attempts']} attempt{'s' if note['attempts'] != 1 else ''}"
+    tail = _tail(folder / note["log"]) if note["log"] else ""
+    return {"name": axes or note["id"], "tail": tail, "attempts": tries, **{k: note[k] for k in ("id", "error", "log")}}
+
+
+def _tail(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LOG_BYTES))
+            text = file.read().decode("utf-8", "replace")
+    except OSError as error:
+        return f"(the log cannot be read: {error.strerror})"
+    return "\n".join(text.replace("\r", "\n").splitlines()[-LOG_LINES:])
+
+
+def _unfinished(bench: Bench) -> str:
+    """Which cells of the grids that were run here, or that were begun, are neither done nor given up."""
+    planned = {path.name for path in (bench.folder / "cells").iterdir() if path.is_dir()}
+    planned |= {cell for path in (bench.folder / "grids").glob("*.json") for cell in records.read_json(path)["cells"]}
+    failed = {note["id"] for note in bench.failed}
+    planned |= failed
+    left = planned - failed - {record["id"] for record in bench.records}
+    if not left:
+        return ""
+    return f"{len(left):,} of {len(planned):,} cells are not finished yet; the same command goes on with them."
+
+
+def _commands(bench: Bench) -> str:
+    grids = dict.fromkeys(record["grid"] or "GRID" for record in bench.records)
+    return "\n".join([*(f"splitveil bench {grid} --out DIR" for grid in grids), "splitveil report DIR"])
+
+
+def _settings(bench: Bench) -> dict[str, str]:
+    found, environments = bench.records, [record["environment"] for record in bench.records]
+    machines = [
+        f"{e.get('gpu') or e.get('processor')}, {e.get('cores')} cores"
+        + (f", {e['threads']} threads" if "threads" in e else "")
+        for e in environments
+    ]
+    commits = [f"{g['commit'][:10]}{' (changed)' if g['dirty'] else ''}" if (g := r["git"]) else "none" for r in found]
+    training = sum(record["timings"]["train"] for record in found)
+    attacks = sum(sum(record["timings"]["attacks"].values()) for record in found)
+    named = list(dict.fromkeys(json.dumps(a["attack"]) for r in found for a in r["attacks"].values()))
+    return {
+        "Machine": _counted(machines),
+        "Versions": _counted(
+            [f"splitveil {e.get('splitveil')}, torch {e.get('torch')}, Python {e.get('python')}" for e in environments]
+        ),
+        "Code (git commit)": _counted(commits),
+        "Seeds": ", ".join(map(str, sorted({record["config"]["seed"] for record in found}))),
+        "Protocol": _counted([record["protocol"] for record in found]),
+        "Epochs of training": _counted([record["config"].get("epochs") for record in found]),
+        "Training images": _counted([record["config"].get("train_size") or "all" for record in found]),
+        "Attacker’s images": _counted([record["attacker_size"] or "all that the protocol gives" for record in found]),
+        "Attacked images": _counted([record["attacked"] or "all that the protocol gives" for record in found]),
+        "Attacks": "; ".join(_attack_text(text) for text in named),
+        "Hours": f"{training / 3600:.1f} of training, {attacks / 3600:.1f} of attacks, summed over the cells",
+        "Rows of the published table": _counted([method(record["config"]) or "none" for record in found]),
+        "Report": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _attack_text(text: str) -> str:
+    ((name, parameters),) = json.loads(text).items()
+    return f"{name}:" + ",".join(f"{key}={value}" for key, value in parameters.items()) if parameters else name
+
+
+def _counted(values: Sequence[Any]) -> str:
+    """Each value once, with how often it occurs where there are several.
+
+    >>> _counted([1, 1]), _counted([1, 2, 1])
+    ('1', '1 (2 cells), 2 (1 cell)')
+    """
+    found = Counter(map(str, values)).most_common()
+    if len(found) == 1:
+        return found[0][0]
+    return ", ".join(f"{value} ({count:,} cell{'s' if count != 1 else ''})" for value, count in found)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return " + ".join(map(_plain, value))
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _uris(drawn: dict[str, Path]) -> dict[str, str]:
+    pngs = {stem: base64.b64encode(path.read_bytes()).decode("ascii") for stem, path in drawn.items()}
+    return {stem: f"data:image/png;base64,{pngs[stem]}" if stem in pngs else "" for stem in plots.STEMS}
+
+
+def _json(value: Any) -> Any:
+    """JSON for inside a script element: no name in it can end the element."""
+    from markupsafe import Markup
+
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", r"\u003c").replace("\u2028", r"\u2028").replace("\u2029", r"\u2029"))
+
+
+def _digest(script: str) -> str:
+    """What the page's security policy knows a script by: any other that got into the page would not run."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")

@@ -1,0 +1,93 @@
+"""Finished runs and benches with figures that a test chooses, as training, attacks and bench leave them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from splitveil import config
+from splitveil.bench.comparison import compare
+from splitveil.cli import main
+from splitveil.errors import UserError
+from splitveil.metrics import binomial_ci, bootstrap_ci
+
+Values = dict[str, list[float]]
+
+
+def values(mse: list[float], **more: list[float]) -> Values:
+    return {"mse": mse, "psnr": [10.0] * len(mse), "ssim": [0.5] * len(mse), **more}
+
+
+def attacked(run: Path, label: str, per_image: Values, **changes: Any) -> None:
+    """What an attack leaves, with ``changes`` in its summary (None: without the key)."""
+    rows = [",".join(map(repr, row)) for row in zip(*per_image.values(), strict=True)]
+    lines = [",".join(["image", *per_image]), *(f"{i},{row}" for i, row in enumerate(rows))]
+    summary: dict[str, Any] = {
+        "attack": {label: {"epochs": 50}},
+        "protocol": "train_time",
+        "images": {"attacker": 90, "attacked": len(rows)},
+        "images_digest": "d1",
+        "baseline_mse": 0.5,
+        "flags": [],
+        "seconds": 1.0,
+        **{name: bootstrap_ci(column).as_dict() for name, column in per_image.items()},
+        **changes,
+    }
+    folder = run / "attacks" / label
+    folder.mkdir(parents=True)
+    (folder / "per_image.csv").write_text("\n".join(lines) + "\n")
+    (folder / "summary.json").write_text(json.dumps({k: v for k, v in summary.items() if v is not None}))
+
+
+def trained(path: Path, right: list[int] | tuple[int, int], *, digest: str = "t1", seed: int = 0, **more: Any) -> Path:
+    """A finished run; ``right``: hit or miss on each test image, or (hits, images) of a run that did not keep them."""
+    kept = isinstance(right, list)
+    hits, count = (sum(right), len(right)) if kept else right
+    path.mkdir(parents=True)
+    settings = config.parse({"data": "digits", "arch": "resnet20_sgm", "cut": 2, "seed": seed, **more}).resolve()
+    (path / "config.yaml").write_text(config.dump(settings))
+    summary = {"accuracy": binomial_ci(hits, count).as_dict(), "images": {"train": 90, "test": count}}
+    if kept:
+        rows = [f"{i},{i % 10},{i % 10 if hit else (i + 1) % 10}" for i, hit in enumerate(right)]
+        (path / "test.csv").write_text("\n".join(["image,label,predicted", *rows]) + "\n")
+        summary["test_digest"] = digest
+    (path / "summary.json").write_text(json.dumps(summary))
+    return path
+
+
+def bench(path: Path, cells: dict[str, float], *, attacks: dict[str, dict[str, Any]] | None = None) -> Path:
+    """A bench of finished cells: id -> error of its first image; the second has 0.1 more."""
+    for name, error in cells.items():
+        folder = trained(path / "cells" / name, [1, 0, 0])
+        for label, changes in (attacks or {"decoder": {}}).items():
+            attacked(folder, label, values([error, error + 0.1]), **changes)
+        summaries = {label: json.loads((folder / "attacks" / label / "summary.json").read_text()) for label in
+                     (attacks or {"decoder": {}})}  # fmt: skip
+        kept = ("attack", "mse", "psnr", "ssim", "baseline_mse", "flags", "seconds")
+        first = next(iter(summaries.values()))
+        record = {
+            "schema": 1, "id": name, "grid": "g", "axes": {"sigma": error}, "config": {"data": "digits"},
+            "defense": [], "protocol": first["protocol"], "attacker_size": None, "attacked": None,
+            "accuracy": binomial_ci(1, 3).as_dict(), "epoch": 1, "leakage_nats": None, "wire": {}, "parameters": {},
+            "timings": {}, "attacks": {label: {k: found[k] for k in kept} for label, found in summaries.items()},
+            "worst_case": {key: first[key] for key in ("mse", "psnr", "ssim")},
+            "images_digest": first.get("images_digest"), "curve": [], "environment": {}, "git": None,
+            "finished": "2026-01-01T00:00:00+00:00", "attempts": 1,
+        }  # fmt: skip
+        (folder / "record.json").write_text(json.dumps(record))
+    return path
+
+
+def refused(a: Path, b: Path) -> str:
+    with pytest.raises(UserError) as error:
+        compare(a, b)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def shown(capsys, *tokens: object) -> str:
+    main(["compare", *map(str, tokens)])
+    return " ".join(capsys.readouterr().out.replace("│", " ").split())

@@ -1,0 +1,118 @@
+"""Two benches side by side: every cell as its runs, and from its record where the values per image are gone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from comparison_helpers import bench, refused, shown, trained
+from splitveil.bench.comparison import Cells, compare
+from splitveil.cli._shared import out_console
+from splitveil.metrics import Interval, bootstrap_ci, unpaired_difference
+
+
+def cells(a: Path, b: Path) -> Cells:
+    found = compare(a, b)
+    assert isinstance(found, Cells)
+    return found
+
+
+def test_benches_are_compared_cell_by_cell(tmp_path):
+    a, b = (
+        bench(tmp_path / "a", {"c1": 0.1, "c2": 0.2, "c3": 0.3}),
+        bench(tmp_path / "b", {"c1": 0.4, "c2": 0.2, "c4": 1}),
+    )
+    found = cells(a, b)
+    assert list(found.common) == ["c1", "c2"]
+    assert (found.only_a, found.only_b) == (("c3",), ("c4",))
+    assert found.axes["c1"] == {"sigma": 0.1}
+    first = {row.metric: row for row in found.common["c1"].rows}
+    names = [(row.what, row.metric) for row in found.common["c1"].rows]
+    assert names == [("network", "accuracy"), *(("worst case", metric) for metric in ("mse", "psnr", "ssim"))]
+    difference = first["mse"].difference
+    assert (difference.mean, difference.lo, difference.hi) == pytest.approx((0.3, 0.3, 0.3))
+    assert first["mse"].paired
+    assert first["accuracy"].paired
+    assert first["accuracy"].difference == Interval(0, 0, 0)
+    second = {row.metric: row for row in found.common["c2"].rows}
+    assert second["mse"].difference == Interval(0, 0, 0)
+    assert all(cell.notes == () for cell in found.common.values())
+
+
+def test_cells_without_values_per_image_are_compared_unpaired(tmp_path):
+    a, b = bench(tmp_path / "a", {"c1": 0.1, "c2": 0.1}), bench(tmp_path / "b", {"c1": 0.4, "c2": 0.4})
+    (b / "cells" / "c1" / "attacks" / "decoder" / "per_image.csv").unlink()
+    found = cells(a, b)
+    rows_ = {row.metric: row for row in found.common["c1"].rows}
+    expected = unpaired_difference(bootstrap_ci([0.4, 0.5]), bootstrap_ci([0.1, 0.2]))
+    assert rows_["mse"].difference == expected
+    assert not rows_["mse"].paired
+    assert not rows_["accuracy"].paired
+    assert "accuracy and worst case compared unpaired" in found.common["c1"].notes[0]
+    assert "per_image.csv: No such file" in found.common["c1"].notes[0]
+    assert all(row.paired for row in found.common["c2"].rows)
+
+
+def test_cells_attacked_on_other_images_are_compared_unpaired_but_for_their_accuracy(tmp_path):
+    a = bench(tmp_path / "a", {"c1": 0.1})
+    b = bench(tmp_path / "b", {"c1": 0.4}, attacks={"decoder": {"images_digest": "d2"}})
+    found = cells(a, b).common["c1"]
+    assert {row.metric: row.paired for row in found.rows} == {
+        "accuracy": True, "mse": False, "psnr": False, "ssim": False,
+    }  # fmt: skip
+    assert "decoder left out: other images were attacked" in found.notes[-1]
+
+
+def test_cells_with_other_attacks(tmp_path):
+    a = bench(tmp_path / "a", {"c1": 0.1, "c2": 0.2}, attacks={"decoder": {}, "linear": {}})
+    b = bench(tmp_path / "b", {"c1": 0.4}, attacks={"decoder": {}})
+    found = cells(a, b).common["c1"]
+    assert [row.metric for row in found.rows if row.what == "worst case"] == ["mse", "psnr", "ssim"]
+    assert all(row.paired for row in found.rows)
+    assert found.notes == ("linear left out: only one has it",)
+    c = bench(tmp_path / "c", {"c1": 0.4}, attacks={"gan": {}})
+    found = cells(b, c).common["c1"]
+    assert [row.metric for row in found.rows] == ["accuracy"]
+    assert "worst case left out: other attacks" in found.notes[-1]
+
+
+def test_benches_that_cannot_be_compared(tmp_path):
+    a, b = bench(tmp_path / "a", {"c1": 0.1}), bench(tmp_path / "b", {"c2": 0.1})
+    assert "have no cell in common (1 and 1 are finished)" in refused(a, b)
+    run = trained(tmp_path / "run", (1, 2))
+    assert f"{a} is a bench and {run} is none" in refused(a, run)
+    assert f"{a} is a bench and {run} is none" in refused(run, a)
+    (tmp_path / "empty" / "cells").mkdir(parents=True)
+    assert "has no finished cell" in refused(a, tmp_path / "empty")
+
+
+def test_the_command_on_benches(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(out_console, "width", 200)
+    a, b = bench(tmp_path / "a", {"c1": 0.1, "c2": 0.1}), bench(tmp_path / "b", {"c1": 0.4, "c3": 0.1})
+    (b / "cells" / "c1" / "test.csv").unlink()
+    text = shown(capsys, a, b, "--out", tmp_path / "c.json")
+    assert "sigma 0.1" in text
+    assert "0.3 [0.3, 0.3]" in text
+    assert "higher: more private" in text
+    assert f"only in {a}: c2" in text
+    assert f"only in {b}: c3" in text
+    assert "c1: accuracy compared unpaired" in text
+    assert "B did not keep its answers (test.csv)" in text
+    assert "* as if on different images" in text
+    found = json.loads((tmp_path / "c.json").read_text())
+    assert (found["only_a"], found["only_b"]) == (["c2"], ["c3"])
+    assert found["cells"]["c1"]["axes"] == {"sigma": 0.1}
+
+
+def test_a_thousand_notes_are_not_printed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(out_console, "width", 200)
+    names = {f"c{i:02}": 0.1 for i in range(12)}
+    a, b = bench(tmp_path / "a", {**names, **{f"d{i:02}": 0.1 for i in range(12)}}), bench(tmp_path / "b", names)
+    for name in names:
+        (b / "cells" / name / "attacks" / "decoder" / "per_image.csv").unlink()
+    text = shown(capsys, a, b)
+    assert "d09 and 2 more" in text
+    assert "d10" not in text
+    assert "and 2 notes more; --out FILE.json keeps them all" in text

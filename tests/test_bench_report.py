@@ -1,0 +1,399 @@
+"""The page of a bench: whole, self-contained, honest, escaped; its plots, tables and pictures."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from importlib.resources import files
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from report_helpers import add, bench, cell, fail
+from splitveil.bench import analysis, gains, paper, records
+from splitveil.cli import main
+from splitveil.errors import UserError
+from splitveil.metrics import Interval
+from splitveil.report import _bench_paper, plots, strips, words
+from splitveil.report.bench import SCRIPTS, Bench, _by_need, build
+from splitveil.report.images import image_grid_png, read_image_grid
+
+VOID = {"meta", "img", "input", "br"}
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>'\"&"
+
+
+class Page(HTMLParser):
+    """Checks that tags nest; collects tags, scripts and text."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.text = ""
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append((dict(attrs), ""))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        inside = self.open[-1] if self.open else ""
+        if inside == "script":
+            self.scripts[-1] = (self.scripts[-1][0], self.scripts[-1][1] + data)
+        elif inside != "style":
+            self.text += data
+
+    def data(self, name: str) -> Any:
+        (text,) = [text for attributes, text in self.scripts if attributes.get("id") == name]
+        return json.loads(text)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> SimpleNamespace:
+    """A bench whose report is built once: two seeds, a failed cell, a begun one."""
+    folder = bench(tmp_path_factory.mktemp("benches") / "small")
+    (folder / "logs").mkdir()
+    (folder / "logs" / "x.log").write_text("".join(f"line {n}\n" for n in range(100)) + "it broke\n")
+    fail(folder, cell("gaussian:0.3", "cem:16"), "UserError: the loss is nan in epoch 1", "logs/x.log")
+    (folder / "cells" / "begun").mkdir()
+    path = build(folder)
+    html = path.read_text(encoding="utf-8")
+    return SimpleNamespace(folder=folder, path=path, html=html, page=Page(html))
+
+
+@pytest.fixture
+def unplotted(monkeypatch):
+    """Reports without plots, which take the most time."""
+    monkeypatch.setattr(plots, "draw", lambda folder, arenas, gains: {arena.name: {} for arena in arenas})
+
+
+def test_everything_is_where_it_is_said_to_be(made):
+    there = {str(path.relative_to(made.folder)) for path in made.folder.rglob("*") if path.is_file()}
+    wanted = {f"plots/{stem}.{kind}" for stem in plots.STEMS for kind in ("png", "svg")}
+    wanted |= {f"tables/{stem}.{kind}" for stem in ("cells", "cem_gain", "paper") for kind in ("csv", "tex")}
+    assert wanted | {"report.html", "records.sqlite"} <= there
+    with Image.open(made.folder / "plots" / "tradeoff.png") as picture:
+        assert picture.width > 1000
+    assert (made.folder / "plots" / "tradeoff.svg").read_text().count("<svg") == 1
+
+
+def test_the_page_loads_nothing(made):
+    outside = ("http:", "https:", "//")
+    for tag, attributes in made.page.tags:
+        for name in ("src", "href"):
+            value = attributes.get(name) or ""
+            assert not value.startswith(outside), (tag, value)
+            assert tag != "link"
+    assert "@import" not in made.html
+    policy = next(a["content"] for t, a in made.page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe-eval" not in policy
+    assert "unsafe-inline" not in policy.partition("script-src")[2]
+
+
+def test_only_the_pages_own_scripts_run(made):
+    policy = next(a["content"] for t, a in made.page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    running = [text for attributes, text in made.page.scripts if "type" not in attributes]
+    assert len(running) == 2
+    for text in running:
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in policy
+    assert not any(name.startswith("on") for _, attributes in made.page.tags for name in attributes)
+
+
+def test_the_data_are_those_of_the_records(made):
+    data, found = made.page.data("data"), {record["id"]: record for record in records.gather(made.folder)}
+    assert {row["id"] for row in data["cells"]} == found.keys()
+    for row in data["cells"]:
+        record = found[row["id"]]
+        worst = record["worst_case"]["mse"]
+        assert row["mse"] == pytest.approx([worst["mean"], *worst["ci95"]], rel=1e-4)
+        assert row["accuracy"][0] == pytest.approx(100 * record["accuracy"]["mean"], rel=1e-4)
+        assert row["strongest"] == "decoder"
+        assert row["curve"]["loss"] == [2.0, 1.5, 1.0]
+    (arena,) = data["arenas"]
+    assert [point["name"] for point in arena["front"]][-1] == "gaussian:0.025"
+    assert [point["name"] for point in arena["noise"]] == ["gaussian:0.025", "gaussian:0.1", "gaussian:0.4"]
+    assert data["csv"]["cells"]["text"] == (made.folder / "tables" / "cells.csv").read_text()
+
+
+def test_every_cell_has_its_pictures_once(made):
+    shown, pixels = made.page.data("pictures-data"), {}
+    assert shown["cells"].keys() == {row["id"] for row in made.page.data("data")["cells"]}
+    assert len(shown["originals"]) == 1  # all cells were attacked on the same images
+    for cell_id, strip in shown["cells"].items():
+        errors = records.per_image(made.folder / "cells" / cell_id, "decoder")["mse"][:4]
+        assert strip["errors"] == pytest.approx(errors, rel=1e-3)
+        pixels[cell_id] = strip["uri"]
+    assert len(set(pixels.values())) == 1
+
+
+def test_what_is_said_first(made):
+    text = " ".join(made.page.text.split())
+    assert "CEM raises the attacker’s error in all 2 comparisons; a loss of accuracy is shown in none" in text
+    assert "Of 6 configurations (12 trainings), 3 are best trade-offs" in text
+    assert "2 of them use CEM, 1 of them is noise alone" in text
+    assert "which 2 seeds make wide" in text
+
+
+def test_sections_come_in_the_agreed_order(made):
+    ids = [attributes["id"] for tag, attributes in made.page.tags if tag == "section"]
+    assert ids == ["tradeoff", "gain", "paper", "curves", "pictures", "leakage", "cells", "failed", "how"]
+
+
+def test_what_failed_is_shown_with_the_end_of_its_log(made):
+    text = made.page.text
+    assert "UserError: the loss is nan in epoch 1" in text
+    assert "3 attempts; the end of logs/x.log" in text
+    assert "line 99\nit broke" in text
+    assert "line 80\n" not in text
+    assert "1 of 14 cells are not finished yet" in " ".join(text.split())
+
+
+def test_a_log_that_is_gone_is_said(tmp_path, unplotted):
+    add(tmp_path, cell("gaussian:0.1"), 0.6, 0.01)
+    fail(tmp_path, cell("gaussian:0.2"), "killed", "logs/gone.log")
+    assert "(the log cannot be read: No such file or directory)" in Page(build(tmp_path).read_text()).text
+
+
+def test_names_from_files_stay_text(tmp_path, unplotted):
+    record = add(tmp_path, cell("gaussian:0.1", "cem:0"), 0.6, 0.01, grid=EVIL)
+    add(tmp_path, cell("gaussian:0.1", "cem:16"), 0.6, 0.02, grid=EVIL)
+    path = tmp_path / "cells" / record["id"] / "record.json"
+    evil = json.loads(path.read_text())
+    evil |= {"defense": [EVIL, "cem:0"], "axes": {EVIL: EVIL}, "environment": {"processor": EVIL, "gpu": EVIL}}
+    evil["attacks"]["linear"]["flags"] = [EVIL]
+    evil["config"]["arch"] = EVIL
+    path.write_text(json.dumps(evil))
+    fail(tmp_path, cell("gaussian:0.2"), EVIL, EVIL)
+    page = Page(build(tmp_path).read_text(encoding="utf-8"))
+    assert [tag for tag, _ in page.tags].count("script") == 4
+    assert [tag for tag, _ in page.tags].count("img") == 0
+    row = next(row for row in page.data("data")["cells"] if row["id"] == record["id"])
+    assert EVIL in row["name"]
+    assert row["flags"] == [f"linear: {EVIL}"]
+    assert "alert(1)" in page.text  # shown, not run
+
+
+def test_the_report_may_go_elsewhere(tmp_path, unplotted):
+    add(tmp_path / "bench", cell("gaussian:0.1"), 0.6, 0.01)
+    before = sorted(tmp_path.rglob("*"))
+    assert build(tmp_path / "bench", tmp_path / "report") == tmp_path / "report" / "report.html"
+    new = set(tmp_path.rglob("*")) - set(before)
+    assert all(path.is_relative_to(tmp_path / "report") for path in new)
+
+
+def test_without_cem_and_without_a_partner_the_page_says_so(tmp_path, unplotted):
+    add(tmp_path, cell("gaussian:0.1"), 0.6, 0.01)
+    assert "No cell was trained with CEM." in Page(build(tmp_path).read_text()).text
+    add(tmp_path, cell("gaussian:0.2", "cem:16"), 0.6, 0.02)
+    assert "No cell with CEM has a partner without" in Page(build(tmp_path).read_text()).text
+
+
+def test_arenas_have_plots_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "FORMATS", ("png",))
+    add(tmp_path, cell("gaussian:0.1"), 0.6, 0.01)
+    add(tmp_path, cell("gaussian:0.1", data="cifar100"), 0.3, 0.02)
+    (tmp_path / "plots").mkdir()
+    for name in ("tradeoff.png", "cem_gain.svg", "tradeoff notes.png"):  # of an earlier report, and of somebody
+        (tmp_path / "plots" / name).touch()
+    page = Page(build(tmp_path).read_text())
+    assert not (tmp_path / "plots" / "cem_gain.svg").exists()
+    assert {path.name for path in (tmp_path / "plots").glob("tradeoff*.png")} == {
+        "tradeoff-cifar10.png",
+        "tradeoff-cifar100.png",
+        "tradeoff notes.png",
+    }
+    assert [attributes["value"] for tag, attributes in page.tags if tag == "option"] == ["0", "1"]
+
+
+def test_same_records_same_plots(made, tmp_path):
+    arenas = analysis.arenas(records.gather(made.folder))
+    plots.draw(tmp_path, arenas, [gains.gains(made.folder, arena) for arena in arenas])
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (made.folder / "plots" / path.name).read_bytes(), path.name
+
+
+def gain(error: tuple[float, float], accuracy: tuple[float, float]) -> gains.Gain:
+    """A gain with these two intervals."""
+    parts = [Interval(sum(ends) / 2, *ends) for ends in (error, accuracy)]
+    return gains.Gain(None, None, (0,), (), (), *parts, (0.01, 0.012), (0.5, 0.5), True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("error", "accuracy", "title"),
+    [
+        (
+            (0.1, 0.2),
+            (-0.1, 0.1),
+            "CEM raises the attacker’s error in the one comparison; a loss of accuracy is shown in none",
+        ),
+        ((0.1, 0.2), (-0.2, -0.1), "CEM raises the attacker’s error in the one comparison; accuracy falls in it"),
+        ((-0.1, 0.2), (-0.2, -0.1), "No effect of CEM on the attacker’s error is shown"),
+        ((-0.2, -0.1), (0.1, 0.2), "CEM makes the attack easier in the one comparison"),
+    ],
+)
+def test_the_title_says_what_the_intervals_allow(error, accuracy, title):
+    assert words.headline([], [gain(error, accuracy)]) == title
+
+
+def test_the_title_counts():
+    found = [gain((0.1, 0.2), (-0.2, -0.1)), gain((-0.2, -0.1), (-0.1, 0.1)), gain((-0.1, 0.1), (-0.1, 0.1))]
+    assert words.headline([], found) == (
+        "CEM raises the attacker’s error in 1 of 3 comparisons, lowers it in 1; accuracy falls in 1 of 3"
+    )
+    assert "a rise is shown in 1, a fall in 1" in words.cem(found)
+    assert "By chance alone, about 1 of 21" in words.cem(found * 7)
+
+
+def test_the_published_table_is_beside_ours(made):
+    text = " ".join(made.page.text.split())
+    assert "3 epochs of training (published 240); 500 training images (published 50,000)" in text
+    assert "2 epochs of the decoder attack (published 50)" in text
+    assert "gan" not in text  # no cell was attacked by it
+    rows = list(csv.DictReader((made.folder / "tables" / "paper.csv").open()))
+    found = {(row["method"], row["figure"]): row for row in rows}
+    assert {method for method, _ in found} == {"Bottleneck", "Bottleneck + CEM", "Dropout", "Dropout + CEM"}
+    row = found["Dropout + CEM", "decoder MSE"]
+    assert float(row["published"]) == pytest.approx(134e-4)
+    assert float(row["ours"]) == pytest.approx(0.0202, rel=0.05)
+    assert row["seeds"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("defense", "more", "method"),
+    [
+        (["gaussian:0.025", "adversarial:0.3", "patrol:2"], {}, "PATROL"),
+        (["gaussian:0.15", "adversarial:0.3", "cem:16"], {}, "Noise_ARL"),
+        (["gaussian:0.15", "nopeek:0.5"], {}, "Noise_Nopeek"),
+        (["gaussian:0.025", "bottleneck:8"], {"bottleneck": None}, "Bottleneck"),
+        ([], {"bottleneck": None}, "No defense"),
+        ([], {"bottleneck": None, "data": "cifar100"}, None),  # not published
+        (["gaussian:0.15"], {}, None),
+        (["gaussian:0.025", "cem:4"], {}, None),
+        (["gaussian:0.025", "topk:0.2"], {}, None),
+        (["gaussian:0.025"], {"bottleneck": 4}, None),
+        (["gaussian:0.025"], {"arch": "resnet20_sgm"}, None),
+        (["gaussian:0.025"], {"data": "digits"}, None),
+    ],
+)
+def test_which_cells_are_published_rows(defense, more, method):
+    assert paper.method(cell(*defense, **more).settings.model_dump(mode="json")) == method
+
+
+def test_the_published_tables_are_whole():
+    for table in paper.TABLES.values():
+        assert [row.method for row in table.rows] == [row.method for row in paper.TABLES["cifar10"].rows]
+        for row in table.rows:
+            assert row.mse.keys() == set(paper.COLUMNS)
+            assert all(0 < pair.without < pair.cem < 0.05 for pair in row.mse.values())  # CEM raised every one
+            assert abs(row.accuracy.without - row.accuracy.cem) < 0.01
+    arl = paper.TABLES["facescrub"].row("Noise_ARL")
+    assert arl is not None
+    assert arl.mse["gan", "inference_time"] == paper.Pair(0.0158, 0.0231)
+
+
+def test_a_difference_is_colored_by_its_sign(made):
+    (arena,) = analysis.arenas(records.gather(made.folder))
+    table = _bench_paper.for_page(arena, _bench_paper.lines(arena))
+    accuracy, error = table["rows"][0]["cells"]
+    assert (accuracy["tone"], accuracy["difference"][0]) == ("worse", "−")
+    assert (error["tone"], error["difference"][0]) == ("better", "+")
+
+
+@given(
+    side=st.sampled_from([16, 28, 32, 48, 64, 96, 128]),
+    count=st.integers(1, 4),
+    label=st.sampled_from(["a", "a label that is wider than a picture or two"]),
+)
+@settings(max_examples=25, deadline=None)
+def test_a_sheet_gives_its_pictures_back(side, count, label, tmp_path_factory):
+    pixels = np.random.default_rng(side).integers(0, 256, (2, count, 3, side, side)).astype(np.uint8)
+    path = tmp_path_factory.mktemp("sheets") / "sheet.png"
+    image_grid_png([("original", pixels[0]), (label, pixels[1])], path)
+    assert (read_image_grid(path, limit=count) == pixels).all()
+
+
+def test_a_file_that_is_no_sheet(tmp_path):
+    Image.new("RGB", (300, 51)).save(tmp_path / "x.png")
+    with pytest.raises(UserError, match="300 × 51 pixels; expected 2 rows of square images"):
+        read_image_grid(tmp_path / "x.png")
+    (tmp_path / "y.png").write_bytes(b"\x89PNG damaged")
+    with pytest.raises(UserError, match="cannot read the pictures"):
+        read_image_grid(tmp_path / "y.png")
+
+
+def test_the_fronts_pictures_come_first(made):
+    read = Bench.read(made.folder)
+    (arena,) = read.arenas
+    best = [arena.setups[place].records for place in arena.front]
+    ordered = [record["id"] for record in _by_need(read)]
+    assert set(ordered[:3]) == {records[0]["id"] for records in best}  # one seed of each
+    assert set(ordered[3:6]) == {records[1]["id"] for records in best}
+    assert len(set(ordered)) == 12
+
+
+def test_pictures_keep_to_their_budget(made):
+    found = records.gather(made.folder)
+    assert strips.gather(made.folder, found, cells=5).cells.keys() == {record["id"] for record in found[:5]}
+    assert strips.gather(made.folder, found, cells=5).left_out == 7
+    assert len(strips.gather(made.folder, found, budget=1).cells) == 1
+
+
+def test_long_curves_are_thinned_to_their_last_epoch():
+    from splitveil.report._bench_data import _curve
+
+    rows = [{"epoch": epoch, "loss": 1.0, "accuracy_val": 0.5} for epoch in range(240)]
+    kept = _curve(rows, 100)["epoch"]
+    assert (kept[0], kept[-1]) == (1, 240)
+    assert len(kept) <= 101
+
+
+def test_the_command_says_where_the_page_is(made, tmp_path, capsys, unplotted):
+    main(["report", str(made.folder), "--out", str(tmp_path / "r")])
+    assert str(tmp_path / "r" / "report.html") in capsys.readouterr().out.replace("\n", "")
+
+
+@pytest.mark.parametrize("name", ["none", "run"])
+def test_the_command_refuses_in_one_line(name, tmp_path, capsys):
+    (tmp_path / "run" / "attacks").mkdir(parents=True)
+    with pytest.raises(SystemExit) as stop:
+        main(["report", str(tmp_path / name)])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "splitveil bench" in error
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["attacks", "run"]  # nothing is written
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_pages_scripts_are_javascript(name, tmp_path):
+    path = Path(str(files("splitveil.report").joinpath("templates", name)))
+    assert subprocess.run(["node", "--check", path], capture_output=True).returncode == 0
+
+
+def test_the_scripts_never_make_html_of_text():
+    for name in SCRIPTS:
+        text = files("splitveil.report").joinpath("templates", name).read_text("utf-8")
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", text)

@@ -1,0 +1,343 @@
+"""Two runs side by side: figures by hand, pairing only where it is allowed, and what is said where it is not."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from comparison_helpers import attacked, refused, shown, trained, values
+from splitveil import evaluation, metrics
+from splitveil.bench.comparison import compare
+from splitveil.cli import main
+from splitveil.cli._shared import out_console
+from splitveil.comparison import Comparison, Row
+from splitveil.config import Spec
+from splitveil.errors import UserError
+from splitveil.metrics import Interval, binomial_ci, unpaired_difference
+from splitveil.runs import Run
+from training_helpers import IMAGES, fit
+
+
+@pytest.fixture
+def runs(tmp_path) -> tuple[Path, Path]:
+    return trained(tmp_path / "a", [1, 1, 0, 0]), trained(tmp_path / "b", [1, 0, 0, 0])
+
+
+def rows(a: Path, b: Path) -> dict[tuple[str, str], Row]:
+    found = compare(a, b)
+    assert isinstance(found, Comparison)
+    return {(row.what, row.metric): row for row in found.rows}
+
+
+def notes(a: Path, b: Path) -> str:
+    found = compare(a, b)
+    assert isinstance(found, Comparison)
+    return "\n".join(found.notes)
+
+
+# Figures
+
+
+def test_differences_by_hand(runs):
+    """Two images whose errors rise by 0.1 and 0.3: of four equal resamples one is all 0.1, one 0.3."""
+    attacked(runs[0], "decoder", values([0.1, 0.2], ssim=[0.5, 0.9]))
+    attacked(runs[1], "decoder", values([0.2, 0.5], ssim=[0.5, 0.9]))
+    found = rows(*runs)
+    mse = found["decoder", "mse"]
+    assert (mse.a.mean, mse.b.mean) == pytest.approx((0.15, 0.35))
+    difference = mse.difference
+    assert (difference.mean, difference.lo, difference.hi) == pytest.approx((0.2, 0.1, 0.3))
+    assert (mse.paired, mse.verdict) == (True, "higher: more private")
+    assert found["decoder", "ssim"].difference == Interval(0, 0, 0)
+    assert found["decoder", "ssim"].verdict == "no difference shown"
+
+
+def test_pairing_cancels_the_images_own_spread(runs):
+    rng = torch.Generator().manual_seed(0)
+    hard, change = torch.rand(400, generator=rng), 0.01 + 0.02 * torch.randn(400, generator=rng)
+    attacked(runs[0], "decoder", values(hard.tolist()))
+    attacked(runs[1], "decoder", values((hard + change).tolist()))
+    difference = rows(*runs)["decoder", "mse"].difference
+    half = 1.959964 * float(change.std()) / 20
+    assert difference.mean == pytest.approx(float(change.mean()), abs=1e-6)
+    assert difference.hi - difference.mean == pytest.approx(half, rel=0.1)
+    assert difference.mean - difference.lo == pytest.approx(half, rel=0.1)
+    paired = metrics.paired_difference(hard + change, hard)
+    assert (difference.lo, difference.hi) == pytest.approx((paired.lo, paired.hi), abs=half / 10)
+    reversed_ = rows(runs[1], runs[0])["decoder", "mse"]
+    assert reversed_.difference.mean == pytest.approx(-difference.mean)
+    assert reversed_.verdict == "lower: less private"
+
+
+def test_the_worst_case_is_taken_image_by_image_on_each_side(runs):
+    attacked(runs[0], "linear", values([0.1, 0.4], ssim=[0.3, 0.8], psnr=[1.0, 2.0]))
+    attacked(runs[0], "decoder", values([0.3, 0.2], ssim=[0.6, 0.2], psnr=[3.0, 1.0]))
+    attacked(runs[1], "linear", values([0.5, 0.6], ssim=[0.1, 0.1], psnr=[1.0, 1.0]))
+    attacked(runs[1], "decoder", values([0.6, 0.5], ssim=[0.4, 0.5], psnr=[0.0, 9.0]))
+    attacked(runs[1], "gan", values([0.0, 0.0]))  # only on one side
+    found = rows(*runs)
+    assert ("gan", "mse") not in found
+    worst = {metric: found["worst case", metric] for metric in ("mse", "ssim", "psnr")}
+    assert [worst["mse"].a.mean, worst["mse"].b.mean] == pytest.approx([0.15, 0.5])  # of 0.1, 0.2 and of 0.5, 0.5
+    difference = worst["mse"].difference
+    assert (difference.mean, difference.lo, difference.hi) == pytest.approx((0.35, 0.3, 0.4))
+    assert [worst["ssim"].a.mean, worst["ssim"].b.mean] == pytest.approx([0.7, 0.45])  # of 0.6, 0.8 and of 0.4, 0.5
+    assert worst["ssim"].verdict == "lower: more private"
+    assert [worst["psnr"].a.mean, worst["psnr"].b.mean] == pytest.approx([2.5, 5.0])
+    assert worst["psnr"].verdict == "no difference shown"  # −2 and 7 dB
+
+
+@pytest.mark.parametrize(
+    ("metric", "up", "down"),
+    [
+        ("mse", "higher: more private", "lower: less private"),
+        ("lpips", "higher: more private", "lower: less private"),
+        ("ssim", "higher: less private", "lower: more private"),
+        ("ssim_zero", "higher: less private", "lower: more private"),
+        ("psnr", "higher: less private", "lower: more private"),
+        ("reidentified", "higher: less private", "lower: more private"),
+        ("accuracy", "higher: more accurate", "lower: less accurate"),
+    ],
+)
+def test_verdicts(metric, up, down):
+    none = Interval(0, 0, 0)
+    assert Row("", metric, none, none, Interval(0.2, 0.1, 0.3), True).verdict == up
+    assert Row("", metric, none, none, Interval(-0.2, -0.3, -0.1), True).verdict == down
+    for doubtful in (Interval(0.2, -0.1, 0.5), Interval(0.2, 0, 0.5), Interval(-0.2, -0.5, 0)):
+        assert Row("", metric, none, none, doubtful, True).verdict == "no difference shown"
+
+
+# Accuracy
+
+
+def test_newcombes_example():
+    """Newcombe 1998, table II, method 10: 56/70 against 48/80."""
+    interval = unpaired_difference(binomial_ci(56, 70), binomial_ci(48, 80))
+    assert (interval.mean, interval.lo, interval.hi) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [((9, 10), (3, 10), (0.1705, 0.8090)), ((10, 10), (0, 10), (0.6075, 1.0)), ((0, 10), (0, 20), (-0.1611, 0.2775))],
+)
+def test_newcombes_other_examples(a, b, expected):
+    interval = unpaired_difference(binomial_ci(*a), binomial_ci(*b))
+    assert (interval.lo, interval.hi) == pytest.approx(expected, abs=6e-5)
+
+
+def test_of_normal_intervals_the_half_widths_add_in_squares():
+    interval = unpaired_difference(Interval(5, 2, 8), Interval(1, -3, 5))
+    assert (interval.mean, interval.lo, interval.hi) == pytest.approx((4, -1, 9))
+    with pytest.raises(UserError, match=r"levels 0.95 and 0.9; expected the same"):
+        unpaired_difference(Interval(0, 0, 0), Interval(0, 0, 0, 0.9))
+
+
+def test_without_the_answers_the_accuracy_is_compared_unpaired(tmp_path):
+    a, b = trained(tmp_path / "a", (48, 80)), trained(tmp_path / "b", (56, 70))
+    for run in (a, b):
+        attacked(run, "decoder", values([0.1, 0.2]))
+    row = rows(a, b)["network", "accuracy"]
+    assert (row.difference.mean, row.difference.lo, row.difference.hi) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+    assert (row.paired, row.verdict) == (False, "higher: more accurate")
+    assert "unpaired (Newcombe 1998, from Wilson intervals)" in notes(a, b)
+    assert f"{a} did not keep its answers (test.csv)" in notes(a, b)
+
+
+def test_answers_on_the_same_images_are_compared_in_pairs(tmp_path):
+    """A is right on 90 of 100 images, B on 8 fewer of these: the difference is the share of the eight, binomial."""
+    a = trained(tmp_path / "a", [1] * 90 + [0] * 10)
+    b = trained(tmp_path / "b", [1] * 82 + [0] * 18)
+    for run in (a, b):
+        attacked(run, "decoder", values([0.1, 0.2]))
+    row = rows(a, b)["network", "accuracy"]
+    assert row.difference.mean == pytest.approx(-0.08)
+    half = 1.959964 * math.sqrt(0.08 * 0.92 / 100)
+    assert (row.difference.lo, row.difference.hi) == pytest.approx((-0.08 - half, -0.08 + half), abs=0.011)
+    assert row.paired
+    assert row.verdict == "lower: less accurate"
+    assert unpaired_difference(row.b, row.a).hi > 0  # which as if of different images could not be shown
+    assert notes(a, b) == ""
+
+
+def test_answers_on_other_images_are_not_paired(tmp_path):
+    a, b = trained(tmp_path / "a", [1, 0, 0]), trained(tmp_path / "b", [1, 1, 0], digest="t2")
+    for run in (a, b):
+        attacked(run, "decoder", values([0.1, 0.2]))
+    assert not rows(a, b)["network", "accuracy"].paired
+    assert "the test images are not the same" in notes(a, b)
+
+
+def test_an_accuracy_that_was_not_measured_is_left_out(runs):
+    for run in runs:
+        attacked(run, "decoder", values([0.1, 0.2]))
+    summary = json.loads((runs[1] / "summary.json").read_text())
+    (runs[1] / "summary.json").write_text(json.dumps({**summary, "accuracy": None}))
+    assert ("network", "accuracy") not in rows(*runs)
+    assert f"accuracy left out: that of {runs[1]} was not measured" in notes(*runs)
+
+
+# What may be compared
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"attack": {"decoder": {"epochs": 20}}}, "decoder: other settings (epochs 50 and 20)"),
+        ({"attack": {"gan": {}}}, "other settings (decoder and gan)"),
+        ({"protocol": "inference_time"}, "protocol: train_time and inference_time"),
+        ({"observed": 4}, "wires observed: 1 and 4"),
+        ({"images": {"attacker": 50, "attacked": 2}}, "images to learn from: 90 and 50"),
+        ({"budget": {"steps": 100, "seconds": None}}, "budget in steps: None and 100"),
+        ({"images_digest": "d2"}, "decoder: other images were attacked"),
+        ({"images_digest": None}, "/b; run the attack again"),
+    ],
+)
+def test_attacks_that_are_not_the_same_are_refused(runs, changes, expected):
+    attacked(runs[0], "decoder", values([0.1, 0.2]))
+    attacked(runs[1], "decoder", values([0.1, 0.2]), **changes)
+    assert expected in refused(*runs)
+    for run in runs:
+        attacked(run, "linear", values([0.1, 0.2]))
+    assert {what for what, _ in rows(*runs)} == {"network", "linear", "worst case"}
+    assert "decoder left out: " in notes(*runs)
+
+
+def test_neither_says_which_images_were_attacked(runs):
+    for run in runs:
+        for label in ("decoder", "linear"):
+            attacked(run, label, values([0.1, 0.2]), images_digest=None)
+    expected = f"decoder, linear: it is not known which images were attacked on {runs[0]} and {runs[1]}; run the attack"
+    assert expected in refused(*runs)
+
+
+def test_other_seeds_attack_other_images(tmp_path):
+    a, b = trained(tmp_path / "a", (1, 2)), trained(tmp_path / "b", (1, 2), seed=7)
+    attacked(a, "decoder", values([0.1, 0.2]))
+    attacked(b, "decoder", values([0.1, 0.2]), images_digest="d2")
+    assert "depends on the run's seed (0 and 7): --protocol train_time without --attacked" in refused(a, b)
+
+
+def test_runs_that_cannot_be_compared(runs, tmp_path):
+    a, b = runs
+    assert f"{a} has no finished attack; make one: splitveil attack {a}" in refused(a, b)
+    attacked(a, "decoder", values([0.1, 0.2]))
+    assert f"{b} has no finished attack" in refused(a, b)
+    attacked(b, "linear", values([0.1, 0.2]))
+    assert f"{a} (decoder) and {b} (linear) share no attack" in refused(a, b)
+    assert "are the same folder; name two" in refused(a, b / ".." / "a")
+    assert "is no run" in refused(a, tmp_path / "none")
+    (b / "summary.json").unlink()
+    assert "is not finished" in refused(a, b)
+
+
+def test_other_image_sets_are_refused(tmp_path):
+    a, b = trained(tmp_path / "a", (1, 2)), trained(tmp_path / "b", (1, 2), data="cifar10")
+    assert f"{a} was trained on digits and {b} on cifar10" in refused(a, b)
+
+
+def test_damaged_files_are_named(runs):
+    for run in runs:
+        attacked(run, "decoder", values([0.1, 0.2]))
+    left = runs[1] / "attacks" / "decoder" / "per_image.csv"
+    whole = left.read_text()
+    for text in ("", "image,mse\n", whole.replace("0.2", "0.2,7"), whole.replace("0.2", "nan"), whole + "2,0.1"):
+        left.write_text(text)
+        assert f"{left} is damaged (" in refused(*runs)
+    left.write_text(whole + "2,0.1,10,0.5\n")
+    assert f"{left} has not mse, psnr, ssim of 2 images; run the attack again" in refused(*runs)
+    left.unlink()
+    assert f"cannot read {left}: No such file or directory; run the attack again" in refused(*runs)
+    left.write_text(whole)
+    (runs[1] / "test.csv").write_text("image,label,predicted\n0,1,1\n")
+    assert "does not hold the answers on all test images" in refused(*runs)
+    (runs[1] / "attacks" / "decoder" / "summary.json").write_text("{")
+    assert "summary.json is damaged" in refused(*runs)
+
+
+def test_metrics_with_a_tool_are_compared_only_where_the_tool_was_the_same(runs):
+    extra = {"lpips": [0.3, 0.4], "reidentified": [1.0, 0.0]}
+    for run, judge in zip(runs, ("j1", "j2"), strict=True):
+        tools = {"about_lpips": {"sha256": "w1"}, "about_reidentified": {"fingerprint": judge}}
+        attacked(run, "decoder", values([0.1, 0.2], **extra), **tools)
+    found = rows(*runs)
+    assert ("decoder", "lpips") in found
+    assert ("worst case", "lpips") in found
+    assert not any(metric == "reidentified" for _, metric in found)
+    assert "reidentified left out: it was not measured with the same tool" in notes(*runs)
+
+
+def test_a_tool_that_neither_summary_names_may_be_any(runs):
+    for run in runs:
+        attacked(run, "decoder", values([0.1, 0.2], lpips=[0.3, 0.4]))
+    assert ("decoder", "lpips") not in rows(*runs)
+    assert "lpips left out: it was not measured with the same tool, or the summaries do not say" in notes(*runs)
+
+
+def test_the_worst_case_of_hits_is_a_share_with_wilsons_interval(runs):
+    told = {"about_reidentified": {"fingerprint": "j1"}}
+    attacked(runs[0], "decoder", values([0.1] * 4, reidentified=[1.0, 0.0, 0.0, 0.0]), **told)
+    attacked(runs[0], "linear", values([0.1] * 4, reidentified=[0.0, 1.0, 0.0, 0.0]), **told)
+    for label in ("decoder", "linear"):
+        attacked(runs[1], label, values([0.1] * 4, reidentified=[0.0] * 4), **told)
+    worst = rows(*runs)["worst case", "reidentified"]
+    assert worst.a == binomial_ci(2, 4)
+    assert worst.b == binomial_ci(0, 4)
+    assert worst.difference.mean == -0.5
+
+
+def test_flags_of_the_compared_attacks_are_passed_on(runs):
+    attacked(runs[0], "decoder", values([0.1, 0.2]), flags=["no better than the mean training image"])
+    attacked(runs[1], "decoder", values([0.1, 0.2]))
+    attacked(runs[1], "gan", values([0.1, 0.2]), flags=["not compared"])
+    found = compare(*runs)
+    assert isinstance(found, Comparison)
+    assert found.flags == (f"{runs[0]}: decoder: no better than the mean training image",)
+
+
+def test_runs_as_they_are_really_left(tmp_path, small):
+    for name, defense in (("a", ()), ("b", ("gaussian:0.5",))):
+        fit(tmp_path / name, epochs=1, defense=defense)
+        spec = Spec.model_validate("linear:1")
+        evaluation.attack_run(Run.open(tmp_path / name), spec, IMAGES, protocol_name="train_time")
+    found = rows(tmp_path / "a", tmp_path / "b")
+    assert {metric for _, metric in found} == {"accuracy", "mse", "psnr", "ssim", "ssim_zero"}
+    assert all(row.paired for row in found.values())
+    assert found["linear", "mse"].verdict == "higher: more private"
+    assert notes(tmp_path / "a", tmp_path / "b") == ""
+
+
+# The command
+
+
+def test_the_command_prints_a_table_and_writes_json_only_when_asked(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(out_console, "width", 200)
+    attacked(runs[0], "decoder", values([0.1, 0.2]), flags=["watch out"])
+    attacked(runs[1], "decoder", values([0.2, 0.5]))
+    before = sorted(tmp_path.rglob("*"))
+    main(["compare", *map(str, runs)])
+    written = capsys.readouterr()
+    assert "watch out" in written.err
+    assert sorted(tmp_path.rglob("*")) == before
+    text = shown(capsys, *runs, "--out", tmp_path / "c.json")
+    assert "decoder MSE 0.15 0.35 0.20 [0.10, 0.30] higher: more private" in text
+    assert "network accuracy % 50 25 -25 [-75, 0] no difference shown" in text
+    assert "worst case" not in text  # of one attack
+    found = json.loads((tmp_path / "c.json").read_text())
+    assert (found["a"], found["b"]) == tuple(map(str, runs))
+    row = next(row for row in found["rows"] if (row["what"], row["metric"]) == ("decoder", "mse"))
+    assert row["difference"]["mean"] == pytest.approx(0.2)
+    assert row["difference"]["ci95"] == pytest.approx([0.1, 0.3])
+    assert (row["paired"], row["verdict"]) == (True, "higher: more private")
+
+
+def test_the_command_refuses_in_one_line(runs, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", str(runs[0]), str(runs[0])])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("splitveil: ")
+    assert error.count("\n") == 1

@@ -1,0 +1,347 @@
+"""Records: what they are made of, how they are read back, and what a set of them says."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from report_helpers import IMAGES, add, bench, cell, fail, run_folder
+from splitveil import metrics
+from splitveil.bench import analysis, export, gains, records
+from splitveil.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return bench(tmp_path_factory.mktemp("benches") / "small")
+
+
+@pytest.fixture
+def one(tmp_path):
+    """(bench folder, path of the only record, what is in it)."""
+    record = add(tmp_path, cell("gaussian:0.1", "cem:16"), 0.6, 0.01)
+    return tmp_path, tmp_path / "cells" / record["id"] / "record.json", record
+
+
+def change(path: Path, **more: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
+
+
+def test_a_record_holds_what_the_run_left(one):
+    _, path, record = one
+    assert records.read(path) == record
+    assert record["defense"] == ["gaussian:0.1", "cem:16"]
+    assert record["accuracy"]["mean"] == pytest.approx(0.6)
+    assert (record["attacker_size"], record["attacked"], record["protocol"]) == (200, IMAGES, "inference_time")
+    assert record["curve"][1] == {"epoch": 1, "loss": 1.5, "accuracy_val": pytest.approx(0.55)}
+    assert record["attacks"]["decoder"]["attack"]["decoder"]["epochs"] == 2
+    assert record["timings"]["attacks"] == {"linear": 3.0, "decoder": 3.0}
+    assert 20 <= record["timings"]["total"] < 200
+    assert record["images_digest"] == "images-0"
+    assert "root" not in record["config"]  # where images lie is nobody's business
+
+
+def test_the_worst_case_is_taken_image_by_image(tmp_path):
+    of = cell("gaussian:0.1")
+    a, b = np.linspace(0.01, 0.03, IMAGES), np.linspace(0.03, 0.01, IMAGES)
+    run = run_folder(tmp_path / "run", of, 0.5, {"linear": a, "decoder": b})
+    found = records.build(run, of, grid="g", attempts=1, started=0.0)["worst_case"]
+    lowest = np.minimum(a, b)
+    assert found["mse"]["mean"] == pytest.approx(lowest.mean())
+    assert found["ssim"]["mean"] == pytest.approx((1 - 10 * lowest).mean())
+    assert found["psnr"]["mean"] == pytest.approx((-10 * np.log10(lowest)).mean())
+
+
+def test_attacks_on_different_images_make_no_record(tmp_path):
+    of = cell("gaussian:0.1")
+    run = run_folder(tmp_path / "run", of, 0.5, dict.fromkeys(of.attacks, np.full(IMAGES, 0.01)))
+    change(run / "attacks" / "linear" / "summary.json", images_digest="others")
+    with pytest.raises(UserError, match=r"scored on different images \(images-0, others\); delete its folder attacks/"):
+        records.build(run, of, grid="g", attempts=1, started=0.0)
+
+
+def test_a_missing_attack_is_named(tmp_path):
+    of = cell("gaussian:0.1")
+    run = run_folder(tmp_path / "run", of, 0.5, {"decoder": np.full(IMAGES, 0.01)})
+    with pytest.raises(UserError, match=r"cannot read .*attacks/linear/summary.json: No such file"):
+        records.build(run, of, grid="g", attempts=1, started=0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,mse\n0,0.1\n", "has columns image, mse; expected mse, psnr, ssim"),
+        ("image,mse,psnr,ssim\n0,0.1,x,0.3\n", "is damaged"),
+        ("image,mse,psnr,ssim\n0,0.1,0.2\n", "has columns"),
+    ],
+)
+def test_damaged_values_per_image(tmp_path, text, message):
+    (tmp_path / "attacks" / "linear").mkdir(parents=True)
+    (tmp_path / "attacks" / "linear" / "per_image.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        records.per_image(tmp_path, "linear")
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        (2, "a record of schema 2; this version reads schema 1: use the version of splitveil that wrote it"),
+        (0, "a record of schema 0; this version reads schema 1: run its grid again"),
+        (None, "a record of schema None; this version reads schema 1: run its grid again"),
+    ],
+)
+def test_another_schema_is_refused_in_one_line(one, schema, message):
+    folder, path, _ = one
+    change(path, schema=schema)
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        records.gather(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[:100], "record.json is damaged"),
+        (lambda text: "[]", "is a record of schema None"),
+        (lambda text: text.replace('"epoch": 2,', ""), "is no whole record: epoch: Field required"),
+        (lambda text: text.replace('"ci95"', '"ci90"', 1), "no whole record: accuracy.ci95: Field required"),
+        (lambda text: text.replace('"loss": 2.0', '"loss": NaN'), "curve.0.loss: Input should be a finite number"),
+        (lambda text: text.replace('"linear": {\n', '"../../x": {\n', 1), r"attacks.*String should match pattern"),
+    ],
+)
+def test_a_damaged_record_is_named_with_its_place(one, damage, message):
+    folder, path, _ = one
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(UserError, match=message):
+        records.gather(folder)
+
+
+def test_bytes_that_are_no_text(one):
+    _, path, _ = one
+    path.write_bytes(b"\xff\xfe{")
+    with pytest.raises(UserError, match="damaged"):
+        records.read(path)
+
+
+def test_folders_that_are_no_bench(tmp_path, one):
+    folder, path, _ = one
+    with pytest.raises(UserError, match="there is no folder"):
+        records.gather(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="is no bench folder: it has no cells/"):
+        records.gather(tmp_path / "empty")
+    path.parent.rename(path.parent.with_name("0" * 12))
+    with pytest.raises(UserError, match="holds the record of cell"):
+        records.gather(folder)
+
+
+def test_a_bench_in_which_nothing_is_done_says_what_failed(tmp_path):
+    (tmp_path / "cells" / "a").mkdir(parents=True)
+    with pytest.raises(UserError, match="has no finished cell; run"):
+        records.gather(tmp_path)
+    fail(tmp_path, cell("gaussian:0.1"), "UserError: the loss is nan")
+    with pytest.raises(UserError, match="no finished cell; 1 failed, the first with: UserError: the loss is nan; run"):
+        records.gather(tmp_path)
+
+
+def test_a_failure_that_was_made_good_is_none(one):
+    folder, _, _ = one
+    fail(folder, cell("gaussian:0.1", "cem:16"), "killed")
+    fail(folder, cell("gaussian:0.2"), "killed")
+    assert [note["config"]["defense"] for note in records.failures(folder)] == [[{"gaussian": {"sigma": 0.2}}]]
+
+
+def test_the_database_holds_the_records(folder, tmp_path):
+    found = records.gather(folder)
+    records.write_database(tmp_path / "r.sqlite", found)
+    with closing(sqlite3.connect(tmp_path / "r.sqlite")) as database:
+        cells = database.execute(
+            "SELECT id, defense, seed, accuracy, worst_mse_lo, record FROM cells ORDER BY id"
+        ).fetchall()
+        attacks = database.execute("SELECT cell, mse FROM attacks WHERE attack = 'decoder' ORDER BY cell").fetchall()
+    assert [json.loads(row[-1]) for row in cells] == found
+    first = found[0]
+    expected = (first["id"], " + ".join(first["defense"]), first["config"]["seed"], first["accuracy"]["mean"])
+    assert cells[0][:4] == expected
+    assert cells[0][4] == first["worst_case"]["mse"]["ci95"][0]
+    assert attacks == [(r["id"], r["attacks"]["decoder"]["mse"]["mean"]) for r in found]
+
+
+def test_code_outside_git_has_no_commit(monkeypatch, tmp_path):
+    state = records.git_state()
+    assert state is None or re.fullmatch("[0-9a-f]{40}", state["commit"])
+    monkeypatch.setattr(records, "__file__", str(tmp_path / "records.py"))
+    assert records.git_state() is None
+
+
+points = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=20)
+
+
+@given(points)
+def test_the_front_is_what_nothing_beats(found):
+    front = analysis.pareto(found)
+    beaten = [any(b[0] >= a[0] and b[1] >= a[1] and b != a for b in found) for a in found]
+    assert {found[place] for place in front} == {point for point, worse in zip(found, beaten, strict=True) if not worse}
+    assert [found[place][0] for place in front] == sorted({found[place][0] for place in front})
+
+
+def test_over_seeds_is_students_interval():
+    from scipy import stats
+
+    values = [0.3, 0.5, 0.1, 0.45]
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    found = analysis.over_seeds(values)
+    assert [found.mean, found.lo, found.hi] == pytest.approx([float(np.mean(values)), low, high])
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=3, max_size=15))
+def test_rank_correlation_is_scipys(pairs):
+    from scipy import stats
+
+    x, y = zip(*pairs, strict=True)
+    ours = analysis.spearman(x, y)
+    if len(set(x)) == 1 or len(set(y)) == 1:
+        assert math.isnan(ours)
+    else:
+        assert ours == pytest.approx(stats.spearmanr(x, y)[0], abs=1e-9)
+
+
+@pytest.mark.parametrize("count", [2, 500, 3000])  # 3000: more than one round of resampling
+def test_many_paired_intervals_are_the_single_ones(count):
+    values = torch.randn(3, count, generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy()
+    for row, found in zip(values, analysis.paired_intervals(values), strict=True):
+        single = metrics.paired_difference(row, np.zeros(count))
+        assert [found.mean, found.lo, found.hi] == pytest.approx([single.mean, single.lo, single.hi], abs=1e-12)
+
+
+def test_setups_gather_their_seeds(folder):
+    (arena,) = analysis.arenas(records.gather(folder))
+    assert arena.name == "cifar10"
+    assert {len(setup.records) for setup in arena.setups} == {2}
+    names = {setup.name: setup for setup in arena.setups}
+    both = names["gaussian:0.025 + dropout:0.2 + cem:16"]
+    assert (both.family, both.stack, both.cem, both.sigma) == (
+        "dropout",
+        "gaussian:0.025 + dropout:0.2",
+        "cem:16",
+        0.025,
+    )
+    assert names["gaussian:0.1"].cem == ""  # cem:0 trains nothing
+    assert both.accuracy == analysis.over_seeds([r["accuracy"]["mean"] for r in both.records])
+    best = [arena.setups[place].name for place in arena.front]
+    assert best == ["gaussian:0.025 + dropout:0.2 + cem:16", "gaussian:0.025 + cem:16", "gaussian:0.025"]
+
+
+def test_only_like_is_compared_with_like(tmp_path):
+    bench(tmp_path, seeds=1)
+    add(tmp_path, cell("gaussian:0.025", data="cifar100"), 0.9, 0.9)
+    add(tmp_path, cell("gaussian:0.025", protocol="train_time"), 0.95, 0.95)
+    found = analysis.arenas(records.gather(tmp_path))
+    assert {arena.name for arena in found} == {
+        "cifar10, inference_time",
+        "cifar100, inference_time",
+        "cifar10, train_time",
+    }
+    assert sum(len(arena.setups) for arena in found) == 8
+
+
+def test_what_differs_beside_the_defense_is_in_the_name(tmp_path):
+    add(tmp_path, cell("gaussian:0.1"), 0.5, 0.01)
+    add(tmp_path, cell("gaussian:0.1", epochs=9), 0.6, 0.01)
+    (arena,) = analysis.arenas(records.gather(tmp_path))
+    assert [setup.name for setup in arena.setups] == ["gaussian:0.1 · epochs 3", "gaussian:0.1 · epochs 9"]
+
+
+def test_the_gain_is_paired_within_seeds_then_taken_over_them(folder):
+    (arena,) = analysis.arenas(records.gather(folder))
+    found = {gain.without.stack: gain for gain in gains.gains(folder, arena)}
+    assert found.keys() == {"gaussian:0.025", "gaussian:0.025 + dropout:0.2"}
+    gain = found["gaussian:0.025"]
+    by_seed = []
+    for seed in (0, 1):
+        errors = {}
+        for setup in (gain.without, gain.setup):
+            (record,) = [r for r in setup.records if r["config"]["seed"] == seed]
+            errors[setup.cem] = records.per_image(folder / "cells" / record["id"], "decoder")["mse"]
+        by_seed.append(metrics.paired_difference(errors["cem:16"], errors[""]))
+    for ours, single in zip(gain.mse_by_seed, by_seed, strict=True):
+        assert [ours.mean, ours.lo, ours.hi] == pytest.approx([single.mean, single.lo, single.hi])
+    assert gain.mse == analysis.over_seeds([part.mean for part in gain.mse_by_seed])
+    assert gain.accuracy.mean == pytest.approx(-0.02)
+    assert gain.relative == pytest.approx(gain.mse_means[1] / gain.mse_means[0] - 1)
+
+
+@pytest.mark.parametrize("digest", [None, "other images"])
+def test_what_was_attacked_on_other_images_is_no_pair(tmp_path, digest):
+    add(tmp_path, cell("gaussian:0.1", "cem:0"), 0.6, 0.01)
+    add(tmp_path, cell("gaussian:0.1", "cem:16"), 0.6, 0.02, digest=digest)
+    (arena,) = analysis.arenas(records.gather(tmp_path))
+    assert gains.gains(tmp_path, arena) == []
+
+
+def test_one_seed_has_the_interval_of_its_images(tmp_path):
+    bench(tmp_path, seeds=1)
+    (arena,) = analysis.arenas(records.gather(tmp_path))
+    for gain in gains.gains(tmp_path, arena):
+        assert gain.mse == gain.mse_by_seed[0]
+        assert gain.accuracy == gain.accuracy_by_seed[0]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_accuracy_is_paired_where_both_answered_the_same_images(tmp_path, same):
+    right = np.arange(1000) < 600
+    for weight, answered, digest in ((0, right, "t"), (16, np.roll(right, 20), "t" if same else "u")):
+        record = add(tmp_path, cell("gaussian:0.1", f"cem:{weight}"), 0.6, 0.01, test_digest=digest)
+        rows = [f"{i},0,{int(not hit)}" for i, hit in enumerate(answered)]
+        (tmp_path / "cells" / record["id"] / "test.csv").write_text("\n".join(["image,label,predicted", *rows]) + "\n")
+    (arena,) = analysis.arenas(records.gather(tmp_path))
+    (gain,) = gains.gains(tmp_path, arena)
+    assert gain.accuracy_paired == same
+    assert gain.accuracy.mean == pytest.approx(0)
+    share = metrics.binomial_ci(600, 1000)
+    expected = (
+        metrics.paired_difference(np.roll(right, 20).astype(float), right.astype(float))
+        if same
+        else metrics.unpaired_difference(share, share)
+    )
+    assert [gain.accuracy.lo, gain.accuracy.hi] == pytest.approx([expected.lo, expected.hi], abs=1e-12)
+
+
+def test_csv_gives_back_the_numbers(folder):
+    found = analysis.arenas(records.gather(folder))
+    rows = list(csv.DictReader(io.StringIO(export.cells_table(found).csv())))
+    by_id = {row["id"]: row for row in rows}
+    for record in records.gather(folder):
+        assert float(by_id[record["id"]]["worst_mse_hi"]) == record["worst_case"]["mse"]["ci95"][1]
+        assert float(by_id[record["id"]]["decoder_mse"]) == record["attacks"]["decoder"]["mse"]["mean"]
+    assert sum(int(row["front"]) for row in rows) == 6
+
+
+def test_latex_is_whole_and_escaped():
+    row = {"a_b": "50 % & #1 $x$ {y} ~ ^ \\z", "σ": "0.1 → 0.2"}
+    text = export.Table("t", "A & B", [], [row]).latex()
+    assert r"50 \% \& \#1 \$x\$ \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}z" in text
+    assert r"a\_b & $\sigma$ \\" in text
+    assert r"\caption{A \& B}" in text
+    assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
+
+
+def test_gains_as_latex(folder):
+    (arena,) = analysis.arenas(records.gather(folder))
+    text = export.gains_table([(arena, gain) for gain in gains.gains(folder, arena)]).latex()
+    line = next(line for line in text.splitlines() if line.startswith("gaussian:0.025 + dropout"))
+    assert line.count("&") == 6
+    assert r"57.0 $\to$" not in line  # without comes first
+    assert r"58.2 $\to$ 57.2" in line
