@@ -1,6 +1,6 @@
 """What `splitveil bench` costs beside training and attacking by hand: the same cells, one after the other, on digits.
 
-    python benchmarks/runner.py [--cells 6] [--rounds 2] [--epochs 8]
+    python benchmarks/runner.py [--cells 6] [--rounds 2] [--epochs 8] [--beside script]
 
 script    one Python process that loops over the cells: load the images, fit, attack
 commands  `splitveil train` and `splitveil attack` for each cell
@@ -104,13 +104,15 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--beside", nargs="+", choices=["script", "commands"], default=["script", "commands"])
     args = parser.parse_args()
-    rows: dict[str, list[dict[str, float]]] = {name: [] for name in WAYS}
+    ways = {name: way for name, way in WAYS.items() if name in (*args.beside, "bench")}
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "runner.yaml"
         file.write_text(yaml.safe_dump(grid(args.cells, args.epochs)))
         for number in range(args.rounds):
-            for name, way in WAYS.items():
+            for name, way in ways.items():
                 out, start, before = Path(folder) / f"{name}{number}", time.perf_counter(), processor_seconds()
                 way(file, args.cells, out)
                 row = {"seconds": time.perf_counter() - start, "processor": processor_seconds() - before}
@@ -119,9 +121,9 @@ def main() -> None:
                     f"round {number + 1}, {name}: {row['seconds']:.1f} s, processor {row['processor']:.1f} s",
                     flush=True,
                 )
-    best = {name: {key: min(row[key] for row in rows[name]) for key in rows[name][0]} for name in WAYS}
+    best = {name: {key: min(row[key] for row in rows[name]) for key in rows[name][0]} for name in ways}
     found: dict[str, Any] = {"cells": args.cells, "rounds": rows, "best": best, "added per cell": {}}
-    for name in ("script", "commands"):
+    for name in args.beside:
         added = {key: (best["bench"][key] - best[name][key]) / args.cells for key in ("seconds", "processor")}
         found["added per cell"][name] = added
         ratio, whole = best["bench"]["seconds"] / best[name]["seconds"], best[name]["seconds"] / args.cells

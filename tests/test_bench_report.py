@@ -290,6 +290,7 @@ def test_the_published_table_is_beside_ours(made):
         ([], {"bottleneck": None}, "No defense"),
         ([], {"bottleneck": None, "data": "cifar100"}, None),  # not published
         (["gaussian:0.15"], {}, None),
+        (["gaussian:0.01", "adversarial:0.3"], {}, None),
         (["gaussian:0.025", "cem:4"], {}, None),
         (["gaussian:0.025", "topk:0.2"], {}, None),
         (["gaussian:0.025"], {"bottleneck": 4}, None),

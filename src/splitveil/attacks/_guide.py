@@ -73,14 +73,14 @@ class Guide:
 
     def choose(self, settings: Sequence[float], search: Search, work: Work) -> tuple[float, Mode]:
         """The setting and the backward pass with the lowest error on the held-out images: all settings at once."""
-        best, found = math.inf, (settings[0], self.box.modes[0])
+        best, chosen, through = math.inf, settings[0], self.box.modes[0]
         if len(settings) * len(self.box.modes) == 1:
-            return found
+            return chosen, through
         each = torch.tensor(settings, device=self.wire.device).repeat_interleave(len(self.truth))
         wires = self.wire.repeat(len(settings), *[1] * (self.wire.dim() - 1))
         for mode in work.each(self.box.modes):
             answers = search(wires, each, mode).view(len(settings), *self.truth.shape)
             errors = (answers - self.truth).square().mean((1, 2, 3, 4)).tolist()
             if min(errors) < best:
-                best, found = min(errors), (settings[errors.index(min(errors))], mode)
-        return found
+                best, chosen, through = min(errors), settings[errors.index(min(errors))], mode
+        return chosen, through

@@ -27,11 +27,10 @@ class DiffusionAttack(Attack):
     """Guided diffusion: the mean of images drawn from a diffusion model under the pull of the wire.
 
     Ancestral sampling (DDIM with η = 1, Song et al. 2021) from a model of the attacker's images. Each step's noise is
-    mixed with the direction in which the image that is then expected comes nearer to the wire, at the length that
-    noise has (`spherical`; Lei et al. 2025, DRAG; Yang et al. 2024). It begins at noise, or at another attack's answer
-    with noise of ``level`` (DRAG++). DRAG answers one sample; the mean of several, in pairs of opposite noise, has less
-    squared error. The rate of the guidance where it is None, and the backward pass (see `WhiteBox`), are chosen on the
-    attacker's held-out images; `curve` is the denoiser's error on these, as a part of the noise's variance.
+    mixed with the direction in which the image that is then expected comes nearer to the wire (`spherical`; Lei et al.
+    2025, DRAG). It begins at noise, or at another attack's answer with noise of ``level`` (DRAG++). DRAG answers one
+    sample; the mean of several, in pairs of opposite noise, has less squared error. The rate where it is None, and the
+    backward pass (see `WhiteBox`), are chosen on held-out attacker images; `curve` is the denoiser's error on these.
 
     Args:
         steps: of the sampler. samples: of each image. guidance: the wire's part of a step's noise; None: chosen.
@@ -77,6 +76,7 @@ class DiffusionAttack(Attack):
         self.guide = Guide.learn("diffusion", *known, draws=self.draws, judges=self.tuning)
         self._seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
         rates = RATES if self.guidance is None else (self.guidance,)
+        self.mode: Mode
         self.rate, self.mode = self.guide.choose(rates, self._sample, self._work)
 
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 from pydantic import ValidationError
-from rich.table import Table
+from rich.table import Column, Table
 
 from .. import bars, config
 from ..errors import UserError
@@ -155,7 +155,9 @@ def _attack_table(run: Any, rows: dict[str, dict[str, Any]], about: dict[str, An
     accuracy = interval(known, percent=True) if known else "not measured"
     shares = [key for key in ("reidentified", "recognized") if any(key in row for row in rows.values())]
     more = ["lpips"] if any("lpips" in row for row in rows.values()) else []
-    table = Table("attack", *TITLES.values(), *more, *shares, "seconds", title=f"{run.path}: accuracy {accuracy}")
+    # Folded, as a figure with its end cut off is another figure.
+    columns = [Column(title, overflow="fold") for title in ("attack", *TITLES.values(), *more, *shares, "seconds")]
+    table = Table(*columns, title=f"{run.path}: accuracy {accuracy}")
     for name, row in rows.items():
         figures = [interval(row[key]) if key in row else "" for key in (*TITLES, *more)]
         figures += [interval(row[key], percent=True) if key in row else "" for key in shares]
