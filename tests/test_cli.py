@@ -201,7 +201,9 @@ def test_list_shows_every_kind(capsys):
 def test_interrupt_is_exit_code_130_and_the_run_resumes(tmp_path):
     out = tmp_path / "a"
     train = [*TINY[:-1], "500", *NOISE, "--out", str(out)]
-    code = "from splitveil.cli import main; main()"
+    # A shell starts background jobs with SIGINT ignored, and children inherit that.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heard}; from splitveil.cli import main; main()"
     process = subprocess.Popen([sys.executable, "-c", code, "train", *train], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (out / "metrics.jsonl").exists() and time.monotonic() < deadline:
