@@ -1,27 +1,25 @@
 """What `splitveil bench` costs beside training and attacking by hand: the same cells, one after the other, on digits.
 
-    python benchmarks/runner.py [--cells 6] [--rounds 2] [--epochs 8] [--beside script]
+    python benchmarks/runner.py [--cells 6] [--rounds 2] [--epochs 8] [--beside script commands]
 
 script    one Python process that loops over the cells: load the images, fit, attack
 commands  `splitveil train` and `splitveil attack` for each cell
 bench     `splitveil bench --jobs 1`
 
-Each is a process of its own, with one thread; rounds alternate. A way's seconds are those of its fastest round: what
-else the machine does only ever makes a round slower. The processor's seconds are counted too: other work disturbs them
-less. Writes benchmarks/runner.json.
+All ways of a round run at the same time, each with one thread, so that whatever else the machine does slows them alike.
+The processor's seconds are counted too. Writes benchmarks/runner.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -60,43 +58,46 @@ def grid(cells: int, epochs: int) -> dict[str, Any]:
     return {"name": "runner", "base": base, "seeds": cells, "attacks": [ATTACK], "attacked": 36}
 
 
-def script(file: Path, cells: int, out: Path) -> None:
-    run("-c", SCRIPT, file, out)
+def script(file: Path, cells: int, out: Path) -> float:
+    return run("-c", SCRIPT, file, out)
 
 
-def commands(file: Path, cells: int, out: Path) -> None:
-    config = out / "config.yaml"
+def commands(file: Path, cells: int, out: Path) -> float:
+    config, used = out / "config.yaml", 0.0
     out.mkdir()
     config.write_text(yaml.safe_dump(yaml.safe_load(file.read_text())["base"]))
     for seed in range(cells):
-        run("-c", MAIN, "train", "--config", config, "--seed", seed, "--out", out / str(seed))
-        run("-c", MAIN, "attack", out / str(seed), "--attack", ATTACK, "--attacked", 36)
+        used += run("-c", MAIN, "train", "--config", config, "--seed", seed, "--out", out / str(seed))
+        used += run("-c", MAIN, "attack", out / str(seed), "--attack", ATTACK, "--attacked", 36)
+    return used
 
 
-def bench(file: Path, cells: int, out: Path) -> None:
-    run("-c", MAIN, "bench", file, "--out", out, "--jobs", 1)
+def bench(file: Path, cells: int, out: Path) -> float:
+    return run("-c", MAIN, "bench", file, "--out", out, "--jobs", 1)
 
 
-WAYS: dict[str, Callable[[Path, int, Path], None]] = {"script": script, "commands": commands, "bench": bench}
+WAYS: dict[str, Callable[[Path, int, Path], float]] = {"script": script, "commands": commands, "bench": bench}
 
 
-def run(*tokens: object) -> None:
-    """Python in a process of its own, with one thread."""
+def run(*tokens: object) -> float:
+    """Python in a process of its own, with one thread; the processor's seconds, those of its children included."""
     surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, *map(str, tokens)]
-    subprocess.run(command, check=True, env=surroundings, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-
-def processor_seconds() -> float:
-    """Of all processes that were waited for."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    process = subprocess.Popen(command, env=surroundings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
     return used.ru_utime + used.ru_stime
 
 
-def work_seconds(out: Path) -> float:
-    """What the cells themselves say that training and attacks took."""
-    records = [json.loads(path.read_text()) for path in out.glob("cells/*/record.json")]
-    return sum(r["timings"]["train"] + sum(r["timings"]["attacks"].values()) for r in records)
+def timed(name: str, file: Path, cells: int, out: Path) -> dict[str, float]:
+    """One way of one round."""
+    start = time.perf_counter()
+    used = WAYS[name](file, cells, out)
+    row = {"seconds": time.perf_counter() - start, "processor": used}
+    print(f"{name}: " + ", ".join(f"{key} {value:.1f} s" for key, value in row.items()), flush=True)
+    return row
 
 
 def main() -> None:
@@ -104,31 +105,26 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--beside", nargs="+", choices=["script", "commands"], default=["script", "commands"])
+    parser.add_argument("--beside", nargs="+", choices=["script", "commands"], default=["script"])
     args = parser.parse_args()
-    ways = {name: way for name, way in WAYS.items() if name in (*args.beside, "bench")}
-    rows: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
-    with tempfile.TemporaryDirectory() as folder:
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in (*args.beside, "bench")}
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
         file = Path(folder) / "runner.yaml"
         file.write_text(yaml.safe_dump(grid(args.cells, args.epochs)))
         for number in range(args.rounds):
-            for name, way in ways.items():
-                out, start, before = Path(folder) / f"{name}{number}", time.perf_counter(), processor_seconds()
-                way(file, args.cells, out)
-                row = {"seconds": time.perf_counter() - start, "processor": processor_seconds() - before}
-                rows[name].append(row | ({"work": work_seconds(out)} if name == "bench" else {}))
-                print(
-                    f"round {number + 1}, {name}: {row['seconds']:.1f} s, processor {row['processor']:.1f} s",
-                    flush=True,
-                )
-    best = {name: {key: min(row[key] for row in rows[name]) for key in rows[name][0]} for name in ways}
-    found: dict[str, Any] = {"cells": args.cells, "rounds": rows, "best": best, "added per cell": {}}
+            tasks = {n: pool.submit(timed, n, file, args.cells, Path(folder) / f"{n}{number}") for n in rows}
+            for name, task in tasks.items():
+                rows[name].append(task.result())
+    found: dict[str, Any] = {"cells": args.cells, "epochs": args.epochs, "rounds": rows, "beside": {}}
     for name in args.beside:
-        added = {key: (best["bench"][key] - best[name][key]) / args.cells for key in ("seconds", "processor")}
-        found["added per cell"][name] = added
-        ratio, whole = best["bench"]["seconds"] / best[name]["seconds"], best[name]["seconds"] / args.cells
-        more = ", ".join(f"{key} {value:+.2f} s" for key, value in added.items())
-        print(f"bench / {name}: {ratio:.3f}; a cell of {whole:.1f} s takes more: {more}")
+        totals = {way: {key: sum(row[key] for row in rows[way]) for key in rows[way][0]} for way in (name, "bench")}
+        count = args.cells * args.rounds
+        about = {key: (totals["bench"][key] - totals[name][key]) / count for key in ("seconds", "processor")}
+        about = {f"{key} more per cell": value for key, value in about.items()}
+        about["ratio of seconds"] = totals["bench"]["seconds"] / totals[name]["seconds"]
+        about["seconds per cell"] = totals[name]["seconds"] / count
+        found["beside"][name] = about
+        print(f"bench beside {name}: " + ", ".join(f"{key} {value:.3f}" for key, value in about.items()))
     found |= {"command": "python " + " ".join(sys.argv), "machine": environment()}
     write_json(Path(__file__).with_suffix(".json"), found)
 

@@ -335,6 +335,13 @@ def test_a_sheet_gives_its_pictures_back(side, count, label, tmp_path_factory):
     assert (read_image_grid(path, limit=count) == pixels).all()
 
 
+def test_pictures_of_large_pixels_keep_their_size(tmp_path):
+    """64 pixels are shown as they are: that a picture could be half as large does not make it so."""
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 2, 3, 32, 32)).astype(np.uint8).repeat(2, 3).repeat(2, 4)
+    image_grid_png([("original", pixels[0])], tmp_path / "sheet.png")
+    assert (read_image_grid(tmp_path / "sheet.png", rows=1) == pixels).all()
+
+
 def test_a_file_that_is_no_sheet(tmp_path):
     Image.new("RGB", (300, 51)).save(tmp_path / "x.png")
     with pytest.raises(UserError, match="300 × 51 pixels; expected 2 rows of square images"):

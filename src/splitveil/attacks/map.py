@@ -82,7 +82,7 @@ class MapAttack(Attack):
         self.guide = Guide.learn("map", *known, draws=self.draws, judges=self.tuning)
         self._seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
         weights = WEIGHTS if self.weight is None else (self.weight,)
-        self.mode: Mode = self.guide.box.modes[0]
+        self.mode: Mode
         self.chosen, self.mode = self.guide.choose(weights, self._search, self._work)
 
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:

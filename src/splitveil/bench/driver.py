@@ -31,8 +31,8 @@ POLL = 0.3
 """Seconds between two looks at the folder."""
 PATIENCE = 3
 """Workers in a row that may end without having taken a cell though there are free ones."""
-PARTING, LINGER = 3.0, 10.0
-"""Seconds in which a worker ends that finds nothing more to do, and one that is told to end."""
+LINGER = 10.0
+"""Seconds in which a worker ends that finds nothing more to do, or that is told to end."""
 
 
 @dataclass(frozen=True)
@@ -119,12 +119,13 @@ def describe(grid: Grid, out: Path) -> None:
 
 @dataclass(frozen=True)
 class Started:
-    """A worker, its slot, and what was free and over when it was started."""
+    """A worker, its slot, and what was free, over and attempted when it was started."""
 
     job: Job
     slot: int
     free: frozenset[str]
     over: int
+    attempts: int
 
 
 class Driver:
@@ -171,7 +172,7 @@ class Driver:
                 state = self.state()
                 self.watch(state)
                 if not state.free and not state.running:
-                    self._wait(PARTING)
+                    self._wait(LINGER)
                     return
                 self._judge(ended, state)
                 # Those that have no cell yet are about to take one.
@@ -227,7 +228,11 @@ class Driver:
         cells = state.free[: 2 * most] if worker.limit else tuple(c for c in worker.cells if c.id not in self.done)
         job = executor.start(replace(worker, cells=cells, token=name), name, slot)
         free = frozenset(cell.id for cell in state.free)
-        self._started[name] = Started(job, slot, free, len(self.done) + len(self.failed))
+        self._started[name] = Started(job, slot, free, len(self.done) + len(self.failed), self._attempts())
+
+    def _attempts(self) -> int:
+        """At all cells that are not done."""
+        return sum(Tries.read(path).total for path in (self.out / "tries").glob("*.json"))
 
     def _reap(self) -> dict[str, Started]:
         """Take out the workers that have ended; the cells of one that died elsewhere are free at once."""
@@ -243,7 +248,9 @@ class Driver:
         free = {cell.id for cell in state.free}
         for name, started in ended.items():
             problem = started.job.problem()
+            # One that dies at once may never have been seen with its lock, but its attempt is written down.
             took = name in self._seen or len(self.done) + len(self.failed) > started.over
+            took = took or self._attempts() > started.attempts
             self._idle = 0 if took else self._idle + bool(free & started.free)
             if self._idle >= PATIENCE:
                 why = problem or f"they found none free: every machine must see {self.out}"
