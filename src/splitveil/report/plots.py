@@ -11,7 +11,7 @@ from ..bench.analysis import NOISE, Arena, Setup
 from ..bench.gains import Gain
 from ..files import atomic_write
 
-COLORS = ("#8a6d3b", "#0b6e75", "#b0413a", "#5b5ea6", "#3f7d3a", "#c07a12", "#9a4d8f", "#4f7fae", "#7a8288", "#2f2f2f")
+COLORS = ("#8a6d3b", "#0b6e75", "#c2577f", "#5b5ea6", "#3f7d3a", "#c07a12", "#9a4d8f", "#2f6fb5", "#7a8288", "#2f2f2f")
 """Of the families of defences in light; the page's style sheet holds the same, and others for dark."""
 GREY, INK = "#5d666f", "#1c2024"
 STEMS = ("tradeoff", "cem_gain", "learning_curves", "leakage")
