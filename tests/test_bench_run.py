@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +76,15 @@ def dying(when: Callable[[int], bool], victim: Callable[[], int], pause: float =
 
 
 @pytest.fixture
-def undisturbed(tmp_path, small) -> Callable[[Cell], Any]:
+def undisturbed(tmp_path, small) -> Iterator[Callable[[Cell], Any]]:
     def result(one: Cell) -> Any:
         run_cell(one, tmp_path / "undisturbed")
         return left(tmp_path / "undisturbed", one)
 
-    return result
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the workers, or the last digits differ
+    yield result
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("step", [1, 6, 13])  # before the first checkpoint, in the second epoch, before the attack

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import config
-from . import records
+from . import records, twins
 
 if TYPE_CHECKING:
     from ..data import ImageSet
@@ -88,6 +88,8 @@ def run_cell(
 ) -> dict[str, Any]:
     """Train the cell from its last checkpoint, run the attacks that are missing, leave its record; returns that.
 
+    Where its twin (`twins`) is trained and it is not begun, it takes that network.
+
     The caller sees to it that nobody else works on the cell (`lock.claim`).
 
     Args:
@@ -107,6 +109,7 @@ def run_cell(
     started, check = time.time(), check or (lambda: None)
     folder = Places(out).run(cell.id)
     _tidy(folder)
+    twins.adopt(cell, Places(out))
     settings = _as_begun(cell.settings, folder)
     images = images or runs.load_images(cell.settings)
     fit(settings, images, folder, resume=True, progress=lambda *_: check())

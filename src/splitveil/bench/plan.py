@@ -18,7 +18,7 @@ import torch
 from .. import config, runs
 from ..data.protocol import VALIDATION_LIMIT, VALIDATION_SHARE
 from ..errors import UserError
-from . import _timing, shapes
+from . import _timing, shapes, twins
 from .grid import Cell, Grid
 from .shapes import Size
 
@@ -172,9 +172,12 @@ def _group(cells: Sequence[Cell], cost: _timing.Cost, sizes: _Sizes, out: Path |
     left = [cell for cell in cells if out is None or not (out / "cells" / cell.id / "record.json").is_file()]
     training = attacks = 0.0
     disk = memory = 0
+    there: set[str] = set()
     for cell in left:
         parts = Parts.of(cell, sizes.of(cell.settings))
-        training += training_seconds(cell.settings, parts, cost)
+        if twins.twin(cell) not in there and not (out and twins.trained(cell, out / "cells")):
+            training += training_seconds(cell.settings, parts, cost)
+        there.add(cell.id)
         attacks += sum(
             _timing.attack_seconds(spec, cost.attacks[label], parts.attacker, parts.attacked)
             for label, spec in cell.attacks.items()

@@ -77,7 +77,7 @@ class Epoch(TypedDict):
 
 class Record(TypedDict):
     """``record.json``. ``images_digest`` names the attacked images, ``test_digest`` those of the accuracy: cells
-    that share them may be compared in pairs."""
+    that share them may be compared in pairs. ``trained_as``: the cell whose network, trained once, this one has too."""
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
     schema: Literal[1]
@@ -95,6 +95,7 @@ class Record(TypedDict):
     wire: dict[str, Any]
     parameters: dict[str, Any]
     timings: dict[str, Any]
+    trained_as: NotRequired[str]
     attacks: dict[Name, Attacked]
     worst_case: Worst
     images_digest: str | None
@@ -156,6 +157,7 @@ def build(folder: Path, cell: Cell, *, grid: str, attempts: int, started: float)
         "attacker_size": cell.attacker_size,
         "attacked": cell.attacked,
         **{key: summary[key] for key in ("accuracy", "epoch", "leakage_nats", "wire", "parameters")},
+        **{key: summary[key] for key in ("trained_as",) if key in summary},
         "timings": {
             "train": summary["seconds"],
             "attacks": {label: attack["seconds"] for label, attack in found.items()},

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..files import write_json
-from . import records
+from . import records, twins
 from .cell import Places, finished, mark, run_cell
 from .lock import Lock, Process, claim
 
@@ -135,11 +135,9 @@ class Worker:
         return DelayedSubmission(self)
 
     def _take(self, over: set[str]) -> tuple[Cell, Lock, Tries] | None:
-        """A free cell and its lock, those before that were not begun; ``over`` are the ones found done or failed."""
+        """A free cell and its lock; ``over`` are the ones found done or failed."""
         places = Places(self.out)
-        begun = places.begun()
-        left = [cell for cell in self.cells if cell.id not in over]
-        for cell in sorted(left, key=lambda cell: cell.id in begun and places.tries(cell.id).is_file()):
+        for cell in self._order(places, over):
             lock = None if _over(cell, self.out) else claim(places.lock(cell.id), self.token)
             # Between the two it may have been finished by another, or its attempts were used up.
             if lock and not _over(cell, self.out) and (tries := settle(cell, self.out, self.retries)):
@@ -149,6 +147,22 @@ class Worker:
             if _over(cell, self.out):
                 over.add(cell.id)
         return None
+
+    def _order(self, places: Places, over: set[str]) -> Iterator[Cell]:
+        """Cells to look at: those that were not begun, those that wait for a twin's network, those tried before."""
+        begun = places.begun()
+        waiting: list[Cell] = []
+        tried: list[Cell] = []
+        for cell in self.cells:
+            if cell.id in over:
+                continue
+            if cell.id in begun and places.tries(cell.id).is_file():
+                tried.append(cell)
+            elif twins.at_work(cell, places, begun):
+                waiting.append(cell)
+            else:
+                yield cell
+        yield from (*waiting, *tried)
 
     def _attempt(self, cell: Cell, lock: Lock, tries: Tries, images: _Images) -> bool:
         """Run the cell; whether that ended well. Its lock is held."""

@@ -232,7 +232,7 @@ def _settings(bench: Bench) -> dict[str, str]:
         for e in environments
     ]
     commits = [f"{g['commit'][:10]}{' (changed)' if g['dirty'] else ''}" if (g := r["git"]) else "none" for r in found]
-    training = sum(record["timings"]["train"] for record in found)
+    training = sum(record["timings"]["train"] for record in found if "trained_as" not in record)
     attacks = sum(sum(record["timings"]["attacks"].values()) for record in found)
     named = list(dict.fromkeys(json.dumps(a["attack"]) for r in found for a in r["attacks"].values()))
     return {
