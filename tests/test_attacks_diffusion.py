@@ -361,18 +361,16 @@ def test_map_without_noise_on_the_wire_does_not_divide_by_zero():
 # Bad settings
 
 
-@pytest.mark.parametrize("name", ["steps", "samples", "width", "batch_size", "draws", "tuning"])
-def test_bad_diffusion_counts(name):
-    bad: dict[str, Any] = {name: 0}
-    with pytest.raises(UserError, match=f"diffusion: .*{name}=0.*; expected at least 1 of each and 0 epochs or more"):
-        DiffusionAttack(**bad)
-
-
-@pytest.mark.parametrize("name", ["steps", "width", "batch_size", "draws", "tuning"])
-def test_bad_map_counts(name):
-    bad: dict[str, Any] = {name: 0}
-    with pytest.raises(UserError, match=f"map: .*{name}=0.*; expected at least 1 of each and 0 epochs or more"):
-        MapAttack(**bad)
+@pytest.mark.parametrize(
+    ("attack", "name"),
+    [
+        *((DiffusionAttack, name) for name in ("steps", "samples", "width", "batch_size", "draws", "tuning")),
+        *((MapAttack, name) for name in ("steps", "width", "batch_size", "draws", "tuning")),
+    ],
+)
+def test_bad_counts(attack, name):
+    with pytest.raises(UserError, match=rf"^\w+: .*{name}=0.*; expected at least 1 of each and 0 epochs or more"):
+        attack(**{name: 0})
 
 
 @pytest.mark.parametrize("level", [1000, 249])
@@ -387,15 +385,11 @@ def test_bad_guidance(guidance):
         DiffusionAttack(guidance=guidance)
 
 
-@pytest.mark.parametrize("bad", [{"low": -1}, {"high": 1000}, {"high": 10, "low": 20}])
-def test_bad_map_levels(bad):
-    with pytest.raises(UserError, match=r"map: high=.*, low=.*; expected levels from 999 down to 0, high before low"):
-        MapAttack(**bad)
-
-
-@pytest.mark.parametrize("bad", [{"weight": -1.0}, {"lr": 0.0}])
-def test_bad_map_weights(bad):
-    with pytest.raises(UserError, match=r"map: weight=.*, lr=.*; expected a weight of 0 or more and a positive rate"):
+@pytest.mark.parametrize("bad", [{"low": -1}, {"high": 1000}, {"high": 10}, {"weight": -1.0}, {"lr": 0.0}])
+def test_bad_map_levels_and_weights(bad):
+    ((name, value),) = bad.items()
+    expected = "levels from 999 down to 0, high before" if name in ("low", "high") else "a weight of 0 or more and a"
+    with pytest.raises(UserError, match=f"^map: .*{name}={value}.*; expected {expected}"):
         MapAttack(**bad)
 
 

@@ -334,3 +334,24 @@ def test_a_record_of_another_schema_is_refused(tmp_path):
     path.write_text('{"schema": 2}')
     with pytest.raises(UserError, match="schema 2"):
         run_grid(grid(cell()), tmp_path)
+
+
+def test_an_attack_of_another_grid_stays_in_the_record(tmp_path, small):
+    linear = {"linear": config.Spec.model_validate("linear:looks=1").resolve("attacks")}
+    both = run_cell(cell(attacks=ATTACK | linear), tmp_path / "both")
+    run_cell(cell(attacks=linear), tmp_path / "out")
+    found = run_cell(cell(), tmp_path / "out")
+    assert set(found["attacks"]) == {"nearest", "linear"}
+    assert found["worst_case"] == both["worst_case"]  # else the nearest image alone would be called the worst case
+    changed = {"linear": config.Spec.model_validate("linear:looks=2").resolve("attacks")}
+    again = run_cell(cell(attacks=changed), tmp_path / "out")
+    assert again["attacks"]["linear"]["attack"]["linear"]["looks"] == 2
+    fewer = Cell(cell().settings, ATTACK, attacked=4)
+    assert set(run_cell(fewer, tmp_path / "out")["attacks"]) == {"nearest"}  # the others attacked other images
+
+
+def test_an_attacker_that_wants_too_many_images_is_refused_before_the_training(tmp_path, small):
+    one = Cell(cell().settings, ATTACK, attacker_size=100_000)
+    with pytest.raises(UserError, match=r"^attacker size 100000: protocol \w+ has \d+ images for it"):
+        run_cell(one, tmp_path)
+    assert not Places(tmp_path).run(one.id).exists()

@@ -194,12 +194,12 @@ def set_up(run: Run, spec: config.Spec, images: ImageSet, terms: Terms) -> Stage
     """Build the attack and what it sees; everything that can be wrong with the request is found here."""
     spec = spec.resolve("attacks")
     attack: Attack = spec.make("attacks")
-    given = parts(run, images, terms.protocol_name, terms.attacker_size, terms.attacked)
+    given = parts(run.settings, images, terms.protocol_name, terms.attacker_size, terms.attacked)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = run.model(images).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     victim = Victim(model, given.grants, terms.observed)
     victim.require(*attack.needs)
-    rng = torch.Generator(device).manual_seed(run.settings.seed * 1_000_003 + terms.seed)
+    rng = torch.Generator(device).manual_seed((run.settings.seed * 1_000_003 + terms.seed) % 2**63)
     return Stage(run.path, spec, terms, attack, given, model, victim, rng)
 
 
@@ -261,9 +261,11 @@ def mean_image_error(train: Split, test: Split) -> float:
     return float(metrics.mse(mean.expand_as(truth), truth).mean())
 
 
-def parts(run: Run, images: ImageSet, name: str, attacker_size: int | None, attacked: int | None) -> Protocol:
-    """Who has which images when the run is attacked under protocol ``name``; sizes as in `evaluate`."""
-    trained = run.settings.protocol
+def parts(
+    settings: config.TrainConfig, images: ImageSet, name: str, attacker_size: int | None, attacked: int | None
+) -> Protocol:
+    """Who has which images when a run of ``settings`` is attacked under protocol ``name``; sizes as in `evaluate`."""
+    trained = settings.protocol
     if name != trained and "auxiliary" in (name, trained):
         raise UserError(
             f"the run was trained under protocol {trained}, so its attacker cannot be {name}'s: "
@@ -271,12 +273,12 @@ def parts(run: Run, images: ImageSet, name: str, attacker_size: int | None, atta
         )
     if attacked is not None and attacked < 2:
         raise UserError(f"attacked is {attacked}; expected at least 2 images: one has no confidence interval")
-    given = protocol(name, images, seed=run.settings.seed, attacker_test_size=attacked)
+    given = protocol(name, images, seed=settings.seed, attacker_test_size=attacked)
     if attacker_size is None:
         return given
     if not 2 <= attacker_size <= len(given.attacker_train):
         raise UserError(f"attacker size {attacker_size}: protocol {name} has {len(given.attacker_train)} images for it")
-    fewer, _ = divide(given.attacker_train, attacker_size, torch.Generator().manual_seed(run.settings.seed))
+    fewer, _ = divide(given.attacker_train, attacker_size, torch.Generator().manual_seed(settings.seed))
     return Protocol(**{**vars(given), "attacker_train": fewer})
 
 

@@ -146,7 +146,7 @@ def run_suite(
         UserError: unknown suite or protocol, sizes beyond what there is.
     """
     start, agreed = time.perf_counter(), evaluation.Terms(**terms)
-    parts = evaluation.parts(run, images, agreed.protocol_name, agreed.attacker_size, agreed.attacked)
+    parts = evaluation.parts(run.settings, images, agreed.protocol_name, agreed.attacker_size, agreed.attacked)
     summaries: dict[str, dict[str, Any]] = {}
     values: Values = {}
     able, skipped = granted(name, parts)

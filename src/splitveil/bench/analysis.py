@@ -125,21 +125,24 @@ def paired_intervals(differences: np.ndarray) -> list[Interval]:
     return [Interval(row.mean().item(), low, high) for row, (low, high) in zip(values, ends, strict=True)]
 
 
-def combined(parts: Sequence[Interval]) -> Interval:
-    """Over the seeds (Student), of one seed its own interval.
+def combined(parts: Sequence[Interval], least: float = -math.inf, most: float = math.inf) -> Interval:
+    """Over the seeds (Student), of one seed its own interval; cut to [``least``, ``most``], where the value must lie.
 
     Seeds that happen to agree leave Student's interval without width. It is never taken narrower than that of the
     images would be if every seed had images of its own: mean half width / √seeds.
 
     >>> f"{combined([Interval(0.5, 0.4, 0.6), Interval(0.5, 0.4, 0.6)]):.3f}"
     '0.500 [0.429, 0.571]'
+    >>> f"{combined([Interval(0.95, 0.94, 0.96), Interval(0.99, 0.98, 0.995)], 0, 1):.2f}"
+    '0.97 [0.72, 1.00]'
     """
     if len(parts) == 1:
         return parts[0]
     found, root = over_seeds([part.mean for part in parts]), math.sqrt(len(parts))
     low = float(np.mean([part.mean - part.lo for part in parts])) / root
     high = float(np.mean([part.hi - part.mean for part in parts])) / root
-    return Interval(found.mean, min(found.lo, found.mean - low), max(found.hi, found.mean + high))
+    lo, hi = min(found.lo, found.mean - low), max(found.hi, found.mean + high)
+    return Interval(found.mean, max(least, lo), min(most, hi))
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:
@@ -241,8 +244,8 @@ def _setup(records: list[dict[str, Any]], varying: list[str]) -> Setup:
         stack=" · ".join([stack, *more]),
         cem=cem,
         sigma=noise(config),
-        accuracy=combined(accuracy),
-        mse=combined(error),
+        accuracy=combined(accuracy, 0, 1),
+        mse=combined(error, 0),
     )
 
 

@@ -112,21 +112,36 @@ def run_cell(
     twins.adopt(cell, Places(out))
     settings = _as_begun(cell.settings, folder)
     images = images or runs.load_images(cell.settings)
+    terms = evaluation.Terms(settings.protocol, cell.attacker_size, cell.attacked)
+    # Before the training: it may take days, and an attacker that wants more images than there are none.
+    parts = evaluation.parts(settings, images, terms.protocol_name, terms.attacker_size, terms.attacked)
     fit(settings, images, folder, resume=True, progress=lambda *_: check())
     run = runs.Run.open(folder)
-    terms = evaluation.Terms(settings.protocol, cell.attacker_size, cell.attacked)
-    parts = evaluation.parts(run, images, terms.protocol_name, terms.attacker_size, terms.attacked)
     for label, spec in cell.attacks.items():
         check()
         if suites.finished(run, label, spec, parts, terms) is None:
             show = {"label": label, "progress": lambda *_: check()}
             evaluation.attack_run(run, spec, images, **show, **vars(terms))
     check()
-    record = records.build(folder, cell, grid=grid, attempts=attempts, started=started)
+    others = {label: spec for label, spec in _recorded(folder).items() if label not in cell.attacks}
+    kept = [label for label, spec in others.items() if suites.finished(run, label, spec, parts, terms)]
+    labels = (*kept, *cell.attacks)
+    record = records.build(folder, cell, labels=labels, grid=grid, attempts=attempts, started=started)
     # Sums are rounded in another order with another number of threads: it belongs to what the figures depend on.
     record["environment"] = {**record["environment"], "threads": torch.get_num_threads()}
     records.write(folder, record)
     return record
+
+
+def _recorded(folder: Path) -> dict[str, config.Spec]:
+    """Attacks of a record that is there: another grid's, or of an earlier version of this one.
+
+    They stay in the record, or what is called the worst case would be better than what was found.
+    """
+    if not (folder / records.RECORD).is_file():
+        return {}
+    there = records.read(folder / records.RECORD)["attacks"]
+    return {label: config.Spec.model_validate(attack["attack"]) for label, attack in there.items()}
 
 
 def mark(folder: Path) -> str:

@@ -18,6 +18,7 @@ from .gains import Gain
 LATEX = {
     "\\": r"\textbackslash{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
+    **{character: f"${character}$" for character in "<>|"},
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "σ": r"$\sigma$",
@@ -83,12 +84,13 @@ class Table:
 
 
 def tex(text: str) -> str:
-    """Text as LaTeX prints it.
+    """Text as LaTeX prints it, anywhere in a table.
 
-    >>> print(tex("50 % of a_b"))
-    50 \\% of a\\_b
+    >>> print(tex("50 % of a_b"), tex("[1, 2]"))
+    50 \\% of a\\_b {}[1, 2]
     """
-    return "".join(LATEX.get(character, character) for character in str(text))
+    found = "".join(LATEX.get(character, character) for character in str(text))
+    return f"{{}}{found}" if found.startswith("[") else found  # after \\\\ a bracket would be its option
 
 
 def harmless(value: Any) -> Any:
@@ -101,10 +103,14 @@ def harmless(value: Any) -> Any:
 
 
 def write(folder: Path, tables: Iterable[Table]) -> None:
-    """Leave each table as CSV and LaTeX."""
+    """Leave each table as CSV and LaTeX; of an empty one nothing, not what an earlier report left either."""
     for table in tables:
-        write_text(folder / f"{table.stem}.csv", table.csv())
-        write_text(folder / f"{table.stem}.tex", table.latex())
+        for kind, text in (("csv", table.csv), ("tex", table.latex)):
+            path = folder / f"{table.stem}.{kind}"
+            if table.rows:
+                write_text(path, text())
+            else:
+                path.unlink(missing_ok=True)
 
 
 def cells_table(arenas: Sequence[Arena]) -> Table:
@@ -167,11 +173,21 @@ def points(value: Interval) -> Interval:
 def signed(value: Interval, spec: str = "") -> str:
     """A difference with its sign and a true minus.
 
-    >>> signed(Interval(-0.8, -3.1, 1.4), ".1f")
-    '−0.8 [−3.1, 1.4]'
+    >>> signed(Interval(-0.8, -3.1, 1.4), ".1f"), signed(Interval(-0.01, -3.1, 1.4), ".1f")
+    ('−0.8 [−3.1, 1.4]', '0.0 [−3.1, 1.4]')
     """
-    text = format(value, spec).replace("-", "−")
-    return text if text.startswith("−") else f"+{text}"
+    mean, space, rest = format(value, spec).partition(" ")
+    return plus(mean) + space + rest.replace("-", "−")
+
+
+def plus(number: str) -> str:
+    """A number as text with its sign, a true minus; zero has none.
+
+    >>> plus("1.0"), plus("-1.0"), plus("-0.0")
+    ('+1.0', '−1.0', '0.0')
+    """
+    bare = number.removeprefix("-")
+    return bare if float(bare) == 0 else f"−{bare}" if number.startswith("-") else f"+{bare}"
 
 
 def decimals(values: Iterable[Interval]) -> str:

@@ -51,7 +51,7 @@ class Published:
     """The table of one image set.
 
     Attributes:
-        arch: the network, as we name it.
+        arch, cut: the network and where it is cut, as we name them.
         epochs, train_images, test_images: of the published training.
         undefended: without bottleneck and defence, where published.
         attack_epochs: of each attack.
@@ -61,6 +61,7 @@ class Published:
     data: str
     title: str
     arch: str
+    cut: int
     epochs: int
     train_images: int
     test_images: int
@@ -96,7 +97,7 @@ def _undefended(accuracy: float, *errors: float) -> Row:
 # Accuracy in %, then MSE in units of 1e-4, each without and with CEM, in the order of COLUMNS.
 TABLES: dict[str, Published] = {
     "cifar10": Published(
-        *("cifar10", "CIFAR-10, VGG-11", "vgg11_bn_sgm", 240, 50_000, 10_000),
+        *("cifar10", "CIFAR-10, VGG-11", "vgg11_bn_sgm", 4, 240, 50_000, 10_000),
         _rows("""
             Bottleneck   90.87 90.69   36  54   41  58   39  76   45  80
             DistCorr     89.52 89.80   74  90   82  93   79  94   88  96
@@ -112,7 +113,7 @@ TABLES: dict[str, Published] = {
         attack_epochs={"decoder": 50, "gan": 150},
     ),
     "cifar100": Published(
-        *("cifar100", "CIFAR-100, VGG-11", "vgg11_bn_sgm", 240, 50_000, 10_000),
+        *("cifar100", "CIFAR-100, VGG-11", "vgg11_bn_sgm", 4, 240, 50_000, 10_000),
         _rows("""
             Bottleneck   68.43 68.42    7  58    7  59    9  19    8  20
             DistCorr     66.21 66.27   54  74   55  75   23  44   25  45
@@ -128,7 +129,7 @@ TABLES: dict[str, Published] = {
         attack_epochs={"decoder": 50, "gan": 150},
     ),
     "tinyimagenet": Published(
-        *("tinyimagenet", "TinyImageNet, ResNet-20", "resnet20_sgm", 120, 100_000, 10_000),
+        *("tinyimagenet", "TinyImageNet, ResNet-20", "resnet20_sgm", 5, 120, 100_000, 10_000),
         _rows("""
             Bottleneck   52.77 52.25  107 140  103 136   91 123   92 125
             DistCorr     51.79 51.78  148 195  145 190  126 167  136 168
@@ -144,7 +145,7 @@ TABLES: dict[str, Published] = {
         attack_epochs={"decoder": 50, "gan": 80},
     ),
     "facescrub": Published(
-        *("facescrub", "FaceScrub, VGG-11, 48 × 48", "vgg11_bn_sgm", 240, 0, 0),
+        *("facescrub", "FaceScrub, VGG-11, 48 × 48", "vgg11_bn_sgm", 4, 240, 0, 0),
         _rows("""
             Bottleneck   85.12 85.00   25  36   25  35   26  38   27  37
             DistCorr     83.42 83.78   38  48   38  47   41  69   41  74
@@ -160,6 +161,10 @@ TABLES: dict[str, Published] = {
         attack_epochs={"decoder": 50, "gan": 150},
     ),
 }
+RECIPE: dict[str, Any] = {"batch_size": 128, "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
+ATTACK_BATCH = {"decoder": 256, "gan": 128}
+STRENGTHS = {"nopeek": ("weight", 0.3), "adversarial": ("weight", 0.3), "dropout": ("ratio", 0.2)}
+"""Defence -> its first parameter and what the published scripts give it."""
 METHODS: dict[frozenset[str], tuple[str, str]] = {
     # Our defences beside gaussian and cem -> the row at the published noise, the row with more noise.
     frozenset(): ("Bottleneck", ""),
@@ -174,14 +179,14 @@ def method(config: dict[str, Any]) -> str | None:
     """The published row that a configuration is of, or None.
 
     >>> stack = [{"gaussian": {"sigma": 0.025}}, {"nopeek": {"weight": 0.5}}, {"cem": {"weight": 16}}]
-    >>> method({"data": "cifar10", "arch": "vgg11_bn_sgm", "bottleneck": 8, "defense": stack})
+    >>> method({"data": "cifar10", "arch": "vgg11_bn_sgm", "cut": 4, "bottleneck": 8, "defense": stack})
     'DistCorr'
     """
     published = TABLES.get(config["data"])
     names = {next(iter(spec)) for spec in config["defense"]}
     channels = next((s["bottleneck"]["channels"] for s in config["defense"] if "bottleneck" in s), config["bottleneck"])
     weight = cem_weight(config)
-    if published is None or config["arch"] != published.arch:
+    if published is None or (config["arch"], config["cut"]) != (published.arch, published.cut):
         return None
     if not names and channels is None:
         return NO_DEFENSE if published.undefended else None
@@ -207,7 +212,7 @@ def deviations(records: Iterable[dict[str, Any]]) -> list[str]:
     published = TABLES[records[0]["config"]["data"]]
     lines = []
 
-    def compare(what: str, values: Iterable[int | None], theirs: int) -> None:
+    def compare(what: str, values: Iterable[float | None], theirs: float) -> None:
         ours = sorted({theirs if value is None else value for value in values})
         if theirs and ours and ours != [theirs]:
             lines.append(f"{_numbers(ours)} {what} (published {theirs:,})")
@@ -215,16 +220,26 @@ def deviations(records: Iterable[dict[str, Any]]) -> list[str]:
     configs = [record["config"] for record in records]
     compare("epochs of training", (c["epochs"] for c in configs), published.epochs)
     compare("training images", (c.get("train_size") for c in configs), published.train_images)
+    for key, value in RECIPE.items():
+        compare(f"as {key}", (c[key] for c in configs), value)
+    for name, (parameter, value) in STRENGTHS.items():
+        specs = [spec[name] for c in configs for spec in c["defense"] if name in spec]
+        compare(f"as {parameter} of {name}", (spec[parameter] for spec in specs), value)
     for name, epochs in published.attack_epochs.items():
         labels = [(record, attack_of(record, name)) for record in records]
         used = [record["attacks"][label]["attack"][name].get("epochs") for record, label in labels if label]
         compare(f"epochs of the {name} attack", used, epochs)
+        sizes = [record["attacks"][label]["attack"][name].get("batch_size") for record, label in labels if label]
+        compare(f"images in a batch of the {name} attack", sizes, ATTACK_BATCH[name])
     owned, given = _owned(published, records[0]["protocol"])
     compare("images owned by the attacker", (record["attacker_size"] for record in records), owned)
     compare("attacked images", (record["attacked"] for record in records), given)
     losses = {spec["cem"]["loss"] for c in configs for spec in c["defense"] if "cem" in spec and cem_weight(c)}
     if "bound" in losses:
         lines.append("CEM’s loss is the bound, not the published one")
+    schedules = {spec["cem"]["schedule"] for c in configs for spec in c["defense"] if "cem" in spec and cem_weight(c)}
+    if schedules - {"published"}:
+        lines.append(f"CEM’s weight over the epochs is {' or '.join(sorted(schedules))}, not as published")
     return lines
 
 
@@ -237,5 +252,5 @@ def _owned(published: Published, protocol: str) -> tuple[int, int]:
     return 0, 0
 
 
-def _numbers(values: list[int]) -> str:
+def _numbers(values: list[float]) -> str:
     return " or ".join(f"{value:,}" for value in values)

@@ -122,11 +122,14 @@ class Failure(TypedDict):
 RECORDS, FAILURES = TypeAdapter(Record), TypeAdapter(Failure)
 
 
-def build(folder: Path, cell: Cell, *, grid: str, attempts: int, started: float) -> dict[str, Any]:
+def build(
+    folder: Path, cell: Cell, *, grid: str, attempts: int, started: float, labels: Sequence[str] = ()
+) -> dict[str, Any]:
     """The record of a run folder whose training and attacks are done.
 
     Args:
-        cell: what was asked for; each of its attacks must have left ``attacks/LABEL/``.
+        cell: what was asked for.
+        labels: the attacks; each must have left ``attacks/LABEL/``. Empty: those of the cell.
         grid: name of the grid.
         attempts: how often the cell was begun.
         started: ``time.time()`` when this attempt began.
@@ -136,14 +139,15 @@ def build(folder: Path, cell: Cell, *, grid: str, attempts: int, started: float)
     """
     summary = read_json(folder / "summary.json")
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    found = {label: read_json(folder / "attacks" / label / "summary.json") for label in cell.attacks}
+    labels = labels or tuple(cell.attacks)
+    found = {label: read_json(folder / "attacks" / label / "summary.json") for label in labels}
     digests = {attack.get("images_digest") for attack in found.values()}
     if len(digests) > 1:
         raise UserError(
             f"{folder}: its attacks were scored on different images ({', '.join(sorted(map(str, digests)))}); "
             "delete its folder attacks/ and run the grid again"
         )
-    values = {label: per_image(folder, label) for label in cell.attacks}
+    values = {label: per_image(folder, label) for label in labels}
     kept = ("attack", "mse", "psnr", "ssim", "baseline_mse", "flags", "seconds")
     attacks = {label: {key: attack[key] for key in kept} for label, attack in found.items()}
     return {

@@ -87,7 +87,7 @@ def attack(
     if dry_run:
         left_out: dict[str, str] = {}
         if suite:
-            given = parts(opened, images, terms["protocol_name"], attacker_size, attacked)
+            given = parts(opened.settings, images, terms["protocol_name"], attacker_size, attacked)
             named, left_out = suites.granted(suite, given)
         out_console.print(_rehearsals({name: rehearse(opened, spec, images, **terms) for name, spec in named.items()}))
         _say_skipped(left_out)

@@ -10,7 +10,7 @@ from ..bench.analysis import Arena, Setup, interval, strongest
 from ..bench.export import decimals, percent, points, signed
 from ..bench.gains import Gain
 from ..metrics import Interval
-from .plots import dodged, families, gain_rows, noise_line
+from .plots import dodged, families, gain_rows, noise_lines
 
 CURVE_POINTS, ALL_POINTS = (30, 120), 30_000
 """Learning curves are thinned to between so many epochs, so that all together have about so many."""
@@ -36,7 +36,7 @@ def _arena(arena: Arena, gains: Sequence[Gain]) -> dict[str, Any]:
         "name": arena.name,
         "families": families(arena),
         "front": [_point(arena.setups[place]) for place in arena.front],
-        "noise": [_point(setup) for setup in noise_line(arena)],
+        "noise": [{"name": name, "points": [_point(s) for s in line]} for name, line in noise_lines(arena).items()],
         "gainRows": [name for name, _ in gain_rows(gains)],
     }
 

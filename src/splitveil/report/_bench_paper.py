@@ -8,7 +8,7 @@ from typing import Any
 
 from ..bench import paper
 from ..bench.analysis import Arena, Setup, combined, interval
-from ..bench.export import Table, percent
+from ..bench.export import Table, percent, plus
 from ..metrics import Interval
 
 TITLES = {"decoder": "decoder MSE × 10⁻⁴", "gan": "GAN MSE × 10⁻⁴"}
@@ -60,7 +60,7 @@ def _figures(row: paper.Row, setup: Setup) -> tuple[Figure, ...]:
         labels = [paper.attack_of(record, attack) for record in setup.records]
         if protocol == setup.records[0]["protocol"] and all(labels):
             ours = [interval(r["attacks"][label]["mse"]) for r, label in zip(setup.records, labels, strict=True)]
-            figures.append(Figure(TITLES[attack], published(row.mse[attack, protocol]), combined(ours)))
+            figures.append(Figure(TITLES[attack], published(row.mse[attack, protocol]), combined(ours, 0)))
     if not figures:
         return ()
     return (Figure("accuracy, %", published(row.accuracy), setup.accuracy), *figures)
@@ -102,7 +102,7 @@ def _page_cell(figure: Figure) -> dict[str, Any]:
         "interval": f"[{bracket}" if bracket else "",
         "difference": difference,
         "tone": "better" if change > 0 else "worse",
-        "strength": round(0.05 + 0.4 * min(1.0, abs(change) / FULL), 3),
+        "strength": round(0.05 + 0.4 * min(1.0, abs(change) / FULL), 3) if change else 0,
     }
 
 
@@ -115,10 +115,9 @@ def _texts(figure: Figure) -> tuple[str, str, str]:
     """Published, ours, difference."""
     change = _change(figure)
     if figure.title.startswith("accuracy"):
-        difference = f"{100 * change:+.1f}"
-        return f"{100 * figure.published:.2f}", percent(figure.ours), difference.replace("-", "−")
+        return f"{100 * figure.published:.2f}", percent(figure.ours), plus(f"{100 * change:.1f}")
     scaled = Interval(*(1e4 * value for value in (figure.ours.mean, figure.ours.lo, figure.ours.hi)))
-    return f"{1e4 * figure.published:.0f}", f"{scaled:.0f}", f"{100 * change:+.0f} %".replace("-", "−")
+    return f"{1e4 * figure.published:.0f}", f"{scaled:.0f}", f"{plus(f'{100 * change:.0f}')} %"
 
 
 def table(found: Sequence[tuple[Arena, Line]]) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ..bench import export, records
 from ..bench.analysis import Arena, arenas
@@ -93,16 +95,18 @@ def build(folder: str | Path, out: str | Path | None = None) -> Path:
     tables = _tables(bench)
     export.write(out / "tables", tables)
     drawn = plots.draw(out / "plots", bench.arenas, bench.gains)
-    write_text(out / "report.html", page(bench, tables, drawn))
+    base = quote(Path(os.path.relpath(folder, out)).as_posix())
+    write_text(out / "report.html", page(bench, tables, drawn, base))
     return out / "report.html"
 
 
-def page(bench: Bench, tables: Sequence[export.Table], drawn: dict[str, dict[str, Path]]) -> str:
+def page(bench: Bench, tables: Sequence[export.Table], drawn: dict[str, dict[str, Path]], base: str = ".") -> str:
     """The page as one self-contained HTML text: it loads nothing, and no script runs but its own.
 
     Args:
         tables: those that the page offers to save: ``cells`` and ``cem_gain``.
         drawn: the PNG files of the plots, which are shown on paper and without scripts.
+        base: the bench folder as an address, seen from the page.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -112,7 +116,7 @@ def page(bench: Bench, tables: Sequence[export.Table], drawn: dict[str, dict[str
         loader=PackageLoader("splitveil.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     csv = {t.stem: {"name": f"{t.stem}.csv", "text": t.csv()} for t in tables}
-    data = page_data(bench.arenas, bench.gains, {"cells": csv["cells"], "gains": csv["cem_gain"]})
+    data = page_data(bench.arenas, bench.gains, {"cells": csv["cells"], "gains": csv["cem_gain"]}) | {"base": base}
     shown = strips.gather(bench.folder, _by_need(bench))
     ours = "\n".join(files("splitveil.report").joinpath("templates", name).read_text("utf-8") for name in SCRIPTS)
     scripts = [get_plotlyjs().replace("</script", r"<\/script"), f'(() => {{\n"use strict";\n{ours}\n}})();']

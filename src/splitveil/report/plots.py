@@ -136,18 +136,26 @@ def _color(colors: dict[str, str], family: str, with_cem: bool) -> str:
 
 def _noise_line(axis: Any, arena: Arena) -> None:
     """What more noise alone buys: the yardstick."""
-    line = noise_line(arena)
-    if len(line) > 1:
-        axis.plot(*_means(line), ":", color=COLORS[0], lw=1.6, label="more noise, no CEM")
+    for name, line in noise_lines(arena).items():
+        axis.plot(*_means(line), ":", color=COLORS[0], lw=1.6, label=name)
 
 
-def noise_line(arena: Arena) -> list[Setup]:
-    """Noise alone, by its strength; of each strength the first setup."""
-    found: dict[float, Setup] = {}
+def noise_lines(arena: Arena) -> dict[str, list[Setup]]:
+    """Noise alone by its strength, where there are several: a line for each combination of all other settings.
+
+    Of each strength the first setup is taken: a CEM of weight 0 changes nothing.
+    """
+    found: dict[str, dict[float, Setup]] = {}
     for setup in arena.setups:
         if setup.family == NOISE and not setup.cem:
-            found.setdefault(setup.sigma, setup)
-    return [found[sigma] for sigma in sorted(found)]
+            others = setup.stack.partition(" · ")[2]
+            found.setdefault(others, {}).setdefault(setup.sigma, setup)
+    several = sum(len(line) > 1 for line in found.values()) > 1
+    return {
+        f"more noise, no CEM · {others}" if several else "more noise, no CEM": [line[sigma] for sigma in sorted(line)]
+        for others, line in found.items()
+        if len(line) > 1
+    }
 
 
 def _means(setups: Sequence[Setup]) -> tuple[list[float], list[float]]:
@@ -243,10 +251,14 @@ def _leakage(arena: Arena) -> Any:
     sigmas = sorted({setup.sigma for setup in arena.setups})
     for place, sigma in enumerate(sigmas):
         color = colormaps["viridis"](0.9 * place / max(1, len(sigmas) - 1))
-        records = [r for s in arena.setups if s.sigma == sigma for r in s.records if r["leakage_nats"] is not None]
-        if records:
-            points = [[r["leakage_nats"] for r in records], [_error(r)["mean"] for r in records]]
-            axis.plot(*points, "o", ms=5, color=color, alpha=0.7, label=f"σ = {sigma:g}")
+        for cem in (False, True):
+            setups = [setup for setup in arena.setups if setup.sigma == sigma and bool(setup.cem) == cem]
+            records = [r for setup in setups for r in setup.records if r["leakage_nats"] is not None]
+            if records:
+                points = [[r["leakage_nats"] for r in records], [_error(r)["mean"] for r in records]]
+                marker, face = ("D", color) if cem else ("o", "white")
+                label = f"σ = {sigma:g}{', CEM' if cem else ''}"
+                axis.plot(*points, ls="", marker=marker, mfc=face, ms=5, color=color, alpha=0.7, label=label)
     axis.set(xlabel="leakage estimate, nats per image", ylabel="worst-case MSE of all attacks", title=arena.name)
     axis.grid(alpha=0.25)
     figure.legend(loc="outside lower center", ncols=6, frameon=False)

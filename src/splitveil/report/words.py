@@ -92,7 +92,7 @@ def certainty(arenas: Sequence[Arena]) -> str:
     text = "Where a configuration has several seeds, its interval is Student’s over them"
     few = [n for n in seeds if 1 < n < 4]
     if few:
-        text += f", which {_count(min(few), 'seed')} make wide"
+        text += f", which {_count(min(few), 'seed')} make wide, cut where no value can lie"
     if min(seeds) == 1:
         text += "; with one seed it covers the choice of images only"
     return text + ". The front picks what came out best, chance included: points close to it are as good."

@@ -23,7 +23,8 @@ function picturesOf(cell) {
 function errorsRow(errors) {
   const row = make("div", { class: "errors", style: `grid-template-columns: repeat(${errors.length}, 1fr)` });
   const digits = Math.min(...errors) < 0.0045 ? 4 : 3;
-  row.append(...errors.map((error) => make("span", {}, error.toFixed(digits))));
+  const short = (text) => (narrow() ? text.replace(/^0/, "") : text);
+  row.append(...errors.map((error) => make("span", {}, short(error.toFixed(digits)))));
   return row;
 }
 
@@ -56,6 +57,7 @@ function table(place, columns, rows, { order = null, csv = null, pick = null, si
     make("th", { scope: "col", class: kind(column) },
       make("button", { type: "button", onclick: () => sort(number) }, column.title)));
   const status = make("span", { "aria-live": "polite" });
+  const printed = make("p", { class: "note printed" }); // paper has no controls, but may lack rows
   const [back, next] = [["‹", -1, "earlier rows"], ["›", 1, "later rows"]].map(([sign, step, label]) =>
     make("button", { type: "button", "aria-label": label, onclick: () => { state.page += step; draw(); } }, sign));
   const filter = make("input", { type: "search", placeholder: "Filter: words that a row must hold", "aria-label": "Filter",
@@ -63,7 +65,7 @@ function table(place, columns, rows, { order = null, csv = null, pick = null, si
   const save = csv && make("button", { type: "button", onclick: () => download(csv.text, csv.name, "text/csv") }, "Save as CSV");
   place.replaceChildren(
     make("div", { class: "controls" }, rows.length > 8 ? filter : null, status, make("span", { class: "push" }), save, back, next),
-    make("div", { class: "scroll" }, make("table", { "aria-label": spoken }, make("thead", {}, make("tr", {}, ...heads)), body)));
+    make("div", { class: "scroll" }, make("table", { "aria-label": spoken }, make("thead", {}, make("tr", {}, ...heads)), body)), printed);
 
   function sort(number) {
     state.rising = state.order === number ? !state.rising : !columns[number].down;
@@ -90,6 +92,7 @@ function table(place, columns, rows, { order = null, csv = null, pick = null, si
     const range = kept.length > size ? `${first + 1} to ${Math.min(first + size, kept.length)} of ` : "";
     status.textContent = `${range}${kept.length} row${kept.length === 1 ? "" : "s"}` +
       (kept.length < rows.length ? `, filtered from ${rows.length}` : "");
+    printed.textContent = kept.length > size || kept.length < rows.length ? `Rows ${status.textContent}.` : "";
     [back, next].forEach((button) => (button.hidden = pages === 1));
     [back.disabled, next.disabled] = [state.page === 0, state.page === pages - 1];
     heads.forEach((head, number) => {

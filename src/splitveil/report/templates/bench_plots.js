@@ -71,8 +71,8 @@ function tradeoff(arena, cells, withBars, chosen) {
   }
   const { noise, front } = data.arenas[arena];
   const setup = (point) => `<b>${escaped(point.name)}</b><br>accuracy ${point.accuracy} %<br>worst-case MSE ${point.mse}<br>${point.seeds}`;
-  if (noise.length > 1) {
-    traces.push({ type, mode: "lines", name: "more noise, no CEM", x: noise.map((p) => p.x), y: noise.map((p) => p.y),
+  for (const { name, points } of noise) {
+    traces.push({ type, mode: "lines", name: escaped(name), x: points.map((p) => p.x), y: points.map((p) => p.y),
       line: { dash: "dot", color: style("--s0"), width: 2 }, hoverinfo: "skip" });
   }
   traces.push({ type, mode: "lines+markers", name: "Pareto front", x: front.map((p) => p.x), y: front.map((p) => p.y),

@@ -1,0 +1,60 @@
+"""The published tables: whole, beside the right cells, and what ours does otherwise."""
+
+from __future__ import annotations
+
+import pytest
+
+from report_helpers import add, cell
+from splitveil.bench import paper
+
+
+@pytest.mark.parametrize(
+    ("defense", "more", "method"),
+    [
+        (["gaussian:0.025", "adversarial:0.3", "patrol:2"], {}, "PATROL"),
+        (["gaussian:0.15", "adversarial:0.3", "cem:16"], {}, "Noise_ARL"),
+        (["gaussian:0.15", "nopeek:0.5"], {}, "Noise_Nopeek"),
+        (["gaussian:0.025", "bottleneck:8"], {"bottleneck": None}, "Bottleneck"),
+        ([], {"bottleneck": None}, "No defense"),
+        ([], {"bottleneck": None, "data": "cifar100"}, None),  # not published
+        (["gaussian:0.15"], {}, None),
+        (["gaussian:0.01", "adversarial:0.3"], {}, None),
+        (["gaussian:0.025", "cem:4"], {}, None),
+        (["gaussian:0.025", "topk:0.2"], {}, None),
+        (["gaussian:0.025"], {"bottleneck": 4}, None),
+        (["gaussian:0.025"], {"arch": "resnet20_sgm"}, None),
+        (["gaussian:0.025"], {"data": "digits"}, None),
+        (["gaussian:0.025"], {"cut": 2}, None),
+    ],
+)
+def test_which_cells_are_published_rows(defense, more, method):
+    assert paper.method(cell(*defense, **more).settings.model_dump(mode="json")) == method
+
+
+def test_the_published_tables_are_whole():
+    for table in paper.TABLES.values():
+        assert [row.method for row in table.rows] == [row.method for row in paper.TABLES["cifar10"].rows]
+        for row in table.rows:
+            assert row.mse.keys() == set(paper.COLUMNS)
+            assert all(0 < pair.without < pair.cem < 0.05 for pair in row.mse.values())  # CEM raised every one
+            assert abs(row.accuracy.without - row.accuracy.cem) < 0.01
+    arl = paper.TABLES["facescrub"].row("Noise_ARL")
+    assert arl is not None
+    assert arl.mse["gan", "inference_time"] == paper.Pair(0.0158, 0.0231)
+
+
+def test_settings_that_differ_from_the_published_ones_are_named(tmp_path):
+    stack = ["gaussian:0.025", "nopeek:0.5", "cem:weight=16,schedule=ramp"]
+    record = add(tmp_path, cell(*stack, lr=0.1, batch_size=64, epochs=3), 0.5, 0.01)
+    found = "; ".join(paper.deviations([record]))
+    for text in (
+        "3 epochs of training (published 240)",
+        "64 as batch_size (published 128)",
+        "0.1 as lr (published 0.05)",
+        "0.5 as weight of nopeek (published 0.3)",
+        "CEM’s weight over the epochs is ramp, not as published",
+        "CEM’s loss is the bound, not the published one",
+    ):
+        assert text in found
+    assert "momentum" not in found
+    assert "dropout" not in found
