@@ -200,6 +200,18 @@ def test_the_report_may_go_elsewhere(tmp_path, unplotted):
     assert all(path.is_relative_to(tmp_path / "report") for path in new)
 
 
+def test_the_page_says_what_was_typed(tmp_path, unplotted):
+    add(tmp_path, cell("gaussian:0.1"), 0.5, 0.01, grid="mine")
+    add(tmp_path, cell("gaussian:0.2"), 0.5, 0.01, grid="from Python")
+    (tmp_path / "grids").mkdir()
+    about = {"name": "mine", "description": "", "cells": {}, "command": "splitveil bench 'my grid.yaml' --out runs/x"}
+    (tmp_path / "grids" / "mine.json").write_text(json.dumps(about))
+    text = Page(build(tmp_path).read_text(encoding="utf-8")).text
+    assert "splitveil bench 'my grid.yaml' --out runs/x\n" in text
+    assert "splitveil bench 'from Python' --out DIR\n" in text
+    assert f"splitveil report {tmp_path}\n" in text
+
+
 def test_a_page_elsewhere_finds_the_pictures_that_it_does_not_hold(made, tmp_path, unplotted):
     assert made.page.data("data")["base"] == "."
     out = tmp_path / "a page"

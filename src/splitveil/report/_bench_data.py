@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..bench.analysis import Arena, Setup, interval, strongest
-from ..bench.export import decimals, percent, points, signed
+from ..bench.export import decimals, percent, plus, points, signed
 from ..bench.gains import Gain
 from ..metrics import Interval
 from .plots import dodged, families, gain_rows, noise_lines
@@ -136,7 +136,7 @@ def _gains(arena: int, gains: Sequence[Gain]) -> list[dict[str, Any]]:
                 "accuracy": signed(points(gain.accuracy), ".1f"),
                 "errors": f"{gain.mse_means[0]:.4f} → {gain.mse_means[1]:.4f}",
                 "shares": f"{100 * gain.accuracy_means[0]:.1f} → {100 * gain.accuracy_means[1]:.1f}",
-                "relative": f"{100 * gain.relative:+.0f}".replace("-", "−"),
+                "relative": plus(f"{100 * gain.relative:.0f}"),
                 "seeds": f"{len(gain.seeds)} seeds" if len(gain.seeds) > 1 else "one seed",
             },
         }

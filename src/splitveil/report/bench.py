@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -224,8 +225,12 @@ def _unfinished(bench: Bench) -> str:
 
 
 def _commands(bench: Bench) -> str:
+    """What was typed; of a grid that was not run by the command line, its name."""
+    found = [records.read_json(path) for path in sorted((bench.folder / "grids").glob("*.json"))]
+    given = {about["name"]: about["command"] for about in found if about.get("command")}
     grids = dict.fromkeys(record["grid"] or "GRID" for record in bench.records)
-    return "\n".join([*(f"splitveil bench {grid} --out DIR" for grid in grids), "splitveil report DIR"])
+    lines = [given.get(grid, f"splitveil bench {shlex.quote(grid)} --out DIR") for grid in grids]
+    return "\n".join([*lines, f"splitveil report {shlex.quote(str(bench.folder))}"])
 
 
 def _settings(bench: Bench) -> dict[str, str]:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from ..bench.analysis import NOISE, Arena, Setup, spearman
-from ..bench.export import percent
+from ..bench.export import percent, plus
 from ..bench.gains import Gain
 from ..metrics import Interval
 
@@ -140,7 +140,7 @@ def _verb(number: int, one: str, many: str) -> str:
 
 
 def _signed(value: float, digits: int) -> str:
-    return f"{value:+.{digits}f}".replace("-", "−")
+    return plus(f"{value:.{digits}f}")
 
 
 def _error(setup: Setup) -> str:
