@@ -37,6 +37,7 @@ ATTACKS = (
     "rmle:steps=300,start=linear,lr=0.02,draws=2,tuning=4",
     "map:steps=100,lr=0.05,epochs=8,width=16,draws=1,tuning=8",
     "diffusion:steps=60,samples=4,epochs=8,width=16,draws=1,tuning=8",
+    "diffusion:steps=60,samples=4,epochs=8,width=16,draws=1,tuning=8,start=decoder",
 )
 ATTACKER, ATTACKED = 1800, 100
 
@@ -102,17 +103,17 @@ def show(found: dict[str, Any]) -> None:
 
 def mse(cell: dict[str, Any], label: str) -> str:
     """MSE with its half interval, and the images won."""
-    return f"{interval(cell['attacks'][label]['mse'])} ({cell['wins'][label]})"
+    return f"{interval(cell['attacks'][label]['mse'])} ({cell['wins'][label]})" if label in cell["wins"] else "–"
 
 
 def ssim(cell: dict[str, Any], label: str) -> str:
     """Structural similarity."""
-    return interval(cell["attacks"][label]["ssim"], digits=3)
+    return interval(cell["attacks"][label]["ssim"], digits=3) if label in cell["attacks"] else "–"
 
 
 def seconds(cell: dict[str, Any], label: str) -> str:
     """Time of the attack."""
-    return f"{cell['attacks'][label]['seconds']:.0f}"
+    return f"{cell['attacks'][label]['seconds']:.0f}" if label in cell["attacks"] else "–"
 
 
 def interval(value: dict[str, Any], factor: float = 1, digits: int = 4) -> str:

@@ -12,8 +12,9 @@ import pytest
 from rich.console import Console
 
 from forked import Forked
-from splitveil.bench import driver, lock
-from splitveil.bench.grid import load_grid
+from splitveil.bench import driver, lock, shapes
+from splitveil.bench.grid import Grid, load_grid
+from splitveil.cli import bench as command
 from splitveil.cli import main
 from splitveil.cli.bench import Board
 
@@ -62,12 +63,13 @@ def test_a_grid_with_failing_cells_is_exit_code_1_and_names_them(grid, tmp_path,
         True
     ] * 2
     assert [str(out / "logs" / f"{cell}.log") in shown.err for cell in bad] == [True] * 2
-    assert "2 cells done, 2 failed" in shown.out
+    assert f"2 cells done, 2 failed; read them with: splitveil report {out}" in shown.out
     for cell in cells:
         assert cell.id in shown.out
         assert (out / "cells" / cell.id / "record.json").exists() == (cell.id not in bad)
     about = json.loads((out / "grids" / "tiny.json").read_text())
     assert about["cells"][cells[0].id] == {"sigma": 0.1, "lr": 0.05}
+    assert (about["name"], about["command"]) == ("tiny", f"splitveil bench {grid} --out {out}")
 
 
 def test_a_grid_that_is_done_is_exit_code_0_and_its_table_has_the_figures(grid, tmp_path, small, forked, capsys):
@@ -78,36 +80,155 @@ def test_a_grid_that_is_done_is_exit_code_0_and_its_table_has_the_figures(grid, 
     main(["bench", str(grid), "--out", str(out)])
     shown = " ".join(capsys.readouterr().out.split())
     record = json.loads(next(out.glob("cells/*/record.json")).read_text())
-    assert f"{record['accuracy']['mean']:.2%}" in shown
-    assert f"{record['worst_case']['mse']['mean']:.4g}" in shown
+    assert f" {100 * record['accuracy']['mean']:.1f} [" in shown
+    assert f" {record['worst_case']['mse']['mean']:.3g} [" in shown
     assert "1 cells done, 0 failed" in shown
+
+
+def test_a_grid_of_which_nothing_is_done_has_no_report(grid, tmp_path, small, forked, capsys):
+    grid.write_text(GRID.replace("0.05, 1.0e+30", "1.0e+30").replace("[0.1, 0.2]", "[0.1]"))
+    with pytest.raises(SystemExit):
+        main(["bench", str(grid), "--out", str(tmp_path / "out"), "--retries", "0"])
+    assert capsys.readouterr().out.endswith("0 cells done, 1 failed\n")
+
+
+def test_markup_in_names_is_text(grid, tmp_path, small, forked, capsys):
+    out = tmp_path / "x[" / "y]"
+    grid.write_text(GRID.replace("0.05, 1.0e+30", "0.05").replace("[0.1, 0.2]", "[0.1]").replace("name: tiny", ""))
+    with grid.open("a") as file:
+        file.write('name: "[bold]"\ndescription: "noise [/x] only"\n')
+    main(["bench", str(grid), "--out", str(out), "--plan"])
+    assert "[bold]: noise [/x] only" in " ".join(capsys.readouterr().out.split())
+    main(["bench", str(grid), "--out", str(out)])
+    shown = capsys.readouterr().out
+    assert "[bold]: " in shown
+    assert f"splitveil report '{out}'" in shown
+
+
+def record(accuracy: float, error: float) -> dict[str, Any]:
+    def interval(value: float) -> dict[str, Any]:
+        return {"mean": value, "ci95": [0.987654 * value, 1.0123456 * value]}
+
+    about = {"accuracy": interval(accuracy), "worst_case": {"mse": interval(error)}}
+    return about | {"timings": {"train": 1234.5, "attacks": {"decoder": 99.0}}}
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_table_fits_a_terminal(grid, tmp_path, monkeypatch, width):
+    text = GRID.replace("[0.1, 0.2]", "[0.1]") + "include: [{label: some name of four words, lr: 0.1, defense: []}]\n"
+    grid.write_text(text)
+    loaded = load_grid(str(grid))
+    console = Console(file=io.StringIO(), width=width)
+    monkeypatch.setattr(command, "out_console", console)
+    *done, failed = loaded.cells
+    state = driver.State({cell.id: record(0.912345, 0.0212345) for cell in done}, {failed.id: {}}, {}, frozenset(), ())
+    console.print(command._table(loaded, tmp_path, state))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    lines = shown.splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= width
+    for cell in done:
+        (line,) = [line for line in lines if line.startswith(f"{cell.id} ")]
+        assert "91.2 [90.1, 92.4]" in line
+        assert "0.0212 [0.021, 0.0215]" in line
+        assert ("1334" in line) == (width == 160)
+    assert re.search(rf"^{failed.id} .* failed", shown, re.MULTILINE)
+    assert "label=some" in shown or width == 160
+    assert "…" not in shown
 
 
 def test_a_plan_runs_nothing(grid, tmp_path, capsys):
     grid.write_text(GRID.replace(", 1.0e+30", ""))
     main(["bench", str(grid), "--out", str(tmp_path / "out"), "--plan", "--jobs", "2"])
-    assert "2 of 2 cells to do" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "2 of 2 cells to do" in shown
+    heads = shown.partition("───")[0].split()
+    assert {"cells", "done", "attacks", "disk", "memory"} <= set(heads)  # none is cut off at 80 columns
     assert not (tmp_path / "out").exists()
 
 
+def test_a_plan_counts_with_the_jobs_of_its_executor(grid, monkeypatch, capsys):
+    monkeypatch.setattr(driver, "room", lambda *_: 5)
+    grid.write_text(GRID.replace(", 1.0e+30", "").replace("[0.1, 0.2]", f"{[n / 100 for n in range(1, 21)]}"))
+    main(["bench", str(grid), "--plan", "--on", "slurm"])
+    shown = capsys.readouterr().out
+    assert "16 at once" in shown
+    assert "note: the steps were timed on this machine; where the cells run they may take more or less time" in shown
+    main(["bench", str(grid), "--plan", "--on", "ray"])
+    shown = capsys.readouterr().out
+    assert "5 at once" in shown
+    assert "note: what the Ray cluster has room for is not known before it runs" in shown
+    main(["bench", str(grid), "--plan", "--on", "ray", "--jobs", "3"])
+    shown = capsys.readouterr().out
+    assert "3 at once" in shown
+    assert "what the Ray cluster" not in shown
+
+
+@pytest.mark.parametrize("data", ["folder:/nonexistent", "cifar10"])
+def test_images_that_are_not_there_are_bad_input(grid, tmp_path, capsys, data):
+    grid.write_text(GRID.replace("digits", data))
+    out = tmp_path / "out"
+    assert "nonexistent" in refused(capsys, grid, "--out", out, "--root", "/nonexistent")
+    assert not out.exists()
+
+
+def test_attackers_that_want_too_many_images_of_a_folder_are_bad_input(grid, tmp_path, monkeypatch, capsys):
+    """Their number is not known before they are loaded."""
+    monkeypatch.setattr(shapes, "PUBLISHED", {})
+    grid.write_text(GRID + "attacked: 7\n")
+    error = refused(capsys, grid, "--out", tmp_path / "out")
+    assert error.startswith(
+        "splitveil: cell sigma=0.1, lr=0.05: attacked is 7, but under protocol inference_time digits"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--plan"]])
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
         (["--on", "slrm"], "unknown executor 'slrm'; did you mean 'slurm'?"),
         (["--jobs", "0"], "--jobs is 0; expected at least 1"),
         (["--threads", "0"], "--threads is 0; expected at least 1"),
+        (["--threads", "-1"], "--threads is -1; expected at least 1"),
+        (["--threads", "100000"], "--threads is 100000; expected the cores of one cell, at most 1024"),
         (["--jobs", "many"], "many"),
         (["--baseline", "nois"], "--baseline is 'nois'; expected noise"),
         (["--address", "auto"], "--address is for --on ray, but it runs on local"),
         (["--on", "slurm", "--gpus-per-cell", "0.5"], "--gpus-per-cell is for --on ray, but it runs on slurm"),
         (["--slurm", "partition=gpu"], "--slurm is for --on slurm, but it runs on local"),
-        (["--on", "slurm"], "there is no Slurm here"),
         (["--on", "slurm", "--slurm", "partitoin=gpu"], "did you mean 'partition'?"),
     ],
 )
-def test_options_that_cannot_be(grid, tmp_path, capsys, tokens, message):
-    assert message in refused(capsys, grid, "--out", tmp_path / "out", *tokens)
+def test_options_that_cannot_be(grid, tmp_path, capsys, tokens, message, more):
+    assert message in refused(capsys, grid, "--out", tmp_path / "out", *tokens, *more)
     assert not (tmp_path / "out").exists()
+
+
+def test_slurm_must_be_there(grid, tmp_path, capsys):
+    assert "there is no Slurm here" in refused(capsys, grid, "--out", tmp_path / "out", "--on", "slurm")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_that_is_kept(grid, tmp_path, monkeypatch, capsys):
+    def run_grid(loaded: Grid, out: Path, *, command: str, **_: Any) -> driver.State:
+        driver.describe(loaded, out, command)
+        return driver.State({}, {}, {}, frozenset(), ())
+
+    monkeypatch.setattr(driver, "run_grid", run_grid)
+    grid = grid.rename(tmp_path / "my grid.yaml")
+    grid.write_text(GRID.replace("name: tiny", "name: a/b"))
+    out, root = tmp_path / "out", tmp_path / "images"
+    main(["bench", str(grid), "--out", str(out), "--threads", "2", "--root", str(root), "--retries", "1"])
+    about = json.loads((out / "grids" / "a%2Fb.json").read_text())
+    assert about["command"] == f"splitveil bench '{grid}' --out {out} --root {root} --threads 2"
+
+
+def test_names_of_grids_are_names_of_files():
+    names = ("a/b", "a-b", "a%2Fb", "..", "a:b", "ü" * 200, "ü" * 199 + "u", "x" * 200)
+    files = [driver.file_name(name) for name in names]
+    assert len(set(files)) == len(names)
+    assert max(map(len, files)) < 200
+    assert not [file for file in files if "/" in file]
 
 
 def test_a_folder_that_cannot_be_written_or_is_missing(grid, tmp_path, capsys):

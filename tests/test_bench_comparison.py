@@ -95,7 +95,8 @@ def test_the_command_on_benches(tmp_path, capsys, monkeypatch):
     text = shown(capsys, a, b, "--out", tmp_path / "c.json")
     assert "sigma 0.1" in text
     assert "0.3 [0.3, 0.3]" in text
-    assert "higher: more private" in text
+    assert "a higher MSE is more private" in text
+    assert "equal" not in text
     assert f"only in {a}: c2" in text
     assert f"only in {b}: c3" in text
     assert "c1: accuracy compared unpaired" in text
@@ -104,6 +105,16 @@ def test_the_command_on_benches(tmp_path, capsys, monkeypatch):
     found = json.loads((tmp_path / "c.json").read_text())
     assert (found["only_a"], found["only_b"]) == (["c2"], ["c3"])
     assert found["cells"]["c1"]["axes"] == {"sigma": 0.1}
+
+
+def test_cells_that_are_equal_take_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(out_console, "width", 200)
+    a, b = bench(tmp_path / "a", {"c1": 0.1, "c2": 0.1}), bench(tmp_path / "b", {"c1": 0.1, "c2": 0.3})
+    text = shown(capsys, a, b)
+    assert "1 of 2 cells are equal" in text
+    assert "0.2 [0.2, 0.2]" in text
+    same = bench(tmp_path / "c", {"c1": 0.1, "c2": 0.1})
+    assert shown(capsys, a, same).strip() == "2 of 2 cells are equal"
 
 
 def test_a_thousand_notes_are_not_printed(tmp_path, capsys, monkeypatch):

@@ -1,40 +1,27 @@
-"""Grid files: what their lists become, what a cell is called, and what is refused."""
+"""Grid files: what their lists become, what a cell is called, how it is attacked and compared."""
 
 from __future__ import annotations
 
 import json
 import math
-from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench_grid_helpers import BASE, STACK, loader
 from splitveil import config, suites
 from splitveil.bench import _file, grid
-from splitveil.bench.grid import BASELINE_SIGMAS, Cell, load_grid
+from splitveil.bench.grid import Cell, load_grid
 from splitveil.errors import UserError
-from splitveil.legacy import read_options
-from splitveil.legacy.command import run as legacy
-
-BASE: dict[str, Any] = {"data": "digits", "arch": "resnet20_sgm", "cut": 2, "epochs": 3}
-STACK = ["gaussian:{sigma}", "cem:{lambda}"]
 
 
 @pytest.fixture
 def load(tmp_path):
-    """Load a grid from its values."""
-
-    def load(base: dict[str, Any] | None = None, options: dict[str, Any] | None = None, **sections: Any):
-        path = tmp_path / "grid.yaml"
-        path.write_text(yaml.safe_dump({"base": BASE | (base or {}), **sections}, sort_keys=False), encoding="utf-8")
-        return load_grid(path, **(options or {}))
-
-    return load
+    return loader(tmp_path)
 
 
 def stacks(loaded: grid.Grid) -> list[list[dict[str, Any]]]:
@@ -101,6 +88,35 @@ def test_excluded_cells_need_not_be_trainable(load):
     axes = {"epochs": [2, 5], "when": [1, 4]}
     loaded = load({"defense": ["patrol:{when}"]}, grid=axes, exclude=[{"epochs": 2, "when": 4}])
     assert len(loaded.cells) == 3
+
+
+def test_axes_of_one_value_are_compared_and_those_that_are_missing_match_nothing(load):
+    axes = {"sigma": [0.1], "lambda": [0, 16]}
+    loaded = load({"defense": STACK}, grid=axes, exclude=[{"sigma": 0.1, "lambda": 16}])
+    assert [cell.axes for cell in loaded.cells] == [{"lambda": 0}]  # what does not vary is still not shown
+    for item in ({"sigma": None, "lambda": 16}, {"row": None, "lambda": 16}):
+        with pytest.raises(UserError, match=r"^exclude 1 .* matches no cell"):
+            load({"defense": STACK}, grid=axes, exclude=[item], include=[{"defense": ["{row}"], "row": "cem:0"}])
+
+
+def test_numbers_with_an_exponent_are_compared_as_numbers(tmp_path):
+    text = "base: {data: digits, cut: 2, defense: ['gaussian:{s}']}\ngrid: {s: [1e-1, 0.2]}\nexclude: [{s: 0.1}]\n"
+    (tmp_path / "grid.yaml").write_text(text)
+    assert stacks(load_grid(tmp_path / "grid.yaml")) == [[{"gaussian": 0.2}]]
+
+
+def test_null_in_exclude_is_the_default(load):
+    axes = {"defense": [None, "gaussian:0.1"], "lr": [None, 0.05, 0.1]}
+    loaded = load(grid=axes, exclude=[{"defense": None}, {"lr": None}])
+    assert [(len(c.settings.defense), c.settings.lr) for c in loaded.cells] == [(1, 0.1)]
+
+
+def test_one_defense_need_not_be_a_list(load):
+    short = {"dropout": {"ratio": 0.3}}
+    loaded = load({"defense": short}, include=[{"defense": "gaussian:{s}", "s": 0.2}, {"defense": "gaussian:0.1"}])
+    assert stacks(loaded) == [[{"dropout": 0.3}], [{"gaussian": 0.2}], [{"gaussian": 0.1}]]
+    loaded = load({"defense": "{row}"}, grid={"row": ["nopeek:1", ["nopeek:4"]]}, exclude=[{"defense": "nopeek:4"}])
+    assert stacks(loaded) == [[{"nopeek": 1}]]
 
 
 def test_an_excluded_setting_is_compared_as_it_is_resolved(load):
@@ -254,263 +270,6 @@ def test_bad_baselines(load, sigmas):
         load({"defense": ["gaussian:0.1"]}, {"baseline": sigmas})
 
 
-# Files
-
-
-@cache
-def preset(name: str) -> grid.Grid:
-    return load_grid(name)
-
-
-def test_what_legacy_writes_is_a_grid(tmp_path):
-    script = tmp_path / "run_exp.sh"
-    script.write_text(
-        "for l in 0 16; do for s in 1 2; do python main_MIA.py --arch vgg11_bn_sgm --cutlayer 4 --lambd $l "
-        "--random_seed $s --regularization Gaussian_kl --regularization_strength 0.025 --num_epochs 240; done; done"
-    )
-    (tmp_path / "product.yaml").write_text(legacy([str(script)]))
-    loaded = load_grid(tmp_path / "product.yaml")
-    assert [(len(c.settings.defense), c.settings.seed) for c in loaded.cells] == [(1, 1), (1, 2), (2, 1), (2, 2)]
-    script.write_text(
-        "python main_MIA.py --arch vgg11_bn_sgm --cutlayer 4 --bottleneck_option noRELU_C8S1 --num_epochs 240\n"
-        "python main_MIA.py --arch vgg11_bn_sgm --cutlayer 4 --num_epochs 120 --random_seed 3\n"
-        "python main_MIA.py --arch vgg11_bn_sgm --cutlayer 4 --num_epochs 120 --random_seed 4\n"
-    )
-    (tmp_path / "rows.yaml").write_text(legacy([str(script), "--reading", "code"]))
-    loaded = load_grid(tmp_path / "rows.yaml")
-    assert "zip" in yaml.safe_load((tmp_path / "rows.yaml").read_text())
-    assert [(c.settings.bottleneck, c.settings.epochs) for c in loaded.cells] == [(8, 240), (None, 120), (None, 120)]
-
-
-def test_a_file_of_settings_is_a_grid_of_one_cell(tmp_path):
-    known = config.parse({**BASE, "defense": ["gaussian:0.1", "cem:4"]}).resolve()
-    (tmp_path / "config.yaml").write_text(config.dump(known))
-    loaded = load_grid(tmp_path / "config.yaml")
-    assert [c.settings for c in loaded.cells] == [known]
-    assert (loaded.name, loaded.cells[0].axes) == ("config", {})
-
-
-@pytest.mark.parametrize("name", grid.presets())
-def test_presets_say_what_they_are(name):
-    loaded = preset(name)
-    assert loaded.name == name
-    assert loaded.description
-    assert all(c.attacks for c in loaded.cells)
-
-
-OPTIONS = {
-    "Bottleneck": [],
-    "DistCorr": ["--AT_regularization", "nopeek"],
-    "PATROL": ["--AT_regularization", "gan_adv_step1_pruning180"],
-    "ResSFL": ["--AT_regularization", "gan_adv_step1"],
-    "Dropout": ["--AT_regularization", "dropout0.2"],
-}
-
-
-@pytest.mark.parametrize("name", ["paper/cifar10", "paper/cifar100"])
-def test_rows_of_the_tables_are_what_the_published_options_mean(name):
-    for found in preset(name).cells:
-        label, sigma = str(found.axes["label"]), found.axes.get("sigma")
-        label = {"Noise_Nopeek": "DistCorr", "Noise_ARL": "ResSFL"}.get(label, label)
-        if label == "No defense":
-            assert (found.settings.bottleneck, found.settings.defense) == (None, ())
-            continue
-        common = ["--dataset", name.removeprefix("paper/"), "--bottleneck_option", "noRELU_C8S1"]
-        common += ["--regularization", "Gaussian_kl", "--regularization_strength", str(sigma), "--random_seed", "125"]
-        told = config.parse(read_options([*common, *OPTIONS[label]]).settings).resolve()
-        ours = found.settings
-        same = {"data", "arch", "cut", "bottleneck", "epochs", "batch_size", "lr", "milestones", "seed", "crop_padding"}
-        assert ours.model_dump(include=same) == told.model_dump(include=same)
-        assert {s.model_dump_json() for s in ours.defense if s.name != "cem"} == {
-            s.model_dump_json() for s in told.defense
-        }
-
-
-@pytest.mark.parametrize(("name", "rows"), [("cifar10", 8), ("cifar100", 7), ("tinyimagenet", 8), ("facescrub", 8)])
-def test_tables_have_every_row_without_and_with_cem_under_both_protocols(name, rows):
-    cells = preset(f"paper/{name}").cells
-    found = {(c.axes["label"], c.axes.get("lambda"), c.settings.protocol) for c in cells}
-    assert len({label for label, _, _ in found}) == rows
-    assert len(found) == len(cells) == 2 * (7 * 2 + rows - 7)
-    assert {c.settings.epochs for c in cells} == {120 if name == "tinyimagenet" else 240}
-    assert all(list(c.attacks) == ["decoder", "gan"] for c in cells)
-    epochs = {c.attacks["gan"].parameters["epochs"] for c in cells}
-    assert epochs == {80 if name == "tinyimagenet" else 150}
-
-
-# What is refused
-
-
-def message(load, *args: Any, **sections: Any) -> str:
-    with pytest.raises(UserError) as error:
-        load(*args, **sections)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("sections", "expected"),
-    [
-        ({"grids": {}}, "grids: no such key of a grid file; did you mean 'grid'?"),
-        ({"epochs": 3}, "epochs: no such key of a grid file; it is a setting: put it under base"),
-        ({"qqq": 3}, "qqq: no such key of a grid file; expected one of: name, description, base, grid"),
-        ({"grid": {"epoch": [3]}}, "grid: epoch is no setting, and no text names {epoch}; did you mean 'epochs'?"),
-        ({"grid": {"qq": [3]}}, "grid: qq is no setting, and no text names {qq}; write {qq} where its values belong"),
-        ({"zip": {"sede": [3]}}, "zip: sede is no setting, and no text names {sede}; did you mean 'seed'?"),
-        ({"include": [{"sede": 3}]}, "include 1: sede is no setting, and no text names {sede}; did you mean 'seed'?"),
-        ({"exclude": [{"sede": 3}]}, "exclude 1: sede is neither a setting nor an axis; did you mean 'seed'?"),
-        ({"exclude": [{"seed": 3}]}, "exclude 1 (seed: 3) matches no cell; correct it or leave it out"),
-        ({"exclude": [{"epochs": 3}]}, "exclude leaves no cell of the grid"),
-        ({"grid": {"seed": []}}, "grid: seed is an empty list, so there is no cell; give it values or leave it out"),
-        ({"grid": {"seed": 3}}, "grid: seed is 3; expected a list of values, such as [3]"),
-        ({"grid": [1]}, "grid is [1]; expected settings by name, such as grid: {epochs: [60, 240]}"),
-        ({"zip": {"seed": [1, 2], "cut": [3]}}, "zip: its lists are not equally long (seed 2, cut 1)"),
-        ({"zip": {"cut": [3]}, "grid": {"cut": [2]}}, "cut has values in grid and in zip; give them once"),
-        ({"grid": {"seed": [3]}, "seeds": 2}, "seed is in grid, and seeds is given; give one of the two"),
-        ({"seeds": 0}, "seeds is 0; expected how many (3 for 0, 1, 2) or a list of them"),
-        ({"seeds": []}, "seeds is []; expected how many"),
-        ({"seeds": [1, "a"]}, "seeds is [1, 'a']; expected how many"),
-        ({"seeds": True}, "seeds is True; expected how many"),
-        ({"seeds": 10**9}, "the grid has 1,000,000,000 seeds; expected at most 100,000 cells"),
-        ({"include": {"seed": 3}}, "include is {'seed': 3}; expected a list of settings"),
-        ({"include": [{"seed": []}]}, "include 1: seed is an empty list"),
-        ({"attacks": []}, "attacks is []; expected a list, such as [published/decoder, linear]"),
-        ({"attacks": ["decodr"]}, "unknown attack 'decodr'; did you mean 'decoder'?"),
-        ({"attacks": ["decoder:epochs=0"]}, "decoder: epochs is 0"),
-        ({"attacks": ["decoder:"]}, "attacks: settings is 'decoder:'; 'decoder:' is no plug-in"),
-        ({"attacks": ["decoder", "decoder:epochs=3"]}, "two attacks are called decoder"),
-        ({"attacks": ["linear"], "suite": "quick-v1"}, "the file names attacks and a suite; give one of the two"),
-        ({"suite": "quik-v1"}, "unknown suite 'quik-v1'; did you mean 'quick-v1'?"),
-        ({"attacked": 1}, "attacked is 1; expected a number of images, at least 2"),
-        ({"attacker_size": "all"}, "attacker_size is 'all'; expected a number of images, at least 2"),
-    ],
-)
-def test_bad_sections(load, sections, expected):
-    assert message(load, **sections).startswith(expected)
-
-
-@pytest.mark.parametrize(
-    ("base", "sections", "expected"),
-    [
-        ({"epoch": 3}, {}, "base: epoch: no such setting; did you mean 'epochs'?"),
-        ({"epochs": []}, {}, "base: epochs is an empty list"),
-        ({"seed": 3}, {"seeds": 2}, "seed is in base, and seeds is given"),
-        ({"seed": [3, 4]}, {"seeds": 2}, "seed is in base, and seeds is given"),
-        ({"cut": [3]}, {"grid": {"cut": [2]}}, "cut has values in base and in grid"),
-        (
-            {"defense": ["gaussian:{sgima}"]},
-            {"grid": {"lr": [0.1]}},
-            "defense: 'gaussian:{sgima}' names {sgima}, which is no axis",
-        ),
-        ({"defense": ["gaussian:{sgima}"]}, {"grid": {"sigma": [0.1]}}, "grid: sigma is no setting, and no text names"),
-        (
-            {"defense": ["gaussian:{s}"]},
-            {"grid": {"s": [[1]]}},
-            "defense: {s} in 'gaussian:{s}' is [1]; expected a number",
-        ),
-        ({"defense": ["{a}"]}, {"grid": {"a": ["{b}"], "b": ["{a}"]}}, "defense: the axis a names itself"),
-        ({"lr": [0.1, -1]}, {}, "cell lr=-1: lr is -1; expected greater than 0"),
-        ({"lr": "{x}"}, {"grid": {"x": [0.1, "a"]}, "seeds": 2}, "cell x=a, seed=0: lr is 'a'; expected"),
-        ({"defense": ["gaussian:{x}"]}, {"grid": {"x": [0.1, -1]}}, "cell x=-1: gaussian: sigma is -1"),
-        ({"defense": ["{x}"]}, {"grid": {"x": ["dropout:0.1", "drop:1"]}}, "cell x=drop:1: unknown defense 'drop'"),
-        ({"defense": ["{x}"]}, {"grid": {"x": ["cem:a=1"]}}, "defense 'cem' has no parameter 'a'"),
-        (
-            {"defense": ["patrol:{x}"]},
-            {"grid": {"x": [1, 3]}},
-            "cell x=3: patrol acts after 3 epochs, but the training has 3",
-        ),
-        (
-            {"defense": ["cem:{x}", "{y}"]},
-            {"grid": {"x": [1], "y": [None, "gaussian:1"]}},
-            "cell y=None: cem: the bound",
-        ),
-        ({"defense": ["gaussian:{s}", "cem:1"]}, {"grid": {"s": [0.1, 0]}}, "cell s=0: cem: the bound needs noise"),
-        ({"defense": ["dropout:0.1", "dropout:0.2"]}, {}, "defense 'dropout' was given twice"),
-        ({"data": ["digits", "digts"]}, {}, "cell data=digts: unknown data set 'digts'; did you mean 'digits'?"),
-        ({"arch": "resnet20_smg"}, {}, "unknown model 'resnet20_smg'; did you mean 'resnet20_sgm'?"),
-        (
-            {"data": "folder:x", "arch": "resnet20_smg"},
-            {},
-            "unknown model 'resnet20_smg'; did you mean 'resnet20_sgm'?",
-        ),
-        (
-            {"cut": [2, 20]},
-            {},
-            "cell cut=20: cut 20 does not exist in resnet20_sgm; expected a whole number from 1 to 10",
-        ),
-        ({"bottleneck": 99}, {}, "bottleneck channels 99 does not fit the feature"),
-        ({"protocol": "train_tim"}, {}, "unknown protocol 'train_tim'; did you mean 'train_time'?"),
-        ({"train_size": 2000}, {}, "train_size is 2000; digits has 1437 train images"),
-        ({"data": None}, {}, "data is missing; give --data"),
-        ({"epochs": 0, "lr": 0, "defense": [3]}, {}, "defense.0 is 3; expected"),
-    ],
-)
-def test_bad_cells(load, base, sections, expected):
-    assert message(load, base, **sections).startswith(expected)
-
-
-def test_every_error_of_a_cell_at_once(load):
-    text = message(load, {"epochs": 0, "lr": 0, "defense": [3]})
-    assert all(part in text for part in ("epochs is 0", "lr is 0", "defense.0 is 3"))
-
-
-def test_ten_million_cells_are_refused_with_their_count(tmp_path, monkeypatch):
-    monkeypatch.setattr(_file.GridFile, "rows", lambda self: pytest.fail("the grid was written out"))
-    ten, hundred = list(range(10)), list(range(1, 101))
-    path = tmp_path / "grid.yaml"
-    path.write_text(
-        yaml.safe_dump(
-            {"base": {"data": "digits", "lr": hundred}, "zip": {"cut": ten}, "grid": {"epochs": hundred}, "seeds": 100}
-        )
-    )
-    with pytest.raises(UserError) as error:
-        load_grid(path)
-    assert str(error.value) == (
-        "the grid has 10,000,000 cells (100 × 100 × 10 × 100); expected at most 100,000: "
-        "shorten a list or divide the file"
-    )
-
-
-def test_a_baseline_that_makes_the_grid_too_large(load, monkeypatch):
-    monkeypatch.setattr(grid, "MAX_CELLS", 5)
-    with pytest.raises(UserError, match="with its baseline the grid has 6 cells; expected at most 5"):
-        load({"defense": ["dropout:0.1"]}, {"baseline": BASELINE_SIGMAS})
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        (b"grid: [1", "is not YAML"),
-        (b"\xff\xfe\x00", "is not YAML"),
-        (b"- a\n", "holds no settings"),
-        (b"", "holds no settings"),
-    ],
-)
-def test_files_that_are_no_grid(tmp_path, content, expected):
-    path = tmp_path / "grid.yaml"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=expected) as error:
-        load_grid(path)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        (
-            "paper/cifra10",
-            "unknown grid 'paper/cifra10'; did you mean 'paper/cifar10'? expected a YAML file or one of: paper/",
-        ),
-        ("smok", "unknown grid 'smok'; did you mean 'smoke'?"),
-        ("none.yaml", "cannot read none.yaml: No such file or directory"),
-    ],
-)
-def test_unknown_grids(name, expected):
-    with pytest.raises(UserError) as error:
-        load_grid(name)
-    assert str(error.value).startswith(expected)
-
-
 def test_loading_changes_no_random_state():
     import torch
 
@@ -518,11 +277,3 @@ def test_loading_changes_no_random_state():
     before = torch.get_rng_state()
     load_grid("smoke")
     assert torch.equal(before, torch.get_rng_state())
-
-
-def test_the_example_of_the_documentation(tmp_path):
-    text = (Path(__file__).parents[1] / "docs" / "bench.md").read_text(encoding="utf-8")
-    (tmp_path / "grid.yaml").write_text(text.split("```yaml\n")[1].split("```")[0], encoding="utf-8")
-    loaded = load_grid(tmp_path / "grid.yaml")
-    assert loaded.name == "my-grid"
-    assert len(loaded.cells) == 3 * (2 * 2 * 3 - 2 + 2)  # seeds x (epochs x lambda x rows, less excluded, and included)

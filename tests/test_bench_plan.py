@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import namedtuple
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from splitveil.attacks.base import Victim
 from splitveil.attacks.work import Budget, Work
 from splitveil.bench import _timing, plan, shapes
 from splitveil.bench._timing import AttackCost, Cost
+from splitveil.bench.cell import run_cell
 from splitveil.bench.grid import Cell, Grid, load_grid
 from splitveil.bench.plan import Parts
 from splitveil.data import load, protocol
@@ -185,20 +187,30 @@ def test_when_the_time_is_over_the_slowest_stands_for_the_rest(measured, monkeyp
 # The plan
 
 
-def test_cells_that_are_done_take_nothing(measured, tmp_path):
-    one, two = cell(seed=0), cell(seed=1)
+def test_cells_that_are_done_take_nothing(measured, tmp_path, small):
+    one, two = (cell(("nearest:neighbors=1,looks=1",), seed=seed, test_size=60) for seed in (0, 1))
     before = plan.estimate(grid(one, two), tmp_path)
-    done = tmp_path / "cells" / one.id / "record.json"
-    done.parent.mkdir(parents=True)
-    done.write_text("{}")
+    run_cell(one, tmp_path)
     (tmp_path / "cells" / two.id).mkdir()  # begun
     after = plan.estimate(grid(one, two), tmp_path)
     assert (before.done, after.done, after.cells) == (0, 1, 2)
     assert after.hours == pytest.approx(before.hours / 2)
     assert after.disk == before.disk // 2
-    (tmp_path / "cells" / two.id / "record.json").write_text("{}")
-    nothing = plan.estimate(grid(one, two), tmp_path)
-    assert (nothing.hours, nothing.disk, nothing.memory, nothing.done) == (0, 0, 0, 2)
+    nothing = plan.estimate(grid(one), tmp_path)
+    assert (nothing.hours, nothing.disk, nothing.memory, nothing.done) == (0, 0, 0, 1)
+    # By its record a cell is done only as long as the grid asks for nothing more.
+    for more in (replace(one, attacks={**one.attacks, "linear": spec("linear")}), replace(one, attacked=2)):
+        assert more.id == one.id
+        again = plan.estimate(grid(more), tmp_path)
+        assert (again.done, again.groups[0].training) == (0, 0)  # but its network is there
+
+
+def test_a_plan_does_not_let_attackers_have_more_images_than_there_are(measured, tmp_path):
+    """Where the published size says nothing: a folder's images are counted when they are loaded."""
+    wanted = cell(train_size=50, protocol="train_time", attacker_size=46)
+    with pytest.raises(UserError, match=r"^attacker_size is 46, but under protocol train_time digits has 45 images"):
+        plan.estimate(grid(wanted))
+    assert measured == []
 
 
 def test_jobs_share_the_hours_and_add_their_memory(measured):

@@ -173,6 +173,8 @@ def test_defaults_that_depend_on_the_images(data, padding, flip):
         ({"milestones": [60, 120]}, "milestones.0 is 60; expected less than 1"),
         ({"defense": [3]}, "defense.0 is 3; expected"),
         ({"defense": "cem:16"}, "defense is 'cem:16'; expected"),
+        ({"seed": -1}, "seed is -1; expected greater than or equal to 0"),
+        ({"seed": 2**63}, f"seed is {2**63}; expected less than or equal to {2**63 - 1}"),
         ({1: 2}, "1"),
     ],
 )
@@ -187,7 +189,7 @@ def test_missing_data_and_all_errors_at_once():
     with pytest.raises(UserError) as error:
         config.parse({"epochs": 0, "lr": 0})
     text = str(error.value)
-    assert "data is missing; give --data" in text
+    assert "data is missing; give data: in the file or --data" in text
     assert "epochs is 0" in text
     assert "lr is 0" in text
     assert "\n" not in text
@@ -200,6 +202,8 @@ def test_missing_data_and_all_errors_at_once():
         (b"\xff\xfe\x00", "is not YAML"),
         (b"- a\n- b\n", "holds no settings"),
         (b"", "holds no settings"),
+        (b"a: 1\nb: 2\n c: 3\n", r"is not YAML: line 3: "),
+        (b"[" * 3000, r"is not YAML: its values are nested too deeply"),
     ],
 )
 def test_bad_files(tmp_path, content, expected):
@@ -209,6 +213,31 @@ def test_bad_files(tmp_path, content, expected):
         config.load(path)
     assert "\n" not in str(error.value)
     assert "epochs: 240" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("lr: 1\nseed: 3\nlr: 2\n", r"c\.yaml, line 3: lr is given twice, and only one would count; give it once$"),
+        ("grid: {a: [1],\n a: [2]}", r"c\.yaml, line 2: a is given twice"),
+        ("a:\n  b: &b {defense: *b}\n", r"c\.yaml, line 2: &b contains itself; write its values out$"),
+        ("a: &d [1, [*d]]\n", r"c\.yaml, line 1: &d contains itself"),
+    ],
+)
+def test_files_that_cannot_have_been_meant_so(tmp_path, content, expected):
+    (tmp_path / "c.yaml").write_text(content)
+    with pytest.raises(UserError, match=expected):
+        config.load(tmp_path / "c.yaml")
+
+
+def test_values_may_be_shared_and_merged(tmp_path):
+    (tmp_path / "c.yaml").write_text("a: &a {x: 1, y: &y [1]}\nb: {<<: *a, x: 2}\nc: [*y, *y]\n")
+    assert config.load(tmp_path / "c.yaml") == {"a": {"x": 1, "y": [1]}, "b": {"x": 2, "y": [1]}, "c": [[1], [1]]}
+
+
+def test_numbers_with_an_exponent_are_numbers(tmp_path):
+    (tmp_path / "c.yaml").write_text("a: [1e-1, 1E3, -2.e+4, .5e1]\nb: ['1e-1', e1, 1e, 1e-1x]")
+    assert config.load(tmp_path / "c.yaml") == {"a": [0.1, 1000, -20000, 5], "b": ["1e-1", "e1", "1e", "1e-1x"]}
 
 
 def test_a_file_that_is_not_there(tmp_path):

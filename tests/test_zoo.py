@@ -170,7 +170,7 @@ def test_library_networks_are_cut_and_narrowed(arch):
         ({"arch": "torchvision"}, "did you mean 'torchvision:NAME@LAYER'"),
         ({"cut": 0}, "cut 0 does not exist in vgg11; expected a whole number from 1 to 13"),
         ({"cut": 14}, "cut 14 does not exist in vgg11; expected a whole number from 1 to 13"),
-        ({"cut": None}, "cut is missing; give --cut with 1 to 13"),
+        ({"cut": None}, "cut is missing; give cut: in the file or --cut, 1 to 13"),
         ({"arch": "resnet20", "cut": 11}, "from 1 to 10"),
         ({"arch": "resnet32", "cut": 17}, "from 1 to 16"),
         ({"arch": "mobilenetv2", "cut": 19}, "from 1 to 18"),

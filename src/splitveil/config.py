@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -20,6 +21,9 @@ from pydantic import (
 
 from .errors import UserError, did_you_mean
 from .registry import KINDS, Registry
+
+MAX_SEED = 2**63 - 1
+"""The largest that torch's generators take with any sign."""
 
 
 class Spec(BaseModel):
@@ -142,7 +146,7 @@ class TrainConfig(BaseModel):
     """auto: bf16 where the processor or GPU computes in it."""
     devices: int = Field(1, ge=1)
     """Processes (CPU) or GPUs that share each batch."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     """Of weights, shuffling, augmentation, noise and the division of the images."""
 
     def resolve(self) -> TrainConfig:
@@ -181,16 +185,16 @@ def load(path: str | Path) -> dict[str, Any]:
     """The plain values of a YAML file.
 
     Raises:
-        UserError: no such file, or not a YAML mapping.
+        UserError: no such file, or not a YAML mapping; a key that is given twice, a value that contains itself.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; expected a YAML file of settings") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} is not YAML: {str(error).splitlines()[0]}; expected lines like 'epochs: 240'"
-        ) from None
+    except _Unclear as error:
+        raise UserError(f"{path}, line {_line_number(error)}: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is not YAML: {_reason(error)}; expected lines like 'epochs: 240'") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no settings; expected lines like 'epochs: 240'")
     return values
@@ -243,5 +247,66 @@ def _line(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return f"{place}: no such setting{did_you_mean(place, TrainConfig.model_fields)}"
     if error["type"] == "missing":
-        return f"{place} is missing; give --{place.replace('_', '-')}"
+        return f"{place} is missing; give {place}: in the file or --{place.replace('_', '-')}"
     return f"{place} is {error['input']!r}; {_hint(error)}"
+
+
+class _Unclear(yaml.MarkedYAMLError):
+    """YAML whose meaning is not what its writer can have meant."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses keys that are given twice, of which one would silently count, and values that contain themselves.
+
+    Reads 1e-3 as a number, as YAML 1.2 does.
+    """
+
+    def __init__(self, stream: str):
+        super().__init__(stream)
+        self._open: list[str | None] = []
+        """Anchors of the values that are being read."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) and event.anchor in self._open:
+            problem = f"&{event.anchor} contains itself; write its values out"
+            raise _Unclear(problem=problem, problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+    def compose_sequence_node(self, anchor: Any) -> yaml.Node:
+        self._open.append(anchor)
+        node = super().compose_sequence_node(anchor)
+        self._open.pop()
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.Node:
+        self._open.append(anchor)
+        node = super().compose_mapping_node(anchor)
+        self._open.pop()
+        seen: set[tuple[str, Any]] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):  # which cannot be a key, as is said later
+                continue
+            if (key.tag, key.value) in seen:
+                problem = f"{key.value} is given twice, and only one would count; give it once"
+                raise _Unclear(problem=problem, problem_mark=key.start_mark)
+            seen.add((key.tag, key.value))
+        return node
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _line_number(error: yaml.MarkedYAMLError) -> int:
+    mark = error.problem_mark or error.context_mark
+    return mark.line + 1 if mark else 1
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "its values are nested too deeply"
+    if isinstance(error, yaml.MarkedYAMLError):
+        return f"line {_line_number(error)}: {error.problem or error.context}"
+    return str(error).splitlines()[0]

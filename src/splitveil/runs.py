@@ -29,7 +29,10 @@ def build_model(settings: config.TrainConfig, images: data.ImageSet) -> SplitMod
     bottleneck = None
     shaped = (settings.bottleneck_stride, settings.bottleneck_kernel, settings.bottleneck_relu) != (1, 3, False)
     if settings.bottleneck is None and shaped:
-        raise UserError("the bottleneck has a stride, kernel or ReLU but no channels; give --bottleneck C, e.g. 8")
+        raise UserError(
+            "the bottleneck has a stride, kernel or ReLU but no channels; "
+            "give bottleneck: in the file or --bottleneck, e.g. 8"
+        )
     if settings.bottleneck is not None:
         bottleneck = zoo.Bottleneck(
             settings.bottleneck,

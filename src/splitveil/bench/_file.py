@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple, get_origin
 
-from ..config import TrainConfig
+from ..config import MAX_SEED, TrainConfig
 from ..errors import UserError, did_you_mean
 
 MAX_CELLS = 100_000
@@ -23,12 +25,18 @@ KEYS = (
     *("attacks", "suite", "attacker_size", "attacked"),
 )
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
+BRACES = re.compile(r"\{[^{}]*\}")
+TEXTS = {"name": "my-grid", "description": "one line for tables", "suite": "quick-v1"}
+"""Keys that hold a text, each with an example."""
+MAX_LETTERS = 200
+"""Of a text: names become part of file names and of tables."""
 Axes = dict[str, list[Any]]
 
 
 class Row(NamedTuple):
-    """A cell as written: the values that vary, the settings as plain values, and whether it comes from ``include``."""
+    """A cell as written: its axes, those that vary, the settings as plain values, and whether ``include`` has it."""
 
+    values: dict[str, Any]
     axes: dict[str, Any]
     settings: dict[str, Any]
     included: bool
@@ -72,28 +80,41 @@ class GridFile:
             for row in zipped:
                 for values in product(*main.values()):
                     yield self._row(row | dict(zip(main, values, strict=True)) | seeded)
-            for item in self.include:
+            for number, item in enumerate(self.include, 1):
                 if seed in (None, *self.seeds[:1]) or "seed" not in item:
                     axes = self._over(item)
                     for values in product(*axes.values()):
-                        yield self._row(seeded | dict(zip(axes, values, strict=True)), item)
+                        yield self._row(seeded | dict(zip(axes, values, strict=True)), number)
 
     @property
     def _varying(self) -> set[str]:
-        axes = self.base_axes | self.grid | self.zip | {"seed": self.seeds}
+        axes = self.base_axes | self.grid | self.zip | ({"seed": self.seeds} if self.seeds else {})
         return {name for name, values in axes.items() if len(values) > 1}
 
     def _over(self, item: dict[str, Any]) -> Axes:
         fixed, axes = lists_of(item)
         return self.base_axes | {key: [value] for key, value in fixed.items()} | axes
 
-    def _row(self, axes: dict[str, Any], item: dict[str, Any] | None = None) -> Row:
+    def _row(self, axes: dict[str, Any], number: int = 0) -> Row:
+        """``number``: of the entry of ``include`` that it comes from; 0: of none."""
         known = self.base | axes
+        if number:
+            self._check_included(known, number)
         filled = {key: fill(value, known, key) for key, value in known.items()}
         # An empty value (null) is the default's place: scripts whose runs differ in what they set are written so.
         settings = {key: value for key, value in filled.items() if key in SETTINGS and value is not None}
-        varying = {*self._varying, *(item or ())}
-        return Row({key: filled[key] for key in axes if key in varying}, settings, included=item is not None)
+        values = {key: filled[key] for key in axes}
+        varying = {*self._varying, *(self.include[number - 1] if number else ())}
+        return Row(values, {key: values[key] for key in axes if key in varying}, settings, included=number > 0)
+
+    def _check_included(self, known: dict[str, Any], number: int) -> None:
+        for key, value in known.items():
+            for name in names_in(value):
+                if name not in known and (name in self.grid or name in self.zip):
+                    raise UserError(
+                        f"include {number}: {key} names {{{name}}}, but include takes no axes of grid and zip; "
+                        f"write its value: {name}: {_short((self.grid | self.zip)[name][0])}"
+                    )
 
 
 def read(values: dict[str, Any]) -> GridFile:
@@ -109,7 +130,8 @@ def read(values: dict[str, Any]) -> GridFile:
         if key not in KEYS:
             where = "; it is a setting: put it under base" if key in SETTINGS else did_you_mean(key, KEYS)
             raise UserError(f"{key}: no such key of a grid file{where or '; expected one of: ' + ', '.join(KEYS)}")
-    base, base_axes = lists_of(_mapping(values, "base"))
+    _check_texts(values)
+    base, base_axes = lists_of(_stacked(_mapping(values, "base")))
     file = GridFile(
         base=base,
         base_axes=_axes("base", base_axes),
@@ -122,14 +144,37 @@ def read(values: dict[str, Any]) -> GridFile:
     )
     _check_axes(file)
     _check_names(file)
-    total = sum(file.counts)
-    if total > MAX_CELLS:
-        axes = [*(len(v) for v in (file.base_axes | file.grid).values()), len(next(iter(file.zip.values()), [0]))]
-        how = " × ".join(f"{n:,}" for n in (*axes, len(file.seeds)) if n > 1)
-        raise UserError(
-            f"the grid has {total:,} cells ({how}); expected at most {MAX_CELLS:,}: shorten a list or divide the file"
-        )
+    _check_count(file)
     return file
+
+
+def _check_texts(values: dict[str, Any]) -> None:
+    for key, example in TEXTS.items():
+        text = values.get(key)
+        if text is None:
+            continue
+        if not isinstance(text, str):
+            raise UserError(f"{key} is {_short(text)}; expected one text, such as {key}: {example}")
+        if len(text) > MAX_LETTERS:
+            raise UserError(f"{key} has {len(text)} letters; expected at most {MAX_LETTERS}")
+        if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text.strip()):
+            raise UserError(f"{key} is {_short(text)}; expected one line without control characters")
+    for name in sorted(names_in(values.get("attacks"))):
+        raise UserError(
+            f"attacks names {{{name}}}, but attacks are the same for the whole grid and take no axes; write the value"
+        )
+
+
+def _check_count(file: GridFile) -> None:
+    total, (main, *included) = sum(file.counts), file.counts
+    if total <= MAX_CELLS:
+        return
+    axes = [*(len(v) for v in (file.base_axes | file.grid).values()), len(next(iter(file.zip.values()), [0]))]
+    how = " × ".join(f"{n:,}" for n in (*axes, len(file.seeds)) if n > 1) or f"{main:,}"
+    how += f", and {sum(included):,} of include" if included else ""
+    raise UserError(
+        f"the grid has {total:,} cells ({how}); expected at most {MAX_CELLS:,}: shorten a list or divide the file"
+    )
 
 
 def lists_of(settings: dict[str, Any]) -> tuple[dict[str, Any], Axes]:
@@ -178,12 +223,12 @@ def fill(value: Any, axes: dict[str, Any], where: str = "", within: tuple[str, .
     return filled
 
 
-def names_in(value: Any) -> set[str]:
-    """The axes that the texts in ``value`` name."""
+def names_in(value: Any, pattern: re.Pattern[str] = PLACEHOLDER) -> set[str]:
+    """The axes that the texts in ``value`` name, or what else of them fits ``pattern``."""
     if isinstance(value, str):
-        return set(PLACEHOLDER.findall(value))
+        return set(pattern.findall(value))
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return set().union(*map(names_in, parts))
+    return set().union(*(names_in(part, pattern) for part in parts))
 
 
 def _text(where: str, whole: str, name: str, value: Any) -> str:
@@ -219,11 +264,13 @@ def _axes(section: str, axes: dict[str, Any]) -> Axes:
     if section == "zip" and len(set(lengths.values())) > 1:
         shown = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise UserError(f"zip: its lists are not equally long ({shown}); each row takes one value of every list")
-    # One defense is a stack of one.
-    return {
-        name: [[v] if name == "defense" and isinstance(v, str | dict) else v for v in values]
-        for name, values in axes.items()
-    }
+    return {name: [_stacked({name: v})[name] for v in values] for name, values in axes.items()}
+
+
+def _stacked(settings: dict[str, Any]) -> dict[str, Any]:
+    """The same, where one defense is a stack of one."""
+    one = settings.get("defense")
+    return settings | {"defense": [one]} if isinstance(one, str | dict) else settings
 
 
 def _items(values: dict[str, Any], key: str) -> list[dict[str, Any]]:
@@ -232,7 +279,7 @@ def _items(values: dict[str, Any], key: str) -> list[dict[str, Any]]:
         raise UserError(f"{key} is {_short(items)}; expected a list of settings, such as {key}: [{{seed: 1}}]")
     for number, item in enumerate(items, 1):
         _axes(f"{key} {number}", lists_of(item)[1])
-    return items
+    return [_stacked(item) for item in items]
 
 
 def _seeds(seeds: Any) -> list[int]:
@@ -243,6 +290,8 @@ def _seeds(seeds: Any) -> list[int]:
     if type(seeds) is int and seeds > 0:
         return list(range(seeds))
     if isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds):
+        if max(seeds) > MAX_SEED:
+            raise UserError(f"seeds has {max(seeds)}; expected seeds from 0 to {MAX_SEED}")
         return seeds
     raise UserError(f"seeds is {_short(seeds)}; expected how many (3 for 0, 1, 2) or a list of them, such as [0, 7]")
 
@@ -259,7 +308,8 @@ def _check_axes(file: GridFile) -> None:
 
 
 def _check_names(file: GridFile) -> None:
-    used = set().union(*(names_in(part) for part in (file.base, file.base_axes, file.grid, file.zip, file.include)))
+    texts: list[Any] = [file.base, file.base_axes, file.grid, file.zip, file.include]
+    used = names_in(texts)
     for key in (*file.base, *file.base_axes):
         if key not in SETTINGS:
             raise UserError(f"base: {key}: no such setting{did_you_mean(key, SETTINGS)}")
@@ -268,7 +318,7 @@ def _check_names(file: GridFile) -> None:
     for section, axes in sections:
         for key in axes:
             if key not in SETTINGS and key not in used and key != LABEL:
-                hint = did_you_mean(key, {*SETTINGS, *used, LABEL}) or f"; write {{{key}}} where its values belong"
+                hint = _unused(key, used, names_in(texts, BRACES))
                 raise UserError(f"{section}: {key} is no setting, and no text names {{{key}}}{hint}")
     known = {*file.base_axes, *file.grid, *file.zip, *SETTINGS, *(key for item in file.include for key in item), LABEL}
     for number, item in enumerate(file.exclude, 1):
@@ -276,6 +326,18 @@ def _check_names(file: GridFile) -> None:
             if key not in known:
                 hint = did_you_mean(key, known)
                 raise UserError(f"exclude {number}: {key} is neither a setting nor an axis{hint}")
+
+
+def _unused(key: str, used: set[str], braces: set[str]) -> str:
+    """What to do about an axis that nothing uses."""
+    for text in sorted(braces):
+        if key in text and not PLACEHOLDER.fullmatch(text):
+            right = re.sub(r"\W", "_", key)
+            return f"; {text} is no placeholder, which has letters, digits and _ alone, such as {{{right}}}"
+    # A name of one's own, such as lambda, is a little like many settings: only what is very like it was meant.
+    close = difflib.get_close_matches(key, {*SETTINGS, *used, LABEL}, n=1, cutoff=0.7)
+    hint = f"did you mean '{close[0]}'? or " if close else ""
+    return f"; {hint}write {{{key}}} where its values belong"
 
 
 def _short(value: Any) -> str:

@@ -6,6 +6,7 @@ Everything it knows it reads from the bench folder, so it may be killed and begu
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import secrets
@@ -14,12 +15,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from ..errors import UserError, unknown
 from ..files import write_json
-from . import lock
+from . import _check, lock
 from .cell import Places, finished
-from .local import Executor, Job, Local, Slurm
+from .local import QUEUED, Executor, Job, Local, Slurm, room, slurm_parameters
 from .on_ray import OnRay
 from .work import Tries, Worker, settle
 
@@ -33,6 +35,11 @@ PATIENCE = 3
 """Workers in a row that may end without having taken a cell though there are free ones."""
 LINGER = 10.0
 """Seconds in which a worker ends that finds nothing more to do, or that is told to end."""
+
+THREADS = 1024
+"""Of one cell at most: with far more torch ends without a word."""
+LONGEST = 150
+"""Letters of a grid's name that become its file's; a file system takes 255 with what is added."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,7 @@ def run_grid(
     gpus_per_cell: float | None = None,
     slurm: Sequence[str] = (),
     watch: Callable[[State], None] | None = None,
+    command: str = "",
 ) -> State:
     """Run every cell of ``grid`` that is not done in the folder ``out``.
 
@@ -79,42 +87,85 @@ def run_grid(
         gpus_per_cell: part of a GPU that a cell gets from Ray.
         slurm: ``key=value`` for sbatch.
         watch: called with the state about three times a second.
+        command: that runs the grid again; kept for the report.
 
     Raises:
-        UserError: a folder that cannot be written, an unknown executor or one that is not there, numbers below 1, or
-            workers that end before they begin.
+        UserError: a folder that cannot be written, an unknown executor or one that is not there, numbers below 1,
+            images that this machine lacks though it shall train, or workers that end before they begin.
     """
-    _check(on, jobs=jobs, retries=retries, threads=threads, gpus_per_cell=gpus_per_cell)
+    check_options(on, jobs=jobs, retries=retries, threads=threads, gpus_per_cell=gpus_per_cell, slurm=slurm)
     out = Path(out).absolute()
     driver = Driver(grid, out, retries, watch or (lambda _: None))
-    if driver.begin():
-        devices = max(cell.settings.devices for cell in grid.cells)
-        logs = out / "logs" / "workers"
-        executor: Executor
-        if on == "local":
-            executor = Local(logs, threads=threads, devices=devices)
-        elif on == "slurm":
-            executor = Slurm(logs, threads=threads, parameters=slurm)
-        else:
-            executor = OnRay(address=address, threads=threads, devices=devices, gpus_per_cell=gpus_per_cell)
+    # Other machines may have images that this one has not.
+    if driver.begin(_check.images if on == "local" else None):
+        terms = {"threads": threads, "address": address, "gpus_per_cell": gpus_per_cell, "slurm": slurm}
+        executor = _executor(on, out / "logs" / "workers", _devices(grid), **terms)
         worker = driver.worker(threads, executor.limit, parent=lock.Process.here() if on == "local" else None)
         try:
-            describe(grid, out)
+            describe(grid, out, command)
             driver.run(executor, worker, jobs or executor.capacity())
         finally:
             executor.close()
     return State(driver.done, driver.failed, {}, frozenset(), ())
 
 
-def describe(grid: Grid, out: Path) -> None:
-    """Leave which cells the grid has: the name of a run folder says nothing to a reader.
+def _executor(
+    on: str,
+    logs: Path,
+    devices: int,
+    *,
+    threads: int,
+    address: str | None,
+    gpus_per_cell: float | None,
+    slurm: Sequence[str],
+) -> Executor:
+    if on == "local":
+        return Local(logs, threads=threads, devices=devices)
+    if on == "slurm":
+        return Slurm(logs, threads=threads, parameters=slurm)
+    return OnRay(address=address, threads=threads, devices=devices, gpus_per_cell=gpus_per_cell)
+
+
+def _devices(grid: Grid) -> int:
+    return max(cell.settings.devices for cell in grid.cells)
+
+
+def at_once(grid: Grid, on: str, threads: int) -> tuple[int, str]:
+    """Cells at once where nothing else is said, found without starting anything; and what to know about that.
+
+    >>> from splitveil.bench.grid import load_grid
+    >>> at_once(load_grid("paper/cifar10"), "slurm", threads=1)
+    (16, '')
+    """
+    most, note = QUEUED if on == "slurm" else room(threads, _devices(grid)), ""
+    if on == "ray":
+        note = (
+            "what the Ray cluster has room for is not known before it runs: at once is what this machine has room for"
+        )
+    return min(len(grid.cells), most), note
+
+
+def describe(grid: Grid, out: Path, command: str = "") -> None:
+    """Leave which cells the grid has, and the command that runs it: the name of a run folder says nothing to a reader.
 
     Raises:
         UserError: the folder cannot be written.
     """
     cells = {cell.id: cell.axes for cell in grid.cells}
-    about = {"name": grid.name, "description": grid.description, "cells": cells}
-    write_json(out / "grids" / f"{grid.name.replace('/', '-')}.json", about)
+    about = {"name": grid.name, "description": grid.description, "command": command, "cells": cells}
+    write_json(out / "grids" / f"{file_name(grid.name)}.json", about)
+
+
+def file_name(name: str) -> str:
+    """A name of a file, without its ending, that no other grid has.
+
+    >>> file_name("paper/cifar10"), file_name("paper-cifar10")
+    ('paper%2Fcifar10', 'paper-cifar10')
+    """
+    quoted = quote(name, safe=" ")
+    if len(quoted) <= LONGEST:
+        return quoted
+    return f"{quoted[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 @dataclass(frozen=True)
@@ -140,12 +191,16 @@ class Driver:
         self._seen: set[str] = set()
         self._idle = 0
 
-    def begin(self) -> bool:
-        """Whether there is something to do; what failed in an earlier command gets its attempts anew."""
-        for cell in self.grid.cells:
-            if record := finished(cell, self.out):
-                self.done[cell.id] = record
-                continue
+    def begin(self, check: Callable[[Sequence[Cell]], None] | None = None) -> bool:
+        """Whether there is something to do; what failed in an earlier command gets its attempts anew.
+
+        ``check`` is given the cells that are not done, before anything is written.
+        """
+        self.done = {cell.id: record for cell in self.grid.cells if (record := finished(cell, self.out))}
+        left = [cell for cell in self.grid.cells if cell.id not in self.done]
+        if check:
+            check(left)
+        for cell in left:
             tries = self.places.tries(cell.id)
             # A cell that another command is at is that one's to count.
             if tries.is_file() and (held := lock.claim(self.places.lock(cell.id))):
@@ -153,7 +208,7 @@ class Driver:
                     write_json(tries, asdict(replace(Tries.read(tries), counted=0, running=False)))
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 self.places.failed(cell.id).unlink()
-        return len(self.done) < len(self.grid.cells)
+        return bool(left)
 
     def worker(self, threads: int, limit: int | None, parent: lock.Process | None) -> Worker:
         """What a worker is told, but its name."""
@@ -271,13 +326,28 @@ class Driver:
             time.sleep(POLL / 3)
 
 
-def _check(on: str, **numbers: float | None) -> None:
+def check_options(
+    on: str,
+    *,
+    jobs: int | None,
+    retries: int,
+    threads: int,
+    gpus_per_cell: float | None,
+    slurm: Sequence[str],
+) -> None:
+    """Refuse options that cannot be, before anything else is done.
+
+    Raises:
+        UserError: an unknown executor or parameter of Slurm, numbers that are too small.
+    """
     if on not in EXECUTORS:
         raise unknown("executor", on, EXECUTORS)
-    for name, least in (("jobs", 1), ("threads", 1), ("retries", 0)):
-        value = numbers[name]
+    for name, value, least in (("jobs", jobs, 1), ("threads", threads, 1), ("retries", retries, 0)):
         if value is not None and value < least:
             raise UserError(f"--{name} is {value}; expected at least {least}")
-    share = numbers["gpus_per_cell"]
-    if share is not None and not 0 <= share < math.inf:
-        raise UserError(f"--gpus-per-cell is {share}; expected 0 or more, such as 0.25 for four cells on a GPU")
+    if threads > THREADS:
+        raise UserError(f"--threads is {threads}; expected the cores of one cell, at most {THREADS}")
+    if gpus_per_cell is not None and not 0 <= gpus_per_cell < math.inf:
+        raise UserError(f"--gpus-per-cell is {gpus_per_cell}; expected 0 or more, such as 0.25 for four cells on a GPU")
+    if slurm:
+        slurm_parameters(slurm)

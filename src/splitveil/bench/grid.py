@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any
 
 from .. import config
 from ..errors import UserError, did_you_mean
+from . import _check
+from ._check import named
 from ._file import LISTS, MAX_CELLS, SETTINGS, GridFile, Row, read
 
 PRESETS = Path(__file__).parent / "presets"
@@ -21,8 +22,6 @@ BASELINE_SIGMAS = (0.025, 0.05, 0.1, 0.2, 0.4)
 """Noise that a grid's defenses are compared with, where no other is named."""
 ATTACKS = ("published/decoder",)
 """How cells are attacked where a file names neither attacks nor a suite."""
-NETWORKS = 64
-"""Different networks that are built to check a grid; what is wrong with further ones is said when they run."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,9 @@ def load_grid(
     for axes, settings in rows:
         cell = Cell(settings, axes=axes, **options)
         cells.setdefault(cell.id, cell)
-    _check(cells.values())
-    return Grid(str(file.rest.get("name") or name), str(file.rest.get("description") or ""), tuple(cells.values()))
+    _check.trainable(cells.values())
+    about = [str(file.rest.get(key) or "").strip() for key in ("name", "description")]
+    return Grid(about[0] or name, about[1], tuple(cells.values()))
 
 
 Settled = tuple[dict[str, Any], config.TrainConfig]
@@ -128,7 +128,7 @@ def _kept(file: GridFile, over: dict[str, Any]) -> Iterator[Settled]:
         # An excluded cell may be one that could not be trained, so the values as written are compared first.
         found = _matching(file, row)
         if not found:
-            with _named(row.axes):
+            with named(row.axes):
                 settings = _resolved(row.settings | over)
             found = _matching(file, row, settings)
             if not found:
@@ -146,19 +146,33 @@ def _kept(file: GridFile, over: dict[str, Any]) -> Iterator[Settled]:
 
 def _matching(file: GridFile, row: Row, settings: config.TrainConfig | None = None) -> list[int]:
     """Which entries of `exclude` a cell matches; those of `include` are asked for, and match none."""
-    return [] if row.included else [n for n, item in enumerate(file.exclude) if _matches(item, row, settings)]
+    found = []
+    for number, item in enumerate([] if row.included else file.exclude):
+        try:
+            if _matches(item, row, settings):
+                found.append(number)
+        except UserError as error:
+            raise UserError(f"exclude {number + 1}: {error}") from None
+    return found
 
 
 def _matches(item: dict[str, Any], row: Row, settings: config.TrainConfig | None) -> bool:
     for key, value in item.items():
         wanted = _alternatives(key, value)
         if settings is not None and key in SETTINGS:
-            actual = getattr(settings, key)
-            if not any(actual == getattr(_resolved({"data": settings.data, key: one}), key) for one in wanted):
+            if not any(getattr(settings, key) == _as_resolved(settings, key, one) for one in wanted):
                 return False
-        elif row.axes.get(key, row.settings.get(key)) not in wanted:
+        elif key in SETTINGS:
+            if row.settings.get(key) not in wanted:
+                return False
+        elif key not in row.values or row.values[key] not in wanted:
             return False
     return True
+
+
+def _as_resolved(settings: config.TrainConfig, key: str, value: Any) -> Any:
+    """What a setting that is written so would be in a cell with these images; null is its default."""
+    return getattr(_resolved({"data": settings.data} | ({} if value is None else {key: value})), key)
 
 
 def _alternatives(key: str, value: Any) -> list[Any]:
@@ -169,7 +183,7 @@ def _resolved(values: dict[str, Any]) -> config.TrainConfig:
     """`config.parse` and `resolve`; what a cell shares with others is not parsed again."""
     seed, defense = values.get("seed", 0), values.get("defense", [])
     rest = {key: value for key, value in values.items() if key not in ("seed", "defense")}
-    if type(seed) is not int or seed < 0 or not isinstance(defense, list):
+    if type(seed) is not int or not 0 <= seed <= config.MAX_SEED or not isinstance(defense, list):
         return config.parse(values).resolve()
     try:
         common = _parsed(json.dumps(rest, default=str))
@@ -189,7 +203,8 @@ def _attack_options(rest: dict[str, Any]) -> dict[str, Any]:
     for key in ("attacker_size", "attacked"):
         value = options[key] = rest.get(key)
         if value is not None and (type(value) is not int or value < 2):
-            raise UserError(f"{key} is {value!r}; expected a number of images, at least 2")
+            more = ", the same for the whole grid: write a file for each" if isinstance(value, list) else ""
+            raise UserError(f"{key} is {value!r}; expected one number of images, at least 2{more}")
     return options
 
 
@@ -259,36 +274,6 @@ def _noise_alone(defense: tuple[config.Spec, ...]) -> float | None:
     """sigma, where nothing but Gaussian noise acts: a CEM of weight 0 only measures."""
     acting = [spec for spec in defense if spec.name != "cem" or spec.parameters["weight"]]
     return acting[0].parameters["sigma"] if [spec.name for spec in acting] == ["gaussian"] else None
-
-
-def _check(cells: Iterable[Cell]) -> None:
-    from . import shapes  # torch, and all networks and defenses
-
-    checked: set[Any] = set()
-    networks: dict[str, Cell] = {}
-    for cell in cells:
-        about, shape = cell.settings, shapes.shape(cell.settings)
-        networks.setdefault(shape, cell)
-        values = [spec.model_dump_json() for spec in about.defense]
-        key = (shape, about.protocol, about.epochs, about.train_size, about.test_size)
-        if checked.issuperset([key, *values]):
-            continue
-        checked.update([key, *values])
-        with _named(cell.axes):
-            shapes.check(about)
-    for cell in list(networks.values())[:NETWORKS]:
-        with _named(cell.axes):
-            shapes.check_network(cell.settings)
-
-
-@contextmanager
-def _named(axes: dict[str, Any]) -> Iterator[None]:
-    """Say which cell an error is about."""
-    try:
-        yield
-    except UserError as error:
-        shown = ", ".join(f"{key}={value}" for key, value in axes.items())
-        raise UserError(f"cell {shown}: {error}" if shown else str(error)) from None
 
 
 def _canonical(value: Any) -> Any:

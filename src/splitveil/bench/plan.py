@@ -11,16 +11,16 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from .. import config, runs
-from ..data.protocol import VALIDATION_LIMIT, VALIDATION_SHARE
+from .. import config
 from ..errors import UserError
 from . import _timing, shapes, twins
+from ._check import named
+from .cell import finished
 from .grid import Cell, Grid
-from .shapes import Size
+from .shapes import Parts, Size
 
 SECONDS = 40.0
 """Time for timing; shapes that are left then are taken to cost what the slowest one did."""
@@ -111,6 +111,7 @@ def estimate(
     *,
     jobs: int = 1,
     threads: int | None = None,
+    here: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Plan:
     """Time a few steps of every different shape of training and attack, on random images, and multiply.
@@ -119,6 +120,7 @@ def estimate(
         out: where the grid runs; cells with a record there are done.
         jobs: cells that will run at once, each with ``threads`` cores (None: as many as torch takes). What is timed
             runs alone: jobs that share cores or memory channels are slower.
+        here: whether it will run on this machine, whose memory must then hold all jobs.
         progress: called with (shapes timed, shapes in all).
 
     Raises:
@@ -127,23 +129,27 @@ def estimate(
     kept = torch.get_num_threads()
     torch.set_num_threads(threads or kept)
     try:
-        return _estimate(grid, None if out is None else Path(out), jobs, progress)
+        return _estimate(grid, None if out is None else Path(out), jobs, here, progress)
     finally:
         torch.set_num_threads(kept)
 
 
-def _estimate(grid: Grid, out: Path | None, jobs: int, progress: Callable[[int, int], None] | None) -> Plan:
+def _estimate(grid: Grid, out: Path | None, jobs: int, here: bool, progress: Callable[[int, int], None] | None) -> Plan:
     notes = _busy()
     sizes = _Sizes(notes)
     by_shape: dict[str, list[Cell]] = defaultdict(list)
     for cell in grid.cells:
+        with named(cell.axes):
+            Parts.of(cell, sizes.of(cell.settings))  # attackers that want more images than there are
         by_shape[shapes.shape(cell.settings)].append(cell)
     costs = _costs(by_shape, sizes, notes, progress)
     groups = tuple(_group(cells, costs[shape], sizes, out) for shape, cells in by_shape.items())
     attacks = {label: spec.name for cell in grid.cells for label, spec in cell.attacks.items()}
     if untimed := [label for label, name in attacks.items() if name not in _timing.TIMED]:
         notes.append(f"not in the hours: the attacks {', '.join(untimed)}")
-    return Plan(groups, jobs, (*notes, *_shortages(Plan(groups, jobs, ()), out)))
+    if not here:
+        notes.append("the steps were timed on this machine; where the cells run they may take more or less time")
+    return Plan(groups, jobs, (*notes, *_shortages(Plan(groups, jobs, ()), out, here)))
 
 
 def _costs(
@@ -161,7 +167,7 @@ def _costs(
             left = len(order) - number
             notes.append(f"{left} of {len(order)} shapes were not timed; they are taken to be like the slowest one")
             return costs | dict.fromkeys(order[number:], max(costs.values(), key=lambda cost: cost.step))
-        timed = max(by_shape[shape], key=lambda cell: _acting(cell.settings))
+        timed = max(by_shape[shape], key=lambda cell: shapes.acting(cell.settings))
         costs[shape] = _timing.measure(timed.settings, sizes.of(timed.settings), timed.attacks, attackers)
         if progress:
             progress(number + 1, len(order))
@@ -169,7 +175,7 @@ def _costs(
 
 
 def _group(cells: Sequence[Cell], cost: _timing.Cost, sizes: _Sizes, out: Path | None) -> Group:
-    left = [cell for cell in cells if out is None or not (out / "cells" / cell.id / "record.json").is_file()]
+    left = [cell for cell in cells if out is None or not finished(cell, out)]
     training = attacks = 0.0
     disk = memory = 0
     there: set[str] = set()
@@ -184,48 +190,18 @@ def _group(cells: Sequence[Cell], cost: _timing.Cost, sizes: _Sizes, out: Path |
             if label in cost.attacks
         )
         disk += cost.disk + len(cell.attacks) * (PICTURES + 64 * parts.attacked)
-        memory = max(memory, parts.memory(cost))
+        memory = max(memory, _memory_of(parts, cost))
     return Group(
-        _name(cells[0].settings), len(cells), len(cells) - len(left), cost.step, training, attacks, disk, memory
+        shapes.title(cells[0].settings), len(cells), len(cells) - len(left), cost.step, training, attacks, disk, memory
     )
 
 
-@dataclass(frozen=True)
-class Parts:
-    """How many images each part of a cell has.
-
-    >>> cell = Cell(config.parse({"data": "digits"}).resolve(), {}, attacked=20)
-    >>> Parts.of(cell, shapes.PUBLISHED["digits"])
-    Parts(size=Size(train=1437, test=360, classes=10, side=32), train=1293, validation=144, attacker=324, attacked=20)
-    """
-
-    size: Size
-    train: int
-    validation: int
-    attacker: int
-    attacked: int
-
-    @classmethod
-    def of(cls, cell: Cell, size: Size) -> Parts:
-        """As `data.protocol` divides them; images that occur twice are not looked for."""
-        validation = min(round(size.train * VALIDATION_SHARE), VALIDATION_LIMIT)
-        train = size.train - validation
-        attacked = round(0.1 * size.test)
-        attacker = size.test - attacked
-        if cell.settings.protocol == "train_time":
-            attacker, attacked = train, size.test
-        elif cell.settings.protocol == "auxiliary":
-            attacker, attacked = train // 2, size.test
-            train -= attacker
-        limits = (cell.attacker_size or attacker, cell.attacked or attacked)
-        return cls(size, train, validation, min(attacker, limits[0]), min(attacked, limits[1]))
-
-    def memory(self, cost: _timing.Cost) -> int:
-        """Bytes at the peak: the process, the images and their parts, the larger of the training and the attacks."""
-        images = 2 * (self.size.train + self.size.test) * 3 * self.size.side**2
-        attack = max((a.memory for a in cost.attacks.values()), default=0) + cost.observed(self.attacker)
-        process = 0 if torch.cuda.is_available() else PROCESS
-        return process + images + max(cost.memory + cost.kept(self.train), attack)
+def _memory_of(parts: Parts, cost: _timing.Cost) -> int:
+    """Bytes at the peak: the process, the images and their parts, the larger of the training and the attacks."""
+    images = 2 * (parts.size.train + parts.size.test) * 3 * parts.size.side**2
+    attack = max((a.memory for a in cost.attacks.values()), default=0) + cost.observed(parts.attacker)
+    process = 0 if torch.cuda.is_available() else PROCESS
+    return process + images + max(cost.memory + cost.kept(parts.train), attack)
 
 
 def training_seconds(settings: config.TrainConfig, parts: Parts, cost: _timing.Cost) -> float:
@@ -250,14 +226,13 @@ class _Sizes:
 
     def _size(self, settings: config.TrainConfig) -> Size:
         try:
-            images = runs.load_images(settings)
+            return shapes.loaded(settings)
         except UserError as error:
             known = shapes.published(settings)
             if known is None:
                 raise
             self._notes.append(f"{settings.data} is taken to have its published size: {error}")
             return known
-        return Size(len(images.train), len(images.test), len(images.classes), images.size)
 
 
 def _busy() -> list[str]:
@@ -267,7 +242,7 @@ def _busy() -> list[str]:
     return [busy] if load > 1.2 * cores else []
 
 
-def _shortages(plan: Plan, out: Path | None) -> list[str]:
+def _shortages(plan: Plan, out: Path | None, here: bool) -> list[str]:
     notes = []
     if out is not None:
         there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
@@ -275,7 +250,7 @@ def _shortages(plan: Plan, out: Path | None) -> list[str]:
         if free < plan.disk:
             notes.append(f"the disk has {_gigabytes(free)} GB free, and {_gigabytes(plan.disk)} are needed")
     have = _memory()
-    if have and have < plan.memory:
+    if here and have and have < plan.memory:
         notes.append(
             f"there are {_gigabytes(have)} GB of memory, and {_gigabytes(plan.memory)} are needed; use fewer jobs"
         )
@@ -288,18 +263,6 @@ def _memory() -> int | None:
         return torch.cuda.mem_get_info()[1]
     names = getattr(os, "sysconf_names", {})
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if "SC_PHYS_PAGES" in names else None
-
-
-def _acting(settings: config.TrainConfig) -> int:
-    """How many weights of the defenses are not 0: a loss that is switched off costs nothing."""
-    return sum(bool(spec.parameters.get("weight")) for spec in settings.defense)
-
-
-def _name(settings: config.TrainConfig) -> str:
-    cut = "" if settings.cut is None else f"/{settings.cut}"
-    channels = "" if settings.bottleneck is None else f" C{settings.bottleneck}"
-    defenses: Any = "+".join(spec.name for spec in settings.defense) or "no defense"
-    return f"{settings.data} {settings.arch}{cut}{channels} {defenses}"
 
 
 def _hours(seconds: float) -> str:

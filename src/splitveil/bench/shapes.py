@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .. import config, runs
 from ..data import ImageSet, Split
-from ..data.protocol import PROTOCOLS
+from ..data.protocol import PROTOCOLS, VALIDATION_LIMIT, VALIDATION_SHARE
 from ..defenses.base import Stack, name_of
 from ..errors import UserError, unknown
 from ..registry import Registry
+
+if TYPE_CHECKING:
+    from .grid import Cell
 
 COSTLESS = frozenset({"sigma", "weight", "label_weight", "scale", "epsilon", "threshold", "ratio", "bandwidth", "lr"})
 """Parameters of defenses whose size changes no training's speed."""
@@ -44,6 +47,58 @@ def published(settings: config.TrainConfig) -> Size | None:
     if full is None:
         return None
     return replace(full, train=settings.train_size or full.train, test=settings.test_size or full.test)
+
+
+def loaded(settings: config.TrainConfig) -> Size:
+    """Size of the images themselves.
+
+    Raises:
+        UserError: they cannot be loaded.
+    """
+    images = runs.load_images(settings)
+    return Size(len(images.train), len(images.test), len(images.classes), images.size)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """How many images each part of a cell has.
+
+    >>> from splitveil.bench.grid import Cell
+    >>> cell = Cell(config.parse({"data": "digits"}).resolve(), {}, attacked=20)
+    >>> Parts.of(cell, PUBLISHED["digits"])
+    Parts(size=Size(train=1437, test=360, classes=10, side=32), train=1293, validation=144, attacker=324, attacked=20)
+    """
+
+    size: Size
+    train: int
+    validation: int
+    attacker: int
+    attacked: int
+
+    @classmethod
+    def of(cls, cell: Cell, size: Size) -> Parts:
+        """As `data.protocol` divides them; images that occur twice are not looked for.
+
+        Raises:
+            UserError: the cell's attacker wants more images than there are.
+        """
+        validation = min(round(size.train * VALIDATION_SHARE), VALIDATION_LIMIT)
+        train = size.train - validation
+        attacked = round(0.1 * size.test)
+        attacker = size.test - attacked
+        if cell.settings.protocol == "train_time":
+            attacker, attacked = train, size.test
+        elif cell.settings.protocol == "auxiliary":
+            attacker, attacked = train // 2, size.test
+            train -= attacker
+        there = f"under protocol {cell.settings.protocol} {cell.settings.data} has"
+        if cell.attacked is not None and cell.attacked > attacked:
+            raise UserError(f"attacked is {cell.attacked}, but {there} {attacked} images to reconstruct; ask for fewer")
+        if cell.attacker_size is not None and cell.attacker_size > attacker:
+            raise UserError(
+                f"attacker_size is {cell.attacker_size}, but {there} {attacker} images for the attacker; ask for fewer"
+            )
+        return cls(size, train, validation, cell.attacker_size or attacker, cell.attacked or attacked)
 
 
 def stand_in(size: Size, train: int, test: int = 20) -> ImageSet:
@@ -113,3 +168,16 @@ def check_network(settings: config.TrainConfig) -> None:
         return
     with torch.random.fork_rng():  # layers draw their weights from torch's global generator
         runs.build_model(settings, stand_in(size, 2, 2))
+
+
+def acting(settings: config.TrainConfig) -> int:
+    """How many weights of the defenses are not 0: a loss that is switched off costs nothing."""
+    return sum(bool(spec.parameters.get("weight")) for spec in settings.defense)
+
+
+def title(settings: config.TrainConfig) -> str:
+    """A line that names the images, the network and the defences."""
+    cut = "" if settings.cut is None else f"/{settings.cut}"
+    channels = "" if settings.bottleneck is None else f" C{settings.bottleneck}"
+    defenses: Any = "+".join(spec.name for spec in settings.defense) or "no defense"
+    return f"{settings.data} {settings.arch}{cut}{channels} {defenses}"

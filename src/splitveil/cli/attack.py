@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 from pydantic import ValidationError
+from rich.markup import escape
 from rich.table import Column, Table
 
 from .. import bars, config
@@ -128,7 +129,7 @@ def _rehearsals(found: dict[str, dict[str, Any]]) -> Table:
     table = Table("attack", "access", "steps", "time, estimated", title="dry run: nothing was written")
     for label, row in found.items():
         steps = ", ".join(f"{name} {count}" for name, count in row["loops"]) or "closed form"
-        table.add_row(label, ", ".join(row["needs"]) or "none", steps, duration(row["seconds"]))
+        table.add_row(escape(label), ", ".join(row["needs"]) or "none", steps, duration(row["seconds"]))
     table.add_row("all", "", "", duration(sum(row["seconds"] for row in found.values())))
     counts = first["images"]
     table.caption = f"{first['protocol']}: {counts['attacked']} images attacked, {counts['attacker']} to learn from"
@@ -157,11 +158,11 @@ def _attack_table(run: Any, rows: dict[str, dict[str, Any]], about: dict[str, An
     more = ["lpips"] if any("lpips" in row for row in rows.values()) else []
     # Folded, as a figure with its end cut off is another figure.
     columns = [Column(title, overflow="fold") for title in ("attack", *TITLES.values(), *more, *shares, "seconds")]
-    table = Table(*columns, title=f"{run.path}: accuracy {accuracy}")
+    table = Table(*columns, title=f"{escape(str(run.path))}: accuracy {accuracy}")
     for name, row in rows.items():
         figures = [interval(row[key]) if key in row else "" for key in (*TITLES, *more)]
         figures += [interval(row[key], percent=True) if key in row else "" for key in shares]
-        table.add_row(name, *figures, f"{row['seconds']:.0f}")
+        table.add_row(escape(name), *figures, f"{row['seconds']:.0f}")
     table.add_row("mean image", f"{about['baseline_mse']:.4g}")
     counts = about["images"]
     table.caption = f"{about['protocol']}: {counts['attacked']} images attacked, {counts['attacker']} to learn from"

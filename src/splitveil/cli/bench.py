@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column, Table
 
 from ..errors import UserError
-from ._shared import app, duration, error_console, interval, out_console, say
+from ._shared import app, duration, error_console, out_console, say
 
 if TYPE_CHECKING:
     from ..bench.driver import State
     from ..bench.grid import Cell, Grid
+
+LOOK: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}
+"""Of tables with many columns: they must fit 80 letters."""
 
 
 @app.command
@@ -67,32 +72,34 @@ def bench(
     slurm
         With Slurm: key=value for sbatch, may be repeated: partition=gpu, gpus_per_node=1, time=1440 (minutes).
     """
+    from ..bench.driver import check_options, run_grid
     from ..bench.grid import load_grid
 
     _fits(on, address=address, gpus_per_cell=gpus_per_cell, slurm=slurm)
+    terms: dict[str, Any] = {"jobs": jobs, "retries": retries, "threads": threads, "gpus_per_cell": gpus_per_cell}
+    terms["slurm"] = slurm or ()
+    check_options(on, **terms)
     loaded = load_grid(grid, baseline=_sigmas(baseline), root=root)
     if plan:
-        _show_plan(loaded, out, jobs, threads)
+        _show_plan(loaded, out, on, jobs, threads)
         return
     if out is None:
         raise UserError("where to? give --out FOLDER, or --plan to only see what the grid takes")
-    from ..bench.driver import run_grid
-
+    command = _command(grid, out, baseline=baseline, root=root, threads=threads if threads > 1 else None)
     with Board(loaded, out) as board:
-        state = run_grid(
-            loaded,
-            out,
-            on=on,
-            jobs=jobs,
-            retries=retries,
-            threads=threads,
-            address=address,
-            gpus_per_cell=gpus_per_cell,
-            slurm=slurm or (),
-            watch=board,
-        )
+        state = run_grid(loaded, out, on=on, address=address, **terms, watch=board, command=command)
     out_console.print(_table(loaded, out, state))
     _show_failed(out, state)
+
+
+def _command(grid: str, out: Path, **options: object) -> str:
+    """What to type for the same cells with the same figures.
+
+    >>> _command("my grid.yaml", Path("runs/x"), baseline="noise", root=None)
+    "splitveil bench 'my grid.yaml' --out runs/x --baseline noise"
+    """
+    given = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+    return shlex.join(["splitveil", "bench", grid, "--out", str(out), *given])
 
 
 def _fits(on: str, **options: Any) -> None:
@@ -111,18 +118,19 @@ def _sigmas(baseline: str | None) -> tuple[float, ...] | None:
     return BASELINE_SIGMAS if baseline else None
 
 
-def _show_plan(grid: Grid, out: Path | None, jobs: int | None, threads: int) -> None:
+def _show_plan(grid: Grid, out: Path | None, on: str, jobs: int | None, threads: int) -> None:
     from .. import bars
     from ..bench import plan
-    from ..bench.local import room
+    from ..bench.driver import at_once
 
-    at_once = jobs or min(len(grid.cells), room(threads, max(cell.settings.devices for cell in grid.cells)))
+    most, about = (jobs, "") if jobs else at_once(grid, on, threads)
     with bars.bars() as bar:
         task = bar.add_task("timing steps", total=None, note="")
         show = lambda done, total: bar.update(task, completed=done, total=total)  # noqa: E731
-        found = plan.estimate(grid, out, jobs=at_once, threads=threads, progress=show)
+        found = plan.estimate(grid, out, jobs=most, threads=threads, here=on == "local", progress=show)
     first, *others = plan.COLUMNS
-    table = Table(Column(first, overflow="fold", min_width=24), *others, title=f"{grid.name}: {grid.description}")
+    heading = escape(f"{grid.name}: {grid.description}" if grid.description else grid.name)
+    table = Table(Column(first, overflow="fold", min_width=16), *others, title=heading, **LOOK)
     *rows, last = found.rows()
     for row in rows:
         table.add_row(*map(escape, row))
@@ -131,26 +139,51 @@ def _show_plan(grid: Grid, out: Path | None, jobs: int | None, threads: int) -> 
     out_console.print(table)
     left = found.cells - found.done
     say(f"{left} of {found.cells} cells to do: about {duration(3600 * found.hours)}, {found.jobs} at once")
-    for note in found.notes:
+    for note in (*found.notes, *([about] if about else [])):
         say(f"note: {note}")
 
 
 def _table(grid: Grid, out: Path, state: State) -> Table:
+    """Of all cells; a column for each axis where there is room, else one for all of them and none for the seconds."""
     names = list(dict.fromkeys(name for cell in grid.cells for name in cell.axes))
-    table = Table("cell", *names, "accuracy", "worst-case MSE", "seconds", "state", title=f"{grid.name}: {out}")
+    heading = escape(f"{grid.name}: {out}")
+    table = _empty(heading, names, ["seconds"])
     for cell in grid.cells:
-        axes = [escape(str(cell.axes.get(name, ""))) for name in names]
-        if record := state.done.get(cell.id):
-            figures = [interval(record["accuracy"], percent=True), interval(record["worst_case"]["mse"])]
-            seconds = record["timings"]["train"] + sum(record["timings"]["attacks"].values())
-            table.add_row(cell.id, *axes, *figures, f"{seconds:.0f}", "done")
-        else:
-            table.add_row(cell.id, *axes, "", "", "", "[red]failed[/red]")
+        accuracy, error, seconds = _figures(state.done.get(cell.id))
+        table.add_row(cell.id, *(escape(str(cell.axes.get(name, ""))) for name in names), accuracy, error, seconds)
+    if out_console.measure(table, options=out_console.options.update(max_width=10_000)).maximum <= out_console.width:
+        return table
+    table = _empty(heading, ["axes"], [])
+    for cell in grid.cells:
+        accuracy, error, _ = _figures(state.done.get(cell.id))
+        table.add_row(cell.id, escape(title(cell)), accuracy, error)
     return table
 
 
+def _empty(heading: str, axes: list[str], more: list[str]) -> Table:
+    # What is cut off or broken cannot be copied or read: only axes are folded.
+    about = [Column(escape(name), overflow="fold") for name in axes]
+    whole = [Column(name, no_wrap=True) for name in ("cell", "accuracy %", "worst-case MSE", *more)]
+    columns = (whole[0], *about, *whole[1:])
+    return Table(*columns, title=heading, **LOOK)
+
+
+def _figures(record: dict[str, Any] | None) -> tuple[str, str, str]:
+    """Accuracy, error and seconds of a cell, in as many digits as one reads."""
+    if record is None:
+        return "[red]failed[/red]", "", ""
+
+    def shown(value: dict[str, Any], scale: int, digits: str) -> str:
+        mean, low, high = (format(scale * number, digits) for number in (value["mean"], *value["ci95"]))
+        return escape(f"{mean} [{low}, {high}]")
+
+    seconds = record["timings"]["train"] + sum(record["timings"]["attacks"].values())
+    return shown(record["accuracy"], 100, ".1f"), shown(record["worst_case"]["mse"], 1, ".3g"), f"{seconds:.0f}"
+
+
 def _show_failed(out: Path, state: State) -> None:
-    say(f"{len(state.done)} cells done, {len(state.failed)} failed; read them with: splitveil report {out}")
+    how = f"; read them with: splitveil report {shlex.quote(str(out))}" if state.done else ""
+    say(f"{len(state.done)} cells done, {len(state.failed)} failed{how}")
     for cell, note in state.failed.items():
         error_console.print(f"[red]failed[/red] {cell}: {escape(note['error'])}", soft_wrap=True, highlight=False)
         error_console.print(f"  its log: {escape(str(out / note['log']))}", soft_wrap=True, highlight=False)

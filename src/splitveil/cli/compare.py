@@ -42,10 +42,15 @@ def compare(a: Path, b: Path, *, out: Path | None = None) -> None:
     found = compare_folders(a, b)
     if out:
         write_json(out, {"a": str(a), "b": str(b), **found.as_dict()})
-    out_console.print(_cells_table(found, a, b) if isinstance(found, Cells) else _runs_table(found, a, b))
     if isinstance(found, Cells):
+        equal = [name for name, cell in found.common.items() if _equal(cell)]
+        if len(equal) < len(found.common):
+            out_console.print(_cells_table(found, a, b, set(equal)))
+        if equal:
+            say(f"{len(equal)} of {len(found.common)} cells are equal")
         _say_of_cells(found, a, b)
         return
+    out_console.print(_runs_table(found, a, b))
     for note in found.notes:
         say(note)
     show_flags(found.flags)
@@ -77,21 +82,34 @@ def _runs_table(found: Comparison, a: Path, b: Path) -> Table:
     table = Table("", "metric", "A", "B", "B − A [95 %]", "verdict", title=escape(f"A: {a}   B: {b}"))
     for row in rows:
         means = [f"{_scaled(row.metric) * side.mean:.4g}" for side in (row.a, row.b)]
-        table.add_row(row.what, TITLES[row.metric], *means, _difference(row), row.verdict)
+        table.add_row(escape(row.what), TITLES[row.metric], *means, _difference(row), row.verdict)
     table.caption = _caption(rows)
     return table
 
 
-def _cells_table(found: Cells, a: Path, b: Path) -> Table:
+def _cells_table(found: Cells, a: Path, b: Path, equal: set[str]) -> Table:
     shown = [m for m in TITLES if any(row.metric == m for cell in found.common.values() for row in cell.rows)]
     table = Table("cell", *(TITLES[m] for m in shown), title=escape(f"worst case and accuracy, B − A; A: {a}   B: {b}"))
     for name, cell in found.common.items():
+        if name in equal:
+            continue
         by_metric = {row.metric: row for row in cell.rows}
         axes = ", ".join(f"{key} {value}" for key, value in found.axes[name].items())
-        entries = [f"{_difference(by_metric[m])}\n{by_metric[m].verdict}" if m in by_metric else "" for m in shown]
-        table.add_row(escape(f"{axes}\n{name}" if axes else name), *entries, end_section=True)
-    table.caption = _caption([row for cell in found.common.values() for row in cell.rows])
+        table.add_row(escape(axes or name), *(_marked(by_metric[m]) if m in by_metric else "" for m in shown))
+    table.caption = "bold: the interval excludes zero (a higher MSE is more private, a higher SSIM less); " + _caption(
+        [row for cell in found.common.values() for row in cell.rows]
+    )
     return table
+
+
+def _equal(cell: Comparison) -> bool:
+    """Whether not one image came out differently."""
+    return all((row.difference.lo, row.difference.hi) == (0, 0) for row in cell.rows)
+
+
+def _marked(row: Row) -> str:
+    text = _difference(row)
+    return text if row.difference.lo <= 0 <= row.difference.hi else f"[bold]{text}[/bold]"
 
 
 def _difference(row: Row) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from rich.markup import escape
 from rich.table import Table
 
 from .. import bars, config
@@ -67,7 +68,7 @@ def train(
     with bars.bars() as bar:
         show = bars.training(bar, "training", settings.epochs)
         summary = fit(settings, images, out, resume=resume, progress=show, tensorboard=tensorboard)
-    table = Table("", "value", title=str(out))
+    table = Table("", "value", title=escape(str(out)))
     accuracy = summary["accuracy"]
     table.add_row("test accuracy", interval(accuracy, percent=True))
     table.add_row("chosen epoch (on validation images)", f"{summary['epoch'] + 1} of {settings.epochs}")

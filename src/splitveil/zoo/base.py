@@ -65,7 +65,9 @@ def assemble(
         UserError: ``cut`` is outside its range, the images are too small, or the bottleneck does not fit.
     """
     if cut is None:
-        raise UserError(f"cut is missing; give --cut with 1 to {len(blocks)}: the blocks of {arch} on the device")
+        raise UserError(
+            f"cut is missing; give cut: in the file or --cut, 1 to {len(blocks)}: the blocks of {arch} on the device"
+        )
     if isinstance(cut, bool) or not isinstance(cut, int) or not 1 <= cut <= len(blocks):
         raise UserError(f"cut {cut} does not exist in {arch}; expected a whole number from 1 to {len(blocks)}")
     if image_size < smallest:
