@@ -7,6 +7,7 @@ import pytest
 from splitveil import config, runs
 from splitveil.bench import rehearsal
 from splitveil.bench.grid import Cell, Grid
+from splitveil.cli import main
 from splitveil.errors import UserError
 from training_helpers import settings
 
@@ -55,3 +56,14 @@ def test_defenses_that_act_late_act_in_the_rehearsal(late):
 def test_what_would_stop_a_cell_is_named(small):
     with pytest.raises(UserError, match=r"^cell defense=\['gaussian:0.1'\]: the loss is nan in epoch 0; lower --lr"):
         rehearsal.rehearse(Grid("g", "", (cell("gaussian:0.1", lr=1e30),)))
+
+
+def test_the_command_tries_and_keeps_nothing(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "mine.yaml"
+    base = "{data: digits, arch: resnet20_sgm, cut: 2, epochs: 240, defense: ['gaussian:0.1']}"
+    path.write_text(f"base: {base}\nseeds: 2\nattacks: ['linear:looks=1']\n")
+    main(["bench", str(path), "--dry-run"])
+    shown = capsys.readouterr()
+    assert "each of the 1 kinds of 2 cells was tried; nothing is kept" in shown.out + shown.err
+    assert list(tmp_path.iterdir()) == [path]

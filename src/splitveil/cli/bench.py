@@ -33,6 +33,7 @@ def bench(
     on: str = "local",
     jobs: int | None = None,
     plan: Annotated[bool, Parameter(negative="")] = False,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
     baseline: str | None = None,
     root: Path | None = None,
     retries: int = 2,
@@ -57,6 +58,8 @@ def bench(
         Cells at once; by default one for each core or GPU, for Ray as many as the cluster has room for, for Slurm 16.
     plan
         Only show the cells and the hours, disk and memory that they take, from a step that is really timed.
+    dry_run
+        Only try each kind of cell: two epochs on a few hundred images, two steps of its attacks; nothing is kept.
     baseline
         noise: add the sweep of noise without CEM, so that every defense is seen against simply adding more noise.
     root
@@ -82,9 +85,12 @@ def bench(
     loaded = load_grid(grid, baseline=_sigmas(baseline), root=root)
     if plan:
         _show_plan(loaded, out, on, jobs, threads)
+    if dry_run:
+        _show_rehearsal(loaded, threads)
+    if plan or dry_run:
         return
     if out is None:
-        raise UserError("where to? give --out FOLDER, or --plan to only see what the grid takes")
+        raise UserError("where to? give --out FOLDER, or --plan or --dry-run to only see what the grid takes")
     command = _command(grid, out, baseline=baseline, root=root, threads=threads if threads > 1 else None)
     with Board(loaded, out) as board:
         state = run_grid(loaded, out, on=on, address=address, **terms, watch=board, command=command)
@@ -116,6 +122,24 @@ def _sigmas(baseline: str | None) -> tuple[float, ...] | None:
     if baseline not in (None, "noise"):
         raise UserError(f"--baseline is '{baseline}'; expected noise: the sweep of noise without CEM")
     return BASELINE_SIGMAS if baseline else None
+
+
+def _show_rehearsal(grid: Grid, threads: int) -> None:
+    import torch
+
+    from .. import bars
+    from ..bench.rehearsal import rehearse
+
+    torch.set_num_threads(threads)
+    with bars.bars() as bar:
+        task = bar.add_task("trying", total=None, note="")
+        found = rehearse(grid, lambda done, total: bar.update(task, completed=done, total=total))
+    table = Table("training", "cells", "loss", "attacks", "seconds", title=escape(f"{grid.name}: dry run"))
+    for kind in found:
+        figures = (f"{kind.loss:.3g}", ", ".join(kind.attacks), f"{kind.seconds:.0f}")
+        table.add_row(escape(kind.name), str(kind.cells), *map(escape, figures))
+    out_console.print(table)
+    say(f"each of the {len(found)} kinds of {len(grid.cells)} cells was tried; nothing is kept")
 
 
 def _show_plan(grid: Grid, out: Path | None, on: str, jobs: int | None, threads: int) -> None:
