@@ -16,11 +16,11 @@ import torch
 from forked import FORK, Forked
 from splitveil import config
 from splitveil.bench import cell as cells
-from splitveil.bench import driver, lock, work
+from splitveil.bench import driver, lock, worker
 from splitveil.bench.cell import Places, run_cell
 from splitveil.bench.driver import Driver, State, run_grid
 from splitveil.bench.grid import Cell, Grid
-from splitveil.bench.work import Tries, Worker
+from splitveil.bench.worker import Tries, Worker
 from splitveil.errors import UserError
 from training_helpers import settings
 
@@ -91,7 +91,7 @@ def undisturbed(tmp_path, small) -> Iterator[Callable[[Cell], Any]]:
 def test_a_killed_worker_is_replaced_and_the_result_is_the_same(tmp_path, undisturbed, monkeypatch, step):
     one = cell()
     expected = undisturbed(one)
-    monkeypatch.setattr(work, "run_cell", dying(lambda now: now == step, os.getpid))
+    monkeypatch.setattr(worker, "run_cell", dying(lambda now: now == step, os.getpid))
     state = run(grid(one), tmp_path / "out")
     assert set(state.done) == {one.id}
     assert state.done[one.id]["attempts"] == attempts(tmp_path / "out", one) == 2
@@ -102,14 +102,14 @@ def test_a_killed_worker_is_replaced_and_the_result_is_the_same(tmp_path, undist
 def test_a_killed_driver_takes_its_workers_along_and_the_next_one_goes_on(tmp_path, undisturbed, monkeypatch):
     out, some = tmp_path / "out", [cell(seed=seed) for seed in range(2)]
     expected = [undisturbed(one) for one in some]
-    monkeypatch.setattr(work, "WATCH", 0.05)
-    monkeypatch.setattr(work, "run_cell", dying(lambda now: now == 6, os.getppid, pause=60))
+    monkeypatch.setattr(worker, "WATCH", 0.05)
+    monkeypatch.setattr(worker, "run_cell", dying(lambda now: now == 6, os.getppid, pause=60))
     first = FORK.Process(target=run, args=(grid(*some), out))
     first.start()
     first.join(60)
     assert first.exitcode == -signal.SIGKILL
     assert not any(Places(out).record(one.id).exists() for one in some)
-    monkeypatch.setattr(work, "run_cell", run_cell)
+    monkeypatch.setattr(worker, "run_cell", run_cell)
     state = run(grid(*some), out)
     assert set(state.done) == {one.id for one in some}
     assert [left(out, one) for one in some] == expected
@@ -136,10 +136,10 @@ def test_a_failed_cell_is_tried_again_by_the_next_command_and_may_succeed(tmp_pa
     def broken(*_: Any, **__: Any) -> None:
         raise OSError("the disk is on fire")
 
-    monkeypatch.setattr(work, "run_cell", broken)
+    monkeypatch.setattr(worker, "run_cell", broken)
     assert run(grid(one), out, retries=0).failed[one.id]["error"] == "OSError: the disk is on fire"
     assert run(grid(one), out, retries=0).failed[one.id]["attempts"] == 2
-    monkeypatch.setattr(work, "run_cell", run_cell)
+    monkeypatch.setattr(worker, "run_cell", run_cell)
     state = run(grid(one), out, retries=0)
     assert (list(state.done), state.failed) == ([one.id], {})
     assert not (out / "failed" / f"{one.id}.json").exists()
@@ -150,10 +150,10 @@ def test_a_cell_that_is_always_killed_at_the_same_place_fails(tmp_path, small, m
     def deadly(*_: Any, **__: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(work, "run_cell", deadly)
+    monkeypatch.setattr(worker, "run_cell", deadly)
     one = cell()
     note = run(grid(one), tmp_path / "out", retries=1).failed[one.id]
-    assert (note["attempts"], note["error"]) == (2, work.KILLED)
+    assert (note["attempts"], note["error"]) == (2, worker.KILLED)
 
 
 def test_a_cell_that_is_killed_often_but_gets_on_does_not_fail(tmp_path, undisturbed, monkeypatch):
@@ -164,7 +164,7 @@ def test_a_cell_that_is_killed_often_but_gets_on_does_not_fail(tmp_path, undistu
     def always(one: Cell, out: Path, *, attempts: int, **known: Any) -> Any:
         return killing(one, out, attempts=1 if attempts < 4 else attempts, **known)
 
-    monkeypatch.setattr(work, "run_cell", always)
+    monkeypatch.setattr(worker, "run_cell", always)
     state = run(grid(one), tmp_path / "out", retries=0)
     assert attempts(tmp_path / "out", one) == 4
     assert left(tmp_path / "out", one) == expected
@@ -221,8 +221,8 @@ def test_a_worker_that_lost_its_lock_stops(tmp_path, small):
     held = lock.claim(Places(out).lock(one.id), heartbeat=1000)
     assert held
     held._lost.set()
-    worker = Worker((one,), out, "tests", 2, "job")
-    assert not worker._attempt(one, held, Tries(), work._Images())
+    late = Worker((one,), out, "tests", 2, "job")
+    assert not late._attempt(one, held, Tries(), worker._Images())
     held.release()
     assert "was taken over" in Places(out).log(one.id).read_text()
     assert not Places(out).record(one.id).exists()
@@ -297,7 +297,7 @@ def test_images_that_have_moved_do_not_stop_a_cell(tmp_path, small):
 def test_the_number_of_threads_is_set_and_recorded(tmp_path, small, monkeypatch):
     found: list[int] = []
     before, one = torch.get_num_threads(), cell()
-    monkeypatch.setattr(work, "run_cell", lambda *_, **__: found.append(torch.get_num_threads()))
+    monkeypatch.setattr(worker, "run_cell", lambda *_, **__: found.append(torch.get_num_threads()))
     try:
         assert Worker((one,), tmp_path, "tests", 2, "job", threads=before + 1, limit=1)() == 1
     finally:

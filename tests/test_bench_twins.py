@@ -13,7 +13,7 @@ from splitveil.bench import _timing, lock, plan, twins
 from splitveil.bench import cell as cells
 from splitveil.bench.cell import Places, run_cell
 from splitveil.bench.grid import Cell, Grid
-from splitveil.bench.work import Worker
+from splitveil.bench.worker import Worker
 from training_helpers import settings
 
 ATTACK = {"nearest": config.Spec.model_validate("nearest:neighbors=1,looks=1").resolve("attacks")}

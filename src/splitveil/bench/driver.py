@@ -23,7 +23,7 @@ from . import _check, lock
 from .cell import Places, finished
 from .local import QUEUED, Executor, Job, Local, Slurm, room, slurm_parameters
 from .on_ray import OnRay
-from .work import Tries, Worker, settle
+from .worker import Tries, Worker, settle
 
 if TYPE_CHECKING:
     from .grid import Cell, Grid
