@@ -18,7 +18,6 @@ from splitveil.attacks.base import Victim
 from splitveil.attacks.diffusion import DiffusionAttack, paired, spherical, step
 from splitveil.attacks.linear import LinearAttack
 from splitveil.attacks.map import MapAttack, prior_gradient
-from splitveil.attacks.work import Budget, Work
 from splitveil.config import Spec
 from splitveil.data import Access, Split, load, to_float
 from splitveil.defenses.base import Defense
@@ -26,6 +25,7 @@ from splitveil.defenses.gaussian import Gaussian
 from splitveil.defenses.topk import TopK
 from splitveil.errors import UserError
 from splitveil.split import SplitModel
+from splitveil.work import Budget, Work
 from toy import rng
 
 ALL = frozenset(Access)

@@ -14,7 +14,6 @@ from torch import nn
 
 from splitveil import config, training
 from splitveil.attacks.base import Victim
-from splitveil.attacks.work import Budget, Work
 from splitveil.bench import _timing, plan, shapes
 from splitveil.bench._timing import AttackCost, Cost
 from splitveil.bench.cell import run_cell
@@ -23,6 +22,7 @@ from splitveil.bench.plan import Parts
 from splitveil.data import load, protocol
 from splitveil.errors import UserError
 from splitveil.recipe import batches
+from splitveil.work import Budget, Work
 from training_helpers import IMAGES, SIZES, fit, settings
 
 CPU = torch.device("cpu")

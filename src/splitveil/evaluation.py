@@ -18,7 +18,6 @@ from torch import Tensor
 
 from . import config, metrics, reliability
 from .attacks.base import BATCH, Attack, Victim
-from .attacks.work import Budget, Progress, Work
 from .data import Access, ImageSet, Protocol, Split, protocol, to_float
 from .data.protocol import divide
 from .errors import UserError
@@ -26,6 +25,7 @@ from .files import write_json, write_text
 from .report.images import image_grid_png
 from .runs import Run, environment
 from .split import SplitModel
+from .work import Budget, Progress, Work
 
 SHOWN = 10
 """Images in the picture: the first of the attacked images, by index and not by beauty."""

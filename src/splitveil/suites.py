@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from . import evaluation, metrics, reliability
-from .attacks.work import Progress
 from .config import Spec
 from .data import Access, ImageSet, Protocol
 from .errors import UserError, unknown
 from .files import write_json
 from .registry import Registry
 from .runs import Run, environment
+from .work import Progress
 
 Values = dict[str, dict[str, Tensor]]
 """Attack -> metric -> one number per image."""

@@ -12,9 +12,9 @@ from torch.nn.functional import mse_loss
 
 from .. import fastconv
 from ..data import Split, to_float
+from ..work import State, Work, copy_weights
 from ._denoiser import LEVELS, Denoiser
 from .base import BATCH
-from .work import State, Work, copy_weights
 
 RATE = 3e-3
 """Adam's initial rate."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..data import Access, Split, to_float
 from ..errors import AccessError, UserError
 from ..split import SplitModel
-from .work import Progress, Work
+from ..work import Progress, Work
 
 __all__ = ["BATCH", "Attack", "Observations", "Progress", "Tally", "Victim", "Work"]
 

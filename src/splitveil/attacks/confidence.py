@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ..data import Access, Split
 from ..registry import plugin
+from ..work import Work
 from .base import BATCH, Attack, Observations, Victim
 from .decoder import DecoderAttack, hold_out
-from .work import Work
 
 
 @plugin("confidence")

@@ -13,9 +13,9 @@ from .. import fastconv
 from ..data import Split
 from ..errors import UserError
 from ..registry import plugin
+from ..work import State, Work, copy_weights
 from ..zoo import decoders
 from .base import BATCH, Attack, Observations, Victim
-from .work import State, Work, copy_weights
 
 HELD_OUT = 0.1
 """Part of the attacker's images that chooses the epoch."""

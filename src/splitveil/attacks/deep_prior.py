@@ -11,9 +11,9 @@ from torch.nn.functional import interpolate
 from ..data import Access, Split, to_float
 from ..errors import UserError
 from ..registry import plugin
+from ..work import Work
 from ._white_box import Mode, WhiteBox, total_variation
 from .base import Attack, Victim
-from .work import Work
 
 JITTER = (0.5, 0.1, 0.05)
 """Noise on the network's input in each third of the steps, in units of the input: 10 : 2 : 1 as published."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..data import Access, Split
 from ..errors import UserError
 from ..registry import plugin
+from ..work import State, Work
 from ._ddpm import Ddpm, clean
 from ._denoiser import LEVELS
 from ._guide import Guide
@@ -17,7 +18,6 @@ from ._white_box import Mode
 from .base import BATCH, Attack, Victim
 from .decoder import DecoderAttack
 from .linear import LinearAttack
-from .work import State, Work
 
 RATES = (0.05, 0.1, 0.2, 0.3, 0.5)
 

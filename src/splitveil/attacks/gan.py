@@ -12,9 +12,9 @@ from torch.nn.functional import mse_loss
 from ..data import Split
 from ..errors import UserError
 from ..registry import plugin
+from ..work import State, Work, copy_weights
 from .base import BATCH, Attack, Observations, Victim
 from .decoder import DecoderAttack, hold_out
-from .work import State, Work, copy_weights
 
 BETAS = (0.5, 0.999)
 

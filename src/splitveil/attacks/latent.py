@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from ..data import Access, Split, to_float
 from ..errors import UserError
 from ..registry import plugin
+from ..work import Work
 from ..zoo import decoders
 from ._white_box import WhiteBox
 from .base import BATCH, Attack, Victim
-from .work import Work
 
 PIXEL_NOISE = 0.05
 """Standard deviation, in pixels, of what the generator leaves unexplained: sets the weight of its prior."""

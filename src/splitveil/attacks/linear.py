@@ -8,8 +8,8 @@ from torch import Tensor
 from ..data import Split
 from ..errors import UserError
 from ..registry import plugin
+from ..work import Work
 from .base import BATCH, Attack, Victim
-from .work import Work
 
 RIDGES = tuple(10.0**k for k in range(-6, 5))
 

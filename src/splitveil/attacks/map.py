@@ -10,6 +10,7 @@ from torch import Tensor
 from ..data import Access, Split
 from ..errors import UserError
 from ..registry import plugin
+from ..work import Work
 from ._ddpm import Ddpm, score
 from ._denoiser import LEVELS, Denoiser
 from ._guide import Guide
@@ -17,7 +18,6 @@ from ._white_box import Mode
 from .base import BATCH, Attack, Victim
 from .decoder import DecoderAttack
 from .linear import LinearAttack
-from .work import Work
 
 WEIGHTS = (0.3, 1.0, 3.0, 10.0, 30.0)
 LEAST_NOISE = 1e-3

@@ -8,8 +8,8 @@ from torch import Tensor
 from ..data import Split, to_float
 from ..errors import UserError
 from ..registry import plugin
+from ..work import Work
 from .base import BATCH, Attack, Victim
-from .work import Work
 
 ROWS = 4096
 """Attacker images that are compared at once."""

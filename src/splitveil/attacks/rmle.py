@@ -12,11 +12,11 @@ from torch import Tensor
 from ..data import Access, Split, to_float
 from ..errors import UserError
 from ..registry import plugin
+from ..work import Work
 from ._white_box import Mode, WhiteBox, total_variation
 from .base import Attack, Victim
 from .decoder import DecoderAttack
 from .linear import LinearAttack
-from .work import Work
 
 TV_WEIGHTS = (0.0, 0.01, 0.1, 1.0)
 L2_WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -38,9 +38,8 @@ class RmleAttack(Attack):
     For e = Wx + N(0, σ²I), x ~ N(c, u I): tv=0, l2 = d σ²/(m v) is the MMSE estimator.
 
     Args:
-        steps: of Adam, for each restart.
+        steps: of Adam, for each restart. restarts: the first from ``start``, the others from ``start`` with noise.
         tv, l2: weights of total variation and of the distance to c; None: chosen. lr: Adam's, in pixels.
-        restarts: the first from ``start``, the others from ``start`` with noise.
         start: first guess: ``grey`` (0.5), ``mean`` image, or the output of the ``linear`` or ``decoder`` attack.
         center: c: ``start`` or ``zero`` (as published).
         draws: of the defence's noise in each step. tuning: attacker images on which the weights are chosen.

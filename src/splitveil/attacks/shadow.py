@@ -11,9 +11,9 @@ from torch.nn.functional import interpolate
 from ..data import Split, to_float
 from ..errors import UserError
 from ..registry import plugin
+from ..work import Work
 from .base import BATCH, Attack, Victim
 from .decoder import DecoderAttack, hold_out_images
-from .work import Work
 
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Kernel widths, in units of the median squared distance."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,23 +21,61 @@ from ._shared import app, duration, interval, out_console, say, show_flags
 TITLES = {"mse": "MSE", "ssim": "SSIM", "psnr": "PSNR dB"}
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Terms:
+    """Under what the attack is made.
+
+    Parameters
+    ----------
+    protocol
+        train_time, inference_time or auxiliary; by default the one that the run was trained under.
+    attacker_size
+        Let the attacker train on only this many images.
+    attacked
+        Reconstruct only this many images.
+    observed
+        Wires of each image that the attacker sees and averages, as of a request sent again.
+    seed
+        Of the attack.
+    """
+
+    protocol: str | None = None
+    attacker_size: int | None = None
+    attacked: int | None = None
+    observed: int = 1
+    seed: int = 0
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Scores:
+    """What is measured beside MSE, PSNR and SSIM.
+
+    Parameters
+    ----------
+    lpips
+        Score the perceptual distance too, with these weights of torchvision's alexnet, vgg16 or squeezenet1_1.
+    reidentify
+        Score how often a classifier of clean images, trained once for the run, sees the class in the reconstruction.
+    """
+
+    lpips: Path | None = None
+    reidentify: Annotated[bool, Parameter(negative="")] = False
+
+
 @app.command
 def attack(
     run: Path,
     *,
     attack: Annotated[list[str] | None, Parameter(negative="")] = None,
     suite: str | None = None,
-    protocol: str | None = None,
     epochs: int | None = None,
-    attacker_size: int | None = None,
-    attacked: int | None = None,
-    observed: int = 1,
     budget: str | None = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
-    lpips: Path | None = None,
-    reidentify: Annotated[bool, Parameter(negative="")] = False,
     root: Path | None = None,
-    seed: int = 0,
+    terms: Terms | None = None,
+    scores: Scores | None = None,
 ) -> None:
     """Attack a finished run and leave RUN/attacks/NAME/ with summary.json, per_image.csv, reconstructions.png.
 
@@ -48,32 +87,17 @@ def attack(
         Attack, name:value or name:key=value,..., or published/decoder, published/gan, he2019/rmle; may be repeated.
     suite
         Frozen suite of attacks: standard-v1, or quick-v1 for two cores; reports the worst case image by image.
-    protocol
-        train_time, inference_time or auxiliary; by default the one that the run was trained under.
     epochs
         Epochs of trained attacks.
-    attacker_size
-        Let the attacker train on only this many images.
-    attacked
-        Reconstruct only this many images.
-    observed
-        Wires of each image that the attacker sees and averages, as of a request sent again.
     budget
         What each attack may spend: steps of an optimisation as 500, or time as 90s, 5m.
     dry_run
         Take two steps of everything, print what would be done and how long it takes, write nothing.
-    lpips
-        Score the perceptual distance too, with these weights of torchvision's alexnet, vgg16 or squeezenet1_1.
-    reidentify
-        Score how often a classifier of clean images, trained once for the run, sees the class in the reconstruction.
     root
         Folder of the images, where they have moved since the training.
-    seed
-        Of the attack.
     """
     from .. import runs, suites
-    from ..attacks.work import Budget
-    from ..evaluation import attack_run, parts, rehearse
+    from ..work import Budget
 
     if bool(attack) == bool(suite):
         raise UserError("name what attacks: either --attack NAME (several times if you like) or --suite quick-v1")
@@ -82,43 +106,56 @@ def attack(
     spent = Budget.parse(budget) if budget else None
     opened = runs.Run.open(run)
     named = suites.labels(tuple(_with_epochs(_spec(text), epochs).resolve("attacks") for text in attack or ()))
-    terms: dict[str, Any] = {"protocol_name": protocol or opened.settings.protocol, "seed": seed, "observed": observed}
-    terms |= {"attacker_size": attacker_size, "attacked": attacked}
     images = runs.load_images(opened.settings.model_copy(update={"root": root}) if root else opened.settings)
+    agreed = {f.name: getattr(terms or Terms(), f.name) for f in fields(Terms)}
+    agreed["protocol_name"] = agreed.pop("protocol") or opened.settings.protocol
     if dry_run:
-        left_out: dict[str, str] = {}
-        if suite:
-            given = parts(opened.settings, images, terms["protocol_name"], attacker_size, attacked)
-            named, left_out = suites.granted(suite, given)
-        out_console.print(_rehearsals({name: rehearse(opened, spec, images, **terms) for name, spec in named.items()}))
-        _say_skipped(left_out)
+        _dry_run(opened, images, suite, named, agreed)
         return
     with bars.bars() as bar:
-        extra = _more_metrics(opened, images, lpips, reidentify, bar)
+        more = {**agreed, "extra": _more_metrics(opened, images, scores or Scores(), bar)}
         if suite:
-            show = functools.partial(bars.attack, bar)
-            found = suites.run_suite(opened, suite, images, progress=show, extra=extra, **terms)
-            _show_suite(opened, found)
-            return
-        rows = {}
-        for label, spec in named.items():
-            show = bars.attack(bar, label)
-            rows[label] = attack_run(
-                opened, spec, images, label=label, budget=spent, progress=show, extra=extra, **terms
-            )
-    out_console.print(_attack_table(opened, rows, next(iter(rows.values()))))
+            found = suites.run_suite(opened, suite, images, progress=functools.partial(bars.attack, bar), **more)
+        else:
+            found = _run_named(opened, images, named, bar, budget=spent, **more)
+    (_show_suite if suite else _show_named)(opened, found)
+
+
+def _dry_run(run: Any, images: Any, suite: str | None, named: dict[str, config.Spec], terms: dict[str, Any]) -> None:
+    from .. import suites
+    from ..evaluation import parts, rehearse
+
+    left_out: dict[str, str] = {}
+    if suite:
+        given = parts(run.settings, images, terms["protocol_name"], terms["attacker_size"], terms["attacked"])
+        named, left_out = suites.granted(suite, given)
+    out_console.print(_rehearsals({name: rehearse(run, spec, images, **terms) for name, spec in named.items()}))
+    _say_skipped(left_out)
+
+
+def _run_named(run: Any, images: Any, named: dict[str, config.Spec], bar: Any, **more: Any) -> dict[str, Any]:
+    from ..evaluation import attack_run
+
+    return {
+        label: attack_run(run, spec, images, label=label, progress=bars.attack(bar, label), **more)
+        for label, spec in named.items()
+    }
+
+
+def _show_named(run: Any, rows: dict[str, dict[str, Any]]) -> None:
+    out_console.print(_attack_table(run, rows, next(iter(rows.values()))))
     for label in rows:
-        say(f"look at {run / 'attacks' / label / 'reconstructions.png'}")
+        say(f"look at {run.path / 'attacks' / label / 'reconstructions.png'}")
     show_flags(f"{label}: {flag}" for label, row in rows.items() for flag in row["flags"])
 
 
-def _more_metrics(run: Any, images: Any, lpips: Path | None, reidentify: bool, bar: Any) -> dict[str, Any]:
+def _more_metrics(run: Any, images: Any, scores: Scores, bar: Any) -> dict[str, Any]:
     from .. import perceptual, reidentification
 
     extra: dict[str, Any] = {}
-    if lpips:
-        extra["lpips"] = perceptual.Lpips.load(lpips)
-    if reidentify:
+    if scores.lpips:
+        extra["lpips"] = perceptual.Lpips.load(scores.lpips)
+    if scores.reidentify:
         show = bars.training(bar, "judge of clean images", reidentification.EPOCHS)
         extra |= reidentification.judge_for(run, images, progress=show).metrics()
     return extra

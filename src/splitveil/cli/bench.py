@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,45 +26,17 @@ LOOK: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": 
 """Of tables with many columns: they must fit 80 letters."""
 
 
-@app.command
-def bench(
-    grid: str,
-    *,
-    out: Path | None = None,
-    on: str = "local",
-    jobs: int | None = None,
-    plan: Annotated[bool, Parameter(negative="")] = False,
-    dry_run: Annotated[bool, Parameter(negative="")] = False,
-    baseline: str | None = None,
-    root: Path | None = None,
-    retries: int = 2,
-    threads: int = 1,
-    gpus_per_cell: float | None = None,
-    address: str | None = None,
-    slurm: Annotated[list[str] | None, Parameter(negative="")] = None,
-) -> None:
-    """Train and attack every cell of a grid into OUT/cells/ID; what is done already is not done again.
-
-    It may be stopped or killed at any moment: the same command goes on. Exit code 1: some cells failed.
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Where:
+    """Where cells run, and how many at once.
 
     Parameters
     ----------
-    grid
-        YAML file of a grid (docs/bench.md), or a preset: smoke, paper/cifar10, paper/figure4, ...
-    out
-        Folder of the cells and their records; needed unless --plan is all.
     on
         local (processes of this machine), slurm or ray.
     jobs
         Cells at once; by default one for each core or GPU, for Ray as many as the cluster has room for, for Slurm 16.
-    plan
-        Only show the cells and the hours, disk and memory that they take, from a step that is really timed.
-    dry_run
-        Only try each kind of cell: two epochs on a few hundred images, two steps of its attacks; nothing is kept.
-    baseline
-        noise: add the sweep of noise without CEM, so that every defense is seen against simply adding more noise.
-    root
-        Folder of the images, whatever the grid says.
     retries
         Further attempts at a cell that raises an error.
     threads
@@ -75,25 +48,82 @@ def bench(
     slurm
         With Slurm: key=value for sbatch, may be repeated: partition=gpu, gpus_per_node=1, time=1440 (minutes).
     """
-    from ..bench.driver import check_options, run_grid
+
+    on: str = "local"
+    jobs: int | None = None
+    retries: int = 2
+    threads: int = 1
+    gpus_per_cell: float | None = None
+    address: str | None = None
+    slurm: Annotated[list[str] | None, Parameter(negative="")] = None
+
+    def checked(self) -> dict[str, Any]:
+        """What `run_grid` and `check_options` take.
+
+        Raises:
+            UserError: an option of another executor, or a number that cannot be.
+        """
+        from ..bench.driver import check_options
+
+        of = {"address": "ray", "gpus_per_cell": "ray", "slurm": "slurm"}
+        for name, executor in of.items():
+            if getattr(self, name) is not None and self.on != executor:  # it would silently do nothing
+                option = f"--{name.replace('_', '-')}"
+                raise UserError(f"{option} is for --on {executor}, but it runs on {self.on}; leave it out")
+        terms = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("on", "address")}
+        terms["slurm"] = self.slurm or ()
+        check_options(self.on, **terms)
+        return terms
+
+
+@app.command
+def bench(
+    grid: str,
+    *,
+    out: Path | None = None,
+    plan: Annotated[bool, Parameter(negative="")] = False,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    baseline: str | None = None,
+    root: Path | None = None,
+    where: Where | None = None,
+) -> None:
+    """Train and attack every cell of a grid into OUT/cells/ID; what is done already is not done again.
+
+    It may be stopped or killed at any moment: the same command goes on. Exit code 1: some cells failed.
+
+    Parameters
+    ----------
+    grid
+        YAML file of a grid (docs/bench.md), or a preset: smoke, paper/cifar10, paper/figure4, ...
+    out
+        Folder of the cells and their records; needed unless --plan or --dry-run is all.
+    plan
+        Only show the cells and the hours, disk and memory that they take, from a step that is really timed.
+    dry_run
+        Only try each kind of cell: two epochs on a few hundred images, two steps of its attacks; nothing is kept.
+    baseline
+        noise: add the sweep of noise without CEM, so that every defense is seen against simply adding more noise.
+    root
+        Folder of the images, whatever the grid says.
+    """
+    from ..bench.driver import run_grid
     from ..bench.grid import load_grid
 
-    _fits(on, address=address, gpus_per_cell=gpus_per_cell, slurm=slurm)
-    terms: dict[str, Any] = {"jobs": jobs, "retries": retries, "threads": threads, "gpus_per_cell": gpus_per_cell}
-    terms["slurm"] = slurm or ()
-    check_options(on, **terms)
+    where = where or Where()
+    terms = where.checked()
     loaded = load_grid(grid, baseline=_sigmas(baseline), root=root)
     if plan:
-        _show_plan(loaded, out, on, jobs, threads)
+        _show_plan(loaded, out, where)
     if dry_run:
-        _show_rehearsal(loaded, threads)
+        _show_rehearsal(loaded, where.threads)
     if plan or dry_run:
         return
     if out is None:
         raise UserError("where to? give --out FOLDER, or --plan or --dry-run to only see what the grid takes")
-    command = _command(grid, out, baseline=baseline, root=root, threads=threads if threads > 1 else None)
+    threads = where.threads if where.threads > 1 else None
+    command = _command(grid, out, baseline=baseline, root=root, threads=threads)
     with Board(loaded, out) as board:
-        state = run_grid(loaded, out, on=on, address=address, **terms, watch=board, command=command)
+        state = run_grid(loaded, out, on=where.on, address=where.address, **terms, watch=board, command=command)
     out_console.print(_table(loaded, out, state))
     _show_failed(out, state)
 
@@ -106,14 +136,6 @@ def _command(grid: str, out: Path, **options: object) -> str:
     """
     given = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
     return shlex.join(["splitveil", "bench", grid, "--out", str(out), *given])
-
-
-def _fits(on: str, **options: Any) -> None:
-    """Refuse an option of another executor: it would silently do nothing."""
-    of = {"address": "ray", "gpus_per_cell": "ray", "slurm": "slurm"}
-    for name, value in options.items():
-        if value is not None and on != of[name]:
-            raise UserError(f"--{name.replace('_', '-')} is for --on {of[name]}, but it runs on {on}; leave it out")
 
 
 def _sigmas(baseline: str | None) -> tuple[float, ...] | None:
@@ -142,12 +164,13 @@ def _show_rehearsal(grid: Grid, threads: int) -> None:
     say(f"each of the {len(found)} kinds of {len(grid.cells)} cells was tried; nothing is kept")
 
 
-def _show_plan(grid: Grid, out: Path | None, on: str, jobs: int | None, threads: int) -> None:
+def _show_plan(grid: Grid, out: Path | None, where: Where) -> None:
     from .. import bars
     from ..bench import plan
     from ..bench.driver import at_once
 
-    most, about = (jobs, "") if jobs else at_once(grid, on, threads)
+    on, threads = where.on, where.threads
+    most, about = (where.jobs, "") if where.jobs else at_once(grid, on, threads)
     with bars.bars() as bar:
         task = bar.add_task("timing steps", total=None, note="")
         show = lambda done, total: bar.update(task, completed=done, total=total)  # noqa: E731

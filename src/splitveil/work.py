@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from ..files import atomic_write
+from .errors import UserError
+from .files import atomic_write
 
 T = TypeVar("T")
 Progress = Callable[[int, int, float], None]

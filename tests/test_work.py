@@ -12,15 +12,15 @@ from torch import nn
 
 import toy
 from splitveil import evaluation, reliability
-from splitveil.attacks import work as work_room
+from splitveil import work as work_room
 from splitveil.attacks.base import BATCH, Victim, seen
-from splitveil.attacks.work import Budget, Work
 from splitveil.config import Spec
 from splitveil.data import Access, Split, to_float
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.errors import UserError
 from splitveil.registry import Registry
 from splitveil.split import SplitModel
+from splitveil.work import Budget, Work
 from test_evaluation import IMAGES, folder, run  # noqa: F401 (fixtures)
 from toy import rng
 
