@@ -125,7 +125,7 @@ def alike(images: Tensor, others: Tensor) -> Tensor:
     limit = ALIKE * (3 * side * side) ** 0.5
     ours = _coarse(images, side)
     for part in others.split(4096):
-        near = torch.cdist(ours, _coarse(part, side)) <= limit * 1.01
+        near = torch.cdist(ours, _coarse(part, side), compute_mode="donot_use_mm_for_euclid_dist") <= limit * 1.01
         for i, j in near.nonzero().tolist():
             if not found[i]:
                 found[i] = (to_float(images[i]) - to_float(part[j])).square().mean() <= ALIKE**2

@@ -122,7 +122,9 @@ class LatentAttack(Attack):
         """For each wire the best of the sampled latents: every wire looks through the same ones."""
         latents = torch.randn(self.samples, self.size, generator=rng, device=target.device)
         wires = torch.cat([self.box.wire(self._images(part), rng) for part in latents.split(BATCH)])
-        return latents[torch.cdist(target, wires).argmin(1)]
+        # By matrix product, torch's choice, an offset that all wires share would drown their distances.
+        distance = torch.cdist(target, wires, compute_mode="donot_use_mm_for_euclid_dist")
+        return latents[distance.argmin(1)]
 
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
