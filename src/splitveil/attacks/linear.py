@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor
 
@@ -9,9 +11,11 @@ from ..data import Split
 from ..errors import UserError
 from ..registry import plugin
 from ..work import Work
+from ._ridge import Ridge, Rows
 from .base import BATCH, Attack, Victim
 
-RIDGES = tuple(10.0**k for k in range(-6, 5))
+RIDGES = tuple(10.0**k for k in sorted(range(-6, 5), key=abs))
+"""Those in the middle first: a budget may end the search."""
 
 
 @plugin("linear")
@@ -19,7 +23,8 @@ class LinearAttack(Attack):
     """Linear reconstruction x̂ = A z_wire + b by ridge regression in closed form.
 
     A = C_xz (C_zz + r I)⁻¹ from the attacker's images; r is chosen among powers of ten on a fifth of them and the
-    regression is then made from all. For jointly Gaussian x and z_wire this is the MMSE estimator.
+    regression is then made from all, in the smaller of its two spaces: few images make it fast, however wide the wire.
+    For jointly Gaussian x and z_wire this is the MMSE estimator.
 
     Args:
         looks: how often each image is sent, each time with fresh noise.
@@ -37,42 +42,60 @@ class LinearAttack(Attack):
         victim.require(*self.needs)
         if len(images) < 5:
             raise UserError(f"linear: the attacker has {len(images)} images; expected at least 5")
-        seen = victim.observe(images)
+        work, seen = work or Work(), victim.observe(images)
         order = torch.randperm(len(images), generator=rng, device=rng.device)
         held = len(images) // 5
         judge, train = order[:held], order[held:]
+        z, x = self._pairs(seen, order[:1], rng)
         self.shape = seen.images(order[:1]).shape[1:]
-        train_moments = self._moments(seen, train, rng)
-        judged = self._pairs(seen, judge, rng)
-        errors = [self._error(self._solve(train_moments, ridge), judged) for ridge in RIDGES]
-        both = [a + b for a, b in zip(train_moments, self._moments(seen, judge, rng), strict=True)]
-        self.weights = self._solve(both, RIDGES[errors.index(min(errors))])
-        if work and work.progress:
-            work.progress(1, 1, min(errors))
+        rows = len(order) * self.looks
+        dual = rows <= z.shape[1]
+        _check_memory(rows, z.shape[1], x.shape[1], dual)
+        with work.share(0.3):
+            known = self._gather(work, "looks", seen, train, rng, Rows(dual))
+        z, x = self._pairs(seen, judge, rng)
+        with work.share(0.5):
+            ridge = _choose(work, Ridge(known), z, x, rng)
+        known = self._gather(work, "looks at the others", seen, judge, rng, known)
+        self.weights, self.constant = (part.float() for part in Ridge(known).weights(ridge))
 
     def _pairs(self, seen, index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        z = seen.wire(index, rng).flatten(1)
-        return torch.cat([z, torch.ones_like(z[:, :1])], 1), seen.images(index).flatten(1)
+        return seen.wire(index, rng).flatten(1), seen.images(index).flatten(1)
 
-    def _moments(self, seen, index: Tensor, rng: torch.Generator) -> list[Tensor]:
-        total: list[Tensor] = []
-        for part in index.repeat(self.looks).split(4 * BATCH):
-            z, x = self._pairs(seen, part, rng)
-            moments = [z.T.double() @ z.double(), z.T.double() @ x.double()]
-            total = [a + b for a, b in zip(total, moments, strict=True)] if total else moments
-        return total
-
-    def _solve(self, moments: list[Tensor], ridge: float) -> Tensor:
-        gram, cross = moments
-        penalty = torch.full((len(gram),), ridge, dtype=gram.dtype, device=gram.device)
-        penalty[-1] = 0  # the constant is not shrunk
-        jitter = 1e-9 * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-        return torch.linalg.solve(gram + penalty.diag() + jitter, cross).float()
-
-    def _error(self, weights: Tensor, pairs: tuple[Tensor, Tensor]) -> float:
-        return float(((pairs[0] @ weights).clamp(0, 1) - pairs[1]).square().mean())
+    def _gather(self, work: Work, name: str, seen, index: Tensor, rng: torch.Generator, rows: Rows) -> Rows:
+        parts = index.repeat(self.looks).split(4 * BATCH)
+        state = {"parts": rows.parts}
+        for i in work.loop(name, len(parts), state, rng):
+            rows.parts = state["parts"]
+            rows.add(*self._pairs(seen, parts[i], rng))
+        rows.parts = state["parts"]
+        return rows
 
     @torch.no_grad()
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
         z = wire.flatten(1)
-        return (z @ self.weights[:-1] + self.weights[-1]).clamp(0, 1).view(-1, *self.shape)
+        return (z @ self.weights + self.constant).clamp(0, 1).view(-1, *self.shape)
+
+
+def _choose(work: Work, fitted: Ridge, z: Tensor, x: Tensor, rng: torch.Generator) -> float:
+    projected, state = fitted.project(z), {"errors": []}
+    loop = work.loop("ridges", len(RIDGES), state, rng)
+    for i in loop:
+        state["errors"].append(float((fitted.predict(projected, RIDGES[i]).clamp(0, 1) - x).square().mean()))
+        loop.error = min(state["errors"])
+    return RIDGES[state["errors"].index(min(state["errors"]))]
+
+
+def _check_memory(rows: int, columns: int, pixels: int, dual: bool) -> None:
+    """Refuse what this machine cannot hold."""
+    small = min(rows, columns)
+    # eigh holds the matrix, its vectors and twice as much to work in.
+    needed = 8 * (5 * small**2 + small * pixels * 2 + columns * pixels + (2 * rows * (columns + pixels) if dual else 0))
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        return
+    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > has:
+        raise UserError(
+            f"linear: {rows} looks at a wire of {columns} values need about {needed / 2**30:.0f} GiB of memory, and "
+            f"this machine has {has / 2**30:.0f}; give fewer looks or attacker images"
+        )

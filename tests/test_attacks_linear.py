@@ -1,0 +1,87 @@
+"""The linear attack's regression against the dense solve, and how it obeys a budget."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import toy
+from splitveil.attacks import linear
+from splitveil.attacks._ridge import JITTER, Ridge, Rows
+from splitveil.attacks.base import Victim
+from splitveil.attacks.latent import LatentAttack
+from splitveil.attacks.linear import LinearAttack
+from splitveil.data import Access, to_float
+from splitveil.errors import UserError
+from splitveil.work import Budget, Work
+from toy import rng
+
+
+def dense(z, x, ridge):
+    """The primal system with a column of ones, whose penalty is zero."""
+    z = torch.cat([z.double(), torch.ones(len(z), 1).double()], 1)
+    penalty = torch.full((z.shape[1],), ridge + JITTER, dtype=torch.float64)
+    penalty[-1] = 0
+    found = torch.linalg.solve(z.T @ z + penalty.diag(), z.T @ x.double())
+    return found[:-1], found[-1]
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.integers(2, 40), st.integers(1, 40), st.sampled_from([0.0, 3.0, -5.0]), st.sampled_from([1e-2, 1.0, 1e4]))
+@pytest.mark.parametrize("dual", [True, False])
+def test_both_spaces_give_the_dense_solution(dual, rows, columns, offset, ridge):
+    draw = torch.Generator().manual_seed(rows * 100 + columns)
+    z = torch.randn(rows, columns, generator=draw) + offset
+    x, new = torch.rand(rows, 7, generator=draw), torch.randn(5, columns, generator=draw) + offset
+    gathered = Rows(dual)
+    for part in zip(z.split(9), x.split(9), strict=True):
+        gathered.add(*part)
+    fitted, (weights, constant) = Ridge(gathered), dense(z, x, ridge)
+    expected = new.double() @ weights + constant
+    assert torch.allclose(fitted.predict(fitted.project(new), ridge), expected, rtol=0, atol=1e-9)
+    assert torch.allclose(fitted.weights(ridge)[0], weights, rtol=0, atol=1e-9)
+    assert torch.allclose(fitted.weights(ridge)[1], constant, rtol=0, atol=1e-7)
+
+
+def test_no_matrix_of_the_wire_is_made_where_the_images_are_few(monkeypatch):
+    sizes, eigh = [], torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: (sizes.append(len(matrix)), eigh(matrix))[1])
+    model, _ = toy.model(96, 0.1)
+    LinearAttack(looks=2).fit(Victim(model, frozenset(Access)), toy.images(20, 3), rng())
+    assert sizes == [32, 40]  # two looks at 16 of 20 images, then at all
+    sizes.clear()
+    LinearAttack(looks=2).fit(Victim(model, frozenset(Access)), toy.images(60, 3), rng())
+    assert sizes == [96, 96]
+
+
+def test_every_part_is_a_step_of_the_budget():
+    model, _ = toy.model(24, 0.1)
+    victim, own, work = Victim(model, frozenset(Access)), toy.images(2000, 3), Work(budget=Budget(steps=1))
+    attack = LinearAttack()
+    attack.fit(victim, own, rng(), work)
+    assert work.cut == {"looks": (1, 7), "ridges": (1, 11), "looks at the others": (1, 2)}
+    assert torch.isfinite(attack.reconstruct(victim.query(to_float(own.images[:4]), rng()))).all()
+
+
+def test_a_regression_that_the_machine_cannot_hold_is_refused(monkeypatch):
+    monkeypatch.setattr(linear.os, "sysconf", lambda name: 100)
+    model, _ = toy.model(24, 0.1)
+    with pytest.raises(UserError, match=r"linear: 160 looks at a wire of 24 values need about .* GiB of memory"):
+        LinearAttack(looks=4).fit(Victim(model, frozenset(Access)), toy.images(40, 3), rng())
+
+
+@pytest.mark.parametrize(("offset", "spread"), [(100.0, 0.01), (-300.0, 0.05)])
+def test_the_sampled_latent_is_the_nearest_whatever_offset_wires_share(offset, spread, monkeypatch):
+    attack = LatentAttack(samples=200, size=4)
+    draw = torch.Generator().manual_seed(1)
+    wires = offset + spread * torch.randn(200, 64, generator=draw)
+    monkeypatch.setattr(attack, "box", SimpleNamespace(wire=lambda images, rng: wires), raising=False)
+    monkeypatch.setattr(attack, "generator", lambda latent: latent, raising=False)
+    latents = torch.randn(200, 4, generator=rng(5))
+    found = attack._sampled(wires[:40] + 0.1 * spread, rng(5))
+    nearest = ((wires[:40] + 0.1 * spread).double()[:, None] - wires.double()).square().sum(2).argmin(1)
+    assert torch.equal(found, latents[nearest])
