@@ -16,7 +16,10 @@ from splitveil.attacks.rmle import RmleAttack
 from splitveil.attacks.shadow import ShadowAttack
 from splitveil.data import Access, Split
 from splitveil.defenses.base import Defense, Stack
+from splitveil.defenses.dropout import Dropout
 from splitveil.defenses.gaussian import Gaussian
+from splitveil.defenses.laplace import Laplace
+from splitveil.defenses.local_dp import LocalDP
 from splitveil.defenses.topk import TopK
 from splitveil.split import SplitModel
 from toy import rng
@@ -44,6 +47,15 @@ class Centered(Defense):
         return z - z.mean(0)
 
 
+NOISES = (
+    lambda: Gaussian(0.01),
+    lambda: Gaussian(0.1),
+    lambda: Laplace(0.05),
+    lambda: Dropout(0.2),
+    lambda: LocalDP(50.0),
+)
+
+
 @pytest.mark.parametrize(
     ("defense", "reason"),
     [
@@ -55,6 +67,10 @@ class Centered(Defense):
         (Frozen(0.1), "claims noise of variance 0.01, but two looks at one image are equal"),
         (Centered(), "depends on the images beside it"),
         (TopK(0.2, scope="released"), "depends on the images beside it"),
+        *((Stack(noise(), TopK(0.2, scope="released")), "images beside it") for noise in NOISES),
+        *((Stack(Centered(), noise()), "images beside it") for noise in NOISES),
+        *((Stack(TopK(0.2), noise()), None) for noise in NOISES),
+        (Stack(Dropout(0.5), Gaussian(2.0)), None),
     ],
 )
 def test_what_is_wrong_with_the_wire(defense, reason):

@@ -15,6 +15,8 @@ from .split import SplitModel
 
 SAMPLE = 16
 """Images on which the model's behavior is checked."""
+LOOKS = 128
+"""Draws of the defense's noise that are averaged where the wires of one image are compared."""
 ALIKE = 2 / 255
 """Root mean squared difference, in pixels, below which two images are the same to the eye."""
 COARSE = 8
@@ -38,21 +40,41 @@ def of_model(model: SplitModel, images: Split) -> list[str]:
     """
     x = to_float(images.images[:SAMPLE]).to(model.mean.device)
     first, second = _twice(model, x)
+    found = []
     claimed = getattr(model.defense, "noise_variance", lambda: 0.0)()
-    if torch.equal(first, second):
-        if claimed > 0:
-            return [
-                f"the defense claims noise of variance {claimed:.3g}, but two looks at one image are equal: the wire "
-                "that was attacked is not the one that is served; draw the noise from the generator in on_wire"
-            ]
-        alone = torch.cat([model.encode(one, torch.Generator(x.device)).float() for one in x.split(1)])
-        # Rounding differs with the batch and may flip a comparison: only a difference that matters counts.
-        if float((alone - first).square().mean()) > 0.01 * float(first.var(0).mean()):
-            return [
-                "an image's wire depends on the images beside it, so what was attacked in batches is not what is "
-                "served one by one; make the defense act on each image alone"
-            ]
-    return []
+    if claimed > 0 and torch.equal(first, second):
+        found.append(
+            f"the defense claims noise of variance {claimed:.3g}, but two looks at one image are equal: the wire "
+            "that was attacked is not the one that is served; draw the noise from the generator in on_wire"
+        )
+    if _depends_on_company(model, x, draws=1 if torch.equal(first, second) else LOOKS):
+        found.append(
+            "an image's wire depends on the images beside it, so what was attacked in batches is not what is "
+            "served one by one; make the defense act on each image alone"
+        )
+    return found
+
+
+def _depends_on_company(model: SplitModel, x: Tensor, draws: int) -> bool:
+    """Whether an image's mean wire over draws is another one in a batch than alone, beyond what noise explains.
+
+    Each look has its own generator, and the spread of the looks says how far their means differ by chance.
+    """
+    z = model.features(x)
+    single = [model.features(one) for one in x.split(1)]
+    seeds = iter(range(draws * (1 + len(x))))
+    totals = torch.zeros(4, *model.protect(z, torch.Generator(x.device).manual_seed(0)).shape, dtype=torch.float64)
+    for _ in range(draws):
+        batch = model.protect(z, torch.Generator(x.device).manual_seed(next(seeds)))
+        alone = torch.cat([model.protect(one, torch.Generator(x.device).manual_seed(next(seeds))) for one in single])
+        batch, alone = batch.double().cpu(), alone.double().cpu()
+        totals += torch.stack([batch, alone, batch.square(), alone.square()])
+    together, apart, *squares = totals / draws
+    difference = float((together - apart).square().mean())
+    spread = squares[0] - together.square() + squares[1] - apart.square()
+    chance = float(spread.mean()) / max(1, draws - 1)
+    # Rounding differs with the batch and may flip a comparison: only a difference that matters counts.
+    return difference > 1.5 * chance + 0.01 * float(together.var(0).mean())
 
 
 @torch.no_grad()
