@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import torch
@@ -14,8 +15,7 @@ from ..work import Work
 from ._ridge import Ridge, Rows
 from .base import BATCH, Attack, Victim
 
-RIDGES = tuple(10.0**k for k in sorted(range(-6, 5), key=abs))
-"""Those in the middle first: a budget may end the search."""
+RIDGES = tuple(10.0**k for k in range(-6, 5))
 
 
 @plugin("linear")
@@ -79,11 +79,13 @@ class LinearAttack(Attack):
 
 def _choose(work: Work, fitted: Ridge, z: Tensor, x: Tensor, rng: torch.Generator) -> float:
     projected, state = fitted.project(z), {"errors": []}
+    # Those in the middle first, as a budget may end the search.
+    ridges = sorted(RIDGES, key=lambda ridge: abs(math.log(ridge)))
     loop = work.loop("ridges", len(RIDGES), state, rng)
     for i in loop:
-        state["errors"].append(float((fitted.predict(projected, RIDGES[i]).clamp(0, 1) - x).square().mean()))
+        state["errors"].append(float((fitted.predict(projected, ridges[i]).clamp(0, 1) - x).square().mean()))
         loop.error = min(state["errors"])
-    return RIDGES[state["errors"].index(min(state["errors"]))]
+    return ridges[state["errors"].index(min(state["errors"]))]
 
 
 def _check_memory(rows: int, columns: int, pixels: int, dual: bool) -> None:
