@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from . import ranges
 from .errors import UserError, did_you_mean
 from .registry import KINDS, Registry
 
@@ -65,7 +66,7 @@ class Spec(BaseModel):
             UserError: unknown name or parameter, or a value of the wrong type.
         """
         target = Registry(kind).get(self.name)
-        hints, signature = get_type_hints(target.__init__), inspect.signature(target)
+        hints, signature = get_type_hints(target.__init__, include_extras=True), inspect.signature(target)
         given, resolved = dict(self.parameters), {}
         if "" in given and signature.parameters:
             first = next(iter(signature.parameters))
@@ -79,6 +80,7 @@ class Spec(BaseModel):
                 raise UserError(f"{KINDS[kind]} '{self.name}' has no parameter '{key}'{hint} it has: {has}")
         for key, parameter in signature.parameters.items():
             if key in given:
+                ranges.check(f"{self.name}: {key}", given[key])
                 resolved[key] = _typed(f"{self.name}: {key}", given[key], hints.get(key, Any))
             elif parameter.default is inspect.Parameter.empty:
                 raise UserError(f"{KINDS[kind]} '{self.name}' needs {key}; write {self.name}:{key}=...")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data import Access, Split
+from ..ranges import Count, Rate, Weight
 from ..registry import plugin
 from ..work import Work
 from .base import BATCH, Attack, Observations, Victim
@@ -33,10 +34,10 @@ class ConfidenceAttack(Attack):
 
     def __init__(
         self,
-        epochs: int = 50,
+        epochs: Count = 50,
         network: str = "dense_normN2C64",
-        lr: float = 1e-3,
-        weight_decay: float = 1e-4,
+        lr: Rate = 1e-3,
+        weight_decay: Weight = 1e-4,
         batch_size: int = BATCH,
     ):
         self.network = network

@@ -12,6 +12,7 @@ from torch.nn.functional import mse_loss
 from .. import fastconv
 from ..data import Split
 from ..errors import UserError
+from ..ranges import Count, Rate, Weight
 from ..registry import plugin
 from ..work import State, Work, copy_weights
 from ..zoo import decoders
@@ -74,10 +75,10 @@ class DecoderAttack(Attack):
 
     def __init__(
         self,
-        epochs: int = 50,
+        epochs: Count = 50,
         network: str = "res_normN8C64",
-        lr: float = 1e-3,
-        weight_decay: float = 1e-4,
+        lr: Rate = 1e-3,
+        weight_decay: Weight = 1e-4,
         batch_size: int = BATCH,
     ):
         if epochs < 1 or batch_size < 2:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..data import Access, Split
 from ..errors import UserError
+from ..ranges import Count
 from ..registry import plugin
 from ..work import State, Work
 from ._ddpm import Ddpm, clean
@@ -52,7 +53,7 @@ class DiffusionAttack(Attack):
         epochs: int = 50,
         width: int = 32,
         batch_size: int = 64,
-        start_epochs: int = 50,
+        start_epochs: Count = 50,
         draws: int = 4,
         tuning: int = 16,
     ):

@@ -11,6 +11,7 @@ from torch.nn.functional import mse_loss
 
 from ..data import Split
 from ..errors import UserError
+from ..ranges import Rate, Weight
 from ..registry import plugin
 from ..work import State, Work, copy_weights
 from .base import BATCH, Attack, Observations, Victim
@@ -47,10 +48,10 @@ class GanAttack(Attack):
         mse_weight: float = 1500.0,
         penalty: float = 10.0,
         critic_steps: int = 10,
-        lr: float = 1e-4,
+        lr: Rate = 1e-4,
         width: int = 64,
         batch_size: int = BATCH,
-        weight_decay: float = 1e-4,
+        weight_decay: Weight = 1e-4,
     ):
         if min(epochs, critic_steps, width) < 1 or batch_size < 2:
             got = f"{epochs=}, {critic_steps=}, {width=}, {batch_size=}"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..data import Access, Split, to_float
 from ..errors import UserError
+from ..ranges import Rate
 from ..registry import plugin
 from ..work import Work
 from ..zoo import decoders
@@ -45,7 +46,7 @@ class LatentAttack(Attack):
         size: int = 128,
         samples: int = 1024,
         l2: float = 0.01,
-        lr: float = 3e-2,
+        lr: Rate = 3e-2,
         network: str = "dense_normN2C64",
         draws: int = 4,
         batch_size: int = BATCH,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..data import Split
 from ..errors import UserError
+from ..ranges import Looks
 from ..registry import plugin
 from ..work import Work
 from ._ridge import Ridge, Rows
@@ -33,7 +34,7 @@ class LinearAttack(Attack):
     4
     """
 
-    def __init__(self, looks: int = 4):
+    def __init__(self, looks: Looks = 4):
         if looks < 1:
             raise UserError(f"linear: looks is {looks}; expected at least 1")
         self.looks = looks

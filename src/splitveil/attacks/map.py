@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..data import Access, Split
 from ..errors import UserError
+from ..ranges import Count
 from ..registry import plugin
 from ..work import Work
 from ._ddpm import Ddpm, score
@@ -59,7 +60,7 @@ class MapAttack(Attack):
         epochs: int = 50,
         width: int = 32,
         batch_size: int = 64,
-        start_epochs: int = 50,
+        start_epochs: Count = 50,
         draws: int = 4,
         tuning: int = 16,
     ):

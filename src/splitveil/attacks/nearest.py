@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..data import Split, to_float
 from ..errors import UserError
+from ..ranges import Looks
 from ..registry import plugin
 from ..work import Work
 from .base import BATCH, Attack, Victim
@@ -31,7 +32,7 @@ class NearestAttack(Attack):
     1
     """
 
-    def __init__(self, neighbors: int = 1, looks: int = 8):
+    def __init__(self, neighbors: int = 1, looks: Looks = 8):
         if neighbors < 1 or looks < 1:
             raise UserError(f"nearest: neighbors is {neighbors}, looks {looks}; expected at least 1 and 1")
         self.neighbors, self.looks = neighbors, looks

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..data import Access, Split, to_float
 from ..errors import UserError
+from ..ranges import Count, Looks, Rate
 from ..registry import plugin
 from ..work import Work
 from ._white_box import Mode, WhiteBox, total_variation
@@ -54,13 +55,13 @@ class RmleAttack(Attack):
         steps: int = 5000,
         tv: float | None = None,
         l2: float | None = None,
-        lr: float = 1e-2,
-        restarts: int = 1,
+        lr: Rate = 1e-2,
+        restarts: Looks = 1,
         start: Literal["grey", "mean", "linear", "decoder"] = "mean",
         center: Literal["start", "zero"] = "start",
         draws: int = 4,
         tuning: int = 16,
-        epochs: int = 50,
+        epochs: Count = 50,
     ):
         if min(steps, restarts, draws, tuning) < 1:
             raise UserError(f"rmle: {steps=}, {restarts=}, {draws=}, {tuning=}; expected at least 1 of each")

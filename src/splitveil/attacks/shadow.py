@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate
 
 from ..data import Split, to_float
 from ..errors import UserError
+from ..ranges import Count, Rate
 from ..registry import plugin
 from ..work import Work
 from .base import BATCH, Attack, Victim
@@ -41,10 +42,10 @@ class ShadowAttack(Attack):
 
     def __init__(
         self,
-        epochs: int = 50,
+        epochs: Count = 50,
         steps: int = 2000,
         network: str = "res_normN8C64",
-        lr: float = 1e-4,
+        lr: Rate = 1e-4,
         alignment: float = 0.8,
         batch_size: int = BATCH,
     ):
