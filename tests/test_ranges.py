@@ -9,6 +9,7 @@ from typing import get_type_hints
 
 import pytest
 
+from splitveil.cli import main
 from splitveil.config import Spec
 from splitveil.errors import UserError
 from splitveil.registry import Registry
@@ -43,3 +44,22 @@ def test_every_number_is_taken_or_refused_in_one_line(kind, name, key):
 def test_a_number_outside_the_declared_range_is_refused(text):
     with pytest.raises(UserError, match="; expected"):
         Spec.model_validate(text).make("attacks")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--root", "~nosuchuser/x", "--out", "run"], "no such user"),
+        (["--out", "a" * 300], "the name is too long"),
+        (["--out", "ü" * 130], "the name is too long"),  # 260 bytes
+    ],
+)
+def test_a_path_that_cannot_be_is_one_line(given, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--data", "digits", "--cut", "2", *given])
+    lines = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2
+    assert len(lines) == 1
+    assert says in lines[0]
+    assert not list(tmp_path.iterdir())

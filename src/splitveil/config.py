@@ -21,6 +21,7 @@ from pydantic import (
 
 from . import ranges
 from .errors import UserError, did_you_mean
+from .files import expanded
 from .registry import KINDS, Registry
 
 MAX_SEED = 2**63 - 1
@@ -156,7 +157,7 @@ class TrainConfig(BaseModel):
         padding = {"cifar10": 4, "cifar100": 4, "digits": 2}.get(self.data, 0)
         return self.model_copy(
             update={
-                "root": self.root.expanduser().absolute() if self.root else None,
+                "root": expanded(self.root).absolute() if self.root else None,
                 "defense": tuple(spec.resolve("defenses") for spec in self.defense),
                 "crop_padding": padding if self.crop_padding is None else self.crop_padding,
                 "flip": self.data != "digits" if self.flip is None else self.flip,

@@ -38,6 +38,18 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def expanded(path: str | Path) -> Path:
+    """The path with ``~`` replaced.
+
+    Raises:
+        UserError: that user has no home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: no such user, or one without a home; write the folder out, or ./~name") from None
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write ``text`` to ``path`` in one rename."""
     with atomic_write(path) as temporary:

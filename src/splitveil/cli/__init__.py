@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 from cyclopts import CycloptsError
@@ -27,6 +28,13 @@ def main(tokens: list[str] | None = None) -> None:
         cause = error.__cause__
         line = " ".join((config.explain(cause) if isinstance(cause, ValidationError) else str(error)).split())
         print(f"splitveil: {line}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # any other is not the user's mistake
+            raise
+        name = str(error.filename)
+        shown = name if len(name) <= 60 else f"{name[:60]}..."
+        print(f"splitveil: {shown}: the name is too long; expected at most 255 bytes", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         command = next(iter(tokens or sys.argv[1:]), "")

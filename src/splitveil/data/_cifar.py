@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
+from ..files import expanded
 from ._folders import DEFAULT_ROOT, Sizes, Statistics, image_set, list_parts
 from ._select import chosen
 from .base import ImageSet, Split
@@ -23,7 +24,7 @@ def load_cifar(
     sizes: Sizes,
 ) -> ImageSet:
     """The first of these in ``root`` or ``root/name``: image folders, official files, official archive."""
-    base = DEFAULT_ROOT if root is None else Path(root).expanduser()
+    base = DEFAULT_ROOT if root is None else expanded(root)
     for folder in (base, base / name):
         if (folder / "train").is_dir() and (folder / "test").is_dir():
             train, test, classes = list_parts(folder, "train", "test")

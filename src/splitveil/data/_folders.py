@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
+from ..files import expanded
 from ._decode import decode
 from ._select import chosen
 from .base import ImageSet, Split, channel_statistics
@@ -93,7 +94,7 @@ def find_root(root: str | Path | None, folder: str, markers: Sequence[str], layo
     Raises:
         UserError: neither does; the message describes ``layout``.
     """
-    base = DEFAULT_ROOT if root is None else Path(root).expanduser()
+    base = DEFAULT_ROOT if root is None else expanded(root)
     for candidate in (base, base / folder):
         if all((candidate / marker).exists() for marker in markers):
             return candidate

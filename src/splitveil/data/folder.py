@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
+from ..files import expanded
 from ..registry import plugin
 from ._decode import dimensions
 from ._folders import Listing, class_names, image_set, list_classes, list_parts
@@ -39,7 +40,7 @@ def folder(
         raise UserError(f"folder needs the folder of the images; expected folder:DIR with {LAYOUT}")
     if size is not None and size < 1:
         raise UserError(f"folder: size is {size}; expected a positive number of pixels")
-    base = Path(root).expanduser()
+    base = expanded(root)
     if not base.is_dir():
         raise UserError(f"{base} is not a folder; expected one with {LAYOUT}")
     train, test, classes = _parts(base)
