@@ -50,11 +50,13 @@ def test_a_number_outside_the_declared_range_is_refused(text):
     ("given", "says"),
     [
         (["--root", "~nosuchuser/x", "--out", "run"], "no such user"),
+        (["--seed", "9" * 5000, "--out", "run"], "... (5002 characters); "),
+        (["--out", "run", "--defense", "gaussian:sigma=" + "9" * 5000], "defense"),
         (["--out", "a" * 300], "the name is too long"),
         (["--out", "ü" * 130], "the name is too long"),  # 260 bytes
     ],
 )
-def test_a_path_that_cannot_be_is_one_line(given, says, tmp_path, monkeypatch, capsys):
+def test_a_value_that_cannot_be_is_one_line(given, says, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as caught:
         main(["train", "--data", "digits", "--cut", "2", *given])
@@ -62,4 +64,5 @@ def test_a_path_that_cannot_be_is_one_line(given, says, tmp_path, monkeypatch, c
     assert caught.value.code == 2
     assert len(lines) == 1
     assert says in lines[0]
+    assert len(lines[0]) < 700
     assert not list(tmp_path.iterdir())

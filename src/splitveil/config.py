@@ -234,11 +234,19 @@ def _malformed(text: str) -> ValueError:
     return ValueError(f"'{text}' is no plug-in; write name, name:value or name:key=value,key=value")
 
 
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write numbers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 200 else f"{text[:60]}... ({len(text)} characters)"
+
+
 def _typed(what: str, value: Any, hint: Any) -> Any:
     try:
         return TypeAdapter(hint).validate_python(value)
     except ValidationError as error:
-        raise UserError(f"{what} is {value!r}; {_hint(error.errors()[0])}") from None
+        raise UserError(f"{what} is {_shown(value)}; {_hint(error.errors()[0])}") from None
 
 
 def _hint(error: Any) -> str:
@@ -251,7 +259,7 @@ def _line(error: Any) -> str:
         return f"{place}: no such setting{did_you_mean(place, TrainConfig.model_fields)}"
     if error["type"] == "missing":
         return f"{place} is missing; give {place}: in the file or --{place.replace('_', '-')}"
-    return f"{place} is {error['input']!r}; {_hint(error)}"
+    return f"{place} is {_shown(error['input'])}; {_hint(error)}"
 
 
 class _Unclear(yaml.MarkedYAMLError):
