@@ -11,18 +11,23 @@ import torch
 from torch import Tensor, fx, nn
 
 from .errors import UserError, did_you_mean
+from .layout import channel_move
 
 
-def cut_network(network: nn.Module, at: str, example: Tensor) -> tuple[fx.GraphModule, fx.GraphModule]:
+def cut_network(
+    network: nn.Module, at: str, example: Tensor, larger: Callable[[], nn.Module] | None = None
+) -> tuple[fx.GraphModule, fx.GraphModule]:
     """Cut ``network`` after its layer ``at``: x -> ``encoder`` -> z -> ``tail`` -> output of the network.
 
     Only the modules that contain the layer are traced; all others run as they are, whatever their code does.
-    The halves hold copies of the weights under their names in ``network``, which stays as it is.
+    The halves hold copies of the weights under their names in ``network``, which stays as it is. Feature maps cross
+    the wire as (C, H, W) and tokens as (T, C), whatever the order of the layer's axes (`splitveil.layout`).
 
     Args:
         network: maps one tensor to one tensor.
         at: name of the layer whose output crosses the wire, as in ``network.named_modules()``.
         example: an input of the network; one image is enough.
+        larger: builds the same network for images of twice the side; for networks made for one size.
 
     Raises:
         UserError: no such layer (with the nearest name); another tensor crosses the cut, as a skip connection
@@ -50,6 +55,10 @@ def cut_network(network: nn.Module, at: str, example: Tensor) -> tuple[fx.GraphM
             raise UserError(_crossing_message(twin, at, example, crossing))
         encoder, tail = _halves(graph, root, at)
         _check(encoder, tail, example, expected, at)
+        move = channel_move(twin, at, example, larger)
+        if move is not None:
+            _move_channels(encoder, tail, *move)
+            _check(encoder, tail, example, expected, at)
     for module, training in modes:
         module.training = training
     encoder.training = tail.training = network.training
@@ -251,6 +260,21 @@ def _halves(graph: fx.Graph, root: dict[str, Any], at: str) -> tuple[fx.GraphMod
     if both:
         raise UserError(f"a cut at '{at}' leaves the weights {', '.join(both)} in both halves; cut at another layer")
     return halves[0], halves[1]
+
+
+def _move_channels(encoder: fx.GraphModule, tail: fx.GraphModule, source: int, to: int) -> None:
+    """Let the wire carry its channels at axis ``to``; the names of the weights stay as they are."""
+    end = _output(encoder.graph)
+    with encoder.graph.inserting_before(end):
+        moved = encoder.graph.call_method("movedim", (end.args[0], source, to))
+        end.args = (encoder.graph.call_method("contiguous", (moved,)),)
+    wire, copied = list(tail.graph.nodes)[:2]
+    with tail.graph.inserting_after(wire):
+        back = tail.graph.call_method("movedim", (wire, to, source))
+    with tail.graph.inserting_after(back):
+        copied.args = (tail.graph.call_method("contiguous", (back,)),)
+    encoder.recompile()
+    tail.recompile()
 
 
 def _check(encoder: nn.Module, tail: nn.Module, example: Tensor, expected: Any, at: str) -> None:

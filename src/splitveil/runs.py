@@ -120,6 +120,13 @@ class Run:
             UserError: the weights are missing, damaged, or of another network.
         """
         model = build_model(self.settings, images)
+        trained = (self.summary.get("wire") or {}).get("shape")
+        built = [int(n) for n in cast(torch.Tensor, model.wire_shape)]
+        if trained is not None and trained != built:
+            raise UserError(
+                f"{self.path} was trained with the wire {trained}, which this version orders as {built} "
+                "(channels first); train it again"
+            )
         load_weights(model, self.path / "model.safetensors")
         return model.eval()
 

@@ -37,7 +37,7 @@ def library(
         raise UserError(f"cut {cut} contradicts '{arch}', which is cut at its layer '{layer}'; leave the cut out")
     network = BUILDERS[source](name, classes, image_size)
     example = torch.zeros(1, 3, image_size, image_size)
-    encoder, tail = cut_network(network, layer, example)
+    encoder, tail = cut_network(network, layer, example, larger=lambda: BUILDERS[source](name, classes, 2 * image_size))
     if bottleneck is None:
         return Parts(encoder, tail)
     down, up = bottleneck_halves(bottleneck, feature_shape(encoder, example))
