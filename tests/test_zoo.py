@@ -13,6 +13,7 @@ from splitveil.errors import UserError
 from splitveil.registry import Registry
 from splitveil.zoo import Bottleneck, decoders
 from splitveil.zoo.base import bottleneck_halves
+from splitveil.zoo.decoders.entry import to_maps
 
 NETWORKS = [name for name in Registry("zoo").names() if ":" not in name]
 
@@ -293,6 +294,21 @@ def test_bad_decoder_names_are_refused(name, message):
     assert message in str(caught.value)
 
 
-def test_a_decoder_needs_a_feature_map():
-    with pytest.raises(UserError, match=r"features \(5, 768\)"):
-        decoders.build("custom", feature_shape=(5, 768), image_size=32)
+@pytest.mark.parametrize("name", ["res_normN1C8", "conv_normN1C8", "unet_normN1C8", "dense_normN1C8", "custom"])
+@pytest.mark.parametrize("shape", [(16, 12), (17, 12), (18, 12), (5, 12), (1, 12), (30,), (10,)])
+def test_decoders_take_tokens_and_vectors(name, shape):
+    decoder = decoders.build(name, feature_shape=shape, image_size=32)
+    assert decoder(torch.randn(2, *shape)).shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("extra", [0, 1, 5])  # none, a class token, a class token and four registers
+def test_tokens_are_laid_out_as_vision_transformers_number_them(extra):
+    maps = torch.randn(2, 6, 8, 8)
+    tokens = torch.cat([torch.randn(2, extra, 6), maps.flatten(2).transpose(1, 2)], 1)
+    torch.testing.assert_close(to_maps((64 + extra, 6))(tokens), maps)
+
+
+def test_a_decoder_needs_a_shape_that_it_knows():
+    for shape in [(), (2, 3, 4, 5), (0, 8, 8)]:
+        with pytest.raises(UserError, match=r"expected \(channels, height, width\), \(tokens, channels\) or"):
+            decoders.build("custom", feature_shape=shape, image_size=32)

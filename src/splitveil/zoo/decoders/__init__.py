@@ -8,6 +8,7 @@ from torch import nn
 
 from ...errors import UserError, unknown
 from ...registry import Registry
+from .entry import to_maps
 
 __all__ = ["build"]
 
@@ -15,15 +16,17 @@ _NAME = re.compile(r"(?P<family>.+)N(?P<blocks>\d+)C(?P<channels>\d+)")
 
 
 def build(name: str, *, feature_shape: tuple[int, ...], image_size: int) -> nn.Module:
-    """Build the decoder ``name``: z (B, C, H, W) -> images (B, 3, S, S) in [0, 1].
+    """Build the decoder ``name``: z (B, ...) -> images (B, 3, S, S) in [0, 1].
+
+    Tokens (T, C) and vectors (m,) are turned into maps by a layer in front (`splitveil.zoo.decoders.entry`).
 
     Args:
         name: ``res_``, ``conv_``, ``unet_`` or ``dense_normNnCc`` (n blocks of c channels), or ``custom``.
-        feature_shape: (C, H, W) of what crosses the wire.
+        feature_shape: (C, H, W), (T, C) or (m,) of what crosses the wire.
         image_size: S, in pixels.
 
     Raises:
-        UserError: an unknown name (with the nearest), or a shape that is no (C, H, W).
+        UserError: an unknown name (with the nearest), or a shape that is none of these.
 
     Example:
         >>> decoder = build("res_normN8C64", feature_shape=(8, 8, 8), image_size=32)
@@ -31,10 +34,10 @@ def build(name: str, *, feature_shape: tuple[int, ...], image_size: int) -> nn.M
         711539
     """
     shape = tuple(feature_shape)
-    if len(shape) != 3 or min(shape) < 1 or image_size < 1:
+    if len(shape) not in (1, 2, 3) or min(shape) < 1 or image_size < 1:
         raise UserError(
             f"decoder {name} cannot turn features {shape} into images of {image_size} pixels; "
-            "expected (channels, height, width)"
+            "expected (channels, height, width), (tokens, channels) or (numbers,)"
         )
     match = _NAME.fullmatch(name)
     key = f"{match['family']}NnCc" if match else name
@@ -46,4 +49,8 @@ def build(name: str, *, feature_shape: tuple[int, ...], image_size: int) -> nn.M
         raise UserError(f"decoder {name} is out of range; expected N from 0 to 256 and C from 1 to 4096")
     if not match and key.endswith("NnCc"):
         raise UserError(f"decoder {name} is incomplete; expected numbers for n and c, as {name[:-4]}N8C64")
-    return registry.get(key)(feature_shape=shape, image_size=image_size, **numbers)
+    entrance = None if len(shape) == 3 or key.startswith("dense_") else to_maps(shape)
+    if entrance is None:
+        return registry.get(key)(feature_shape=shape, image_size=image_size, **numbers)
+    rest = registry.get(key)(feature_shape=entrance.shape, image_size=image_size, **numbers)
+    return nn.Sequential(entrance, rest)
