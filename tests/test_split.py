@@ -266,3 +266,39 @@ def test_normalisation_lives_inside():
 def test_bad_parts_are_refused(arguments, message):
     with pytest.raises(UserError, match=message):
         SplitModel(nn.Identity(), nn.Flatten(), **arguments)
+
+
+class WritesIntoItsList(nn.Module):
+    """As the modules of HRNet: the list that it is given holds its answers afterwards."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1)])
+
+    def forward(self, x: list[Tensor]) -> list[Tensor]:
+        for i, layer in enumerate(self.layers):
+            x[i] = layer(x[i])
+        return [x[0] + x[1], x[1]]
+
+
+def test_layers_may_write_into_the_lists_that_they_are_given():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.mixed, self.head = nn.Conv2d(3, 4, 3), WritesIntoItsList(), nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = self.stem(x)
+            return self.head(torch.stack(self.mixed([z, 2 * z])).mean((0, 3, 4)))
+
+    network, x = Branches().eval(), torch.rand(3, 3, 8, 8)
+    encoder, tail = cut_network(network, "stem", x[:1])
+    torch.testing.assert_close(tail(encoder(x)), network(x))
+
+
+def test_hrnet_is_cut():
+    timm = pytest.importorskip("timm")
+
+    network, x = timm.create_model("hrnet_w18_small", num_classes=5).eval(), torch.rand(2, 3, 64, 64)
+    encoder, tail = cut_network(network, "layer1", x[:1])
+    torch.testing.assert_close(tail(encoder(x)), network(x))

@@ -134,12 +134,28 @@ class _Tracer(fx.Tracer):
         target: Any = node.target
         if node.op == "get_attr":
             return _attribute(self.root, target)
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.values[n])
+        args, kwargs = _plain((node.args, node.kwargs), self.values)
         if node.op == "call_function":
             return target(*args, **kwargs)
         if node.op == "call_method":
             return getattr(args[0], target)(*args[1:], **kwargs)
         return self.root.get_submodule(target)(*args, **kwargs)
+
+
+def _plain(value: Any, values: dict[fx.Node, Any]) -> Any:
+    """An argument with the values of its nodes; lists are new and may be written into, unlike those of torch.fx."""
+    if isinstance(value, fx.Node):
+        return values[value]
+    if isinstance(value, list):
+        return [_plain(item, values) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item, values) for key, item in value.items()}
+    if isinstance(value, tuple):
+        items = [_plain(item, values) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, slice):
+        return slice(*(_plain(item, values) for item in (value.start, value.stop, value.step)))
+    return value
 
 
 def _trace(network: nn.Module, at: str, example: Tensor) -> tuple[fx.Graph, dict[str, Any]]:
