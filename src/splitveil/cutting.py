@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from .errors import UserError, did_you_mean
 from .layout import channel_move
+from .repeats import verify
 
 
 def cut_network(
@@ -59,6 +60,7 @@ def cut_network(
         if move is not None:
             _move_channels(encoder, tail, *move)
             _check(encoder, tail, example, expected, at)
+        verify(twin, encoder, tail, example, at)
     for module, training in modes:
         module.training = training
     encoder.training = tail.training = network.training

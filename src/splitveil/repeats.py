@@ -1,0 +1,73 @@
+"""Whether the halves of a cut repeat the network away from the example that was traced: other batches, both modes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import UserError
+
+BATCHES = (1, 2, 3, 8)
+"""Numbers of images that are tried."""
+
+
+def verify(network: nn.Module, encoder: nn.Module, tail: nn.Module, example: Tensor, at: str) -> None:
+    """Compare ``tail(encoder(x))`` with ``network(x)`` on batches of several sizes, in evaluation and in training.
+
+    A trace holds the way that the code took for one image, in one mode. The three share their modules; statistics that
+    training changes are put back. A batch that the network itself refuses, as batch norm one image, is no evidence, and
+    nor is training in which it returns more than a tensor (auxiliary heads are left out of the halves).
+
+    Raises:
+        UserError: they differ.
+    """
+    kept = [(value, value.clone()) for value in network.buffers()]
+    modes = [(module, module.training) for half in (network, encoder, tail) for module in half.modules()]
+    images = torch.rand(max(BATCHES), *example.shape[1:], generator=torch.Generator().manual_seed(0))
+    try:
+        for training in (False, True):
+            for half in (network, encoder, tail):
+                half.train(training)
+            for count in BATCHES:
+                x = images[:count].to(example)
+                if not _same(network, lambda z: tail(encoder(z)), x, kept):
+                    mode = "in training" if training else "in evaluation"
+                    raise UserError(
+                        f"cut at '{at}', the halves do not repeat the network's output on {count} images {mode} "
+                        "(its code branches on the batch or the mode); cut elsewhere, or write the halves yourself: "
+                        "SplitModel(encoder, tail)"
+                    )
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _same(
+    network: Callable[[Tensor], Any],
+    halves: Callable[[Tensor], Any],
+    x: Tensor,
+    kept: list[tuple[Tensor, Tensor]],
+) -> bool:
+    expected, refused = _answer(network, x, kept)
+    if refused or not isinstance(expected, Tensor):
+        return True
+    got, refused = _answer(halves, x, kept)
+    if refused or got.shape != expected.shape:
+        return False
+    return torch.allclose(got, expected, rtol=1e-3, atol=1e-4, equal_nan=True)
+
+
+def _answer(function: Callable[[Tensor], Any], x: Tensor, kept: list[tuple[Tensor, Tensor]]) -> tuple[Any, bool]:
+    """What ``function`` answers with the same random numbers each time, and whether it refuses the batch."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        try:
+            return function(x.clone()), False
+        except (RuntimeError, ValueError, TypeError, AssertionError, IndexError):
+            return None, True
+        finally:
+            for value, before in kept:
+                value.copy_(before)

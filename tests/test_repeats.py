@@ -1,0 +1,65 @@
+"""The halves of a cut repeat the network on other batches and in training, or the cut is refused."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from splitveil.cutting import cut_network
+from splitveil.errors import UserError
+
+
+class Branching(nn.Module):
+    """A network whose middle may do as it likes."""
+
+    def __init__(self, middle: Callable[[Branching, Tensor], Tensor]):
+        super().__init__()
+        self.a, self.bn, self.fc, self.middle = nn.Conv2d(3, 8, 3), nn.BatchNorm1d(8), nn.Linear(8, 5), middle
+        self.bn.running_mean.uniform_(-1, 1)  # type: ignore[union-attr]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.middle(self, self.a(x).mean((2, 3))))
+
+
+def from_(count: int) -> Callable[[Branching, Tensor], Tensor]:
+    return lambda net, z: net.bn(z) if z.shape[0] >= count else z
+
+
+@pytest.mark.parametrize(
+    ("middle", "where"),
+    [
+        (from_(2), "2 images in evaluation"),
+        (from_(3), "3 images in evaluation"),
+        (from_(8), "8 images in evaluation"),
+        (lambda net, z: z if z.size(0) == 1 else 2 * z, "2 images in evaluation"),
+        (lambda net, z: z * z.shape[0] if z.shape[0] % 2 else z, "2 images in evaluation"),
+        (lambda net, z: 2 * z if net.training else z, "1 images in training"),
+        (lambda net, z: z - z.mean(0) if net.training and z.shape[0] > 1 else z, "2 images in training"),
+    ],
+)
+def test_a_frozen_branch_is_refused(middle, where):
+    with pytest.raises(UserError, match=rf"repeat the network's output on {where}.*SplitModel\(encoder, tail\)"):
+        cut_network(Branching(middle), "a", torch.rand(1, 3, 16, 16))
+
+
+def test_the_check_leaves_no_trace():
+    network = Branching(lambda net, z: net.bn(z))
+    before, twin = copy.deepcopy(network.state_dict()), network.eval()
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    encoder, tail = cut_network(twin, "a", torch.rand(1, 3, 16, 16, generator=torch.Generator()))
+    assert torch.equal(torch.rand(1), expected)
+    assert not any(module.training for half in (encoder, tail) for module in half.modules())
+    for key, value in tail.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+def test_what_the_network_itself_refuses_is_no_evidence():
+    encoder, tail = cut_network(Branching(lambda net, z: net.bn(z)), "a", torch.rand(1, 3, 16, 16))
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        tail.train()(encoder(torch.rand(1, 3, 16, 16)))
