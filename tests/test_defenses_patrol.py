@@ -11,6 +11,7 @@ from torch import nn
 
 from splitveil import config, runs, zoo
 from splitveil.data import load
+from splitveil.defenses._pruning import prune, resize
 from splitveil.defenses.base import Stack
 from splitveil.defenses.bottleneck import Bottleneck
 from splitveil.defenses.patrol import Patrol
@@ -192,3 +193,52 @@ def test_a_bottleneck_on_a_foreign_network_wraps_it():
     Bottleneck(2, stride=2).install(model)
     assert cast("torch.Tensor", model.wire_shape).tolist() == [2, 2, 2]
     assert model.eval()(torch.rand(1, 3, 5, 5)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        "timm:convnext_atto@stages.0",
+        "timm:mambaout_femto@stages.0",
+        "timm:edgenext_xx_small@stages.1",
+        "timm:convformer_s18@stages.0",
+        "torchvision:convnext_tiny@features.3",
+        "timm:poolformer_s12@stages.0",
+    ],
+)
+def test_pruned_networks_with_layer_norm_are_read_back(arch):
+    pytest.importorskip("timm")
+
+    def make() -> torch.nn.Module:
+        return zoo.build(arch, cut=None, classes=3, image_size=32).encoder.eval()
+
+    pruned, fresh, x = make(), make(), torch.rand(2, 3, 32, 32)
+    prune(pruned, x, 0.3)
+    assert resize(fresh, pruned.state_dict(), "")
+    fresh.load_state_dict(pruned.state_dict())
+    assert torch.equal(fresh(x), pruned(x))
+
+
+def test_pruning_leaves_modes_frozen_weights_and_memory_as_they_are():
+    encoder = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64).eval(), nn.Conv2d(64, 8, 3))
+    encoder = encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    encoder.requires_grad_(False)
+    encoder[2].requires_grad_(True)
+    prune(encoder, torch.zeros(2, 3, 8, 8), 0.05)
+    assert encoder[0].out_channels == 61  # 0.05 of 64 is 3.2: never more than the part asked for
+    assert [module.training for module in encoder] == [True, False, True]
+    assert [p.requires_grad for p in encoder.parameters()] == [False] * 4 + [True] * 2
+    weight: Any = encoder[2].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
+
+
+def test_wholly_frozen_weights_are_pruned_too():
+    encoder = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).requires_grad_(False)
+    prune(encoder, torch.zeros(2, 3, 8, 8), 0.5)
+    assert encoder[0].out_channels == 4
+
+
+def test_a_pruning_that_removes_nothing_is_refused():
+    with pytest.raises(UserError, match="removes no channel"):
+        prune(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)), torch.zeros(2, 3, 8, 8), 0.05)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +16,27 @@ from ..errors import UserError
 def prune(encoder: nn.Module, example: Tensor, ratio: float) -> None:
     """Remove ``ratio`` of the channels of each group of coupled layers, in place; the output keeps its shape.
 
-    Importance is Taylor's where the parameters hold gradients, else their magnitude.
+    Never more than ``ratio``: of 64 channels 0.05 removes 3, where the pruning library's own rule removes 4.
+    Importance is Taylor's where the parameters hold gradients, else their magnitude. Modes, frozen weights and the
+    layout of memory stay as they are, all of which the library changes.
+
+    Raises:
+        UserError: no channel was removed.
     """
     try:
         import torch_pruning as tp
     except ImportError:
         raise UserError("patrol needs torch-pruning; install it with `pip install torch-pruning`") from None
+    before = {name: p.shape for name, p in encoder.named_parameters()}
+    with _kept(encoder):
+        _prune(tp, encoder, example, ratio)
+    if all(p.shape == before.get(name) for name, p in encoder.named_parameters()):
+        raise UserError(
+            f"patrol: ratio {ratio} removes no channel of this device network; use a larger ratio or a later cut"
+        )
+
+
+def _prune(tp: Any, encoder: nn.Module, example: Tensor, ratio: float) -> None:
     graded = any(p.grad is not None for p in encoder.parameters())
     importance = tp.importance.GroupTaylorImportance() if graded else tp.importance.GroupMagnitudeImportance()
     free = [
@@ -39,6 +57,24 @@ def prune(encoder: nn.Module, example: Tensor, ratio: float) -> None:
         least = scores.argsort()[: int(ratio * channels)].tolist()
         if least:
             graph.get_pruning_group(layer, tp.prune_conv_out_channels, least).prune()
+
+
+@contextmanager
+def _kept(encoder: nn.Module) -> Iterator[None]:
+    """Evaluate and thaw the encoder, for the library follows gradients; afterwards all is as it was."""
+    modes = {name: module.training for name, module in encoder.named_modules()}
+    frozen = {name for name, p in encoder.named_parameters() if not p.requires_grad}
+    last = {name for name, p in encoder.named_parameters() if p.dim() == 4 and not p.is_contiguous()}
+    encoder.eval().requires_grad_(True)
+    try:
+        yield
+    finally:
+        for name, module in encoder.named_modules():
+            module.training = modes[name]
+        for name, p in encoder.named_parameters():
+            p.requires_grad_(name not in frozen)
+            if name in last:
+                p.data = p.data.contiguous(memory_format=torch.channels_last)
 
 
 def _is_free(encoder: nn.Module, name: str, example: Tensor) -> bool:
@@ -66,7 +102,7 @@ def _is_free(encoder: nn.Module, name: str, example: Tensor) -> bool:
 def resize(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> bool:
     """Give layers the shapes of the saved ``tensors``; True where one changed.
 
-    Convolutions, linear and batch-norm layers also take the numbers of channels that follow from the shapes.
+    Convolutions, linear and normalising layers also take the numbers of channels that follow from the shapes.
     """
     changed = False
     for name, layer in module.named_modules(prefix=prefix.removesuffix(".")):
@@ -84,6 +120,10 @@ def resize(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> bool:
             layer.in_channels = per_group * layer.groups
         elif isinstance(layer, nn.Linear):
             layer.out_features, layer.in_features = layer.weight.shape
-        elif isinstance(layer, nn.BatchNorm2d) and layer.weight is not None:
+        elif isinstance(layer, nn.LayerNorm) and layer.weight is not None:
+            layer.normalized_shape = tuple(layer.weight.shape)
+        elif isinstance(layer, nn.GroupNorm) and layer.weight is not None:
+            layer.num_channels = len(layer.weight)
+        elif isinstance(layer, nn.modules.batchnorm._NormBase) and layer.weight is not None:
             layer.num_features = len(layer.weight)
     return changed
