@@ -101,7 +101,8 @@ class Observations:
             if len(self) * first[0].numel() * 4 > CACHE_BYTES:
                 return seen(self._model, self._encode(index), rng, self._observed)
             rest = torch.arange(len(first), len(self), device=first.device).split(BATCH)
-            self._clean = torch.cat([first, *(self._encode(part) for part in rest)])
+            # Splitting nothing gives one empty part, which many networks cannot take.
+            self._clean = torch.cat([first, *(self._encode(part) for part in rest if len(part))])
         return seen(self._model, self._clean[index], rng, self._observed)
 
     def _encode(self, index: Tensor) -> Tensor:
