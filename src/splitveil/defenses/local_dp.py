@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 from typing import Any, Literal
 
 import torch
+from scipy.special import log_ndtr
 from torch import Tensor
 
 from ..errors import UserError
@@ -125,6 +125,6 @@ def gaussian_sigma(sensitivity: float, epsilon: float, delta: float) -> float:
 
 def gaussian_delta(shift: float, epsilon: float) -> float:
     """The δ that noise of deviation 1 gives at ε for neighbours ``shift`` apart."""
-    phi = NormalDist().cdf
-    far = phi(-shift / 2 - epsilon / shift)
-    return phi(shift / 2 - epsilon / shift) - (math.exp(epsilon + math.log(far)) if far > 0 else 0.0)
+    # In logarithms: far tails, below 8.3 deviations, would otherwise round to 0 and large ε overflow.
+    near, far = log_ndtr([shift / 2 - epsilon / shift, -shift / 2 - epsilon / shift])
+    return -math.exp(near) * math.expm1(min(0.0, epsilon + far - near))
