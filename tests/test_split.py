@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from splitveil.cutting import cut_network
 from splitveil.errors import UserError
-from splitveil.split import SplitModel, fresh_generator
+from splitveil.randomness import fresh_generator
+from splitveil.split import SplitModel
 
 X = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 

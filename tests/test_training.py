@@ -17,6 +17,7 @@ import torch
 from splitveil import config, recipe, training
 from splitveil.data import protocol
 from splitveil.errors import UserError
+from splitveil.randomness import stream
 from splitveil.runs import Run
 from training_helpers import IMAGES, Killed, fit, killer, records, settings, without_times
 
@@ -72,7 +73,7 @@ def test_the_model_comes_back_from_the_folder(tmp_path, small):
     stack: Any = model.defense
     assert int(stack.parts[1].counts.sum()) == 54
     test = protocol("inference_time", IMAGES, seed=0).utility_test
-    rng = recipe.generator(torch.device("cpu"), 0, recipe.TEST, 0, 0)
+    rng = stream("cpu", 0, recipe.TEST, 0, 0)
     hits = training.correct(model, test, rng)
     assert hits.float().mean() == pytest.approx(summary["accuracy"]["mean"])
     rows = list(csv.DictReader((tmp_path / "run" / "test.csv").open()))

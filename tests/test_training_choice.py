@@ -18,6 +18,7 @@ from splitveil import config, features, recipe, runs, training
 from splitveil.data import load, protocol
 from splitveil.defenses.base import Defense, Stack
 from splitveil.errors import UserError
+from splitveil.randomness import stream
 from splitveil.runs import Run
 from training_helpers import IMAGES, fit, records, settings
 
@@ -136,7 +137,7 @@ def test_batches_are_a_permutation_without_tiny_ones(count, size, ranks, seed):
 
 def test_generators_of_different_purposes_differ():
     parts = [(0, 1, 0, 0), (0, 2, 0, 0), (0, 1, 1, 0), (0, 1, 0, 1), (1, 1, 0, 0)]
-    draws = {tuple(torch.rand(4, generator=recipe.generator(torch.device("cpu"), *p)).tolist()) for p in parts}
+    draws = {tuple(torch.rand(4, generator=stream("cpu", *p)).tolist()) for p in parts}
     assert len(draws) == len(parts)
 
 

@@ -22,6 +22,8 @@ from .data import Access, ImageSet, Protocol, Split, protocol, to_float
 from .data.protocol import divide
 from .errors import UserError
 from .files import write_json, write_text
+from .randomness import stream
+from .recipe import ATTACK
 from .report.images import image_grid_png
 from .runs import Run, environment
 from .split import SplitModel
@@ -199,7 +201,7 @@ def set_up(run: Run, spec: config.Spec, images: ImageSet, terms: Terms) -> Stage
     model = run.model(images).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     victim = Victim(model, given.grants, terms.observed)
     victim.require(*attack.needs)
-    rng = torch.Generator(device).manual_seed((run.settings.seed * 1_000_003 + terms.seed) % 2**63)
+    rng = stream(device, run.settings.seed, ATTACK, terms.seed)
     return Stage(run.path, spec, terms, attack, given, model, victim, rng)
 
 

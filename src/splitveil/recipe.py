@@ -1,4 +1,4 @@
-"""The parts of the training recipe that are pure functions: rates, batches, generators, precision."""
+"""The parts of the training recipe that are pure functions: rates, batches, purposes of streams, precision."""
 
 from __future__ import annotations
 
@@ -20,15 +20,8 @@ def learning_rate(settings: config.TrainConfig, progress: float) -> float:
     return settings.lr * factor * settings.gamma ** sum(progress >= m - 1e-9 for m in settings.milestones)
 
 
-def generator(device: torch.device, *parts: int) -> torch.Generator:
-    """A generator for one purpose, seeded by (seed, purpose, epoch, rank): nothing of it need be saved to resume."""
-    seed = 0
-    for part in parts:
-        seed = (seed * 6364136223846793005 + part + 1442695040888963407) % 2**64
-    return torch.Generator(device).manual_seed(seed % 2**63)
-
-
-LAYERS, SHUFFLE, STEP, REFIT, VALIDATE, TEST = range(6)  # purposes of generators
+LAYERS, SHUFFLE, STEP, REFIT, VALIDATE, TEST, WEIGHTS, ATTACK = range(8)
+"""Purposes of random streams: `randomness.stream` gets (seed, purpose, epoch, rank)."""
 
 
 def batches(count: int, size: int, rng: torch.Generator, smallest: int = 2) -> list[Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -11,8 +10,9 @@ from torch import Tensor, nn
 
 from .cutting import cut_network
 from .errors import UserError
+from .randomness import fresh_generator
 
-__all__ = ["SplitModel", "cut_network", "fresh_generator"]
+__all__ = ["SplitModel", "cut_network"]
 
 
 class SplitModel(nn.Module):
@@ -84,7 +84,7 @@ class SplitModel(nn.Module):
         return self.encoder((x - self.mean[:, None, None]) / self.std[:, None, None])
 
     def protect(self, z: Tensor, rng: torch.Generator | None = None) -> Tensor:
-        """z_wire: the defense applied to z. ``rng=None`` draws from a generator seeded by the system."""
+        """z_wire: the defense applied to z. ``rng=None`` draws from `randomness.fresh_generator`."""
         if self.defense is None:
             return z
         return cast("Any", self.defense).on_wire(z, fresh_generator(z.device) if rng is None else rng)
@@ -96,8 +96,3 @@ class SplitModel(nn.Module):
     def forward(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
         """Logits (B, classes) of pixels x (B, 3, S, S) in [0, 1]."""
         return self.tail(self.encode(x, rng))
-
-
-def fresh_generator(device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator on ``device``, seeded by the operating system: noise that nobody can repeat."""
-    return torch.Generator(device).manual_seed(secrets.randbits(63))

@@ -27,7 +27,8 @@ from .errors import UserError
 from .features import FeatureKeeper, capacity
 from .files import atomic_write, write_json, write_text
 from .metrics import binomial_ci
-from .recipe import LAYERS, REFIT, SHUFFLE, STEP, TEST, VALIDATE, batches, generator, learning_rate, precision
+from .randomness import seed_layers, stream
+from .recipe import LAYERS, REFIT, SHUFFLE, STEP, TEST, VALIDATE, WEIGHTS, batches, learning_rate, precision
 from .runs import build_model, environment, load_weights, parameter_counts, save_weights
 from .split import SplitModel
 
@@ -81,7 +82,7 @@ class Trainer:
     def __init__(self, settings: config.TrainConfig, images: ImageSet, out: Path, fabric: Fabric):
         self.settings, self.out, self.fabric = settings, out, fabric
         self.parts = protocol(settings.protocol, images, seed=settings.seed)
-        torch.manual_seed(settings.seed)  # torch's layers draw their initial weights from the global generator
+        seed_layers(stream("cpu", settings.seed, WEIGHTS))  # the weights are drawn from the global generator
         self.model = build_model(settings, images)
         self.classes = len(images.classes)
         if len(self.parts.defender_train) < 2 * fabric.world_size:
@@ -109,7 +110,7 @@ class Trainer:
         self.forward, self.optimizer = self.fabric.setup(self.step, optimizer)
 
     def _rng(self, purpose: int, epoch: int, rank: int = 0, device: torch.device | None = None) -> torch.Generator:
-        return generator(device or self.fabric.device, self.settings.seed, purpose, epoch, rank)
+        return stream(device or self.fabric.device, self.settings.seed, purpose, epoch, rank)
 
     def run(self, progress: Progress | None = None) -> dict[str, Any]:
         """Train to the last epoch, load the chosen one, score it on the test images; the summary."""
@@ -147,7 +148,7 @@ class Trainer:
         fabric, settings = self.fabric, self.settings
         rng = self._rng(STEP, epoch, fabric.global_rank)
         # Dropout layers draw from the global generator: seeded per epoch, a resumed run repeats an uninterrupted one.
-        torch.manual_seed(self._rng(LAYERS, epoch, fabric.global_rank).initial_seed())
+        seed_layers(self._rng(LAYERS, epoch, fabric.global_rank))
         plan = batches(len(self.train), settings.batch_size, self._rng(SHUFFLE, epoch), 2 * fabric.world_size)
         keep = FeatureKeeper(len(self.train), fabric.device) if self.stack.wants_features else None
         totals: dict[str, Tensor] = {}

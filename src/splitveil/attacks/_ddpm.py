@@ -12,6 +12,7 @@ from torch.nn.functional import mse_loss
 
 from .. import fastconv
 from ..data import Split, to_float
+from ..randomness import seed_layers
 from ..work import State, Work, copy_weights
 from ._denoiser import LEVELS, Denoiser
 from .base import BATCH
@@ -63,7 +64,7 @@ class Ddpm:
         """
         images, judge = images.to(rng.device), judge.to(rng.device)
         with torch.random.fork_rng():  # layers draw their weights from torch's global generator
-            torch.manual_seed(rng.initial_seed())
+            seed_layers(rng)
             net = Denoiser(2 * to_float(images.images[:SAMPLE]) - 1, self.width)
         net = net.to(rng.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if fastconv.worth_it() and rng.device.type == "cpu":

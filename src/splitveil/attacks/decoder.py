@@ -12,6 +12,7 @@ from torch.nn.functional import mse_loss
 from .. import fastconv
 from ..data import Split
 from ..errors import UserError
+from ..randomness import seed_layers
 from ..ranges import Count, Rate, Weight
 from ..registry import plugin
 from ..work import State, Work, copy_weights
@@ -118,7 +119,7 @@ class DecoderAttack(Attack):
         first = torch.zeros(1, dtype=torch.long, device=rng.device)
         shape, size = seen.wire(first, rng).shape[1:], seen.images(first).shape[-1]
         with torch.random.fork_rng():  # layers draw their weights from torch's global generator
-            torch.manual_seed(rng.initial_seed())
+            seed_layers(rng)
             decoder = decoders.build(self.network, feature_shape=tuple(shape), image_size=size)
         self.decoder: nn.Module = decoder.to(rng.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if fastconv.worth_it() and rng.device.type == "cpu":

@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate
 
 from ..data import Access, Split, to_float
 from ..errors import UserError
+from ..randomness import seed_layers
 from ..registry import plugin
 from ..work import Work
 from ._white_box import Mode, WhiteBox, total_variation
@@ -72,7 +73,7 @@ class DeepPriorAttack(Attack):
         rng = torch.Generator(wire.device).manual_seed(self._seed)
         target = wire.flatten(1).float()
         with torch.random.fork_rng():  # layers draw their weights from torch's global generator
-            torch.manual_seed(self._seed)
+            seed_layers(rng)
             nets = Hourglasses(len(wire), self.width).to(wire.device)
         code = torch.randn(len(wire), CODE, self._size, self._size, generator=rng, device=wire.device)
         optimizer = torch.optim.Adam(nets.parameters(), self.lr)

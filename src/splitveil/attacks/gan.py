@@ -11,6 +11,7 @@ from torch.nn.functional import mse_loss
 
 from ..data import Split
 from ..errors import UserError
+from ..randomness import seed_layers
 from ..ranges import Rate, Weight
 from ..registry import plugin
 from ..work import State, Work, copy_weights
@@ -71,7 +72,7 @@ class GanAttack(Attack):
             self.warm.learn(judge, train, rng, work)
         generator = self.warm.decoder
         with torch.random.fork_rng():  # layers draw their weights from torch's global generator
-            torch.manual_seed(rng.initial_seed())
+            seed_layers(rng)
             self.critic = critic(images.images.shape[-1], self.width).to(rng.device)
         optimizers = tuple(torch.optim.Adam(net.parameters(), self.lr, BETAS) for net in (generator, self.critic))
         state: State = {"generator": generator, "critic": self.critic, "best": math.inf, "weights": {}, "curve": []}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..data import Access, Split, to_float
 from ..errors import UserError
+from ..randomness import seed_layers
 from ..ranges import Rate
 from ..registry import plugin
 from ..work import Work
@@ -66,7 +67,7 @@ class LatentAttack(Attack):
         self._work, images = work or Work(), images.to(victim.device)
         self.box = WhiteBox(victim, images, self.draws, rng)
         with torch.random.fork_rng():  # layers draw their weights from torch's global generator
-            torch.manual_seed(rng.initial_seed())
+            seed_layers(rng)
             shape, pixels = (self.size, 1, 1), images.images.shape[-1]
             self.generator = decoders.build(self.network, feature_shape=shape, image_size=pixels).to(victim.device)
             encoder = _encoder(pixels, 2 * self.size).to(victim.device)

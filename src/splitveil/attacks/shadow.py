@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate
 
 from ..data import Split, to_float
 from ..errors import UserError
+from ..randomness import seed_layers
 from ..ranges import Count, Rate
 from ..registry import plugin
 from ..work import Work
@@ -73,7 +74,7 @@ class ShadowAttack(Attack):
             raise UserError(f"shadow: the wire is {tuple(wire.shape)}; expected a feature map (B, C, H, W)")
         size = self._images.images.shape[-1]
         with torch.random.fork_rng():  # layers draw their weights from torch's global generator
-            torch.manual_seed(self._rng.initial_seed())
+            seed_layers(self._rng)
             encoder = Substitute(tuple(wire.shape[1:])).to(wire.device)
             head = nn.Conv2d(wire.shape[1], 3, 1).to(wire.device)
         optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters()], self.lr)

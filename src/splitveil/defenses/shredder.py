@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..randomness import stream
 from ..registry import plugin
 from ._model import wire_shape
 from .base import Defense, Step
@@ -43,7 +44,7 @@ class Shredder(Defense):
 
     def install(self, model: Any) -> None:
         shape = (self.size, *wire_shape(model, "shredder"))
-        rng = torch.Generator().manual_seed(int(torch.randint(2**62, ())))  # layers' weights come from torch's too
+        rng = stream("cpu", int(torch.randint(2**62, ())))  # layers' weights come from torch's too
         self.collection = nn.Parameter(self.scale * laplace_noise(torch.empty(shape), rng))
 
     def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:

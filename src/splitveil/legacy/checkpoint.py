@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from .. import config, data, runs, zoo
 from ..errors import UserError, did_you_mean
 from ..files import write_json, write_text
+from ..randomness import seed_layers, stream
+from ..recipe import TEST, WEIGHTS
 from ..split import SplitModel
 from .options import read_flags
 from .tensors import FILES, match, read_folder
@@ -203,7 +205,7 @@ def _fit(
             first = first or error
             continue
         with torch.random.fork_rng(devices=[]):  # what the files do not hold, such as a proxy, starts anew
-            torch.manual_seed(settings.seed)
+            seed_layers(stream("cpu", settings.seed, WEIGHTS))
             model = runs.build_model(settings, _stub(settings.data, images))
         for ours, theirs in _pairs(folder, files, model.encoder, model.tail, checkpoint):
             ours.copy_(theirs)
@@ -288,13 +290,13 @@ def _pairs(
 @torch.no_grad()
 def _summary(model: SplitModel, settings: config.TrainConfig, images: data.ImageSet | int) -> dict[str, Any]:
     from ..metrics import binomial_ci
-    from ..training import correct, generator
+    from ..training import correct
 
     shape = [int(n) for n in cast(Tensor, model.wire_shape)]
     accuracy, count = None, 0
     if isinstance(images, data.ImageSet):
         split = data.protocol(settings.protocol, images, seed=settings.seed).utility_test
-        hits = correct(model, split, generator(torch.device("cpu"), settings.seed))
+        hits = correct(model, split, stream("cpu", settings.seed, TEST, 0, 0))
         accuracy, count = binomial_ci(int(hits.sum()), len(hits)).as_dict(), len(hits)
     return {
         "accuracy": accuracy,
