@@ -68,7 +68,7 @@ class AdversarialNoise(Defense):
             distance = (decoder(seen) - self.mean_image).square().sum()
             (gradient,) = torch.autograd.grad(distance, seen)
         decoder.train(training)
-        return z - self.size * gradient.sign().to(z.dtype)
+        return z.float() - self.size * gradient.sign()
 
     def before_step(self, x: Tensor, y: Tensor, model: Any) -> None:
         self.proxy.learn()

@@ -48,7 +48,7 @@ class Cloak(Defense):
 
     def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
         noise = torch.randn(z.shape, generator=rng, device=z.device)
-        return z + (self._sigma() * noise).to(z.dtype)
+        return z.float() + self._sigma() * noise
 
     def loss(self, step: Step) -> Tensor | None:
         return -self.weight * self._sigma().log().mean() if self.weight else None

@@ -42,4 +42,4 @@ class Dropout(Defense):
         if self.ratio == 0:
             return z
         kept = torch.rand(z.shape, generator=rng, device=z.device) >= self.ratio
-        return z * (kept.to(z.dtype) / (1 - self.ratio))
+        return z.float() * kept / (1 - self.ratio)

@@ -38,7 +38,8 @@ class Gaussian(Defense):
         if self.sigma == 0:
             return z
         noise = torch.randn(z.shape, generator=rng, device=z.device, dtype=torch.float32)
-        return z + self.sigma * noise.to(z.dtype)
+        # In float32: where z is bfloat16, adding there would round small noise away.
+        return z.float() + self.sigma * noise
 
     def noise_variance(self) -> float:
         return self.sigma**2

@@ -38,10 +38,11 @@ class Laplace(Defense):
         self.scale = float(scale)
 
     def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
-        return z if self.scale == 0 else z + self.scale * laplace_noise(z, rng)
+        return z if self.scale == 0 else z.float() + self.scale * laplace_noise(z, rng)
 
 
 def laplace_noise(like: Tensor, rng: torch.Generator) -> Tensor:
-    """Laplace noise of scale 1 in the shape of ``like``: the difference of two exponential variables."""
-    first, second = (torch.empty(like.shape, device=like.device).exponential_(generator=rng) for _ in range(2))
-    return (first - second).to(like.dtype)
+    """Return float32 Laplace noise of scale 1 in the shape of ``like``: the difference of two exponential variables."""
+    empty = torch.empty(2, *like.shape, dtype=torch.float32, device=like.device)
+    first, second = empty.exponential_(generator=rng)
+    return first - second

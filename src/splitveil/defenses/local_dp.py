@@ -86,7 +86,7 @@ class LocalDP(Defense, helpers=("noise_scale",)):
         return gaussian_sigma(sensitivity, self.epsilon, self.delta)
 
     def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
-        flat = z.flatten(1)
+        flat = z.flatten(1).float()  # noise added in bfloat16 would be rounded away
         if flat.shape[1] not in self._scale:
             self._scale[flat.shape[1]] = self.noise_scale(flat.shape[1])
         if self.norm is None:
@@ -97,7 +97,7 @@ class LocalDP(Defense, helpers=("noise_scale",)):
         if self.mechanism == "laplace":
             noise = laplace_noise(flat, rng)
         else:
-            noise = torch.randn(flat.shape, generator=rng, device=z.device).to(z.dtype)
+            noise = torch.randn(flat.shape, generator=rng, device=z.device)
         return (flat + self._scale[flat.shape[1]] * noise).view_as(z)
 
     def noise_variance(self) -> float:

@@ -49,7 +49,7 @@ class Shredder(Defense):
 
     def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
         chosen = torch.randint(self.size, (len(z),), generator=rng, device=z.device)
-        return z + self.collection[chosen].to(z.dtype)
+        return z.float() + self.collection[chosen]
 
     def loss(self, step: Step) -> Tensor | None:
         return -self.weight * self.collection.abs().mean() if self.weight else None

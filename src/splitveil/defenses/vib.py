@@ -64,7 +64,7 @@ class VIB(Defense):
             prior = self.prior_mean, self.prior_log_sigma.clamp(*RANGE)
             self._last = gaussian_kl(z.float(), log_sigma, *prior).flatten(1).sum(1).mean()
         noise = torch.randn(z.shape, generator=rng, device=z.device)
-        return z + (log_sigma.exp() * noise).to(z.dtype)
+        return z.float() + log_sigma.exp() * noise
 
     def loss(self, step: Step) -> Tensor | None:
         nats, self._last = self._last, None
