@@ -18,6 +18,7 @@ from torch import Tensor
 
 from . import config, metrics, reliability
 from .attacks.base import BATCH, Attack, Victim
+from .claims import claimed
 from .data import Access, ImageSet, Protocol, Split, protocol, to_float
 from .data.protocol import divide
 from .errors import UserError
@@ -69,9 +70,15 @@ def attack_run(
         options: as of `evaluate`.
     """
     label = label or spec.name
-    outcome = evaluate(run, spec, images, store=partial(run, label), **options)
-    save(outcome, run, label)
-    return outcome.summary
+    return run_and_save(run, label, spec, images, **options).summary
+
+
+def run_and_save(run: Run, label: str, spec: config.Spec, images: ImageSet, **options: Any) -> Outcome:
+    """`evaluate` and `save` while no other process attacks the run under this label."""
+    with claimed(run.path / "attacks" / label, "attack"):
+        outcome = evaluate(run, spec, images, store=partial(run, label), **options)
+        save(outcome, run, label)
+    return outcome
 
 
 def partial(run: Run, label: str) -> Path:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from . import __version__, config, data, zoo
+from .claims import LOCK
 from .defenses.base import Defense, Stack
 from .errors import UserError
 from .files import atomic_write
@@ -176,3 +177,23 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def check_folder(settings: config.TrainConfig, out: Path, resume: bool) -> None:
+    """Refuse to train ``settings`` in ``out`` where it holds something else, or a run that is not to be resumed.
+
+    Raises:
+        UserError: as said.
+    """
+    file = out / "config.yaml"
+    if not file.is_file():
+        if out.exists() and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
+            raise UserError(f"{out} exists and is no run; choose an empty or new folder for --out")
+        return
+    if not resume:
+        raise UserError(f"{out} holds a run already; add --resume to go on with it, or choose another --out")
+    old = config.parse(config.load(file)).resolve().model_dump(mode="json")
+    new = settings.model_dump(mode="json")
+    changed = [f"{key} was {old[key]}, now {new[key]}" for key in new if old[key] != new[key]]
+    if changed:
+        raise UserError(f"cannot resume {out} with other settings: {'; '.join(changed)}; use another --out")

@@ -153,9 +153,8 @@ def run_suite(
     for label, spec in able.items():
         done = finished(run, label, spec, parts, agreed, extra or {})
         if done is None:
-            store, shown = evaluation.partial(run, label), progress(label) if progress else None
-            outcome = evaluation.evaluate(run, spec, images, store=store, progress=shown, extra=extra, **terms)
-            evaluation.save(outcome, run, label)
+            shown = progress(label) if progress else None
+            outcome = evaluation.run_and_save(run, label, spec, images, progress=shown, extra=extra, **terms)
             done = outcome.summary, outcome.values
         summaries[label], values[label] = done
     if not values:

@@ -21,15 +21,17 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from torch.nn.functional import cross_entropy
 
 from . import config, fastconv
+from .claims import claimed
 from .data import ImageSet, Split, augment, protocol, to_float
 from .defenses.base import Features, Stack, Step, name_of
 from .errors import UserError
 from .features import FeatureKeeper, capacity
 from .files import atomic_write, write_json, write_text
 from .metrics import binomial_ci
+from .one_machine import OneMachine
 from .randomness import seed_layers, stream
 from .recipe import LAYERS, REFIT, SHUFFLE, STEP, TEST, VALIDATE, WEIGHTS, batches, learning_rate, precision
-from .runs import build_model, environment, load_weights, parameter_counts, save_weights
+from .runs import build_model, check_folder, environment, load_weights, parameter_counts, save_weights
 from .split import SplitModel
 
 EVALUATION_BATCH = 256
@@ -317,7 +319,8 @@ def fit(
     """Train what ``settings`` describes on ``images`` and leave the run folder ``out``; returns its summary.
 
     Raises:
-        UserError: the folder holds a run already, or, on resuming, one of other settings.
+        UserError: the folder holds a run already, another process trains in it, or, on resuming, it is of other
+            settings.
 
     >>> import tempfile
     >>> from splitveil.data import load
@@ -328,7 +331,20 @@ def fit(
     ['ci95', 'mean']
     """
     settings, out = settings.resolve(), Path(out)
-    _claim(settings, out, resume)
+    check_folder(settings, out, resume)
+    with claimed(out, "training"):
+        check_folder(settings, out, resume)  # again: another training may have come before the claim
+        return _fit(settings, images, out, resume, progress, tensorboard)
+
+
+def _fit(
+    settings: config.TrainConfig,
+    images: ImageSet,
+    out: Path,
+    resume: bool,
+    progress: Progress | None,
+    tensorboard: bool,
+) -> dict[str, Any]:
     if resume and (out / "summary.json").is_file():
         return json.loads((out / "summary.json").read_text(encoding="utf-8"))
     gpu = torch.cuda.is_available()
@@ -346,6 +362,7 @@ def fit(
         devices=settings.devices,
         strategy=DDPStrategy(start_method="spawn") if several else "auto",
         precision=precision(settings.precision, torch.device("cuda" if gpu else "cpu")),  # type: ignore[arg-type]
+        plugins=[OneMachine()],
     )
     # Spawned processes cannot carry a bar across; the first one's records are in metrics.jsonl.
     try:
@@ -375,18 +392,3 @@ def _train(
         if resume:
             trainer.resume()
         return trainer.run(progress)
-
-
-def _claim(settings: config.TrainConfig, out: Path, resume: bool) -> None:
-    file = out / "config.yaml"
-    if not file.is_file():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(f"{out} exists and is no run; choose an empty or new folder for --out")
-        return
-    if not resume:
-        raise UserError(f"{out} holds a run already; add --resume to go on with it, or choose another --out")
-    old = config.parse(config.load(file)).resolve().model_dump(mode="json")
-    new = settings.model_dump(mode="json")
-    changed = [f"{key} was {old[key]}, now {new[key]}" for key in new if old[key] != new[key]]
-    if changed:
-        raise UserError(f"cannot resume {out} with other settings: {'; '.join(changed)}; use another --out")
