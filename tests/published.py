@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -89,3 +91,57 @@ class PublishedResNet20(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(functional.adaptive_avg_pool2d(self.cloud(self.local(x)), 1).flatten(1))
+
+
+def layouts() -> dict[str, dict[str, dict[str, list[int]] | None]]:
+    """Folder -> file -> name -> shape of real published files of 1 or 2 epochs; None for a pickled network.
+
+    `published_layouts.json` is short for them: `0:bn 64` is a batch norm, `0:+ 8 3 3 3` a layer with a bias.
+    """
+    stored = json.loads((Path(__file__).parent / "published_layouts.json").read_text(encoding="utf-8"))
+    files = {name: _layout(text) for name, text in stored["files"].items()}
+    return {
+        folder: {file: files[name] for file, name in content.items()} for folder, content in stored["folders"].items()
+    }
+
+
+def _layout(text: str) -> dict[str, list[int]] | None:
+    if ":" not in text:
+        return None
+    found: dict[str, list[int]] = {}
+    for item in text.split(", "):
+        name, _, rest = item.partition(":")
+        kind, _, numbers = rest.partition(" ")
+        shape, prefix = [int(number) for number in numbers.split()], f"{name}." if name else ""
+        if kind == "bn":
+            found |= {prefix + leaf: shape for leaf in ("weight", "bias", "running_mean", "running_var")}
+            found[f"{prefix}num_batches_tracked"] = []
+        elif kind == "+":
+            found |= {f"{prefix}weight": shape, f"{prefix}bias": shape[:1]}
+        else:
+            found[name] = shape
+    return found
+
+
+def random_tensors(layout: dict[str, list[int]], seed: int = 0) -> dict[str, Tensor]:
+    """Tensors of these shapes with which a network neither saturates nor vanishes."""
+    rng = torch.Generator().manual_seed(seed)
+    found = {}
+    for name, shape in layout.items():
+        if name.endswith(("num_batches_tracked", "forward_pass")):
+            found[name] = torch.tensor(7)
+        elif name.endswith("running_var") or (len(shape) == 1 and name.endswith("weight")):
+            found[name] = torch.rand(shape, generator=rng) + 0.5
+        else:
+            fan_in = max(1, torch.Size(shape[1:]).numel())
+            found[name] = torch.randn(shape, generator=rng) * (2 / fan_in) ** 0.5 * (0.1 if len(shape) == 1 else 1)
+    return found
+
+
+def save_layout(files: dict[str, dict[str, list[int]] | None], folder: Path) -> Path:
+    """A folder with files of these layouts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, (name, layout) in enumerate(sorted(files.items())):
+        if layout is not None:
+            torch.save(random_tensors(layout, seed), folder / name)
+    return folder

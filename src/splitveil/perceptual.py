@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from .errors import UserError
+from .files import is_safetensors
 from .metrics import checked_pair
 
 SIZE = 64
@@ -92,9 +93,10 @@ class Lpips:
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        if path.suffix == ".safetensors":
+        if is_safetensors(path):
             return load_file(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # by content: of a path, torch.load reads the name
+            tensors = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}; {EXPECTED}") from None
     except (SafetensorError, UnpicklingError, EOFError, RuntimeError, LookupError, ValueError) as error:

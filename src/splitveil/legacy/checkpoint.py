@@ -24,7 +24,7 @@ from ..randomness import seed_layers, stream
 from ..recipe import TEST, WEIGHTS
 from ..split import SplitModel
 from .options import read_flags
-from .tensors import FILES, match, read_folder
+from .tensors import FILES, Stored, match, read_checkpoint
 from .translate import DATASETS, RECIPE, RESNETS, Reading, translate
 
 NUMBER = r"(\d+\.?\d*(?:e-?\d+)?)"
@@ -76,7 +76,7 @@ def import_checkpoint(
     checkpoint: str = "best",
     normalization: Literal["published", "own"] = "published",
 ) -> Imported:
-    """Write the run folder `out` from the checkpoint folder `folder`; `splitveil attack` accepts it.
+    """Write the run folder `out` from the checkpoint `folder`, or one file; `splitveil attack` accepts it.
 
     Settings come from `options`, else the folder's name, else the tensors, else the published recipe.
 
@@ -94,17 +94,17 @@ def import_checkpoint(
     if normalization not in ("published", "own"):
         hint = did_you_mean(normalization, ("published", "own")) or ";"
         raise UserError(f"--normalization is '{normalization}'{hint} expected published or own")
-    if not folder.is_dir():
+    if not folder.exists():
         names = ", ".join(f"checkpoint_{part}_best.tar" for part in FILES)
         raise UserError(f"{folder} is no folder; expected one with {names}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty; choose another --out")
-    flags = settings_in_name(folder) | read_flags(options)
-    files = read_folder(folder, checkpoint)
-    classes, notes = _classes(files["classifier"]), list[str]()
+    flags = settings_in_name(folder if folder.is_dir() else folder.parent) | read_flags(options)
+    stored = read_checkpoint(folder, checkpoint)
+    classes, notes = _classes(stored.tensors["classifier"]), list[str]()
     flags["dataset"] = flags.get("dataset") or _dataset(classes)
     images = _images(flags["dataset"], classes, root, train_size, test_size, notes)
-    settings, model = _fit(folder, files, flags, reading, images, checkpoint, notes)
+    settings, model = _fit(stored, flags, reading, images, notes)
     update = {"root": Path(root) if root else None, "train_size": train_size, "test_size": test_size}
     settings = settings.model_copy(update=update).resolve()
     if normalization == "published" and (constants := NORMALIZATION.get(settings.data)):
@@ -113,7 +113,7 @@ def import_checkpoint(
     summary = _summary(model.eval(), settings, images)
     summary["imported"] = {
         "folder": folder.name,
-        "sha256": {name: _digest(folder / name) for name in (f"checkpoint_{part}_{checkpoint}.tar" for part in FILES)},
+        "sha256": {path.name: _digest(path) for path in sorted(set(stored.paths.values()))},
         "notes": notes,
     }
     runs.save_weights(model, out / "model.safetensors")
@@ -183,15 +183,14 @@ def _images(
 
 
 def _fit(
-    folder: Path,
-    files: dict[str, dict[str, Tensor]],
+    stored: Stored,
     flags: dict[str, Any],
     reading: Reading,
     images: data.ImageSet | int,
-    checkpoint: str,
     notes: list[str],
 ) -> tuple[config.TrainConfig, SplitModel]:
     """The settings and the model that the tensors fit, and the tensors in it."""
+    files = stored.tensors
     arch = _architecture(files["f"], flags.get("arch"))
     stated = {"arch": "resnet20_sgm" if arch in RESNETS else arch}  # a 3×3 stem is not the published ResNet
     first: UserError | None = None
@@ -200,14 +199,14 @@ def _fit(
         defense = _sparse_as_stored(translation.settings["defense"], files["f"])
         settings = config.parse(translation.settings | {"arch": arch, "defense": defense}).resolve()
         try:
-            _check(folder, files, settings, images, checkpoint)
+            _check(stored, settings, images)
         except UserError as error:
             first = first or error
             continue
         with torch.random.fork_rng(devices=[]):  # what the files do not hold, such as a proxy, starts anew
             seed_layers(stream("cpu", settings.seed, WEIGHTS))
             model = runs.build_model(settings, _stub(settings.data, images))
-        for ours, theirs in _pairs(folder, files, model.encoder, model.tail, checkpoint):
+        for ours, theirs in _pairs(stored, model.encoder, model.tail):
             ours.copy_(theirs)
         if "cutlayer" not in flags:
             notes.append(f"nothing names the cut; {cut} fits (a pooling beside it has no tensor): --cut for another")
@@ -245,11 +244,9 @@ def _stub(name: str, images: data.ImageSet | int) -> data.ImageSet:
 
 
 def _check(
-    folder: Path,
-    files: dict[str, dict[str, Tensor]],
+    stored: Stored,
     settings: config.TrainConfig,
     images: data.ImageSet | int,
-    checkpoint: str,
 ) -> None:
     """Whether the tensors fit the network, tried on shapes alone: fast enough to try every cut."""
     bottleneck = None
@@ -266,13 +263,11 @@ def _check(
             image_size=stub.size,
             bottleneck=bottleneck,
         )
-    bare = {name: value for name, value in files["f"].items() if name.rpartition(".")[2] != "W"}
-    _pairs(folder, files | {"f": bare}, parts.encoder, parts.tail, checkpoint)
+    bare = {name: value for name, value in stored.tensors["f"].items() if name.rpartition(".")[2] != "W"}
+    _pairs(Stored(stored.tensors | {"f": bare}, stored.paths), parts.encoder, parts.tail)
 
 
-def _pairs(
-    folder: Path, files: dict[str, dict[str, Tensor]], encoder: nn.Module, tail: nn.Module, checkpoint: str
-) -> list[tuple[Tensor, Tensor]]:
+def _pairs(stored: Stored, encoder: nn.Module, tail: nn.Module) -> list[tuple[Tensor, Tensor]]:
     """Our tensors beside the published ones."""
     cloud = cast("dict[str, Tensor]", tail.state_dict())
     ours = {
@@ -282,8 +277,8 @@ def _pairs(
     }
     pairs = []
     for part, wanted in ours.items():
-        source = str(folder / f"checkpoint_{part}_{checkpoint}.tar")
-        pairs += [(wanted[name], value) for name, value in match(source, files[part], wanted).items()]
+        found = match(str(stored.paths[part]), stored.tensors[part], wanted)
+        pairs += [(wanted[name], value) for name, value in found.items()]
     return pairs
 
 

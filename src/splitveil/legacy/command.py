@@ -10,6 +10,7 @@ from ..errors import UserError, did_you_mean
 from .checkpoint import import_checkpoint
 from .options import SWITCHES
 from .script import read_script
+from .tensors import is_stored
 from .translate import read_options
 
 ALIASES = {"data": "dataset", "cut": "cutlayer", "bottleneck": "bottleneck_option", "seed": "random_seed"}
@@ -35,7 +36,7 @@ def run(argv: Sequence[str]) -> str:
         raise UserError(f"got {len(places)} paths ({', '.join(places)}); give one script or one folder")
     if not places and not published:
         raise UserError(f"nothing to translate; {USAGE}")
-    if places and Path(places[0]).is_dir():
+    if places and (Path(places[0]).is_dir() or is_stored(Path(places[0]))):
         return _import(places[0], own, published)
     for name in ("root", "train-size", "test-size", "checkpoint", "normalization"):
         if name in own:
@@ -81,7 +82,9 @@ def _sort(argv: Sequence[str]) -> tuple[dict[str, str], list[str], list[str]]:
 
 def _import(folder: str, own: dict[str, str], published: list[str]) -> str:
     if "out" not in own:
-        raise UserError(f"{folder} is a checkpoint folder; say where the run goes: --out RUN")
+        raise UserError(
+            f"{folder} is a checkpoint{' folder' * Path(folder).is_dir()}; say where the run goes: --out RUN"
+        )
     sizes = {}
     for name in ("train-size", "test-size"):
         if name in own:

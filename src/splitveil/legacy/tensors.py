@@ -6,12 +6,14 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..files import is_safetensors
 
 FILES = {"f": "the device part", "cloud": "the cloud part", "classifier": "the classifier"}
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -20,28 +22,92 @@ PROFILER = ("total_ops", "total_params")
 COUNTER = "num_batches_tracked"
 FOREIGN = re.compile(r"GLOBAL|reduce for|can only build|Unsupported class", re.IGNORECASE)
 """In the message of torch's safe reader: the file names a class or function that is none of its own."""
+WHOLE = {"local": "f", "cloud": "cloud", "classifier": "classifier"}
+"""Prefix in a file of the whole model -> part."""
+NO_PART = (
+    "decoders and generators of the published attacks (model.pt, *_G.tar) are not imported: import the network's own "
+    "checkpoint, then train the attack on that run: splitveil attack RUN --attack decoder{0}, or --attack gan"
+)
 AS_TRAINED = "give --arch, --cut and --bottleneck as it was trained"
 
 
-def read_folder(folder: Path, checkpoint: str) -> dict[str, dict[str, Tensor]]:
-    """The tensors of `checkpoint_{f,cloud,classifier}_{checkpoint}.tar`.
+@dataclass(frozen=True)
+class Stored:
+    """The three parts of a published model, and the file that each was in."""
+
+    tensors: dict[str, dict[str, Tensor]]
+    paths: dict[str, Path]
+
+
+def read_checkpoint(place: Path, checkpoint: str) -> Stored:
+    """The tensors of `checkpoint_{f,cloud,classifier}_{checkpoint}.tar`, or of one file that holds all three.
+
+    The published code writes one file, `checkpoint_{checkpoint}.tar`, where its scheme has no V (`orig_epoch`).
+
+    Args:
+        place: the folder, or that one file.
 
     Raises:
-        UserError: a missing, truncated or malicious file, or one that holds more than tensors.
+        UserError: a missing, truncated or malicious file, or one that holds more than tensors or something else.
     """
-    found = {}
-    for part, what in FILES.items():
-        path = folder / f"checkpoint_{part}_{checkpoint}.tar"
+    if not place.is_dir():
+        return _whole(place)
+    paths = {part: place / f"checkpoint_{part}_{checkpoint}.tar" for part in FILES}
+    whole = place / f"checkpoint_{checkpoint}.tar"
+    if whole.is_file() and not all(path.is_file() for path in paths.values()):
+        return _whole(whole)
+    for part, path in paths.items():
         if not path.is_file():
-            there = sorted(p.name for p in folder.glob("checkpoint_*.tar"))
-            hint = (
-                f"it has {', '.join(there)}; choose others with --checkpoint EPOCH"
-                if there
-                else "it has no checkpoint_*.tar"
-            )
-            raise UserError(f"{folder} lacks {path.name}, {what}; {hint}")
-        found[part] = read_tensors(path)
-    return found
+            raise UserError(f"{place} lacks {path.name}, {FILES[part]}; {_there(place)}")
+    return Stored({part: read_tensors(path) for part, path in paths.items()}, paths)
+
+
+def _there(folder: Path) -> str:
+    """What a folder holds instead, and what to do: only checkpoints that are whole are proposed."""
+    names = sorted(path.name for path in folder.glob("checkpoint_*.tar"))
+    if not names:
+        others = [path for path in sorted(folder.iterdir()) if path.suffix in (".pt", ".tar") and path.is_file()]
+        if others:
+            return f"it has {others[0].name}: {NO_PART.format('')}"
+        return "it has no checkpoint_*.tar; give the folder that the published training wrote"
+    rests = [name.removeprefix("checkpoint_").removesuffix(".tar") for name in names]
+    parts = {part: {rest.removeprefix(f"{part}_") for rest in rests if rest.startswith(f"{part}_")} for part in FILES}
+    in_parts = set.intersection(*parts.values())
+    in_one = {rest for rest in rests if rest.partition("_")[0] not in FILES}
+    found = f"it has {', '.join(names)}"
+    if complete := sorted(in_parts | in_one):
+        return f"{found}; choose with --checkpoint {' or '.join(complete)}"
+    return f"{found}, and of no checkpoint all three parts; copy the missing ones too"
+
+
+def _whole(path: Path) -> Stored:
+    tensors = read_tensors(path)
+    found: dict[str, dict[str, Tensor]] = {part: {} for part in FILES}
+    for name, value in tensors.items():
+        prefix, _, rest = name.partition(".")
+        if prefix in WHOLE and rest:
+            found[WHOLE[prefix]][rest] = value
+    if all(found.values()):
+        return Stored(found, dict.fromkeys(FILES, path))
+    if re.fullmatch(rf"checkpoint_({'|'.join(FILES)})_.+", path.stem):
+        raise UserError(f"{path} is one part of three; give its folder: {path.parent}")
+    raise UserError(f"{path} is no model that was cut in two; {NO_PART.format(_decoder(tensors))}")
+
+
+def _decoder(tensors: dict[str, Tensor]) -> str:
+    """`:network=NAME` of a published residual decoder, where its layers tell."""
+    blocks = sum(name.endswith(".bn0.weight") for name in tensors)
+    first = tensors.get("m.0.conv1.weight")
+    return "" if first is None or blocks < 2 else f":network=res_normN{blocks - 2}C{first.shape[0]}"
+
+
+def is_stored(path: Path) -> bool:
+    """Whether a file begins as those of torch.save or of safetensors do, whatever its name."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(2)
+    return head == b"PK" or head[:1] == b"\x80" or is_safetensors(path)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -68,8 +134,14 @@ def _load(path: Path) -> object:
         head = file.read(2)
     if head == b"PK" and not zipfile.is_zipfile(path):
         raise UserError(f"{path} is truncated: its end is missing; copy it again")
+    if is_safetensors(path):
+        raise UserError(
+            f"{path} holds safetensors, which do not keep the order of the layers by which tensors are matched; "
+            "expected a file of torch.save(model.state_dict(), ...)"
+        )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # by content: of a path, torch.load reads the name
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not FOREIGN.search(str(error)):
             raise UserError(f"{path} is damaged, or no file of torch.save; copy it again") from None
