@@ -18,7 +18,7 @@ from splitveil.data import Split, load, protocol, to_float
 from splitveil.errors import UserError
 from splitveil.reidentification import FILE, Judge, fingerprint, independent_of, judge_for
 from splitveil.runs import Run
-from training_helpers import IMAGES, fit, tiny
+from training_helpers import IMAGES, fit, settings, tiny
 
 DIGITS = load("digits", train_size=600, test_size=100)
 
@@ -158,7 +158,8 @@ def test_judge_and_victim_are_of_other_families(victim, size):
 
 
 def test_as_metrics_of_an_attack(tmp_path, small, judge):
-    fit(tmp_path / "run", epochs=1, defense=(), test_size=100, train_size=600)
+    chosen = settings(epochs=1, defense=(), test_size=100, train_size=600)
+    training.fit(chosen, DIGITS, tmp_path / "run")
     run = Run.open(tmp_path / "run")
     outcome = evaluation.evaluate(run, Spec.model_validate("linear:1"), DIGITS, extra=judge.metrics())
     truth = protocol("inference_time", DIGITS, seed=0).attacker_test

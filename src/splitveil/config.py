@@ -101,7 +101,7 @@ class TrainConfig(BaseModel):
     data: str
     """Image set, as `splitveil list data` shows, or folder:PATH."""
     root: Path | None = None
-    """Folder that holds the images."""
+    """Folder that holds the images; it counts more than one in data."""
     train_size: int | None = Field(None, ge=2)
     """Use only this many training images, class-balanced."""
     test_size: int | None = Field(None, ge=2)
@@ -157,12 +157,49 @@ class TrainConfig(BaseModel):
         padding = {"cifar10": 4, "cifar100": 4, "digits": 2}.get(self.data, 0)
         return self.model_copy(
             update={
-                "root": expanded(self.root).absolute() if self.root else None,
+                "root": self._place(),
                 "defense": tuple(spec.resolve("defenses") for spec in self.defense),
                 "crop_padding": padding if self.crop_padding is None else self.crop_padding,
                 "flip": self.data != "digits" if self.flip is None else self.flip,
             }
         )
+
+    def _place(self) -> Path | None:
+        """The folder of the images, wherever the shell stands: `root`, else that in `data`, else the loader's own."""
+        name, inside = divided(self.data)
+        place = self.root or inside or own_root(name)
+        return expanded(place).absolute() if place else None
+
+
+def divided(data: str) -> tuple[str, str | None]:
+    """An image set as it is written, without the folder in it; and that folder.
+
+    >>> divided("folder:root=faces,size=64"), divided("folder:faces"), divided("digits")
+    (('folder:size=64', 'faces'), ('folder', 'faces'), ('digits', None))
+    """
+    name, _, text = data.partition(":")
+    if not text or name not in Registry("data").names():
+        return data, None
+    first = next(iter(inspect.signature(Registry("data").get(name)).parameters), None)
+    if not text.partition("=")[0].isidentifier() or "=" not in text:
+        return (name, text) if first == "root" else (data, None)
+    pairs = text.split(",")
+    places = [pair.removeprefix("root=") for pair in pairs if pair.startswith("root=")]
+    others = ",".join(pair for pair in pairs if not pair.startswith("root="))
+    return (f"{name}:{others}" if others else name, places[-1]) if places else (data, None)
+
+
+def own_root(data: str) -> Path | None:
+    """Where an image set looks by itself, relative to the shell's folder; None where it needs no folder or names one.
+
+    >>> own_root("cifar10"), own_root("digits")
+    (PosixPath('data'), None)
+    """
+    name = data.partition(":")[0]
+    if name not in Registry("data").names():
+        return None
+    parameter = inspect.signature(Registry("data").get(name)).parameters.get("root")
+    return parameter.default if parameter is not None and isinstance(parameter.default, Path) else None
 
 
 def parse(values: dict[str, Any]) -> TrainConfig:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import config, metrics, reliability
+from . import config, metrics, pins, reliability
 from .attacks.base import BATCH, Attack, Victim
 from .claims import claimed
 from .data import Access, ImageSet, Protocol, Split, protocol, to_float
@@ -203,6 +203,7 @@ def set_up(run: Run, spec: config.Spec, images: ImageSet, terms: Terms) -> Stage
     """Build the attack and what it sees; everything that can be wrong with the request is found here."""
     spec = spec.resolve("attacks")
     attack: Attack = spec.make("attacks")
+    pins.check(run.summary, images, run.path)
     given = parts(run.settings, images, terms.protocol_name, terms.attacker_size, terms.attacked)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = run.model(images).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

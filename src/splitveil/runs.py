@@ -59,9 +59,9 @@ def build_model(settings: config.TrainConfig, images: data.ImageSet) -> SplitMod
 
 
 def load_images(settings: config.TrainConfig, *, download: bool = False) -> data.ImageSet:
-    """The image set of a run."""
+    """The image set of a run; ``root``, where images may have moved to, counts more than a folder in ``data``."""
     return data.load(
-        settings.data,
+        config.divided(settings.data)[0] if settings.root else settings.data,
         root=settings.root,
         download=download,
         train_size=settings.train_size,
@@ -192,8 +192,9 @@ def check_folder(settings: config.TrainConfig, out: Path, resume: bool) -> None:
         return
     if not resume:
         raise UserError(f"{out} holds a run already; add --resume to go on with it, or choose another --out")
-    old = config.parse(config.load(file)).resolve().model_dump(mode="json")
-    new = settings.model_dump(mode="json")
+    old, new = config.parse(config.load(file)).resolve().model_dump(mode="json"), settings.model_dump(mode="json")
+    for values in (old, new):  # their folder may have moved: the images themselves are compared
+        values |= {"root": None, "data": config.divided(values["data"])[0]}
     changed = [f"{key} was {old[key]}, now {new[key]}" for key in new if old[key] != new[key]]
     if changed:
         raise UserError(f"cannot resume {out} with other settings: {'; '.join(changed)}; use another --out")

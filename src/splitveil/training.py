@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessRaisedException
 from torch.nn.functional import cross_entropy
 
-from . import config, fastconv
+from . import config, fastconv, pins
 from .claims import claimed
 from .data import ImageSet, Split, augment, protocol, to_float
 from .defenses.base import Features, Stack, Step, name_of
@@ -82,7 +82,8 @@ class Trainer:
     """One training in its run folder; ``run`` goes from the last checkpoint to the summary."""
 
     def __init__(self, settings: config.TrainConfig, images: ImageSet, out: Path, fabric: Fabric):
-        self.settings, self.out, self.fabric = settings, out, fabric
+        self.settings, self.images, self.out, self.fabric = settings, images, out, fabric
+        self.pinned = pins.of(images)
         self.parts = protocol(settings.protocol, images, seed=settings.seed)
         seed_layers(stream("cpu", settings.seed, WEIGHTS))  # the weights are drawn from the global generator
         self.model = build_model(settings, images)
@@ -224,6 +225,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "state": vars(self.state),
             "settings": config.dump(self.settings),
+            "images": self.pinned,
         }
         with atomic_write(self.out / "checkpoint" / "last.pt") as temporary:
             try:
@@ -242,6 +244,7 @@ class Trainer:
         except (OSError, EOFError, RuntimeError, LookupError, UnpicklingError) as error:
             reason = str(error).partition("\n")[0]
             raise UserError(f"{path} is damaged ({reason}); delete it and --resume starts from the beginning") from None
+        pins.check_checkpoint(saved, self.settings, self.images, self.out)
         if self.stack.restructure_like(self.model, saved["model"]):
             self._setup()
         self.model.load_state_dict(saved["model"])
@@ -262,7 +265,7 @@ class Trainer:
             "leakage_nats": records[self.state.best_epoch]["leakage_nats"],
             "seconds": sum(r["seconds"] for r in records),
             "images": {"train": len(self.train), "test": len(hits)},
-            "test_digest": test.digest(),
+            **self.pinned,
             "parameters": parameter_counts(self.model),
             "wire": {"shape": shape, "bytes": 4 * math.prod(shape)},
             "precision": precision(self.settings.precision, self.fabric.device),
@@ -346,7 +349,9 @@ def _fit(
     tensorboard: bool,
 ) -> dict[str, Any]:
     if resume and (out / "summary.json").is_file():
-        return json.loads((out / "summary.json").read_text(encoding="utf-8"))
+        summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+        pins.check(summary, images, out)
+        return summary
     gpu = torch.cuda.is_available()
     if gpu and settings.devices > torch.cuda.device_count():
         raise UserError(f"--devices {settings.devices}: this machine has {torch.cuda.device_count()} GPUs")
@@ -387,8 +392,8 @@ def _train(
 ) -> dict[str, Any]:
     with torch.random.fork_rng():  # layers draw weights and dropout from torch's global generators
         trainer = Trainer(settings, images, out, fabric)
-        if fabric.is_global_zero:
-            write_text(out / "config.yaml", config.dump(settings, splitveil=environment()["splitveil"]))
         if resume:
             trainer.resume()
+        if fabric.is_global_zero:
+            write_text(out / "config.yaml", config.dump(settings, splitveil=environment()["splitveil"]))
         return trainer.run(progress)

@@ -96,7 +96,7 @@ def attack(
     root
         Folder of the images, where they have moved since the training.
     """
-    from .. import runs, suites
+    from .. import pins, runs, suites
     from ..work import Budget
 
     if bool(attack) == bool(suite):
@@ -107,6 +107,7 @@ def attack(
     opened = runs.Run.open(run)
     named = suites.labels(tuple(_with_epochs(_spec(text), epochs).resolve("attacks") for text in attack or ()))
     images = runs.load_images(opened.settings.model_copy(update={"root": root}) if root else opened.settings)
+    pins.check(opened.summary, images, run)  # before a judge is trained on them
     agreed = {f.name: getattr(terms or Terms(), f.name) for f in fields(Terms)}
     agreed["protocol_name"] = agreed.pop("protocol") or opened.settings.protocol
     if dry_run:

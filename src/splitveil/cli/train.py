@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.markup import escape
 from rich.table import Table
 
 from .. import bars, config
+from ..errors import UserError
 from ._shared import app, interval, out_console, say
 
 FLAGS = config.flags()
@@ -62,8 +63,8 @@ def train(
     from ..training import fit
 
     values = config.load(config_file) if config_file else {}
-    values |= flags.model_dump(exclude_none=True) if flags else {}  # type: ignore[attr-defined]
-    settings = config.parse(values).resolve()
+    given = flags.model_dump(exclude_none=True) if flags else {}  # type: ignore[attr-defined]
+    settings = config.parse(_over(values, given)).resolve()
     images = runs.load_images(settings, download=download)
     with bars.bars() as bar:
         show = bars.training(bar, "training", settings.epochs)
@@ -79,3 +80,17 @@ def train(
     table.add_row("seconds", f"{summary['seconds']:.0f}")
     out_console.print(table)
     say(f"attack it: splitveil attack {out} --attack decoder")
+
+
+def _over(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """A file's settings with the flags over them; another image set does not lie in the file's folder.
+
+    >>> _over({"data": "folder:a", "root": "/x/a", "seed": 1}, {"data": "folder:b"})
+    {'data': 'folder:b', 'seed': 1}
+    """
+    inside = config.divided(given.get("data", ""))[1]
+    if inside and "root" in given:
+        raise UserError(f"root is given twice: in '{given['data']}' and as {given['root']}; give it once")
+    moved = inside or ("data" in given and config.divided(str(values.get("data", "")))[1])
+    kept = {key: value for key, value in values.items() if not (key == "root" and moved)}
+    return kept | given

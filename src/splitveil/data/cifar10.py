@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..registry import plugin
 from ._cifar import load_cifar
+from ._folders import DEFAULT_ROOT
 from .base import ImageSet
 
 # Published statistics of the 50,000 training images: mean and standard deviation over all pixels.
@@ -14,7 +15,7 @@ STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 
 @plugin("cifar10")
 def cifar10(
-    root: str | Path | None = None,
+    root: str | Path | None = DEFAULT_ROOT,
     *,
     download: bool = False,
     train_size: int | None = None,

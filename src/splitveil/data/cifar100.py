@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..registry import plugin
 from ._cifar import load_cifar
+from ._folders import DEFAULT_ROOT
 from .base import ImageSet
 
 # Published statistics of the 50,000 training images: mean and standard deviation over all pixels.
@@ -14,7 +15,7 @@ STATISTICS = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
 
 @plugin("cifar100")
 def cifar100(
-    root: str | Path | None = None,
+    root: str | Path | None = DEFAULT_ROOT,
     *,
     download: bool = False,
     train_size: int | None = None,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..registry import plugin
-from ._folders import find_root, image_set, list_parts
+from ._folders import DEFAULT_ROOT, find_root, image_set, list_parts
 from .base import ImageSet
 
 SIZE = 48
@@ -15,7 +15,7 @@ LAYOUT = "train/<identity>/*.jpg and validate/<identity>/*.jpg"
 
 @plugin("facescrub")
 def facescrub(
-    root: str | Path | None = None,
+    root: str | Path | None = DEFAULT_ROOT,
     *,
     download: bool = False,
     train_size: int | None = None,

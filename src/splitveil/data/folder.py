@@ -42,7 +42,7 @@ def folder(
         raise UserError(f"folder: size is {size}; expected a positive number of pixels")
     base = expanded(root)
     if not base.is_dir():
-        raise UserError(f"{base} is not a folder; expected one with {LAYOUT}")
+        raise UserError(f"{base} is not a folder; expected one with {LAYOUT}: pass the folder with --root DIR")
     train, test, classes = _parts(base)
     sizes = (train_size, test_size)
     size = size or _natural_size(train.paths[0])

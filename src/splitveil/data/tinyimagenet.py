@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..registry import plugin
-from ._folders import Listing, class_names, find_root, image_set, list_classes
+from ._folders import DEFAULT_ROOT, Listing, class_names, find_root, image_set, list_classes
 from .base import ImageSet
 
 # Statistics of the 100,000 training images in common use: mean and standard deviation over all pixels.
@@ -17,7 +17,7 @@ LAYOUT = "the official layout: train/<wnid>/images/*.JPEG, val/images/, val/val_
 
 @plugin("tinyimagenet")
 def tinyimagenet(
-    root: str | Path | None = None,
+    root: str | Path | None = DEFAULT_ROOT,
     *,
     download: bool = False,
     train_size: int | None = None,

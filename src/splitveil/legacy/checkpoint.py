@@ -17,7 +17,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from .. import config, data, runs, zoo
+from .. import config, data, pins, runs, zoo
 from ..errors import UserError, did_you_mean
 from ..files import write_json, write_text
 from ..randomness import seed_layers, stream
@@ -111,6 +111,7 @@ def import_checkpoint(
         model.mean.copy_(torch.tensor(constants[0]))
         model.std.copy_(torch.tensor(constants[1]))
     summary = _summary(model.eval(), settings, images)
+    summary |= pins.of(images) if isinstance(images, data.ImageSet) else {}
     summary["imported"] = {
         "folder": folder.name,
         "sha256": {path.name: _digest(path) for path in sorted(set(stored.paths.values()))},
