@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 CHUNK = 64  # images per task: one image is too little work for a thread switch
-VERSION = 1  # of the decoding: raise it when the same files would give other pixels
+VERSION = 2  # of the decoding: raise it when the same files would give other pixels
 
 
 class BrokenImage(UserError):
@@ -36,7 +36,7 @@ def decode(paths: Sequence[Path], size: int, *, resize: bool, label: str) -> Ten
     ``~/.cache/splitveil``); later calls map that file until a path, a size or a time stamp changes.
 
     Args:
-        paths: image files, any mode of 8 bits per channel.
+        paths: image files, any mode of 8 bits per channel; what is transparent is seen on white.
         size: height and width of the result.
         resize: whether images of another shape are scaled to ``size`` x ``size``, or an error.
         label: shown beside the progress bar.
@@ -140,9 +140,10 @@ def _read(path: Path, size: int | None = None, resize: bool = False) -> np.ndarr
                 raise BrokenImage(f"{path} has more than 8 bits per channel; convert it to 8-bit RGB")
             # A camera stores the turn beside the pixels; an image of the exact size has no camera behind it.
             upright = PIL.ImageOps.exif_transpose(image) if resize or size is None else image
-            if size is not None and upright.size != (size, size):
-                upright = _fit(path, upright, size, resize)
-            rgb = upright if upright.mode == "RGB" else upright.convert("RGB")
+            visible = _on_white(upright)
+            if size is not None and visible.size != (size, size):
+                visible = _fit(path, visible, size, resize)
+            rgb = visible if visible.mode == "RGB" else visible.convert("RGB")
             pixels = np.frombuffer(rgb.tobytes(), np.uint8)
             return pixels.reshape(rgb.height, rgb.width, 3).transpose(2, 0, 1)
     except BrokenImage:
@@ -150,6 +151,18 @@ def _read(path: Path, size: int | None = None, resize: bool = False) -> np.ndarr
     except Exception as error:  # Pillow's decoders do not agree on one type for damaged bytes
         reason = getattr(error, "strerror", None) or "broken or truncated image, or no image at all"
         raise BrokenImage(f"cannot decode {path}: {reason}; replace or remove it") from error
+
+
+def _on_white(image: Image) -> Image:
+    """The image as a viewer shows it: what is transparent has color values that nobody sees."""
+    import PIL.Image
+
+    if image.mode not in ("RGBA", "LA", "PA", "RGBa", "La") and image.info.get("transparency") is None:
+        return image
+    if image.mode == "La":
+        image = image.convert("LA")
+    seen = image.convert("RGBA")
+    return PIL.Image.alpha_composite(PIL.Image.new("RGBA", seen.size, (255, 255, 255, 255)), seen).convert("RGB")
 
 
 def _fit(path: Path, image: Image, size: int, resize: bool) -> Image:

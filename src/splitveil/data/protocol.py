@@ -14,6 +14,7 @@ from ._select import balanced
 from .base import ImageSet, Split
 
 VALIDATION_SHARE, VALIDATION_LIMIT = 0.1, 5000
+PARTS = ("defender_train", "utility_val", "utility_test", "attacker_train", "attacker_test")
 
 
 class Access(enum.Enum):
@@ -51,9 +52,13 @@ class Protocol:
     grants: frozenset[Access]
 
     def __post_init__(self) -> None:
-        for part in ("defender_train", "utility_val", "utility_test", "attacker_train", "attacker_test"):
+        for part in PARTS:
             if not len(getattr(self, part)):
-                raise UserError(f"protocol {self.name}: {part} is empty; load more images (--train-size, --test-size)")
+                counts = ", ".join(f"{len(getattr(self, other))} for {other}" for other in PARTS if other != part)
+                raise UserError(
+                    f"protocol {self.name}: {part} is empty; load more images (--train-size, --test-size): "
+                    f"these leave {counts}"
+                )
         shared = int(contained(self.attacker_train.images, self.attacker_test.images).sum())
         if shared:
             raise UserError(
@@ -104,7 +109,7 @@ def protocol(name: str, images: ImageSet, *, seed: int = 0, attacker_test_size: 
             )
         attacker_test, _ = divide(attacker_test, attacker_test_size, rng)
     known = [attacker_test] if name != "auxiliary" else [attacker_test, defender_train, utility_val]
-    attacker_train = without(attacker_train, known)
+    attacker_train = _known_to_none(name, attacker_train, known, images)
     return Protocol(
         name, defender_train, utility_val, images.test, attacker_train, attacker_test,
         frozenset({Access.QUERY, Access.WEIGHTS, Access.LABELS, Access.LOGITS}),
@@ -146,6 +151,25 @@ def without(split: Split, others: list[Split]) -> Split:
     for other in others:
         drop |= contained(split.images, other.images)
     return split.subset((~drop).nonzero().flatten()) if drop.any() else split
+
+
+def _known_to_none(name: str, split: Split, others: list[Split], images: ImageSet) -> Split:
+    """`without`; where it leaves nothing, say what the images are like instead of asking for more of them."""
+    left = without(split, others)
+    if len(left) or not len(split):
+        return left
+    first = images.train.images[:1]
+    if all(torch.equal(part.images, first.expand_as(part.images)) for part in (images.train, images.test)):
+        count = len(images.train) + len(images.test)
+        raise UserError(
+            f"all {count} images of {images.name} have the same pixels, so an attacker has nothing to reconstruct; "
+            "look at the files: are they blank, or drawn in white on a transparent ground, which is shown on white?"
+        )
+    raise UserError(
+        f"protocol {name}: each of the {len(split)} images for the attacker has the same pixels as one that it is to "
+        "reconstruct" + (" or that the defender has" if len(others) > 1 else "") + ", and these are dropped; "
+        "remove the duplicates from the image set"
+    )
 
 
 def contained(images: Tensor, others: Tensor) -> Tensor:

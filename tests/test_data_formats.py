@@ -1,0 +1,113 @@
+"""Image files as users have them: transparent, of every format, broken in several places, too large."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from splitveil.data import ImageSet, Split, _decode, load, protocol
+from splitveil.errors import UserError
+
+SIDE = 32
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("SPLITVEIL_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def stroke(i: int, mode: str = "RGBA") -> Image.Image:
+    """A black stroke on a fully transparent ground whose hidden color is black too."""
+    image = Image.new("RGBA", (SIDE, SIDE), (0, 0, 0, 0))
+    ImageDraw.Draw(image).line((i, 2, 30 - i, 30), (0, 0, 0, 255), 3)
+    return image.convert(mode)
+
+
+def palette(i: int) -> Image.Image:
+    """The same as a palette with one transparent entry, as GIF has it."""
+    black = Image.fromarray(np.asarray(stroke(i))[..., 3] // 255).convert("P")
+    black.putpalette([0, 0, 0] * 2)
+    black.info["transparency"] = 0
+    return black
+
+
+SAVED = {
+    "rgba.png": stroke,
+    "la.png": lambda i: stroke(i, "LA"),
+    "rgba.webp": stroke,
+    "rgba.tif": stroke,
+    "palette.png": palette,
+    "palette.gif": palette,
+}
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_what_is_transparent_is_read_as_it_is_shown(tmp_path, name):
+    path = tmp_path / name
+    more = {"transparency": 0} if "palette" in name else {"lossless": True} if "webp" in name else {}
+    SAVED[name](5).save(path, **more)
+    expected = np.where(np.asarray(stroke(5))[..., 3:] == 255, 0, 255)
+    assert np.array_equal(_decode._read(path), np.broadcast_to(expected, (SIDE, SIDE, 3)).transpose(2, 0, 1))
+
+
+def test_a_color_that_png_calls_transparent_is_white(tmp_path):
+    pixels = np.full((4, 4, 3), 7, np.uint8)
+    pixels[0, 0] = (9, 8, 7)
+    Image.fromarray(pixels).save(tmp_path / "key.png", transparency=(9, 8, 7))
+    assert _decode._read(tmp_path / "key.png")[:, 0, :2].tolist() == [[255, 7]] * 3
+
+
+@given(color=st.tuples(*[st.integers(0, 255)] * 4))
+def test_half_transparent_is_the_mean_with_white(tmp_path_factory, color):
+    path = tmp_path_factory.mktemp("x") / "x.png"
+    Image.new("RGBA", (2, 2), color).save(path)
+    alpha = color[3] / 255
+    expected = [alpha * value + (1 - alpha) * 255 for value in color[:3]]
+    assert np.abs(_decode._read(path)[:, 0, 0] - np.array(expected)).max() <= 1
+
+
+def test_ink_on_a_transparent_ground_trains(tmp_path):
+    for part, count in (("train", 30), ("test", 10)):
+        for name in "01":
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(count):
+                stroke(i).save(tmp_path / part / name / f"{i}.png")
+    assert len(load(f"folder:{tmp_path}").train.images.unique(dim=0)) == 30
+
+
+def blank(count: int, value: int = 0) -> Split:
+    return Split(torch.full((count, 3, 8, 8), value, dtype=torch.uint8), torch.arange(count) % 2)
+
+
+def noise(count: int, seed: int) -> Split:
+    rng = torch.Generator().manual_seed(seed)
+    return Split(torch.randint(256, (count, 3, 8, 8), generator=rng, dtype=torch.uint8), torch.arange(count) % 2)
+
+
+def as_set(train: Split, test: Split) -> ImageSet:
+    return ImageSet("folder:ink", train, test, ["a", "b"], (0.5,) * 3, (0.5,) * 3, 8)
+
+
+@pytest.mark.parametrize("name", ["train_time", "inference_time", "auxiliary"])
+@pytest.mark.parametrize("value", [0, 255])
+def test_equal_images_are_named_as_the_reason(name, value):
+    with pytest.raises(UserError, match="all 100 images of folder:ink have the same pixels") as caught:
+        protocol(name, as_set(blank(60, value), blank(40, value)))
+    assert "load more" not in str(caught.value)
+
+
+def test_an_attacker_that_knows_only_what_it_is_to_reconstruct_is_told_so():
+    with pytest.raises(UserError, match=r"each of the 36 images for the attacker .*; remove the duplicates"):
+        protocol("inference_time", as_set(noise(60, 0), blank(40)))
+    train = noise(60, 0)
+    with pytest.raises(UserError, match="each of the 54 images for the attacker"):
+        protocol("train_time", as_set(train, train))
+
+
+def test_too_few_images_still_ask_for_more():
+    with pytest.raises(UserError, match=r"attacker_test is empty; load more images.*4 for utility_test"):
+        protocol("inference_time", as_set(noise(60, 0), noise(4, 1)))
