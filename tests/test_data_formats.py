@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, features
 
 from splitveil.data import ImageSet, Split, _decode, load, protocol
 from splitveil.errors import UserError
@@ -111,3 +115,68 @@ def test_an_attacker_that_knows_only_what_it_is_to_reconstruct_is_told_so():
 def test_too_few_images_still_ask_for_more():
     with pytest.raises(UserError, match=r"attacker_test is empty; load more images.*4 for utility_test"):
         protocol("inference_time", as_set(noise(60, 0), noise(4, 1)))
+
+
+def colored(root: Path, suffix: str = "png", count: int = 4) -> Path:
+    """Images of one color each, told apart by it; all parts and classes."""
+    for p, part in enumerate(("train", "test")):
+        for c, name in enumerate("ab"):
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                color = (100 * p + 20 * i, 100 * c, 50)
+                Image.new("RGB", (SIDE, SIDE), color).save(root / part / name / f"{i}.png")
+                (root / part / name / f"{i}.png").rename(root / part / name / f"{i}.{suffix}")
+    return root
+
+
+FORMATS = ["tif", "TIFF", "jfif", "gif", "jpe", "webp", "bmp", "jp2", "tga", "ico", "pcx", "ppm", "qoi", "sgi", "apng"]
+FORMATS += ["avif"] if features.check("avif") else []
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_every_format_that_pillow_reads_is_read(tmp_path, suffix, caplog):
+    colored(tmp_path)
+    expected = load(f"folder:{tmp_path}").train.images.float()
+    for path in (tmp_path / "train").rglob("*.png"):
+        with Image.open(path) as image:
+            known = Image.registered_extensions()[f".{suffix.lower()}"]
+            image.save(
+                path.with_suffix(f".{suffix}"), format=known, **({"sizes": [(32, 32)]} if suffix == "ico" else {})
+            )
+        if suffix != "png":
+            path.unlink()
+    found = load(f"folder:{tmp_path}").train.images.float()
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() < 12  # some of them lose a little
+    assert not caplog.records
+
+
+def test_what_is_skipped_is_counted_and_said(tmp_path, caplog):
+    colored(tmp_path)
+    (tmp_path / "train/a/0.heic").write_bytes(b"")
+    (tmp_path / "train/b/1.HEIC").write_bytes(b"")
+    (tmp_path / "train/b/notes").write_text("")
+    (tmp_path / "train/b/.shown.jpg").write_bytes(b"")
+    (tmp_path / "train/b/.DS_Store").write_bytes(b"")
+    (tmp_path / "train/b/more").mkdir()
+    shutil.copy(tmp_path / "test/a/0.png", tmp_path / "test/loose.png")
+    shutil.copytree(tmp_path / "test", tmp_path / "val")
+    with caplog.at_level(logging.WARNING):
+        assert len(load(f"folder:{tmp_path}").train) == 8
+    said = [record.getMessage() for record in caplog.records]
+    expected = {
+        tmp_path: "1 folder (val/)",
+        tmp_path / "train": "2 .heic, 1 hidden, 1 folder(s), 1 without a suffix",
+        tmp_path / "test": "1 outside the folders of the classes",
+    }
+    assert [line.partition(";")[0] for line in said] == [
+        f"skipped in {folder}: {what}" for folder, what in expected.items()
+    ]
+
+
+def test_a_class_of_files_that_cannot_be_read_says_what_it_holds(tmp_path):
+    colored(tmp_path)
+    for path in (tmp_path / "train/b").iterdir():
+        path.rename(path.with_suffix(".heic"))
+    with pytest.raises(UserError, match=r"no image in .*train/b \(it holds 4 \.heic\); expected"):
+        load(f"folder:{tmp_path}")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -15,7 +18,8 @@ from ._decode import decode
 from ._select import chosen
 from .base import ImageSet, Split, channel_statistics
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm"})
+STUBS = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+"""Formats that Pillow knows by name but leaves to other programs."""
 DEFAULT_ROOT = Path("data")
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean, std
 Sizes = tuple[int | None, int | None]  # train_size, test_size
@@ -33,11 +37,11 @@ class Listing:
         return Listing([self.paths[i] for i in indices], [self.labels[i] for i in indices])
 
 
-def entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in ``folder``, by name, without hidden files; UserError where it cannot be read."""
+def entries(folder: Path, hidden: bool = False) -> list[os.DirEntry[str]]:
+    """What is in ``folder``, by name, with hidden files only if asked; UserError where it cannot be read."""
     try:
         with os.scandir(folder) as found:
-            return sorted((e for e in found if not e.name.startswith(".")), key=lambda entry: entry.name)
+            return sorted((e for e in found if hidden or not e.name.startswith(".")), key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f"cannot read {folder}: {error.strerror}; check the path and its rights") from error
 
@@ -47,26 +51,75 @@ def class_names(folder: Path) -> list[str]:
     return [entry.name for entry in entries(folder) if entry.is_dir()]
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The image files in ``folder``, by name."""
-    return [folder / e.name for e in entries(folder) if Path(e.name).suffix.lower() in SUFFIXES]
+@cache
+def suffixes() -> frozenset[str]:
+    """How the names of files end that Pillow reads here, in small letters."""
+    import PIL.Image
+
+    known = PIL.Image.registered_extensions()  # loads all of its formats, hence before OPEN is looked at
+    readable = (set(PIL.Image.OPEN) | {"MPO"}) - STUBS  # MPO, of stereo cameras, is opened as JPEG
+    return frozenset(suffix for suffix, kind in known.items() if kind in readable)
+
+
+def image_files(folder: Path, skipped: Counter[str] | None = None) -> list[Path]:
+    """The image files in ``folder``, by name; what else is in it is counted in ``skipped`` by its kind."""
+    found: list[Path] = []
+    for entry in entries(folder, hidden=True):
+        if entry.name.startswith("."):  # of a system's own hidden files nobody expects anything
+            kind = "hidden" if Path(entry.name).suffix.lower() in suffixes() else None
+        elif entry.is_dir():
+            kind = "folder(s)"
+        elif (kind := Path(entry.name).suffix.lower()) in suffixes():
+            found.append(folder / entry.name)
+            continue
+        if skipped is not None and kind is not None:
+            skipped[kind or "without a suffix"] += 1
+    return found
+
+
+def say_skipped(folder: Path, skipped: Counter[str]) -> None:
+    """Warn of what was left out below ``folder``, in one line."""
+    if skipped:
+        logging.getLogger(__name__).warning(
+            "skipped in %s: %s; what Pillow reads here and lies in the folder of a class is used",
+            folder, _counted(skipped),
+        )
+
+
+def _counted(skipped: Counter[str]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in skipped.most_common())
 
 
 def list_classes(folder: Path, classes: Sequence[str], inside: str = "") -> Listing:
-    """The images ``folder/<class>/[inside/]*``, class by class.
+    """The images ``folder/<class>/[inside/]*``, class by class; files that are left out are counted and said.
 
     Raises:
         UserError: a class has no folder, no image, or cannot be read.
     """
     paths: list[Path] = []
     labels: list[int] = []
+    skipped = loose(folder)
     for label, name in enumerate(classes):
-        found = image_files(folder / name / inside)
+        others = Counter[str]()
+        found = image_files(folder / name / inside, others)
         if not found:
-            raise UserError(f"no image in {folder / name / inside}; expected .jpg or .png files; remove it if empty")
+            holds = f" (it holds {_counted(others)})" if others else ""
+            raise UserError(
+                f"no image in {folder / name / inside}{holds}; expected .jpg, .png or other files that Pillow reads; "
+                "remove it if empty"
+            )
+        skipped += others
         paths += found
         labels += [label] * len(found)
+    say_skipped(folder, skipped)
     return Listing(paths, labels)
+
+
+def loose(folder: Path) -> Counter[str]:
+    """Images that lie beside the folders of the classes, and belong to none."""
+    beside = [entry for entry in entries(folder) if not entry.is_dir()]
+    count = sum(Path(entry.name).suffix.lower() in suffixes() for entry in beside)
+    return Counter({"outside the folders of the classes": count} if count else {})
 
 
 def list_parts(root: Path, train_name: str, test_name: str) -> tuple[Listing, Listing, list[str]]:

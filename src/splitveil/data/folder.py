@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from ..errors import UserError
 from ..files import expanded
 from ..registry import plugin
 from ._decode import dimensions
-from ._folders import Listing, class_names, image_set, list_classes, list_parts
+from ._folders import Listing, class_names, image_set, list_classes, list_parts, loose, say_skipped
 from ._select import spread
 from .base import ImageSet
 
@@ -55,6 +56,8 @@ def _parts(base: Path) -> tuple[Listing, Listing, list[str]]:
         beside = [name for name in TEST_NAMES if name in classes]
         if not beside:
             raise UserError(f"{base} has train/ but no test part; expected {LAYOUT}")
+        unused = sorted(set(classes) - {"train", beside[0]})
+        say_skipped(base, loose(base) + Counter({f"folder ({name}/)": 1 for name in unused}))
         return list_parts(base, "train", beside[0])
     if len(classes) < 2:
         raise UserError(f"{base} has {len(classes)} class folders; expected two or more: {LAYOUT}")
