@@ -10,30 +10,63 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-PLAN = [64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"]
+PLAN: list[int | str] = [64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"]
+
+
+def chain(stride: int, width: int, channels: int, relu: bool) -> tuple[list[nn.Module], list[nn.Module]]:
+    """The published bottleneck of stride 2, 4, 8: convolutions of stride 2, and as many transposed ones."""
+    activation: list[nn.Module] = [nn.ReLU()] if relu else []
+    down: list[nn.Module] = [nn.Conv2d(width, channels, 3, padding=1, stride=2)]
+    up: list[nn.Module] = []
+    while stride > 2:
+        down += [*activation, nn.Conv2d(channels, channels, 3, padding=1, stride=2)]
+        up += [nn.ConvTranspose2d(channels, channels, 3, output_padding=1, padding=1, stride=2), *activation]
+        stride //= 2
+    up.append(nn.ConvTranspose2d(channels, width, 3, output_padding=1, padding=1, stride=2))
+    return down + activation, up + activation
 
 
 class PublishedVGG(nn.Module):
     """The published layout, written down from its description: local, cloud and classifier as sequences."""
 
-    def __init__(self, cut: int = 4, classes: int = 10, channels: int = 8, lca: int = 0):
+    def __init__(
+        self,
+        cut: int = 4,
+        classes: int = 10,
+        channels: int = 8,
+        lca: int = 0,
+        *,
+        plan: list[int | str] = PLAN,
+        sigmoid: bool = True,
+        batch_norm: bool = True,
+        stride: int = 1,
+        relu: bool = False,
+        left: int = 1,
+        double: bool = False,
+    ):
         super().__init__()
         parts: dict[bool, list[nn.Module]] = {True: [], False: []}
         inputs = 3
-        for i, entry in enumerate(PLAN):
+        for i, entry in enumerate(plan):
             here = parts[i < cut]
             if isinstance(entry, int):
-                here += [nn.Conv2d(inputs, entry, 3, padding=1), nn.BatchNorm2d(entry), nn.ReLU(inplace=True)]
-                inputs = entry
+                for outputs in (entry // 4, entry) if double and i == 0 else (entry,):
+                    here += [nn.Conv2d(inputs, outputs, 3, padding=1)]
+                    here += [nn.BatchNorm2d(outputs)] * batch_norm + [nn.ReLU(inplace=True)]
+                    inputs = outputs
             else:
                 here.append(nn.MaxPool2d(2, 2))
             if i == cut - 1:
-                here.append(nn.Conv2d(inputs, channels, 3, padding=1))
+                activation: list[nn.Module] = [nn.ReLU()] if relu else []
+                down: list[nn.Module] = [nn.Conv2d(inputs, channels, 3, padding=1), *activation]
+                up: list[nn.Module] = [nn.Conv2d(channels, inputs, 3, padding=1), *activation]
+                down, up = (down, up) if stride == 1 else chain(stride, inputs, channels, relu)
+                here += down
                 here += [LCA(lca, channels * 64)] if lca else []
-                here.append(nn.Sigmoid())
-                parts[False].append(nn.Conv2d(channels, inputs, 3, padding=1))
+                here.append(nn.Sigmoid() if sigmoid else nn.BatchNorm2d(channels))
+                parts[False] += up
         self.local, self.cloud = nn.Sequential(*parts[True]), nn.Sequential(*parts[False])
-        hidden = [nn.Dropout(), nn.Linear(512, 512), nn.ReLU(True)]
+        hidden = [nn.Dropout(), nn.Linear(512 * left, 512), nn.ReLU(True)]
         self.classifier = nn.Sequential(
             *hidden, nn.Dropout(), nn.Linear(512, 512), nn.ReLU(True), nn.Linear(512, classes)
         )
@@ -70,6 +103,56 @@ class Block(nn.Module):
             x = functional.avg_pool2d(x, 1, self.stride)
             x = torch.cat((x, torch.zeros_like(x)), 1)
         return (out + x).relu()
+
+
+class MobileBlock(nn.Module):
+    def __init__(self, inputs: int, outputs: int, expansion: int, stride: int):
+        super().__init__()
+        planes = expansion * inputs
+        self.conv1, self.bn1 = nn.Conv2d(inputs, planes, 1, bias=False), nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, stride=stride, padding=1, groups=planes, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3, self.bn3 = nn.Conv2d(planes, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.stride, self.shortcut = stride, nn.Sequential()
+        if stride == 1 and inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = functional.relu(self.bn1(self.conv1(x)))
+        out = functional.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return out + self.shortcut(x) if self.stride == 1 else out
+
+
+class PublishedMobileNet(nn.Module):
+    """Stage number `cut` and the later ones are in the cloud; the stem has neither ReLU nor ReLU6."""
+
+    def __init__(self, cut: int = 4, classes: int = 10, channels: int = 8):
+        super().__init__()
+        local: list[nn.Module] = [nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32)]
+        cloud: list[nn.Module] = []
+        inputs = width = 32
+        plan = [
+            (1, 16, 1, 1),
+            (6, 24, 2, 1),
+            (6, 32, 3, 2),
+            (6, 64, 4, 2),
+            (6, 96, 3, 1),
+            (6, 160, 3, 2),
+            (6, 320, 1, 1),
+        ]
+        for number, (expansion, outputs, count, first) in enumerate(plan, 1):
+            for stride in [first] + [1] * (count - 1):
+                (local if cut > number else cloud).append(MobileBlock(inputs, outputs, expansion, stride))
+                inputs = outputs
+            width = outputs if cut > number else width
+        cloud += [nn.Conv2d(320, 1280, 1, bias=False), nn.BatchNorm2d(1280)]
+        self.local = nn.Sequential(*local, nn.Conv2d(width, channels, 3, padding=1), nn.ReLU())
+        self.cloud = nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU(), *cloud)
+        self.classifier = nn.Linear(1280, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(functional.avg_pool2d(self.cloud(self.local(x)), 4).flatten(1))
 
 
 class PublishedResNet20(nn.Module):

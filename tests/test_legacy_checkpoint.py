@@ -18,8 +18,9 @@ from published import PublishedResNet20, PublishedVGG
 from splitveil import config, data, runs
 from splitveil.errors import UserError
 from splitveil.legacy import import_checkpoint
-from splitveil.legacy.checkpoint import NORMALIZATION, settings_in_name
+from splitveil.legacy.checkpoint import settings_in_name
 from splitveil.legacy.command import run
+from splitveil.legacy.fitting import NORMALIZATION
 from splitveil.legacy.tensors import read_tensors
 from splitveil.runs import Run
 
@@ -262,7 +263,7 @@ def change(folder: Path, part: str, edit: Any) -> None:
             lambda s: s.update({"0.weight": torch.zeros(128, 4, 3, 3)}),
             "0.weight has shape (128, 4, 3, 3), expected (128, 8, 3, 3)",
         ),
-        ("f", lambda s: s.update({"9.weight": torch.zeros(8)}), "9.weight of shape (8,) is left over"),
+        ("f", lambda s: s.update({"9.weight": torch.zeros(8, 8)}), "9.weight of shape (8, 8) is left over"),
         ("f", lambda s: s["0.bias"].fill_(float("nan")) is None, "0.bias holds values that are not finite"),
         (
             "f",

@@ -15,17 +15,18 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .. import config, data, pins, runs, zoo
+from .. import config, data, pins, runs
 from ..errors import UserError, did_you_mean
 from ..files import write_json, write_text
-from ..randomness import seed_layers, stream
-from ..recipe import TEST, WEIGHTS
+from ..randomness import stream
+from ..recipe import TEST
 from ..split import SplitModel
+from .fitting import NORMALIZATION, SIZES, fit
 from .options import read_flags
-from .tensors import FILES, Stored, match, read_checkpoint
-from .translate import DATASETS, RECIPE, RESNETS, Reading, translate
+from .tensors import FILES, read_checkpoint
+from .translate import DATASETS, Reading
 
 NUMBER = r"(\d+\.?\d*(?:e-?\d+)?)"
 IN_NAME = {
@@ -39,20 +40,7 @@ IN_NAME = {
     "var_threshold": rf"_varthres_{NUMBER}(?:_|$)",
 }
 """Setting -> where a published folder's name says it."""
-SIZES = {"cifar10": 32, "cifar100": 32, "digits": 32, "facescrub": 48, "tinyimagenet": 64}
 CLASSES = {10: "cifar10", 100: "cifar100", 200: "tinyimagenet", 530: "facescrub"}
-NORMALIZATION = {
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
-    "cifar100": (
-        (0.5070751592371323, 0.48654887331495095, 0.4409178433670343),
-        (0.2673342858792401, 0.2564384629170883, 0.27615047132568404),
-    ),
-    "facescrub": ((0.5708, 0.5905, 0.4272), (0.2058, 0.2275, 0.2098)),
-    "tinyimagenet": ((0.5141, 0.5775, 0.3985), (0.2927, 0.2570, 0.1434)),
-}
-"""Mean and standard deviation that the published networks were trained with."""
-CUTS = (4, 3, 5, 2, 1, 6, 7, 8, 9, 10, 11, 12, 13)
-"""Cuts to try where nothing names one; 4 first, the published one."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +92,7 @@ def import_checkpoint(
     classes, notes = _classes(stored.tensors["classifier"]), list[str]()
     flags["dataset"] = flags.get("dataset") or _dataset(classes)
     images = _images(flags["dataset"], classes, root, train_size, test_size, notes)
-    settings, model = _fit(stored, flags, reading, images, notes)
+    settings, model = fit(stored, flags, reading, images, notes)
     update = {"root": Path(root) if root else None, "train_size": train_size, "test_size": test_size}
     settings = settings.model_copy(update=update).resolve()
     if normalization == "published" and (constants := NORMALIZATION.get(settings.data)):
@@ -181,106 +169,6 @@ def _images(
             "give the --data it was trained on"
         )
     return images
-
-
-def _fit(
-    stored: Stored,
-    flags: dict[str, Any],
-    reading: Reading,
-    images: data.ImageSet | int,
-    notes: list[str],
-) -> tuple[config.TrainConfig, SplitModel]:
-    """The settings and the model that the tensors fit, and the tensors in it."""
-    files = stored.tensors
-    arch = _architecture(files["f"], flags.get("arch"))
-    stated = {"arch": "resnet20_sgm" if arch in RESNETS else arch}  # a 3×3 stem is not the published ResNet
-    first: UserError | None = None
-    for cut in (flags["cutlayer"],) if "cutlayer" in flags else CUTS:
-        translation = translate(flags | stated | {"cutlayer": cut}, reading)
-        defense = _sparse_as_stored(translation.settings["defense"], files["f"])
-        settings = config.parse(translation.settings | {"arch": arch, "defense": defense}).resolve()
-        try:
-            _check(stored, settings, images)
-        except UserError as error:
-            first = first or error
-            continue
-        with torch.random.fork_rng(devices=[]):  # what the files do not hold, such as a proxy, starts anew
-            seed_layers(stream("cpu", settings.seed, WEIGHTS))
-            model = runs.build_model(settings, _stub(settings.data, images))
-        for ours, theirs in _pairs(stored, model.encoder, model.tail):
-            ours.copy_(theirs)
-        if "cutlayer" not in flags:
-            notes.append(f"nothing names the cut; {cut} fits (a pooling beside it has no tensor): --cut for another")
-        if arch in RESNETS:
-            notes.append(f"{arch} without a sigmoid: with one, give --arch {arch}_sgm; the tensors are the same")
-        missing = [name for name in ("bottleneck_option", "lambd", "regularization") if name not in flags]
-        if missing:
-            notes.append(f"neither the folder's name nor an option says {', '.join(missing)}: none is assumed")
-        return settings, model
-    assert first is not None
-    raise first
-
-
-def _architecture(tensors: dict[str, Tensor], given: str | None) -> str:
-    first = next(iter(tensors.values()))
-    stem = first.shape[-1] if first.ndim == 4 else 3
-    if given is None:
-        given = "resnet20" if first.shape[0] == 16 else RECIPE["arch"]
-    return f"{given}_stem5_sgm" if given in ("resnet20", "resnet32") and stem == 5 else str(given)
-
-
-def _sparse_as_stored(defense: list[str], tensors: dict[str, Tensor]) -> list[str]:
-    """The published sparse-coding layer where the file has its matrix W, none where it has not."""
-    layer = [value for name, value in tensors.items() if name.rpartition(".")[2] == "W"]
-    stored = [f"sparse_coding_released:threshold=0.01,atoms={value.shape[0]}" for value in layer]
-    return stored + [spec for spec in defense if not spec.startswith("sparse_coding")]
-
-
-def _stub(name: str, images: data.ImageSet | int) -> data.ImageSet:
-    if isinstance(images, data.ImageSet):
-        return images
-    size, mean_std = SIZES[name], NORMALIZATION.get(name, ((0.0,) * 3, (1.0,) * 3))
-    empty = data.Split(torch.zeros(0, 3, size, size, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
-    return data.ImageSet(name, empty, empty, [str(i) for i in range(images)], *mean_std, size)
-
-
-def _check(
-    stored: Stored,
-    settings: config.TrainConfig,
-    images: data.ImageSet | int,
-) -> None:
-    """Whether the tensors fit the network, tried on shapes alone: fast enough to try every cut."""
-    bottleneck = None
-    if settings.bottleneck is not None:
-        bottleneck = zoo.Bottleneck(
-            settings.bottleneck, settings.bottleneck_stride, settings.bottleneck_kernel, settings.bottleneck_relu
-        )
-    stub = _stub(settings.data, images)
-    with torch.device("meta"):
-        parts = zoo.build(
-            settings.arch,
-            cut=settings.cut,
-            classes=len(stub.classes),
-            image_size=stub.size,
-            bottleneck=bottleneck,
-        )
-    bare = {name: value for name, value in stored.tensors["f"].items() if name.rpartition(".")[2] != "W"}
-    _pairs(Stored(stored.tensors | {"f": bare}, stored.paths), parts.encoder, parts.tail)
-
-
-def _pairs(stored: Stored, encoder: nn.Module, tail: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """Our tensors beside the published ones."""
-    cloud = cast("dict[str, Tensor]", tail.state_dict())
-    ours = {
-        "f": cast("dict[str, Tensor]", encoder.state_dict()),
-        "cloud": {name: value for name, value in cloud.items() if not name.startswith("head.")},
-        "classifier": {name: value for name, value in cloud.items() if name.startswith("head.")},
-    }
-    pairs = []
-    for part, wanted in ours.items():
-        found = match(str(stored.paths[part]), stored.tensors[part], wanted)
-        pairs += [(wanted[name], value) for name, value in found.items()]
-    return pairs
 
 
 @torch.no_grad()

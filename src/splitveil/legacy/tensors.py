@@ -31,6 +31,14 @@ NO_PART = (
 AS_TRAINED = "give --arch, --cut and --bottleneck as it was trained"
 
 
+class Mismatch(UserError):
+    """Tensors of another network; `matched` of them found their place."""
+
+    def __init__(self, message: str, matched: int):
+        super().__init__(message)
+        self.matched = matched
+
+
 @dataclass(frozen=True)
 class Stored:
     """The three parts of a published model, and the file that each was in."""
@@ -162,7 +170,7 @@ def match(source: str, tensors: dict[str, Tensor], wanted: dict[str, Tensor]) ->
         tensors, wanted: published and our tensors in the order of layers; batch counters may be absent.
 
     Raises:
-        UserError: the first tensor that is missing, mis-shaped or left over.
+        Mismatch: the first tensor that is missing, mis-shaped or left over.
     """
     have = [name for name in tensors if not name.endswith(COUNTER)]
     want = [name for name in wanted if not name.endswith(COUNTER)]
@@ -170,15 +178,15 @@ def match(source: str, tensors: dict[str, Tensor], wanted: dict[str, Tensor]) ->
         shape = tuple(wanted[ours].shape)
         if at >= len(have) or _leaf(have[at]) != _leaf(ours):
             name = _published(at, have, want)
-            raise UserError(f"{source} lacks the tensor {name} of shape {shape} ({ours} here); {AS_TRAINED}")
+            raise Mismatch(f"{source} lacks the tensor {name} of shape {shape} ({ours} here); {AS_TRAINED}", at)
         found = tuple(tensors[have[at]].shape)
         if found != shape:
             wrong = f"{source}: {have[at]} has shape {found}, expected {shape} ({ours} here)"
-            raise UserError(f"{wrong}; {AS_TRAINED}")
+            raise Mismatch(f"{wrong}; {AS_TRAINED}", at)
     if len(have) > len(want):
         extra = have[len(want)]
         shape = tuple(tensors[extra].shape)
-        raise UserError(f"{source}: {extra} of shape {shape} is left over, a layer too many; {AS_TRAINED}")
+        raise Mismatch(f"{source}: {extra} of shape {shape} is left over, a layer too many; {AS_TRAINED}", len(want))
     pairs = dict(zip(want, (tensors[name] for name in have), strict=True))
     counters = [value for name, value in tensors.items() if name.endswith(COUNTER)]
     ours = [name for name in wanted if name.endswith(COUNTER)]

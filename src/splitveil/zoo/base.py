@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -48,6 +48,8 @@ def assemble(
     bottleneck: Bottleneck | None,
     sigmoid: bool = False,
     smallest: int = 8,
+    halves: Callable[[Bottleneck, tuple[int, ...]], tuple[nn.Module, nn.Module]] | None = None,
+    norm: nn.Module | None = None,
 ) -> Parts:
     """Put the first ``cut`` blocks on the device and the others, with ``head``, in the cloud.
 
@@ -60,6 +62,8 @@ def assemble(
         bottleneck: narrows the wire; its device half is the end of the encoder, before the sigmoid.
         sigmoid: end the encoder with a sigmoid, so that z is in (0, 1).
         smallest: image size below which nothing is left for the head.
+        halves: builds the bottleneck's halves for the feature's shape; None: `bottleneck_halves`.
+        norm: the last layer of the encoder before the sigmoid.
 
     Raises:
         UserError: ``cut`` is outside its range, the images are too small, or the bottleneck does not fit.
@@ -76,7 +80,9 @@ def assemble(
     cloud = OrderedDict[str, nn.Module]()
     if bottleneck is not None:
         shape = feature_shape(device["blocks"], torch.zeros(1, 3, image_size, image_size))
-        device["bottleneck"], cloud["bottleneck"] = bottleneck_halves(bottleneck, shape)
+        device["bottleneck"], cloud["bottleneck"] = (halves or bottleneck_halves)(bottleneck, shape)
+    if norm is not None:
+        device["norm"] = norm
     if sigmoid:
         device["sigmoid"] = nn.Sigmoid()
     cloud["blocks"] = nn.Sequential(*blocks[cut:])
@@ -93,7 +99,7 @@ def bottleneck_halves(bottleneck: Bottleneck, shape: tuple[int, ...]) -> tuple[n
     >>> z = down(torch.zeros(1, 128, 8, 8)); z.shape, up(z).shape
     (torch.Size([1, 8, 4, 4]), torch.Size([1, 128, 8, 8]))
     """
-    _check(bottleneck, shape)
+    check_bottleneck(bottleneck, shape)
     channels, height, width = shape
     size, stride, padding = bottleneck.kernel, bottleneck.stride, bottleneck.kernel // 2
     down: nn.Module = nn.Conv2d(channels, bottleneck.channels, size, stride=stride, padding=padding)
@@ -141,7 +147,8 @@ def conv_bn_relu(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1)
     return [conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
 
-def _check(bottleneck: Bottleneck, shape: tuple[int, ...]) -> None:
+def check_bottleneck(bottleneck: Bottleneck, shape: tuple[int, ...]) -> None:
+    """Raise a UserError where ``bottleneck`` does not fit a feature of ``shape``."""
     if len(shape) != 3:
         raise UserError(f"a bottleneck needs a feature (channels, height, width), got the shape {shape}; leave it out")
     side = min(cast("tuple[int, int]", shape[1:]))

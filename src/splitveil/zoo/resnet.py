@@ -53,20 +53,29 @@ def residual_network(
     arch: str, *, stem: int, cut: int, classes: int, image_size: int, bottleneck: Bottleneck | None
 ) -> Parts:
     """The ResNet of the depth in ``arch``, its stem a convolution of side ``stem``."""
-    name, *suffixes = arch.split("_")
-    per_stage = (int(name.removeprefix("resnet")) - 2) // 6
+    return assemble(
+        arch,
+        residual_blocks(arch, stem),
+        residual_head(classes),
+        cut=cut,
+        image_size=image_size,
+        bottleneck=bottleneck,
+        sigmoid="sgm" in arch.split("_"),
+    )
+
+
+def residual_blocks(arch: str, stem: int) -> list[nn.Module]:
+    """The stem, of side ``stem``, and the residual blocks."""
+    per_stage = (int(arch.partition("_")[0].removeprefix("resnet")) - 2) // 6
     blocks: list[nn.Module] = [nn.Sequential(*conv_bn_relu(3, WIDTHS[0], kernel=stem))]
     for inputs, outputs in pairwise(WIDTHS):
         blocks.append(BasicBlock(inputs, outputs, stride=2))
         blocks += [BasicBlock(outputs, outputs, stride=1) for _ in range(per_stage - 1)]
     for block in blocks:
         initialise(block)
-    return assemble(
-        arch,
-        blocks,
-        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTHS[-1], classes)),
-        cut=cut,
-        image_size=image_size,
-        bottleneck=bottleneck,
-        sigmoid="sgm" in suffixes,
-    )
+    return blocks
+
+
+def residual_head(classes: int) -> nn.Module:
+    """What follows the last block."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTHS[-1], classes))

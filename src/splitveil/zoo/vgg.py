@@ -23,7 +23,7 @@ def vgg(arch: str, *, cut: int, classes: int, image_size: int, bottleneck: Bottl
     The head averages what is left to one pixel, so that larger images fit (of 32 pixels one is left).
     """
     name, *suffixes = arch.split("_")
-    blocks = _blocks(LAYERS[name], batch_norm="bn" in suffixes)
+    blocks = layer_blocks(LAYERS[name], batch_norm="bn" in suffixes)
     head = nn.Sequential(
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
@@ -47,7 +47,8 @@ def vgg(arch: str, *, cut: int, classes: int, image_size: int, bottleneck: Bottl
     )
 
 
-def _blocks(layers: str, *, batch_norm: bool) -> list[nn.Module]:
+def layer_blocks(layers: str, *, batch_norm: bool) -> list[nn.Module]:
+    """The entries of a layer list, each with its batch norm and ReLU."""
     blocks: list[nn.Module] = []
     inputs = 3
     for entry in layers.split():

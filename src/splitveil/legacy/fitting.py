@@ -1,0 +1,176 @@
+"""Which network published tensors belong to: its forms, and the cuts, are tried on shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from .. import config, data, runs, zoo
+from ..errors import UserError
+from ..randomness import seed_layers, stream
+from ..recipe import WEIGHTS
+from .tensors import Mismatch, Stored, match
+from .translate import RECIPE, RESNETS, VGGS, Reading, translate
+
+CUTS = (4, 3, 5, 2, 1, 6, 7, 8, 9, 10, 11, 12, 13)
+"""Cuts to try where nothing names one; 4 first, the published one."""
+SIZES = {"cifar10": 32, "cifar100": 32, "digits": 32, "facescrub": 48, "tinyimagenet": 64}
+NORMALIZATION = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
+    "cifar100": (
+        (0.5070751592371323, 0.48654887331495095, 0.4409178433670343),
+        (0.2673342858792401, 0.2564384629170883, 0.27615047132568404),
+    ),
+    "facescrub": ((0.5708, 0.5905, 0.4272), (0.2058, 0.2275, 0.2098)),
+    "tinyimagenet": ((0.5141, 0.5775, 0.3985), (0.2927, 0.2570, 0.1434)),
+}
+"""Mean and standard deviation that the published networks were trained with."""
+IN_ENCODER = ("W",)
+"""Last part of the names of a sparse-coding layer's tensors."""
+
+
+def fit(
+    stored: Stored, flags: dict[str, Any], reading: Reading, images: data.ImageSet | int, notes: list[str]
+) -> tuple[config.TrainConfig, runs.SplitModel]:
+    """The settings and the model that the tensors fit, with the tensors in it.
+
+    Raises:
+        Mismatch: none fits; the message is that of the network of which most tensors did.
+        UserError: a flag has no equivalent.
+    """
+    nearest: UserError | None = None
+    for published, ours, cut in _candidates(stored.tensors["f"], flags):
+        settings = _settings(stored, flags, reading, published, ours, cut)
+        try:
+            _check(stored, settings, images)
+        except UserError as error:
+            nearest = error if nearest is None or _matched(error) > _matched(nearest) else nearest
+            continue
+        notes += _assumed(flags, published, ours, cut)
+        return settings, _load(stored, settings, images)
+    assert nearest is not None
+    raise nearest
+
+
+def _matched(error: UserError) -> int:
+    return error.matched if isinstance(error, Mismatch) else -1
+
+
+def _candidates(tensors: dict[str, Tensor], flags: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
+    """The published name, ours, and the cut, the likeliest first."""
+    first = next(iter(tensors.values()))
+    stem = first.shape[-1] if first.ndim == 4 else 3
+    if "arch" in flags:
+        archs: tuple[str, ...] = (flags["arch"],)
+    elif first.shape[0] == 16:
+        archs = RESNETS
+    elif first.shape[0] == 32:
+        archs = ("mobilenetv2",)
+    else:
+        archs = (RECIPE["arch"], *(name for name in VGGS if name != RECIPE["arch"]))
+    cuts = (flags["cutlayer"],) if "cutlayer" in flags else CUTS
+    for arch in archs:
+        for cut in cuts:
+            yield from ((arch, ours, cut) for ours in _forms(arch, stem))
+
+
+def _forms(arch: str, stem: int) -> tuple[str, ...]:
+    """Our names of a published network: the one that is ours too where it fits, else the published form."""
+    if arch in RESNETS:
+        return (f"{arch}_stem5_sgm", f"{arch}_released") if stem == 5 else (arch,)
+    if arch in VGGS and arch.endswith("_sgm"):
+        return arch, f"{arch}_released"
+    return (f"{arch}_released", arch) if arch in (*VGGS, "mobilenetv2") else (arch,)
+
+
+def _settings(
+    stored: Stored, flags: dict[str, Any], reading: Reading, published: str, ours: str, cut: int
+) -> config.TrainConfig:
+    stated = "resnet20_sgm" if ours in RESNETS else published  # a 3×3 stem is not the published ResNet
+    translation = translate(flags | {"arch": stated, "cutlayer": cut}, reading)
+    defense = _sparse_as_stored(translation.settings["defense"], stored.tensors["f"])
+    values = translation.settings | {"arch": ours, "defense": defense}
+    if ours == "mobilenetv2_released" and "bottleneck" in values:
+        values["bottleneck_relu"] = True  # the published bottleneck has it whatever the option says
+    return config.parse(values).resolve()
+
+
+def _assumed(flags: dict[str, Any], published: str, ours: str, cut: int) -> list[str]:
+    """What nothing said, and was taken for granted."""
+    notes = []
+    if "arch" not in flags and published not in (RECIPE["arch"], RESNETS[0]):
+        notes.append(f"nothing names the network; {published} fits: --arch for another")
+    if "cutlayer" not in flags:
+        notes.append(f"nothing names the cut; {cut} fits (a pooling beside it has no tensor): --cut for another")
+    if ours in RESNETS:
+        notes.append(f"{ours} without a sigmoid: with one, give --arch {ours}_sgm; the tensors are the same")
+    missing = [name for name in ("bottleneck_option", "lambd", "regularization") if name not in flags]
+    if missing:
+        notes.append(f"neither the folder's name nor an option says {', '.join(missing)}: none is assumed")
+    return notes
+
+
+def _sparse_as_stored(defense: list[str], tensors: dict[str, Tensor]) -> list[str]:
+    """The published sparse-coding layer where the file has its matrix W, none where it has not."""
+    layer = [value for name, value in tensors.items() if name.rpartition(".")[2] == "W"]
+    stored = [f"sparse_coding_released:threshold=0.01,atoms={value.shape[0]}" for value in layer]
+    return stored + [spec for spec in defense if not spec.startswith("sparse_coding")]
+
+
+def _stub(name: str, images: data.ImageSet | int) -> data.ImageSet:
+    if isinstance(images, data.ImageSet):
+        return images
+    size, mean_std = SIZES[name], NORMALIZATION.get(name, ((0.0,) * 3, (1.0,) * 3))
+    empty = data.Split(torch.zeros(0, 3, size, size, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
+    return data.ImageSet(name, empty, empty, [str(i) for i in range(images)], *mean_std, size)
+
+
+def _check(stored: Stored, settings: config.TrainConfig, images: data.ImageSet | int) -> None:
+    """Whether the tensors fit the network, tried on shapes alone: fast enough to try every cut."""
+    bottleneck = None
+    if settings.bottleneck is not None:
+        bottleneck = zoo.Bottleneck(
+            settings.bottleneck, settings.bottleneck_stride, settings.bottleneck_kernel, settings.bottleneck_relu
+        )
+    stub = _stub(settings.data, images)
+    with torch.device("meta"):
+        parts = zoo.build(
+            settings.arch,
+            cut=settings.cut,
+            classes=len(stub.classes),
+            image_size=stub.size,
+            bottleneck=bottleneck,
+        )
+    bare = {name: value for name, value in stored.tensors["f"].items() if name.rpartition(".")[2] not in IN_ENCODER}
+    _pairs(Stored(stored.tensors | {"f": bare}, stored.paths), parts.encoder, parts.tail)
+
+
+@torch.no_grad()
+def _load(stored: Stored, settings: config.TrainConfig, images: data.ImageSet | int) -> runs.SplitModel:
+    with torch.random.fork_rng(devices=[]):  # what the files do not hold, such as a proxy, starts anew
+        seed_layers(stream("cpu", settings.seed, WEIGHTS))
+        model = runs.build_model(settings, _stub(settings.data, images))
+    for ours, theirs in _pairs(stored, model.encoder, model.tail):
+        ours.copy_(theirs)
+    return model
+
+
+def _pairs(stored: Stored, encoder: nn.Module, tail: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Our tensors beside the published ones."""
+    cloud = cast("dict[str, Tensor]", tail.state_dict())
+    ours = {
+        "f": cast("dict[str, Tensor]", encoder.state_dict()),
+        "cloud": {name: value for name, value in cloud.items() if not name.startswith("head.")},
+        "classifier": {name: value for name, value in cloud.items() if name.startswith("head.")},
+    }
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for part, wanted in ours.items():
+        try:
+            found = match(str(stored.paths[part]), stored.tensors[part], wanted)
+        except Mismatch as error:
+            raise Mismatch(str(error), error.matched + len(pairs)) from None
+        pairs += [(wanted[name], value) for name, value in found.items()]
+    return pairs
