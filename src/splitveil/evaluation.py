@@ -120,14 +120,15 @@ def evaluate(
     """
     stage = set_up(run, spec, images, Terms(**terms))
     given, budget = stage.given, budget or Budget()
+    first = given.attacker_test.subset(torch.arange(min(2, len(given.attacker_test))))
+    _scores(to_float(first.images), first, extra)  # a metric that cannot score such images is no surprise at the end
     work = Work(progress, budget, _kept(store, stage, budget))
     with work.share(0.5 if stage.attack.iterates else 1):
         stage.attack.fit(stage.victim, given.attacker_train, stage.rng, work)
     found = reconstruct(stage.attack, stage.victim, given.attacker_test, stage.rng, work)
     seconds = work.seconds
-    truth, baseline = to_float(given.attacker_test.images), mean_image_error(given.attacker_train, given.attacker_test)
-    values = {name: metric(found, truth) for name, metric in METRICS.items()}
-    values |= {name: metric(found, truth, given.attacker_test.labels) for name, metric in (extra or {}).items()}
+    baseline = mean_image_error(given.attacker_train, given.attacker_test)
+    values = _scores(found, given.attacker_test, extra)
     flags = reliability.no_better_than_the_mean(values["mse"], baseline)
     flags += reliability.of_model(stage.model, given.attacker_test)
     flags += reliability.of_queries(stage.model, stage.victim, stage.attack.needs, given.attacker_train)
@@ -248,6 +249,12 @@ def reconstruct(attack: Attack, victim: Victim, split: Split, rng: torch.Generat
         known = labels.to(victim.device) if Access.LABELS in attack.needs else None
         found.append(attack.reconstruct(wire, known).cpu())
     return torch.cat(found)
+
+
+def _scores(found: Tensor, truth: Split, extra: Mapping[str, Metric] | None) -> dict[str, Tensor]:
+    originals = to_float(truth.images)
+    values = {name: metric(found, originals) for name, metric in METRICS.items()}
+    return values | {name: metric(found, originals, truth.labels) for name, metric in (extra or {}).items()}
 
 
 def _kept(store: Path | None, stage: Stage, budget: Budget) -> Path | None:

@@ -92,6 +92,21 @@ def ssim(x: Tensor, y: Tensor, padding: Literal["valid", "zero"] = "valid") -> T
     return torch.cat(parts)
 
 
+def check_size(size: int) -> None:
+    """Refuse images that `ssim` cannot score, before anything is trained or attacked.
+
+    Raises:
+        UserError: they are smaller than its window.
+
+    >>> check_size(11)
+    """
+    if size < WINDOW:
+        raise UserError(
+            f"images are {size} × {size} pixels, but the window of SSIM, which scores attacks, "
+            f"needs {WINDOW} × {WINDOW}; enlarge them, e.g. --data folder:root=PATH,size=32 (at least {WINDOW})"
+        )
+
+
 def _ssim(x: Tensor, y: Tensor, padding: str) -> Tensor:
     images, channels = x.shape[:2]
     moments = torch.cat((x, y, x * x, y * y, x * y)).flatten(0, 1)

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from . import __version__, config, data, zoo
+from . import __version__, config, data, metrics, zoo
 from .claims import LOCK
 from .defenses.base import Defense, Stack
 from .errors import UserError
@@ -25,8 +25,10 @@ def build_model(settings: config.TrainConfig, images: data.ImageSet) -> SplitMod
     """The untrained model that ``settings`` (resolved) describes for ``images``; its weights from torch's generator.
 
     Raises:
-        UserError: unknown names, a cut or bottleneck that does not fit, contradictory defences.
+        UserError: unknown names, a cut or bottleneck that does not fit, contradictory defences, images too small to
+            score.
     """
+    metrics.check_size(images.size)
     bottleneck = None
     shaped = (settings.bottleneck_stride, settings.bottleneck_kernel, settings.bottleneck_relu) != (1, 3, False)
     if settings.bottleneck is None and shaped:
