@@ -1,4 +1,4 @@
-"""A checkpoint folder of the published code becomes a run folder with exactly the same logits.
+"""A checkpoint folder of the published code becomes a run folder with the same features and logits.
 
 The published model is three files: `f` (device), `cloud` and `classifier`, each the state dictionary of a
 `Sequential` (of a single `Linear` for the ResNet's classifier). Names inside differ from version to version,

@@ -12,6 +12,7 @@ from .. import config, data, runs, zoo
 from ..errors import UserError
 from ..randomness import seed_layers, stream
 from ..recipe import WEIGHTS
+from .served import as_served
 from .tensors import Mismatch, Stored, match
 from .translate import RECIPE, RESNETS, VGGS, Reading, translate
 
@@ -43,13 +44,13 @@ def fit(
     """
     nearest: UserError | None = None
     for published, ours, cut in _candidates(stored.tensors["f"], flags):
-        settings = _settings(stored, flags, reading, published, ours, cut)
+        settings, known = _settings(stored, flags, reading, published, ours, cut)
         try:
             _check(stored, settings, images)
         except UserError as error:
             nearest = error if nearest is None or _matched(error) > _matched(nearest) else nearest
             continue
-        notes += _assumed(flags, published, ours, cut)
+        notes += [*_assumed(flags, published, ours, cut), *known]
         return settings, _load(stored, settings, images)
     assert nearest is not None
     raise nearest
@@ -88,14 +89,15 @@ def _forms(arch: str, stem: int) -> tuple[str, ...]:
 
 def _settings(
     stored: Stored, flags: dict[str, Any], reading: Reading, published: str, ours: str, cut: int
-) -> config.TrainConfig:
+) -> tuple[config.TrainConfig, list[str]]:
+    """The settings of a candidate, and what the translation says of them."""
     stated = "resnet20_sgm" if ours in RESNETS else published  # a 3×3 stem is not the published ResNet
     translation = translate(flags | {"arch": stated, "cutlayer": cut}, reading)
-    defense = _sparse_as_stored(translation.settings["defense"], stored.tensors["f"])
+    defense, notes = as_served(translation, stored.tensors["f"])
     values = translation.settings | {"arch": ours, "defense": defense}
     if ours == "mobilenetv2_released" and "bottleneck" in values:
         values["bottleneck_relu"] = True  # the published bottleneck has it whatever the option says
-    return config.parse(values).resolve()
+    return config.parse(values).resolve(), notes
 
 
 def _assumed(flags: dict[str, Any], published: str, ours: str, cut: int) -> list[str]:
@@ -111,13 +113,6 @@ def _assumed(flags: dict[str, Any], published: str, ours: str, cut: int) -> list
     if missing:
         notes.append(f"neither the folder's name nor an option says {', '.join(missing)}: none is assumed")
     return notes
-
-
-def _sparse_as_stored(defense: list[str], tensors: dict[str, Tensor]) -> list[str]:
-    """The published sparse-coding layer where the file has its matrix W, none where it has not."""
-    layer = [value for name, value in tensors.items() if name.rpartition(".")[2] == "W"]
-    stored = [f"sparse_coding_released:threshold=0.01,atoms={value.shape[0]}" for value in layer]
-    return stored + [spec for spec in defense if not spec.startswith("sparse_coding")]
 
 
 def _stub(name: str, images: data.ImageSet | int) -> data.ImageSet:
@@ -148,13 +143,13 @@ def _check(stored: Stored, settings: config.TrainConfig, images: data.ImageSet |
     _pairs(Stored(stored.tensors | {"f": bare}, stored.paths), parts.encoder, parts.tail)
 
 
-@torch.no_grad()
 def _load(stored: Stored, settings: config.TrainConfig, images: data.ImageSet | int) -> runs.SplitModel:
     with torch.random.fork_rng(devices=[]):  # what the files do not hold, such as a proxy, starts anew
         seed_layers(stream("cpu", settings.seed, WEIGHTS))
         model = runs.build_model(settings, _stub(settings.data, images))
-    for ours, theirs in _pairs(stored, model.encoder, model.tail):
-        ours.copy_(theirs)
+    with torch.no_grad():  # not before: what is built may need gradients, as the trial pruning of PATROL
+        for ours, theirs in _pairs(stored, model.encoder, model.tail):
+            ours.copy_(theirs)
     return model
 
 

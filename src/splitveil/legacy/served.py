@@ -1,0 +1,83 @@
+"""The defenses of a checkpoint as its network was trained and validated with them, and what must be said of them."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from torch import Tensor
+
+from .. import config
+from ..errors import UserError
+from . import notes as say
+from .translate import Translation
+
+DELTA = 1e-4
+"""δ of the published Gaussian mechanism."""
+REBUILT = (say.RESNET, say.BATCH_NORM, say.CHAIN, say.CLIPPED, say.TOPK, say.SPARSE, say.RELEASED_LCA)
+"""Notes on what differs here from the published network: an imported one is that network."""
+
+
+def as_served(translation: Translation, tensors: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Specs of the defenses, and notes: all that the translation knows but what the import makes good.
+
+    Args:
+        tensors: of the device part; they say whether there is a sparse-coding layer.
+
+    Raises:
+        UserError: a defense whose state is not in the files decides what crosses the wire.
+    """
+    notes = [note for note in translation.notes if not any(_says(note, template) for template in REBUILT)]
+    specs = _sparse_layers(tensors)
+    told = [config.Spec.model_validate(text) for text in translation.settings["defense"]]
+    if not specs and any(spec.name.startswith("sparse_coding") for spec in told):
+        notes.append(
+            "SCA is said and the files hold no layer of it: the published code has one behind a bottleneck of "
+            "vgg11_bn_sgm and resnet20 only; none is imported"
+        )
+    for text, spec in zip(translation.settings["defense"], told, strict=True):
+        if not spec.name.startswith("sparse_coding"):
+            specs.append(_served(text, spec, notes))
+    return specs, notes
+
+
+def _served(text: str, spec: config.Spec, notes: list[str]) -> str:
+    values = dict(spec.parameters)
+    if spec.name == "topk":
+        notes.append(say.TOPK.format(", as this run does: an image's wire depends on the images beside it"))
+        return f"topk:ratio={values['ratio']:g},scope=released"
+    if spec.name == "local_dp":
+        served = _published_noise(**values)
+        notes.append(
+            f"local_dp is imported as the published noise, {served} without clipping: its ε holds where z is "
+            f"in [0, 1], and the Gaussian one's up to ε 1 only (σ = √(2 ln(1.25/δ))/ε, δ = {DELTA:g})"
+        )
+        return served
+    if spec.name == "adversarial_noise":
+        raise UserError(
+            "gan_adv_noise moves every entry of the wire by the sign that its proxy decoder says, and the files hold "
+            "no proxy, so that the wire cannot be rebuilt; import the bare network with --AT_regularization None, or "
+            "train it anew: splitveil legacy --AT_regularization gan_adv_noise"
+        )
+    if spec.name == "adversarial":
+        notes.append("the files hold no proxy decoder: it starts anew; nothing but a further training needs it")
+    return text
+
+
+def _published_noise(epsilon: float, mechanism: str, **_: Any) -> str:
+    if mechanism == "laplace":
+        return f"laplace:scale={1 / epsilon:.9g}"
+    return f"gaussian:sigma={math.sqrt(2 * math.log(1.25 / DELTA)) / epsilon:.9g}"
+
+
+def _sparse_layers(tensors: dict[str, Tensor]) -> list[str]:
+    """The published sparse-coding layer where the file has its matrix W, none where it has not."""
+    layers = [value for name, value in tensors.items() if name.rpartition(".")[2] == "W"]
+    return [f"sparse_coding_released:threshold=0.01,atoms={value.shape[0]}" for value in layers]
+
+
+def _says(note: str, template: str) -> bool:
+    """Whether `note` is `template` with its gaps filled."""
+    fixed = (re.escape(part) for part in re.split(r"{[^}]*}", template))
+    return re.fullmatch(".*".join(fixed), note) is not None
