@@ -180,3 +180,70 @@ def test_a_class_of_files_that_cannot_be_read_says_what_it_holds(tmp_path):
         path.rename(path.with_suffix(".heic"))
     with pytest.raises(UserError, match=r"no image in .*train/b \(it holds 4 \.heic\); expected"):
         load(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize("size", ["", "size=16,"])
+def test_all_broken_images_of_both_parts_are_named_at_once(tmp_path, size):
+    colored(tmp_path)
+    bad = ["train/a/0.png", "train/a/1.png", "train/b/0.png", "train/b/3.png", "test/a/0.png", "test/b/2.png"]
+    for name in bad:
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:40])
+    with pytest.raises(UserError, match="6 images cannot be used: ") as caught:
+        load(f"folder:{size}root={tmp_path}")
+    assert [name for name in bad if str(tmp_path / name) in str(caught.value)] == bad
+    assert "\n" not in str(caught.value)
+
+
+def test_of_very_many_broken_images_twenty_are_named(tmp_path):
+    colored(tmp_path, count=15)
+    for path in (tmp_path / "train").rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"30 images cannot be used: .*; and 10 more$") as caught:
+        load(f"folder:{tmp_path}")
+    assert str(caught.value).count("cannot decode") == 20
+
+
+def test_files_that_vanished_are_named_together(tmp_path):
+    with pytest.raises(UserError, match=r"2 images cannot be used: cannot read .*a\.png: No such.*b\.png"):
+        _decode.decode([tmp_path / "a.png", tmp_path / "b.png"], 8, resize=True, label="x")
+
+
+@pytest.fixture
+def small_limit(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_large_image_is_named_and_a_huge_one_refused_for_what_it_is(tmp_path, caplog, small_limit):
+    colored(tmp_path)  # 32 x 32 is above the limit, which stands for Pillow's 89 million
+    Image.new("RGB", (50, 30)).save(tmp_path / "train/a/2.png")
+    load(f"folder:root={tmp_path},size=16")
+    said = [record.getMessage() for record in caplog.records]
+    assert any(str(tmp_path / "train/a/0.png") + " of 32 x 32 pixels" in line for line in said)
+    Image.new("RGB", (50, 50)).save(tmp_path / "test/b/2.png")
+    with pytest.raises(UserError, match=r"test/b/2\.png has more than 2,000 pixels, more than Pillow reads; scale it"):
+        load(f"folder:root={tmp_path},size=16")
+
+
+@pytest.mark.parametrize("kind", ["gif", "tif", "webp", "apng"])
+def test_frames_that_are_not_read_are_said(tmp_path, caplog, kind):
+    colored(tmp_path)
+    frames = [Image.new("RGB", (32, 32), (i * 100, 0, 0)) for i in range(3)]
+    known = Image.registered_extensions()[f".{kind}"]
+    frames[0].save(tmp_path / f"train/a/9.{kind}", format=known, save_all=True, append_images=frames[1:])
+    images = load(f"folder:{tmp_path}")
+    assert int(images.train.images[4].max()) <= 1
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said == f"1 images are of several frames, the first of which is read, e.g. {tmp_path}/train/a/9.{kind}"
+
+
+def test_a_user_without_a_home_is_told_of_the_variable(tmp_path, monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    colored(tmp_path)
+    monkeypatch.setattr(Path, "home", homeless)
+    load(f"folder:{tmp_path}")  # the variable is set
+    monkeypatch.delenv("SPLITVEIL_CACHE")
+    with pytest.raises(UserError, match="this user has no home; set SPLITVEIL_CACHE to a writable folder"):
+        load(f"folder:{tmp_path}")

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
+import math
 import os
 import sys
+import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import atomic_write
+from ..files import atomic_write, expanded
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,8 +29,22 @@ CHUNK = 64  # images per task: one image is too little work for a thread switch
 VERSION = 2  # of the decoding: raise it when the same files would give other pixels
 
 
+SHOWN = 20  # broken files that a message names
+
+
+Notes = defaultdict[str, list[str]]  # what is said of images that are read: the words, the files
+
+
 class BrokenImage(UserError):
-    """A file that is no readable image, or not of the expected shape."""
+    """Files that are no readable images, or not of the expected shape; ``each`` has what is wrong with every one."""
+
+    def __init__(self, *each: str):
+        self.each = each
+        if len(each) == 1:
+            super().__init__(each[0])
+            return
+        more = f"; and {len(each) - SHOWN} more" if len(each) > SHOWN else ""
+        super().__init__(f"{len(each)} images cannot be used: {'; '.join(each[:SHOWN])}{more}")
 
 
 def decode(paths: Sequence[Path], size: int, *, resize: bool, label: str) -> Tensor:
@@ -42,7 +60,7 @@ def decode(paths: Sequence[Path], size: int, *, resize: bool, label: str) -> Ten
         label: shown beside the progress bar.
 
     Raises:
-        UserError: a broken or wrongly shaped file is named; the cache cannot be written.
+        UserError: every broken or wrongly shaped file is named; the cache cannot be written.
     """
     key = _key(paths, size, resize)
     shape = (len(paths), 3, size, size)
@@ -56,30 +74,61 @@ def decode(paths: Sequence[Path], size: int, *, resize: bool, label: str) -> Ten
     return torch.from_numpy(array)
 
 
-def dimensions(path: Path) -> tuple[int, int]:
-    """Width and height of one image file, upright."""
-    image = _read(path)
-    return image.shape[2], image.shape[1]
+def try_out(paths: Sequence[Path], size: int, *, resize: bool, label: str) -> None:
+    """`decode` without a result, only to name what is broken."""
+    _key(paths, size, resize)
+    for _ in _chunks(paths, size, resize, label):
+        pass
+
+
+def dimensions(paths: Sequence[Path]) -> tuple[Path, int, int]:
+    """The first readable of the files, its width and its height, upright.
+
+    Raises:
+        UserError: none is readable; each is named.
+    """
+    broken: list[str] = []
+    _without_pillows_warning()
+    for path in paths:
+        try:
+            image = _read(path)
+        except BrokenImage as error:
+            broken += error.each
+        else:
+            return path, image.shape[2], image.shape[1]
+    raise BrokenImage(*broken)
 
 
 def _key(paths: Sequence[Path], size: int, resize: bool) -> str:
     digest = hashlib.blake2b(f"{VERSION} {size} {resize}".encode(), digest_size=16)
     folders: dict[Path, str] = {}
+    broken: list[str] = []
     for path in paths:
         if path.parent not in folders:
             folders[path.parent] = str(path.parent.resolve())
         try:
             stat = path.stat()
         except OSError as error:
-            raise BrokenImage(f"cannot read {path}: {error.strerror}; put the file back or fix its rights") from error
+            broken.append(f"cannot read {path}: {error.strerror}; put the file back or fix its rights")
+            continue
         entry = f"\0{folders[path.parent]}\0{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}"
         digest.update(os.fsencode(entry))
+    if broken:
+        raise BrokenImage(*broken)
     return digest.hexdigest()
 
 
 def _cache_folder() -> Path:
     setting = os.environ.get("SPLITVEIL_CACHE")
-    return Path(setting).expanduser() if setting else Path.home() / ".cache" / "splitveil"
+    if setting:
+        return expanded(setting)
+    try:
+        return Path.home() / ".cache" / "splitveil"
+    except RuntimeError:
+        raise UserError(
+            "decoded images are kept in ~/.cache/splitveil, but this user has no home; "
+            "set SPLITVEIL_CACHE to a writable folder"
+        ) from None
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -109,13 +158,18 @@ def _chunks(paths: Sequence[Path], size: int, resize: bool, label: str) -> Itera
     from rich.console import Console
     from rich.progress import Progress
 
-    def work(start: int) -> np.ndarray:
+    def work(start: int) -> tuple[np.ndarray, list[str]]:
         chunk = paths[start : start + CHUNK]
-        pixels = np.empty((len(chunk), 3, size, size), np.uint8)
+        pixels, broken = np.empty((len(chunk), 3, size, size), np.uint8), list[str]()
         for index, path in enumerate(chunk):
-            pixels[index] = _read(path, size, resize)
-        return pixels
+            try:
+                pixels[index] = _read(path, size, resize, notes)
+            except BrokenImage as error:
+                broken += error.each
+        return pixels, broken
 
+    notes = Notes(list)
+    _without_pillows_warning()
     console = Console(stderr=True)
     workers = min(os.cpu_count() or 1, 16)
     hidden = not sys.stderr.isatty()
@@ -124,18 +178,24 @@ def _chunks(paths: Sequence[Path], size: int, resize: bool, label: str) -> Itera
         ThreadPoolExecutor(workers) as pool,
     ):
         task = bar.add_task(f"decoding {label}", total=len(paths))
-        for chunk in pool.map(work, range(0, len(paths), CHUNK)):
-            yield chunk
+        failed: list[str] = []
+        for chunk, broken in pool.map(work, range(0, len(paths), CHUNK)):
+            failed += broken
+            if not failed:  # what is written beside a broken image is thrown away
+                yield chunk
             bar.advance(task, len(chunk))
+    if failed:
+        raise BrokenImage(*failed)
+    _say(notes)
 
 
-def _read(path: Path, size: int | None = None, resize: bool = False) -> np.ndarray:
+def _read(path: Path, size: int | None = None, resize: bool = False, notes: Notes | None = None) -> np.ndarray:
     """One file as uint8 (3, H, W)."""
     import PIL.Image
     import PIL.ImageOps
 
     try:
-        with PIL.Image.open(io.BytesIO(path.read_bytes())) as image:
+        with _opened(path, notes if notes is not None else Notes(list)) as image:
             if image.mode[0] in "IF":
                 raise BrokenImage(f"{path} has more than 8 bits per channel; convert it to 8-bit RGB")
             # A camera stores the turn beside the pixels; an image of the exact size has no camera behind it.
@@ -148,9 +208,38 @@ def _read(path: Path, size: int | None = None, resize: bool = False) -> np.ndarr
             return pixels.reshape(rgb.height, rgb.width, 3).transpose(2, 0, 1)
     except BrokenImage:
         raise
+    except PIL.Image.DecompressionBombError:
+        most = 2 * (PIL.Image.MAX_IMAGE_PIXELS or 0)
+        raise BrokenImage(f"{path} has more than {most:,} pixels, more than Pillow reads; scale it down") from None
+    except MemoryError:
+        raise BrokenImage(f"{path} does not fit into memory; scale it down") from None
     except Exception as error:  # Pillow's decoders do not agree on one type for damaged bytes
         reason = getattr(error, "strerror", None) or "broken or truncated image, or no image at all"
         raise BrokenImage(f"cannot decode {path}: {reason}; replace or remove it") from error
+
+
+def _opened(path: Path, notes: Notes) -> Image:
+    """The file, of which the header alone is read so far."""
+    import PIL.Image
+
+    image = PIL.Image.open(io.BytesIO(path.read_bytes()))
+    if image.width * image.height > (PIL.Image.MAX_IMAGE_PIXELS or math.inf):
+        notes["very large"].append(f"{path} of {image.width} x {image.height} pixels")
+    if getattr(image, "is_animated", False):
+        notes["of several frames, the first of which is read"].append(str(path))
+    return image
+
+
+def _say(notes: Notes) -> None:
+    for what, files in notes.items():
+        logging.getLogger(__name__).warning("%d images are %s, e.g. %s", len(files), what, min(files))
+
+
+def _without_pillows_warning() -> None:
+    """Pillow's warning of large images names none; not undone, as filters are the process's and threads read."""
+    import PIL.Image
+
+    warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
 
 
 def _on_white(image: Image) -> Image:

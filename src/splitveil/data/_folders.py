@@ -14,7 +14,7 @@ import torch
 
 from ..errors import UserError
 from ..files import expanded
-from ._decode import decode
+from ._decode import BrokenImage, decode, try_out
 from ._select import chosen
 from .base import ImageSet, Split, channel_statistics
 
@@ -166,10 +166,19 @@ def image_set(
     sizes: Sizes = (None, None),
 ) -> ImageSet:
     """Select (``sizes``: train_size, test_size), decode, and bundle; statistics are computed where None."""
-    splits = []
+    splits: list[Split] = []
+    broken: list[str] = []
     for part, listing, wanted in zip(("train", "test"), listings, sizes, strict=True):
         some = listing if wanted is None else listing.take(chosen(listing.labels, wanted, part).tolist())
-        images = decode(some.paths, size, resize=resize, label=f"{name} {part}")
-        splits.append(Split(images, torch.tensor(some.labels)))
+        about = {"resize": resize, "label": f"{name} {part}"}
+        try:
+            if broken:  # nothing is kept of a set that cannot be used, but its other part is looked through as well
+                try_out(some.paths, size, **about)
+            else:
+                splits.append(Split(decode(some.paths, size, **about), torch.tensor(some.labels)))
+        except BrokenImage as error:
+            broken += error.each
+    if broken:
+        raise BrokenImage(*broken)
     mean, std = statistics or channel_statistics(splits[0].images)
     return ImageSet(name, splits[0], splits[1], classes, mean, std, size)

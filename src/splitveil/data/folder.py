@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -46,7 +47,7 @@ def folder(
         raise UserError(f"{base} is not a folder; expected one with {LAYOUT}: pass the folder with --root DIR")
     train, test, classes = _parts(base)
     sizes = (train_size, test_size)
-    size = size or _natural_size(train.paths[0])
+    size = size or _natural_size(train.paths)
     return image_set(f"folder:{base}", (train, test), classes, size=size, resize=True, sizes=sizes)
 
 
@@ -71,8 +72,8 @@ def _parts(base: Path) -> tuple[Listing, Listing, list[str]]:
     return train, test, classes
 
 
-def _natural_size(path: Path) -> int:
-    width, height = dimensions(path)
+def _natural_size(paths: Sequence[Path]) -> int:
+    path, width, height = dimensions(paths)
     side = min(width, height)
     if width != height:
         logging.getLogger(__name__).warning(
