@@ -89,11 +89,12 @@ class LCA(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int):
+    def __init__(self, inputs: int, outputs: int, stride: int, kept: int | None = None):
         super().__init__()
-        self.conv_a = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn_a = nn.BatchNorm2d(outputs)
-        self.conv_b = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        kept = kept or outputs
+        self.conv_a = nn.Conv2d(inputs, kept, 3, stride, 1, bias=False)
+        self.bn_a = nn.BatchNorm2d(kept)
+        self.conv_b = nn.Conv2d(kept, outputs, 3, 1, 1, bias=False)
         self.bn_b = nn.BatchNorm2d(outputs)
         self.stride = stride
 
@@ -156,7 +157,10 @@ class PublishedMobileNet(nn.Module):
 
 
 class PublishedResNet20(nn.Module):
-    def __init__(self, cut: int = 4, classes: int = 10, channels: int = 8):
+    def __init__(
+        self, cut: int = 4, classes: int = 10, channels: int = 8, *, double: bool = False, kept: int | None = None
+    ):
+        """`double`: PATROL's second convolution; `kept`: channels that its pruning leaves inside the second block."""
         super().__init__()
         stem = nn.Sequential(
             OrderedDict(conv1=nn.Conv2d(3, 16, 5, padding=2, bias=False), bn1=nn.BatchNorm2d(16), relu=nn.ReLU())
@@ -168,7 +172,10 @@ class PublishedResNet20(nn.Module):
             inputs = outputs
         width = (16, 32, 32, 32, 64, 64, 64, 128, 128, 128)[cut - 1]
         down, up = nn.Conv2d(width, channels, 3, padding=1), nn.Conv2d(channels, width, 3, padding=1)
-        self.local = nn.Sequential(*layers[:cut], down, nn.Sigmoid())
+        if kept is not None:
+            layers[2] = Block(32, 32, 1, kept)
+        second = [nn.Conv2d(16, 16, 3, padding=1, bias=False)] if double else []
+        self.local = nn.Sequential(layers[0], *second, *layers[1:cut], down, nn.Sigmoid())
         self.cloud = nn.Sequential(up, *layers[cut:])
         self.classifier = nn.Linear(128, classes)
 

@@ -27,6 +27,7 @@ EXPECTED = {
     "facescrub_sca": ("vgg11_bn_sgm", 4, [8, 12, 12]),
     "mobilenetv2": ("mobilenetv2_released", 4, [8, 16, 16]),
     "orig_scheme": ("vgg11_bn_sgm", 4, [8, 8, 8]),
+    "patrol_statedict": ("vgg11_bn_sgm_released_double", 4, [8, 8, 8]),
     "resnet20_cut5": ("resnet20_stem5_sgm", 5, [8, 8, 8]),
     "resnet32": ("resnet32_stem5_sgm", 5, [8, 16, 16]),
     "sca": ("vgg11_bn_sgm", 4, [8, 8, 8]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -9,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import config, data, runs, zoo
+from ..defenses._pruning import resize
+from ..defenses.base import Defense
 from ..errors import UserError
 from ..randomness import seed_layers, stream
 from ..recipe import WEIGHTS
 from .served import as_served
-from .tensors import Mismatch, Stored, match
+from .tensors import COUNTER, Mismatch, Stored, leaf, match
 from .translate import RECIPE, RESNETS, VGGS, Reading, translate
 
 CUTS = (4, 3, 5, 2, 1, 6, 7, 8, 9, 10, 11, 12, 13)
@@ -64,14 +67,15 @@ def _candidates(tensors: dict[str, Tensor], flags: dict[str, Any]) -> Iterator[t
     """The published name, ours, and the cut, the likeliest first."""
     first = next(iter(tensors.values()))
     stem = first.shape[-1] if first.ndim == 4 else 3
+    vggs = (RECIPE["arch"], *(name for name in VGGS if name != RECIPE["arch"]))
     if "arch" in flags:
         archs: tuple[str, ...] = (flags["arch"],)
-    elif first.shape[0] == 16:
+    elif stem == 5:
         archs = RESNETS
     elif first.shape[0] == 32:
         archs = ("mobilenetv2",)
-    else:
-        archs = (RECIPE["arch"], *(name for name in VGGS if name != RECIPE["arch"]))
+    else:  # 16 channels are a ResNet's of a 3×3 stem, or those of PATROL's first layer
+        archs = (*RESNETS, *vggs) if first.shape[0] == 16 else vggs
     cuts = (flags["cutlayer"],) if "cutlayer" in flags else CUTS
     for arch in archs:
         for cut in cuts:
@@ -80,11 +84,12 @@ def _candidates(tensors: dict[str, Tensor], flags: dict[str, Any]) -> Iterator[t
 
 def _forms(arch: str, stem: int) -> tuple[str, ...]:
     """Our names of a published network: the one that is ours too where it fits, else the published form."""
+    released, double = f"{arch}_released", f"{arch}_released_double"
     if arch in RESNETS:
-        return (f"{arch}_stem5_sgm", f"{arch}_released") if stem == 5 else (arch,)
-    if arch in VGGS and arch.endswith("_sgm"):
-        return arch, f"{arch}_released"
-    return (f"{arch}_released", arch) if arch in (*VGGS, "mobilenetv2") else (arch,)
+        return (f"{arch}_stem5_sgm", released, double) if stem == 5 else (arch,)
+    if arch in VGGS:
+        return (arch, released, double) if arch.endswith("_sgm") else (released, arch, double)
+    return (released, arch) if arch == "mobilenetv2" else (arch,)
 
 
 def _settings(
@@ -94,6 +99,9 @@ def _settings(
     stated = "resnet20_sgm" if ours in RESNETS else published  # a 3×3 stem is not the published ResNet
     translation = translate(flags | {"arch": stated, "cutlayer": cut}, reading)
     defense, notes = as_served(translation, stored.tensors["f"])
+    if ours.endswith("_double") and not any(spec.startswith("patrol") for spec in defense):
+        defense = ["patrol:epoch=140,double=false", *defense]
+        notes = ["the first layer is doubled, as PATROL's: patrol is assumed, with the published epoch 140", *notes]
     values = translation.settings | {"arch": ours, "defense": defense}
     if ours == "mobilenetv2_released" and "bottleneck" in values:
         values["bottleneck_relu"] = True  # the published bottleneck has it whatever the option says
@@ -139,14 +147,49 @@ def _check(stored: Stored, settings: config.TrainConfig, images: data.ImageSet |
             image_size=stub.size,
             bottleneck=bottleneck,
         )
+    if any(spec.name == "patrol" for spec in settings.defense):
+        _prune_like(parts.encoder, stored.tensors["f"], stub.size)
     bare = {name: value for name, value in stored.tensors["f"].items() if name.rpartition(".")[2] not in IN_ENCODER}
     _pairs(Stored(stored.tensors | {"f": bare}, stored.paths), parts.encoder, parts.tail)
+
+
+def _prune_like(encoder: nn.Module, tensors: dict[str, Tensor], size: int) -> None:
+    """Give the layers of an encoder on shapes alone the widths of the stored tensors where these are pruned ones.
+
+    Where they are those of another network, it stays as it is: the comparison that follows says so.
+    """
+    saved = _by_order(encoder, tensors)
+    own = cast("dict[str, Tensor]", encoder.state_dict())
+    grown = (a > b for name, value in saved.items() for a, b in zip(value.shape, own[name].shape, strict=False))
+    if any(grown):
+        return
+    image = torch.zeros(1, 3, size, size, device="meta")
+    wire = encoder.eval()(image).shape
+    trial = copy.deepcopy(encoder)
+    resize(trial, saved, "")
+    try:
+        if trial(image).shape != wire:
+            return
+    except RuntimeError:  # widths that do not follow from each other
+        return
+    resize(encoder, saved, "")
+
+
+def _by_order(encoder: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our names with the stored tensors; none where the layers are others."""
+    ours = [name for name in encoder.state_dict() if not name.endswith(COUNTER)]
+    theirs = [name for name in tensors if not name.endswith(COUNTER)]
+    if [leaf(name) for name in ours] != [leaf(name) for name in theirs]:
+        return {}
+    return dict(zip(ours, (tensors[name] for name in theirs), strict=True))
 
 
 def _load(stored: Stored, settings: config.TrainConfig, images: data.ImageSet | int) -> runs.SplitModel:
     with torch.random.fork_rng(devices=[]):  # what the files do not hold, such as a proxy, starts anew
         seed_layers(stream("cpu", settings.seed, WEIGHTS))
         model = runs.build_model(settings, _stub(settings.data, images))
+    saved = {f"encoder.{name}": value for name, value in _by_order(model.encoder, stored.tensors["f"]).items()}
+    cast(Defense, model.defense).restructure_like(model, saved)
     with torch.no_grad():  # not before: what is built may need gradients, as the trial pruning of PATROL
         for ours, theirs in _pairs(stored, model.encoder, model.tail):
             ours.copy_(theirs)

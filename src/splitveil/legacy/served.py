@@ -60,6 +60,8 @@ def _served(text: str, spec: config.Spec, notes: list[str]) -> str:
             "no proxy, so that the wire cannot be rebuilt; import the bare network with --AT_regularization None, or "
             "train it anew: splitveil legacy --AT_regularization gan_adv_noise"
         )
+    if spec.name == "patrol":
+        return f"{text},double=false"  # the doubled layer is a part of the imported network
     if spec.name == "adversarial":
         notes.append("the files hold no proxy decoder: it starts anew; nothing but a further training needs it")
     return text

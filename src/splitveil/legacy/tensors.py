@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import shlex
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -153,10 +154,14 @@ def _load(path: Path) -> object:
     except pickle.UnpicklingError as error:
         if not FOREIGN.search(str(error)):
             raise UserError(f"{path} is damaged, or no file of torch.save; copy it again") from None
+        code = (
+            f"import os, torch; p = {str(path)!r}; m = torch.load(p, map_location='cpu', weights_only=False); "
+            "os.rename(p, p + '.whole'); torch.save(m.state_dict(), p)"
+        )
         raise UserError(
-            f"{path} holds more than tensors: a whole model, as the published code saves pruned ones, or "
-            "worse; loading it would run its author's code, so it is refused; save its state_dict() where "
-            "it is trusted"
+            f"{path} holds more than tensors: a whole model, as the published code saves pruned ones, or worse; "
+            "loading it would run its author's code, so it is refused; if you trust it, keep its tensors, in the "
+            f"folder of the code that made it: python -c {shlex.quote(code)}"
         ) from None
     except Exception as error:  # on damaged bytes torch's reader raises whatever its steps happen to raise
         raise UserError(f"{path} is truncated or damaged ({_first(error)}); copy it again") from None
@@ -176,7 +181,7 @@ def match(source: str, tensors: dict[str, Tensor], wanted: dict[str, Tensor]) ->
     want = [name for name in wanted if not name.endswith(COUNTER)]
     for at, ours in enumerate(want):
         shape = tuple(wanted[ours].shape)
-        if at >= len(have) or _leaf(have[at]) != _leaf(ours):
+        if at >= len(have) or leaf(have[at]) != leaf(ours):
             name = _published(at, have, want)
             raise Mismatch(f"{source} lacks the tensor {name} of shape {shape} ({ours} here); {AS_TRAINED}", at)
         found = tuple(tensors[have[at]].shape)
@@ -193,7 +198,8 @@ def match(source: str, tensors: dict[str, Tensor], wanted: dict[str, Tensor]) ->
     return pairs | (dict(zip(ours, counters, strict=True)) if len(ours) == len(counters) else {})
 
 
-def _leaf(name: str) -> str:
+def leaf(name: str) -> str:
+    """The last part of a tensor's name."""
     return name.rpartition(".")[2]
 
 
@@ -203,8 +209,8 @@ def _published(at: int, have: list[str], want: list[str]) -> str:
     for near, index in ((at + 1, at), (at - 1, at - 1)):
         if 0 <= near < len(want) and 0 <= index < len(have) and want[near].rpartition(".")[0] == layer:
             prefix = have[index].rpartition(".")[0]
-            return f"{prefix}.{_leaf(want[at])}" if prefix else _leaf(want[at])
-    return _leaf(want[at])
+            return f"{prefix}.{leaf(want[at])}" if prefix else leaf(want[at])
+    return leaf(want[at])
 
 
 def _first(error: Exception) -> str:
