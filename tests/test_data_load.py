@@ -311,40 +311,6 @@ def test_facescrub_is_resized(tmp_path):
     assert values(images.test) == [100, 120]
 
 
-def tiny(root: Path) -> Path:
-    for wnid, value in (("n2", 20), ("n1", 10)):
-        for i in range(2):
-            write(root / f"train/{wnid}/images/{wnid}_{i}.JPEG", value + i, (64, 64))
-        (root / f"train/{wnid}/{wnid}_boxes.txt").write_text("")
-    write(root / "val/images/val_0.JPEG", 120, (64, 64))
-    write(root / "val/images/val_1.JPEG", 110, (64, 64))
-    lines = "val_0.JPEG\tn2\t0\t0\t1\t1\nval_1.JPEG\tn1\t0\t0\t1\t1\nval_9.JPEG\tn9\t0\t0\t1\t1\n"
-    (root / "val/val_annotations.txt").write_text(lines)
-    (root / "wnids.txt").write_text("n2\nn9\nn1\n")
-    (root / "words.txt").write_text("n1\tcrane, bird\nn2\tcrane, machine\nn3\tother\n")
-    return root
-
-
-@pytest.mark.parametrize("inside", ["", "tiny-imagenet-200"])
-def test_tinyimagenet_with_part_of_the_classes(tmp_path, inside):
-    tiny(tmp_path / inside)
-    images = load("tinyimagenet", root=tmp_path)
-    assert images.classes == ["crane, bird", "crane, machine"]
-    assert values(images.train) == [10, 11, 20, 21]
-    assert values(images.test) == [110, 120]
-    assert images.test.labels.tolist() == [0, 1]
-
-
-def test_tinyimagenet_names_a_missing_image_and_a_bad_line(tmp_path):
-    tiny(tmp_path)
-    (tmp_path / "val/images/val_1.JPEG").unlink()
-    with pytest.raises(UserError, match=r"cannot read .*val_1\.JPEG"):
-        load("tinyimagenet", root=tmp_path)
-    (tmp_path / "val/val_annotations.txt").write_text("val_0.JPEG n2\n")
-    with pytest.raises(UserError, match=r"line 1 is 'val_0.JPEG n2'; expected file<TAB>wnid"):
-        load("tinyimagenet", root=tmp_path)
-
-
 def test_official_cifar10_through_torchvision(tmp_path, monkeypatch):
     from torchvision.datasets import CIFAR10
 

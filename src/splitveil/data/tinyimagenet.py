@@ -7,12 +7,15 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..registry import plugin
-from ._folders import DEFAULT_ROOT, Listing, class_names, find_root, image_set, list_classes
+from ._folders import DEFAULT_ROOT, Listing, class_names, find_root, image_set, list_classes, say_skipped
 from .base import ImageSet
 
 # Statistics of the 100,000 training images in common use: mean and standard deviation over all pixels.
 STATISTICS = ((0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821))
-LAYOUT = "the official layout: train/<wnid>/images/*.JPEG, val/images/, val/val_annotations.txt and wnids.txt"
+LAYOUT = (
+    "the official layout: train/<wnid>/images/*.JPEG, val/images/, val/val_annotations.txt and wnids.txt "
+    "(or val/images/<wnid>/, val/<wnid>/ and train/<wnid>/)"
+)
 
 
 @plugin("tinyimagenet")
@@ -23,24 +26,55 @@ def tinyimagenet(
     train_size: int | None = None,
     test_size: int | None = None,
 ) -> ImageSet:
-    """TinyImageNet, 64x64, official layout; the val images are the test split.
+    """TinyImageNet, 64x64, official layout or val images sorted into classes; these are the test split.
 
     ``root`` is the folder ``tiny-imagenet-200`` or its parent; ``data`` by default. The classes are those of
     wnids.txt whose training folder is there, sorted, so a part of the 200 is fine. Nothing is downloaded.
     """
     if download:
         raise UserError("tinyimagenet is not downloaded; unpack its archive yourself and pass --root DIR")
-    folder = find_root(root, "tiny-imagenet-200", ("train", "val/val_annotations.txt", "wnids.txt"), LAYOUT)
-    wnids = sorted(set(_lines(folder / "wnids.txt")) & set(class_names(folder / "train")))
+    folder = find_root(root, "tiny-imagenet-200", ("train", "val", "wnids.txt"), LAYOUT)
+    listed, there = set(_lines(folder / "wnids.txt")), set(class_names(folder / "train"))
+    wnids = sorted(listed & there)
     if not wnids:
         raise UserError(f"{folder / 'train'} holds none of the classes of wnids.txt; expected {LAYOUT}")
-    listings = (list_classes(folder / "train", wnids, "images"), _validation(folder / "val", wnids))
+    if strangers := len(there - listed):
+        say_skipped(folder / "train", Counter({"folder(s) that wnids.txt lacks": strangers}))
+    listings = (_by_class(folder / "train", wnids), _validation(folder / "val", wnids))
     sizes = (train_size, test_size)
     titles = _titles(folder, wnids)
     return image_set("tinyimagenet", listings, titles, size=64, statistics=STATISTICS, sizes=sizes)
 
 
+def _by_class(folder: Path, wnids: list[str]) -> Listing:
+    """Images in ``folder/<wnid>/images/``, or, where no class has that, in ``folder/<wnid>/``."""
+    here = [wnid for wnid in wnids if (folder / wnid).is_dir()]
+    inside = "images" if any((folder / wnid / "images").is_dir() for wnid in here) else ""
+    found = list_classes(folder, here, inside)
+    return Listing(found.paths, [wnids.index(here[label]) for label in found.labels])
+
+
 def _validation(folder: Path, wnids: list[str]) -> Listing:
+    """The validation images where the archive puts them, or where scripts that sort them into classes do.
+
+    The order is the same, and so are the images of every part.
+    """
+    sorted_into = [base for base in (folder / "images", folder) if any((base / wnid).is_dir() for wnid in wnids)]
+    if sorted_into and not (folder / "val_annotations.txt").is_file():
+        return _by_class(sorted_into[0], wnids)
+    annotated = _annotated(folder, wnids)
+    there = sum(path.exists() for path in annotated.paths) if sorted_into else len(annotated.paths)
+    if not there:
+        return _by_class(sorted_into[0], wnids)
+    if there < len(annotated.paths):  # halfway through such a script nobody can tell what belongs to the part
+        raise UserError(
+            f"{folder} has images both in {sorted_into[0]}/<wnid>/ and beside it; "
+            "finish sorting them into classes, or unpack the archive again"
+        )
+    return annotated
+
+
+def _annotated(folder: Path, wnids: list[str]) -> Listing:
     annotations = folder / "val_annotations.txt"
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
     labelled: list[tuple[int, str]] = []
