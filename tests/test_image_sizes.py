@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -57,6 +59,12 @@ def test_the_hint_of_the_command_helps(tmp_path, capsys, monkeypatch):
     options = [part for key, value in SETTINGS.items() for part in (f"--{key.replace('_', '-')}", str(value))]
     with pytest.raises(SystemExit) as stop:
         main(["train", "--data", "folder:small", *options, "--out", "run"])
+    assert stop.value.code == 2
+    assert "size=32" in capsys.readouterr().err
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(json.dumps({"base": {**SETTINGS, "data": "folder:small"}, "attacks": ["linear"]}))
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", str(grid), "--out", "out"])
     assert stop.value.code == 2
     assert "size=32" in capsys.readouterr().err
     main(["train", "--data", "folder:root=small,size=32", *options, "--out", "run"])

@@ -127,6 +127,20 @@ def test_a_bench_cell_takes_moved_images_and_refuses_others(tmp_path):
         run_cell(cell, tmp_path / "out", images=runs.load_images(moved.settings))
 
 
+def test_the_cells_of_a_bench_share_their_images(tmp_path):
+    values = {**VALUES, "data": f"folder:{images(tmp_path / 'base')}", "epochs": 1}
+    attacks = {"linear": config.Spec(name="linear").resolve("attacks")}
+    first, second, fewer = (
+        Cell(config.parse(values | more).resolve(), attacks) for more in ({}, {"seed": 1}, {"train_size": 20})
+    )
+    run_cell(first, tmp_path / "out")
+    upside_down(tmp_path / "base/train/b/01.png")
+    with pytest.raises(UserError, match=f"{first.id} was trained with other training images than"):
+        run_cell(second, tmp_path / "out")
+    assert not (tmp_path / "out/cells" / second.id).exists()
+    run_cell(fewer, tmp_path / "out")  # a set of its own
+
+
 @pytest.mark.parametrize(
     ("data", "root", "place"),
     [

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import config
+from .. import config, pins
 from . import records, twins
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ def run_cell(
     terms = evaluation.Terms(settings.protocol, cell.attacker_size, cell.attacked)
     # Before the training: it may take days, and an attacker that wants more images than there are none.
     parts = evaluation.parts(settings, images, terms.protocol_name, terms.attacker_size, terms.attacked)
+    _same_images(cell, Places(out), images)
     fit(settings, images, folder, resume=True, progress=lambda *_: check())
     run = runs.Run.open(folder)
     for label, spec in cell.attacks.items():
@@ -131,6 +132,21 @@ def run_cell(
     record["environment"] = {**record["environment"], "threads": torch.get_num_threads()}
     records.write(folder, record)
     return record
+
+
+def _same_images(cell: Cell, places: Places, images: ImageSet) -> None:
+    """Compare the images with those of a finished cell of the same image set: the page sets cells side by side.
+
+    Raises:
+        UserError: they were replaced since.
+    """
+    about = cell.settings.model_dump(mode="json", include={"data", "train_size", "test_size"})
+    for path in sorted(places.out.glob(f"cells/*/{records.RECORD}")):
+        there = records.read(path)["config"]
+        summary = path.parent / "summary.json"
+        if all(there.get(key) == value for key, value in about.items()) and summary.is_file():
+            pins.check(records.read_json(summary), images, path.parent)
+            return
 
 
 def _recorded(folder: Path) -> dict[str, config.Spec]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .. import config, runs
+from .. import config, metrics, runs
 from ..data import ImageSet, Split
 from ..data.protocol import PROTOCOLS, VALIDATION_LIMIT, VALIDATION_SHARE
 from ..defenses.base import Stack, name_of
@@ -53,9 +53,10 @@ def loaded(settings: config.TrainConfig) -> Size:
     """Size of the images themselves.
 
     Raises:
-        UserError: they cannot be loaded.
+        UserError: they cannot be loaded, or are too small to score.
     """
     images = runs.load_images(settings)
+    metrics.check_size(images.size)
     return Size(len(images.train), len(images.test), len(images.classes), images.size)
 
 
