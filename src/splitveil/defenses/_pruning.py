@@ -28,7 +28,7 @@ def prune(encoder: nn.Module, example: Tensor, ratio: float) -> None:
     except ImportError:
         raise UserError("patrol needs torch-pruning; install it with `pip install torch-pruning`") from None
     before = {name: p.shape for name, p in encoder.named_parameters()}
-    with _kept(encoder):
+    with torch.enable_grad(), _kept(encoder):  # the library follows gradients, also where the caller wants none
         _prune(tp, encoder, example, ratio)
     if all(p.shape == before.get(name) for name, p in encoder.named_parameters()):
         raise UserError(
