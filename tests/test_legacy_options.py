@@ -112,9 +112,29 @@ def test_the_misread_steps_are_said_and_given_on_request():
             None,
         ),
         (
-            "--AT_regularization SCA_new",
+            "--AT_regularization SCA_new --bottleneck_option noRELU_C8S1",
             ["sparse_coding:threshold=0.01,form=dense,iterations=1"],
             ["sparse_coding_released:threshold=0.01"],
+        ),
+        (
+            "--AT_regularization SCA --bottleneck_option C8S1 --dataset facescrub",
+            ["sparse_coding:threshold=0.01,form=dense,iterations=1"],
+            ["sparse_coding_released:threshold=0.01,atoms=1024"],
+        ),
+        (
+            "--AT_regularization SCA_new --bottleneck_option noRELU_C8S1 --arch resnet20",
+            ["sparse_coding:form=convolutional,kernel=5"],
+            ["sparse_coding_conv_released"],
+        ),
+        (  # the published code has no such layer without a bottleneck, nor in other networks
+            "--AT_regularization SCA_new",
+            ["sparse_coding:threshold=0.01,form=dense,iterations=1"],
+            [],
+        ),
+        (
+            "--AT_regularization SCA_new --bottleneck_option noRELU_C8S1 --arch resnet32",
+            ["sparse_coding:form=convolutional,kernel=5"],
+            [],
         ),
         ("--AT_regularization pruning", ["patrol:epoch=140"], None),
         ("--regularization nopeek --regularization_strength 3", ["nopeek:weight=3"], []),

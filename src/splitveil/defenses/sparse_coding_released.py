@@ -55,11 +55,20 @@ class SparseCodingReleased(Defense):
         shape = wire_shape(model, "sparse_coding_released")
         dimensions = int(torch.tensor(shape).prod())
         layer = ReleasedLCA(self.atoms or dimensions, dimensions, self.threshold)
-        parts = dict(model.encoder.named_children())
-        if not isinstance(model.encoder, nn.Sequential) or "sparse_coding" in parts:
-            raise UserError("sparse_coding_released: the encoder is no plain sequence of layers; use sparse_coding")
-        sigmoid = {"sigmoid": parts.pop("sigmoid")} if "sigmoid" in parts else {}
-        for name in [*sigmoid]:
-            delattr(model.encoder, name)
-        for name, part in ({"sparse_coding": layer} | sigmoid).items():
-            model.encoder.add_module(name, part)
+        add_before_sigmoid(model.encoder, layer, "sparse_coding_released")
+
+
+def add_before_sigmoid(encoder: nn.Module, layer: nn.Module, who: str) -> None:
+    """Append ``layer`` to the encoder, before the batch norm or sigmoid at its end.
+
+    Raises:
+        UserError: the encoder is no plain sequence of layers, or has such a layer already.
+    """
+    parts = dict(encoder.named_children())
+    if not isinstance(encoder, nn.Sequential) or "sparse_coding" in parts:
+        raise UserError(f"{who}: the encoder is no plain sequence of layers; use sparse_coding")
+    last = {name: parts[name] for name in ("norm", "sigmoid") if name in parts}
+    for name in last:
+        delattr(encoder, name)
+    for name, part in ({"sparse_coding": layer} | last).items():
+        encoder.add_module(name, part)

@@ -32,7 +32,8 @@ NORMALIZATION = {
     "tinyimagenet": ((0.5141, 0.5775, 0.3985), (0.2927, 0.2570, 0.1434)),
 }
 """Mean and standard deviation that the published networks were trained with."""
-IN_ENCODER = ("W",)
+CONVOLUTIONS = {"vgg11": 8, "vgg13": 10, "vgg16": 13, "resnet20": 19, "resnet32": 31}
+IN_ENCODER = ("W", "weights")
 """Last part of the names of a sparse-coding layer's tensors."""
 
 
@@ -46,7 +47,7 @@ def fit(
         UserError: a flag has no equivalent.
     """
     nearest: UserError | None = None
-    for published, ours, cut in _candidates(stored.tensors["f"], flags):
+    for published, ours, cut in _candidates(stored.tensors, flags):
         settings, known = _settings(stored, flags, reading, published, ours, cut)
         try:
             _check(stored, settings, images)
@@ -63,9 +64,9 @@ def _matched(error: UserError) -> int:
     return error.matched if isinstance(error, Mismatch) else -1
 
 
-def _candidates(tensors: dict[str, Tensor], flags: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
+def _candidates(parts: dict[str, dict[str, Tensor]], flags: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
     """The published name, ours, and the cut, the likeliest first."""
-    first = next(iter(tensors.values()))
+    first = next(iter(parts["f"].values()))
     stem = first.shape[-1] if first.ndim == 4 else 3
     vggs = (RECIPE["arch"], *(name for name in VGGS if name != RECIPE["arch"]))
     if "arch" in flags:
@@ -76,10 +77,21 @@ def _candidates(tensors: dict[str, Tensor], flags: dict[str, Any]) -> Iterator[t
         archs = ("mobilenetv2",)
     else:  # 16 channels are a ResNet's of a 3×3 stem, or those of PATROL's first layer
         archs = (*RESNETS, *vggs) if first.shape[0] == 16 else vggs
+    archs = tuple(arch for arch in archs if arch == archs[0] or _plausible(arch, parts, flags))
     cuts = (flags["cutlayer"],) if "cutlayer" in flags else CUTS
     for arch in archs:
         for cut in cuts:
             yield from ((arch, ours, cut) for ours in _forms(arch, stem))
+
+
+def _plausible(arch: str, parts: dict[str, dict[str, Tensor]], flags: dict[str, Any]) -> bool:
+    """Whether a network has about as many convolutions as the files, and batch norms where they have some."""
+    names = [*parts["f"], *parts["cloud"]]
+    found = sum(value.ndim == 4 for part in ("f", "cloud") for value in parts[part].values())
+    bottleneck = flags.get("bottleneck_option", "None") != "None"
+    more = range(2 * bottleneck, 10)  # a bottleneck of up to four on each side, a doubled layer
+    norms = sum(name.endswith("running_mean") for name in names)
+    return found - CONVOLUTIONS[arch.partition("_")[0]] in more and (norms > 1) == (arch in RESNETS or "_bn" in arch)
 
 
 def _forms(arch: str, stem: int) -> tuple[str, ...]:

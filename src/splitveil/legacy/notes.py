@@ -20,6 +20,11 @@ PRUNED = "after pruning, 9 of 14 encoder tensors are not in the published optimi
 NO_EPOCH = "pruning names no epoch: 140, the published default"
 SPARSE = "the strength of SCA only switches it on"
 RELEASED_LCA = "the published LCA layer takes one step with atoms of any length: sparse coding in name{0}"
+CONV_LCA = (
+    "the published ResNet's LCA layer is lca-pytorch's with its defaults: the code of a normalized feature, 1,000 "
+    "steps, atoms that never learn{0}"
+)
+NO_LCA = "the published code has an LCA layer behind a bottleneck of vgg11_bn_sgm and resnet20 only, so none of {0}{1}"
 PROXY = "the published decoder trains on features without noise, pre-trained on the test images; here on the wire"
 PRETRAIN = "30 epochs of decoder training in advance are left out (pretrain=N: N epochs of it alone)"
 PROXY_NOISE = "adversarial_noise has its size from the strength; steps and threshold do not apply to it"

@@ -11,11 +11,12 @@ from torch import Tensor
 from .. import config
 from ..errors import UserError
 from . import notes as say
+from .tensors import leaf
 from .translate import Translation
 
 DELTA = 1e-4
 """δ of the published Gaussian mechanism."""
-REBUILT = (say.RESNET, say.BATCH_NORM, say.CHAIN, say.CLIPPED, say.TOPK, say.SPARSE, say.RELEASED_LCA)
+REBUILT = (say.RESNET, say.BATCH_NORM, say.CHAIN, say.CLIPPED, say.TOPK, say.SPARSE, say.RELEASED_LCA, say.CONV_LCA)
 """Notes on what differs here from the published network: an imported one is that network."""
 
 
@@ -74,9 +75,14 @@ def _published_noise(epsilon: float, mechanism: str, **_: Any) -> str:
 
 
 def _sparse_layers(tensors: dict[str, Tensor]) -> list[str]:
-    """The published sparse-coding layer where the file has its matrix W, none where it has not."""
-    layers = [value for name, value in tensors.items() if name.rpartition(".")[2] == "W"]
-    return [f"sparse_coding_released:threshold=0.01,atoms={value.shape[0]}" for value in layers]
+    """The published sparse-coding layer where the file has its matrix W or its atoms, none where it has not."""
+    found = []
+    for name, value in tensors.items():
+        if leaf(name) == "W":
+            found.append(f"sparse_coding_released:threshold=0.01,atoms={value.shape[0]}")
+        elif leaf(name) == "weights" and value.ndim == 4:
+            found.append(f"sparse_coding_conv_released:kernel={value.shape[-1]}")
+    return found
 
 
 def _says(note: str, template: str) -> bool:

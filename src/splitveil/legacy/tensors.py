@@ -18,8 +18,8 @@ from ..files import is_safetensors
 
 FILES = {"f": "the device part", "cloud": "the cloud part", "classifier": "the classifier"}
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-PROFILER = ("total_ops", "total_params")
-"""Counters that the published profiler leaves in the layers."""
+PROFILER = ("total_ops", "total_params", "forward_pass")
+"""Counters that the published profiler and lca-pytorch leave in the layers."""
 COUNTER = "num_batches_tracked"
 FOREIGN = re.compile(r"GLOBAL|reduce for|can only build|Unsupported class", re.IGNORECASE)
 """In the message of torch's safe reader: the file names a class or function that is none of its own."""

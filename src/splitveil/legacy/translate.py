@@ -237,8 +237,7 @@ def _parts(
         before.append(f"patrol:epoch={int(parts['pruning'] or 140)}")
         notes += [say.PRUNED] if parts["pruning"] else [say.NO_EPOCH, say.PRUNED]
     if "sparse" in parts:
-        before.append(_sparse(given, code))
-        notes += [say.SPARSE, say.RELEASED_LCA.format("" if code else " (`--reading code` for that layer)")]
+        before += _sparse(given, code, notes)
     if "dropout" in parts:
         ratio = strength if parts["dropout"] is None else parts["dropout"]
         after.append(f"dropout:ratio={ratio:g}")
@@ -262,12 +261,23 @@ def _parts(
     return before, after
 
 
-def _sparse(given: dict[str, Any], code: bool) -> str:
+def _sparse(given: dict[str, Any], code: bool, notes: list[str]) -> list[str]:
+    resnet, other = given["arch"].startswith("resnet"), " (`--reading code` for that layer)"
+    has_layer = given["arch"] in ("vgg11_bn_sgm", "resnet20", "resnet20_sgm")
+    if not has_layer or given.get("bottleneck_option", "None") == "None":
+        where = given["arch"] if not has_layer else f"{given['arch']} without one"
+        notes.append(say.NO_LCA.format(where, "" if code else "; here there is one (`--reading code`: none)"))
+        if code:
+            return []
+    notes.append(say.SPARSE)
+    notes.append((say.CONV_LCA if resnet else say.RELEASED_LCA).format("" if code else other))
+    if code and resnet:
+        return ["sparse_coding_conv_released"]
     if code:
-        return "sparse_coding_released:threshold=0.01" + (",atoms=1024" if given["dataset"] == "facescrub" else "")
-    if given["arch"].startswith("resnet"):
-        return "sparse_coding:form=convolutional,kernel=5"
-    return "sparse_coding:threshold=0.01,form=dense,iterations=1"
+        return ["sparse_coding_released:threshold=0.01" + (",atoms=1024" if given["dataset"] == "facescrub" else "")]
+    if resnet:
+        return ["sparse_coding:form=convolutional,kernel=5"]
+    return ["sparse_coding:threshold=0.01,form=dense,iterations=1"]
 
 
 def _adversarial(
