@@ -37,8 +37,13 @@ NO_EFFECT = "the CEM code reads --regularization for Gaussian only: {0} has no e
 CLUSTERS = "without sgm in its name, {0} gets 15 clusters per class instead of 5"
 FRESH = "--{0} is not carried over: the training starts from fresh weights"
 RESNET = "the published {0} ends its device part in a sigmoid and starts with a 5×5 convolution{1}"
-BATCH_NORM = "the published {0} ends its device part in a batch norm; here it does not"
-CHAIN = "stride {0} is one convolution here, a chain of stride-2 ones in the published code"
+BATCH_NORM = "the published {0} ends its device part in a batch norm{1}"
+HEAD = "the head of the published {0} has 2,048 inputs on 64 pixels{1}"
+MOBILE = (
+    "the published {0} is another network: expansion and ReLU in every block, cuts that count stages, a bottleneck "
+    "with ReLU{1}"
+)
+CHAIN = "stride {0} is a chain of convolutions of stride 2 in the published code{1}"
 KERNEL = "the kernel in {0} is ignored by the published code when the stride is above 1: it is 3 here too"
 MILESTONES = (
     "the published code lowers the rate at epochs 60, 120, 180, 210 and 260 whatever the length; here at "

@@ -16,7 +16,18 @@ from .translate import Translation
 
 DELTA = 1e-4
 """δ of the published Gaussian mechanism."""
-REBUILT = (say.RESNET, say.BATCH_NORM, say.CHAIN, say.CLIPPED, say.TOPK, say.SPARSE, say.RELEASED_LCA, say.CONV_LCA)
+REBUILT = (
+    say.RESNET,
+    say.BATCH_NORM,
+    say.HEAD,
+    say.MOBILE,
+    say.CHAIN,
+    say.CLIPPED,
+    say.TOPK,
+    say.SPARSE,
+    say.RELEASED_LCA,
+    say.CONV_LCA,
+)
 """Notes on what differs here from the published network: an imported one is that network."""
 
 

@@ -92,9 +92,11 @@ def translate(flags: dict[str, Any], reading: Reading = "paper") -> Translation:
     _refuse(flags, notes)
     given = RECIPE | flags
     settings: dict[str, Any] = {"data": _dataset(given["dataset"])}
-    settings["arch"] = _architecture(given["arch"], reading, notes)
+    settings["arch"] = _architecture(given, reading, notes)
     settings["cut"] = given["cutlayer"]
-    settings |= _bottleneck(flags.get("bottleneck_option", "None"), notes)
+    settings |= _bottleneck(flags.get("bottleneck_option", "None"), reading, notes)
+    if settings["arch"] == "mobilenetv2_released" and "bottleneck" in settings:
+        settings["bottleneck_relu"] = True
     settings["defense"] = _defenses(flags, given, reading, notes)
     settings |= {
         "epochs": given["num_epochs"],
@@ -122,24 +124,34 @@ def _dataset(name: str) -> str:
     raise _unknown("dataset", name, DATASETS)
 
 
-def _architecture(name: str, reading: Reading, notes: list[str]) -> str:
+def _architecture(given: dict[str, Any], reading: Reading, notes: list[str]) -> str:
+    """Our network; with the code's reading the published form of it where that is another one."""
+    name, code = given["arch"], reading == "code"
+    bottleneck = read_bottleneck(given.get("bottleneck_option", "None"))
+    long = bottleneck is not None and bottleneck.stride > 2
     if name in RESNETS:
-        stem = "_stem5" if reading == "code" else ""
-        notes.append(say.RESNET.format(name, "" if stem else ", here 3×3 (`--reading code` for 5×5)"))
-        return f"{name}{stem}_sgm"
+        notes.append(say.RESNET.format(name, "" if code else ", here 3×3 (`--reading code` for 5×5)"))
+        return f"{name}_released" if code and long else f"{name}{'_stem5' if code else ''}_sgm"
     if name not in ARCHITECTURES and not name.endswith("_sgm"):
         raise _unknown("arch", name, ARCHITECTURES)
-    if name in VGGS and not name.endswith("_sgm"):
-        notes.append(say.BATCH_NORM.format(name))
-    return name
+    other = []
+    if name in VGGS and not name.endswith("_sgm") and bottleneck is not None:
+        other.append(say.BATCH_NORM)
+    if name in VGGS and given["dataset"] == "tinyimagenet":
+        other.append(say.HEAD)
+    if name == "mobilenetv2":
+        other.append(say.MOBILE)
+    notes += [note.format(name, ", as here" if code else "; here not (`--reading code` for that)") for note in other]
+    return f"{name}_released" if code and (other or (long and name in VGGS)) else name
 
 
-def _bottleneck(option: str, notes: list[str]) -> dict[str, Any]:
+def _bottleneck(option: str, reading: Reading, notes: list[str]) -> dict[str, Any]:
     bottleneck = read_bottleneck(option)
     if bottleneck is None:
         return {}
     if bottleneck.stride > 2:
-        notes.append(say.CHAIN.format(bottleneck.stride))
+        here = ", as here" if reading == "code" else "; here one convolution (`--reading code` for the chain)"
+        notes.append(say.CHAIN.format(bottleneck.stride, here))
     if bottleneck.stride > 1 and "K" in option:
         notes.append(say.KERNEL.format(option))
     return {
