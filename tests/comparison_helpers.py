@@ -49,7 +49,11 @@ def trained(path: Path, right: list[int] | tuple[int, int], *, digest: str = "t1
     path.mkdir(parents=True)
     settings = config.parse({"data": "digits", "arch": "resnet20_sgm", "cut": 2, "seed": seed, **more}).resolve()
     (path / "config.yaml").write_text(config.dump(settings))
-    summary = {"accuracy": binomial_ci(hits, count).as_dict(), "images": {"train": 90, "test": count}}
+    summary = {
+        **{"accuracy": binomial_ci(hits, count).as_dict(), "images": {"train": 90, "test": count}},
+        **{"epoch": 1, "seconds": 1.0, "wire": {"shape": [8, 8, 8], "bytes": 2048}, "parameters": {"encoder": 1}},
+        "environment": {"splitveil": "0.1.0"},
+    }
     if kept:
         rows = [f"{i},{i % 10},{i % 10 if hit else (i + 1) % 10}" for i, hit in enumerate(right)]
         (path / "test.csv").write_text("\n".join(["image,label,predicted", *rows]) + "\n")
@@ -69,14 +73,17 @@ def bench(path: Path, cells: dict[str, float], *, attacks: dict[str, dict[str, A
         kept = ("attack", "mse", "psnr", "ssim", "baseline_mse", "flags", "seconds")
         first = next(iter(summaries.values()))
         record = {
-            "schema": 1, "id": name, "grid": "g", "axes": {"sigma": error}, "config": {"data": "digits"},
-            "defense": [], "protocol": first["protocol"], "attacker_size": None, "attacked": None,
-            "accuracy": binomial_ci(1, 3).as_dict(), "epoch": 1, "leakage_nats": None, "wire": {}, "parameters": {},
-            "timings": {}, "attacks": {label: {k: found[k] for k in kept} for label, found in summaries.items()},
+            **{"schema": 1, "id": name, "grid": "g", "axes": {"sigma": error}, "config": {"data": "digits"}},
+            **{"defense": [], "protocol": first["protocol"], "attacker_size": None, "attacked": None},
+            **{"accuracy": binomial_ci(1, 3).as_dict(), "epoch": 1, "leakage_nats": None},
+            **{"wire": {"shape": [8], "bytes": 32}, "parameters": {"encoder": 1}},
+            "timings": {"train": 1.0, "attacks": {}, "total": 1.0},
+            "attacks": {label: {k: found[k] for k in kept} for label, found in summaries.items()},
             "worst_case": {key: first[key] for key in ("mse", "psnr", "ssim")},
-            "images_digest": first.get("images_digest"), "curve": [], "environment": {}, "git": None,
-            "finished": "2026-01-01T00:00:00+00:00", "attempts": 1,
-        }  # fmt: skip
+            **{"images_digest": first.get("images_digest"), "environment": {"splitveil": "0"}, "git": None},
+            "curve": [{"epoch": 0, "loss": 1.0, "accuracy_val": 0.5}],
+            **{"finished": "2026-01-01T00:00:00+00:00", "attempts": 1},
+        }
         (folder / "record.json").write_text(json.dumps(record))
     return path
 

@@ -46,12 +46,14 @@ def run_folder(
         "accuracy": metrics.binomial_ci(round(1000 * accuracy), 1000).as_dict(),
         **{"accuracy_val": accuracy, "epoch": 2, "leakage_nats": 100 * accuracy, "seconds": 12.0},
         **{"wire": {"shape": [8, 8, 8], "bytes": 2048}, "parameters": {"encoder": 1, "tail": 2, "defense": 0}},
-        "environment": environment,
+        **{"environment": environment, "images": {"train": 90, "test": 1000}},
         **more,
     }
     (folder / "summary.json").write_text(json.dumps(summary))
     lines = [
-        {"epoch": e, "loss": 2.0 - e / 2, "losses": {}, "accuracy_val": accuracy - 0.1 / (e + 1)} for e in range(3)
+        {"epoch": e, "loss": 2.0 - e / 2, "losses": {}, "accuracy_val": accuracy - 0.1 / (e + 1)}
+        | {"leakage_nats": None, "seconds": 4.0}
+        for e in range(3)
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for label, mse in errors.items():
@@ -63,6 +65,7 @@ def run_folder(
         found = {
             "attack": of.attacks[label].model_dump(),
             "protocol": of.settings.protocol,
+            "images": {"attacker": 90, "attacked": len(mse)},
             **{name: interval(value) for name, value in values.items()},
             **{"baseline_mse": 0.06, "flags": [], "seconds": 3.0, "images_digest": digest},
         }

@@ -121,7 +121,7 @@ def test_a_damaged_checkpoint_says_so(tmp_path, monkeypatch):
     assert again["sum"] == whole["sum"] == 6
     assert torch.equal(again["tensor"], whole["tensor"])
     (tmp_path / "000.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(UserError, match=r"cannot read .*000\.pt: .*; remove .* to begin the attack again"):
+    with pytest.raises(UserError, match=r"000\.pt is damaged .*; remove .* to begin the attack again"):
         count(Work(store=tmp_path), 3)
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from . import reading
 from .errors import UserError
 from .metrics import Interval, binomial_ci, bootstrap_ci, unpaired_difference
 from .runs import Run
@@ -22,6 +21,7 @@ TOOLS = {"lpips": "sha256", "reidentified": "fingerprint"}
 """Metrics that need a tool, and what tells two of its kind apart (in a summary's ``about_METRIC``)."""
 SHARES = frozenset({"accuracy", "reidentified"})
 """Metrics of which every image has 0 or 1."""
+REMEDY = "delete it and make it again"
 BASIC = ("mse", "psnr", "ssim")
 """Metrics of every attack, of which a record has the worst case."""
 WORST = "worst case"
@@ -141,8 +141,9 @@ class Side:
 
     @classmethod
     def of(cls, path: Path, name: str | None = None) -> Side:
-        attacks = {file.parent.name: _json(file) for file in sorted(path.glob("attacks/*/summary.json"))}
-        return cls(name or str(path), path, _json(path / "summary.json"), attacks)
+        left = sorted(path.glob("attacks/*/summary.json"))
+        attacks = {file.parent.name: reading.read_json(file, reading.ATTACK, REMEDY) for file in left}
+        return cls(name or str(path), path, reading.read_json(path / "summary.json", reading.RUN, REMEDY), attacks)
 
 
 def attack_rows(one: Side, other: Side) -> tuple[list[Pending], dict[str, str], list[str]]:
@@ -257,34 +258,15 @@ def _why_unpaired(one: Side, other: Side) -> str | None:
 
 def _per_image(side: Side, label: str) -> dict[str, Tensor]:
     """Each metric of an attack per image, float64 (N,)."""
-    file = side.path / "attacks" / label / "per_image.csv"
-    table = _table(file, "run the attack again")
-    count = side.attacks[label]["images"]["attacked"]
-    if not set(BASIC) <= set(table) or len(table["mse"]) != count:
-        raise UserError(f"{file} has not {', '.join(BASIC)} of {count} images; run the attack again")
-    return {name: table[name] for name in PRIVACY if name in table and name in side.attacks[label]}
+    file, summary = side.path / "attacks" / label / "per_image.csv", side.attacks[label]
+    table = reading.read_columns(file, set(BASIC), "run the attack again", summary["images"]["attacked"])
+    return {name: torch.from_numpy(table[name]) for name in PRIVACY if name in table and name in summary}
 
 
 def _hits(side: Side) -> Tensor:
-    table = _table(side.path / "test.csv", "delete it, and the accuracy is compared unpaired")
-    if not {"label", "predicted"} <= set(table) or len(table["label"]) != side.summary["images"]["test"]:
-        raise UserError(f"{side.path / 'test.csv'} does not hold the answers on all test images; delete it")
-    return (table["label"] == table["predicted"]).double()
-
-
-def _table(file: Path, remedy: str) -> dict[str, Tensor]:
-    """The columns of a CSV file of numbers, float64."""
-    try:
-        names, *lines = file.read_text(encoding="utf-8").splitlines()
-        table = np.loadtxt(lines, delimiter=",", ndmin=2) if lines else np.zeros((0, 0))
-        if not table.size or not np.isfinite(table).all():
-            raise ValueError("expected rows of finite numbers")
-        return dict(zip(names.split(","), torch.from_numpy(table.T.copy()), strict=True))
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}; {remedy}") from None
-    except ValueError as error:  # also text that is no UTF-8
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{file} is damaged ({reason}); {remedy}") from None
+    file, remedy = side.path / "test.csv", "delete it, and the accuracy is compared unpaired"
+    table = reading.read_columns(file, {"label", "predicted"}, remedy, side.summary["images"]["test"])
+    return torch.from_numpy(table["label"] == table["predicted"]).double()
 
 
 def _side(metric: str, values: Tensor) -> Interval | Tensor:
@@ -293,12 +275,3 @@ def _side(metric: str, values: Tensor) -> Interval | Tensor:
 
 def read_interval(value: dict[str, Any]) -> Interval:
     return Interval(value["mean"], *value["ci95"])
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; make it again") from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and make it again") from None

@@ -26,6 +26,8 @@ from .registry import KINDS, Registry
 
 MAX_SEED = 2**63 - 1
 """The largest that torch's generators take with any sign."""
+MAX_IMAGES = 10**9
+"""More than any image set has: a larger number is a mistake."""
 
 
 class Spec(BaseModel):
@@ -102,19 +104,19 @@ class TrainConfig(BaseModel):
     """Image set, as `splitveil list data` shows, or folder:PATH."""
     root: Path | None = None
     """Folder that holds the images; it counts more than one in data."""
-    train_size: int | None = Field(None, ge=2)
+    train_size: int | None = Field(None, ge=2, le=MAX_IMAGES)
     """Use only this many training images, class-balanced."""
-    test_size: int | None = Field(None, ge=2)
+    test_size: int | None = Field(None, ge=2, le=MAX_IMAGES)
     """Use only this many test images, class-balanced."""
     arch: str = "vgg11_bn_sgm"
     """Network, as `splitveil list models` shows, or torchvision:NAME@LAYER."""
-    cut: int | None = None
+    cut: int | None = Field(None, ge=0, le=10_000)
     """Blocks on the device, by the published counting; needed unless --arch names a layer."""
-    bottleneck: int | None = Field(None, ge=1)
+    bottleneck: int | None = Field(None, ge=1, le=10_000)
     """Channels of the wire; none: as many as the cut layer has."""
-    bottleneck_stride: int = Field(1, ge=1)
+    bottleneck_stride: int = Field(1, ge=1, le=1_000)
     """Stride of the bottleneck convolution."""
-    bottleneck_kernel: int = Field(3, ge=1)
+    bottleneck_kernel: int = Field(3, ge=1, le=1_000)
     """Side of its kernel."""
     bottleneck_relu: bool = False
     """A ReLU after it."""
@@ -123,9 +125,9 @@ class TrainConfig(BaseModel):
     protocol: str = "inference_time"
     """Who has which images: train_time, inference_time, or auxiliary, which keeps half the training images for the
     attacker."""
-    epochs: int = Field(240, ge=1)
+    epochs: int = Field(240, ge=1, le=1_000_000)
     """Passes over the training images."""
-    batch_size: int = Field(128, ge=2)
+    batch_size: int = Field(128, ge=2, le=MAX_IMAGES)
     """Images per step."""
     lr: float = Field(0.05, gt=0, allow_inf_nan=False)
     """Highest learning rate of SGD."""
@@ -139,7 +141,7 @@ class TrainConfig(BaseModel):
     """Parts of the training after which the learning rate is multiplied by gamma (60/120/180/210 of 240)."""
     gamma: float = Field(0.2, gt=0, le=1)
     """Factor on the learning rate at each milestone."""
-    crop_padding: int | None = Field(None, ge=0)
+    crop_padding: int | None = Field(None, ge=0, le=10_000)
     """Random crop with this zero padding; none: what the image set publishes (CIFAR 4, digits 2, others 0)."""
     flip: bool | None = None
     """Random horizontal flip; none: yes, but not for digits."""
@@ -147,7 +149,7 @@ class TrainConfig(BaseModel):
     """Random rotation by up to this many degrees."""
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     """auto: bf16 where the processor or GPU computes in it."""
-    devices: int = Field(1, ge=1)
+    devices: int = Field(1, ge=1, le=1_024)
     """Processes (CPU) or GPUs that share each batch."""
     seed: int = Field(0, ge=0, le=MAX_SEED)
     """Of weights, shuffling, augmentation, noise and the division of the images."""
@@ -233,7 +235,7 @@ def load(path: str | Path) -> dict[str, Any]:
         raise UserError(f"cannot read {path}: {error.strerror}; expected a YAML file of settings") from None
     except _Unclear as error:
         raise UserError(f"{path}, line {_line_number(error)}: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also no text, and a number of 5,000 digits
         raise UserError(f"{path} is not YAML: {_reason(error)}; expected lines like 'epochs: 240'") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no settings; expected lines like 'epochs: 240'")

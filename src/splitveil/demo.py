@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import bars, config, data, metrics, runs
+from . import bars, config, data, metrics, reading, runs
 from .data import ImageSet
 from .errors import UserError
 from .evaluation import Outcome, evaluate, save
@@ -80,7 +79,7 @@ def _one(folder: Path, images: ImageSet, title: str, defense: tuple[str, ...], s
     outcome = evaluate(run, ATTACK, images, protocol_name=PROTOCOL, progress=progress)
     save(outcome, run, ATTACK.name)
     hits = correct(run.model(images), images.test, torch.Generator().manual_seed(seed)).float()
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    records = reading.read_lines(folder / "metrics.jsonl", reading.EPOCH, "run the demo again")
     return _Trained(summary, records, outcome, hits)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import config, metrics, pins, reliability
+from . import config, metrics, pins, reading, reliability
 from .attacks.base import BATCH, Attack, Victim
 from .claims import claimed
 from .data import Access, ImageSet, Protocol, Split, protocol, to_float
@@ -264,7 +264,8 @@ def _kept(store: Path | None, stage: Stage, budget: Budget) -> Path | None:
     weights = hashlib.sha256((stage.run_path / "model.safetensors").read_bytes()).hexdigest()
     wanted = json.loads(json.dumps({**stage.identity(), "budget": vars(budget), "weights": weights}))
     note = store / "attack.json"
-    if store.is_dir() and (not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != wanted):
+    remedy = f"remove {store} to begin the attack again"
+    if store.is_dir() and (not note.is_file() or reading.read_json(note, reading.ANY, remedy) != wanted):
         shutil.rmtree(store)
     write_json(note, wanted)
     return store

@@ -61,6 +61,21 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def save_tensors(path: str | Path, value: Any) -> None:
+    """Write ``value`` with ``torch.save`` to ``path`` in one rename.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; what was there stays.
+    """
+    import torch
+
+    with atomic_write(path) as temporary:
+        try:
+            torch.save(value, temporary)
+        except RuntimeError as error:  # it hides the system's error: a full disk must read as one
+            raise OSError(str(error).partition("\n")[0]) from error
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from typing_extensions import TypedDict
 
-from . import config, runs, training
+from . import config, reading, runs, training
 from .data import ImageSet, to_float
 from .data.protocol import without
 from .errors import UserError
@@ -202,14 +204,27 @@ def _placed(model: SplitModel) -> SplitModel:
     return model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+class About(TypedDict):
+    """What a judge's file says of it."""
+
+    network: str
+    seed: reading.Count
+    epochs: reading.Count
+    images: reading.Count
+    accuracy: reading.Interval
+    fingerprint: str
+
+
+ABOUT = TypeAdapter(About)
+
+
 def _about(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})["judge"])
+            stored = (file.metadata() or {}).get("judge", "")
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot read the judge {path}: {error}; delete it, a new one is made") from None
-    except (KeyError, ValueError):
-        about = {}
-    if not {"network", "seed", "epochs", "fingerprint"} <= set(about):
-        raise UserError(f"{path} holds no judge; expected what Judge.save wrote; move it away")
-    return about
+    try:
+        return dict(ABOUT.validate_json(stored, strict=True))
+    except ValidationError:
+        raise UserError(f"{path} holds no judge; expected what Judge.save wrote; move it away") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from . import __version__, config, data, metrics, zoo
+from . import __version__, config, data, metrics, reading, zoo
 from .claims import LOCK
 from .defenses.base import Defense, Stack
 from .errors import UserError
@@ -110,11 +109,12 @@ class Run:
                 f"{path} is not finished: its training was stopped; go on with "
                 f"`splitveil train --config {path / 'config.yaml'} --out {path} --resume`"
             )
+        summary = reading.read_json(path / "summary.json", reading.RUN, "train the run again")
+        values = config.load(path / "config.yaml")
         try:
-            summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path / 'summary.json'} is damaged ({error}); train the run again") from None
-        return cls(path, config.parse(config.load(path / "config.yaml")).resolve(), summary)
+            return cls(path, config.parse(values).resolve(), summary)
+        except UserError as error:
+            raise UserError(f"{path / 'config.yaml'}: {error}") from None
 
     def model(self, images: data.ImageSet) -> SplitModel:
         """The trained model in evaluation mode.
@@ -140,11 +140,16 @@ def load_weights(model: SplitModel, path: Path) -> None:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot read the weights {path}: {error}; train the run again") from None
+    parameters = {name for name, _ in model.named_parameters()}
+    if bad := reading.finite({name: value for name, value in tensors.items() if name in parameters}):
+        raise UserError(f"{path}: {bad} holds NaN or infinity; train the run again")
     cast(Defense, model.defense).restructure_like(model, tensors)
     wanted = {k: v for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
     for name, value in wanted.items():
         if name not in tensors:
             raise UserError(f"{path} lacks the tensor {name}; it belongs to another network or defense")
+        if tensors[name].is_floating_point() != value.is_floating_point():
+            raise UserError(f"{path}: {name} is {tensors[name].dtype}, expected {value.dtype}; train the run again")
         if tensors[name].shape != value.shape:
             raise UserError(
                 f"{path}: {name} has shape {tuple(tensors[name].shape)}, expected {tuple(value.shape)}; "

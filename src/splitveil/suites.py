@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import evaluation, metrics, reliability
+from . import evaluation, metrics, reading, reliability
 from .config import Spec
 from .data import Access, ImageSet, Protocol
 from .errors import UserError, unknown
@@ -227,16 +225,16 @@ def finished(
     left = folder / "summary.json"
     if not left.is_file() or left.stat().st_mtime < (run.path / "model.safetensors").stat().st_mtime:
         return None
-    summary = json.loads(left.read_text(encoding="utf-8"))
+    remedy = f"remove {folder}, and the attack is run again"
+    summary = reading.read_json(left, reading.ATTACK, remedy)
     wanted = evaluation.identity(spec, parts, terms)
     names = [*evaluation.METRICS, *extra]
     if any(summary.get(key) != value for key, value in wanted.items()) or summary.get("budget", {}).get("cut"):
         return None
     if any(name not in summary for name in names):
         return None
-    with (folder / "per_image.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return summary, {key: torch.tensor([float(row[key]) for row in rows]) for key in names}
+    table = reading.read_columns(folder / "per_image.csv", set(names), remedy, summary["images"]["attacked"])
+    return summary, {key: torch.from_numpy(table[key]).float() for key in names}
 
 
 def _stacked(per_image: dict[str, Tensor]) -> Tensor:

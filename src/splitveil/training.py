@@ -7,9 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
@@ -20,13 +18,13 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessRaisedException
 from torch.nn.functional import cross_entropy
 
-from . import config, fastconv, pins
+from . import checkpoints, config, fastconv, pins, reading
 from .claims import claimed
 from .data import ImageSet, Split, augment, protocol, to_float
 from .defenses.base import Features, Stack, Step, name_of
 from .errors import UserError
 from .features import FeatureKeeper, capacity
-from .files import atomic_write, write_json, write_text
+from .files import save_tensors, write_json, write_text
 from .metrics import binomial_ci
 from .one_machine import OneMachine
 from .randomness import seed_layers, stream
@@ -68,16 +66,6 @@ def correct(model: SplitModel, split: Split, rng: torch.Generator) -> Tensor:
     return predict(model, split.images, rng) == split.labels.cpu()
 
 
-@dataclass
-class State:
-    """What a checkpoint holds beside weights and optimiser."""
-
-    epoch: int = 0
-    best_epoch: int = -1
-    best_accuracy: float = -1.0
-    records: list[dict[str, Any]] | None = None
-
-
 class Trainer:
     """One training in its run folder; ``run`` goes from the last checkpoint to the summary."""
 
@@ -100,7 +88,7 @@ class Trainer:
         self.train = self.parts.defender_train.to(fabric.device)
         if fastconv.worth_it() and fabric.device.type == "cpu":
             fastconv.accelerate(self.model)
-        self.state = State(records=[])
+        self.state = checkpoints.State()
         self._setup()
 
     def _setup(self) -> None:
@@ -117,7 +105,7 @@ class Trainer:
 
     def run(self, progress: Progress | None = None) -> dict[str, Any]:
         """Train to the last epoch, load the chosen one, score it on the test images; the summary."""
-        records = self.state.records = self.state.records or []
+        records = self.state.records
         while self.state.epoch < self.settings.epochs:
             start, epoch = time.perf_counter(), self.state.epoch
             record = self._epoch(epoch, progress)
@@ -227,36 +215,30 @@ class Trainer:
             "settings": config.dump(self.settings),
             "images": self.pinned,
         }
-        with atomic_write(self.out / "checkpoint" / "last.pt") as temporary:
-            try:
-                torch.save(state, temporary)
-            except RuntimeError as error:  # it hides the system's error: a full disk must read as one
-                raise OSError(str(error).partition("\n")[0]) from error
-        write_text(self.out / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.state.records or []))
+        save_tensors(self.out / "checkpoint" / "last.pt", state)
+        write_text(self.out / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.state.records))
 
     def resume(self) -> None:
         """Go back to the last checkpoint; without one, to the beginning."""
         path = self.out / "checkpoint" / "last.pt"
         if not path.is_file():
             return
+        saved = checkpoints.read(path, self.fabric.device, self.settings, self.images, self.out)
         try:
-            saved = torch.load(path, map_location=self.fabric.device, weights_only=True)
-        except (OSError, EOFError, RuntimeError, LookupError, UnpicklingError) as error:
-            reason = str(error).partition("\n")[0]
-            raise UserError(f"{path} is damaged ({reason}); delete it and --resume starts from the beginning") from None
-        pins.check_checkpoint(saved, self.settings, self.images, self.out)
-        if self.stack.restructure_like(self.model, saved["model"]):
-            self._setup()
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.state = State(**saved["state"])
+            if self.stack.restructure_like(self.model, saved["model"]):
+                self._setup()
+            self.model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.state = checkpoints.State.of(saved["state"])
+        except (*reading.UNUSABLE, UserError) as error:
+            raise checkpoints.unusable(path, error) from None
 
     def _summary(self) -> dict[str, Any]:
         load_weights(self.model, self.out / "model.safetensors")
         test = self.parts.utility_test
         predicted = predict(self.model.eval(), test.images, self._rng(TEST, 0))
         hits = predicted == test.labels.cpu()
-        records = self.state.records or []
+        records = self.state.records
         shape = [int(n) for n in cast(Tensor, self.model.wire_shape)]
         summary = {
             "accuracy": binomial_ci(int(hits.sum()), len(hits)).as_dict(),
@@ -349,7 +331,7 @@ def _fit(
     tensorboard: bool,
 ) -> dict[str, Any]:
     if resume and (out / "summary.json").is_file():
-        summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+        summary = reading.read_json(out / "summary.json", reading.RUN, "delete it, and --resume makes it again")
         pins.check(summary, images, out)
         return summary
     gpu = torch.cuda.is_available()

@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
+from pydantic import Field, TypeAdapter
 from torch import Tensor
+from typing_extensions import TypedDict
 
+from . import reading
 from .errors import UserError
-from .files import atomic_write
+from .files import save_tensors
 
 T = TypeVar("T")
 Progress = Callable[[int, int, float], None]
@@ -25,7 +27,19 @@ State = dict[str, Any]
 """What a loop must find again: objects with a state_dict, tensors, and plain values that the loop keeps in the dict."""
 KEEP_EVERY = 20.0
 """Seconds between two checkpoints of a loop."""
-COUNTS = ("done", "step_seconds", "seconds", "error", "ended")
+
+
+class Counts(TypedDict):
+    """How far a loop was."""
+
+    done: Annotated[int, Field(ge=0)]
+    step_seconds: reading.Number
+    seconds: reading.Number
+    error: float
+    ended: bool
+
+
+COUNTED, CLOCK = TypeAdapter(Counts), TypeAdapter(tuple[reading.Number, tuple[float, float]])
 
 
 @dataclass(frozen=True)
@@ -215,21 +229,27 @@ class Work:
         if (path := self.file(loop)) is None:
             return
         kept = {key: value.state_dict() if hasattr(value, "state_dict") else value for key, value in loop.state.items()}
-        counts = {key: getattr(loop, key) for key in COUNTS}
+        counts = {key: getattr(loop, key) for key in Counts.__annotations__}
         clock = {"elapsed": self.seconds, "share": (self._from, self._until)}
-        with atomic_write(path) as temporary:
-            torch.save({"state": kept, "rng": loop.rng.get_state(), "counts": counts, **clock}, temporary)
+        save_tensors(path, {"state": kept, "rng": loop.rng.get_state(), "counts": counts, **clock})
 
     def restore(self, loop: Loop) -> None:
         """Put a loop where it was kept; nothing where it was not."""
         path = self.file(loop)
         if path is None or not path.is_file():
             return
+        remedy = f"remove {path.parent} to begin the attack again"
+        needed = {"state", "rng", "counts", "elapsed", "share"}
+        kept = reading.read_checkpoint(path, loop.rng.device, needed, remedy)
         try:
-            kept = torch.load(path, map_location=loop.rng.device, weights_only=True)
-        except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
-            reason = str(error).partition("\n")[0]
-            raise UserError(f"cannot read {path}: {reason}; remove {path.parent} to begin the attack again") from None
+            self._put_back(loop, kept)
+        except reading.UNUSABLE as error:
+            reason = str(error).partition("\n")[0][:200]
+            raise UserError(f"{path} is not of this attack, or damaged ({reason}); {remedy}") from None
+
+    def _put_back(self, loop: Loop, kept: State) -> None:
+        counts = COUNTED.validate_python(kept["counts"], strict=True)
+        elapsed, share = CLOCK.validate_python((kept["elapsed"], kept["share"]), strict=True)
         for key, value in loop.state.items():
             if hasattr(value, "load_state_dict"):
                 value.load_state_dict(kept["state"][key])
@@ -239,10 +259,10 @@ class Work:
             else:
                 loop.state[key] = kept["state"][key]
         loop.rng.set_state(kept["rng"].cpu())
-        for key, count in kept["counts"].items():
+        for key, count in counts.items():
             setattr(loop, key, count)
-        self._earlier = max(self._earlier, kept["elapsed"])
-        self._from, self._until = kept["share"]
+        self._earlier = max(self._earlier, elapsed)
+        self._from, self._until = share
 
 
 def copy_weights(module: torch.nn.Module) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import config, pins
+from .. import config, pins, reading
 from . import records, twins
 
 if TYPE_CHECKING:
@@ -145,7 +145,8 @@ def _same_images(cell: Cell, places: Places, images: ImageSet) -> None:
         there = records.read(path)["config"]
         summary = path.parent / "summary.json"
         if all(there.get(key) == value for key, value in about.items()) and summary.is_file():
-            pins.check(records.read_json(summary), images, path.parent)
+            kept = reading.read_json(summary, reading.RUN, records.AGAIN)
+            pins.check(kept, images, path.parent)
             return
 
 

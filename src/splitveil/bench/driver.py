@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 import secrets
 import time
@@ -19,10 +18,12 @@ from urllib.parse import quote
 
 from ..errors import UserError, unknown
 from ..files import write_json
+from ..reading import Missing
 from . import _check, lock
 from .cell import Places, finished
 from .local import QUEUED, Executor, Job, Local, Slurm, room, slurm_parameters
 from .on_ray import OnRay
+from .records import failure
 from .worker import Tries, Worker, settle
 
 if TYPE_CHECKING:
@@ -261,8 +262,8 @@ class Driver:
             self.done[cell.id] = record
         self.failed.pop(cell.id, None)
         if not record:
-            with contextlib.suppress(FileNotFoundError):  # another command may be trying it again
-                self.failed[cell.id] = json.loads(self.places.failed(cell.id).read_text(encoding="utf-8"))
+            with contextlib.suppress(Missing):  # another command may be trying it again
+                self.failed[cell.id] = failure(self.places.failed(cell.id))
         return cell.id in self.done or cell.id in self.failed
 
     def _given_up(self, cell: Cell) -> bool:

@@ -20,6 +20,9 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from ..errors import UserError
 
@@ -35,7 +38,7 @@ class Process:
 
     host: str
     """Machine, boot and process namespace: where they are equal, process numbers mean the same."""
-    pid: int
+    pid: Annotated[int, Field(ge=1, lt=2**31)]
     started: str
 
     @classmethod
@@ -74,9 +77,8 @@ class Owner:
     def read(cls, path: Path) -> Owner | None:
         """None: there is no lock, or none that can be read."""
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            return cls(Process(**values.pop("process")), **values)
-        except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+            return TypeAdapter(cls).validate_json(path.read_bytes(), strict=True)
+        except (FileNotFoundError, ValidationError):
             return None
 
 

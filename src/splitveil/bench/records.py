@@ -15,17 +15,17 @@ from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from pydantic import TypeAdapter
 
-from .. import config, metrics, suites
+from .. import config, metrics, reading, suites
 from ..errors import UserError
 from ..files import atomic_write, write_json
 from ..registry import Registry
+from .record_types import FAILURES, GRIDS, RECORDS, Epoch
 
 if TYPE_CHECKING:
     from .grid import Cell
@@ -36,90 +36,7 @@ METRICS = ("mse", "psnr", "ssim")
 RECORD = "record.json"
 DATABASE = "records.sqlite"
 
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Name = Annotated[str, Field(pattern=r"^[\w][\w.,=+-]*$")]  # becomes part of a path
-
-
-class Interval(TypedDict):
-    """A mean and its 95 % interval."""
-
-    mean: Number
-    ci95: Annotated[list[Number], Field(min_length=2, max_length=2)]
-
-
-class Attacked(TypedDict):
-    """One attack on the cell."""
-
-    attack: dict[str, Any]
-    mse: Interval
-    psnr: Interval
-    ssim: Interval
-    baseline_mse: Number
-    flags: list[str]
-    seconds: Number
-
-
-class Worst(TypedDict):
-    """The strongest attack, image by image: lowest MSE, highest PSNR and SSIM."""
-
-    mse: Interval
-    psnr: Interval
-    ssim: Interval
-
-
-class Epoch(TypedDict):
-    """One epoch of the training."""
-
-    epoch: int
-    loss: Number
-    accuracy_val: Number
-
-
-class Record(TypedDict):
-    """``record.json``. ``images_digest`` names the attacked images, ``test_digest`` those of the accuracy: cells
-    that share them may be compared in pairs. ``trained_as``: the cell whose network, trained once, this one has too."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
-    schema: Literal[1]
-    id: Name
-    grid: str
-    axes: dict[str, Any]
-    config: dict[str, Any]
-    defense: list[str]
-    protocol: str
-    attacker_size: int | None
-    attacked: int | None
-    accuracy: Interval
-    epoch: int
-    leakage_nats: Number | None
-    wire: dict[str, Any]
-    parameters: dict[str, Any]
-    timings: dict[str, Any]
-    trained_as: NotRequired[str]
-    attacks: dict[Name, Attacked]
-    worst_case: Worst
-    images_digest: str | None
-    test_digest: NotRequired[str | None]
-    curve: list[Epoch]
-    environment: dict[str, Any]
-    git: dict[str, Any] | None
-    finished: str
-    attempts: int
-
-
-class Failure(TypedDict):
-    """``failed/ID.json``: a cell that was given up."""
-
-    schema: Literal[1]
-    id: Name
-    axes: dict[str, Any]
-    config: dict[str, Any]
-    error: str
-    log: str | None
-    attempts: int
-
-
-RECORDS, FAILURES = TypeAdapter(Record), TypeAdapter(Failure)
+AGAIN = "delete the folder of the cell, or this file, and run the grid again: what is missing is made"
 
 
 def build(
@@ -137,10 +54,11 @@ def build(
     Raises:
         UserError: an attack is missing, or two attacks were scored on different images.
     """
-    summary = read_json(folder / "summary.json")
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    summary = reading.read_json(folder / "summary.json", reading.RUN, AGAIN)
+    curve = reading.read_lines(folder / "metrics.jsonl", reading.EPOCH, AGAIN)
     labels = labels or tuple(cell.attacks)
-    found = {label: read_json(folder / "attacks" / label / "summary.json") for label in labels}
+    left = {label: folder / "attacks" / label / "summary.json" for label in labels}
+    found = {label: reading.read_json(path, reading.ATTACK, AGAIN) for label, path in left.items()}
     digests = {attack.get("images_digest") for attack in found.values()}
     if len(digests) > 1:
         raise UserError(
@@ -171,7 +89,7 @@ def build(
         "worst_case": worst_case(values),
         "images_digest": digests.pop(),
         "test_digest": summary.get("test_digest"),
-        "curve": [{key: row[key] for key in Epoch.__annotations__} for row in map(json.loads, lines)],
+        "curve": [{key: row[key] for key in Epoch.__annotations__} for row in curve],
         "environment": summary["environment"],
         "git": git_state(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -203,7 +121,7 @@ def per_image(folder: str | Path, label: str) -> dict[str, np.ndarray]:
     Raises:
         UserError: the file is missing, empty or damaged.
     """
-    table = _table(Path(folder) / "attacks" / label / "per_image.csv", set(METRICS))
+    table = reading.read_columns(Path(folder) / "attacks" / label / "per_image.csv", set(METRICS), AGAIN)
     return {name: table[name] for name in METRICS}
 
 
@@ -213,24 +131,8 @@ def answers(folder: str | Path) -> np.ndarray:
     Raises:
         UserError: the file is missing, empty or damaged.
     """
-    file = Path(folder) / "test.csv"
-    table = _table(file, {"label", "predicted"}, np.int64)
+    table = reading.read_columns(Path(folder) / "test.csv", {"label", "predicted"}, AGAIN)
     return table["label"] == table["predicted"]
-
-
-def _table(file: Path, needed: set[str], kind: type = np.float64) -> dict[str, np.ndarray]:
-    """The columns of a CSV of numbers; integers are read five times as fast."""
-    try:
-        with file.open(encoding="utf-8") as text:
-            names = text.readline().strip().split(",")
-            table = np.loadtxt(text, kind, delimiter=",", ndmin=2)
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}; run the grid again: what is missing is made") from None
-    except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}); delete the folder it is in and run the grid again") from None
-    if not needed <= set(names) or table.shape[1] != len(names):
-        raise UserError(f"{file} has columns {', '.join(names)}; expected {', '.join(sorted(needed))} and their values")
-    return dict(zip(names, table.T, strict=True))
 
 
 def short(spec: config.Spec, kind: str) -> str:
@@ -280,7 +182,14 @@ def read(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: no such file, damaged, incomplete, or of another schema.
     """
-    return _checked(Path(path), RECORDS, "record")
+    record = _checked(Path(path), RECORDS, "record")
+    known = {key: value for key, value in record["config"].items() if key in config.TrainConfig.model_fields}
+    try:
+        settings = config.parse(known).model_dump(mode="json", exclude={"root"})
+    except UserError as error:
+        raise UserError(f"{path} is damaged (config: {error}); {AGAIN}") from None
+    record["config"] |= settings
+    return record
 
 
 def gather(folder: str | Path) -> list[dict[str, Any]]:
@@ -312,7 +221,7 @@ def gather(folder: str | Path) -> list[dict[str, Any]]:
 
 def failures(folder: str | Path) -> list[dict[str, Any]]:
     """The cells of a bench folder that were given up, by their id; not those that a later run has finished."""
-    found = [_checked(path, FAILURES, "note of a failed cell") for path in sorted(Path(folder).glob("failed/*.json"))]
+    found = [failure(path) for path in sorted(Path(folder).glob("failed/*.json"))]
     return [note for note in found if not (Path(folder) / "cells" / note["id"] / RECORD).is_file()]
 
 
@@ -364,28 +273,30 @@ def _flat(interval: dict[str, Any]) -> tuple[float, float, float]:
     return (interval["mean"], *interval["ci95"])
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds; UserError where it is missing or damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; run the grid again: what is missing is made") from None
-    except ValueError as error:  # also bytes that are no text
-        raise UserError(f"{path} is damaged ({error}); delete it and run the grid again") from None
-
-
 def _checked(path: Path, kind: TypeAdapter[Any], what: str) -> dict[str, Any]:
-    value = read_json(path)
-    schema = value.get("schema") if isinstance(value, dict) else None
+    text = reading.text_of(path, AGAIN)
+    schema = reading.parsed(path, text, reading.ANY, AGAIN).get("schema")
     if schema != SCHEMA:
         newer = isinstance(schema, int | float) and not math.isnan(schema) and schema > SCHEMA
         todo = "use the version of splitveil that wrote it" if newer else "run its grid again"
-        raise UserError(f"{path} is a {what} of schema {schema}; this version reads schema {SCHEMA}: {todo}")
-    try:
-        return kind.validate_python(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UserError(
-            f"{path} is no whole {what}: {place}: {first['msg']}; delete it and run the grid again"
-        ) from None
+        shown = str(schema)[:40]
+        raise UserError(f"{path} is a {what} of schema {shown}; this version reads schema {SCHEMA}: {todo}")
+    return reading.parsed(path, text, kind, AGAIN)
+
+
+def failure(path: Path) -> dict[str, Any]:
+    """The note of a cell that was given up.
+
+    Raises:
+        Missing, UserError: there is none, or none that can be read.
+    """
+    return _checked(path, FAILURES, "note of a failed cell")
+
+
+def grids(folder: Path) -> list[dict[str, Any]]:
+    """What `driver.describe` left of each grid that was run in a bench folder.
+
+    Raises:
+        UserError: one that cannot be read.
+    """
+    return [reading.read_json(path, GRIDS, AGAIN) for path in sorted((folder / "grids").glob("*.json"))]

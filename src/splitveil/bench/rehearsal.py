@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections import defaultdict
@@ -11,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .. import config, evaluation, runs
+from .. import config, evaluation, reading, runs
 from ..data import ImageSet, Split
 from ..data._select import balanced
 from ..training import fit
@@ -96,7 +95,7 @@ def _one(cell: Cell, count: int) -> Rehearsed:
 
 
 def _last_loss(folder: Path) -> float:
-    return json.loads((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])["loss"]
+    return reading.read_lines(folder / "metrics.jsonl", reading.EPOCH, "try again")[-1]["loss"]
 
 
 def _few(images: ImageSet) -> ImageSet:

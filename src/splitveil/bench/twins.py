@@ -5,13 +5,12 @@ The published tables attack every network under both of its protocols, so that h
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import config
+from .. import config, reading
 from ..files import write_json, write_text
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def adopt(cell: Cell, places: Places) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     for name in TRAINING:
         shutil.copyfile(source / name, folder / name)
-    summary = json.loads((source / SUMMARY).read_text(encoding="utf-8"))
+    summary = reading.read_json(source / SUMMARY, reading.RUN, "train the cell again")
     write_json(folder / SUMMARY, summary | {"trained_as": other})
     values = config.load(source / CONFIG) | {"protocol": cell.settings.protocol}
     version = summary["environment"]["splitveil"]

@@ -7,7 +7,6 @@ So any number of both may come, be killed and come again.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import sys
@@ -20,7 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
+from pydantic import TypeAdapter
+
+from .. import reading
 from ..files import write_json
 from . import records, twins
 from .cell import Places, finished, mark, run_cell
@@ -60,11 +61,9 @@ class Tries:
     def read(cls, path: Path) -> Tries:
         """Those of a cell; none without the file."""
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
+            return reading.read_json(path, TypeAdapter(cls), "delete it, and the attempts are counted anew")
+        except reading.Missing:
             return cls()
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{path} is damaged ({error}); delete it") from None
 
     def begun(self, now: str) -> Tries:
         """One more."""

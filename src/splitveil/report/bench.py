@@ -55,6 +55,7 @@ class Bench:
     arenas: Sequence[Arena]
     gains: Sequence[Sequence[Gain]]
     published: Sequence[Sequence[Line]]
+    grids: Sequence[dict[str, Any]]
 
     @classmethod
     def read(cls, folder: Path) -> Bench:
@@ -72,6 +73,7 @@ class Bench:
             groups,
             [gains(folder, arena) for arena in groups],
             [lines(arena) for arena in groups],
+            records.grids(folder),
         )
 
     def all_gains(self) -> list[Gain]:
@@ -215,7 +217,7 @@ def _tail(path: Path) -> str:
 def _unfinished(bench: Bench) -> str:
     """Which cells of the grids that were run here, or that were begun, are neither done nor given up."""
     planned = {path.name for path in (bench.folder / "cells").iterdir() if path.is_dir()}
-    planned |= {cell for path in (bench.folder / "grids").glob("*.json") for cell in records.read_json(path)["cells"]}
+    planned |= {cell for about in bench.grids for cell in about["cells"]}
     failed = {note["id"] for note in bench.failed}
     planned |= failed
     left = planned - failed - {record["id"] for record in bench.records}
@@ -226,8 +228,7 @@ def _unfinished(bench: Bench) -> str:
 
 def _commands(bench: Bench) -> str:
     """What was typed; of a grid that was not run by the command line, its name."""
-    found = [records.read_json(path) for path in sorted((bench.folder / "grids").glob("*.json"))]
-    given = {about["name"]: about["command"] for about in found if about.get("command")}
+    given = {about["name"]: about["command"] for about in bench.grids if about["command"]}
     grids = dict.fromkeys(record["grid"] or "GRID" for record in bench.records)
     lines = [given.get(grid, f"splitveil bench {shlex.quote(grid)} --out DIR") for grid in grids]
     return "\n".join([*lines, f"splitveil report {shlex.quote(str(bench.folder))}"])
