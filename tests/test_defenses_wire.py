@@ -43,6 +43,16 @@ def test_dropout_erases_at_its_rate_and_keeps_the_mean():
     assert wire.mean().item() == pytest.approx(2.0, abs=0.02)
 
 
+@pytest.mark.parametrize("ratio", [0.0, 0.2, 0.75])
+def test_dropout_without_the_factor_leaves_what_it_keeps(ratio):
+    """As published: E[z_wire] = (1 − p) z; the mask is that of the rescaled form with the same seed."""
+    z = torch.rand(200_000, generator=rng(1)) + 0.5
+    wire, scaled = Dropout(ratio, rescale=False).on_wire(z, rng()), Dropout(ratio).on_wire(z, rng())
+    assert torch.equal(wire[wire != 0], z[wire != 0])
+    torch.testing.assert_close(wire, scaled * (1 - ratio))
+    assert (wire / z).mean().item() == pytest.approx(1 - ratio, abs=0.005)
+
+
 def test_dropout_acts_in_evaluation_too():
     assert (Dropout(0.5).eval().on_wire(torch.ones(1, 100), rng()) == 0).any()
 

@@ -155,6 +155,23 @@ def test_the_sparse_coding_layer_comes_along(tmp_path: Path, images: data.ImageS
         torch.testing.assert_close(logits(run_.model(images), x), published((x - mean) / std), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("reading", ["paper", "code"])
+@pytest.mark.parametrize("ratio", [0.2, 0.5])
+def test_imported_dropout_is_not_rescaled(
+    published: Any, tmp_path: Path, images: data.ImageSet, x: Tensor, ratio: float, reading: Any
+):
+    """The published network was trained and validated with E[z_wire] = (1 − p) z, whatever the options say."""
+    name = NAME.replace("lambd_16_noise_0.025", "lambd_0_noise_0")
+    saved = save(published, tmp_path / f"dropout{ratio}_infocons_sgm_lg1" / name)
+    import_checkpoint(saved, tmp_path / "run", options=OPTIONS, reading=reading, train_size=40, test_size=20)
+    run_ = Run.open(tmp_path / "run")
+    assert dict(run_.settings.defense[0].parameters) == {"ratio": ratio, "rescale": False}
+    with torch.no_grad():
+        z = run_.model(images).features(x)
+        wire = run_.model(images).protect(z, torch.Generator().manual_seed(0))
+    assert torch.equal(wire[wire != 0], z[wire != 0])
+
+
 def test_an_imported_run_can_be_attacked(folder: Path, tmp_path: Path, images: data.ImageSet):
     from splitveil.evaluation import attack_run
 

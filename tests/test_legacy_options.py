@@ -89,8 +89,16 @@ def test_the_misread_steps_are_said_and_given_on_request():
         ("--regularization Gaussian --regularization_strength 0", [], []),
         ("--AT_regularization nopeek --AT_regularization_strength 0", [], []),
         ("--AT_regularization nopeek_ttitcombe --AT_regularization_strength 2", ["nopeek:weight=2"], None),
-        ("--AT_regularization dropout0.2 --AT_regularization_strength 1", ["dropout:ratio=0.2"], None),
-        ("--AT_regularization dropout --AT_regularization_strength 0.4", ["dropout:ratio=0.4"], None),
+        (
+            "--AT_regularization dropout0.2 --AT_regularization_strength 1",
+            ["dropout:ratio=0.2"],
+            ["dropout:ratio=0.2,rescale=false"],
+        ),
+        (
+            "--AT_regularization dropout --AT_regularization_strength 0.4",
+            ["dropout:ratio=0.4"],
+            ["dropout:ratio=0.4,rescale=false"],
+        ),
         (
             "--AT_regularization topkprune0.2 --AT_regularization_strength 1",
             ["topk:ratio=0.8"],

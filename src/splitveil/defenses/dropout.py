@@ -19,27 +19,34 @@ class Dropout(Defense):
     IEEE IoT Journal 2020. Queries that are repeated draw new masks: an observer of many of the same image
     averages them away.
 
-    The signal is amplified by 1/(1 − p) where it is kept. CEM's leakage is computed from the clean z: it
+    ``rescale=false`` leaves out the factor, as the published code does: E[z_wire] = (1 − p) z, and a network that was
+    trained so must be served so.
+
+    The signal is amplified by 1/(1 − p) where it is kept and rescaled. CEM's leakage is computed from the clean z: it
     remains a bound where the noise comes *before* the dropout, not after it.
 
     Args:
         ratio: p, the part that is erased, in [0, 1).
+        rescale: divide what is kept by 1 − p.
 
     >>> wire = Dropout(0.5).on_wire(torch.ones(1, 1000), torch.Generator().manual_seed(0))
     >>> sorted(set(wire.flatten().tolist()))
     [0.0, 2.0]
+    >>> wire = Dropout(0.5, rescale=False).on_wire(torch.ones(1, 1000), torch.Generator().manual_seed(0))
+    >>> sorted(set(wire.flatten().tolist()))
+    [0.0, 1.0]
     """
 
-    def __init__(self, ratio: float = 0.2):
+    def __init__(self, ratio: float = 0.2, rescale: bool = True):
         super().__init__()
         if not 0 <= ratio < 1:
             raise UserError(
                 f"dropout: ratio is {ratio}; expected the part that is erased, 0 to below 1, e.g. dropout:0.2"
             )
-        self.ratio = float(ratio)
+        self.ratio, self.rescale = float(ratio), rescale
 
     def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
         if self.ratio == 0:
             return z
         kept = torch.rand(z.shape, generator=rng, device=z.device) >= self.ratio
-        return z.float() * kept / (1 - self.ratio)
+        return z.float() * kept / (1 - self.ratio if self.rescale else 1)

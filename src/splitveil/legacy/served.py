@@ -59,6 +59,8 @@ def _served(text: str, spec: config.Spec, notes: list[str]) -> str:
     if spec.name == "topk":
         notes.append(say.TOPK.format(", as this run does: an image's wire depends on the images beside it"))
         return f"topk:ratio={values['ratio']:g},scope=released"
+    if spec.name == "dropout":
+        return f"dropout:ratio={values['ratio']:g},rescale=false"
     if spec.name == "local_dp":
         served = _published_noise(**values)
         notes.append(

@@ -252,8 +252,8 @@ def _parts(
         before += _sparse(given, code, notes)
     if "dropout" in parts:
         ratio = strength if parts["dropout"] is None else parts["dropout"]
-        after.append(f"dropout:ratio={ratio:g}")
-        notes += [say.UNSEEN.format("dropout"), say.SCALE]
+        after.append(f"dropout:ratio={ratio:g}" + (",rescale=false" if code else ""))
+        notes += [say.UNSEEN.format("dropout")] + ([] if code else [say.SCALE])
     if "topkprune" in parts:
         zeroed = strength if parts["topkprune"] is None else parts["topkprune"] or 0.0
         after.append(f"topk:ratio={round(1 - zeroed, 6):g}" + (",scope=released" if code else ""))
