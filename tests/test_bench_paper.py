@@ -58,3 +58,10 @@ def test_settings_that_differ_from_the_published_ones_are_named(tmp_path):
         assert text in found
     assert "momentum" not in found
     assert "dropout" not in found
+
+
+def test_the_published_weight_of_distance_correlation_depends_on_the_images(tmp_path):
+    for data, named in (("cifar10", "0.03 as weight of nopeek (published 0.3)"), ("cifar100", "")):
+        record = add(tmp_path / data, cell("gaussian:0.025", "nopeek:0.03", data=data), 0.5, 0.01)
+        lines = [line for line in paper.deviations([record]) if "nopeek" in line]
+        assert lines == [named] * bool(named)

@@ -77,6 +77,9 @@ def test_the_misread_steps_are_said_and_given_on_request():
     assert not any("decoder step" in n for n in read_options(["--AT_regularization=gan_adv_step1"]).notes)
 
 
+ADVERSARIAL = "adversarial:weight={:g},steps=1,share=1,network=res_normN4C64,objective=ssim,threshold=0.5"
+
+
 @pytest.mark.parametrize(
     ("line", "paper", "code"),
     [
@@ -154,6 +157,12 @@ def test_options_become_defenses(line: str, paper: list[str], code: list[str] | 
     for reading in ("paper", "code"):  # the plug-ins and their parameters exist
         text = read_options(line.split(), reading=reading).to_yaml()  # type: ignore[arg-type]
         assert len(config.parse(yaml.safe_load(text)).resolve().defense) == len(defenses(line, reading))
+
+
+@pytest.mark.parametrize(("data", "said"), [("cifar10", 0), ("cifar100", 1), ("tinyimagenet", 1)])
+def test_that_distance_correlation_is_weaker_beside_cifar10_is_said(data: str, said: int):
+    notes = read_options(["--AT_regularization", "nopeek", "--dataset", data]).notes
+    assert sum(f"0.1 times its strength on {data}" in note for note in notes) == said
 
 
 def test_the_training_recipe_is_carried_over():

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ..legacy.translate import nopeek_weight
 from .analysis import cem_weight, noise
 
 WEIGHT, SIGMA, CHANNELS = 16, 0.025, 8
@@ -164,7 +165,7 @@ TABLES: dict[str, Published] = {
 RECIPE: dict[str, Any] = {"batch_size": 128, "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
 ATTACK_BATCH = {"decoder": 256, "gan": 128}
 STRENGTHS = {"nopeek": ("weight", 0.3), "adversarial": ("weight", 0.3), "dropout": ("ratio", 0.2)}
-"""Defence -> its first parameter and what the published scripts give it."""
+"""Defence -> its first parameter and what the published scripts give it on CIFAR-10."""
 METHODS: dict[frozenset[str], tuple[str, str]] = {
     # Our defences beside gaussian and cem -> the row at the published noise, the row with more noise.
     frozenset(): ("Bottleneck", ""),
@@ -197,6 +198,16 @@ def method(config: dict[str, Any]) -> str | None:
     return (usual if sigma == SIGMA else noisy if sigma > SIGMA else "") or None
 
 
+def published_strength(defense: str, data: str) -> float:
+    """Weight or ratio of a defense behind the published rows of an image set, to which scripts give one strength.
+
+    >>> published_strength("nopeek", "cifar10"), published_strength("nopeek", "tinyimagenet")
+    (0.3, 0.03)
+    """
+    strength = STRENGTHS[defense][1]
+    return nopeek_weight(strength, data) if defense == "nopeek" else strength
+
+
 def attack_of(record: dict[str, Any], name: str) -> str | None:
     """Label of the record's attack that is the published ``decoder`` or ``gan``, whatever its number of epochs."""
     for label, attack in record["attacks"].items():
@@ -222,7 +233,8 @@ def deviations(records: Iterable[dict[str, Any]]) -> list[str]:
     compare("training images", (c.get("train_size") for c in configs), published.train_images)
     for key, value in RECIPE.items():
         compare(f"as {key}", (c[key] for c in configs), value)
-    for name, (parameter, value) in STRENGTHS.items():
+    for name, (parameter, _) in STRENGTHS.items():
+        value = published_strength(name, published.data)
         specs = [spec[name] for c in configs for spec in c["defense"] if name in spec]
         compare(f"as {parameter} of {name}", (spec[parameter] for spec in specs), value)
     for name, epochs in published.attack_epochs.items():
