@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.functional import conv2d
 
 from splitveil import config, runs
 from splitveil.data import load
 from splitveil.defenses.adversarial import Adversarial
 from splitveil.defenses.adversarial_noise import AdversarialNoise
 from splitveil.defenses.base import Step
+from splitveil.errors import UserError
 from splitveil.metrics import ssim
 from splitveil.training import fit
 from test_defenses_wire import rng, tiny
@@ -61,6 +64,37 @@ def test_one_pass_gives_the_gradients_of_two(objective):
         assert torch.allclose(ours.grad, theirs.grad, atol=1e-6)
     expected = 0.7 * (value - 0 if objective == "ssim" else value + 1)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("cls", [Adversarial, AdversarialNoise])
+@pytest.mark.parametrize("size", [12, 16, 8])
+def test_the_published_similarity_surrounds_images_with_black(cls, size):
+    """Published: a depthwise 11 × 11 convolution with padding 5, here written out. 8 pixels know no other."""
+    torch.manual_seed(0)
+    x, wire = torch.rand(6, 3, size, size, generator=rng(1)), torch.rand(6, 4, 3, 3, generator=rng(2))
+    defense = cls(0.3, objective="ssim", network=NETWORK, padding="zero")
+    defense.proxy.decoder = nn.Upsample(size)
+    seen = wire[:, :3]
+    taps = torch.exp(-(torch.arange(11.0) - 5).square() / (2 * 1.5**2))
+    window = (taps[:, None] * taps / taps.sum() ** 2).expand(3, 1, 11, 11)
+
+    def blur(image):
+        return conv2d(image, window, padding=5, groups=3)
+
+    y = nn.Upsample(size)(seen)
+    a, b = blur(x), blur(y)
+    va, vb, vab = blur(x * x) - a * a, blur(y * y) - b * b, blur(x * y) - a * b
+    expected = ((2 * a * b + 1e-4) * (2 * vab + 9e-4)) / ((a * a + b * b + 1e-4) * (va + vb + 9e-4))
+    assert defense.proxy.similarity(seen, x).item() == pytest.approx(expected.mean().item(), abs=1e-5)
+    whole = cls(0.3, objective="ssim", network=NETWORK)
+    whole.proxy.decoder = defense.proxy.decoder
+    assert (whole.proxy.similarity(seen, x) == defense.proxy.similarity(seen, x)).item() == (size == 8)
+
+
+@pytest.mark.parametrize("cls", [Adversarial, AdversarialNoise])
+def test_another_padding_is_refused(cls):
+    with pytest.raises(UserError, match="padding is 'same'; expected valid or zero"):
+        cls(0.3, padding="same")  # pyright: ignore[reportArgumentType]
 
 
 def test_the_encoder_lowers_and_the_proxy_raises_the_similarity():

@@ -68,7 +68,7 @@ def test_decoder_steps_as_the_published_parser_reads_them(text: str, steps: int)
 def test_the_misread_steps_are_said_and_given_on_request():
     line = "--AT_regularization gan_adv_step1_pruning180 --AT_regularization_strength 0.3"
     paper, code = read_options(line.split()), read_options(line.split(), reading="code")
-    expected = "adversarial:weight=0.3,steps={},share=1,network=res_normN4C64,objective=ssim,threshold=0.5"
+    expected = "adversarial:weight=0.3,steps={},share=1,network=res_normN4C64,objective=ssim,padding=zero,threshold=0.5"
     assert paper.settings["defense"] == ["patrol:epoch=180", expected.format(1)]
     assert code.settings["defense"] == ["patrol:epoch=180", expected.format(3)]
     said = [note for note in paper.notes if "says 1 decoder step per batch" in note]
@@ -77,7 +77,7 @@ def test_the_misread_steps_are_said_and_given_on_request():
     assert not any("decoder step" in n for n in read_options(["--AT_regularization=gan_adv_step1"]).notes)
 
 
-ADVERSARIAL = "adversarial:weight={:g},steps=1,share=1,network=res_normN4C64,objective=ssim,threshold=0.5"
+ADVERSARIAL = "adversarial:weight={:g},steps=1,share=1,network=res_normN4C64,objective=ssim,padding=zero,threshold=0.5"
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,23 @@ ADVERSARIAL = "adversarial:weight={:g},steps=1,share=1,network=res_normN4C64,obj
         ("--regularization Gaussian --regularization_strength 0", [], []),
         ("--AT_regularization nopeek --AT_regularization_strength 0", [], []),
         ("--AT_regularization nopeek_ttitcombe --AT_regularization_strength 2", ["nopeek:weight=2"], None),
+        ("--AT_regularization nopeek --dataset cifar100", ["nopeek:weight=0.03"], None),
+        ("--AT_regularization nopeek --AT_regularization_strength 2 --dataset facescrub", ["nopeek:weight=0.2"], None),
+        (
+            "--AT_regularization gan_adv_step1_nopeek --AT_regularization_strength 0.5 --dataset tinyimagenet",
+            [ADVERSARIAL.format(0.5), "nopeek:weight=0.05"],
+            [ADVERSARIAL.format(0.5).replace("steps=1", "steps=3"), "nopeek:weight=0.05"],
+        ),
+        (
+            "--AT_regularization gan_adv_noise --AT_regularization_strength 0.1",
+            ["adversarial_noise:size=0.1,network=res_normN4C64,objective=ssim,padding=zero"],
+            None,
+        ),
+        (
+            "--AT_regularization gan_adv_step1 --AT_regularization_strength 0.1 --gan_loss_type MSE",
+            ["adversarial:weight=0.1,steps=1,share=1,network=res_normN4C64,objective=mse,threshold=0.5"],
+            None,
+        ),
         (
             "--AT_regularization dropout0.2 --AT_regularization_strength 1",
             ["dropout:ratio=0.2"],

@@ -66,7 +66,7 @@ def test_nested_loops_become_a_grid_and_nothing_is_executed(tmp_path: Path):
     witness = tmp_path / "executed"
     grid = read_script(script(tmp_path, SCRIPT % witness))
     assert not witness.exists()
-    decoder = "adversarial:weight=0.3,steps=1,share=1,network=res_normN4C64,objective=ssim,threshold=0.5"
+    decoder = "adversarial:weight=0.3,steps=1,share=1,network=res_normN4C64,objective=ssim,padding=zero,threshold=0.5"
     cem = "cem:weight=16,loss=released,threshold=0.125"
     assert grid.axes == {
         "defense": [

@@ -13,6 +13,7 @@ from ..zoo import decoders
 from ._model import image_shape, wire_shape
 
 Objective = Literal["ssim", "mse"]
+Padding = Literal["valid", "zero"]
 
 
 class Proxy(nn.Module):
@@ -22,13 +23,16 @@ class Proxy(nn.Module):
     optimiser's state travels with the state dictionary, so that a resumed training goes on bit by bit.
     """
 
-    def __init__(self, who: str, network: str, objective: Objective, lr: float):
+    def __init__(self, who: str, network: str, objective: Objective, lr: float, padding: Padding):
         super().__init__()
         if not 0 < lr < float("inf"):
             raise UserError(f"{who}: lr is {lr}; expected a learning rate above 0, e.g. 0.001")
         if objective not in ("ssim", "mse"):
             raise UserError(f"{who}: objective is '{objective}'; expected ssim or mse")
+        if padding not in ("valid", "zero"):
+            raise UserError(f"{who}: padding is '{padding}'; expected valid or zero")
         self.who, self.network, self.objective, self.lr = who, network, objective, lr
+        self.padding: Padding = padding
 
     def build(self, model: Any) -> None:
         """Make the decoder for the model's wire; its weights come from torch's generator."""
@@ -41,7 +45,7 @@ class Proxy(nn.Module):
         seen = self.decoder(wire.float())
         if self.objective == "mse":
             return -(seen - x).square().mean()
-        return ssim(seen, x, padding="valid" if min(x.shape[2:]) >= WINDOW else "zero").mean()
+        return ssim(seen, x, padding=self.padding if min(x.shape[2:]) >= WINDOW else "zero").mean()
 
     def learn(self) -> None:
         """Adam's step with the gradient that has gathered since the last one, averaged over the processes."""

@@ -11,7 +11,7 @@ from torch.nn.functional import relu
 
 from ..errors import UserError
 from ..registry import plugin
-from ._proxy import Objective, Proxy
+from ._proxy import Objective, Padding, Proxy
 from .base import Defense, Step
 
 
@@ -39,6 +39,7 @@ class Adversarial(Defense):
         pretrain: epochs at the start in which the proxy learns and the encoder is not penalised; none is chosen.
         share: part of each batch that the proxy sees, in (0, 1].
         network: the proxy, see `splitveil list models`. lr: of its Adam.
+        padding: of the SSIM: "valid", whole windows, or "zero", a black border, which the published t of 0.5 is for.
 
     >>> Adversarial(0.3).proxy.network
     'res_normN4C64'
@@ -56,6 +57,7 @@ class Adversarial(Defense):
         share: float = 0.5,
         network: str = "res_normN4C64",
         lr: float = 1e-3,
+        padding: Padding = "valid",
     ):
         super().__init__()
         if not 0 <= weight < math.inf:
@@ -70,7 +72,7 @@ class Adversarial(Defense):
         self.weight, self.steps, self.threshold = float(weight), steps, float(threshold)
         self.share = float(share)
         self.acts_after = pretrain
-        self.proxy = Proxy("adversarial", network, objective, lr)
+        self.proxy = Proxy("adversarial", network, objective, lr, padding)
         self.register_buffer("epochs", torch.zeros((), dtype=torch.long))
 
     def install(self, model: Any) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..registry import plugin
 from ._model import image_shape
-from ._proxy import Objective, Proxy
+from ._proxy import Objective, Padding, Proxy
 from .base import Defense, Step
 
 MEMORY = 0.01
@@ -32,7 +32,8 @@ class AdversarialNoise(Defense):
     unchanged.
 
     Args:
-        size: ε ≥ 0, in units of the feature. objective, network, lr: of the proxy, as for `adversarial`.
+        size: ε ≥ 0, in units of the feature. objective, network, lr, padding: of the proxy, as for
+            `adversarial`.
 
     >>> AdversarialNoise(0.1).noise_variance()
     0.0
@@ -46,12 +47,13 @@ class AdversarialNoise(Defense):
         objective: Objective = "mse",
         network: str = "res_normN4C64",
         lr: float = 1e-3,
+        padding: Padding = "valid",
     ):
         super().__init__()
         if not 0 <= size < math.inf:
             raise UserError(f"adversarial_noise: size is {size}; expected ε of 0 or more, e.g. adversarial_noise:0.1")
         self.size = float(size)
-        self.proxy = Proxy("adversarial_noise", network, objective, lr)
+        self.proxy = Proxy("adversarial_noise", network, objective, lr, padding)
 
     def install(self, model: Any) -> None:
         self.proxy.build(model)

@@ -309,10 +309,11 @@ def _adversarial(
     loss, network = given["gan_loss_type"], given["gan_AE_type"]
     if loss not in ("SSIM", "MSE"):
         raise _unknown("gan_loss_type", loss, ("SSIM", "MSE"))
+    objective = "objective=mse" if loss == "MSE" else "objective=ssim,padding=zero"  # its threshold's scale
     notes.append(say.PROXY)
     if "noise" in option.parts:
         notes.append(say.PROXY_NOISE)
-        return f"adversarial_noise:size={strength:g},network={network},objective={loss.lower()}"
+        return f"adversarial_noise:size={strength:g},network={network},{objective}"
     notes.append(say.PRETRAIN)
     said, done = int(option.parts.get("step") or 3), option.steps_of_code
     if said != done:
@@ -322,7 +323,7 @@ def _adversarial(
     steps = done if reading == "code" else said
     return (
         f"adversarial:weight={strength:g},steps={steps},share=1,network={network},"
-        f"objective={loss.lower()},threshold={given['ssim_threshold']:g}"
+        f"{objective},threshold={given['ssim_threshold']:g}"
     )
 
 
