@@ -16,6 +16,7 @@ from splitveil.attacks.decoder import DecoderAttack
 from splitveil.attacks.gan import GanAttack, critic, gradient_penalty
 from splitveil.data import Access
 from splitveil.errors import UserError
+from splitveil.suites import PRESETS, SUITES
 from toy import rng
 
 QUERY = frozenset({Access.QUERY})
@@ -134,3 +135,98 @@ def test_bad_numbers(bad):
 def test_it_needs_three_images():
     with pytest.raises(UserError, match="gan: the attacker has 2 images; expected at least 3"):
         GanAttack(1, **SMALL).fit(victim(), toy.images(2, 0), rng())
+
+
+# The published attack
+
+
+@pytest.mark.parametrize(("size", "places"), [(25, 1), (32, 1), (48, 9), (64, 25)])
+def test_the_published_critic(size, places):
+    """1,034,113 parameters whatever the size, and a score for each place of images above 32 pixels."""
+    net = critic(size, 64, "published")
+    assert sum(p.numel() for p in net.parameters()) == 1_034_113
+    shapes = [tuple(p.shape) for p in net.parameters() if p.dim() == 4]
+    assert shapes == [(64, 3, 5, 5), (128, 64, 5, 5), (256, 128, 5, 5), (1, 256, 4, 4)]
+    assert [m.num_features for m in net.modules() if isinstance(m, nn.InstanceNorm2d)] == [128, 256]
+    x = torch.rand(3, 3, size, size, generator=rng())
+    assert net(x).shape == (3, places)
+    torch.testing.assert_close(net(x[1:2])[0], net(x)[1], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("size", "parameters"), [(32, 374_913), (48, 1_555_585), (64, 1_559_169)])
+def test_the_plain_critic_is_the_one_that_suites_were_frozen_with(size, parameters):
+    assert sum(p.numel() for p in critic(size, 64).parameters()) == parameters
+
+
+@pytest.mark.parametrize("size", [24, 8])
+def test_images_too_small_for_the_published_critic(size):
+    with pytest.raises(UserError, match=f"the published critic got images of {size} pixels; expected 25 or more, or"):
+        critic(size, 4, "published")
+
+
+def test_too_small_images_are_refused_before_the_decoder_learns(monkeypatch):
+    monkeypatch.setattr(DecoderAttack, "learn", lambda *_: pytest.fail("a decoder was trained first"))
+    with pytest.raises(UserError, match="expected 25 or more, or critic=plain"):
+        GanAttack(1, critic="published", **SMALL).fit(victim(), toy.images(30, 1), rng())
+
+
+def test_an_unknown_critic():
+    with pytest.raises(UserError, match="gan: critic is 'patch'; expected plain or published"):
+        GanAttack(1, critic="patch")  # pyright: ignore[reportArgumentType]
+
+
+def spied(monkeypatch, attack: GanAttack, count: int = 60) -> list[tuple[str, float, bool]]:
+    """Who was updated, at which rate, and the generator's mode in the pass before it."""
+    seen: list[tuple[str, float, bool]] = []
+    modes: list[bool] = []
+    real, forward = module._update, nn.Module.__call__
+
+    def spy(optimizer, loss):
+        who = "critic" if optimizer.param_groups[0]["params"][0] is next(attack.critic.parameters()) else "generator"
+        seen.append((who, optimizer.param_groups[0]["lr"], modes[-1]))
+        real(optimizer, loss)
+
+    def call(self, *args, **options):
+        if self is attack.warm.__dict__.get("decoder"):
+            modes.append(self.training)
+        return forward(self, *args, **options)
+
+    monkeypatch.setattr(module, "_update", spy)
+    monkeypatch.setattr(nn.Module, "__call__", call)
+    attack.fit(victim(), toy.images(count, 1), rng())
+    return seen
+
+
+def test_rates_and_modes_of_the_published_attack(monkeypatch):
+    """Torch's own cosine over 300 epochs is the oracle of both rates; the generator learns in training mode only."""
+    more = {"critic_lr": 5e-3, "cosine": 300, "evaluation": True, "critic_steps": 2, "batch_size": 27}
+    seen = spied(monkeypatch, GanAttack(4, lr=5e-4, **{**SMALL, **more}))
+    optimizer = torch.optim.Adam([{"params": [torch.zeros(1)], "lr": r} for r in (5e-4, 5e-3)])
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=300)
+    expected = []
+    for _ in range(4):
+        generator, judge = schedule.get_last_lr()
+        expected += [("critic", judge, False), ("critic", judge, False), ("generator", generator, True)]
+        optimizer.step()
+        schedule.step()
+    assert [(who, mode) for who, _, mode in seen] == [(who, mode) for who, _, mode in expected]
+    assert [rate for _, rate, _ in seen] == pytest.approx([rate for _, rate, _ in expected], rel=1e-9)
+
+
+def test_by_default_rates_stay_and_the_generator_is_in_training_mode(monkeypatch):
+    seen = spied(monkeypatch, GanAttack(2, lr=1e-3, critic_steps=2, **{**SMALL, "batch_size": 27}))
+    assert {(rate, mode) for _, rate, mode in seen} == {(1e-3, True)}
+
+
+def test_the_preset_is_the_published_attack():
+    attack = PRESETS["published/gan"].make("attacks")
+    assert (attack.kind, attack.width, attack.rates, attack.cosine) == ("published", 64, (5e-4, 5e-3), 300)
+    assert (attack.evaluation, attack.batch_size, attack.epochs, attack.critic_steps) == (True, 128, 150, 10)
+    assert (attack.mse_weight, attack.penalty) == (1500, 10)
+    published = PRESETS["published/decoder"].make("attacks")
+    assert vars(attack.warm) == vars(published)  # what it begins with is the published decoder attack
+    for spec in SUITES["standard-v1"]:
+        if spec.name == "gan":
+            old = spec.make("attacks")
+            assert (old.kind, old.rates, old.cosine, old.evaluation) == ("plain", (1e-4, 1e-4), None, False)
+            assert old.warm.batch_size == old.batch_size == 256

@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 
 from report_helpers import add, cell
+from splitveil import config
 from splitveil.bench import paper
+from splitveil.suites import PRESETS
+
+GAN = "gan:epochs=150,batch_size=256"
 
 
 @pytest.mark.parametrize(
@@ -65,3 +69,20 @@ def test_the_published_weight_of_distance_correlation_depends_on_the_images(tmp_
         record = add(tmp_path / data, cell("gaussian:0.025", "nopeek:0.03", data=data), 0.5, 0.01)
         lines = [line for line in paper.deviations([record]) if "nopeek" in line]
         assert lines == [named] * bool(named)
+
+
+@pytest.mark.parametrize(("spec", "said"), [(GAN, True), ("published/gan", False)])
+def test_whose_critic_the_gan_attack_has_is_said(tmp_path, spec, said):
+    found = PRESETS.get(spec) or config.Spec.model_validate(spec)
+    record = add(tmp_path, cell("gaussian:0.025"), 0.5, 0.01)
+    record["attacks"]["gan"] = {**record["attacks"]["decoder"], "attack": found.resolve("attacks").model_dump()}
+    lines = paper.deviations([record])
+    about = [line for line in lines if "gan" in line]
+    assert about == (
+        [
+            "256 images in a batch of the gan attack (published 128)",
+            "the gan attack’s critic and rates are ours, not the published ones",
+        ]
+        if said
+        else []
+    )

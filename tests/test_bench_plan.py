@@ -81,7 +81,12 @@ def test_hours_of_a_training():
 
 
 @pytest.mark.parametrize(
-    "text", ["decoder:epochs=3,batch_size=8", "gan:epochs=3,warm_epochs=2,batch_size=8,critic_steps=1"]
+    "text",
+    [
+        "decoder:epochs=3,batch_size=8",
+        "gan:epochs=3,warm_epochs=2,batch_size=8,critic_steps=1",
+        "gan:epochs=3,warm_epochs=2,batch_size=8,critic_steps=1,critic=published,warm_batch_size=16",
+    ],
 )
 def test_steps_of_an_attack_are_those_that_it_takes(text, small, monkeypatch):
     """Against the loops of the attack itself, begun and cut short by a budget."""
@@ -92,7 +97,8 @@ def test_steps_of_an_attack_are_those_that_it_takes(text, small, monkeypatch):
     about.make("attacks").fit(Victim(model, given.grants), given.attacker_train, torch.Generator().manual_seed(0), work)
     loops = {loop.name: loop.wanted for loop in work.loops}
     cost = AttackCost(step=1.0, critic=100.0, memory=0)
-    wanted = loops["decoder"] + 101 * loops.get("gan", 0)  # each step of the critic has one of the generator
+    refined = 8 / (about.parameters.get("warm_batch_size") or 8)
+    wanted = loops["decoder"] + (100 + refined) * loops.get("gan", 0)  # one step of the generator for each critic step
     assert _timing.attack_seconds(about, cost, len(given.attacker_train), 500) == wanted
 
 

@@ -96,6 +96,18 @@ class Spec(BaseModel):
         return Registry(kind).get(self.name)(**self.resolve(kind).parameters)
 
 
+def renewed(stored: dict[str, Any], kind: str) -> dict[str, Any]:
+    """A stored plug-in with the parameters that came after it, at the defaults that leave it what it was.
+
+    >>> renewed({"decoder": {"epochs": 2}}, "attacks")["decoder"]["network"]
+    'res_normN8C64'
+    """
+    try:
+        return Spec.model_validate(stored).resolve(kind).model_dump()
+    except (UserError, ValueError):  # of another version: as it stands it equals nothing that is asked for
+        return stored
+
+
 class TrainConfig(BaseModel):
     """One training: data, network, defence, recipe. The defaults are the published recipe."""
 

@@ -1,4 +1,4 @@
-"""A decoder refined against a critic, so that its images look real (the published WGAN-GP attack)."""
+"""A decoder refined against a critic, so that its images look real (WGAN-GP)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from ..data import Split
 from ..errors import UserError
 from ..randomness import seed_layers
-from ..ranges import Rate, Weight
+from ..ranges import Count, Rate, Weight
 from ..registry import plugin
 from ..work import State, Work, copy_weights
+from ._critic import SMALLEST, Kind, check, critic, gradient_penalty
 from .base import BATCH, Attack, Observations, Victim
 from .decoder import DecoderAttack, hold_out
 
@@ -25,17 +26,20 @@ BETAS = (0.5, 0.999)
 class GanAttack(Attack):
     """WGAN-GP refinement of a decoder: its loss is −C(G(z_wire)) + mse_weight · MSE, C a critic of real images.
 
-    Gulrajani et al. 2017, with the published settings: the generator is the `decoder` attack, trained first; 10 critic
-    steps for each of the generator; gradient penalty 10; Adam(0.5, 0.999). The noise is redrawn in every batch and the
-    epoch is chosen by the error on the held-out tenth of the attacker's images. Its images are sharper than the
-    decoder's and often have the larger pixel error.
+    Gulrajani et al. 2017, with the loss and the counts of the CEM paper's code: the generator is the `decoder` attack,
+    trained first; 10 critic steps for each of the generator; gradient penalty 10; Adam(0.5, 0.999). The preset
+    ``published/gan`` has its critic, rates, batches and modes too. The noise is redrawn in every batch, the epoch is
+    chosen by the error on the held-out tenth of the attacker's images. Its images are sharper than the decoder's.
 
     Args:
         epochs: passes over the attacker's images of the refinement.
         warm_epochs: of the decoder before it; None: those of the decoder attack, at most ``epochs``.
         network: of the decoder. mse_weight: against the critic. penalty: on the critic's gradient.
-        critic_steps: for each generator step. lr: of both.
+        critic_steps: for each generator step. lr: of the generator, and of the critic unless ``critic_lr`` is given.
         width: channels of the critic's first layer. weight_decay: of the decoder before it.
+        critic: "plain", or "published", of the CEM paper's code (images of 25 pixels or more).
+        cosine: epochs in which both rates would fall to 0 along a cosine; None: they stay.
+        evaluation: the generator's mode while the critic learns. warm_batch_size: of the decoder before it.
 
     >>> GanAttack(epochs=3).warm_epochs
     3
@@ -53,34 +57,43 @@ class GanAttack(Attack):
         width: int = 64,
         batch_size: int = BATCH,
         weight_decay: Weight = 1e-4,
+        critic: Kind = "plain",
+        critic_lr: Rate | None = None,
+        cosine: Count | None = None,
+        evaluation: bool = False,
+        warm_batch_size: Count | None = None,
     ):
         if min(epochs, critic_steps, width) < 1 or batch_size < 2:
             got = f"{epochs=}, {critic_steps=}, {width=}, {batch_size=}"
             raise UserError(f"gan: {got}; expected at least 1 of each and batches of 2")
+        check(SMALLEST, critic)
         if min(mse_weight, penalty) < 0 or not lr > 0:
             raise UserError(f"gan: {mse_weight=}, {penalty=}, {lr=}; expected weights of 0 or more and a positive rate")
         self.epochs, self.critic_steps, self.width, self.batch_size = epochs, critic_steps, width, batch_size
         self.warm_epochs = min(epochs, 50) if warm_epochs is None else warm_epochs
-        self.mse_weight, self.penalty, self.lr = mse_weight, penalty, lr
-        self.warm = DecoderAttack(self.warm_epochs, network, weight_decay=weight_decay, batch_size=batch_size)
+        self.mse_weight, self.penalty, self.kind = mse_weight, penalty, critic
+        self.rates, self.cosine, self.evaluation = (lr, critic_lr or lr), cosine, evaluation
+        warm = {"weight_decay": weight_decay, "batch_size": warm_batch_size or batch_size}
+        self.warm = DecoderAttack(self.warm_epochs, network, **warm)
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)
         judge, train = hold_out(victim, images, rng, "gan")
         work = work or Work()
+        check(size := images.images.shape[-1], self.kind)  # before a decoder is trained
         with work.share(0.3):
             self.warm.learn(judge, train, rng, work)
         generator = self.warm.decoder
-        with torch.random.fork_rng():  # layers draw their weights from torch's global generator
-            seed_layers(rng)
-            self.critic = critic(images.images.shape[-1], self.width).to(rng.device)
-        optimizers = tuple(torch.optim.Adam(net.parameters(), self.lr, BETAS) for net in (generator, self.critic))
+        self.build(size, rng)
+        pairs = zip((generator, self.critic), self.rates, strict=True)
+        optimizers = tuple(torch.optim.Adam(network.parameters(), rate, BETAS) for network, rate in pairs)
         state: State = {"generator": generator, "critic": self.critic, "best": math.inf, "weights": {}, "curve": []}
         state |= dict(zip(("refiner", "judge"), optimizers, strict=True))
         per_round = math.ceil(len(train) / self.batch_size)
         loop = work.loop("gan", self.epochs, state, rng, per_round=per_round)
         for _ in loop:
-            generator.train()
+            self._anneal(optimizers, loop.fraction * self.epochs)
+            generator.train(not self.evaluation)
             order = torch.randperm(len(train), generator=rng, device=rng.device)
             for index in loop.steps(order.split(self.batch_size)):
                 refine = (loop.done + 1) % self.critic_steps == 0 or loop.done + 1 == loop.planned
@@ -92,8 +105,19 @@ class GanAttack(Attack):
                 state |= {"best": loop.error, "weights": copy_weights(generator)}
         self._curve: list[float] = state["curve"]
         if not math.isfinite(state["best"]):
-            raise UserError(f"gan: the error is {self._curve[-1]} in every epoch; lower lr ({self.lr})")
+            raise UserError(f"gan: the error is {self._curve[-1]} in every epoch; lower lr {self.rates}")
         generator.load_state_dict(state["weights"])
+
+    def build(self, size: int, rng: torch.Generator) -> None:
+        """Make the critic of images of ``size`` pixels."""
+        with torch.random.fork_rng():  # layers draw their weights from torch's global generator
+            seed_layers(rng)
+            self.critic = critic(size, self.width, self.kind).to(rng.device)
+
+    def _anneal(self, optimizers: Sequence[torch.optim.Optimizer], epoch: float) -> None:
+        part = 1.0 if self.cosine is None else (1 + math.cos(math.pi * min(1.0, epoch / self.cosine))) / 2
+        for optimizer, rate in zip(optimizers, self.rates, strict=True):
+            optimizer.param_groups[0]["lr"] = part * rate
 
     def _step(
         self,
@@ -109,7 +133,8 @@ class GanAttack(Attack):
         loss = self.critic(fake).mean() - self.critic(real).mean()
         _update(optimizers[1], loss + self.penalty * gradient_penalty(self.critic, real, fake, rng))
         if refine:
-            fake = self.warm.decoder(wire)
+            fake = self.warm.decoder.train()(wire)
+            self.warm.decoder.train(not self.evaluation)
             _update(optimizers[0], self.mse_weight * mse_loss(fake, real) - self.critic(fake).mean())
 
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
@@ -117,24 +142,6 @@ class GanAttack(Attack):
 
     def curve(self) -> list[float]:
         return list(self._curve)
-
-
-def critic(size: int, width: int) -> nn.Module:
-    """Images (B, 3, S, S) -> scores (B,): strided convolutions to 4 pixels; batch norm would tie images together."""
-    layers: list[nn.Module] = []
-    channels, wide = 3, width
-    while size > 4:
-        layers += [nn.Conv2d(channels, wide, 3, stride=2, padding=1), nn.LeakyReLU(0.2)]
-        size, channels, wide = (size + 1) // 2, wide, min(2 * wide, 8 * width)
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size * size, 1), nn.Flatten(0))
-
-
-def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
-    """E (‖∇C(x)‖₂ − 1)² at x uniform between each real image and its fake (Gulrajani et al. 2017, eq. 3), a scalar."""
-    part = torch.rand(len(real), 1, 1, 1, generator=rng, device=real.device)
-    between = (part * real + (1 - part) * fake).requires_grad_()
-    (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-    return (slope.flatten(1).norm(dim=1) - 1).square().mean()
 
 
 def _update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:

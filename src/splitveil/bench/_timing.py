@@ -96,10 +96,13 @@ class Attackers:
         key = f"{decoder.network} {decoder.batch_size} {shape} {bench.side}"
         if key not in self._steps:
             self._steps[key] = bench.decoder()
-        if spec.name == "gan" and f"{key} {attack.width}" not in self._critics:
-            self._critics[f"{key} {attack.width}"] = bench.critic(attack)
         step, memory = self._steps[key]
-        return AttackCost(step, self._critics[f"{key} {attack.width}"] if spec.name == "gan" else 0.0, memory)
+        if spec.name != "gan":
+            return AttackCost(step, 0.0, memory)
+        key += f" {attack.kind} {attack.width} {attack.batch_size}"
+        if key not in self._critics:
+            self._critics[key] = bench.critic(attack) * attack.batch_size / decoder.batch_size
+        return AttackCost(step, self._critics[key], memory)
 
 
 def measure(settings: config.TrainConfig, size: Size, attacks: dict[str, config.Spec], attackers: Attackers) -> Cost:
@@ -135,10 +138,12 @@ def attack_seconds(spec: config.Spec, cost: AttackCost, attacker: int, attacked:
     """
     batch, epochs = spec.parameters["batch_size"], spec.parameters["epochs"]
     held = max(1, round(HELD_OUT * attacker))
-    steps, answer = math.ceil((attacker - held) / batch), FORWARD * cost.step / batch
+    timed = spec.parameters.get("warm_batch_size") or batch  # the batch of the decoder, which `cost.step` is of
+    steps, answer = math.ceil((attacker - held) / timed), FORWARD * cost.step / timed
     epoch = steps * cost.step + held * answer
     if spec.name == "gan":
-        refined = steps * (cost.critic + cost.step / spec.parameters["critic_steps"]) + held * answer
+        refine = cost.step * batch / timed / spec.parameters["critic_steps"]
+        refined = math.ceil((attacker - held) / batch) * (cost.critic + refine) + held * answer
         warm = spec.parameters["warm_epochs"]
         return (min(epochs, 50) if warm is None else warm) * epoch + epochs * refined + attacked * answer
     return epochs * epoch + attacked * answer
@@ -244,8 +249,8 @@ class _Bench:
     def critic(self, attack: gan.GanAttack) -> float:
         """Seconds of a step of the critic of ``attack``."""
         _, optimizer = self._build()
-        attack.critic = gan.critic(self.side, attack.width).to(self.device)
-        optimizers = (optimizer, torch.optim.Adam(attack.critic.parameters(), attack.lr, gan.BETAS))
+        attack.build(self.side, self.rng)
+        optimizers = (optimizer, torch.optim.Adam(attack.critic.parameters(), attack.rates[1], gan.BETAS))
         work = lambda: attack._step(self.seen, self.index, optimizers, self.rng, False)  # noqa: E731
         return timed(work, self.device)[0] * self.scale
 

@@ -72,7 +72,7 @@ def finished(cell: Cell, out: Path) -> dict[str, Any] | None:
         return None
     record = records.read(path)
     sizes = (record["attacker_size"], record["attacked"]) == (cell.attacker_size, cell.attacked)
-    there = {label: attack["attack"] for label, attack in record["attacks"].items()}
+    there = {label: config.renewed(attack["attack"], "attacks") for label, attack in record["attacks"].items()}
     asked = {label: spec.resolve("attacks").model_dump(mode="json") for label, spec in cell.attacks.items()}
     return record if sizes and asked.items() <= there.items() else None
 

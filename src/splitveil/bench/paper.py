@@ -238,11 +238,11 @@ def deviations(records: Iterable[dict[str, Any]]) -> list[str]:
         specs = [spec[name] for c in configs for spec in c["defense"] if name in spec]
         compare(f"as {parameter} of {name}", (spec[parameter] for spec in specs), value)
     for name, epochs in published.attack_epochs.items():
-        labels = [(record, attack_of(record, name)) for record in records]
-        used = [record["attacks"][label]["attack"][name].get("epochs") for record, label in labels if label]
-        compare(f"epochs of the {name} attack", used, epochs)
-        sizes = [record["attacks"][label]["attack"][name].get("batch_size") for record, label in labels if label]
-        compare(f"images in a batch of the {name} attack", sizes, ATTACK_BATCH[name])
+        used = _attacks(records, name)
+        compare(f"epochs of the {name} attack", (attack.get("epochs") for attack in used), epochs)
+        compare(f"images in a batch of the {name} attack", (a.get("batch_size") for a in used), ATTACK_BATCH[name])
+    if any(attack.get("critic") != "published" for attack in _attacks(records, "gan")):
+        lines.append("the gan attack’s critic and rates are ours, not the published ones")
     owned, given = _owned(published, records[0]["protocol"])
     compare("images owned by the attacker", (record["attacker_size"] for record in records), owned)
     compare("attacked images", (record["attacked"] for record in records), given)
@@ -253,6 +253,12 @@ def deviations(records: Iterable[dict[str, Any]]) -> list[str]:
     if schedules - {"published"}:
         lines.append(f"CEM’s weight over the epochs is {' or '.join(sorted(schedules))}, not as published")
     return lines
+
+
+def _attacks(records: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """Parameters of the published attack in those records that have it."""
+    labels = [(record["attacks"], attack_of(record, name)) for record in records]
+    return [attacks[label]["attack"][name] for attacks, label in labels if label]
 
 
 def _owned(published: Published, protocol: str) -> tuple[int, int]:
