@@ -334,7 +334,8 @@ def test_state_goes_through_a_state_dict():
     assert empty.leakage() is None
 
 
-def test_refit_starts_warm_and_pass_asks_for_fresh_features():
+@pytest.mark.parametrize(("refit", "augmented"), [("pass", False), ("augmented", True)])
+def test_refit_starts_warm_and_pass_asks_for_fresh_features(refit, augmented):
     z, y = data()
     cem = fitted(z, y)
     before = cem.centers.clone()
@@ -342,14 +343,14 @@ def test_refit_starts_warm_and_pass_asks_for_fresh_features():
     torch.testing.assert_close(cem.centers, before)  # converged, so another seed changes nothing
     asked = []
 
-    def extract():
-        asked.append(1)
+    def extract(augmented):
+        asked.append(augmented)
         return z + 1, y
 
-    passing = CEM(refit="pass", clusters=2)
+    passing = CEM(refit=refit, clusters=2)
     install(passing)
     passing.refit(0, Features(z, y, CLASSES, torch.Generator().manual_seed(0), extract))
-    assert asked == [1]
+    assert asked == [augmented]
     assert float((passing.centers.mean((0, 1)) - before.mean((0, 1))).mean()) == pytest.approx(1, abs=0.2)
 
 

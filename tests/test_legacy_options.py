@@ -87,7 +87,7 @@ ADVERSARIAL = "adversarial:weight={:g},steps=1,share=1,network=res_normN4C64,obj
         (
             "--lambd 16 --regularization Gaussian_kl --regularization_strength 0.025 --var_threshold 0.0625",
             ["gaussian:sigma=0.025", "cem:weight=16,loss=released,threshold=0.0625"],
-            ["gaussian:sigma=0.025", "cem:weight=16,loss=released,threshold=0.0625,refit=pass"],
+            ["gaussian:sigma=0.025", "cem:weight=16,loss=released,threshold=0.0625,refit=augmented"],
         ),
         ("--regularization Gaussian --regularization_strength 0", [], []),
         ("--AT_regularization nopeek --AT_regularization_strength 0", [], []),
@@ -207,7 +207,7 @@ def test_the_published_resnet_has_a_sigmoid_and_in_the_code_a_wider_stem():
     assert read_options(line).settings["arch"] == "resnet20_sgm"
     code = read_options(line, reading="code")
     assert code.settings["arch"] == "resnet20_stem5_sgm"
-    assert code.settings["defense"] == ["cem:weight=8,loss=released,threshold=0.125,refit=pass,clusters=15"]
+    assert code.settings["defense"] == ["cem:weight=8,loss=released,threshold=0.125,refit=augmented,clusters=15"]
 
 
 def test_of_a_flag_given_twice_the_last_counts():

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 
 from splitveil import config, recipe, training
-from splitveil.data import protocol
+from splitveil.data import protocol, to_float
 from splitveil.errors import UserError
 from splitveil.randomness import stream
 from splitveil.runs import Run
@@ -91,10 +92,42 @@ def test_training_leaves_the_callers_randomness_alone(tmp_path, small):
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_the_extra_pass_sees_images_as_they_are_or_augmented(tmp_path, small):
+    """With flips alone a feature is that of the image or of its mirror image: both occur, drawn anew each epoch."""
+    values = settings(flip=True, rotate=0, crop_padding=0).resolve()
+    trainer = training.Trainer(values, IMAGES, tmp_path, Fabric(accelerator="cpu", devices=1))
+    model = trainer.model.eval()
+
+    def seen(images):
+        with torch.no_grad():
+            return model.features(to_float(images)).flatten(1)
+
+    plain, y = trainer._extract(1)
+    first, again, other = (trainer._extract(epoch, augmented=True)[0] for epoch in (1, 1, 2))
+    assert torch.equal(first, again)
+    images = trainer.train.images
+    straight, mirrored = seen(images), seen(images.flip(3))
+    for row, label in zip(plain, y, strict=True):  # each an image of the training set, with its label
+        close = (straight - row).abs().amax(1) < 1e-5
+        assert label in trainer.train.labels[close]
+    same = (first - plain).abs().amax(1) < 1e-5
+    assert 0.2 < same.float().mean() < 0.8
+    assert all(((mirrored - row).abs().amax(1) < 1e-5).any() for row in first[~same])
+    assert not torch.equal(first, other)
+
+
 # Resuming
 
 
-@pytest.mark.parametrize("defense", [("gaussian:0.1", "cem:16"), ("gaussian:0.1", "cem:weight=16,refit=pass"), ()])
+@pytest.mark.parametrize(
+    "defense",
+    [
+        ("gaussian:0.1", "cem:16"),
+        ("gaussian:0.1", "cem:weight=16,refit=pass"),
+        ("gaussian:0.1", "cem:weight=16,refit=augmented"),
+        (),
+    ],
+)
 @pytest.mark.parametrize("at", [(0, 2), (1, 6)])
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, small, defense, at):
     whole, broken = tmp_path / "whole", tmp_path / "broken"

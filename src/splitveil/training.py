@@ -158,7 +158,8 @@ class Trainer:
         self._agree()
         if keep is not None:
             z, y = keep.gathered(fabric)
-            features = Features(z, y, self.classes, self._rng(REFIT, epoch), self._extract)
+            extract = functools.partial(self._extract, epoch)
+            features = Features(z, y, self.classes, self._rng(REFIT, epoch), extract)
             self.stack.refit(epoch, features)
         return {"epoch": epoch, "loss": loss, "losses": losses}
 
@@ -171,18 +172,11 @@ class Trainer:
     def _step(
         self, index: Tensor, rng: torch.Generator, progress: float, keep: FeatureKeeper | None
     ) -> dict[str, Tensor]:
-        settings = self.settings
-        lr = learning_rate(settings, progress)
+        lr = learning_rate(self.settings, progress)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         y = self.train.labels[index]
-        x = augment(
-            self.train.images[index],
-            rng,
-            crop_padding=settings.crop_padding or 0,
-            flip=bool(settings.flip),
-            rotate_degrees=settings.rotate,
-        ).to(memory_format=torch.channels_last)
+        x = self._augmented(index, rng)
         self.stack.before_step(x, y, self.model)
         z, wire, logits = self.forward(x, rng)
         losses = {"task": cross_entropy(logits.float(), y)}
@@ -194,15 +188,23 @@ class Trainer:
             keep.add(z, y)
         return losses
 
+    def _augmented(self, index: Tensor, rng: torch.Generator) -> Tensor:
+        s = self.settings
+        turned = {"crop_padding": s.crop_padding or 0, "flip": bool(s.flip), "rotate_degrees": s.rotate}
+        return augment(self.train.images[index], rng, **turned).to(memory_format=torch.channels_last)
+
     @torch.no_grad()
-    def _extract(self) -> tuple[Tensor, Tensor]:
-        """Features of the un-augmented training images: the published extra pass."""
+    def _extract(self, epoch: int = 0, augmented: bool = False) -> tuple[Tensor, Tensor]:
+        """Features of the training images in evaluation mode, as they are or augmented anew: an extra pass."""
         self.model.eval()
         count = min(len(self.train), capacity(int(self.model.wire_shape.prod())))  # type: ignore[operator]
         # The images may be sorted by class, so that the part that fits must be drawn: always the same one.
         order = torch.randperm(len(self.train), generator=self._rng(REFIT, 0, 1), device=self.fabric.device)[:count]
-        parts = (to_float(self.train.images[index]) for index in order.split(EVALUATION_BATCH))
-        z = [self.model.features(part.to(memory_format=torch.channels_last)).flatten(1) for part in parts]
+        rng = self._rng(REFIT, epoch, 2)  # the same on every process
+        z = []
+        for index in order.split(EVALUATION_BATCH):
+            x = self._augmented(index, rng) if augmented else to_float(self.train.images[index])
+            z.append(self.model.features(x.to(memory_format=torch.channels_last)).flatten(1))
         return torch.cat(z), self.train.labels[order]
 
     def _checkpoint(self) -> None:

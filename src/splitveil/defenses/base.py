@@ -45,7 +45,8 @@ class Features:
     """The clean features of the training set, as the epoch that has just passed produced them.
 
     ``z`` (N, m) flattened float32; ``y`` (N,); ``rng`` for whatever is drawn while refitting. Under DDP these are the
-    features of all ranks. ``extract`` makes them anew: one extra pass over the un-augmented training set.
+    features of all ranks. ``extract(augmented=False)`` makes them anew: one extra pass in evaluation mode over the
+    training images as they are, or augmented as in training.
     """
 
     z: Tensor

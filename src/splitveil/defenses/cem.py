@@ -44,7 +44,7 @@ class CEM(Defense):
         schedule: factor on λ. "published": 0.001/lr while lr ≥ 4.1e-4, then 1, so that λ·lr, the pull of CEM per
             step, stays constant while that of the task falls. "constant": 1. "ramp": rises linearly to 1 at half time.
         refit: where each epoch's clusters come from: "epoch", the features that training just computed, at no cost;
-            "pass", an extra pass over the un-augmented images, as published.
+            "pass", an extra pass over the images as they are; "augmented", one over augmented images, as published.
         threshold: τ of the released loss: clusters whose variance is below τσ² are left alone.
 
     >>> CEM(16).leakage() is None
@@ -63,7 +63,7 @@ class CEM(Defense):
         loss: Literal["bound", "released"] = "bound",
         clusters: int = 5,
         schedule: Literal["published", "constant", "ramp"] = "published",
-        refit: Literal["epoch", "pass"] = "epoch",
+        refit: Literal["epoch", "pass", "augmented"] = "epoch",
         threshold: float = 0.125,
     ):
         super().__init__()
@@ -118,7 +118,7 @@ class CEM(Defense):
         return 0.001 / step.lr if self.schedule == "published" and step.lr >= SWITCH else 1.0
 
     def refit(self, epoch: int, features: Features) -> None:
-        z, y = features.extract() if self.source == "pass" else (features.z, features.y)
+        z, y = (features.z, features.y) if self.source == "epoch" else features.extract(self.source == "augmented")
         if features.classes < 1 or bool((y < 0).any()):
             raise UserError("cem: some images have no label; its clusters are per class, so label every image")
         found = _kmeans.fit(z, y, features.classes, self.clusters, features.rng, start=self.centers)

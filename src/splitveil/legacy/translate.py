@@ -232,7 +232,7 @@ def _cem(flags: dict[str, Any], given: dict[str, Any], sigma: float, reading: Re
     notes += [say.NO_BOUND, say.LOOKUP]
     parts = [f"weight={weight:g}", "loss=released", f"threshold={given['var_threshold']:g}"]
     if reading == "code":
-        parts.append("refit=pass")
+        parts.append("refit=augmented")
         if "sgm" not in flags.get("arch", RECIPE["arch"]):
             parts.append("clusters=15")
             notes.append(say.CLUSTERS.format(given["arch"]))
