@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -36,6 +38,33 @@ def test_distance_correlation_is_the_naive_formula(seed):
     z = torch.randn(9, 4, generator=rng(seed + 10), dtype=torch.float64) + x[:, :4]
     found = distance_correlation(x, z).item()
     assert found == pytest.approx(naive_distance_correlation(x.numpy(), z.numpy()), rel=1e-10)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_distance_correlation_of_squared_distances_is_the_root_of_the_rv_coefficient(seed):
+    """Doubly centred squared distances are −2 times the Gram matrix of centred rows (Robert and Escoufier 1976)."""
+    x, z = (torch.randn(12, k, generator=rng(seed), dtype=torch.float64) + 3 for k in (4, 7))
+    z[:, :2] += x[:, :2]
+    u, v = x - x.mean(0), z - z.mean(0)
+    norm = torch.linalg.matrix_norm
+    rv = norm(u.T @ v) ** 2 / (norm(u.T @ u) * norm(v.T @ v))
+    assert distance_correlation(x, z, squared=True).item() == pytest.approx(rv.sqrt().item(), rel=1e-10)
+    assert torch.autograd.gradcheck(lambda t: distance_correlation(x, t, True), (z.requires_grad_(),))
+
+
+@pytest.mark.parametrize("squared", [False, True])
+def test_nopeek_may_see_images_as_the_network_does(squared):
+    model: Any = tiny()
+    model.mean[:], model.std[:] = torch.tensor([0.5, 0.4, 0.1]), torch.tensor([0.3, 0.2, 0.05])
+    x, z = torch.rand(8, 3, 12, 12, generator=rng(1)), torch.rand(8, 4, 3, 3, generator=rng(2))
+    step = Step(x, torch.zeros(8).long(), z, z, torch.zeros(8, 3), rng(), 0.1, 0.0, model)
+    seen = (x - model.mean[:, None, None]) / model.std[:, None, None]
+    found, pixels = (NoPeek(0.7, squared=squared, normalized=n).loss(step) for n in (True, False))
+    assert found is not None
+    assert pixels is not None
+    expected = 0.7 * distance_correlation(seen.flatten(1), z.flatten(1), squared)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
+    assert abs(float(found - pixels)) > 1e-4
 
 
 def test_distance_correlation_of_a_constant_is_zero_with_a_finite_gradient():

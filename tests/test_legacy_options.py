@@ -91,13 +91,25 @@ ADVERSARIAL = "adversarial:weight={:g},steps=1,share=1,network=res_normN4C64,obj
         ),
         ("--regularization Gaussian --regularization_strength 0", [], []),
         ("--AT_regularization nopeek --AT_regularization_strength 0", [], []),
-        ("--AT_regularization nopeek_ttitcombe --AT_regularization_strength 2", ["nopeek:weight=2"], None),
-        ("--AT_regularization nopeek --dataset cifar100", ["nopeek:weight=0.03"], None),
-        ("--AT_regularization nopeek --AT_regularization_strength 2 --dataset facescrub", ["nopeek:weight=0.2"], None),
+        (
+            "--AT_regularization nopeek_ttitcombe --AT_regularization_strength 2",
+            ["nopeek:weight=2,squared=true"],
+            ["nopeek:weight=2,squared=true,normalized=true"],
+        ),
+        (
+            "--AT_regularization nopeek --dataset cifar100",
+            ["nopeek:weight=0.03"],
+            ["nopeek:weight=0.03,normalized=true"],
+        ),
+        (
+            "--AT_regularization nopeek --AT_regularization_strength 2 --dataset facescrub",
+            ["nopeek:weight=0.2"],
+            ["nopeek:weight=0.2,normalized=true"],
+        ),
         (
             "--AT_regularization gan_adv_step1_nopeek --AT_regularization_strength 0.5 --dataset tinyimagenet",
             [ADVERSARIAL.format(0.5), "nopeek:weight=0.05"],
-            [ADVERSARIAL.format(0.5).replace("steps=1", "steps=3"), "nopeek:weight=0.05"],
+            [ADVERSARIAL.format(0.5).replace("steps=1", "steps=3"), "nopeek:weight=0.05,normalized=true"],
         ),
         (
             "--AT_regularization gan_adv_noise --AT_regularization_strength 0.1",

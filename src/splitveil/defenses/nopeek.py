@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..registry import plugin
-from ._pairs import distances
+from ._pairs import distances, squared_distances
 from .base import Defense, Step
 
 
@@ -25,37 +25,50 @@ class NoPeek(Defense):
     Args:
         weight: λ ≥ 0.
         form: "plain" or "log".
+        squared: of squared distances, as the published ``nopeek_ttitcombe``; that is the root of the RV coefficient.
+        normalized: x as the network sees it, with mean 0 and deviation 1 in each channel, as published; else pixels.
 
     >>> NoPeek(0.5).weight
     0.5
     """
 
-    def __init__(self, weight: float = 0.5, form: Literal["plain", "log"] = "plain"):
+    def __init__(
+        self,
+        weight: float = 0.5,
+        form: Literal["plain", "log"] = "plain",
+        squared: bool = False,
+        normalized: bool = False,
+    ):
         super().__init__()
         if not 0 <= weight < math.inf:
             raise UserError(f"nopeek: weight is {weight}; expected λ of 0 or more, e.g. nopeek:0.5")
         if form not in ("plain", "log"):
             raise UserError(f"nopeek: form is '{form}'; expected plain or log")
         self.weight, self.form = float(weight), form
+        self.squared, self.normalized = squared, normalized
 
     def loss(self, step: Step) -> Tensor | None:
         if self.weight == 0:
             return None
-        value = distance_correlation(step.x.flatten(1), step.z.flatten(1).float())
+        x = step.x
+        if self.normalized:  # the mean is the same for all images: their distances do not see it
+            x = x / step.model.std[:, None, None]
+        value = distance_correlation(x.flatten(1), step.z.flatten(1).float(), self.squared)
         return self.weight * (value.clamp_min(1e-6).log() if self.form == "log" else value)
 
 
-def distance_correlation(x: Tensor, z: Tensor) -> Tensor:
+def distance_correlation(x: Tensor, z: Tensor, squared: bool = False) -> Tensor:
     """dCor of paired rows x (B, p) and z (B, q): in [0, 1], 0 where one side is constant.
 
     With A, B the doubly centred matrices of pairwise distances, dCov² = mean(A∘B) and
-    dCor = (dCov²(x,z) / √(dCov²(x,x) · dCov²(z,z)))^½ (the biased V-statistic).
+    dCor = (dCov²(x,z) / √(dCov²(x,x) · dCov²(z,z)))^½ (the biased V-statistic). ``squared``: of squared distances.
 
     >>> x = torch.arange(6.0)[:, None]
     >>> round(float(distance_correlation(x, 3 - 2 * x)), 5)
     1.0
     """
-    a, b = _centered(distances(x)), _centered(distances(z))
+    between = squared_distances if squared else distances
+    a, b = _centered(between(x)), _centered(between(z))
     variances = (a * a).mean() * (b * b).mean()
     square = (a * b).mean() / variances.clamp_min(torch.finfo(a.dtype).tiny).sqrt()
     # The root has no derivative at 0, where the gradient of a constant feature is 0.

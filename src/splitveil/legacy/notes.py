@@ -15,6 +15,9 @@ UNSEEN = "the published attack does not see {0}, as its switch reads the wrong o
 TOPK = "top-k of the published code ranks the raw values of the whole batch{0}"
 ZEROED = "topkprune names the part that is zeroed; ratio here is the part that is kept"
 SCALE = "dropout of the published code does not rescale what it keeps; here E[z_wire] = z (`--reading code`: not)"
+NORMALIZED = (
+    "the published distance correlation sees normalized images, here pixels (`--reading code` for normalized=true)"
+)
 WEAKER = (
     "the published code weighs distance correlation with 0.1 times its strength on {0}, as here; 1 on CIFAR-10 only"
 )

@@ -270,7 +270,9 @@ def _parts(
         after.append(_adversarial(option, strength, given, reading, notes))
     if "nopeek" in parts:
         weight = nopeek_weight(strength, given["dataset"])
-        after.append(f"nopeek:weight={weight:g}")
+        squared = ",squared=true" if "ttitcombe" in option.text else ""
+        after.append(f"nopeek:weight={weight:g}{squared}" + (",normalized=true" if code else ""))
+        notes += [] if code else [say.NORMALIZED]
         notes += [] if weight == strength else [say.WEAKER.format(given["dataset"])]
     return before, after
 
