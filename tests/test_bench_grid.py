@@ -277,3 +277,24 @@ def test_loading_changes_no_random_state():
     before = torch.get_rng_state()
     load_grid("smoke")
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("known", "stack", "changed"),
+    [
+        ("b10cc9a700d5", ["gaussian:0.025", "dropout:0.2", "cem:16"], "dropout:ratio=0.2,rescale=false"),
+        ("78afa88602d5", ["adversarial:weight=0.3,share=1"], "adversarial:weight=0.3,share=1,padding=zero"),
+        ("35b138ae2205", ["nopeek:0.3"], "nopeek:weight=0.3,squared=true"),
+        ("7e54d0c5fe58", ["adversarial_noise:0.1"], "adversarial_noise:size=0.1,padding=zero"),
+        ("d4315ebdc292", ["gaussian:0.1"], "gaussian:0.2"),
+    ],
+)
+def test_cells_keep_their_id_when_a_defense_gains_a_parameter(known, stack, changed):
+    """Ids as the version before rescale, padding, squared and normalized gave them; other values give others."""
+
+    def cell(defense):
+        return Cell(config.parse({"data": "cifar10", "defense": defense}).resolve(), {}).id
+
+    assert cell(stack) == known
+    name = changed.partition(":")[0]
+    assert cell([changed if spec.partition(":")[0] == name else spec for spec in stack]) != known

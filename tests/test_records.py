@@ -39,6 +39,21 @@ def change(path: Path, **more: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
 
 
+@pytest.mark.parametrize(("spec", "came"), [("dropout:0.2", "rescale"), ("nopeek:0.3", "normalized")])
+def test_a_record_from_before_a_parameter_is_read_like_one_of_today(tmp_path, spec, came):
+    """Or seeds of one grid, some trained before it and some after, would not be averaged."""
+    record = add(tmp_path, cell("gaussian:0.1", spec), 0.6, 0.01)
+    path = tmp_path / "cells" / record["id"] / "record.json"
+    old = json.loads(path.read_text())
+    name = spec.partition(":")[0]
+    del old["config"]["defense"][1][name][came]
+    path.write_text(json.dumps(old))
+    assert records.read(path)["config"] == record["config"]
+    old["config"]["defense"].append({"of_another_package": {"x": 1}})
+    path.write_text(json.dumps(old))
+    assert records.read(path)["config"]["defense"][-1] == {"of_another_package": {"x": 1}}
+
+
 def test_a_record_holds_what_the_run_left(one):
     _, path, record = one
     assert records.read(path) == record

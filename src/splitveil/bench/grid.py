@@ -20,6 +20,14 @@ from ._file import LISTS, MAX_CELLS, SETTINGS, GridFile, Row, read
 PRESETS = Path(__file__).parent / "presets"
 BASELINE_SIGMAS = (0.025, 0.05, 0.1, 0.2, 0.4)
 """Noise that a grid's defenses are compared with, where no other is named."""
+LATER: dict[str, dict[str, Any]] = {
+    "dropout": {"rescale": True},
+    "nopeek": {"squared": False, "normalized": False},
+    "adversarial": {"padding": "valid"},
+    "adversarial_noise": {"padding": "valid"},
+}
+"""Parameters that defenses gained after grids had been trained, at the values with which they are what they were: no
+part of a cell's id, so that what is trained is not trained again."""
 ATTACKS = ("published/decoder",)
 """How cells are attacked where a file names neither attacks nor a suite."""
 
@@ -52,6 +60,7 @@ class Cell:
         True
         """
         values = self.settings.model_dump(mode="json", exclude={"root", "devices"})
+        values["defense"] = [_as_before(spec) for spec in values["defense"]]
         return hashlib.sha256(json.dumps(_canonical(values), sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -274,6 +283,13 @@ def _noise_alone(defense: tuple[config.Spec, ...]) -> float | None:
     """sigma, where nothing but Gaussian noise acts: a CEM of weight 0 only measures."""
     acting = [spec for spec in defense if spec.name != "cem" or spec.parameters["weight"]]
     return acting[0].parameters["sigma"] if [spec.name for spec in acting] == ["gaussian"] else None
+
+
+def _as_before(spec: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """A defense without the parameters that came later, where they change nothing."""
+    ((name, parameters),) = spec.items()
+    later = LATER.get(name, {})
+    return {name: {key: value for key, value in parameters.items() if key not in later or value != later[key]}}
 
 
 def _canonical(value: Any) -> Any:

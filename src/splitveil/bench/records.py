@@ -189,6 +189,9 @@ def read(path: str | Path) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"{path} is damaged (config: {error}); {AGAIN}") from None
     record["config"] |= settings
+    # Cells with and without parameters that came later stand side by side in one grid, and must be found equal.
+    if stack := record["config"].get("defense"):
+        record["config"]["defense"] = [config.renewed(spec, "defenses") for spec in stack]
     return record
 
 
