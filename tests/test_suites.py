@@ -122,6 +122,10 @@ def test_presets_are_attacks(spec):
     spec.make("attacks")
 
 
+def test_the_decoder_of_ressfl_is_the_one_that_its_script_has():
+    assert suites.PRESETS["ressfl/decoder"].parameters["network"] == "custom_released"
+
+
 def test_two_attacks_of_one_name():
     with pytest.raises(UserError, match="two attacks are called decoder; expected settings that differ by a word"):
         suites.labels(suites._specs("decoder:epochs=1", "decoder:epochs=2"))

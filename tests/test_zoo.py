@@ -243,7 +243,43 @@ def test_decoder_parameters_follow_from_its_name():
     assert parameters(plain) == (72 * 16 + 48) + 2 * (144 * 16 + 48) + (144 * 3 + 3)
 
 
-@pytest.mark.parametrize("name", ["res_normN1C8", "conv_normN1C8", "custom"])
+@pytest.mark.parametrize(
+    ("shape", "size", "widths"),
+    [
+        ((8, 8, 8), 32, [(8, 4), (4, 4), (4, 4), (4, 3)]),
+        ((8, 16, 16), 32, [(8, 8), (8, 3)]),
+        ((16, 4, 4), 32, [(16, 8), (8, 8), (8, 4), (4, 4), (4, 4), (4, 3)]),
+        ((8, 32, 32), 32, [(8, 8), (8, 3)]),
+        ((1, 8, 8), 32, [(1, 1), (1, 1), (1, 1), (1, 3)]),
+    ],
+)
+def test_the_published_custom_decoder(shape, size, widths):
+    """Its 3 × 3 convolutions, channels in and out; 699 parameters for the wire of the paper's tables."""
+    decoder = decoders.build("custom_released", feature_shape=shape, image_size=size)
+    assert parameters(decoder) == sum(9 * a * b + b for a, b in widths)
+    if shape == (8, 8, 8):
+        assert parameters(decoder) == 699
+    seen = decoder(torch.rand(2, *shape))
+    assert seen.shape == (2, 3, size, size)
+    assert 0 < float(seen.min()) < float(seen.max()) < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "ours"),
+    [
+        ("res_normN8C64", (8, 12, 12, 48), 711_539),
+        ("res_normN8C64", (8, 16, 16, 64), 711_539),
+        ("res_normN8C64", (8, 16, 16, 32), 674_483),
+        ("conv_normN0C16", (8, 8, 8, 32), 6_339),
+        ("custom", (8, 8, 8, 32), 2_555),
+    ],
+)
+def test_decoders_have_the_parameters_that_the_documentation_compares(name, shape, ours):
+    *wire, size = shape
+    assert parameters(decoders.build(name, feature_shape=tuple(wire), image_size=size)) == ours
+
+
+@pytest.mark.parametrize("name", ["res_normN1C8", "conv_normN1C8", "custom", "custom_released"])
 @pytest.mark.parametrize(
     ("shape", "size"),
     [
@@ -294,7 +330,9 @@ def test_bad_decoder_names_are_refused(name, message):
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["res_normN1C8", "conv_normN1C8", "unet_normN1C8", "dense_normN1C8", "custom"])
+@pytest.mark.parametrize(
+    "name", ["res_normN1C8", "conv_normN1C8", "unet_normN1C8", "dense_normN1C8", "custom", "custom_released"]
+)
 @pytest.mark.parametrize("shape", [(16, 12), (17, 12), (18, 12), (5, 12), (1, 12), (30,), (10,)])
 def test_decoders_take_tokens_and_vectors(name, shape):
     decoder = decoders.build(name, feature_shape=shape, image_size=32)

@@ -69,7 +69,7 @@ PRESETS: dict[str, Spec] = {
     ),
     # Network, epochs and rate are the defaults of ResSFL's attack script (Li et al. 2022); the rest is ours.
     "ressfl/decoder": Spec.model_validate(
-        "decoder:epochs=50,network=custom,lr=0.001,weight_decay=0.0001,batch_size=256"
+        "decoder:epochs=50,network=custom_released,lr=0.001,weight_decay=0.0001,batch_size=256"
     ),
     "he2019/rmle": Spec.model_validate(
         "rmle:steps=5000,tv=null,l2=null,lr=0.01,restarts=1,start=grey,center=zero,draws=4,tuning=16,epochs=50"

@@ -67,7 +67,7 @@ class DecoderAttack(Attack):
     Args:
         epochs: passes over the attacker's images.
         network: decoder network: ``res_normNnCc`` (published), ``conv_normNnCc``, ``unet_normNnCc``,
-            ``dense_normNnCc`` or ``custom``, with n blocks of c channels.
+            ``dense_normNnCc``, with n blocks of c channels, ``custom`` or ``custom_released``.
         lr: Adam's initial rate. weight_decay: Adam's L2 penalty.
 
     >>> DecoderAttack(epochs=2).network

@@ -21,7 +21,8 @@ def build(name: str, *, feature_shape: tuple[int, ...], image_size: int) -> nn.M
     Tokens (T, C) and vectors (m,) are turned into maps by a layer in front (`splitveil.zoo.decoders.entry`).
 
     Args:
-        name: ``res_``, ``conv_``, ``unet_`` or ``dense_normNnCc`` (n blocks of c channels), or ``custom``.
+        name: ``res_``, ``conv_``, ``unet_`` or ``dense_normNnCc`` (n blocks of c channels), ``custom``
+            or ``custom_released``.
         feature_shape: (C, H, W), (T, C) or (m,) of what crosses the wire.
         image_size: S, in pixels.
 

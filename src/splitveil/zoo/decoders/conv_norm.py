@@ -12,7 +12,9 @@ from .base import to_image, upsampling
 def conv_norm(*, feature_shape: tuple[int, int, int], image_size: int, blocks: int, channels: int) -> nn.Module:
     """``conv_normNnCc``: 1 + n convolutions to c channels (batch norm, ReLU), then transposed convolutions.
 
-    Upsampling ×2 until the image's size, a convolution to RGB, sigmoid.
+    Upsampling ×2 until the image's size, a convolution to RGB, sigmoid. The published one of this name also has dropout
+    before the upsampling, batch norm before the sigmoid, and convolutions in place of a first and second doubling that
+    are not needed.
     """
     layers: list[nn.Module] = []
     for inputs in [feature_shape[0]] + [channels] * blocks:

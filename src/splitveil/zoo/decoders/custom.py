@@ -12,7 +12,8 @@ from .base import doublings, to_image
 def custom(*, feature_shape: tuple[int, int, int], image_size: int) -> nn.Module:
     """``custom``: a convolution and a transposed convolution per doubling, halving the channels (at least 8).
 
-    Then a convolution to RGB and a sigmoid. Without batch norm, an image's output ignores its batch.
+    Then a convolution to RGB and a sigmoid. Without batch norm, an image's output ignores its batch. The published
+    network of this name is ``custom_released``.
     """
     channels = feature_shape[0]
     layers: list[nn.Module] = []

@@ -33,7 +33,9 @@ class ResidualBlock(nn.Module):
 def res_norm(*, feature_shape: tuple[int, int, int], image_size: int, blocks: int, channels: int) -> nn.Module:
     """``res_normNnCc``: n residual blocks of c channels, then transposed convolutions; published: N8C64.
 
-    A residual block to c channels, n more, ×2 up to the image's size, a residual block to RGB, sigmoid.
+    A residual block to c channels, n more, ×2 up to the image's size, a residual block to RGB, sigmoid. The published
+    one is the same from two doublings on (8×8 to 32 pixels, 12×12 to 48, 16×16 to 64); below, it has residual blocks in
+    place of those that are not needed.
     """
     layers: list[nn.Module] = [ResidualBlock(feature_shape[0], channels), nn.ReLU()]
     for _ in range(blocks):
