@@ -14,6 +14,7 @@ from splitveil.errors import UserError
 from splitveil.legacy import read_options
 from splitveil.legacy.command import run
 from splitveil.legacy.options import BottleneckOption, read_bottleneck, read_defense, read_flags
+from splitveil.recipe import learning_rate
 
 
 def defenses(line: str, reading: str = "paper") -> list[str]:
@@ -290,3 +291,26 @@ def test_the_command_writes_a_file_once(tmp_path):
     assert config.load(out)["seed"] == 125
     with pytest.raises(UserError, match="exists"):
         run(["--lambd", "0", "--out", str(out)])
+
+
+def test_no_note_says_what_the_published_code_does_not_do():
+    """The lookup takes a low class, not always class 0; trainings of 120 epochs have milestones of their own."""
+    line = "--lambd 16 --regularization Gaussian --regularization_strength 0.025 --num_epochs 100"
+    said = " ".join(read_options(line.split()).notes)
+    assert "most classes use a low class's" in said
+    assert "of all but 120 epochs" in said
+    assert not any("milestones" in key for key in read_options(["--num_epochs=120"], reading="code").settings)
+
+
+@pytest.mark.parametrize(("epochs", "differ"), [(240, [1, 60, 120, 180, 210]), (120, [1, 30, 60, 90, 105])])
+@pytest.mark.parametrize("lr", [0.05, 0.01])
+def test_epochs_whose_rate_differs_from_the_published_one(epochs: int, differ: list[int], lr: float):
+    """docs/legacy.md: the published scheduler is told the number of the epoch that begins, counted from 1."""
+    settings = config.parse(read_options([f"--num_epochs={epochs}", f"--learning_rate={lr}"]).settings).resolve()
+    found = []
+    for epoch in range(1, epochs + 1):
+        theirs = 0.0 if epoch == 1 else lr * 0.2 ** sum(epoch >= m for m in differ[1:])
+        ours = learning_rate(settings, (epoch - 0.5) / epochs)
+        if ours != pytest.approx(theirs, rel=1e-9):
+            found.append(epoch)
+    assert found == differ

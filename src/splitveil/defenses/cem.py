@@ -35,7 +35,7 @@ class CEM(Defense):
     fixed the tangent over all data lies above L_C, and batches give an unbiased estimate of its gradient. The
     strength of λ depends neither on the number of images nor on the batch. The loss is λ · (UNIT/m) · L_C, m the
     dimensions of the wire: while variances are far above 0.01, λ = 16 pulls as the published 16 does on CIFAR-10.
-    ``loss="released"`` is what the published code computes; its gradient falls as 1/(images per class).
+    ``loss="released"`` is the published code's, each class with its own tables; it falls as 1/(images per class).
 
     Args:
         weight: λ ≥ 0; 0 only measures the leakage.

@@ -28,7 +28,8 @@ class Patrol(Defense):
     ``ratio`` of the channels of every group of coupled layers with the least Taylor importance |Σ w·∂L/∂w|
     (Molchanov et al., CVPR 2019), over the latest batches, is cut out of the encoder by torch-pruning; what
     crosses the wire keeps its shape, the optimiser is rebuilt and training goes on. Ding et al., "PATROL",
-    WACV 2024; the published system adds attacker-aware training: ``--defense adversarial --defense patrol``.
+    WACV 2024; the published system adds attacker-aware training: ``--defense adversarial --defense patrol``. The CEM
+    paper's code prunes an epoch earlier, and doubles and prunes a ResNet in another way (docs/defenses.md).
 
     A saved pruned encoder is read back by its tensors' shapes (``restructure_like``): nothing but tensors is
     stored.

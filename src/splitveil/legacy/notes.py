@@ -10,7 +10,7 @@ NO_BOUND = (
     "loss=released is the published code's loss: it is not the bound of Theorem 2 and weakens with more "
     "images per class; write loss=bound for the bound"
 )
-LOOKUP = "the published code looks clusters up by sample number, so every class uses class 0's; here its own"
+LOOKUP = "the published code looks clusters up by sample number, so most classes use a low class's; here each its own"
 UNSEEN = "the published attack does not see {0}, as its switch reads the wrong option; here every attacker does"
 TOPK = "top-k of the published code ranks the raw values of the whole batch{0}"
 ZEROED = "topkprune names the part that is zeroed; ratio here is the part that is kept"
@@ -52,6 +52,6 @@ MOBILE = (
 CHAIN = "stride {0} is a chain of convolutions of stride 2 in the published code{1}"
 KERNEL = "the kernel in {0} is ignored by the published code when the stride is above 1: it is 3 here too"
 MILESTONES = (
-    "the published code lowers the rate at epochs 60, 120, 180, 210 and 260 whatever the length; here at "
+    "the published code lowers the rate at epochs 60, 120, 180, 210 and 260 of all but 120 epochs; here at "
     "1/4, 1/2, 3/4 and 7/8 of {0} epochs (`--reading code` keeps the epochs)"
 )
