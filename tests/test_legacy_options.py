@@ -113,6 +113,11 @@ ADVERSARIAL = "adversarial:weight={:g},steps=1,share=1,network=res_normN4C64,obj
             [ADVERSARIAL.format(0.5).replace("steps=1", "steps=3"), "nopeek:weight=0.05,normalized=true"],
         ),
         (
+            "--AT_regularization gan_adv_step1 --gan_AE_type custom",
+            [ADVERSARIAL.format(0.3).replace("res_normN4C64", "custom_released")],
+            None,
+        ),
+        (
             "--AT_regularization gan_adv_noise --AT_regularization_strength 0.1",
             ["adversarial_noise:size=0.1,network=res_normN4C64,objective=ssim,padding=zero"],
             None,

@@ -81,6 +81,17 @@ def test_nested_loops_become_a_grid_and_nothing_is_executed(tmp_path: Path):
     assert grid.runs[0].attack == "decoder:epochs=50,network=res_normN8C64"
 
 
+@pytest.mark.parametrize(
+    ("name", "network", "said"),
+    [("custom", "custom_released", 0), ("conv_normN0C16", "conv_normN0C16", 1), ("res_normN2C8", "res_normN2C8", 0)],
+)
+def test_the_decoder_of_the_attack_is_the_published_network_or_it_is_said(tmp_path: Path, name, network, said):
+    text = f"python main_MIA.py --dataset cifar10\npython main_test_MIA.py --gan_AE_type {name}\n"
+    (run,) = read_script(script(tmp_path, text)).runs
+    assert run.attack == f"decoder:network={network}"
+    assert sum(f"the published {name} has dropout" in note for note in run.notes) == said
+
+
 def test_the_grid_file_holds_every_training_of_the_script(tmp_path: Path):
     path = script(tmp_path, SCRIPT % "x")
     grid, text = read_script(path), run([str(path)])

@@ -33,6 +33,7 @@ CONV_LCA = (
 NO_LCA = "the published code has an LCA layer behind a bottleneck of vgg11_bn_sgm and resnet20 only, so none of {0}{1}"
 PROXY = "the published decoder trains on features without noise, pre-trained on the test images; here on the wire"
 PRETRAIN = "30 epochs of decoder training in advance are left out (pretrain=N: N epochs of it alone)"
+CONV_NORM = "the published {0} has dropout and a batch norm before its sigmoid; here neither"
 PROXY_NOISE = "adversarial_noise has its size from the strength; steps and threshold do not apply to it"
 STEPS = "{0} says {1} per batch, and the published parser reads {2}{3}"
 GIVEN = "AT_regularization_strength is not given: {0:g}, as in run_exp.sh (the parser's 0 switches it off)"

@@ -13,7 +13,7 @@ import yaml
 from ..errors import UserError
 from .options import NAMES, read_flags
 from .shell import UNKNOWN, Call, calls
-from .translate import Reading, Translation, comments, translate
+from .translate import Reading, Translation, comments, decoder_network, translate
 
 MAX_BYTES = 2**20
 
@@ -67,7 +67,8 @@ def read_script(path: str | Path, *, reading: Reading = "paper") -> Grid:
     for call in found:
         if "test" in call.script:
             if runs and runs[-1].attack is None:
-                runs[-1] = Translation(runs[-1].settings, runs[-1].notes, _attack(call))
+                notes = list(runs[-1].notes)
+                runs[-1] = Translation(runs[-1].settings, notes, _attack(call, notes))
         else:
             runs.append(_training(call, reading))
     if not runs:
@@ -109,7 +110,7 @@ def _flags(call: Call, *, attack: bool) -> dict[str, Any]:
     return read_flags([word.replace(UNKNOWN, "") for word in call.argv], attack=attack)
 
 
-def _attack(call: Call) -> str:
+def _attack(call: Call, notes: list[str]) -> str:
     """The decoder attack that the published attack script runs; its decoder's name is the last one given."""
     try:
         flags = _flags(call, attack=True)
@@ -117,7 +118,7 @@ def _attack(call: Call) -> str:
         raise UserError(f"line {call.line}: {error}") from None
     parts = {
         "epochs": flags.get("attack_epochs"),
-        "network": flags.get("gan_AE_type"),
+        "network": decoder_network(flags["gan_AE_type"], notes) if "gan_AE_type" in flags else None,
         "lr": flags.get("MIA_lr"),
     }
     given = ",".join(f"{key}={value}" for key, value in parts.items() if value is not None)

@@ -308,7 +308,7 @@ def _sparse(given: dict[str, Any], code: bool, notes: list[str]) -> list[str]:
 def _adversarial(
     option: DefenseOption, strength: float, given: dict[str, Any], reading: Reading, notes: list[str]
 ) -> str:
-    loss, network = given["gan_loss_type"], given["gan_AE_type"]
+    loss, network = given["gan_loss_type"], decoder_network(given["gan_AE_type"], notes)
     if loss not in ("SSIM", "MSE"):
         raise _unknown("gan_loss_type", loss, ("SSIM", "MSE"))
     objective = "objective=mse" if loss == "MSE" else "objective=ssim,padding=zero"  # its threshold's scale
@@ -327,6 +327,16 @@ def _adversarial(
         f"adversarial:weight={strength:g},steps={steps},share=1,network={network},"
         f"{objective},threshold={given['ssim_threshold']:g}"
     )
+
+
+def decoder_network(name: str, notes: list[str]) -> str:
+    """Our name of a published decoder; a note where ours is another network.
+
+    >>> decoder_network("custom", []), decoder_network("res_normN4C64", [])
+    ('custom_released', 'res_normN4C64')
+    """
+    notes += [say.CONV_NORM.format(name)] if name.startswith("conv_normN") else []
+    return "custom_released" if name == "custom" else name
 
 
 def _unknown(flag: str, value: str, options: Sequence[str]) -> UserError:
