@@ -89,6 +89,18 @@ def test_all_that_the_translation_knows_is_said(folder: Path, tmp_path: Path, op
     assert imported.summary["imported"]["notes"] == imported.notes
 
 
+@pytest.mark.parametrize("ratio", [0.2, 0.6])
+@pytest.mark.parametrize("reading", ["paper", "code"])
+def test_dropout_keeps_its_scale_and_no_note_says_otherwise(folder: Path, tmp_path: Path, ratio: float, reading: Any):
+    options = [*OPTIONS, f"--AT_regularization=dropout{ratio}"]
+    imported = import_checkpoint(folder, tmp_path / "run", options=options, reading=reading)
+    _, z, sent = wire(folder, tmp_path / "other", options[2:])
+    assert torch.equal(sent[sent != 0], z[sent != 0])
+    assert float((sent == 0).float().mean()) == pytest.approx(ratio, abs=0.03)
+    assert say.SCALE not in imported.notes
+    assert say.UNSEEN.format("dropout") in imported.notes
+
+
 def test_what_the_import_makes_good_is_not_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     for name, words in (("resnet20_cut5", "starts with a 5×5"), ("vgg11_bn", "batch norm"), ("C8S4", "a chain of")):

@@ -23,6 +23,7 @@ REBUILT = (
     say.MOBILE,
     say.CHAIN,
     say.CLIPPED,
+    say.SCALE,
     say.TOPK,
     say.SPARSE,
     say.RELEASED_LCA,
