@@ -82,7 +82,8 @@ def say_skipped(folder: Path, skipped: Counter[str]) -> None:
     if skipped:
         logging.getLogger(__name__).warning(
             "skipped in %s: %s; what Pillow reads here and lies in the folder of a class is used",
-            folder, _counted(skipped),
+            folder,
+            _counted(skipped),
         )
 
 
