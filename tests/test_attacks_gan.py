@@ -71,7 +71,7 @@ def test_the_critic_scores_each_image_alone():
 def test_one_generator_step_for_so_many_of_the_critic(monkeypatch, critic_steps, expected):
     """60 images, 54 to learn from: two batches of 27 in each of three epochs."""
     counts = {"critic": 0, "generator": 0}
-    real = module._update
+    real = module.update
 
     def spy(optimizer, loss):
         is_critic = optimizer.param_groups[0]["params"][0].shape[0] == 1  # on 4×4 pixels the critic is one dense layer
@@ -79,7 +79,7 @@ def test_one_generator_step_for_so_many_of_the_critic(monkeypatch, critic_steps,
         assert optimizer.defaults["betas"] == (0.5, 0.999)
         real(optimizer, loss)
 
-    monkeypatch.setattr(module, "_update", spy)
+    monkeypatch.setattr(module, "update", spy)
     GanAttack(3, critic_steps=critic_steps, **{**SMALL, "batch_size": 27}).fit(victim(), toy.images(60, 1), rng())
     assert counts == {"critic": 6, "generator": expected}
 
@@ -179,7 +179,7 @@ def spied(monkeypatch, attack: GanAttack, count: int = 60) -> list[tuple[str, fl
     """Who was updated, at which rate, and the generator's mode in the pass before it."""
     seen: list[tuple[str, float, bool]] = []
     modes: list[bool] = []
-    real, forward = module._update, nn.Module.__call__
+    real, forward = module.update, nn.Module.__call__
 
     def spy(optimizer, loss):
         who = "critic" if optimizer.param_groups[0]["params"][0] is next(attack.critic.parameters()) else "generator"
@@ -191,7 +191,7 @@ def spied(monkeypatch, attack: GanAttack, count: int = 60) -> list[tuple[str, fl
             modes.append(self.training)
         return forward(self, *args, **options)
 
-    monkeypatch.setattr(module, "_update", spy)
+    monkeypatch.setattr(module, "update", spy)
     monkeypatch.setattr(nn.Module, "__call__", call)
     attack.fit(victim(), toy.images(count, 1), rng())
     return seen

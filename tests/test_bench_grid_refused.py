@@ -153,6 +153,11 @@ def test_bad_sections(load, sections, expected):
         ({"bottleneck": 99}, {}, "bottleneck channels 99 does not fit the feature"),
         ({"protocol": "train_tim"}, {}, "unknown protocol 'train_tim'; did you mean 'train_time'?"),
         ({"train_size": 2000}, {}, "train_size is 2000; digits has 1437 train images"),
+        (
+            {"arch": "timm:vit_tiny_patch16_224@blocks.0", "cut": None},
+            {"attacks": ["linear", "shadow"]},
+            "shadow: the wire is (5, 192); expected a feature map",
+        ),
         ({"data": None}, {}, "data is missing; give data: in the file or --data"),
         ({"epochs": 0, "lr": 0, "defense": [3]}, {}, "defense.0 is 3; expected"),
     ],

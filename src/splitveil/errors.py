@@ -14,6 +14,10 @@ class AccessError(UserError):
     """An attack asked for something that its protocol does not grant."""
 
 
+class WireError(UserError):
+    """An attack cannot take what crosses the wire, or images of this size."""
+
+
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """Hint with the nearest valid name, or an empty string.
 

@@ -8,7 +8,7 @@ import io
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -210,8 +210,42 @@ def set_up(run: Run, spec: config.Spec, images: ImageSet, terms: Terms) -> Stage
     model = run.model(images).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     victim = Victim(model, given.grants, terms.observed)
     victim.require(*attack.needs)
+    attack.check(wire_shape(model, given.attacker_test), images.size)
     rng = stream(device, run.settings.seed, ATTACK, terms.seed)
     return Stage(run.path, spec, terms, attack, given, model, victim, rng)
+
+
+def check(run: Run, specs: Collection[config.Spec], images: ImageSet, terms: Terms) -> None:
+    """Find out whether these attacks can be made on ``run``, before the work on the first begins.
+
+    Raises:
+        UserError: sizes beyond what there is.
+        AccessError, WireError: access that the protocol does not grant; a wire that an attack cannot take.
+    """
+    given = parts(run.settings, images, terms.protocol_name, terms.attacker_size, terms.attacked)
+    model = run.model(images)
+    victim = Victim(model, given.grants, terms.observed)
+    for spec in specs:
+        victim.require(*spec.make("attacks").needs)
+    check_wire(model, specs, images)
+
+
+def check_wire(model: SplitModel, specs: Iterable[config.Spec], images: ImageSet) -> None:
+    """Find out whether these attacks can take the wire of ``model``, which need not be trained yet.
+
+    Raises:
+        WireError: one cannot.
+    """
+    wire = wire_shape(model, images.test)
+    for spec in specs:
+        spec.make("attacks").check(wire, images.size)
+
+
+@torch.no_grad()
+def wire_shape(model: SplitModel, images: Split) -> tuple[int, ...]:
+    """Shape of what crosses the wire for one of ``images``, without the batch."""
+    two = to_float(images.images[:2].to(model.mean.device))
+    return tuple(model.eval().encode(two, torch.Generator(two.device).manual_seed(0)).shape[1:])
 
 
 def rehearse(run: Run, spec: config.Spec, images: ImageSet, **terms: Any) -> dict[str, Any]:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from . import evaluation, metrics, reading, reliability
+from .attacks.base import Attack
 from .config import Spec, renewed
 from .data import Access, ImageSet, Protocol
-from .errors import UserError, unknown
+from .errors import UserError, WireError, unknown
 from .files import write_json
 from .registry import Registry
 from .runs import Run, environment
@@ -132,7 +133,8 @@ def run_suite(
     """Run every attack of the suite and leave ``RUN/attacks/NAME/`` for each and ``RUN/attacks/suite-SUITE.json``.
 
     Attacks that have already been run with these settings are read back, so that a stopped suite goes on, in the middle
-    of an attack too. An attack whose access the protocol does not grant is left out and named under ``skipped``.
+    of an attack too. An attack whose access the protocol does not grant, or that cannot take the wire, is left out
+    before work begins and named under ``skipped``.
 
     Args:
         progress: from an attack's name to the callback that shows its progress.
@@ -149,7 +151,7 @@ def run_suite(
     parts = evaluation.parts(run.settings, images, agreed.protocol_name, agreed.attacker_size, agreed.attacked)
     summaries: dict[str, dict[str, Any]] = {}
     values: Values = {}
-    able, skipped = granted(name, parts)
+    able, skipped = possible(name, run, images, parts)
     for label, spec in able.items():
         done = finished(run, label, spec, parts, agreed, extra or {})
         if done is None:
@@ -157,8 +159,6 @@ def run_suite(
             outcome = evaluation.run_and_save(run, label, spec, images, progress=shown, extra=extra, **terms)
             done = outcome.summary, outcome.values
         summaries[label], values[label] = done
-    if not values:
-        raise UserError(f"protocol {parts.name} grants no attack of {name} its access; choose another protocol")
     about = {"suite": name, "protocol": parts.name, "seed": agreed.seed, "observed": agreed.observed}
     summary = {**about, **_combined(summaries, values)}
     summary["flags"] += reliability.near_duplicates(parts.attacker_train, parts.attacker_test)
@@ -178,13 +178,28 @@ def named(name: str) -> dict[str, Spec]:
     return labels(SUITES[name])
 
 
-def granted(name: str, parts: Protocol) -> tuple[dict[str, Spec], dict[str, str]]:
-    """The suite's attacks whose access the protocol grants, and the others with the reason."""
+def possible(name: str, run: Run, images: ImageSet, parts: Protocol) -> tuple[dict[str, Spec], dict[str, str]]:
+    """The suite's attacks that can be made, and the others with the reason: access that is not granted, or the wire.
+
+    Raises:
+        UserError: unknown suite; none of its attacks can be made.
+    """
+    wire = evaluation.wire_shape(run.model(images), parts.attacker_test)
     able, skipped = named(name), {}
     for label, spec in named(name).items():
-        if missing := Registry("attacks").get(spec.name).needs - parts.grants:
+        attack: Attack = spec.make("attacks")
+        if missing := attack.needs - parts.grants:
             skipped[label] = f"the protocol does not grant {', '.join(sorted(a.value for a in missing))}"
+        else:
+            try:
+                attack.check(wire, images.size)
+            except WireError as error:
+                skipped[label] = str(error)
+        if label in skipped:
             del able[label]
+    if not able:
+        reasons = "; ".join(f"{label}: {reason}" for label, reason in skipped.items())
+        raise UserError(f"no attack of {name} can be made under protocol {parts.name}: {reasons}")
     return able, skipped
 
 

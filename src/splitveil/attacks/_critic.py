@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, WireError
 
 Kind = Literal["plain", "published"]
 SMALLEST = 25
@@ -43,7 +43,7 @@ def check(size: int, kind: str) -> None:
     if kind not in ("plain", "published"):
         raise UserError(f"gan: critic is '{kind}'; expected plain or published")
     if kind == "published" and size < SMALLEST:
-        raise UserError(
+        raise WireError(
             f"gan: the published critic got images of {size} pixels; expected {SMALLEST} or more, or critic=plain"
         )
 
@@ -62,3 +62,10 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, rng: torch.G
     between = (part * real + (1 - part) * fake).requires_grad_()
     (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
     return (slope.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Take a step down the loss."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()

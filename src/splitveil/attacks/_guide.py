@@ -13,9 +13,9 @@ from ..data import Split, to_float
 from ..work import Work
 from ._ddpm import Ddpm
 from ._denoiser import Denoiser
+from ._held_out import hold_out_images
 from ._white_box import Mode, WhiteBox
 from .base import Attack, Victim
-from .decoder import hold_out_images
 
 Search = Callable[[Tensor, Tensor, Mode], Tensor]
 """(wires (B, ...), a setting for each (B,), backward pass) -> images (B, 3, S, S) in [0, 1]."""

@@ -144,6 +144,18 @@ class Attack(ABC):
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
         """Images (B, 3, S, S) in [0, 1] from z_wire (B, ...); ``y`` only where labels are granted."""
 
+    def check(self, wire: tuple[int, ...], size: int) -> None:
+        """Refuse, before any work, wires of this shape (without the batch) or images of ``size`` pixels a side.
+
+        By default whatever the attacks refuse that this one holds, as its start or its decoder.
+
+        Raises:
+            WireError: the attack cannot take them.
+        """
+        for part in vars(self).values():
+            if isinstance(part, Attack):
+                part.check(wire, size)
+
     def curve(self) -> list[float]:
         """Error on the attacker's held-out images after each epoch or round; empty where there are none."""
         return []

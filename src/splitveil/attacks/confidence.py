@@ -11,8 +11,9 @@ from ..data import Access, Split
 from ..ranges import Count, Rate, Weight
 from ..registry import plugin
 from ..work import Work
+from ._held_out import hold_out
 from .base import BATCH, Attack, Observations, Victim
-from .decoder import DecoderAttack, hold_out
+from .decoder import DecoderAttack
 
 
 @plugin("confidence")
@@ -42,6 +43,9 @@ class ConfidenceAttack(Attack):
     ):
         self.network = network
         self._decoder = DecoderAttack(epochs, network, lr, weight_decay, batch_size)
+
+    def check(self, wire: tuple[int, ...], size: int) -> None:
+        """Any wire will do: the decoder sees the logits."""
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)

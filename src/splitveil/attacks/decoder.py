@@ -17,10 +17,8 @@ from ..ranges import Count, Rate, Weight
 from ..registry import plugin
 from ..work import State, Work, copy_weights
 from ..zoo import decoders
-from .base import BATCH, Attack, Observations, Victim
-
-HELD_OUT = 0.1
-"""Part of the attacker's images that chooses the epoch."""
+from ._held_out import hold_out
+from .base import BATCH, Attack, Victim
 
 
 class Pairs(Protocol):
@@ -35,25 +33,6 @@ class Pairs(Protocol):
     def images(self, index: Tensor) -> Tensor:
         """What it should answer, (B, 3, S, S) in [0, 1]."""
         ...
-
-
-def hold_out_images(images: Split, rng: torch.Generator, name: str) -> tuple[Split, Split]:
-    """The attacker's images as a tenth that judges and the rest to learn from.
-
-    Raises:
-        UserError: fewer than three images.
-    """
-    order = torch.randperm(len(images), generator=rng, device=rng.device).to(images.images.device)
-    held = max(1, round(HELD_OUT * len(images)))
-    if len(images) - held < 2:
-        raise UserError(f"{name}: the attacker has {len(images)} images; expected at least 3")
-    return images.subset(order[:held]), images.subset(order[held:])
-
-
-def hold_out(victim: Victim, images: Split, rng: torch.Generator, name: str) -> tuple[Observations, Observations]:
-    """The same, as what the wire carries for them."""
-    judge, train = hold_out_images(images, rng, name)
-    return victim.observe(judge), victim.observe(train)
 
 
 @plugin("decoder")
@@ -87,6 +66,10 @@ class DecoderAttack(Attack):
         self.epochs, self.network, self.batch_size = epochs, network, batch_size
         self.lr, self.weight_decay = lr, weight_decay
         self._curve: list[float] = []
+
+    def check(self, wire: tuple[int, ...], size: int) -> None:
+        with torch.device("meta"):  # built without memory
+            decoders.build(self.network, feature_shape=wire, image_size=size)
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)

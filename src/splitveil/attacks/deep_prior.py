@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ..data import Access, Split, to_float
-from ..errors import UserError
+from ..errors import UserError, WireError
 from ..randomness import seed_layers
 from ..registry import plugin
 from ..work import Work
@@ -49,11 +49,14 @@ class DeepPriorAttack(Attack):
             raise UserError(f"deep_prior: {tv=}, {lr=}; expected a weight of 0 or more and a positive rate")
         self.steps, self.tv, self.lr, self.width, self.draws, self.tuning = steps, tv, lr, width, draws, tuning
 
+    def check(self, wire: tuple[int, ...], size: int) -> None:
+        if size < 5:  # two halvings must leave more than a pixel to normalise over
+            raise WireError(f"deep_prior: the images have {size} pixels a side; expected at least 5")
+
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)
         self._work, self._curve, self._size = work or Work(), [], images.images.shape[-1]
-        if self._size < 5:  # two halvings must leave more than a pixel to normalise over
-            raise UserError(f"deep_prior: the images have {self._size} pixels a side; expected at least 5")
+        self.check((), self._size)
         self.box = WhiteBox(victim, images, self.draws, rng)
         self._seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
         x = to_float(images.images[: self.tuning].to(victim.device))

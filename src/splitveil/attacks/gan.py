@@ -15,9 +15,10 @@ from ..randomness import seed_layers
 from ..ranges import Count, Rate, Weight
 from ..registry import plugin
 from ..work import State, Work, copy_weights
-from ._critic import SMALLEST, Kind, check, critic, gradient_penalty
+from ._critic import SMALLEST, Kind, check, critic, gradient_penalty, update
+from ._held_out import hold_out
 from .base import BATCH, Attack, Observations, Victim
-from .decoder import DecoderAttack, hold_out
+from .decoder import DecoderAttack
 
 BETAS = (0.5, 0.999)
 
@@ -76,6 +77,10 @@ class GanAttack(Attack):
         warm = {"weight_decay": weight_decay, "batch_size": warm_batch_size or batch_size}
         self.warm = DecoderAttack(self.warm_epochs, network, **warm)
 
+    def check(self, wire: tuple[int, ...], size: int) -> None:
+        super().check(wire, size)
+        check(size, self.kind)
+
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)
         judge, train = hold_out(victim, images, rng, "gan")
@@ -131,20 +136,14 @@ class GanAttack(Attack):
         with torch.no_grad():
             fake = self.warm.decoder(wire)
         loss = self.critic(fake).mean() - self.critic(real).mean()
-        _update(optimizers[1], loss + self.penalty * gradient_penalty(self.critic, real, fake, rng))
+        update(optimizers[1], loss + self.penalty * gradient_penalty(self.critic, real, fake, rng))
         if refine:
             fake = self.warm.decoder.train()(wire)
             self.warm.decoder.train(not self.evaluation)
-            _update(optimizers[0], self.mse_weight * mse_loss(fake, real) - self.critic(fake).mean())
+            update(optimizers[0], self.mse_weight * mse_loss(fake, real) - self.critic(fake).mean())
 
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
         return self.warm.reconstruct(wire)
 
     def curve(self) -> list[float]:
         return list(self._curve)
-
-
-def _update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()

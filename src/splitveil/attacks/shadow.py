@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ..data import Split, to_float
-from ..errors import UserError
+from ..errors import UserError, WireError
 from ..randomness import seed_layers
 from ..ranges import Count, Rate
 from ..registry import plugin
 from ..work import Work
+from ._held_out import hold_out_images
+from ._substitute import Substitute, Substituted
 from .base import BATCH, Attack, Victim
-from .decoder import DecoderAttack, hold_out_images
+from .decoder import DecoderAttack
 
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Kernel widths, in units of the median squared distance."""
@@ -55,6 +57,11 @@ class ShadowAttack(Attack):
         self.steps, self.lr, self.alignment, self.batch_size = steps, lr, alignment, batch_size
         self._decoder = DecoderAttack(epochs, network, batch_size=batch_size)
 
+    def check(self, wire: tuple[int, ...], size: int) -> None:
+        if len(wire) != 3:
+            raise WireError(f"shadow: the wire is {wire}; expected a feature map (C, H, W)")
+        super().check(wire, size)
+
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         self._images, self._rng, self._work = images.to(victim.device), rng, work or Work()
         self.encoder: Substitute | None = None
@@ -70,9 +77,8 @@ class ShadowAttack(Attack):
         return self._decoder.reconstruct(wire)
 
     def _align(self, wire: Tensor) -> Substitute:
-        if wire.dim() != 4:
-            raise UserError(f"shadow: the wire is {tuple(wire.shape)}; expected a feature map (B, C, H, W)")
         size = self._images.images.shape[-1]
+        self.check(tuple(wire.shape[1:]), size)
         with torch.random.fork_rng():  # layers draw their weights from torch's global generator
             seed_layers(self._rng)
             encoder = Substitute(tuple(wire.shape[1:])).to(wire.device)
@@ -95,40 +101,6 @@ class ShadowAttack(Attack):
 
     def curve(self) -> list[float]:
         return []  # the decoder's error on the substitute says nothing about the victim
-
-
-class Substitute(nn.Module):
-    """A small convolutional encoder to the shape (C, H, W) of the wire, with its scale free: the attacker's guess."""
-
-    def __init__(self, shape: tuple[int, ...], width: int = 64):
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
-            nn.AdaptiveAvgPool2d(shape[1:]), nn.Conv2d(width, shape[0], 3, padding=1),
-        )  # fmt: skip
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x)
-
-
-class Substituted:
-    """The attacker's images with the substitute's features."""
-
-    def __init__(self, encoder: nn.Module, split: Split):
-        self._encoder, self._split = encoder, split
-
-    def __len__(self) -> int:
-        return len(self._split)
-
-    @torch.no_grad()
-    def wire(self, index: Tensor, rng: torch.Generator) -> Tensor:
-        """The substitute's features (B, C, H, W)."""
-        return self._encoder(self.images(index))
-
-    def images(self, index: Tensor) -> Tensor:
-        """Pixels in [0, 1]."""
-        return to_float(self._split.images[index])
 
 
 def mk_mmd(a: Tensor, b: Tensor) -> Tensor:

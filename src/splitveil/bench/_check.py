@@ -39,7 +39,7 @@ def trainable(cells: Iterable[Cell]) -> None:
                 shapes.Parts.of(cell, size)
     for cell in list(networks.values())[:NETWORKS]:
         with named(cell.axes):
-            shapes.check_network(cell.settings)
+            shapes.check_network(cell)
 
 
 def images(cells: Iterable[Cell]) -> None:

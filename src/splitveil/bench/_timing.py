@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from .. import config, recipe
 from ..attacks import gan
+from ..attacks._held_out import HELD_OUT
 from ..attacks.base import CACHE_BYTES, Observations, Victim
-from ..attacks.decoder import HELD_OUT, DecoderAttack
+from ..attacks.decoder import DecoderAttack
 from ..defenses.base import Features
 from ..features import capacity
 from ..training import Trainer, correct

@@ -105,6 +105,7 @@ def run_cell(
 
     from .. import evaluation, runs, suites
     from ..training import fit
+    from . import shapes
 
     started, check = time.time(), check or (lambda: None)
     folder = Places(out).run(cell.id)
@@ -113,7 +114,8 @@ def run_cell(
     settings = _as_begun(cell.settings, folder)
     images = images or runs.load_images(cell.settings)
     terms = evaluation.Terms(settings.protocol, cell.attacker_size, cell.attacked)
-    # Before the training: it may take days, and an attacker that wants more images than there are none.
+    # Before the training, which may take days: attackers that want more images than there are, or another wire.
+    shapes.check_network(cell, images)
     parts = evaluation.parts(settings, images, terms.protocol_name, terms.attacker_size, terms.attacked)
     _same_images(cell, Places(out), images)
     fit(settings, images, folder, resume=True, progress=lambda *_: check())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .. import config, metrics, runs
+from .. import config, evaluation, metrics, runs
 from ..data import ImageSet, Split
 from ..data.protocol import PROTOCOLS, VALIDATION_LIMIT, VALIDATION_SHARE
 from ..defenses.base import Stack, name_of
@@ -154,21 +154,26 @@ def check(settings: config.TrainConfig) -> None:
             raise UserError(f"{part}_size is {wanted}; {settings.data} has {getattr(full, part)} {part} images")
 
 
-def check_network(settings: config.TrainConfig) -> None:
+def check_network(cell: Cell, images: ImageSet | None = None) -> None:
     """Build the network with its defenses, where the size of the images is known; else only look for its name.
 
+    Args:
+        images: the cell's, where the caller has them.
+
     Raises:
-        UserError: an unknown name, a cut or bottleneck that does not fit the images, defenses that do not fit both.
+        UserError: an unknown name, a cut or bottleneck that does not fit the images, defenses that do not fit both,
+            attacks that cannot take the wire.
     """
-    size = published(settings)
-    if size is None:
+    settings, size = cell.settings, published(cell.settings)
+    images = images or (stand_in(size, 2, 2) if size else None)
+    if images is None:
         family, colon, _ = settings.arch.partition(":")
         names = Registry("zoo").names()
         if (f"{family}:NAME@LAYER" if colon else settings.arch) not in names:
             raise unknown("model", settings.arch, names)
         return
     with torch.random.fork_rng():  # layers draw their weights from torch's global generator
-        runs.build_model(settings, stand_in(size, 2, 2))
+        evaluation.check_wire(runs.build_model(settings, images), cell.attacks.values(), images)
 
 
 def acting(settings: config.TrainConfig) -> int:

@@ -96,7 +96,7 @@ def attack(
     root
         Folder of the images, where they have moved since the training.
     """
-    from .. import pins, runs, suites
+    from .. import evaluation, pins, runs, suites
     from ..work import Budget
 
     if bool(attack) == bool(suite):
@@ -110,6 +110,8 @@ def attack(
     pins.check(opened.summary, images, run)  # before a judge is trained on them
     agreed = {f.name: getattr(terms or Terms(), f.name) for f in fields(Terms)}
     agreed["protocol_name"] = agreed.pop("protocol") or opened.settings.protocol
+    if named:
+        evaluation.check(opened, named.values(), images, evaluation.Terms(**agreed))
     if dry_run:
         _dry_run(opened, images, suite, named, agreed)
         return
@@ -129,7 +131,7 @@ def _dry_run(run: Any, images: Any, suite: str | None, named: dict[str, config.S
     left_out: dict[str, str] = {}
     if suite:
         given = parts(run.settings, images, terms["protocol_name"], terms["attacker_size"], terms["attacked"])
-        named, left_out = suites.granted(suite, given)
+        named, left_out = suites.possible(suite, run, images, given)
     out_console.print(_rehearsals({name: rehearse(run, spec, images, **terms) for name, spec in named.items()}))
     _say_skipped(left_out)
 

@@ -6,7 +6,7 @@ import re
 
 from torch import nn
 
-from ...errors import UserError, unknown
+from ...errors import UserError, WireError, unknown
 from ...registry import Registry
 from .entry import to_maps
 
@@ -27,7 +27,8 @@ def build(name: str, *, feature_shape: tuple[int, ...], image_size: int) -> nn.M
         image_size: S, in pixels.
 
     Raises:
-        UserError: an unknown name (with the nearest), or a shape that is none of these.
+        UserError: an unknown name (with the nearest).
+        WireError: a shape that is none of these.
 
     Example:
         >>> decoder = build("res_normN8C64", feature_shape=(8, 8, 8), image_size=32)
@@ -36,7 +37,7 @@ def build(name: str, *, feature_shape: tuple[int, ...], image_size: int) -> nn.M
     """
     shape = tuple(feature_shape)
     if len(shape) not in (1, 2, 3) or min(shape) < 1 or image_size < 1:
-        raise UserError(
+        raise WireError(
             f"decoder {name} cannot turn features {shape} into images of {image_size} pixels; "
             "expected (channels, height, width), (tokens, channels) or (numbers,)"
         )

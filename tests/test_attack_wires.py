@@ -1,0 +1,162 @@
+"""Attacks that cannot take a wire: refused, or left out of a suite, before any work begins."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from splitveil import config, evaluation, runs, suites, training
+from splitveil.attacks.base import Attack
+from splitveil.bench.cell import Places, run_cell
+from splitveil.bench.grid import Cell
+from splitveil.cli import main
+from splitveil.data import load
+from splitveil.errors import UserError, WireError
+from splitveil.registry import Registry
+from splitveil.zoo import Parts
+
+SIZES: dict[str, Any] = {"train_size": 60, "test_size": 40}
+IMAGES = load("digits", **SIZES)
+SHAPES = {"tokens": (64, 6), "vector": (384,), "maps": (6, 8, 8), "film": (6, 2, 4, 8)}
+
+
+class Shaped(nn.Module):
+    """A convolution whose output is laid out as another shape."""
+
+    def __init__(self, shape: tuple[int, ...]):
+        super().__init__()
+        self.conv, self.shape = nn.Conv2d(3, 6, 4, stride=4), shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).reshape(len(x), *self.shape)
+
+
+def trained(shape: str, folder, monkeypatch) -> runs.Run:
+    def build(*_: Any, classes: int, **__: Any) -> Parts:
+        return Parts(Shaped(SHAPES[shape]), nn.Sequential(nn.Flatten(), nn.Linear(384, classes)))
+
+    monkeypatch.setattr(runs.zoo, "build", build)
+    values = {"data": "digits", **SIZES, "epochs": 1, "precision": "32-true", "protocol": "train_time"}
+    training.fit(config.parse(values), IMAGES, folder)
+    return runs.Run.open(folder)
+
+
+@pytest.fixture
+def idle(monkeypatch):
+    """No attack may begin."""
+    for name in Registry("attacks").names():
+        monkeypatch.setattr(Registry("attacks").get(name), "fit", lambda *_: pytest.fail("an attack began"))
+
+
+REFUSED = {
+    "shadow": ("tokens", r"shadow: the wire is \(64, 6\); expected a feature map"),
+    "shadow:steps=3": ("vector", r"shadow: the wire is \(384,\); expected a feature map"),
+    "decoder": ("film", r"decoder res_normN8C64 cannot turn features \(6, 2, 4, 8\)"),
+    "gan": ("film", r"decoder res_normN8C64 cannot turn features"),
+    "rmle:start=decoder": ("film", r"decoder res_normN8C64 cannot turn features"),
+    "diffusion:start=decoder": ("film", r"decoder res_normN8C64 cannot turn features"),
+    "map:start=decoder": ("film", r"decoder res_normN8C64 cannot turn features"),
+    "decoder:network=res_normN8C9999": ("maps", "out of range"),
+}
+
+
+@pytest.mark.parametrize("attack", REFUSED)
+@pytest.mark.usefixtures("idle")
+def test_an_attack_that_cannot_take_the_wire_is_refused_before_work(attack, tmp_path, monkeypatch, capsys):
+    shape, expected = REFUSED[attack]
+    run = trained(shape, tmp_path / "run", monkeypatch)
+    spec = config.Spec.model_validate(attack)
+    with pytest.raises(UserError, match=expected):
+        evaluation.evaluate(run, spec, IMAGES, protocol_name="train_time")
+    # Of several attacks, none begins where one cannot be made.
+    for more in ([], ["--dry-run"]):
+        with pytest.raises(SystemExit) as stop:
+            main(["attack", str(run.path), "--attack", "linear", "--attack", attack, *more])
+        assert stop.value.code == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert not (run.path / "attacks").exists()
+
+
+@pytest.mark.parametrize(("shape", "left_out"), [("tokens", ["shadow"]), ("maps", []), ("film", ["shadow", "decoder"])])
+def test_a_suite_leaves_out_what_cannot_take_the_wire(shape, left_out, tmp_path, monkeypatch, capsys):
+    texts = ["shadow:steps=1,epochs=1,network=custom", "linear:looks=1", "decoder:epochs=1,network=custom"]
+    monkeypatch.setitem(suites.SUITES, "tiny-v1", suites._specs(*texts))
+    run = trained(shape, tmp_path / "run", monkeypatch)
+    main(["attack", str(run.path), "--suite", "tiny-v1", "--attacked", "4", "--dry-run"])
+    rehearsed = capsys.readouterr().out
+    main(["attack", str(run.path), "--suite", "tiny-v1", "--attacked", "4"])
+    shown = capsys.readouterr().out
+    summary = json.loads((run.path / "attacks" / "suite-tiny-v1.json").read_text())
+    assert list(summary["skipped"]) == left_out
+    assert set(summary["attacks"]) == {"shadow", "linear", "decoder"} - set(left_out)
+    for label in left_out:
+        assert summary["skipped"][label].startswith(f"{label}")
+        assert f"left out: {label}: {label}" in rehearsed
+        assert f"left out: {label}: {label}" in shown
+
+
+@pytest.mark.usefixtures("idle")
+def test_a_suite_of_which_nothing_is_left(tmp_path, monkeypatch):
+    monkeypatch.setitem(suites.SUITES, "tiny-v1", suites._specs("shadow:steps=1", "decoder:epochs=1"))
+    run = trained("film", tmp_path / "run", monkeypatch)
+    with pytest.raises(UserError, match=r"no attack of tiny-v1 can be made under protocol train_time: shadow: .*dec"):
+        suites.run_suite(run, "tiny-v1", IMAGES, protocol_name="train_time")
+
+
+def test_frozen_suites_take_maps_tokens_and_vectors():
+    for name in suites.SUITES:
+        for spec in suites.named(name).values():
+            for wire in [(8, 8, 8), (5, 192), (197, 768), (10,), (3, 1, 1)]:
+                spec.make("attacks").check(wire, 32)
+
+
+def test_small_images_are_no_wire_of_the_published_critic():
+    with pytest.raises(WireError, match="published critic got images of 16 pixels"):
+        suites.PRESETS["published/gan"].make("attacks").check((8, 4, 4), 16)
+    with pytest.raises(WireError, match="deep_prior: the images have 4 pixels"):
+        config.Spec.model_validate("deep_prior").make("attacks").check((8, 4, 4), 4)
+
+
+def test_a_shape_that_the_defense_changes_is_what_counts(tmp_path, monkeypatch):
+    class Flat(nn.Module):
+        def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
+            return z.flatten(1)
+
+    run = trained("maps", tmp_path / "run", monkeypatch)
+    model = run.model(IMAGES)
+    assert evaluation.wire_shape(model, IMAGES.test) == (6, 8, 8)
+    model.defense = Flat()
+    assert evaluation.wire_shape(model, IMAGES.test) == (384,)
+
+
+@pytest.mark.usefixtures("idle")
+def test_a_cell_is_refused_before_its_training(tmp_path, monkeypatch):
+    def build(*_: Any, classes: int, **__: Any) -> Parts:
+        return Parts(Shaped(SHAPES["tokens"]), nn.Sequential(nn.Flatten(), nn.Linear(384, classes)))
+
+    monkeypatch.setattr(runs.zoo, "build", build)
+    about = config.parse({"data": "digits", **SIZES, "epochs": 1}).resolve()
+    shadow: dict[str, config.Spec] = {"shadow": config.Spec.model_validate("shadow").resolve("attacks")}
+    one = Cell(about, shadow)
+    with pytest.raises(WireError, match="shadow: the wire is"):
+        run_cell(one, tmp_path)
+    assert not Places(tmp_path).run(one.id).exists()
+
+
+def test_an_attack_asks_those_that_it_holds():
+    class Outer(Attack):
+        def __init__(self) -> None:
+            self.first = config.Spec.model_validate("shadow").make("attacks")
+
+        def fit(self, *_: Any) -> None: ...
+
+        def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
+            return wire
+
+    Outer().check((8, 4, 4), 32)
+    with pytest.raises(WireError, match="shadow"):
+        Outer().check((8, 4), 32)
