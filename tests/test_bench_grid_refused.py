@@ -123,7 +123,7 @@ def test_bad_sections(load, sections, expected):
         (
             {"defense": ["patrol:{x}"]},
             {"grid": {"x": [1, 3]}},
-            "cell x=3: patrol acts after 3 epochs, but the training has 3",
+            "cell x=3: patrol acts from epoch 4 on, but the training has 3",
         ),
         (
             {"defense": ["cem:{x}", "{y}"]},

@@ -36,6 +36,8 @@ class Stage:
     def init(self, **options: Any) -> None:
         if options["address"] == "nowhere:1":
             raise ConnectionError("Could not connect.\nA page of advice")
+        if options["address"] == "far":
+            raise OSError("validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes: /t/x")
         self.up, self.said = True, options
 
     def shutdown(self) -> None:
@@ -140,6 +142,8 @@ def test_what_cannot_be_is_one_line(stage, monkeypatch):
         UserError, match=r"^no Ray cluster at nowhere:1: Could not connect\.; begin one with `ray start"
     ):
         executor(address="nowhere:1")
+    with pytest.raises(UserError, match=r"^Ray cannot begin a cluster .*validate_socket_filename failed; .*RAY_TMP"):
+        executor(address="far")
     with pytest.raises(UserError, match=r"^a cell takes 4 cores and 1 GPUs, but the Ray cluster has 2 and 1; lower"):
         executor(threads=4)
     assert not ray.up

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +26,7 @@ NOISE = ["--cut", "4", "--bottleneck", "2", "--defense", "gaussian:0.1"]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "a"
-    main(["train", *TINY, *NOISE, "--defense", "cem:16", "--out", str(out)])
+    main(["train", *TINY[:-1], "2", *NOISE, "--defense", "cem:16", "--out", str(out)])
     return out
 
 
@@ -129,6 +131,35 @@ def test_a_cut_network_names_the_crossing_tensor(tmp_path, capsys):
     line = refused(capsys, "train", *arch, "--out", tmp_path / "a")
     assert "layer2.0.conv1" in line
     assert "layer1" in line
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1"])
+@pytest.mark.parametrize(
+    "command", [["legacy", "--lambd", "16"], ["train", "--help"], ["train", "--data", "λ", "--out", "x"]]
+)
+def test_a_console_that_lacks_a_letter_gets_its_number(encoding, command):
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(
+        [sys.executable, "-c", "from splitveil.cli import main; main()", *command], capture_output=True, env=environment
+    )
+    assert done.returncode == 2 * ("λ" in command)
+    assert b"Traceback" not in done.stderr
+    if "--help" not in command:
+        assert b"\\u03bb" in done.stdout + done.stderr or b"\\u2212" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["my run (1)", "a'b", "$HOME"])
+def test_proposed_commands_can_be_pasted_into_a_shell(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    main(["train", *TINY, *NOISE, "--out", name])
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("attack it: "))
+    assert shlex.split(line.removeprefix("attack it: ")) == ["splitveil", "attack", name, "--attack", "decoder"]
+    shutil.copytree(name, "other")
+    missing = refused(capsys, "compare", name, "other")
+    assert shlex.split(missing.split("make one: ")[1]) == ["splitveil", "attack", name, "--attack", "decoder"]
+    (tmp_path / name / "summary.json").unlink()
+    again = shlex.split(refused(capsys, "attack", name, "--attack", "linear").split("`")[1])
+    assert again == ["splitveil", "train", "--config", f"{name}/config.yaml", "--out", name, "--resume"]
 
 
 def test_an_existing_run_is_not_overwritten(run, capsys):

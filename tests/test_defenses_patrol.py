@@ -153,7 +153,7 @@ def test_a_pruned_run_trains_on_reloads_and_resumes(tmp_path: Path):
 
 def test_pruning_after_the_last_epoch_is_refused_before_anything_is_written(tmp_path: Path):
     images = load("digits", train_size=30, test_size=20)
-    with pytest.raises(UserError, match="patrol acts after 2 epochs, but the training has 2"):
+    with pytest.raises(UserError, match="patrol acts from epoch 3 on, but the training has 2"):
         fit(settings(2), images, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

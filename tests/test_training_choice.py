@@ -186,10 +186,24 @@ def test_a_batch_without_two_images_for_each_process_is_refused(tmp_path, small)
 def test_a_wire_too_wide_for_the_memory_keeps_all_classes(tmp_path, small, monkeypatch, refit):
     monkeypatch.setattr(features, "FEATURE_BYTES", 4 * 256 * 40)  # room for 40 of 54 images
     by_class = replace(IMAGES, train=IMAGES.train.subset(IMAGES.train.labels.argsort(stable=True)))
-    training.fit(settings(epochs=1, defense=("gaussian:0.1", f"cem:refit={refit}")), by_class, tmp_path / refit)
+    training.fit(settings(epochs=2, defense=("gaussian:0.1", f"cem:refit={refit}")), by_class, tmp_path / refit)
     counts = load_file(tmp_path / refit / "model.safetensors")["defense.parts.1.counts"].sum(1)
     assert int(counts.sum()) == 40
     assert (counts > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("defense", "epoch", "epochs"), [("cem:16", 2, 1), ("cem:0.1", 2, 1), ("adversarial:pretrain=2", 3, 2)]
+)
+def test_a_training_in_which_a_defence_never_acts_is_refused(tmp_path, small, defense, epoch, epochs):
+    name = defense.partition(":")[0]
+    with pytest.raises(UserError, match=f"^{name} acts from epoch {epoch} on, but the training has {epochs};"):
+        fit(tmp_path / "run", epochs=epochs, defense=("gaussian:0.1", defense))
+    assert not (tmp_path / "run").exists()
+
+
+def test_cem_that_only_measures_may_train_one_epoch(tmp_path, small):
+    fit(tmp_path / "run", epochs=1, defense=("gaussian:0.1", "cem:0"))
 
 
 def test_no_epoch_is_chosen_before_every_defence_acts():

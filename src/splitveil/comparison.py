@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,7 +216,10 @@ def _differing(first: dict[str, Any], second: dict[str, Any]) -> str:
 def _why_nothing(one: Side, other: Side, refused: dict[str, str], seeds: Sequence[int]) -> str:
     for side in (one, other):
         if not side.attacks:
-            return f"{side.path} has no finished attack; make one: splitveil attack {side.path} --attack decoder"
+            return (
+                f"{side.path} has no finished attack; make one: "
+                f"splitveil attack {shlex.quote(str(side.path))} --attack decoder"
+            )
     if not refused:
         names = [", ".join(side.attacks) for side in (one, other)]
         return f"{one.path} ({names[0]}) and {other.path} ({names[1]}) share no attack; make the same one on both"

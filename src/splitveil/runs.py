@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -105,10 +106,8 @@ class Run:
         if not (path / "config.yaml").is_file():
             raise UserError(f"{path} is no run: it has no config.yaml; name a folder that `splitveil train` made")
         if not (path / "summary.json").is_file():
-            raise UserError(
-                f"{path} is not finished: its training was stopped; go on with "
-                f"`splitveil train --config {path / 'config.yaml'} --out {path} --resume`"
-            )
+            again = ["splitveil", "train", "--config", str(path / "config.yaml"), "--out", str(path), "--resume"]
+            raise UserError(f"{path} is not finished: its training was stopped; go on with `{shlex.join(again)}`")
         summary = reading.read_json(path / "summary.json", reading.RUN, "train the run again")
         values = config.load(path / "config.yaml")
         try:

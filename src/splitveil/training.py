@@ -82,7 +82,7 @@ class Trainer:
                 "expected at least two for each"
             )
         self.stack = cast(Stack, self.model.defense)
-        _check_epochs(self.stack, settings.epochs)
+        check_epochs(self.stack, settings.epochs)
         self.settled = min(settled(self.stack), settings.epochs - 1)
         self.step = TrainingStep(self.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.train = self.parts.defender_train.to(fabric.device)
@@ -285,13 +285,13 @@ def settled(stack: Stack) -> int:
     return max([int(stack.wants_features), *(part.acts_after for part in stack)])
 
 
-def _check_epochs(stack: Stack, epochs: int) -> None:
-    late = [part for part in stack if part.acts_after >= epochs]
-    if late:
-        name, after = name_of(type(late[0])), late[0].acts_after
-        raise UserError(
-            f"{name} acts after {after} epochs, but the training has {epochs}; train longer, or let it act earlier"
-        )
+def check_epochs(stack: Stack, epochs: int) -> None:
+    for part in stack:
+        if part.acts_after >= epochs:
+            raise UserError(
+                f"{name_of(type(part))} acts from epoch {part.acts_after + 1} on, but the training has {epochs}; "
+                "train longer"
+            )
 
 
 def fit(

@@ -28,10 +28,10 @@ class DiffusionAttack(Attack):
     """Guided diffusion: the mean of images drawn from a diffusion model under the pull of the wire.
 
     Ancestral sampling (DDIM with η = 1, Song et al. 2021) from a model of the attacker's images. Each step's noise is
-    mixed with the direction in which the image that is then expected comes nearer to the wire (`spherical`; Lei et al.
-    2025, DRAG). It begins at noise, or at another attack's answer with noise of ``level`` (DRAG++). DRAG answers one
-    sample; the mean of several, in pairs of opposite noise, has less squared error. The rate where it is None, and the
-    backward pass (see `WhiteBox`), are chosen on held-out attacker images; `curve` is the denoiser's error on these.
+    mixed with the direction in which the expected image comes nearer to the wire (`spherical`; Lei et al. 2025, DRAG).
+    It begins at noise, or at another attack's answer with noise of ``level`` (DRAG++). The mean of several samples, in
+    pairs of opposite noise, has less squared error than DRAG's one. A rate of None and the backward pass (`WhiteBox`)
+    are chosen on held-out images; `curve` is the denoiser's error on these.
 
     Args:
         steps: of the sampler. samples: of each image. guidance: the wire's part of a step's noise; None: chosen.
@@ -67,8 +67,7 @@ class DiffusionAttack(Attack):
             raise UserError(f"diffusion: guidance is {guidance}; expected a part from 0 to 1")
         self.steps, self.samples, self.guidance, self.draws, self.tuning = steps, samples, guidance, draws, tuning
         self._prior = Ddpm(epochs, width, batch_size)
-        starts = {"linear": LinearAttack, "decoder": lambda: DecoderAttack(start_epochs)}
-        self._first: Attack | None = starts[start]() if start in starts else None
+        self._first: Attack | None = {"linear": LinearAttack(), "decoder": DecoderAttack(start_epochs)}.get(start)
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)

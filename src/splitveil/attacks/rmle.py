@@ -43,8 +43,7 @@ class RmleAttack(Attack):
         tv, l2: weights of total variation and of the distance to c; None: chosen. lr: Adam's, in pixels.
         start: first guess: ``grey`` (0.5), ``mean`` image, or the output of the ``linear`` or ``decoder`` attack.
         center: c: ``start`` or ``zero`` (as published).
-        draws: of the defence's noise in each step. tuning: attacker images on which the weights are chosen.
-        epochs: of the decoder, where it is the start.
+        draws: of the defence's noise in each step. tuning: images that choose the weights. epochs: of the decoder.
     """
 
     needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})

@@ -63,6 +63,12 @@ class OnRay:
                     f"no Ray cluster at {address or 'RAY_ADDRESS'}: {reason}; begin one with `ray start --head`, "
                     "or leave --address out for one on this machine"
                 ) from None
+            except OSError as error:  # its sockets lie in the temporary folder, and a socket's path has 107 bytes
+                reason = str(error).strip().partition(":")[0]
+                raise UserError(
+                    f"Ray cannot begin a cluster in the temporary folder: {reason}; expected a folder that can be "
+                    "written and has a short name: set RAY_TMPDIR, e.g. to /tmp"
+                ) from None
         there = ray.cluster_resources()
         gpus = devices * (there.get("GPU", 0) > 0) if gpus_per_cell is None else gpus_per_cell
         cores = threads * devices

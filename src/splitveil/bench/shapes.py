@@ -11,9 +11,10 @@ import torch
 from .. import config, evaluation, metrics, runs
 from ..data import ImageSet, Split
 from ..data.protocol import PROTOCOLS, VALIDATION_LIMIT, VALIDATION_SHARE
-from ..defenses.base import Stack, name_of
+from ..defenses.base import Stack
 from ..errors import UserError, unknown
 from ..registry import Registry
+from ..training import check_epochs
 
 if TYPE_CHECKING:
     from .grid import Cell
@@ -144,10 +145,7 @@ def check(settings: config.TrainConfig) -> None:
     if settings.protocol not in PROTOCOLS:
         raise unknown("protocol", settings.protocol, PROTOCOLS)
     stack = Stack(*(spec.make("defenses") for spec in settings.defense))
-    late = [part for part in stack if part.acts_after >= settings.epochs]
-    if late:
-        name, after = name_of(type(late[0])), late[0].acts_after
-        raise UserError(f"{name} acts after {after} epochs, but the training has {settings.epochs}; train longer")
+    check_epochs(stack, settings.epochs)
     for part in ("train", "test"):
         wanted, full = getattr(settings, f"{part}_size"), PUBLISHED.get(settings.data)
         if wanted and full and wanted > getattr(full, part):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import sys
 
 from cyclopts import CycloptsError
@@ -22,6 +23,9 @@ KEPT = {
 
 def main(tokens: list[str] | None = None) -> None:
     """Entry point: bad input is one line on standard error and exit code 2, Ctrl-C is 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # one that knows no λ shows \\u03bb instead of ending in a traceback
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(tokens, exit_on_error=False, print_error=False)
     except (UserError, CycloptsError) as error:

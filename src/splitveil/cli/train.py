@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,7 +80,7 @@ def train(
     table.add_row("parameters on the device", f"{summary['parameters']['encoder']:,}")
     table.add_row("seconds", f"{summary['seconds']:.0f}")
     out_console.print(table)
-    say(f"attack it: splitveil attack {out} --attack decoder")
+    say(f"attack it: {shlex.join(['splitveil', 'attack', str(out), '--attack', 'decoder'])}")
 
 
 def _over(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -72,6 +72,7 @@ class CEM(Defense):
         if clusters < 1 or threshold < 0:
             raise UserError(f"cem: clusters is {clusters}, threshold {threshold}; expected at least 1 and at least 0")
         self.weight, self.variant, self.clusters = float(weight), loss, clusters
+        self.acts_after = int(weight > 0)  # the first epoch only collects the features that the clusters are made of
         self.schedule, self.source, self.threshold = schedule, refit, threshold
         self.sigma2 = 0.0
         for name in ("centers", "variance", "counts", "nats"):
@@ -142,8 +143,7 @@ def mixture_nats(counts: Tensor, variance: Tensor, sigma2: float) -> Tensor:
     Args:
         counts: (C, K) members of each cluster. variance: (C, K, m). sigma2: noise variance per dimension, > 0.
 
-    >>> counts, variance = torch.tensor([[1.0, 1.0]]), torch.zeros(1, 2, 3)
-    >>> float(mixture_nats(counts, variance, 0.1))  # two equal clusters without spread: log 2
+    >>> float(mixture_nats(torch.ones(1, 2), torch.zeros(1, 2, 3), 0.1))  # two equal clusters without spread: log 2
     0.6931471824645996
     """
     weights = counts / counts.sum()

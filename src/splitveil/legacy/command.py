@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def _import(folder: str, own: dict[str, str], published: list[str]) -> str:
         "accuracy not measured (the images were not found)" if accuracy is None else f"accuracy {accuracy['mean']:.4f}"
     )
     lines = [f"imported {folder} into {own['out']}: {measured}", *(f"note: {note}" for note in result.notes)]
-    return "\n".join([*lines, f"next: splitveil attack {own['out']} --attack decoder"]) + "\n"
+    return "\n".join([*lines, f"next: splitveil attack {shlex.quote(own['out'])} --attack decoder"]) + "\n"
 
 
 def _out(text: str, own: dict[str, str]) -> str:
