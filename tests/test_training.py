@@ -60,8 +60,8 @@ def test_the_config_repeats_the_run(tmp_path, small):
 
 
 def test_another_seed_is_another_run(tmp_path, small):
-    fit(tmp_path / "a", epochs=1)
-    fit(tmp_path / "b", epochs=1, seed=1)
+    fit(tmp_path / "a", epochs=2)
+    fit(tmp_path / "b", epochs=2, seed=1)
     assert (tmp_path / "a/model.safetensors").read_bytes() != (tmp_path / "b/model.safetensors").read_bytes()
 
 
@@ -88,7 +88,7 @@ def test_training_leaves_the_callers_randomness_alone(tmp_path, small):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    fit(tmp_path / "run", epochs=1)
+    fit(tmp_path / "run", epochs=2)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -177,9 +177,9 @@ def test_resume_after_sigkill(tmp_path):
 
 
 def test_resuming_a_finished_run_only_returns_its_summary(tmp_path, small):
-    summary = fit(tmp_path, epochs=1)
+    summary = fit(tmp_path, epochs=2)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
-    assert fit(tmp_path, resume=True, epochs=1) == summary
+    assert fit(tmp_path, resume=True, epochs=2) == summary
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
 
 
@@ -187,12 +187,12 @@ def test_resuming_a_finished_run_only_returns_its_summary(tmp_path, small):
     ("changed", "named"),
     [
         ({"lr": 0.01}, "lr was 0.05, now 0.01"),
-        ({"epochs": 9}, "epochs was 1, now 9"),
+        ({"epochs": 9}, "epochs was 2, now 9"),
         ({"defense": ()}, "defense was"),
     ],
 )
 def test_resume_with_other_settings_is_refused_by_name(tmp_path, small, changed, named):
-    fit(tmp_path, epochs=1)
+    fit(tmp_path, epochs=2)
     with pytest.raises(UserError, match=named) as error:
         training.fit(settings(**{"epochs": 1, **changed}), IMAGES, tmp_path, resume=True)
     assert "\n" not in str(error.value)
@@ -223,10 +223,10 @@ def test_a_checkpoint_beyond_the_room_is_one_line(tmp_path, small):
 
 
 def test_an_existing_run_is_not_overwritten(tmp_path, small):
-    fit(tmp_path, epochs=1)
+    fit(tmp_path, epochs=2)
     weights = (tmp_path / "model.safetensors").read_bytes()
     with pytest.raises(UserError, match="holds a run already; add --resume"):
-        fit(tmp_path, epochs=1)
+        fit(tmp_path, epochs=2)
     assert (tmp_path / "model.safetensors").read_bytes() == weights
 
 
