@@ -287,10 +287,16 @@ def test_loading_changes_no_random_state():
         ("35b138ae2205", ["nopeek:0.3"], "nopeek:weight=0.3,squared=true"),
         ("7e54d0c5fe58", ["adversarial_noise:0.1"], "adversarial_noise:size=0.1,padding=zero"),
         ("d4315ebdc292", ["gaussian:0.1"], "gaussian:0.2"),
+        ("e34da989fd45", ["hsic:weight=0.05,form=plain"], "hsic:0.05"),
+        (
+            "716cbb3cbac3",
+            ["gaussian:0.025", "hsic:weight=2,label_weight=20,form=plain", "cem:16"],
+            "hsic:weight=2,label_weight=20",
+        ),
     ],
 )
 def test_cells_keep_their_id_when_a_defense_gains_a_parameter(known, stack, changed):
-    """Ids as the version before rescale, padding, squared and normalized gave them; other values give others."""
+    """Ids as the version before rescale, padding, squared, normalized and form gave them; other values give others."""
 
     def cell(defense):
         return Cell(config.parse({"data": "cifar10", "defense": defense}).resolve(), {}).id

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from splitveil.defenses.base import Step
-from splitveil.defenses.hsic import HSIC, gaussian_kernel, hsic
+from splitveil.defenses.hsic import HSIC, gaussian_kernel, hsic, normalized_hsic
 from splitveil.defenses.nopeek import NoPeek, distance_correlation
 from splitveil.defenses.vib import VIB, gaussian_kl
 from test_defenses_wire import rng, tiny
@@ -107,11 +107,58 @@ def test_hsic_is_the_naive_trace():
     assert k[0, 1].item() == pytest.approx(np.exp(-((x[0] - x[1]) ** 2).sum().item() / (2 * 4 * 5)), rel=1e-10)
 
 
-def test_bido_lowers_dependence_on_the_image_and_raises_that_on_the_label():
+def published_hsic(k: np.ndarray, l: np.ndarray) -> float:  # noqa: E741
+    """The formula of the published code: centred from one side, the inverse written out."""
+    count = len(k)
+    h, ridge = np.eye(count) - 1 / count, 1e-5 * count * np.eye(count)
+    of_k, of_l = k @ h, l @ h
+    return float(np.trace(of_k @ np.linalg.inv(of_k + ridge) @ of_l @ np.linalg.inv(of_l + ridge)))
+
+
+@pytest.mark.parametrize(("count", "bandwidth"), [(8, 0.5), (33, 5.0), (128, 5.0)])
+def test_normalized_hsic_is_the_published_formula(count, bandwidth):
+    x = torch.rand(count, 40, generator=rng(), dtype=torch.float64)
+    z = torch.rand(count, 12, generator=rng(1), dtype=torch.float64) + x[:, :12]
+    labels = torch.nn.functional.one_hot(torch.arange(count) % 3).double()
+    k, l = gaussian_kernel(x, bandwidth), gaussian_kernel(z, bandwidth)  # noqa: E741
+    for a, b in ((k, l), (l, labels @ labels.T)):
+        expected = published_hsic(a.numpy(), b.numpy())
+        assert normalized_hsic(a, b).item() == pytest.approx(expected, rel=1e-8)
+        assert normalized_hsic(a.float(), b.float()).item() == pytest.approx(expected, rel=2e-3)
+
+
+def test_normalized_hsic_counts_the_common_directions():
+    """Kernels of rank r that share a range count r, whatever their scale; those at right angles count nothing."""
+    h = np.eye(30) - 1 / 30
+    axes = torch.from_numpy(np.linalg.qr(h @ np.random.default_rng(0).normal(size=(30, 6)))[0])
+    first, second = axes[:, :3] @ axes[:, :3].T, axes[:, 3:] @ axes[:, 3:].T
+    assert normalized_hsic(40 * first, 7 * first).item() == pytest.approx(3, rel=1e-3)
+    assert normalized_hsic(40 * first, first + second).item() == pytest.approx(3, rel=1e-3)
+    assert normalized_hsic(first, second).item() == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("form", ["normalized", "plain"])
+def test_hsic_gradient_is_that_of_finite_differences(form):
+    x, z = (torch.rand(7, 5, generator=rng(k), dtype=torch.float64) for k in (0, 1))
+    measure = {"normalized": normalized_hsic, "plain": hsic}[form]
+    found = lambda t: measure(gaussian_kernel(x, 1.0), gaussian_kernel(t, 1.0))  # noqa: E731
+    assert torch.autograd.gradcheck(found, (z.requires_grad_(),))
+
+
+def test_equal_images_in_a_batch_give_hsic_finite_gradients():
+    z = torch.zeros(6, 4, requires_grad=True)
+    x = torch.zeros(6, 3, 12, 12)
+    HSIC().loss(make_step(z, x)).backward()  # type: ignore[union-attr]
+    assert z.grad is not None
+    assert torch.isfinite(z.grad).all()
+
+
+@pytest.mark.parametrize("form", ["normalized", "plain"])
+def test_bido_lowers_dependence_on_the_image_and_raises_that_on_the_label(form):
     z = torch.randn(9, 4, generator=rng(), requires_grad=True)
     step = make_step(z)
-    image, label = HSIC(1.0, 0.0).loss(step), HSIC(0.0, 1.0).loss(step)
-    both = HSIC(2.0, 3.0).loss(step)
+    image, label = HSIC(1.0, 0.0, form=form).loss(step), HSIC(0.0, 1.0, form=form).loss(step)
+    both = HSIC(2.0, 3.0, form=form).loss(step)
     assert image is not None
     assert label is not None
     assert both is not None

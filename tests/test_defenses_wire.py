@@ -250,6 +250,7 @@ BAD = [
     ("nopeek", {"weight": -1.0}),
     ("hsic", {"bandwidth": 0.0}),
     ("hsic", {"weight": -1.0}),
+    ("hsic", {"form": "linear"}),
     ("vib", {"weight": math.nan}),
     ("shredder", {"size": 0}),
     ("shredder", {"weight": -1.0}),

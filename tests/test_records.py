@@ -39,7 +39,9 @@ def change(path: Path, **more: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
 
 
-@pytest.mark.parametrize(("spec", "came"), [("dropout:0.2", "rescale"), ("nopeek:0.3", "normalized")])
+@pytest.mark.parametrize(
+    ("spec", "came"), [("dropout:0.2", "rescale"), ("nopeek:0.3", "normalized"), ("hsic:form=plain", "form")]
+)
 def test_a_record_from_before_a_parameter_is_read_like_one_of_today(tmp_path, spec, came):
     """Or seeds of one grid, some trained before it and some after, would not be averaged."""
     record = add(tmp_path, cell("gaussian:0.1", spec), 0.6, 0.01)

@@ -25,6 +25,7 @@ from .. import config, metrics, reading, suites
 from ..errors import UserError
 from ..files import atomic_write, write_json
 from ..registry import Registry
+from .grid import as_trained
 from .record_types import FAILURES, GRIDS, RECORDS, Epoch
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def read(path: str | Path) -> dict[str, Any]:
     record["config"] |= settings
     # Cells with and without parameters that came later stand side by side in one grid, and must be found equal.
     if stack := record["config"].get("defense"):
-        record["config"]["defense"] = [config.renewed(spec, "defenses") for spec in stack]
+        record["config"]["defense"] = [config.renewed(as_trained(spec), "defenses") for spec in stack]
     return record
 
 
