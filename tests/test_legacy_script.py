@@ -129,7 +129,7 @@ def test_repeated_trainings_count_once(tmp_path: Path):
     ("text", "argv"),
     [
         ('a="x y"; python main_MIA.py $a "$a" \'$a\' ${a}z', ["x", "y", "x y", "$a", "x", "yz"]),
-        ("a='1' b\npython main_MIA.py --x=\"q;r\" # end", ["--x=q;r"]),
+        ("a='1' true\npython main_MIA.py --x=\"q;r\" # end", ["--x=q;r"]),
         ("export a=1\nnohup python main_MIA.py $a > log 2>&1 &", ["1"]),
         ("cd there && python main_MIA.py --a \\\n  1\\\n  2", ["--a", "1", "2"]),
         ("a=1 # b \\\npython main_MIA.py $a", ["1"]),

@@ -12,10 +12,12 @@ import yaml
 
 from ..errors import UserError
 from .options import NAMES, read_flags
-from .shell import UNKNOWN, Call, calls
+from .shell import Call, walk
 from .translate import Reading, Translation, comments, decoder_network, translate
+from .words import LOOSE, readable, unknown
 
 MAX_BYTES = 2**20
+OTHER = "{} (line {}) is another Python script: it is not read, and what it may train is not here"
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,12 @@ class Grid:
 def read_script(path: str | Path, *, reading: Reading = "paper") -> Grid:
     """Read a script of the published kind, without running anything.
 
-    Understood are variables, nested `for X in a b c; do` loops, `if [ "$a" = "b" ]` and the calls of
-    `main_MIA*.py` and `main_test_MIA*.py`; other commands are skipped.
+    Read are variables, `for X in a b c; do`, `if` and `&&` with tests of words, and the calls of `main_MIA*.py` and
+    `main_test_MIA*.py` (docs/legacy.md lists it all). A script that has other shell is refused, as that may decide what
+    is trained.
 
     Raises:
-        UserError: no such file, no training in it, or, with the line, unknown shell or options.
+        UserError: no such file, no training in it, or, with the line, shell or options that are not read.
 
     >>> import tempfile
     >>> with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
@@ -62,7 +65,19 @@ def read_script(path: str | Path, *, reading: Reading = "paper") -> Grid:
     ...     read_script(file.name).axes
     {'seed': [1, 2]}
     """
-    found = calls(_text(Path(path)))
+    text = _text(Path(path))
+    try:
+        found = walk(text)
+        runs = _runs(found.calls, reading)
+    except UserError as error:
+        raise UserError(f"{path}, {error}") from None
+    if not runs:
+        raise UserError(f"{path} calls no main_MIA.py that would run; expected a published run_exp.sh")
+    runs[0].notes.extend(dict.fromkeys(OTHER.format(name, line) for line, name in found.others))
+    return _grid(runs)
+
+
+def _runs(found: Sequence[Call], reading: Reading) -> list[Translation]:
     runs: list[Translation] = []
     for call in found:
         if "test" in call.script:
@@ -71,21 +86,19 @@ def read_script(path: str | Path, *, reading: Reading = "paper") -> Grid:
                 runs[-1] = Translation(runs[-1].settings, notes, _attack(call, notes))
         else:
             runs.append(_training(call, reading))
-    if not runs:
-        raise UserError(f"{path} calls no main_MIA.py that would run; expected a published run_exp.sh")
-    return _grid(runs)
+    return runs
 
 
 def _text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UserError(f"{path} has {path.stat().st_size} bytes; expected a shell script of at most {MAX_BYTES}")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; expected a published run_exp.sh") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is no text; expected a published run_exp.sh") from None
-    if UNKNOWN in text:
+    if "\0" in text:
         raise UserError(f"{path} is no text; expected a published run_exp.sh")
     return text
 
@@ -98,16 +111,23 @@ def _training(call: Call, reading: Reading) -> Translation:
 
 
 def _flags(call: Call, *, attack: bool) -> dict[str, Any]:
-    name = ""
+    name = before = ""
     for word in call.argv:
-        plain = word.replace(UNKNOWN, "")
+        plain = readable(word)
         name = plain.removeprefix("--").partition("=")[0] if plain.startswith("--") else name
-        if UNKNOWN in word and name not in NAMES:
+        if unknown(word) and name not in NAMES and name:
             shown = plain.removeprefix(f"--{name}=")
             raise UserError(
                 f"--{name} takes its value from {shown}, which is not known without a shell; write the value"
             )
-    return read_flags([word.replace(UNKNOWN, "") for word in call.argv], attack=attack)
+        if unknown(word) and not plain.startswith("--") and before != f"--{name}":
+            raise UserError(f"{plain} is not known without a shell; write the options that it stands for")
+        if LOOSE in word:
+            raise UserError(
+                f"--{name} takes its value from {plain}, which may be several words; write it, or put it in quotes"
+            )
+        before = word
+    return read_flags([readable(word) for word in call.argv], attack=attack)
 
 
 def _attack(call: Call, notes: list[str]) -> str:

@@ -1,239 +1,334 @@
-"""The part of shell that published scripts are written in: variables, loops over lists, tests of two words.
+"""The shell of published scripts, walked without executing anything: which Python scripts would run, and with what.
 
-Nothing is executed: the reader walks the loops and collects the calls of Python scripts.
+What is walked is what bash does, or it is refused: a construct that is not read may change a variable or decide
+whether a training runs at all. Taken for granted is that trainings succeed, and steps before them such as `cd`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
 from ..errors import UserError
+from . import commands
+from .flow import OWN, Exit, Jump
+from .syntax import parse
+from .tree import (
+    AndOr,
+    Assignment,
+    Command,
+    Commands,
+    DoubleBracket,
+    For,
+    Group,
+    If,
+    Pipeline,
+    Redirection,
+    Simple,
+    Substitution,
+    Text,
+    Word,
+    refusal,
+    shown,
+)
+from .words import LOOSE, SOLID, State, Words, readable, unknown
 
-UNKNOWN = "\0"
-"""Begins a value that only a shell could tell, such as the output of a command."""
-MAX_CALLS, MAX_TURNS = 10_000, 30_000
-REFUSED = ("while", "until", "case", "select", "function", "eval")
-_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|([A-Za-z_]\w*))")
-_ASSIGNMENT = re.compile(r"(?:(?:export|local|readonly|declare)\s+)?([A-Za-z_]\w*)=(.*)", re.DOTALL)
-_SCRIPT = re.compile(r"(?:.*/)?main_(?:test_)?MIA\w*\.py")
+MAX_CALLS, MAX_TURNS, MAX_COMMANDS = 10_000, 30_000, 200_000
+_BASH = re.compile(r"#!(?:.*[/\s])?(?:ba)?sh(?:\s|$)")
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call of one of the published Python scripts."""
+    """A call of one of the published Python scripts.
+
+    Attributes:
+        argv: its arguments; a part that only a shell could tell stands between marks (`words.LOOSE`, `words.SOLID`).
+    """
 
     line: int
     script: str
     argv: list[str]
 
 
-@dataclass(frozen=True)
-class _Part:
-    line: int
-    text: str
+@dataclass
+class Walk:
+    """What a run of a script would do.
 
-    @property
-    def keyword(self) -> str:
-        return self.text.split(None, 1)[0]
+    Attributes:
+        calls: of `main_MIA*.py` and `main_test_MIA*.py`, in order.
+        others: (line, name) of the other Python scripts.
+    """
+
+    calls: list[Call] = field(default_factory=list)
+    others: list[tuple[int, str]] = field(default_factory=list)
 
 
 def calls(text: str) -> list[Call]:
     """All calls of `main_MIA*.py` and `main_test_MIA*.py` that a run of the script would make, in order.
 
     Raises:
-        UserError: shell beyond variables, for loops, if tests of two words; too many turns or calls.
+        UserError: with the line, shell that is not read; too many turns or calls.
 
     >>> [call.argv for call in calls('for x in 1 2; do python main_MIA.py --lambd=$x; done')]
     [['--lambd=1'], ['--lambd=2']]
     """
-    reader = _Reader(list(_parts(text)))
-    reader.block(0, len(reader.parts), {})
-    return reader.found
+    return walk(text).calls
+
+
+def walk(text: str) -> Walk:
+    """As `calls`, with the other Python scripts that would run."""
+    first = text.partition("\n")[0]
+    if first.startswith("#!") and not _BASH.match(first):
+        raise refusal(1, first, "expected a script for bash")
+    for mark, name in ((LOOSE, "NUL"), (SOLID, "SOH"), ("\2", "STX")):
+        if mark in text:
+            raise UserError(f"line {_line(text, mark)}: a {name} character is no text; delete it")
+    if "\r" in text:
+        raise UserError(
+            f"line {_line(text, chr(13))}: ends in a carriage return, as on Windows, which bash takes for a part of "
+            "the line; remove them: sed -i 's/\\r$//' SCRIPT"
+        )
+    reader = _Reader()
+    with suppress(Exit):
+        reader.all(parse(text))
+    return reader.walk
+
+
+def _line(text: str, char: str) -> int:
+    return text.count("\n", 0, text.index(char)) + 1
 
 
 class _Reader:
-    def __init__(self, parts: list[_Part]):
-        self.parts, self.found, self.turns = parts, list[Call](), 0
+    def __init__(self):
+        self.walk = Walk()
+        self.turns = self.commands = 0
+        self.exempt = 0  # in how many places around this one a failure does not end the script
+        self.inside = 0  # in how many $(...)
+        self.undecided: tuple[int, str] | None = None  # the test that decides whether this point is reached
+        self.substituted: int | None = 0  # the status of the last $(...)
+        self.enter(State())
 
-    def block(self, start: int, end: int, env: dict[str, str]) -> None:
-        at = start
-        while at < end:
-            part = self.parts[at]
-            if part.keyword == "for":
-                at = self._for(at, end, env)
-            elif part.keyword == "if":
-                at = self._if(at, end, env)
-            elif part.keyword in REFUSED or re.match(r"\w+\s*\(\)", part.text):
-                raise UserError(
-                    f"line {part.line}: '{part.keyword}' is not read; expected variables, for loops over "
-                    "lists, if tests of two words, and python main_MIA.py calls"
-                )
-            elif part.keyword in ("do", "done", "then", "else", "elif", "fi"):
-                raise UserError(f"line {part.line}: '{part.keyword}' without its for or if; check the script's loops")
+    def enter(self, state: State) -> None:
+        self.state, self.words = state, Words(state, self.substitute)
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """A subshell: what it sets is gone afterwards, and `exit` ends it alone."""
+        state, inner = self.state, self.state.copy()
+        self.enter(inner)
+        try:
+            yield
+        except Exit as end:
+            inner.status = end.status
+        finally:
+            self.enter(state)
+        state.status = inner.status
+
+    @contextmanager
+    def exempted(self, exempt: bool = True) -> Iterator[None]:
+        self.exempt += exempt
+        try:
+            yield
+        finally:
+            self.exempt -= exempt
+
+    def maybe(self, line: int, source: str, run: Callable[[], None]) -> None:
+        """Walk what may run or not: nothing in it may matter, and what it sets is unknown afterwards."""
+        before = self.undecided
+        self.undecided = before or (line, shown(source))
+        run()
+        self.undecided, self.state.status, self.state.stages = before, None, []
+
+    def certain(self) -> None:
+        """Refuse what matters where it is not known whether it runs."""
+        if self.undecided:
+            line, source = self.undecided
+            raise UserError(
+                f"line {line}: '{source}' cannot be decided without a shell; keep only the branch that counts"
+            )
+
+    def substitute(self, part: Substitution) -> None:
+        before = self.state.status
+        self.inside += 1
+        with self.apart():
+            self.state.options.discard("errexit")
+            self.all(part.body)
+        self.inside -= 1
+        if part.file:
+            self.state.status = before
+        else:
+            self.state.status = self.substituted = self.state.status if part.body else 0
+
+    def all(self, body: Commands) -> None:
+        for item in body:
+            if item.background:
+                with self.apart():
+                    self.and_or(item)
+                self.state.jobs.append(self.state.status)
+                self.state.status = 0
+                if not self.undecided:
+                    self.state.env["!"] = f"{SOLID}$!{SOLID}"
             else:
-                self._simple(part, env)
-                at += 1
+                self.and_or(item)
 
-    def _for(self, at: int, end: int, env: dict[str, str]) -> int:
-        part = self.parts[at]
-        match = re.fullmatch(r"for\s+(\w+)\s+in\s+(.*)", part.text, re.DOTALL)
-        close = self._closing(at, end, "for", "done")
-        if match is None or at + 1 >= close or self.parts[at + 1].keyword != "do":
-            raise UserError(f"line {part.line}: '{part.text}' is no loop over a list; expected for X in A B C; do")
-        values = [value for word in _words(match[2]) for value in _expand(word, env)]
+    def and_or(self, item: AndOr) -> None:
+        for i, (sign, pipeline) in enumerate(item.pipelines):
+            status, final = self.state.status, i == len(item.pipelines) - 1
+            with self.exempted(not final):
+                if sign and status is None:
+                    before = item.pipelines[i - 1][1]
+                    self.maybe(before.line, f"{before.source} {sign}", lambda p=pipeline: self.pipeline(p))
+                elif not sign or (status == 0) == (sign == "&&"):
+                    self.pipeline(pipeline)
+
+    def pipeline(self, pipeline: Pipeline) -> None:
+        several = len(pipeline.commands) > 1
+        with self.exempted(pipeline.negated):
+            stages: list[int | None] = []
+            for command in pipeline.commands:
+                if several:
+                    with self.apart():
+                        self.command(command)
+                else:
+                    self.command(command)
+                stages.append(self.state.status)
+            for i, command in enumerate(pipeline.commands[1:]):
+                if not (isinstance(command, Simple) and command.words and command.words[0].plain in ("tee", "cat")):
+                    stages[: i + 1] = [None] * (i + 1)  # what writes to a command that does not read may fail
+        status = stages[-1]
+        self.state.stages = stages if several or isinstance(pipeline.commands[0], Simple) else []
+        if several and "pipefail" in self.state.options:
+            status = next((stage for stage in reversed(stages) if stage != 0), 0)
+        if pipeline.negated:
+            self.state.status = None if status is None else int(not status)
+            return
+        self.state.status = status
+        if several or isinstance(pipeline.commands[0], Simple | DoubleBracket):
+            self.may_end(pipeline, status)
+
+    def may_end(self, pipeline: Pipeline, status: int | None) -> None:
+        """What `set -e` does with a status."""
+        if "errexit" not in self.state.options or self.exempt or status == 0:
+            return
+        self.certain()
+        if status is None:
+            raise UserError(
+                f"line {pipeline.line}: '{shown(pipeline.source)}' may fail, and 'set -e' would end the script there; "
+                "delete the line or 'set -e'"
+            )
+        raise Exit(status)
+
+    def command(self, command: Command) -> None:
+        for redirection in command.redirections:
+            self.redirect(redirection)
+        if isinstance(command, Simple):
+            self.simple(command)
+        elif isinstance(command, Group):
+            self.all(command.body)
+        elif isinstance(command, For):
+            self.loop(command)
+        elif isinstance(command, If):
+            self.choose(command)
+        else:
+            values = [self.words.value(word) for word in command.words]
+            self.state.status = commands.double_bracket(command, values)
+
+    def redirect(self, redirection: Redirection) -> None:
+        target = redirection.target
+        if redirection.operator[-1] == "&" and re.fullmatch(r"[0-9]+|-", target.plain):
+            return
+        if re.fullmatch(r"[0-9]+[<>]&|<&", redirection.operator):
+            raise refusal(target.line, f"{redirection.operator}{target.source}", "write 2>&1, or redirect to a file")
+        names = self.words.fields(target)
+        if redirection.operator.endswith("<") and names != ["/dev/null"] and target.source[0] != "<":
+            raise refusal(target.line, f"< {target.source}", "delete it: what is not there ends the command")
+        if len(names) != 1 or names[0] in ("", f"{LOOSE}{target.source}{LOOSE}"):
+            source = f"{redirection.operator} {target.source}"
+            raise refusal(target.line, source, "it may name no file or several; write its name, or put it in quotes")
+
+    def loop(self, loop: For) -> None:
+        values = [value for word in loop.words for value in self.words.fields(word)]
+        if any(LOOSE in value for value in values):
+            source = " ".join(word.source for word in loop.words)
+            raise UserError(f'line {loop.line}: the list {source} is not known without a shell; write it as "a b c"')
+        if not values:
+            self.state.status = 0
+        self.state.loops += 1
         for value in values:
-            if UNKNOWN in value:
-                raise UserError(
-                    f'line {part.line}: the list {match[2]} is not known without a shell; write it as "a b c"'
-                )
             self.turns += 1
             if self.turns > MAX_TURNS:
-                raise UserError(f"line {part.line}: the loops turn more than {MAX_TURNS} times; shorten the lists")
-            env[match[1]] = value
-            self.block(at + 2, close, env)
-        return close + 1
+                raise UserError(f"line {loop.line}: the loops turn more than {MAX_TURNS} times; shorten the lists")
+            word = Word(loop.line, loop.name, (Text(value, quoted=True),))
+            self.words.assign([Assignment(loop.name, word)], certain=not self.undecided)
+            try:
+                self.all(loop.body)
+            except Jump as jump:
+                self.state.status = 0
+                if jump.loops > 1 and self.state.loops > 1:
+                    self.state.loops -= 1
+                    raise Jump(jump.loops - 1, jump.again) from None
+                if not jump.again:
+                    break
+        self.state.loops -= 1
 
-    def _if(self, at: int, end: int, env: dict[str, str]) -> int:
-        close = self._closing(at, end, "if", "fi")
-        branches, depth, first = [], 0, at
-        for i in range(at + 1, close + 1):
-            word = self.parts[i].keyword
-            if depth == 0 and word in ("elif", "else", "fi"):
-                branches.append((first, i))
-                first = i
-            depth += {"if": 1, "fi": -1}.get(word, 0) if i < close else 0
-        for begin, stop in branches:
-            head = self.parts[begin]
-            if head.keyword == "else":
-                self.block(begin + 1, stop, env)
-                break
-            truth = self._test(head, env)
-            if truth is None:
-                inside = self.parts[at:close]
-                if any(_SCRIPT.fullmatch(word.strip("'\"")) for p in inside for word in _words(p.text)):
-                    raise UserError(
-                        f"line {head.line}: '{head.text}' cannot be decided without a shell; "
-                        "keep only the branch that counts"
-                    )
-                self._forget(inside, env)
-                break
-            if truth:
-                if begin + 1 >= stop or self.parts[begin + 1].keyword != "then":
-                    raise UserError(f"line {head.line}: '{head.text}' has no then; check the script")
-                self.block(begin + 2, stop, env)
-                break
-        return close + 1
+    def choose(self, choice: If) -> None:
+        for i, branch in enumerate(choice.branches):
+            with self.exempted():
+                self.all(branch.condition)
+            if self.state.status is None:
+                self.maybe(branch.line, branch.source, lambda rest=i: self.every(choice, rest))
+                return
+            if self.state.status == 0:
+                self.all(branch.body)
+                return
+        if not choice.otherwise:
+            self.state.status = 0
+        self.all(choice.otherwise)
 
-    def _test(self, part: _Part, env: dict[str, str]) -> bool | None:
-        words = _words(part.text)[1:]
-        if (
-            len(words) != 5
-            or (words[0], words[-1]) not in (("[", "]"), ("[[", "]]"))
-            or words[2] not in ("=", "==", "!=")
-        ):
-            return None
-        left, right = (" ".join(_expand(words[i], env)) for i in (1, 3))
-        return None if UNKNOWN in left + right else (left == right) == (words[2] != "!=")
+    def every(self, choice: If, first: int) -> None:
+        """Walk all branches from the one whose test is undecided."""
+        for i, branch in enumerate(choice.branches[first:]):
+            if i:
+                with self.exempted():
+                    self.all(branch.condition)
+            self.all(branch.body)
+        self.all(choice.otherwise)
 
-    def _forget(self, parts: list[_Part], env: dict[str, str]) -> None:
-        for part in parts:
-            if match := _ASSIGNMENT.fullmatch(part.text):
-                env[match[1]] = UNKNOWN + part.text
-
-    def _closing(self, at: int, end: int, opening: str, closing: str) -> int:
-        depth = 0
-        for i in range(at, end):
-            depth += {opening: 1, closing: -1}.get(self.parts[i].keyword, 0)
-            if depth == 0:
-                return i
-        raise UserError(f"line {self.parts[at].line}: this {opening} has no {closing}; the script is cut off")
-
-    def _simple(self, part: _Part, env: dict[str, str]) -> None:
-        words = _words(part.text)
-        script = next((i for i, word in enumerate(words) if _SCRIPT.fullmatch(word.strip("'\""))), None)
-        if script is None:
-            if (match := _ASSIGNMENT.fullmatch(part.text)) and len(_words(match[2])) <= 1:
-                env[match[1]] = "".join(_expand(match[2], env, split=False))
+    def simple(self, command: Simple) -> None:
+        self.commands += 1
+        if self.commands > MAX_COMMANDS:
+            raise UserError(f"line {command.line}: more than {MAX_COMMANDS} commands would run; shorten the lists")
+        self.substituted = 0
+        fields = [field for word in command.words for field in self.words.fields(word)]
+        if not fields:
+            self.words.assign(command.assignments, certain=not self.undecided)
+            self.state.status = self.substituted
             return
-        if len(self.found) >= MAX_CALLS:
-            raise UserError(f"line {part.line}: the script makes more than {MAX_CALLS} calls; shorten its lists")
-        argv = []
-        for word in words[script + 1 :]:
-            if re.match(r"\d?>|\||<|&", word):  # a redirection or pipe ends the arguments
-                break
-            argv += _expand(word, env)
-        self.found.append(Call(part.line, words[script].strip("'\"").rpartition("/")[2], argv))
-
-
-def _parts(text: str) -> Iterator[_Part]:
-    """Commands without comments, split at line ends and `;`, with `do`, `then` and `else` standing alone."""
-    text = re.sub(r"\\\r?\n", lambda m: "\x01", text).replace("\r\n", "\n")
-    line, start, buffer, quote = 1, 1, "", ""
-    for i, char in enumerate(text + "\n"):
-        if quote == "#":
-            if char not in "\n\x01":
-                continue
-            quote, char = "", "\n"  # a backslash at the end of a comment does not continue it
-        elif quote:
-            quote = "" if char == quote else quote
-        elif char in "'\"`":
-            quote = char
-        elif char == "#" and (not buffer or buffer[-1] in " \t"):
-            quote = "#"
-            continue
-        if (char == "\n" or (char == ";" and text[i : i + 2] != ";;")) and not quote:
-            yield from _split(buffer.strip(), start)
-            buffer = ""
+        for assignment in command.assignments:
+            self.words.assigned(assignment)
+        name = fields[0]
+        if name in OWN:
+            if command.assignments or command.words[0].plain != name:
+                raise refusal(command.line, command.source, f"write {name} alone")
+            OWN[name](command, fields[1:], self)
+        elif (python := commands.python(fields, command.line, command.source)) is not None:
+            self.python(command, python)
+        elif unknown(name):
+            raise refusal(command.line, command.source, f"write the command that {readable(name)} stands for")
         else:
-            buffer += "" if char == "\x01" else char
-        line += char in "\n\x01"
-        start = line if not buffer.strip() else start
-    if quote:
-        raise UserError(f"line {start}: a {quote} is never closed; the script is cut off")
+            self.state.status = commands.status(fields, command.line, command.source)
 
-
-def _split(command: str, line: int) -> Iterator[_Part]:
-    while command:
-        word, _, rest = command.partition(" ")
-        if word not in ("do", "then", "else"):
-            yield _Part(line, command)
+    def python(self, command: Simple, python: commands.Python) -> None:
+        self.state.status = 0
+        if python.argv is None:
+            if python.script.endswith(".py"):
+                self.walk.others.append((command.line, python.script))
             return
-        yield _Part(line, word)
-        command = rest.strip()
-
-
-def _words(text: str) -> list[str]:
-    """Words with their quotes; a `$(...)` is one word."""
-    words, word, quote, depth = [], "", "", 0
-    for char in text:
-        if char in "'\"`":
-            quote = "" if quote == char else quote or char
-        depth += (char == "(") - (char == ")")
-        if char.isspace() and not quote and depth <= 0:
-            words += [word] if word else []
-            word = ""
-        else:
-            word += char
-    return words + ([word] if word else [])
-
-
-def _expand(word: str, env: dict[str, str], *, split: bool = True) -> list[str]:
-    """The values of a word: quotes removed, variables put in, unquoted lists split at spaces."""
-    value, quote, at, quoted, splits = "", "", 0, False, False
-    while at < len(word):
-        char = word[at]
-        if char in "'\"" and quote in ("", char):
-            quote, quoted, at = ("" if quote else char), True, at + 1
-            continue
-        if (char in "$`" and quote != "'") or (char == "(" and not quote):
-            match = _VARIABLE.match(word, at)
-            if match is None or (match[1] or match[2]) not in env:
-                return [UNKNOWN + word]
-            value, at, splits = value + env[match[1] or match[2]], match.end(), splits or not quote
-            continue
-        value, at = value + char, at + 1
-    if not split or not splits or quoted:
-        return [value] if value or quoted or not split else []
-    return [UNKNOWN + word] if UNKNOWN in value else value.split()
+        self.certain()
+        if self.inside:
+            raise refusal(command.line, command.source, "write a call inside of $(...) as a line of its own")
+        if len(self.walk.calls) >= MAX_CALLS:
+            raise UserError(f"line {command.line}: the script makes more than {MAX_CALLS} calls; shorten its lists")
+        self.walk.calls.append(Call(command.line, python.script, python.argv))
