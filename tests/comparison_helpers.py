@@ -63,9 +63,14 @@ def trained(path: Path, right: list[int] | tuple[int, int], *, digest: str = "t1
 
 
 def bench(path: Path, cells: dict[str, float], *, attacks: dict[str, dict[str, Any]] | None = None) -> Path:
-    """A bench of finished cells: id -> error of its first image; the second has 0.1 more."""
+    """A bench of finished cells: id -> error of its first image; the second has 0.1 more.
+
+    The id is the configuration, as ``c1``, or with a seed ``c1-s2``.
+    """
     for name, error in cells.items():
-        folder = trained(path / "cells" / name, [1, 0, 0])
+        number, _, seed = name.partition("-s")
+        about: dict[str, Any] = {"epochs": int(number[1:]) + 100 * ord(number[0]), "seed": int(seed or 0)}
+        folder = trained(path / "cells" / name, [1, 0, 0], **about)
         for label, changes in (attacks or {"decoder": {}}).items():
             attacked(folder, label, values([error, error + 0.1]), **changes)
         summaries = {label: json.loads((folder / "attacks" / label / "summary.json").read_text()) for label in
@@ -73,7 +78,8 @@ def bench(path: Path, cells: dict[str, float], *, attacks: dict[str, dict[str, A
         kept = ("attack", "mse", "psnr", "ssim", "baseline_mse", "flags", "seconds")
         first = next(iter(summaries.values()))
         record = {
-            **{"schema": 1, "id": name, "grid": "g", "axes": {"sigma": error}, "config": {"data": "digits"}},
+            **{"schema": 1, "id": name, "grid": "g", "axes": {"sigma": error, "seed": about["seed"]}},
+            "config": {"data": "digits", "arch": "resnet20_sgm", "cut": 2, **about},
             **{"defense": [], "protocol": first["protocol"], "attacker_size": None, "attacked": None},
             **{"accuracy": binomial_ci(1, 3).as_dict(), "epoch": 1, "leakage_nats": None},
             **{"wire": {"shape": [8], "bytes": 32}, "parameters": {"encoder": 1}},
@@ -88,7 +94,7 @@ def bench(path: Path, cells: dict[str, float], *, attacks: dict[str, dict[str, A
     return path
 
 
-def refused(a: Path, b: Path) -> str:
+def refused(a: str | Path, b: str | Path) -> str:
     with pytest.raises(UserError) as error:
         compare(a, b)
     assert "\n" not in str(error.value)

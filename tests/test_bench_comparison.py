@@ -79,8 +79,8 @@ def test_cells_with_other_attacks(tmp_path):
 
 
 def test_benches_that_cannot_be_compared(tmp_path):
-    a, b = bench(tmp_path / "a", {"c1": 0.1}), bench(tmp_path / "b", {"c2": 0.1})
-    assert "have no cell in common (1 and 1 are finished)" in refused(a, b)
+    a, b = bench(tmp_path / "a", {"c1": 0.1, "c2": 0.1}), bench(tmp_path / "b", {"c3": 0.1})
+    assert "have no cell in common (2 and 1 are finished)" in refused(a, b)
     run = trained(tmp_path / "run", (1, 2))
     assert f"{a} is a bench and {run} is none" in refused(a, run)
     assert f"{a} is a bench and {run} is none" in refused(run, a)
@@ -111,10 +111,10 @@ def test_cells_that_are_equal_take_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(out_console, "width", 200)
     a, b = bench(tmp_path / "a", {"c1": 0.1, "c2": 0.1}), bench(tmp_path / "b", {"c1": 0.1, "c2": 0.3})
     text = shown(capsys, a, b)
-    assert "1 of 2 cells are equal" in text
+    assert "1 of 2 configurations are equal" in text
     assert "0.2 [0.2, 0.2]" in text
     same = bench(tmp_path / "c", {"c1": 0.1, "c2": 0.1})
-    assert shown(capsys, a, same).strip() == "2 of 2 cells are equal"
+    assert shown(capsys, a, same).strip() == "2 of 2 configurations are equal"
 
 
 def test_a_thousand_notes_are_not_printed(tmp_path, capsys, monkeypatch):

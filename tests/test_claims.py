@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from splitveil.bench.analysis import over_seeds
+from splitveil.evidence import over_seeds
 from splitveil.metrics import Interval
 
 ROOT = Path(__file__).parent.parent

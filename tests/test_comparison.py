@@ -51,9 +51,9 @@ def test_differences_by_hand(runs):
     assert (mse.a.mean, mse.b.mean) == pytest.approx((0.15, 0.35))
     difference = mse.difference
     assert (difference.mean, difference.lo, difference.hi) == pytest.approx((0.2, 0.1, 0.3))
-    assert (mse.paired, mse.verdict) == (True, "higher: more private")
+    assert (mse.paired, mse.seeds) == (True, 1)
     assert found["decoder", "ssim"].difference == Interval(0, 0, 0)
-    assert found["decoder", "ssim"].verdict == "no difference shown"
+    assert found["decoder", "ssim"].verdict == "no difference shown in these two trainings"
 
 
 def test_pairing_cancels_the_images_own_spread(runs):
@@ -70,7 +70,7 @@ def test_pairing_cancels_the_images_own_spread(runs):
     assert (difference.lo, difference.hi) == pytest.approx((paired.lo, paired.hi), abs=half / 10)
     reversed_ = rows(runs[1], runs[0])["decoder", "mse"]
     assert reversed_.difference.mean == pytest.approx(-difference.mean)
-    assert reversed_.verdict == "lower: less private"
+    assert reversed_.verdict == "differs in these two trainings"
 
 
 def test_the_worst_case_is_taken_image_by_image_on_each_side(runs):
@@ -86,9 +86,8 @@ def test_the_worst_case_is_taken_image_by_image_on_each_side(runs):
     difference = worst["mse"].difference
     assert (difference.mean, difference.lo, difference.hi) == pytest.approx((0.35, 0.3, 0.4))
     assert [worst["ssim"].a.mean, worst["ssim"].b.mean] == pytest.approx([0.7, 0.45])  # of 0.6, 0.8 and of 0.4, 0.5
-    assert worst["ssim"].verdict == "lower: more private"
     assert [worst["psnr"].a.mean, worst["psnr"].b.mean] == pytest.approx([2.5, 5.0])
-    assert worst["psnr"].verdict == "no difference shown"  # −2 and 7 dB
+    assert worst["psnr"].verdict == "no difference shown in these two trainings"  # −2 and 7 dB
 
 
 @pytest.mark.parametrize(
@@ -104,11 +103,33 @@ def test_the_worst_case_is_taken_image_by_image_on_each_side(runs):
     ],
 )
 def test_verdicts(metric, up, down):
-    none = Interval(0, 0, 0)
-    assert Row("", metric, none, none, Interval(0.2, 0.1, 0.3), True).verdict == up
-    assert Row("", metric, none, none, Interval(-0.2, -0.3, -0.1), True).verdict == down
-    for doubtful in (Interval(0.2, -0.1, 0.5), Interval(0.2, 0, 0.5), Interval(-0.2, -0.5, 0)):
-        assert Row("", metric, none, none, doubtful, True).verdict == "no difference shown"
+    none, seeds = Interval(0, 0, 0), 4
+    assert Row("", metric, none, none, Interval(0.2, 0.1, 0.3), True, seeds).verdict == up
+    assert Row("", metric, none, none, Interval(-0.2, -0.3, -0.1), True, seeds).verdict == down
+    for doubtful in (Interval(0.2, -0.1, 0.5), Interval(0.2, -1e-9, 0.5), Interval(-0.2, -0.5, 1e-9)):
+        if metric != "accuracy":
+            assert Row("", metric, none, none, doubtful, True, seeds).verdict == "no difference shown"
+        for few, these in ((1, "two"), (2, "four")):
+            said = Row("", metric, none, none, doubtful, True, few).verdict
+            assert said == f"no difference shown in these {these} trainings"
+            said = Row("", metric, none, none, Interval(0.2, 0.1, 0.3), True, few).verdict
+            assert said == f"differs in these {these} trainings"
+
+
+@pytest.mark.parametrize(
+    ("points", "margin", "said"),
+    [
+        ((0.1, -0.5, 0.7), 1, "a loss of 1 point is excluded"),
+        ((0.1, -0.5, 0.7), 0.4, "a loss of 0.4 points is not excluded"),
+        ((0.1, -0.5, 0.7), 0.5, "a loss of 0.5 points is not excluded"),  # the margin itself is not
+        ((-0.5, -0.8, -0.2), 1, "lower: less accurate, by less than 1 point"),
+        ((-0.5, -0.8, -0.2), 0.7, "lower: less accurate"),
+        ((2, 1, 3), 1, "higher: more accurate"),
+    ],
+)
+def test_an_accuracy_is_kept_only_within_a_margin(points, margin, said):
+    found = Interval(*(value / 100 for value in points))
+    assert Row("network", "accuracy", found, found, found, True, 5, margin=margin).verdict == said
 
 
 # Accuracy
@@ -142,7 +163,7 @@ def test_without_the_answers_the_accuracy_is_compared_unpaired(tmp_path):
         attacked(run, "decoder", values([0.1, 0.2]))
     row = rows(a, b)["network", "accuracy"]
     assert (row.difference.mean, row.difference.lo, row.difference.hi) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
-    assert (row.paired, row.verdict) == (False, "higher: more accurate")
+    assert (row.paired, row.verdict) == (False, "differs in these two trainings")
     assert "unpaired (Newcombe 1998, from Wilson intervals)" in notes(a, b)
     assert f"{a} did not keep its answers (test.csv)" in notes(a, b)
 
@@ -158,7 +179,7 @@ def test_answers_on_the_same_images_are_compared_in_pairs(tmp_path):
     half = 1.959964 * math.sqrt(0.08 * 0.92 / 100)
     assert (row.difference.lo, row.difference.hi) == pytest.approx((-0.08 - half, -0.08 + half), abs=0.011)
     assert row.paired
-    assert row.verdict == "lower: less accurate"
+    assert row.verdict == "differs in these two trainings"
     assert unpaired_difference(row.b, row.a).hi > 0  # which as if of different images could not be shown
     assert notes(a, b) == ""
 
@@ -202,7 +223,7 @@ def test_attacks_that_are_not_the_same_are_refused(runs, changes, expected):
     assert expected in refused(*runs)
     for run in runs:
         attacked(run, "linear", values([0.1, 0.2]))
-    assert {what for what, _ in rows(*runs)} == {"network", "linear", "worst case"}
+    assert {what for what, _ in rows(*runs)} == {"network", "linear"}
     assert "decoder left out: " in notes(*runs)
 
 
@@ -262,7 +283,8 @@ def test_metrics_with_a_tool_are_compared_only_where_the_tool_was_the_same(runs)
     extra = {"lpips": [0.3, 0.4], "reidentified": [1.0, 0.0]}
     for run, judge in zip(runs, ("j1", "j2"), strict=True):
         tools = {"about_lpips": {"sha256": "w1"}, "about_reidentified": {"fingerprint": judge}}
-        attacked(run, "decoder", values([0.1, 0.2], **extra), **tools)
+        for label in ("decoder", "linear"):
+            attacked(run, label, values([0.1, 0.2], **extra), **tools)
     found = rows(*runs)
     assert ("decoder", "lpips") in found
     assert ("worst case", "lpips") in found
@@ -306,7 +328,7 @@ def test_runs_as_they_are_really_left(tmp_path, small):
     found = rows(tmp_path / "a", tmp_path / "b")
     assert {metric for _, metric in found} == {"accuracy", "mse", "psnr", "ssim", "ssim_zero"}
     assert all(row.paired for row in found.values())
-    assert found["linear", "mse"].verdict == "higher: more private"
+    assert found["linear", "mse"].verdict == "differs in these two trainings"
     assert notes(tmp_path / "a", tmp_path / "b") == ""
 
 
@@ -323,15 +345,16 @@ def test_the_command_prints_a_table_and_writes_json_only_when_asked(runs, tmp_pa
     assert "watch out" in written.err
     assert sorted(tmp_path.rglob("*")) == before
     text = shown(capsys, *runs, "--out", tmp_path / "c.json")
-    assert "decoder MSE 0.15 0.35 0.20 [0.10, 0.30] higher: more private" in text
-    assert "network accuracy % 50 25 -25 [-75, 0] no difference shown" in text
+    assert "decoder MSE 1 0.15 0.35 0.20 [0.10, 0.30] < 0.001 differs in these two trainings" in text
+    assert "network accuracy % 1 50 25 -25 [-75, 0] 0.150 no difference shown in these two trainings" in text
+    assert "a verdict needs 3 seeds of each" in text
     assert "worst case" not in text  # of one attack
     found = json.loads((tmp_path / "c.json").read_text())
     assert (found["a"], found["b"]) == tuple(map(str, runs))
     row = next(row for row in found["rows"] if (row["what"], row["metric"]) == ("decoder", "mse"))
     assert row["difference"]["mean"] == pytest.approx(0.2)
     assert row["difference"]["ci95"] == pytest.approx([0.1, 0.3])
-    assert (row["paired"], row["verdict"]) == (True, "higher: more private")
+    assert (row["paired"], row["seeds"], row["verdict"]) == (True, 1, "differs in these two trainings")
 
 
 def test_the_command_refuses_in_one_line(runs, capsys):

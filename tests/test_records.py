@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from report_helpers import IMAGES, add, bench, cell, fail, run_folder
-from splitveil import metrics
+from splitveil import evidence, metrics
 from splitveil.bench import analysis, export, gains, records
 from splitveil.errors import UserError
 
@@ -219,7 +219,7 @@ def test_over_seeds_is_students_interval():
 
     values = [0.3, 0.5, 0.1, 0.45]
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
-    found = analysis.over_seeds(values)
+    found = evidence.over_seeds(values)
     assert [found.mean, found.lo, found.hi] == pytest.approx([float(np.mean(values)), low, high])
 
 
@@ -256,7 +256,7 @@ def test_setups_gather_their_seeds(folder):
         0.025,
     )
     assert names["gaussian:0.1"].cem == ""  # cem:0 trains nothing
-    assert both.accuracy == analysis.over_seeds([r["accuracy"]["mean"] for r in both.records])
+    assert both.accuracy == evidence.over_seeds([r["accuracy"]["mean"] for r in both.records])
     best = [arena.setups[place].name for place in arena.front]
     assert best == ["gaussian:0.025 + dropout:0.2 + cem:16", "gaussian:0.025 + cem:16", "gaussian:0.025"]
 
@@ -295,7 +295,7 @@ def test_the_gain_is_paired_within_seeds_then_taken_over_them(folder):
         by_seed.append(metrics.paired_difference(errors["cem:16"], errors[""]))
     for ours, single in zip(gain.mse_by_seed, by_seed, strict=True):
         assert [ours.mean, ours.lo, ours.hi] == pytest.approx([single.mean, single.lo, single.hi])
-    assert gain.mse == analysis.over_seeds([part.mean for part in gain.mse_by_seed])
+    assert gain.mse == evidence.over_seeds([part.mean for part in gain.mse_by_seed])
     assert gain.accuracy.mean == pytest.approx(-0.02)
     assert gain.relative == pytest.approx(gain.mse_means[1] / gain.mse_means[0] - 1)
 

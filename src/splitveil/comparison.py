@@ -1,32 +1,20 @@
-"""Two runs side by side: differences with intervals, on the same images wherever that can be shown."""
+"""Runs side by side: differences with intervals, in pairs of one seed, on the same images where that can be shown."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from . import reading
+from . import config
+from .comparable import NETWORK, PRIVACY, WORST, Pending, Side, accuracy_row, attack_rows, why_nothing
 from .errors import UserError
-from .metrics import Interval, binomial_ci, bootstrap_ci, unpaired_difference
+from .evidence import LEAST, LEVEL, MARGIN, hierarchical, holm, over_seeds, p_value
+from .metrics import Interval, bootstrap_ci
 from .runs import Run
-
-PRIVACY = {"mse": 1, "psnr": -1, "ssim": -1, "ssim_zero": -1, "lpips": 1, "reidentified": -1}
-"""Metrics of a reconstruction: 1 where a higher value is more private, -1 where a lower one is."""
-TOOLS = {"lpips": "sha256", "reidentified": "fingerprint"}
-"""Metrics that need a tool, and what tells two of its kind apart (in a summary's ``about_METRIC``)."""
-SHARES = frozenset({"accuracy", "reidentified"})
-"""Metrics of which every image has 0 or 1."""
-REMEDY = "delete it and make it again"
-BASIC = ("mse", "psnr", "ssim")
-"""Metrics of every attack, of which a record has the worst case."""
-WORST = "worst case"
-NETWORK = "network"
 
 
 @dataclass(frozen=True)
@@ -36,10 +24,15 @@ class Row:
     Attributes:
         what: an attack's label, ``worst case`` (image by image, over the attacks that both have) or ``network``.
         paired: whether the difference was taken image by image.
+        seeds: pairs of trainings; of one, the interval is over its images alone.
+        p: corrected for the other rows of the table (Holm); None: not corrected.
+        margin: loss of accuracy, in points, that is to be excluded.
 
     >>> zero, tenth = Interval(0, 0, 0), Interval(0.1, 0.05, 0.15)
-    >>> [Row("decoder", metric, zero, tenth, tenth, True).verdict for metric in ("mse", "ssim")]
+    >>> [Row("decoder", metric, zero, tenth, tenth, True, seeds=4).verdict for metric in ("mse", "ssim")]
     ['higher: more private', 'higher: less private']
+    >>> Row("decoder", "mse", zero, tenth, tenth, True).verdict
+    'differs in these two trainings'
     """
 
     what: str
@@ -48,22 +41,43 @@ class Row:
     b: Interval
     difference: Interval
     paired: bool
+    seeds: int = 1
+    p: float | None = None
+    margin: float = MARGIN
+
+    @property
+    def shown(self) -> bool:
+        """Whether there is a difference beyond the images, and of several trainings beyond their seeds."""
+        return (p_value(self.difference, self.seeds) if self.p is None else self.p) < LEVEL
 
     @property
     def verdict(self) -> str:
-        """In words; a difference whose interval holds zero is none."""
-        if self.difference.lo <= 0 <= self.difference.hi:
-            return "no difference shown"
+        """In words. What was changed is the cause only where at least `evidence.LEAST` pairs of trainings say so."""
+        if self.seeds < LEAST:
+            these = f"in these {('two', 'four')[self.seeds - 1]} trainings"
+            return f"differs {these}" if self.shown else f"no difference shown {these}"
         up = self.difference.mean > 0
         if self.metric == "accuracy":
-            return "higher: more accurate" if up else "lower: less accurate"
+            return self._accuracy(up)
+        if not self.shown:
+            return "no difference shown"
         private = up == (PRIVACY[self.metric] > 0)
         return f"{'higher' if up else 'lower'}: {'more' if private else 'less'} private"
+
+    def _accuracy(self, up: bool) -> str:
+        loss = f"{self.margin:g} point{'' if self.margin == 1 else 's'}"
+        within = self.difference.lo > -self.margin / 100
+        if not self.shown:
+            return f"a loss of {loss} is excluded" if within else f"a loss of {loss} is not excluded"
+        if up:
+            return "higher: more accurate"
+        return "lower: less accurate" + (f", by less than {loss}" if within else "")
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         values = {key: getattr(self, key).as_dict() for key in ("a", "b", "difference")}
-        return {"what": self.what, "metric": self.metric, **values, "paired": self.paired, "verdict": self.verdict}
+        about = {"paired": self.paired, "seeds": self.seeds, "p_holm": self.p, "verdict": self.verdict}
+        return {"what": self.what, "metric": self.metric, **values, **about}
 
 
 @dataclass(frozen=True)
@@ -79,203 +93,141 @@ class Comparison:
         return {"rows": [row.as_dict() for row in self.rows], "notes": list(self.notes), "flags": list(self.flags)}
 
 
-def compare_runs(a: Path, b: Path) -> Comparison:
+def compare_runs(a: Sequence[Path], b: Sequence[Path], margin: float = MARGIN) -> Comparison:
     """Every attack that was made on both in the same way and on the same images, their worst case, and the accuracy.
 
+    Args:
+        a, b: run folders; several of a side are trainings of one configuration, and are compared seed by seed.
+        margin: as of `Row`.
+
     Raises:
-        UserError: a run that is not finished, other image sets, no attack that both have, or none that can be compared.
+        UserError: a run that is not finished, other image sets, several runs of a side that differ in more than their
+            seed, no seed or no attack that both have, or none that can be compared.
     """
-    opened = [Run.open(path) for path in (a, b)]
-    sets = [run.settings.data.partition(":")[0] for run in opened]  # a folder may have moved: the images tell
+    pairs, left_out = _pairs(_by_seed(a), _by_seed(b))
+    sets = [run.settings.data.partition(":")[0] for run in pairs[0]]  # a folder may have moved: the images tell
     if sets[0] != sets[1]:
-        raise UserError(f"{a} was trained on {sets[0]} and {b} on {sets[1]}; compare runs of the same image set")
-    one, other = (Side.of(path) for path in (a, b))
-    pending, refused, notes = attack_rows(one, other)
-    if not pending:
-        raise UserError(_why_nothing(one, other, refused, seeds=[run.settings.seed for run in opened]))
-    accuracy, unpaired, said = accuracy_row(one, other)
-    rows = [row.row(map(bootstrap_ci, row.samples())) for row in [*accuracy, *pending]]
-    labels = dict.fromkeys(row.what for row in pending)
-    flags = [
-        f"{side.path}: {label}: {flag}"
-        for side in (one, other)
-        for label in labels
-        if label in side.attacks
-        for flag in side.attacks[label].get("flags", ())
-    ]
-    notes = [*(f"{label} left out: {why}" for label, why in refused.items()), *notes, *said]
-    return Comparison((*unpaired, *rows), tuple(notes), tuple(flags))
+        raise UserError(f"{a[0]} was trained on {sets[0]} and {b[0]} on {sets[1]}; compare runs of the same image set")
+    found: list[list[Pending]] = []
+    said: dict[str, list[int]] = {}
+    sides: list[tuple[Side, Side]] = []
+    for pair in pairs:
+        one, other = (Side.of(run.path) for run in pair)
+        seeds = [run.settings.seed for run in pair]
+        pending, refused, notes = attack_rows(one, other)
+        if not pending and (len(pairs) == 1 or not one.attacks or not other.attacks):
+            raise UserError(why_nothing(one, other, refused, seeds))
+        accuracy, unpaired = accuracy_row(one, other)
+        found.append([*accuracy, *_without_copies(pending)])
+        sides.append((one, other))
+        for note in [*(f"{label} left out: {why}" for label, why in refused.items()), *notes, *unpaired]:
+            said.setdefault(note, []).append(seeds[0])
+    if not any(row.what != NETWORK for rows in found for row in rows):
+        raise UserError(f"{a[0]} and {b[0]}, and the other pairs, cannot be compared: {'; '.join(said)}")
+    together = gathered(found)
+    drawn = iter([bootstrap_ci(values) for parts in together for values in to_draw(parts)])
+    rows = judged([row_of(parts, drawn, margin) for parts in together])
+    notes = [note if len(at) == len(pairs) else f"seed {', '.join(map(str, at))}: {note}" for note, at in said.items()]
+    flags = [flag for pair in sides for flag in _flags(pair, {row.what for row in rows})]
+    return Comparison(tuple(rows), (*left_out, *notes), tuple(flags))
 
 
-@dataclass(frozen=True)
-class Pending:
-    """A row whose bootstrap intervals are still to be drawn; ``change``: B − A per image, (N,).
+def _by_seed(paths: Sequence[Path]) -> dict[int, Run]:
+    """The runs of a side by their seeds.
 
-    ``a`` and ``b`` are intervals where these are known, else values per image.
+    Raises:
+        UserError: two with one seed, or that differ in more than it.
     """
-
-    what: str
-    metric: str
-    a: Interval | Tensor
-    b: Interval | Tensor
-    change: Tensor
-
-    def samples(self) -> list[Tensor]:
-        """All values per image whose mean needs an interval."""
-        return [self.change, *(side for side in (self.a, self.b) if isinstance(side, Tensor))]
-
-    def row(self, drawn: Iterator[Interval]) -> Row:
-        """The row, with the intervals of `samples` taken from ``drawn``."""
-        difference = next(drawn)
-        a, b = (next(drawn) if isinstance(side, Tensor) else side for side in (self.a, self.b))
-        return Row(self.what, self.metric, a, b, difference, True)
-
-
-@dataclass(frozen=True)
-class Side:
-    """What a run folder left, and what to call it: its summary, and those of its attacks by label."""
-
-    name: str
-    path: Path
-    summary: dict[str, Any]
-    attacks: dict[str, dict[str, Any]]
-
-    @classmethod
-    def of(cls, path: Path, name: str | None = None) -> Side:
-        left = sorted(path.glob("attacks/*/summary.json"))
-        attacks = {file.parent.name: reading.read_json(file, reading.ATTACK, REMEDY) for file in left}
-        return cls(name or str(path), path, reading.read_json(path / "summary.json", reading.RUN, REMEDY), attacks)
-
-
-def attack_rows(one: Side, other: Side) -> tuple[list[Pending], dict[str, str], list[str]]:
-    """Rows of the attacks that can be compared and of their worst case; the others with the reason; notes."""
-    refused: dict[str, str] = {}
-    pending: list[Pending] = []
-    values: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
-    notes: dict[str, None] = {}
-    for label, first in one.attacks.items():
-        if label not in other.attacks:
-            continue
-        second = other.attacks[label]
-        if why := _obstacle(one, other, label):
-            refused[label] = why
-            continue
-        pair = _per_image(one, label), _per_image(other, label)
-        for metric in [name for name in TOOLS if name in pair[0] and name in pair[1]]:
-            if not _same_tool(metric, first, second):
-                notes[f"{metric} left out: it was not measured with the same tool, or the summaries do not say"] = None
-                del pair[0][metric], pair[1][metric]
-        values.append(pair)
-        pending += [
-            Pending(label, name, read_interval(first[name]), read_interval(second[name]), pair[1][name] - pair[0][name])
-            for name in PRIVACY
-            if name in pair[0] and name in pair[1]
-        ]
-    return pending + _worst(values), refused, list(notes)
-
-
-def _worst(values: Sequence[tuple[dict[str, Tensor], dict[str, Tensor]]]) -> list[Pending]:
-    """The strongest attack of each side on every image, by each metric that all attacks have."""
-    rows = []
-    for name, sign in PRIVACY.items():
-        if values and all(name in side for pair in values for side in pair):
-            a, b = (sign * torch.stack([sign * pair[i][name] for pair in values]).min(0).values for i in (0, 1))
-            rows.append(Pending(WORST, name, _side(name, a), _side(name, b), b - a))
-    return rows
-
-
-def _obstacle(one: Side, other: Side, label: str) -> str | None:
-    """Why the figures of an attack cannot be held against each other; None where they can."""
-    first, second = one.attacks[label], other.attacks[label]
-    if first["attack"] != second["attack"]:
-        return f"other settings ({_differing(first['attack'], second['attack'])})"
-    terms = {
-        "protocol": [found["protocol"] for found in (first, second)],
-        "wires observed": [found.get("observed", 1) for found in (first, second)],
-        "images to learn from": [found["images"]["attacker"] for found in (first, second)],
-        "budget in steps": [found.get("budget", {}).get("steps") for found in (first, second)],
-        "budget in seconds": [found.get("budget", {}).get("seconds") for found in (first, second)],
-    }
-    for name, (ours, theirs) in terms.items():
-        if ours != theirs:
-            return f"{name}: {ours} and {theirs}"
-    silent = [side.name for side, found in ((one, first), (other, second)) if not found.get("images_digest")]
-    if silent:
-        return f"it is not known which images were attacked on {' and '.join(silent)}; run the attack again"
-    return "other images were attacked" if first["images_digest"] != second["images_digest"] else None
-
-
-def _differing(first: dict[str, Any], second: dict[str, Any]) -> str:
-    ((name, ours),), ((other, theirs),) = first.items(), second.items()
-    if name != other:
-        return f"{name} and {other}"
-    keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
-    return ", ".join(f"{key} {ours.get(key)} and {theirs.get(key)}" for key in keys)
-
-
-def _why_nothing(one: Side, other: Side, refused: dict[str, str], seeds: Sequence[int]) -> str:
-    for side in (one, other):
-        if not side.attacks:
-            return (
-                f"{side.path} has no finished attack; make one: "
-                f"splitveil attack {shlex.quote(str(side.path))} --attack decoder"
+    found: dict[int, Run] = {}
+    for run in map(Run.open, paths):
+        first = next(iter(found.values()), run)
+        if changed := _changed(first.settings, run.settings):
+            raise UserError(
+                f"{first.path} and {run.path} differ in more than the seed ({', '.join(changed)}); name trainings of "
+                "one configuration on each side"
             )
-    if not refused:
-        names = [", ".join(side.attacks) for side in (one, other)]
-        return f"{one.path} ({names[0]}) and {other.path} ({names[1]}) share no attack; make the same one on both"
-    alike = {why: [label for label in refused if refused[label] == why] for why in refused.values()}
-    reasons = "; ".join(f"{', '.join(labels)}: {why}" for why, labels in alike.items())
-    hint = ""
-    if "other images were attacked" in refused.values() and seeds[0] != seeds[1]:
-        hint = (
-            f"; which ones depends on the run's seed ({seeds[0]} and {seeds[1]}): --protocol train_time without "
-            "--attacked takes the whole test set"
+        if run.settings.seed in found:
+            same = found[run.settings.seed].path
+            raise UserError(f"{same} and {run.path} have the same seed, {run.settings.seed}; name one of them")
+        found[run.settings.seed] = run
+    return found
+
+
+def _changed(one: config.TrainConfig, other: config.TrainConfig) -> list[str]:
+    first, second = (
+        settings.model_dump(mode="json", exclude={"seed", "root", "devices"})
+        | {"data": config.divided(settings.data)[0]}
+        for settings in (one, other)
+    )
+    return [key for key in first if first[key] != second[key]]
+
+
+def _pairs(one: dict[int, Run], other: dict[int, Run]) -> tuple[list[tuple[Run, Run]], list[str]]:
+    """Runs of the same seed, and what has no partner; one run of each side is a pair whatever their seeds are."""
+    if len(one) == len(other) == 1:
+        return [(next(iter(one.values())), next(iter(other.values())))], []
+    both = sorted(one.keys() & other.keys())
+    if not both:
+        seeds = [", ".join(map(str, sorted(side))) for side in (one, other)]
+        raise UserError(
+            f"the first side has the seeds {seeds[0]}, the second {seeds[1]}: none in common, and trainings are "
+            "compared in pairs of one seed; train the second with the seeds of the first"
         )
-    return f"{one.path} and {other.path} cannot be compared: {reasons}{hint}"
+    alone = [*(one[seed] for seed in one if seed not in both), *(other[seed] for seed in other if seed not in both)]
+    notes = [f"{run.path} left out: the other side has no training with seed {run.settings.seed}" for run in alone]
+    return [(one[seed], other[seed]) for seed in both], notes
 
 
-def _same_tool(metric: str, first: dict[str, Any], second: dict[str, Any]) -> bool:
-    known = [found.get(f"about_{metric}", {}).get(TOOLS[metric]) for found in (first, second)]
-    return known[0] is not None and known[0] == known[1]
+def _without_copies(pending: list[Pending]) -> list[Pending]:
+    """Leave out the worst case of a single attack, which is that attack: it would count twice among the rows."""
+    alone = len({row.what for row in pending if row.what != WORST}) == 1
+    return [row for row in pending if not (alone and row.what == WORST)]
 
 
-def accuracy_row(one: Side, other: Side) -> tuple[list[Pending], list[Row], list[str]]:
-    """The accuracy: image by image where both kept their answers on the same test images, else unpaired; notes."""
-    for side in (one, other):
-        if not side.summary["accuracy"]:
-            return [], [], [f"accuracy left out: that of {side.name} was not measured"]
-    a, b = (read_interval(side.summary["accuracy"]) for side in (one, other))
-    if why := _why_unpaired(one, other):
-        row = Row(NETWORK, "accuracy", a, b, unpaired_difference(b, a), False)
-        return [], [row], [f"accuracy compared unpaired (Newcombe 1998, from Wilson intervals): {why}"]
-    first, second = (_hits(side) for side in (one, other))
-    return [Pending(NETWORK, "accuracy", a, b, second - first)], [], []
+def _flags(pair: tuple[Side, Side], labels: set[str]) -> list[str]:
+    return [
+        f"{side.path}: {label}: {flag}"
+        for side in pair
+        for label, found in side.attacks.items()
+        if label in labels
+        for flag in found.get("flags", ())
+    ]
 
 
-def _why_unpaired(one: Side, other: Side) -> str | None:
-    for side in (one, other):
-        if not (side.path / "test.csv").is_file() or not side.summary.get("test_digest"):
-            return f"{side.name} did not keep its answers (test.csv)"
-    same = one.summary["test_digest"] == other.summary["test_digest"]
-    return None if same else "the test images are not the same"
+def gathered(pairs: Sequence[Sequence[Pending]]) -> list[tuple[Pending, ...]]:
+    """The parts of each row: one for each pair of trainings that has it."""
+    parts: dict[tuple[str, str], list[Pending]] = {}
+    for rows in pairs:
+        for row in rows:
+            parts.setdefault((row.what, row.metric), []).append(row)
+    return [tuple(found) for found in parts.values()]
 
 
-def _per_image(side: Side, label: str) -> dict[str, Tensor]:
-    """Each metric of an attack per image, float64 (N,)."""
-    file, summary = side.path / "attacks" / label / "per_image.csv", side.attacks[label]
-    table = reading.read_columns(file, set(BASIC), "run the attack again", summary["images"]["attacked"])
-    return {name: torch.from_numpy(table[name]) for name in PRIVACY if name in table and name in summary}
+def to_draw(parts: Sequence[Pending]) -> list[Tensor]:
+    """Values per image whose mean needs a bootstrap interval: those of a single pair of trainings."""
+    only = parts[0]
+    return [value for value in (only.change, only.a, only.b) if isinstance(value, Tensor)] if len(parts) == 1 else []
 
 
-def _hits(side: Side) -> Tensor:
-    file, remedy = side.path / "test.csv", "delete it, and the accuracy is compared unpaired"
-    table = reading.read_columns(file, {"label", "predicted"}, remedy, side.summary["images"]["test"])
-    return torch.from_numpy(table["label"] == table["predicted"]).double()
+def row_of(parts: Sequence[Pending], drawn: Iterator[Interval], margin: float = MARGIN) -> Row:
+    """The row of ``parts``, with the intervals of `to_draw` taken from ``drawn``."""
+    first = parts[0]
+    if len(parts) == 1:
+        difference, a, b = (next(drawn) if isinstance(v, Tensor) else v for v in (first.change, first.a, first.b))
+    else:
+        a, b = (over_seeds([_mean(getattr(part, side)) for part in parts]) for side in ("a", "b"))
+        shared = first.images is not None and all(part.images == first.images for part in parts)
+        changes = [c.numpy() if isinstance(c, Tensor) else c for c in (part.change for part in parts)]
+        difference = hierarchical(changes, shared)
+    paired = all(isinstance(part.change, Tensor) for part in parts)
+    return Row(first.what, first.metric, a, b, difference, paired, len(parts), margin=margin)
 
 
-def _side(metric: str, values: Tensor) -> Interval | Tensor:
-    return binomial_ci(int(values.sum()), len(values)) if metric in SHARES else values
+def _mean(values: Interval | Tensor) -> float:
+    return values.mean if isinstance(values, Interval) else float(values.mean())
 
 
-def read_interval(value: dict[str, Any]) -> Interval:
-    return Interval(value["mean"], *value["ci95"])
+def judged(rows: Sequence[Row]) -> list[Row]:
+    """The rows with their p values, corrected for the number of rows."""
+    corrected = holm([p_value(row.difference, row.seeds) for row in rows])
+    return [replace(row, p=p) for row, p in zip(rows, corrected, strict=True)]

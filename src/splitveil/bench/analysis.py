@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..evidence import combined
 from ..metrics import ELEMENTS_AT_ONCE, Interval
 
 RESAMPLES = 2000  # as metrics.bootstrap_ci
@@ -90,22 +91,6 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     return front[::-1]
 
 
-def over_seeds(values: Sequence[float]) -> Interval:
-    """Mean of independent values with Student's 95 % interval, mean ± t·s/√n.
-
-    Args:
-        values: one for each seed, at least two.
-
-    >>> f"{over_seeds([1.0, 2.0, 3.0]):.2f}"
-    '2.00 [-0.48, 4.48]'
-    """
-    from scipy.special import stdtrit
-
-    count, mean = len(values), float(np.mean(values))
-    half = float(stdtrit(count - 1, 0.975)) * float(np.std(values, ddof=1)) / math.sqrt(count)
-    return Interval(mean, mean - half, mean + half)
-
-
 def paired_intervals(differences: np.ndarray) -> list[Interval]:
     """`metrics.bootstrap_ci` of each row of (rows, images), with the same resampled images for all rows.
 
@@ -123,26 +108,6 @@ def paired_intervals(differences: np.ndarray) -> list[Interval]:
     tails = torch.tensor([0.025, 0.975], dtype=torch.float64)
     ends = torch.cat(parts).quantile(tails, dim=0).T.tolist()
     return [Interval(row.mean().item(), low, high) for row, (low, high) in zip(values, ends, strict=True)]
-
-
-def combined(parts: Sequence[Interval], least: float = -math.inf, most: float = math.inf) -> Interval:
-    """Over the seeds (Student), of one seed its own interval; cut to [``least``, ``most``], where the value must lie.
-
-    Seeds that happen to agree leave Student's interval without width. It is never taken narrower than that of the
-    images would be if every seed had images of its own: mean half width / √seeds.
-
-    >>> f"{combined([Interval(0.5, 0.4, 0.6), Interval(0.5, 0.4, 0.6)]):.3f}"
-    '0.500 [0.429, 0.571]'
-    >>> f"{combined([Interval(0.95, 0.94, 0.96), Interval(0.99, 0.98, 0.995)], 0, 1):.2f}"
-    '0.97 [0.72, 1.00]'
-    """
-    if len(parts) == 1:
-        return parts[0]
-    found, root = over_seeds([part.mean for part in parts]), math.sqrt(len(parts))
-    low = float(np.mean([part.mean - part.lo for part in parts])) / root
-    high = float(np.mean([part.hi - part.mean for part in parts])) / root
-    lo, hi = min(found.lo, found.mean - low), max(found.hi, found.mean + high)
-    return Interval(found.mean, max(least, lo), min(most, hi))
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:

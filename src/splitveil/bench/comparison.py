@@ -1,7 +1,8 @@
-"""Two benches side by side, cell by cell."""
+"""Two benches side by side, configuration by configuration, and what may stand on each side of a comparison."""
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,65 +12,101 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..comparison import (
+from ..comparable import (
     BASIC,
     NETWORK,
     WORST,
-    Comparison,
     Pending,
-    Row,
     Side,
     accuracy_row,
     attack_rows,
-    compare_runs,
     read_interval,
 )
+from ..comparison import Comparison, compare_runs, gathered, judged, row_of, to_draw
 from ..errors import UserError
+from ..evidence import MARGIN
 from ..metrics import Interval, unpaired_difference
 from . import records
 from .analysis import paired_intervals
 
+TRAINED_ON = ("seed", "root", "devices")
+"""Settings that tell trainings of one configuration apart, or only where they were made."""
+
 
 @dataclass(frozen=True)
 class Cells:
-    """Two benches: the comparison of each cell that both have finished, by its id, and what is only in one."""
+    """Two benches: the comparison of each configuration that both have, and the cells that only one has.
+
+    Attributes:
+        common, axes: by the id of the configuration's first cell.
+        seeds: of each, the pairs of cells: trainings with one seed, one of each bench.
+    """
 
     common: dict[str, Comparison]
     axes: dict[str, dict[str, Any]]
+    seeds: dict[str, int]
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        cells = {name: {"axes": self.axes[name], **found.as_dict()} for name, found in self.common.items()}
+        cells = {
+            name: {"axes": self.axes[name], "seeds": self.seeds[name], **found.as_dict()}
+            for name, found in self.common.items()
+        }
         return {"cells": cells, "only_a": list(self.only_a), "only_b": list(self.only_b)}
 
 
-def compare(a: str | Path, b: str | Path) -> Comparison | Cells:
-    """Compare two run folders, or two bench folders.
+def compare(a: str | Path, b: str | Path, margin: float = MARGIN) -> Comparison | Cells:
+    """Compare two run folders, several of each side, or two bench folders.
+
+    Args:
+        a, b: a folder, or a pattern such as ``runs/noise-*`` that names trainings of one configuration.
+        margin: loss of accuracy, in points, that is to be excluded.
 
     Raises:
-        UserError: the same folder twice, a run and a bench, or as for `compare_runs` and `compare_benches`.
+        UserError: the same folder twice, a run and a bench, a pattern that nothing matches, or as for `compare_runs`
+            and `compare_benches`.
 
     >>> compare("runs/a", "runs/../runs/a")
     Traceback (most recent call last):
     ...
     splitveil.errors.UserError: runs/a and runs/../runs/a are the same folder; name two
     """
-    a, b = Path(a), Path(b)
-    if a.resolve() == b.resolve():
-        raise UserError(f"{a} and {b} are the same folder; name two")
-    benches = [(path / "cells").is_dir() for path in (a, b)]
-    if benches[0] != benches[1]:
-        bench, run = (a, b) if benches[0] else (b, a)
-        raise UserError(f"{bench} is a bench and {run} is none; compare two runs, or two benches")
-    return compare_benches(a, b) if benches[0] else compare_runs(a, b)
+    if not 0 < margin < 100:
+        raise UserError(f"margin is {margin:g}; expected points of accuracy, above 0 and below 100, such as 1")
+    one, other = _folders(a), _folders(b)
+    for first in one:
+        for second in other:
+            if first.resolve() == second.resolve():
+                raise UserError(f"{first} and {second} are the same folder; name two")
+    benches = [path for path in (*one, *other) if (path / "cells").is_dir()]
+    if not benches:
+        return compare_runs(one, other, margin)
+    if plain := [path for path in (*one, *other) if path not in benches]:
+        raise UserError(f"{benches[0]} is a bench and {plain[0]} is none; compare two runs, or two benches")
+    if len(benches) > 2:
+        raise UserError(f"{a} and {b} are {len(benches)} benches; compare two")
+    return compare_benches(one[0], other[0], margin)
 
 
-def compare_benches(a: Path, b: Path) -> Cells:
-    """Accuracy and worst case of every cell that both benches have finished, matched by its id: its configuration.
+def _folders(named: str | Path) -> list[Path]:
+    """What a pattern names; a name without one as it is."""
+    path = Path(named)
+    if path.exists() or not any(letter in str(named) for letter in "*?["):
+        return [path]
+    anchor = Path(path.anchor)
+    found = sorted(folder for folder in anchor.glob(str(path.relative_to(anchor))) if folder.is_dir())
+    if not found:
+        raise UserError(f"no folder matches {named}; name run folders, such as 'runs/noise-*' in quotes")
+    return found
 
-    A cell whose values per image are not there, or are of other images, is compared unpaired, from its record.
+
+def compare_benches(a: Path, b: Path, margin: float = MARGIN) -> Comparison | Cells:
+    """Accuracy and worst case of every configuration of which both benches have finished cells of one seed.
+
+    Two benches of one configuration each, with the seeds as their cells, are compared like two sets of runs. A cell
+    whose values per image are not there, or are of other images, is compared unpaired, from its record.
 
     Raises:
         UserError: a bench without a finished cell, or two without a common one.
@@ -77,19 +114,36 @@ def compare_benches(a: Path, b: Path) -> Cells:
     first, second = ({record["id"]: record for record in records.gather(path)} for path in (a, b))
     common = [name for name in first if name in second]
     if not common:
+        if all(len({_configuration(record) for record in found.values()}) == 1 for found in (first, second)):
+            one, other = ([path / "cells" / name for name in found] for path, found in ((a, first), (b, second)))
+            return compare_runs(one, other, margin)
         raise UserError(
             f"{a} and {b} have no cell in common ({len(first)} and {len(second)} are finished): their configurations "
             "differ, and with them the ids; compare two runs of the same grid"
         )
-    found = {name: _cell(a / "cells" / name, b / "cells" / name, first[name], second[name]) for name in common}
-    drawn = iter(_drawn([values for pending, _, _ in found.values() for row in pending for values in row.samples()]))
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(common, key=lambda name: first[name]["config"].get("seed", 0)):
+        groups[_configuration(first[name])].append(name)
+    cells = {name: _cell(a / "cells" / name, b / "cells" / name, first[name], second[name]) for name in common}
+    parts = {group[0]: gathered([cells[name][0] for name in group]) for group in groups.values()}
+    drawn = iter(_drawn([values for rows in parts.values() for row in rows for values in to_draw(row)]))
+    rows = {name: [row_of(row, drawn, margin) for row in found] for name, found in parts.items()}
+    corrected = iter(judged([row for found in rows.values() for row in found]))
     comparisons = {
-        name: Comparison((*done, *(row.row(drawn) for row in pending)), tuple(notes))
-        for name, (pending, done, notes) in found.items()
+        group[0]: Comparison(
+            tuple(next(corrected) for _ in rows[group[0]]),
+            tuple(dict.fromkeys(note for name in group for note in cells[name][1])),
+        )
+        for group in groups.values()
     }
-    axes = {name: first[name]["axes"] for name in common}
+    axes = {name: {key: value for key, value in first[name]["axes"].items() if key != "seed"} for name in comparisons}
     only_a, only_b = (tuple(n for n in here if n not in there) for here, there in ((first, second), (second, first)))
-    return Cells(comparisons, axes, only_a, only_b)
+    return Cells(comparisons, axes, {group[0]: len(group) for group in groups.values()}, only_a, only_b)
+
+
+def _configuration(record: dict[str, Any]) -> str:
+    settings = {key: value for key, value in record["config"].items() if key not in TRAINED_ON}
+    return json.dumps(settings, sort_keys=True)
 
 
 def _drawn(samples: Sequence[Tensor]) -> list[Interval]:
@@ -104,25 +158,23 @@ def _drawn(samples: Sequence[Tensor]) -> list[Interval]:
     return [drawn[place] for place in range(len(samples))]
 
 
-def _cell(
-    a: Path, b: Path, first: dict[str, Any], second: dict[str, Any]
-) -> tuple[list[Pending], list[Row], list[str]]:
-    """Accuracy and worst case of a cell: rows still to be drawn, finished ones, notes."""
+def _cell(a: Path, b: Path, first: dict[str, Any], second: dict[str, Any]) -> tuple[list[Pending], list[str]]:
+    """Accuracy and worst case of a cell, and notes."""
     try:
         one, other = Side.of(a, "A"), Side.of(b, "B")
         pending, refused, notes = attack_rows(one, other)
-        accuracy, done, said = accuracy_row(one, other)
+        accuracy, said = accuracy_row(one, other)
     except UserError as error:
-        return [], *_unpaired(first, second, "accuracy and worst case", str(error))
+        return _unpaired(first, second, "accuracy and worst case", str(error))
     reasons = [f"{label} left out: {why}" for label, why in refused.items()]
     reasons += [f"{label} left out: only one has it" for label in sorted(set(one.attacks) ^ set(other.attacks))]
     if worst := [row for row in pending if row.what == WORST]:
-        return [*accuracy, *worst], done, [*reasons, *notes, *said]
+        return [*accuracy, *worst], [*reasons, *notes, *said]
     rows, why = _unpaired(first, second, "worst case", "; ".join(reasons))
-    return accuracy, [*done, *(row for row in rows if row.what == WORST)], [*said, *why]
+    return [*accuracy, *(row for row in rows if row.what == WORST)], [*said, *why]
 
 
-def _unpaired(first: dict[str, Any], second: dict[str, Any], named: str, why: str) -> tuple[list[Row], list[str]]:
+def _unpaired(first: dict[str, Any], second: dict[str, Any], named: str, why: str) -> tuple[list[Pending], list[str]]:
     """What the two records of a cell tell without values per image, as if their images were independent."""
     rows = [(NETWORK, "accuracy", *(read_interval(record["accuracy"]) for record in (first, second)))]
     notes = [f"{named} compared unpaired, from the intervals (Newcombe 1998; Zou and Donner 2008): {why}"]
@@ -131,4 +183,4 @@ def _unpaired(first: dict[str, Any], second: dict[str, Any], named: str, why: st
         rows += [(WORST, name, *(read_interval(r["worst_case"][name]) for r in (first, second))) for name in BASIC]
     else:
         notes.append("worst case left out: other attacks, or another protocol")
-    return [Row(what, name, x, y, unpaired_difference(y, x), False) for what, name, x, y in rows], notes
+    return [Pending(what, name, x, y, unpaired_difference(y, x)) for what, name, x, y in rows], notes

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ..evidence import combined
 from ..metrics import Interval, unpaired_difference
-from .analysis import CEM, SILENT, Arena, Setup, combined, interval, paired_intervals
+from .analysis import CEM, SILENT, Arena, Setup, interval, paired_intervals
 from .records import answers, per_image
 
 

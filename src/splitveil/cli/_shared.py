@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from cyclopts import App
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 
@@ -19,6 +20,9 @@ app = App(
     suppress_keyboard_interrupt=False,  # main prints what was kept
 )
 out_console, error_console = Console(), Console(stderr=True)
+
+LOOK: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}
+"""Of tables with many columns: they must fit 80 letters."""
 
 
 def say(line: str) -> None:

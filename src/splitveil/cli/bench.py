@@ -9,21 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column, Table
 
 from ..errors import UserError
-from ._shared import app, duration, error_console, out_console, say
+from ._shared import LOOK, app, duration, error_console, out_console, say
 
 if TYPE_CHECKING:
     from ..bench.driver import State
     from ..bench.grid import Cell, Grid
-
-LOOK: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}
-"""Of tables with many columns: they must fit 80 letters."""
 
 
 @Parameter(name="*")

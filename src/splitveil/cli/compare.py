@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
-from ._shared import app, out_console, say, show_flags
+from ._shared import LOOK, app, out_console, say, show_flags
 
 if TYPE_CHECKING:
     from ..bench.comparison import Cells
@@ -23,15 +23,20 @@ LISTED = 10
 
 
 @app.command
-def compare(a: Path, b: Path, *, out: Path | None = None) -> None:
+def compare(a: str, b: str, *, margin: float = 1.0, out: Path | None = None) -> None:
     """Show what B does better or worse than A: B − A with 95 % intervals, image by image where both saw the same.
+
+    One training of each tells these two apart and no more; a verdict needs three or more of each, with the same seeds.
 
     Parameters
     ----------
     a
-        Run folder that `splitveil train` made and `splitveil attack` attacked, or a folder of `splitveil bench`.
+        Run folder that `splitveil train` made and `splitveil attack` attacked; several that differ in their seed, as a
+        pattern in quotes such as 'runs/noise-*'; or a folder of `splitveil bench`.
     b
-        Another one, attacked in the same way.
+        Another one, or others with the same seeds, attacked in the same way.
+    margin
+        Loss of accuracy, in points, that is to be excluded; name it before you look.
     out
         Also write all of it as JSON to this file.
     """
@@ -39,15 +44,15 @@ def compare(a: Path, b: Path, *, out: Path | None = None) -> None:
     from ..bench.comparison import compare as compare_folders
     from ..files import write_json
 
-    found = compare_folders(a, b)
+    found = compare_folders(a, b, margin)
     if out:
-        write_json(out, {"a": str(a), "b": str(b), **found.as_dict()})
+        write_json(out, {"a": a, "b": b, "margin_points": margin, **found.as_dict()})
     if isinstance(found, Cells):
         equal = [name for name, cell in found.common.items() if _equal(cell)]
         if len(equal) < len(found.common):
             out_console.print(_cells_table(found, a, b, set(equal)))
         if equal:
-            say(f"{len(equal)} of {len(found.common)} cells are equal")
+            say(f"{len(equal)} of {len(found.common)} configurations are equal")
         _say_of_cells(found, a, b)
         return
     out_console.print(_runs_table(found, a, b))
@@ -56,7 +61,7 @@ def compare(a: Path, b: Path, *, out: Path | None = None) -> None:
     show_flags(found.flags)
 
 
-def _say_of_cells(found: Cells, a: Path, b: Path) -> None:
+def _say_of_cells(found: Cells, a: str, b: str) -> None:
     for folder, only in ((a, found.only_a), (b, found.only_b)):
         if only:
             say(f"only in {folder}: {_listed(only)}")
@@ -75,28 +80,30 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:LISTED]) + more
 
 
-def _runs_table(found: Comparison, a: Path, b: Path) -> Table:
-    rows = found.rows
-    if len({row.what for row in rows if row.what != "network"}) == 2:  # the worst case of one attack is that attack
-        rows = tuple(row for row in rows if row.what != "worst case")
-    table = Table("", "metric", "A", "B", "B − A [95 %]", "verdict", title=escape(f"A: {a}   B: {b}"))
-    for row in rows:
+def _runs_table(found: Comparison, a: str, b: str) -> Table:
+    columns = ("", "metric", "seeds", "A", "B", "B − A [95 %]", "p, Holm", "verdict")
+    table = Table(*(Column(name, overflow="fold") for name in columns), title=escape(f"A: {a}   B: {b}"), **LOOK)
+    for row in found.rows:
         means = [f"{_scaled(row.metric) * side.mean:.4g}" for side in (row.a, row.b)]
-        table.add_row(escape(row.what), TITLES[row.metric], *means, _difference(row), row.verdict)
-    table.caption = _caption(rows)
+        about = escape(row.what), TITLES[row.metric], str(row.seeds)
+        table.add_row(*about, *means, _difference(row), _p(row), row.verdict)
+    table.caption = _caption(found.rows)
     return table
 
 
-def _cells_table(found: Cells, a: Path, b: Path, equal: set[str]) -> Table:
+def _cells_table(found: Cells, a: str, b: str, equal: set[str]) -> Table:
     shown = [m for m in TITLES if any(row.metric == m for cell in found.common.values() for row in cell.rows)]
-    table = Table("cell", *(TITLES[m] for m in shown), title=escape(f"worst case and accuracy, B − A; A: {a}   B: {b}"))
+    title = escape(f"worst case and accuracy, B − A; A: {a}   B: {b}")
+    columns = ("configuration", "seeds", *(TITLES[m] for m in shown))
+    table = Table(*(Column(name, overflow="fold") for name in columns), title=title, **LOOK)
     for name, cell in found.common.items():
         if name in equal:
             continue
         by_metric = {row.metric: row for row in cell.rows}
         axes = ", ".join(f"{key} {value}" for key, value in found.axes[name].items())
-        table.add_row(escape(axes or name), *(_marked(by_metric[m]) if m in by_metric else "" for m in shown))
-    table.caption = "bold: the interval excludes zero (a higher MSE is more private, a higher SSIM less); " + _caption(
+        figures = (_marked(by_metric[m]) if m in by_metric else "" for m in shown)
+        table.add_row(escape(axes or name), str(found.seeds[name]), *figures)
+    table.caption = "bold: differs (a higher MSE is more private, a higher SSIM less); " + _caption(
         [row for cell in found.common.values() for row in cell.rows]
     )
     return table
@@ -108,8 +115,7 @@ def _equal(cell: Comparison) -> bool:
 
 
 def _marked(row: Row) -> str:
-    text = _difference(row)
-    return text if row.difference.lo <= 0 <= row.difference.hi else f"[bold]{text}[/bold]"
+    return f"[bold]{_difference(row)}[/bold]" if row.shown else _difference(row)
 
 
 def _difference(row: Row) -> str:
@@ -118,10 +124,23 @@ def _difference(row: Row) -> str:
     return escape(str(value)) + ("" if row.paired else " *")
 
 
+def _p(row: Row) -> str:
+    return "" if row.p is None else "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
+
+
 def _scaled(metric: str) -> int:
     return 100 if TITLES[metric].endswith("%") else 1
 
 
 def _caption(rows: Sequence[Row]) -> str:
-    text = "image by image on the same images; one interval in 20 misses its true value"
+    """What the intervals cover, and what p was corrected for."""
+    from ..evidence import LEAST
+
+    few, least = (choice(row.seeds for row in rows) for choice in (max, min))
+    over = "over the seeds, and the images within each" if few > 1 else "over the images alone"
+    if least == 1 < few:
+        over += "; of one seed over the images alone"
+    text = f"intervals: {over}; p: corrected for {len(rows)} rows (Holm)"
+    if few < LEAST:
+        text += f"; another training of each may differ as much: a verdict needs {LEAST} seeds of each"
     return text + ("; * as if on different images" if any(not row.paired for row in rows) else "")

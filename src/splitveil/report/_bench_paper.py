@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..bench import paper
-from ..bench.analysis import Arena, Setup, combined, interval
+from ..bench.analysis import Arena, Setup, interval
 from ..bench.export import Table, percent, plus
+from ..evidence import combined
 from ..metrics import Interval
 
 TITLES = {"decoder": "decoder MSE × 10⁻⁴", "gan": "GAN MSE × 10⁻⁴"}
