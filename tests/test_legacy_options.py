@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
@@ -13,7 +14,8 @@ from splitveil import config
 from splitveil.errors import UserError
 from splitveil.legacy import read_options
 from splitveil.legacy.command import run
-from splitveil.legacy.options import BottleneckOption, read_bottleneck, read_defense, read_flags
+from splitveil.legacy.defense import read_defense
+from splitveil.legacy.options import BottleneckOption, read_bottleneck, read_flags
 from splitveil.recipe import learning_rate
 
 
@@ -145,12 +147,12 @@ ADVERSARIAL = "adversarial:weight={:g},steps=1,share=1,network=res_normN4C64,obj
         (
             "--AT_regularization local_dp_laplace --AT_regularization_strength 20",
             ["local_dp:epsilon=20,mechanism=laplace"],
-            None,
+            ["laplace:scale=0.05"],
         ),
         (
             "--AT_regularization local_dp --AT_regularization_strength 20",
             ["local_dp:epsilon=20,mechanism=gaussian"],
-            None,
+            [f"gaussian:sigma={math.sqrt(2 * math.log(1.25 / 1e-4)) / 20:.9g}"],
         ),
         (
             "--AT_regularization gan_adv_noise --AT_regularization_strength 0.1 --gan_loss_type MSE",
@@ -240,7 +242,7 @@ def test_of_a_flag_given_twice_the_last_counts():
         ("--AT_regularization gan_adv_stp1", "did you mean 'gan_adv_step1'"),
         ("--AT_regularization gan_adv_step1_prunning180", "did you mean 'gan_adv_step1_pruning180'"),
         ("--AT_regularization gan_adv_step", "'step' is no part of a defense"),
-        ("--AT_regularization step1", "did you mean 'gan_adv_step1'"),
+        ("--AT_regularization step1", "'step1' counts beside gan_adv only, as in gan_adv_step1"),
         ("--AT_regularization nopeek_nopeek", "comes a second time"),
         ("--AT_regularization nopeek_", "'_' is no part of a defense"),
         ("--AT_regularization dropout0.2x", "did you mean 'dropout0.2'"),

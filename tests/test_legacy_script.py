@@ -78,7 +78,7 @@ def test_nested_loops_become_a_grid_and_nothing_is_executed(tmp_path: Path):
         "seed": [125, 126],
     }
     assert {"data": "cifar10", "cut": 4, "bottleneck": 8, "epochs": 240}.items() <= grid.base.items()
-    assert grid.runs[0].attack == "decoder:epochs=50,network=res_normN8C64"
+    assert grid.attacks == ("decoder:epochs=50,network=res_normN8C64",)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_nested_loops_become_a_grid_and_nothing_is_executed(tmp_path: Path):
 def test_the_decoder_of_the_attack_is_the_published_network_or_it_is_said(tmp_path: Path, name, network, said):
     text = f"python main_MIA.py --dataset cifar10\npython main_test_MIA.py --gan_AE_type {name}\n"
     (run,) = read_script(script(tmp_path, text)).runs
-    assert run.attack == f"decoder:network={network}"
+    assert run.attacks == (f"decoder:network={network}",)
     assert sum(f"the published {name} has dropout" in note for note in run.notes) == said
 
 

@@ -18,14 +18,23 @@ class WireError(UserError):
     """An attack cannot take what crosses the wire, or images of this size."""
 
 
+def nearest(name: str, options: Iterable[str], alike: float = 0.5) -> str:
+    """The nearest valid name, or an empty string where none is as alike (0 to 1) as that.
+
+    >>> nearest("prunning", ["pruning", "dropout"], 0.75), nearest("topk", ["nopeek"], 0.75)
+    ('pruning', '')
+    """
+    return next(iter(difflib.get_close_matches(str(name), list(options), n=1, cutoff=alike)), "")
+
+
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """Hint with the nearest valid name, or an empty string.
 
     >>> did_you_mean("gausian", ["cem", "gaussian"])
     "; did you mean 'gaussian'?"
     """
-    close = difflib.get_close_matches(str(name), list(options), n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    close = nearest(name, options)
+    return f"; did you mean '{close}'?" if close else ""
 
 
 def unknown(kind: str, name: str, options: Iterable[str]) -> UserError:

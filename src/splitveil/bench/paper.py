@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..legacy.translate import nopeek_weight
+from ..legacy.specs import nopeek_weight
 from .analysis import cem_weight, noise
 
 WEIGHT, SIGMA, CHANNELS = 16, 0.025, 8

@@ -23,10 +23,11 @@ from ..files import write_json, write_text
 from ..randomness import stream
 from ..recipe import TEST
 from ..split import SplitModel
-from .fitting import NORMALIZATION, SIZES, fit
+from .fitting import NORMALIZATION, fit
 from .options import read_flags
 from .tensors import FILES, read_checkpoint
 from .translate import DATASETS, Reading
+from .wire import SIZES
 
 NUMBER = r"(\d+\.?\d*(?:e-?\d+)?)"
 IN_NAME = {

@@ -18,10 +18,10 @@ from ..recipe import WEIGHTS
 from .served import as_served
 from .tensors import COUNTER, Mismatch, Stored, leaf, match
 from .translate import RECIPE, RESNETS, VGGS, Reading, translate
+from .wire import SIZES
 
 CUTS = (4, 3, 5, 2, 1, 6, 7, 8, 9, 10, 11, 12, 13)
 """Cuts to try where nothing names one; 4 first, the published one."""
-SIZES = {"cifar10": 32, "cifar100": 32, "digits": 32, "facescrub": 48, "tinyimagenet": 64}
 NORMALIZATION = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
     "cifar100": (

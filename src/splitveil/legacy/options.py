@@ -1,15 +1,17 @@
-"""The grammar of the published options: flags, bottlenecks, defenses. Anchored: nothing is guessed."""
+"""The grammar of the published flags and bottlenecks. Anchored: nothing is guessed."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from ..errors import UserError, did_you_mean
 
+Reading = Literal["paper", "code"]
+"""What the options say, or what the published code makes of them."""
 VALUES: dict[str, type] = {
     "arch": str,
     "cutlayer": int,
@@ -41,7 +43,7 @@ FIXED: dict[str, float] = {
 }
 """Flags of which only this value has an equivalent."""
 NAMES = ("filename", "folder", "scheme", "transfer_source_task")
-"""Flags with a value that changes nothing for one device: folders, the order in which clients synchronize."""
+"""Flags with a value that is a name: folders, the order in which clients synchronize."""
 SWITCHES = (
     "load_from_checkpoint",
     "load_from_checkpoint_server",
@@ -51,6 +53,40 @@ SWITCHES = (
     "decoder_sync",
 )
 """Flags without a value."""
+PARSER: dict[str, Any] = {
+    "arch": "vgg11_bn",
+    "num_epochs": 100,
+    "learning_rate": 0.01,
+    "random_seed": 123,
+    "lambd": 1.0,
+    "var_threshold": 0.1,
+    "log_entropy": 0.0,
+    "gan_AE_type": "custom",
+    "ssim_threshold": 0.0,
+}
+"""Defaults of the published parser that differ from its run_exp.sh."""
+SHARED = (
+    "arch",
+    "cutlayer",
+    "batch_size",
+    "num_epochs",
+    "dataset",
+    "regularization",
+    "regularization_strength",
+    "var_threshold",
+    "AT_regularization",
+    "AT_regularization_strength",
+    "log_entropy",
+    "gan_AE_type",
+    "gan_loss_type",
+    "bottleneck_option",
+    "random_seed",
+    "num_client",
+    "filename",
+    "folder",
+    "scheme",
+)
+"""Flags of the training that the published attack, main_test_MIA.py, has too."""
 ATTACK_VALUES: dict[str, type] = {
     "attack_epochs": int,
     "average_time": int,
@@ -71,41 +107,13 @@ ATTACK_SWITCHES = (
     "bhtsne_option",
 )
 BOTTLENECK = re.compile(r"(?P<bare>no(?:RELU|ReLU|relu)_)?(?:K(?P<kernel>\d+))?C(?P<channels>\d+)(?:S(?P<stride>\d+))?")
-PARTS = {
-    "gan_adv": r"gan_adv",
-    "noise": r"noise",
-    "step": r"step(\d+)",
-    "pruning": r"pruning(\d+)?",
-    "nopeek": r"nopeek(?:_ttitcombe)?",
-    "dropout": r"dropout(\d*\.?\d+)?",
-    "topkprune": r"topkprune(\d*\.?\d+)?",
-    "sparse": r"SCA(?:_new)?",
-    "laplace": r"local_dp_laplace",
-    "local_dp": r"local_dp",
-}
-"""Parts of a defense string, joined by `_`."""
-EXAMPLES = (
-    "None",
-    "gan_adv",
-    "gan_adv_step1",
-    "gan_adv_step1_pruning180",
-    "gan_adv_noise",
-    "nopeek",
-    "dropout0.2",
-    "nopeek_ttitcombe",
-    "topkprune0.2",
-    "SCA_new",
-    "local_dp",
-    "local_dp_laplace",
-    "pruning180",
-)
 
 
 def read_flags(argv: Sequence[str], *, attack: bool = False) -> dict[str, Any]:
     """The typed values of `--flag value` and `--flag=value`; of a flag given twice, the last counts.
 
     Args:
-        attack: also accept the flags of the published attack script.
+        attack: the flags are those of main_test_MIA.py, the published attack, not of main_MIA.py.
 
     Raises:
         UserError: an unknown flag (with the nearest), a missing or mistyped value.
@@ -113,18 +121,14 @@ def read_flags(argv: Sequence[str], *, attack: bool = False) -> dict[str, Any]:
     >>> read_flags(["--lambd", "16", "--random_seed=125"])
     {'lambd': 16.0, 'random_seed': 125}
     """
-    types: dict[str, type] = VALUES | dict.fromkeys(FIXED, float) | dict.fromkeys(NAMES, str)
-    types |= ATTACK_VALUES if attack else {}
-    switches = (*SWITCHES, *(ATTACK_SWITCHES if attack else ()))
+    types, switches = _flags(attack)
     found: dict[str, Any] = {}
     words = list(argv)
     while words:
         word = words.pop(0)
         name, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or (name not in types and name not in switches):
-            known = [f"--{flag}" for flag in (*types, *switches)]
-            hint = did_you_mean(word.partition("=")[0], known) or "; expected --flag value, such as --lambd 16"
-            raise UserError(f"'{word}' is no option of the published code{hint}")
+            raise _unknown_flag(word, attack)
         if name in switches:
             if equals:
                 raise UserError(f"--{name} takes no value, got '{value}'; leave it out or write --{name}")
@@ -136,6 +140,32 @@ def read_flags(argv: Sequence[str], *, attack: bool = False) -> dict[str, Any]:
             value = words.pop(0)
         found[name] = _typed(name, value, types[name])
     return found
+
+
+def _flags(attack: bool) -> tuple[dict[str, type], tuple[str, ...]]:
+    """Flags with a value, and those without, of one of the two published parsers."""
+    types: dict[str, type] = VALUES | dict.fromkeys(FIXED, float) | dict.fromkeys(NAMES, str)
+    if attack:
+        return {name: types[name] for name in SHARED} | ATTACK_VALUES, ATTACK_SWITCHES
+    return types, SWITCHES
+
+
+def _unknown_flag(word: str, attack: bool) -> UserError:
+    name, (types, switches), others = word.partition("=")[0], _flags(attack), _flags(not attack)
+    if word.startswith("--") and name[2:] in (*others[0], *others[1]):
+        here, there = ("main_test_MIA.py", "main_MIA.py") if attack else ("main_MIA.py", "main_test_MIA.py")
+        what = "its training" if attack else "its attack; here: splitveil attack RUN --attack decoder:epochs=50"
+        return UserError(f"{name} is no option of the published {here}, but of {there}, {what}; leave it out here")
+    hint = did_you_mean(name, [f"--{flag}" for flag in (*types, *switches)])
+    return UserError(
+        f"'{word}' is no option of the published code{hint or '; expected --flag value, such as --lambd 16'}"
+    )
+
+
+def unknown_value(flag: str, value: str, options: Sequence[str]) -> UserError:
+    """The error for a value that is none of `options`."""
+    hint = did_you_mean(value, options) or ";"
+    return UserError(f"--{flag} '{value}' is unknown{hint} expected one of: {', '.join(options)}")
 
 
 def _typed(name: str, value: str, kind: type) -> Any:
@@ -182,59 +212,3 @@ def read_bottleneck(option: str) -> BottleneckOption | None:
     stride = int(match["stride"] or 1)
     kernel = int(match["kernel"] or 3) if stride == 1 else 3  # the published strided convolutions are all 3×3
     return BottleneckOption(int(match["channels"]), stride, kernel, match["bare"] is None)
-
-
-@dataclass(frozen=True)
-class DefenseOption:
-    """A defense string taken apart: part -> the number after it, or None."""
-
-    text: str
-    parts: dict[str, float | None] = field(default_factory=dict)
-
-    @property
-    def steps_of_code(self) -> int:
-        """Decoder steps per batch as the published parser reads them: what follows the last `step`, or 3."""
-        rest = self.text.rpartition("step")
-        return int(rest[2]) if rest[1] and rest[2].isdigit() else 3
-
-
-def read_defense(option: str, flag: str = "AT_regularization") -> DefenseOption:
-    """The parts of a published defense string.
-
-    Raises:
-        UserError: an unknown part (with the nearest option), or one given twice or out of place.
-
-    >>> read_defense("gan_adv_step1_pruning180").parts
-    {'gan_adv': None, 'step': 1.0, 'pruning': 180.0}
-    """
-    parts: dict[str, float | None] = {}
-    rest = "" if option == "None" else option
-    if not option:
-        raise UserError(f"--{flag} is empty; expected for example {', '.join(EXAMPLES[:4])}")
-    while rest:
-        name, match = _first_part(rest)
-        if match is None:
-            raise _unknown_part(flag, option, rest)
-        if name in parts:
-            raise UserError(f"--{flag} {option}: '{match[0]}' comes a second time; give each part once")
-        parts[name] = float(match[1]) if match.re.groups and match[1] is not None else None
-        rest = rest[match.end() :]
-        if rest == "_":
-            raise _unknown_part(flag, option, rest)
-        rest = rest.removeprefix("_")
-    if "gan_adv" not in parts and parts.keys() & {"step", "noise"}:
-        raise UserError(f"--{flag} {option}: step and noise belong to gan_adv; did you mean 'gan_adv_{option}'?")
-    return DefenseOption(option, parts)
-
-
-def _first_part(rest: str) -> tuple[str, re.Match[str] | None]:
-    for name, pattern in PARTS.items():
-        if match := re.match(rf"(?:{pattern})(?=_|$)", rest):
-            return name, match
-    return "", None
-
-
-def _unknown_part(flag: str, option: str, rest: str) -> UserError:
-    hint = did_you_mean(option, EXAMPLES) or ";"
-    examples = ", ".join(EXAMPLES)
-    return UserError(f"--{flag} {option}: '{rest}' is no part of a defense{hint} expected for example {examples}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ from typing import Any
 import yaml
 
 from ..errors import UserError
-from .options import NAMES, read_flags
+from . import notes as say
+from .attack import attack_spec
+from .options import NAMES, Reading, read_flags
 from .shell import Call, walk
-from .translate import Reading, Translation, comments, decoder_network, translate
+from .translate import Translation, comments, taken, translate
 from .words import LOOSE, readable, unknown
 
 MAX_BYTES = 2**20
@@ -40,12 +42,17 @@ class Grid:
         """The notes of all runs, each once."""
         return list(dict.fromkeys(note for run in self.runs for note in run.notes))
 
+    @property
+    def attacks(self) -> tuple[str, ...]:
+        """The attacks of all runs, each once."""
+        return tuple(dict.fromkeys(attack for run in self.runs for attack in run.attacks))
+
     def to_yaml(self) -> str:
         """One training: YAML for `splitveil train --config`; several: `base` and `grid` (or `zip`)."""
         if not self.axes:
             return self.runs[0].to_yaml()
         values = {"base": self.base, "zip" if self.zipped else "grid": self.axes}
-        return comments(self.notes, self.runs[0].attack) + yaml.dump(values, Dumper=_Plain, sort_keys=False)
+        return comments(self.notes, self.attacks) + yaml.dump(values, Dumper=_Plain, sort_keys=False)
 
 
 def read_script(path: str | Path, *, reading: Reading = "paper") -> Grid:
@@ -68,25 +75,31 @@ def read_script(path: str | Path, *, reading: Reading = "paper") -> Grid:
     text = _text(Path(path))
     try:
         found = walk(text)
-        runs = _runs(found.calls, reading)
+        runs, notes = _runs(found.calls, reading)
     except UserError as error:
         raise UserError(f"{path}, {error}") from None
     if not runs:
         raise UserError(f"{path} calls no main_MIA.py that would run; expected a published run_exp.sh")
-    runs[0].notes.extend(dict.fromkeys(OTHER.format(name, line) for line, name in found.others))
+    runs[0].notes.extend([*notes, *dict.fromkeys(OTHER.format(name, line) for line, name in found.others)])
     return _grid(runs)
 
 
-def _runs(found: Sequence[Call], reading: Reading) -> list[Translation]:
-    runs: list[Translation] = []
+def _runs(found: Sequence[Call], reading: Reading) -> tuple[list[Translation], list[str]]:
+    """The trainings with their attacks, and notes on attacks that belong to none."""
+    runs: list[tuple[dict[str, Any], Translation]] = []
+    strangers: list[str] = []
     for call in found:
-        if "test" in call.script:
-            if runs and runs[-1].attack is None:
-                notes = list(runs[-1].notes)
-                runs[-1] = Translation(runs[-1].settings, notes, _attack(call, notes))
-        else:
-            runs.append(_training(call, reading))
-    return runs
+        try:
+            if "test" in call.script:
+                strangers += _attack(call, runs, reading)
+            else:
+                flags = _flags(call, attack=False)
+                runs.append((flags, translate(flags, reading)))
+        except UserError as error:
+            raise UserError(f"line {call.line}: {error}") from None
+    if strangers and not runs:
+        raise UserError(strangers[0])
+    return [run for _, run in runs], strangers
 
 
 def _text(path: Path) -> str:
@@ -101,13 +114,6 @@ def _text(path: Path) -> str:
     if "\0" in text:
         raise UserError(f"{path} is no text; expected a published run_exp.sh")
     return text
-
-
-def _training(call: Call, reading: Reading) -> Translation:
-    try:
-        return translate(_flags(call, attack=False), reading)
-    except UserError as error:
-        raise UserError(f"line {call.line}: {error}") from None
 
 
 def _flags(call: Call, *, attack: bool) -> dict[str, Any]:
@@ -130,26 +136,36 @@ def _flags(call: Call, *, attack: bool) -> dict[str, Any]:
     return read_flags([readable(word) for word in call.argv], attack=attack)
 
 
-def _attack(call: Call, notes: list[str]) -> str:
-    """The decoder attack that the published attack script runs; its decoder's name is the last one given."""
-    try:
-        flags = _flags(call, attack=True)
-    except UserError as error:
-        raise UserError(f"line {call.line}: {error}") from None
-    parts = {
-        "epochs": flags.get("attack_epochs"),
-        "network": decoder_network(flags["gan_AE_type"], notes) if "gan_AE_type" in flags else None,
-        "lr": flags.get("MIA_lr"),
-    }
-    given = ",".join(f"{key}={value}" for key, value in parts.items() if value is not None)
-    return f"decoder:{given}" if given else "decoder"
+def _attack(call: Call, runs: list[tuple[dict[str, Any], Translation]], reading: Reading) -> list[str]:
+    """Give the attack to the training whose files it names; where none does, notes are returned."""
+    flags = _flags(call, attack=True)
+    found = next((at for at in reversed(range(len(runs))) if _same_files(flags, runs[at][0])), None)
+    if found is None:
+        name = f"{flags.get('folder', 'saves')}/{flags['filename']}" if "filename" in flags else "a network"
+        notes: list[str] = []
+        return [say.STRANGER.format(call.line, name, attack_spec(flags, {}, reading, notes)), *notes]
+    trained, run = runs[found]
+    notes = list(run.notes)
+    spec = attack_spec(flags, taken(trained), reading, notes)
+    runs[found] = trained, replace(run, notes=_once(notes), attacks=tuple(_once([*run.attacks, spec])))
+    return []
+
+
+def _same_files(attack: dict[str, Any], training: dict[str, Any]) -> bool:
+    """Whether what both name is the same."""
+    return all(attack[name] == training[name] for name in ("folder", "filename") if name in attack.keys() & training)
 
 
 def _grid(runs: Sequence[Translation]) -> Grid:
     different: list[Translation] = []
     for run in runs:
-        if all(run.settings != other.settings for other in different):
+        at = next((i for i, other in enumerate(different) if other.settings == run.settings), None)
+        if at is None:
             different.append(run)
+        else:
+            known = different[at]
+            notes, attacks = _once([*known.notes, *run.notes]), _once([*known.attacks, *run.attacks])
+            different[at] = Translation(known.settings, notes, tuple(attacks))
     keys = list(dict.fromkeys(key for run in different for key in run.settings))
     rows = {key: [run.settings.get(key) for run in different] for key in keys}
     axes = {key: _once(values) for key, values in rows.items() if len(_once(values)) > 1}

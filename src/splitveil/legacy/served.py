@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import re
-from typing import Any
 
 from torch import Tensor
 
 from .. import config
 from ..errors import UserError
 from . import notes as say
+from .specs import released_noise
 from .tensors import leaf
 from .translate import Translation
 
-DELTA = 1e-4
-"""δ of the published Gaussian mechanism."""
 REBUILT = (
     say.RESNET,
     say.BATCH_NORM,
@@ -23,6 +20,7 @@ REBUILT = (
     say.MOBILE,
     say.CHAIN,
     say.CLIPPED,
+    say.DP_GAUSSIAN,
     say.SCALE,
     say.TOPK,
     say.SPARSE,
@@ -63,11 +61,8 @@ def _served(text: str, spec: config.Spec, notes: list[str]) -> str:
     if spec.name == "dropout":
         return f"dropout:ratio={values['ratio']:g},rescale=false"
     if spec.name == "local_dp":
-        served = _published_noise(**values)
-        notes.append(
-            f"local_dp is imported as the published noise, {served} without clipping: its ε holds where z is "
-            f"in [0, 1], and the Gaussian one's up to ε 1 only (σ = √(2 ln(1.25/δ))/ε, δ = {DELTA:g})"
-        )
+        served = released_noise(values["epsilon"], values["mechanism"])
+        notes.append(say.DP_RELEASED.format(served))
         return served
     if spec.name == "adversarial_noise":
         raise UserError(
@@ -80,12 +75,6 @@ def _served(text: str, spec: config.Spec, notes: list[str]) -> str:
     if spec.name == "adversarial":
         notes.append("the files hold no proxy decoder: it starts anew; nothing but a further training needs it")
     return text
-
-
-def _published_noise(epsilon: float, mechanism: str, **_: Any) -> str:
-    if mechanism == "laplace":
-        return f"laplace:scale={1 / epsilon:.9g}"
-    return f"gaussian:sigma={math.sqrt(2 * math.log(1.25 / DELTA)) / epsilon:.9g}"
 
 
 def _sparse_layers(tensors: dict[str, Tensor]) -> list[str]:
