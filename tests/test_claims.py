@@ -41,20 +41,30 @@ def recomputed(how: dict[str, Any]) -> dict[str, Any]:
             return {"value": found["median"], "quartiles": [found["quartile_1"], found["quartile_3"]]}
         return {"value": found}
     cells = {cell["cell"]: cell for cell in measured["cells"]}
-    if how["how"] == "over_seeds":
+    if how["how"] in ("over_seeds", "equal_accuracy"):
         first, second = (seeds_of(cells, how[side]) for side in ("minuend", "subtrahend"))
-        both = sorted(first.keys() & second.keys())
-        changes = [how["scale"] * (at(first[s], how["value"]) - at(second[s], how["value"])) for s in both]
-        return {**over_seeds(changes).as_dict(), "seeds": both}
+        both, slope = sorted(first.keys() & second.keys()), 0.0
+        changes = {s: at(first[s], how["value"]) - at(second[s], how["value"]) for s in both}
+        if how["how"] == "equal_accuracy":  # moved along the line through two cells
+            one, other = (cells[name] for name in how["curve"])
+            slope = (at(one, how["value"]) - at(other, how["value"])) / (accuracy(one) - accuracy(other))
+        moved = [how["scale"] * (changes[s] - slope * (accuracy(first[s]) - accuracy(second[s]))) for s in both]
+        return {**over_seeds(moved).as_dict(), "seeds": both}
     names = sorted(name.removesuffix("-cem0") for name in cells if name.endswith("-cem0"))
     pairs = [[at(cells[f"{name}-cem{weight}"], how["value"]) for weight in (0, 16)] for name in names]
-    changes = [b / a - 1 if how["change"] == "ratio" else b - a for a, b in pairs]
+    if how["change"] == "pooled":
+        return over_seeds([how["scale"] * (b - a) for a, b in pairs]).as_dict()
+    changes = [b / a - 1 for a, b in pairs]
     return {
         "lowest": min(changes),
         "highest": max(changes),
         "rises": sum(change > 0 for change in changes),
         "of": len(changes),
     }
+
+
+def accuracy(cell: dict[str, Any]) -> float:
+    return cell["accuracy"]["mean"]
 
 
 def seeds_of(cells: dict[str, Any], name: str) -> dict[int, Any]:
@@ -65,7 +75,7 @@ def seeds_of(cells: dict[str, Any], name: str) -> dict[int, Any]:
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
 def test_a_record_says_how_it_was_measured(path):
     record = load(path)
-    assert record.keys() == KEYS
+    assert record.keys() - {"withdrawn"} == KEYS
     assert record["schema"] == 1
     assert re.fullmatch("[0-9a-f]{40}", record["commit"])
     assert record["claim"].endswith(".")
@@ -94,14 +104,23 @@ def test_the_figure_is_that_of_the_measurement(path):
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
 def test_the_claim_is_published_as_it_is_recorded(path):
     record = load(path)
-    published = " ".join(
-        word
-        for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-        for word in page.read_text().split()
-    )
+    published = pages()
     quote = " ".join(record["quote"].split())
     assert quote in published, f"no page says: {quote}"
     figure = record["figure"]
     if "format" in figure:
         shown = Interval(figure["mean"], *figure["ci95"]) if "ci95" in figure else figure["value"]
         assert format(shown, figure["format"]).replace("-", "−") in quote
+
+
+@pytest.mark.parametrize("path", [path for path in RECORDS if "withdrawn" in load(path)], ids=lambda path: path.stem)
+def test_what_was_taken_back_is_said_where_it_was_published(path):
+    record = load(path)
+    assert f"**Withdrawn:** {record['withdrawn']}" in pages()
+    assert record["note"].startswith("Withdrawn: ")
+
+
+def pages() -> str:
+    """All that README and docs say, in one line."""
+    files = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    return " ".join(word for page in files for word in page.read_text(encoding="utf-8").split())

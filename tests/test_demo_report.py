@@ -149,23 +149,25 @@ def test_names_and_settings_are_escaped(result):
 @pytest.mark.parametrize(
     ("mse_difference", "accuracy_difference", "title", "verdict"),
     [
-        ((0.01, 0.008, 0.012), (-0.01, -0.02, 0.01), "attacker sees less", "rises from"),
-        ((0.01, 0.008, 0.012), (-0.03, -0.04, -0.02), "sees less, at a cost in accuracy", "more than chance"),
-        ((0.001, -0.001, 0.003), (0.0, -0.01, 0.01), "no measurable difference", "does not show an effect"),
+        ((0.01, 0.008, 0.012), (-0.01, -0.02, 0.01), "attacker sees less", "; that it is kept is not shown. The"),
+        ((0.01, 0.008, 0.012), (-0.03, -0.04, -0.02), "sees less with CEM, at a cost in accuracy", "rises from"),
+        ((0.001, -0.001, 0.003), (0.0, -0.01, 0.01), "show no difference", "does not show an effect"),
         (
             (-0.01, -0.012, -0.008),
             (0.03, 0.02, 0.04),
-            "made the attack easier, but accuracy rose",
-            "did not help",
+            "made the attack easier, but accuracy is higher",
+            "falls from",
         ),
-        ((0.01, 0.008, 0.012), None, "attacker sees less", "more than chance explains."),
+        ((0.01, 0.008, 0.012), None, "attacker sees less", "[0.0080, 0.0120]. The intervals"),
     ],
 )
 def test_the_headline_says_what_was_measured(result, mse_difference, accuracy_difference, title, verdict):
     accuracy = Interval(*accuracy_difference) if accuracy_difference else None
     case = replace(result, mse_difference=Interval(*mse_difference), accuracy_difference=accuracy)
     assert title in headline(case)
+    assert "two trainings" in headline(case).lower()
     assert verdict in summary(case)
+    assert "another seed may give another difference" in summary(case)
     assert headline(case) in demo_page(case)
 
 

@@ -91,16 +91,16 @@ def demo_page(result: DemoResult) -> str:
 
 
 def headline(result: DemoResult) -> str:
-    """What the measurement says in a few words; a difference counts only where its interval excludes zero."""
+    """What the measurement says in a few words: of two trainings, and only where its interval excludes zero."""
     change, cost = _sign(result.mse_difference), _sign(result.accuracy_difference)
     attack = {
-        1: "With CEM, the attacker sees less",
-        0: "CEM made no measurable difference to the attack",
-        -1: "Here, CEM made the attack easier",
+        1: "In these two trainings, the attacker sees less with CEM",
+        0: "These two trainings show no difference to the attack",
+        -1: "In these two trainings, CEM made the attack easier",
     }[change]
     if change == 1:
-        return attack + {-1: ", at a cost in accuracy", 0: "", 1: ", and accuracy rises"}[cost]
-    return attack + {-1: ", and accuracy fell", 0: "", 1: ", but accuracy rose"}[cost]
+        return attack + {-1: ", at a cost in accuracy", 0: "", 1: ", and accuracy is higher"}[cost]
+    return attack + {-1: ", and accuracy is lower", 0: "", 1: ", but accuracy is higher"}[cost]
 
 
 def summary(result: DemoResult) -> str:
@@ -113,16 +113,14 @@ def summary(result: DemoResult) -> str:
         f"{result.baseline_mse:.4g}. "
         f"On the same images the difference is {_signed(result.mse_difference)}"
     )
-    verdict = {
-        1: ": more than chance explains.",
-        0: ": its interval holds zero, so this run does not show an effect.",
-        -1: ": in this run CEM did not help.",
-    }[_sign(result.mse_difference)]
-    if result.accuracy_difference is None:
-        return text + verdict
-    points = f" Accuracy changes by {_points(result.accuracy_difference)} percentage points"
-    sure = "." if _sign(result.accuracy_difference) else ", which is within chance."
-    return text + verdict + points + sure
+    text += "." if _sign(result.mse_difference) else ": its interval holds zero, so this run does not show an effect."
+    if result.accuracy_difference is not None:
+        text += f" Accuracy changes by {_points(result.accuracy_difference)} percentage points"
+        text += "." if _sign(result.accuracy_difference) else "; that it is kept is not shown."
+    return (
+        f"{text} The intervals cover the choice of images: another seed may give another difference, and a defense is "
+        "judged by three or more of each, at equal accuracy (splitveil bench, splitveil compare)."
+    )
 
 
 def percent(interval: Interval) -> str:
