@@ -144,6 +144,33 @@ def test_functional_dropout_follows_the_mode():
         assert not torch.equal(twin(X), twin(X))
 
 
+class Auxiliary(nn.Module):
+    """In training a second head, whose kernel only large images fill; on the way to the logits functional dropout."""
+
+    def __init__(self, kernel: int, form: type = tuple):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 10)
+        self.side, self.form = nn.Conv2d(4, 2, kernel), form
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor] | dict[str, Tensor]:
+        x = self.stem(x)
+        side = self.side(x).mean((2, 3)) if self.training else None
+        y = self.head(functional.dropout(x.mean((2, 3)), 0.5, self.training))
+        if side is None:
+            return y
+        return {"logits": y, "side": side} if self.form is dict else (y, side)
+
+
+@pytest.mark.parametrize("form", [tuple, dict])
+@pytest.mark.parametrize("kernel", [3, 99])
+def test_auxiliary_heads_are_left_aside_and_dropout_follows_the_mode(kernel, form):
+    network = Auxiliary(kernel, form).eval()
+    model = SplitModel.cut(network, at="stem", example=X[:1]).eval()
+    torch.testing.assert_close(model(X), network(X))
+    assert not torch.equal(model.train()(X), model(X)), "dropout is frozen"
+    assert not [name for name in model.state_dict() if "side" in name]
+
+
 class Crossed(nn.Module):
     def __init__(self):
         super().__init__()

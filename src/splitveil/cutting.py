@@ -92,10 +92,14 @@ class _Tracer(fx.Tracer):
     """Enters only the ancestors of the cut, and knows the value of every node for the example.
 
     The values decide branches on shapes (as ``if x.shape[2] > 7``), at which plain tracing gives up.
+
+    Args:
+        lenient: leave out values that cannot be computed, which only matters where a branch asks for them.
     """
 
-    def __init__(self, at: str, example: Tensor):
+    def __init__(self, at: str, example: Tensor, lenient: bool = False):
         super().__init__()
+        self.lenient = lenient
         self.at = f"network.{at}"
         self.example = example
         self.values: dict[fx.Node, Any] = {}
@@ -116,16 +120,19 @@ class _Tracer(fx.Tracer):
             self.running = True
             try:
                 self.values[proxy.node] = self._value(proxy.node)
+            except (RuntimeError, ValueError, TypeError, AssertionError, LookupError):
+                if not self.lenient:
+                    raise
             finally:
                 self.running = False
         return proxy
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        value = self.values[obj.node]
-        return super().to_bool(obj) if isinstance(value, Tensor) else bool(value)
+        known = obj.node in self.values and not isinstance(self.values[obj.node], Tensor)
+        return bool(self.values[obj.node]) if known else super().to_bool(obj)
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        value = self.values[obj.node]
+        value = self.values.get(obj.node)
         if not isinstance(value, tuple | list):
             return super().iter(obj)
         return iter([self.create_proxy("call_function", operator.getitem, (obj, i), {}) for i in range(len(value))])
@@ -160,11 +167,11 @@ def _plain(value: Any, values: dict[fx.Node, Any]) -> Any:
     return value
 
 
-def _trace(network: nn.Module, at: str, example: Tensor) -> tuple[fx.Graph, dict[str, Any]]:
+def _trace(network: nn.Module, at: str, example: Tensor, lenient: bool = False) -> tuple[fx.Graph, dict[str, Any]]:
     """The graph around ``at``, and the modules and tensors it refers to, by their names in ``network``."""
     whole = _Whole(network)
     try:
-        graph = _Tracer(at, example.clone()).trace(whole)
+        graph = _Tracer(at, example.clone(), lenient).trace(whole)
     except Exception as error:
         raise UserError(
             f"the code around layer '{at}' cannot be traced ({_first_line(error)}); "
@@ -183,20 +190,22 @@ def _trace_both_modes(network: nn.Module, at: str, example: Tensor) -> tuple[fx.
     """Trace in evaluation mode; arguments that follow ``self.training`` keep following it.
 
     A trace freezes ``dropout(x, training=self.training)``. The second trace, in training mode, shows which
-    arguments these are. Where training runs other code (auxiliary heads), the graph of evaluation stands.
+    arguments these are. Auxiliary heads, which only training has, are left aside; they may be too large for the
+    example. Where training runs other code on the way to the logits, the graph of evaluation stands.
     """
     graph, root = _trace(network, at, example)
     ancestors = [network] + [network.get_submodule(name) for name in _ancestors(at)]
     for module in ancestors:
         module.training = True
-    training_graph, _ = _trace(network, at, example)
+    training_graph, _ = _trace(network, at, example, lenient=True)
     for module in ancestors:
         module.training = False
-    pairs = list(zip(graph.nodes, training_graph.nodes, strict=False))
-    if len(graph.nodes) != len(training_graph.nodes) or any((a.op, a.target) != (b.op, b.target) for a, b in pairs):
+    ways = _way_to_logits(graph), _way_to_logits(training_graph)
+    pairs = list(zip(*ways, strict=False))
+    if len(ways[0]) != len(ways[1]) or any((a.op, a.target) != (b.op, b.target) for a, b in pairs):
         return graph, root
     for node, other in pairs:
-        if node.op == "output" or not any(_follows(*both) for both in _arguments(node, other)):
+        if not any(_follows(*both) for both in _arguments(node, other)):
             continue
         with graph.inserting_before(node):
             mode = graph.create_node("get_attr", "training")
@@ -204,6 +213,15 @@ def _trace_both_modes(network: nn.Module, at: str, example: Tensor) -> tuple[fx.
         node.kwargs = {key: mode if _follows(a, other.kwargs[key]) else a for key, a in node.kwargs.items()}
         root["training"] = False
     return graph, root
+
+
+def _way_to_logits(graph: fx.Graph) -> list[fx.Node]:
+    """The nodes that the logits are computed from, in order; of several outputs the first counts."""
+    end = _output(graph).args[0]
+    while isinstance(end, tuple | list | dict) and end:
+        end = next(iter(end.values() if isinstance(end, dict) else end))
+    needed = _needed(end) if isinstance(end, fx.Node) else set()
+    return [node for node in graph.nodes if node in needed]
 
 
 def _arguments(node: fx.Node, other: fx.Node) -> list[tuple[Any, Any]]:
