@@ -13,7 +13,6 @@ from splitveil.errors import UserError
 from splitveil.registry import Registry
 from splitveil.zoo import Bottleneck, decoders
 from splitveil.zoo.base import bottleneck_halves
-from splitveil.zoo.decoders.entry import to_maps
 
 NETWORKS = [name for name in Registry("zoo").names() if ":" not in name]
 
@@ -337,13 +336,6 @@ def test_bad_decoder_names_are_refused(name, message):
 def test_decoders_take_tokens_and_vectors(name, shape):
     decoder = decoders.build(name, feature_shape=shape, image_size=32)
     assert decoder(torch.randn(2, *shape)).shape == (2, 3, 32, 32)
-
-
-@pytest.mark.parametrize("extra", [0, 1, 5])  # none, a class token, a class token and four registers
-def test_tokens_are_laid_out_as_vision_transformers_number_them(extra):
-    maps = torch.randn(2, 6, 8, 8)
-    tokens = torch.cat([torch.randn(2, extra, 6), maps.flatten(2).transpose(1, 2)], 1)
-    torch.testing.assert_close(to_maps((64 + extra, 6))(tokens), maps)
 
 
 def test_a_decoder_needs_a_shape_that_it_knows():

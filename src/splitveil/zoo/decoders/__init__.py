@@ -51,7 +51,7 @@ def build(name: str, *, feature_shape: tuple[int, ...], image_size: int) -> nn.M
         raise UserError(f"decoder {name} is out of range; expected N from 0 to 256 and C from 1 to 4096")
     if not match and key.endswith("NnCc"):
         raise UserError(f"decoder {name} is incomplete; expected numbers for n and c, as {name[:-4]}N8C64")
-    entrance = None if len(shape) == 3 or key.startswith("dense_") else to_maps(shape)
+    entrance = None if len(shape) == 3 or key.startswith("dense_") else to_maps(shape, image_size)
     if entrance is None:
         return registry.get(key)(feature_shape=shape, image_size=image_size, **numbers)
     rest = registry.get(key)(feature_shape=entrance.shape, image_size=image_size, **numbers)

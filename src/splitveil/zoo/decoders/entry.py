@@ -1,4 +1,9 @@
-"""The way into a convolutional decoder for wires that are no maps: tokens and vectors."""
+"""The way into a convolutional decoder for wires that are no maps: tokens and vectors.
+
+A token stands for a patch of the image, a vector for all of it: many numbers in one place. A convolution to the few
+channels of a decoder would throw most of them away there, so they are first spread over as many places as they have
+pixels, up to `FINEST` a side.
+"""
 
 from __future__ import annotations
 
@@ -7,47 +12,62 @@ import math
 import torch
 from torch import Tensor, nn
 
-WIDTH, SIDE = 64, 4
-"""Channels and side of the maps that a vector becomes."""
+FINEST = 32
+"""Side up to which numbers are spread; of large images to a quarter of theirs, as the published decoder begins."""
+CHANNELS, VECTOR_CHANNELS = 16, 8
+"""Channels in each place of a spread wire, at least."""
+LARGEST = 2**26
+"""Weights of a vector's dense layer, at most."""
 
 
 class Tokens(nn.Module):
-    """(B, T, C) -> (B, C, G, G), where G x G are the most places that T tokens fill.
+    """(B, T, C) -> (B, C', fG, fG), where G x G are the most places that T tokens fill.
 
     Starts by laying the last G x G tokens out row by row, as vision transformers number their patches after the class
     and register tokens. The mixing of the tokens is learned: an order of another kind is found, and the other tokens
-    are heard.
+    are heard. A learned linear map then spreads each token over f x f places, the inverse of a patch embedding.
     """
 
-    def __init__(self, tokens: int, channels: int):
+    def __init__(self, tokens: int, channels: int, image_size: int):
         super().__init__()
-        side = math.isqrt(tokens)
-        self.shape = (channels, side, side)
-        self.mix = nn.Linear(tokens, side * side)
+        self.side = math.isqrt(tokens)
+        factor = 2 ** max(0, (_finest(image_size) // self.side).bit_length() - 1)
+        width = channels if factor == 1 else max(CHANNELS, math.ceil(channels / factor**2))
+        self.shape = (width, factor * self.side, factor * self.side)
+        self.mix = nn.Linear(tokens, self.side**2)
         with torch.no_grad():
-            self.mix.weight.copy_(torch.eye(tokens)[tokens - side * side :])
+            self.mix.weight.copy_(torch.eye(tokens)[tokens - self.side**2 :])
             self.mix.bias.zero_()
+        spread = [nn.Conv2d(channels, width * factor**2, 1), nn.PixelShuffle(factor)] if factor > 1 else []
+        self.spread = nn.Sequential(*spread)
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.mix(z.transpose(1, 2)).unflatten(2, self.shape[1:])
+        return self.spread(self.mix(z.transpose(1, 2)).unflatten(2, (self.side, self.side)))
 
 
 class Vector(nn.Module):
-    """(B, m) -> (B, 64, 4, 4) by a dense layer."""
+    """(B, m) -> (B, 8, G, G) by a dense layer."""
 
-    def __init__(self, numbers: int):
+    def __init__(self, numbers: int, image_size: int):
         super().__init__()
-        self.shape = (WIDTH, SIDE, SIDE)
+        side = min(FINEST, image_size)
+        while side > 1 and numbers * VECTOR_CHANNELS * side**2 > LARGEST:
+            side //= 2
+        self.shape = (VECTOR_CHANNELS, side, side)
         self.dense = nn.Linear(numbers, math.prod(self.shape))
 
     def forward(self, z: Tensor) -> Tensor:
         return self.dense(z).unflatten(1, self.shape)
 
 
-def to_maps(shape: tuple[int, ...]) -> Tokens | Vector:
+def to_maps(shape: tuple[int, ...], image_size: int) -> Tokens | Vector:
     """The layer that turns wires of ``shape`` (T, C) or (m,) into maps of its ``shape`` (C, H, W).
 
-    >>> to_maps((17, 192)).shape, to_maps((10,)).shape
-    ((192, 4, 4), (64, 4, 4))
+    >>> to_maps((17, 192), 32).shape, to_maps((197, 768), 224).shape, to_maps((10,), 32).shape
+    ((16, 32, 32), (48, 56, 56), (8, 32, 32))
     """
-    return Tokens(shape[0], shape[1]) if len(shape) == 2 else Vector(shape[0])
+    return Tokens(shape[0], shape[1], image_size) if len(shape) == 2 else Vector(shape[0], image_size)
+
+
+def _finest(image_size: int) -> int:
+    return max(image_size // 4, min(image_size, FINEST))
