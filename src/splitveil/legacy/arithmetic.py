@@ -30,7 +30,7 @@ def calculate(text: str) -> int | None:
     >>> calculate("-7 / 2"), calculate("-7 % 3"), calculate("1 + _")
     (-3, -1, None)
     """
-    if len(text) > MAX_LENGTH or not _SUM.fullmatch(text) or re.search(r"//|\*\*|\+\+|--", text):
+    if len(text) > MAX_LENGTH or not _SUM.fullmatch(text) or re.search(r"//|\*\*|\+\+|--|[0-9]_|_[0-9]", text):
         raise ValueError
     try:
         return _value(ast.parse(text.strip(), mode="eval").body)

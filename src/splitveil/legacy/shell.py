@@ -33,7 +33,7 @@ from .tree import (
     refusal,
     shown,
 )
-from .words import LOOSE, SOLID, State, Words, readable, unknown
+from .words import LOOSE, SOLID, State, Words, known_part, readable, unknown
 
 MAX_CALLS, MAX_TURNS, MAX_COMMANDS = 10_000, 30_000, 200_000
 _BASH = re.compile(r"#!(?:.*[/\s])?(?:ba)?sh(?:\s|$)")
@@ -244,7 +244,7 @@ class _Reader:
         names = self.words.fields(target)
         if redirection.operator.endswith("<") and names != ["/dev/null"] and target.source[0] != "<":
             raise refusal(target.line, f"< {target.source}", "delete it: what is not there ends the command")
-        if len(names) != 1 or names[0] in ("", f"{LOOSE}{target.source}{LOOSE}"):
+        if len(names) != 1 or not (target.source.startswith((">(", "<(")) or known_part(names[0])):
             source = f"{redirection.operator} {target.source}"
             raise refusal(target.line, source, "it may name no file or several; write its name, or put it in quotes")
 
@@ -260,6 +260,7 @@ class _Reader:
             self.turns += 1
             if self.turns > MAX_TURNS:
                 raise UserError(f"line {loop.line}: the loops turn more than {MAX_TURNS} times; shorten the lists")
+            value = value.replace(SOLID, LOOSE)  # it is one word here, and may be several where it is used
             word = Word(loop.line, loop.name, (Text(value, quoted=True),))
             self.words.assign([Assignment(loop.name, word)], certain=not self.undecided)
             try:

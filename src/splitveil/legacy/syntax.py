@@ -278,7 +278,8 @@ class _Parser:
         words = words[1:] if negated else words
         sign = words[1].plain if len(words) == 3 else words[0].plain if len(words) == 2 else ""
         known = {1: "", 2: r"-[a-hknoprstuvwxzGLNORS]", 3: r"==?|!=|=~|-(?:eq|ne|l[te]|g[te]|[no]t|ef)"}
-        if not re.fullmatch(known.get(len(words), "x"), sign):
+        first = words[0].plain if len(words) in (1, 3) else ""  # an operator there is one for bash
+        if not re.fullmatch(known.get(len(words), "x"), sign) or re.fullmatch(r"-.|!|!?=+|=~", first):
             raise refusal(line, self._source(start), ONE)
         return DoubleBracket(line, self._source(start), tuple(words), sign, negated)
 

@@ -158,7 +158,7 @@ class Words:
                 mark = SOLID if part.name in _ONE_WORD else LOOSE
                 return f"{mark}{readable(part.source)}{mark}"
             return value
-        if value is None or (part.operator[0] == ":" and value and not _MARKED.sub("", value)):
+        if value is None or (part.operator[0] == ":" and value and not known_part(value)):
             return f"{LOOSE}{readable(part.source)}{LOOSE}"
         there = bool(value) or part.operator[0] != ":"
         if there and part.operator[-1] == "-":
@@ -195,6 +195,10 @@ class Words:
 def unknown(text: str) -> bool:
     """Whether a value has a part that only a shell could tell."""
     return LOOSE in text or SOLID in text
+
+
+def known_part(text: str) -> str:
+    return _MARKED.sub("", text)
 
 
 def readable(text: str) -> str:
