@@ -16,6 +16,7 @@ from splitveil.attacks.base import Attack, Victim
 from splitveil.config import Spec
 from splitveil.data import Access, load, protocol, to_float
 from splitveil.errors import AccessError, UserError
+from splitveil.interception import judged
 from splitveil.runs import Run
 from splitveil.zoo import Parts
 
@@ -80,7 +81,12 @@ def scripted(monkeypatch):
 def test_the_folder_and_the_summary(run):
     summary = attack(run)
     left = run.path / "attacks" / "linear"
-    assert sorted(p.name for p in left.iterdir()) == ["per_image.csv", "reconstructions.png", "summary.json"]
+    assert sorted(p.name for p in left.iterdir()) == [
+        "held_out.csv",
+        "per_image.csv",
+        "reconstructions.png",
+        "summary.json",
+    ]
     assert json.loads((left / "summary.json").read_text()) == summary
     assert summary["attack"] == {"linear": {"looks": 4}}
     assert summary["protocol"] == "inference_time"
@@ -106,10 +112,11 @@ def test_the_same_seed_gives_the_same_figures(run):
 
 def test_scores_are_those_of_the_attackers_images(run, scripted):
     parts = protocol("inference_time", IMAGES, seed=3)
-    truth = to_float(parts.attacker_test.images)
+    judges, own = judged(parts.attacker_train, 3)
+    truth = to_float(judges.joined(parts.attacker_test).images)
 
     def off_by_a_tenth(self, wire, y):
-        assert torch.equal(self.images.images, parts.attacker_train.images)
+        assert torch.equal(self.images.images, own.images)
         return torch.where(truth < 0.5, truth + 0.1, truth - 0.1)
 
     scripted(off_by_a_tenth)
@@ -137,7 +144,8 @@ def test_an_attack_no_better_than_the_mean_image_is_flagged(run, scripted):
 
 
 def test_a_perfect_reconstruction_is_a_result_and_no_crash(run, scripted):
-    truth = to_float(protocol("inference_time", IMAGES, seed=3).attacker_test.images)
+    parts = protocol("inference_time", IMAGES, seed=3)
+    truth = to_float(judged(parts.attacker_train, 3)[0].joined(parts.attacker_test).images)
     scripted(lambda self, wire, y: truth)
     summary = attack(run)
     assert summary["mse"]["mean"] == 0
@@ -156,7 +164,7 @@ def test_labels_are_given_only_to_attacks_that_need_them(run, scripted):
     scripted(answer, needs=frozenset({Access.QUERY, Access.LABELS}))
     attack(run)
     assert seen[0] is None
-    assert torch.equal(seen[1], protocol("inference_time", IMAGES, seed=3).attacker_test.labels)
+    assert torch.equal(seen[1][-12:], protocol("inference_time", IMAGES, seed=3).attacker_test.labels)
 
 
 def test_access_that_the_protocol_does_not_grant(run, monkeypatch):
@@ -210,6 +218,6 @@ def test_the_wire_is_crossed_with_the_defense(run, scripted):
     scripted(answer)
     attack(run)
     clean = run.model(IMAGES).features(to_float(protocol("inference_time", IMAGES, seed=3).attacker_test.images))
-    noise = seen[0] - clean.detach()
+    noise = seen[0][-12:] - clean.detach()  # after the attacker's own images that judge the attack
     assert float(noise.std()) == pytest.approx(0.05, rel=0.1)
     assert float(noise.flatten(1).corrcoef().tril(-1).abs().max()) < 0.3

@@ -232,7 +232,7 @@ def test_flags_of_its_attacks_and_of_their_comparison(run, monkeypatch):
         flags = ["no better"] if spec.name == "nearest" else []
         summary |= {"attack": spec.resolve("attacks").model_dump(), "baseline_mse": 0.3, "flags": flags, "seconds": 1.0}
         picture = torch.zeros(12, 3, 32, 32, dtype=torch.uint8)
-        return evaluation.Outcome({**summary, "images": {}}, values, picture, picture)
+        return evaluation.Outcome({**summary, "images": {}}, values, {"mse": mse[:4]}, picture, picture)
 
     monkeypatch.setattr(evaluation, "evaluate", scripted)
     summary = suites.run_suite(run, "tiny-v1", IMAGES, seed=9)
@@ -248,8 +248,10 @@ def test_the_distance_to_the_published_decoder():
     summaries = {n: {"attack": {n: {}}, "baseline_mse": 1, "images": {}, "flags": []} for n in values}
     for summary in summaries.values():
         summary |= {"mse": {}, "ssim": {}, "psnr": {}, "seconds": 0}
-    combined = suites._combined(summaries, values)
+    combined = suites._combined(summaries, values, {n: {"mse": 1 - v["mse"]} for n, v in values.items()})
     assert combined["below_decoder"]["mean"] == pytest.approx(0.1)
+    assert combined["best_attacker"]["attack"] == "decoder"
+    assert combined["best_attacker"]["mse"]["mean"] == pytest.approx(0.4)
     assert combined["worst_case"]["ssim"]["mean"] == pytest.approx((0.4 + 0.4 + 0.5) / 3)
 
 

@@ -17,14 +17,16 @@ import torch
 from torch import Tensor
 
 from . import config, metrics, pins, reading, reliability
+from .attackers import DISTANCE
 from .attacks.base import BATCH, Attack, Victim
 from .claims import claimed
 from .data import Access, ImageSet, Protocol, Split, protocol, to_float
 from .data.protocol import divide
 from .errors import UserError
 from .files import write_json, write_text
+from .interception import Interception, judged, wire_distance
 from .randomness import stream
-from .recipe import ATTACK
+from .recipe import ATTACK, JUDGES
 from .report.images import image_grid_png
 from .runs import Run, environment
 from .split import SplitModel
@@ -34,6 +36,8 @@ SHOWN = 10
 """Images in the picture: the first of the attacked images, by index and not by beauty."""
 PSNR_LIMIT = 100.0
 """Decibels at which an image counts as exact: infinity has no mean and no JSON."""
+ONCE = "drawn once per image"
+"""How the noise on the attacked wires was drawn: earlier versions drew it anew for each attack."""
 Metric = Callable[[Tensor, Tensor, Tensor], Tensor]
 METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": metrics.mse,
@@ -48,12 +52,14 @@ METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 class Outcome:
     """What an attack achieved.
 
-    ``summary`` is what summary.json holds; ``values`` each metric per image, (N,); ``originals`` and
-    ``reconstructions`` uint8 (N, 3, S, S), in the same order.
+    ``summary`` is what summary.json holds; ``values`` each metric per image, (N,); ``held_out`` the error and the
+    distance on the wire of each of the attacker's images that judge the attack; ``originals`` and ``reconstructions``
+    uint8 (N, 3, S, S), in the same order as ``values``.
     """
 
     summary: dict[str, Any]
     values: dict[str, Tensor]
+    held_out: dict[str, Tensor]
     originals: Tensor
     reconstructions: Tensor
 
@@ -61,7 +67,7 @@ class Outcome:
 def attack_run(
     run: Run, spec: config.Spec, images: ImageSet, *, label: str | None = None, **options: Any
 ) -> dict[str, Any]:
-    """`evaluate`, and leave ``RUN/attacks/LABEL/`` with summary.json, per_image.csv and reconstructions.png.
+    """`evaluate`, and leave ``RUN/attacks/LABEL/`` with summary.json, per_image.csv, held_out.csv and a picture.
 
     An attack that is stopped leaves ``RUN/attacks/LABEL/partial/``, from which the same attack goes on.
 
@@ -87,11 +93,12 @@ def partial(run: Run, label: str) -> Path:
 
 
 def save(outcome: Outcome, run: Run, name: str) -> None:
-    """Write the three files of an attack; the summary last, so that its presence says the attack is done."""
+    """Write the files of an attack; the summary last, so that its presence says the attack is done."""
     folder = run.path / "attacks" / name
     rows = [("original", outcome.originals[:SHOWN]), (name, outcome.reconstructions[:SHOWN])]
     image_grid_png(rows, folder / "reconstructions.png")
     write_text(folder / "per_image.csv", _csv(outcome.values))
+    write_text(folder / "held_out.csv", _csv(outcome.held_out))
     write_json(folder / "summary.json", outcome.summary)
     shutil.rmtree(partial(run, name), ignore_errors=True)
 
@@ -123,12 +130,18 @@ def evaluate(
     first = given.attacker_test.subset(torch.arange(min(2, len(given.attacker_test))))
     _scores(to_float(first.images), first, extra)  # a metric that cannot score such images is no surprise at the end
     work = Work(progress, budget, _kept(store, stage, budget))
+    judges, own = judged(given.attacker_train, run.settings.seed)
     with work.share(0.5 if stage.attack.iterates else 1):
-        stage.attack.fit(stage.victim, given.attacker_train, stage.rng, work)
-    found = reconstruct(stage.attack, stage.victim, given.attacker_test, stage.rng, work)
+        stage.attack.fit(stage.victim, own, stage.rng, work)
+    # Together, so that a budget of time gives both the same.
+    asked = judges.joined(given.attacker_test)
+    found, wires = reconstruct(stage.attack, stage.tap, asked, work)
     seconds = work.seconds
     baseline = mean_image_error(given.attacker_train, given.attacker_test)
-    values = _scores(found, given.attacker_test, extra)
+    distance = _distance(stage, found, wires)
+    held_out = {"mse": _judged_error(found, judges), **_part(distance, 0, len(judges))}
+    found = found[len(judges) :]
+    values = _scores(found, given.attacker_test, extra) | _part(distance, len(judges), None)
     flags = reliability.no_better_than_the_mean(values["mse"], baseline)
     flags += reliability.of_model(stage.model, given.attacker_test)
     flags += reliability.of_queries(stage.model, stage.victim, stage.attack.needs, given.attacker_train)
@@ -136,6 +149,7 @@ def evaluate(
     summary = {
         **stage.identity(),
         **{name: interval(value).as_dict() for name, value in values.items()},
+        "held_out": {"images": len(judges), "mse": float(held_out["mse"].mean()) if len(judges) else None},
         "baseline_mse": baseline,
         **{f"about_{name}": metric.about for name, metric in (extra or {}).items() if hasattr(metric, "about")},
         "flags": flags,
@@ -144,7 +158,7 @@ def evaluate(
         "curve": stage.attack.curve(),
         "environment": environment(),
     }
-    return Outcome(summary, values, given.attacker_test.images, torch.round(found * 255).to(torch.uint8))
+    return Outcome(summary, values, held_out, given.attacker_test.images, torch.round(found * 255).to(torch.uint8))
 
 
 @dataclass(frozen=True)
@@ -177,6 +191,7 @@ class Stage:
     given: Protocol
     model: SplitModel
     victim: Victim
+    tap: Interception
     rng: torch.Generator
 
     def identity(self) -> dict[str, Any]:
@@ -195,6 +210,7 @@ def identity(spec: config.Spec, given: Protocol, terms: Terms) -> dict[str, Any]
         "protocol": given.name,
         "seed": terms.seed,
         "observed": terms.observed,
+        "wire": ONCE,
         "images": {"attacker": len(given.attacker_train), "attacked": len(test)},
         "images_digest": given.attacker_test.digest(),
     }
@@ -212,7 +228,8 @@ def set_up(run: Run, spec: config.Spec, images: ImageSet, terms: Terms) -> Stage
     victim.require(*attack.needs)
     attack.check(wire_shape(model, given.attacker_test), images.size)
     rng = stream(device, run.settings.seed, ATTACK, terms.seed)
-    return Stage(run.path, spec, terms, attack, given, model, victim, rng)
+    tap = Interception(victim, run.settings.seed, given.name)
+    return Stage(run.path, spec, terms, attack, given, model, victim, tap, rng)
 
 
 def check(run: Run, specs: Collection[config.Spec], images: ImageSet, terms: Terms) -> None:
@@ -260,8 +277,9 @@ def rehearse(run: Run, spec: config.Spec, images: ImageSet, **terms: Any) -> dic
     stage.attack.fit(stage.victim, stage.given.attacker_train, stage.rng, work)
     fitted, fit_seconds = len(work.loops), work.seconds
     first = test.subset(torch.arange(min(BATCH, len(test))))
-    reconstruct(stage.attack, stage.victim, first, stage.rng, work)
-    batches = math.ceil(len(test) / BATCH)
+    reconstruct(stage.attack, stage.tap, first, work)
+    judges, _ = judged(stage.given.attacker_train, run.settings.seed)
+    batches = math.ceil((len(judges) + len(test)) / BATCH)
     taken = [(loop.seconds, loop.full_seconds()) for loop in work.loops]
     again = sum(full - spent for spent, full in taken[:fitted]) + fit_seconds
     again += batches * (work.seconds - fit_seconds + sum(full - spent for spent, full in taken[fitted:]))
@@ -274,15 +292,31 @@ def rehearse(run: Run, spec: config.Spec, images: ImageSet, **terms: Any) -> dic
 
 
 @torch.no_grad()
-def reconstruct(attack: Attack, victim: Victim, split: Split, rng: torch.Generator, work: Work | None = None) -> Tensor:
-    """Reconstructions (N, 3, S, S) on the CPU: each image crosses the wire once, or as often as it is observed."""
-    found = []
+def reconstruct(attack: Attack, tap: Interception, split: Split, work: Work | None = None) -> tuple[Tensor, Tensor]:
+    """Reconstructions (N, 3, S, S) and the wires (N, ...) they were made from, on the CPU."""
+    found, wires = [], []
     batches = zip(split.images.split(BATCH), split.labels.split(BATCH), strict=True)
     for images, labels in (work or Work()).each(batches):
-        wire = victim.query(to_float(images.to(victim.device)), rng)
-        known = labels.to(victim.device) if Access.LABELS in attack.needs else None
+        wire = tap.wires(images)
+        known = labels.to(wire.device) if Access.LABELS in attack.needs else None
         found.append(attack.reconstruct(wire, known).cpu())
-    return torch.cat(found)
+        wires.append(wire.cpu())
+    return torch.cat(found), torch.cat(wires)
+
+
+def _distance(stage: Stage, found: Tensor, wires: Tensor) -> dict[str, Tensor]:
+    if Access.WEIGHTS not in stage.given.grants:
+        return {}
+    rng = stream(stage.victim.device, stage.terms.seed, JUDGES)
+    return {DISTANCE: wire_distance(stage.victim, found, wires, rng)}
+
+
+def _judged_error(found: Tensor, judges: Split) -> Tensor:
+    return metrics.mse(found[: len(judges)], to_float(judges.images)) if len(judges) else torch.zeros(0)
+
+
+def _part(values: dict[str, Tensor], start: int, stop: int | None) -> dict[str, Tensor]:
+    return {name: value[start:stop] for name, value in values.items()}
 
 
 def _scores(found: Tensor, truth: Split, extra: Mapping[str, Metric] | None) -> dict[str, Tensor]:

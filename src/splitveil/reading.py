@@ -93,6 +93,13 @@ class Budgeted(TypedDict):
     cut: NotRequired[dict[str, list[int]]]
 
 
+class Judged(TypedDict):
+    """An attack on the attacker's own images that it has not learned from; no error where there are too few."""
+
+    images: Count
+    mse: Number | None
+
+
 class AttackSummary(TypedDict):
     """``RUN/attacks/NAME/summary.json``."""
 
@@ -111,6 +118,8 @@ class AttackSummary(TypedDict):
     about_lpips: NotRequired[dict[str, Any]]
     reidentified: NotRequired[Interval]
     about_reidentified: NotRequired[dict[str, Any]]
+    wire_distance: NotRequired[Interval]
+    held_out: NotRequired[Judged]
     baseline_mse: Number
     flags: list[str]
     seconds: Number

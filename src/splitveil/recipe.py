@@ -20,7 +20,7 @@ def learning_rate(settings: config.TrainConfig, progress: float) -> float:
     return settings.lr * factor * settings.gamma ** sum(progress >= m - 1e-9 for m in settings.milestones)
 
 
-LAYERS, SHUFFLE, STEP, REFIT, VALIDATE, TEST, WEIGHTS, ATTACK = range(8)
+LAYERS, SHUFFLE, STEP, REFIT, VALIDATE, TEST, WEIGHTS, ATTACK, WIRE, JUDGES = range(10)
 """Purposes of random streams: `randomness.stream` gets (seed, purpose, epoch, rank)."""
 
 

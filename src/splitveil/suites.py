@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import evaluation, metrics, reading, reliability
+from .attackers import DISTANCE, best_attacker
 from .attacks.base import Attack
 from .config import Spec, renewed
 from .data import Access, ImageSet, Protocol
@@ -141,8 +143,9 @@ def run_suite(
         extra, terms: as `evaluation.evaluate`.
 
     Returns:
-        What the file holds: each attack's summary, the worst case with its interval, how many images each attack wins,
-        the attack that wins each image, how far the worst case is below the published decoder, and flags.
+        What the file holds: each attack's summary; ``best_attacker``, see `attackers.best_attacker`, None where the
+        attacker has too few images to judge; the worst case with its interval, how many images each attack wins, the
+        attack that wins each image, how far the best attacker is below the published decoder, and flags.
 
     Raises:
         UserError: unknown suite or protocol, sizes beyond what there is.
@@ -151,16 +154,17 @@ def run_suite(
     parts = evaluation.parts(run.settings, images, agreed.protocol_name, agreed.attacker_size, agreed.attacked)
     summaries: dict[str, dict[str, Any]] = {}
     values: Values = {}
+    held: Values = {}
     able, skipped = possible(name, run, images, parts)
     for label, spec in able.items():
         done = finished(run, label, spec, parts, agreed, extra or {})
         if done is None:
             shown = progress(label) if progress else None
             outcome = evaluation.run_and_save(run, label, spec, images, progress=shown, extra=extra, **terms)
-            done = outcome.summary, outcome.values
-        summaries[label], values[label] = done
+            done = outcome.summary, outcome.values, outcome.held_out
+        summaries[label], values[label], held[label] = done
     about = {"suite": name, "protocol": parts.name, "seed": agreed.seed, "observed": agreed.observed}
-    summary = {**about, **_combined(summaries, values)}
+    summary = {**about, **_combined(summaries, values, held)}
     summary["flags"] += reliability.near_duplicates(parts.attacker_train, parts.attacker_test)
     summary |= {"skipped": skipped, "seconds": time.perf_counter() - start, "environment": environment()}
     write_json(run.path / "attacks" / f"suite-{name}.json", summary)
@@ -203,7 +207,24 @@ def possible(name: str, run: Run, images: ImageSet, parts: Protocol) -> tuple[di
     return able, skipped
 
 
-def _combined(summaries: dict[str, dict[str, Any]], values: Values) -> dict[str, Any]:
+def best_of(values: Values, held: Values) -> dict[str, Any] | None:
+    """The best attacker's name, its choice, the errors on held-out images that it rests on, and its metrics' intervals.
+
+    None where an attack was not judged on held-out images.
+    """
+    best = best_attacker(held, values)
+    if best is None:
+        return None
+    index = torch.tensor([list(values).index(name) for name in best.chosen])[None]
+    rows = {key: _stacked({label: value[key] for label, value in values.items()}) for key in ("mse", "ssim", "psnr")}
+    return {
+        "attack": best.name,
+        "held_out_mse": best.held_out,
+        **{key: metrics.bootstrap_ci(value.gather(0, index)[0]).as_dict() for key, value in rows.items()},
+    }
+
+
+def _combined(summaries: dict[str, dict[str, Any]], values: Values, held: Values) -> dict[str, Any]:
     mse = {label: value["mse"] for label, value in values.items()}
     lowest, won = worst_case(mse), winners(mse)
     highest = {key: _stacked({n: v[key] for n, v in values.items()}).max(0).values for key in ("ssim", "psnr")}
@@ -218,6 +239,7 @@ def _combined(summaries: dict[str, dict[str, Any]], values: Values) -> dict[str,
             label: {key: value for key, value in summary.items() if key not in told}
             for label, summary in summaries.items()
         },
+        "best_attacker": best_of(values, held),
         "worst_case": {
             "mse": metrics.bootstrap_ci(lowest).as_dict(),
             **{key: metrics.bootstrap_ci(value).as_dict() for key, value in highest.items()},
@@ -233,8 +255,10 @@ def _combined(summaries: dict[str, dict[str, Any]], values: Values) -> dict[str,
 
 def finished(
     run: Run, label: str, spec: Spec, parts: Protocol, terms: evaluation.Terms, extra: Iterable[str] = ()
-) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """Summary and values per image of an attack that was run on this model under these terms, without a budget.
+) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]] | None:
+    """Summary of an attack that was run on this model under these terms, without a budget, and its values per image.
+
+    The values of the attacked images and, last, of the attacker's held-out ones.
 
     None where it must run (again).
     """
@@ -246,13 +270,27 @@ def finished(
     summary = reading.read_json(left, reading.ATTACK, remedy)
     summary["attack"] = renewed(summary["attack"], "attacks")
     wanted = evaluation.identity(spec, parts, terms)
-    names = [*evaluation.METRICS, *extra]
+    seen = {DISTANCE} if Access.WEIGHTS in parts.grants else set()
+    names = [*evaluation.METRICS, *extra, *seen]
     if any(summary.get(key) != value for key, value in wanted.items()) or summary.get("budget", {}).get("cut"):
         return None
-    if any(name not in summary for name in names):
+    if any(name not in summary for name in (*names, "held_out")):
         return None
-    table = reading.read_columns(folder / "per_image.csv", set(names), remedy, summary["images"]["attacked"])
-    return summary, {key: torch.from_numpy(table[key]).float() for key in names}
+    values = _columns(folder / "per_image.csv", set(names), remedy, summary["images"]["attacked"])
+    return summary, values, held_out(folder, seen, summary, remedy)
+
+
+def held_out(folder: Path, seen: set[str], summary: dict[str, Any], remedy: str) -> dict[str, Tensor]:
+    """What an attack's folder says of the attacker's held-out images; nothing of each where there were too few."""
+    count, names = summary["held_out"]["images"], {"mse", *seen}
+    if not count:
+        return {name: torch.zeros(0) for name in names}
+    return _columns(folder / "held_out.csv", names, remedy, count)
+
+
+def _columns(path: Path, names: set[str], remedy: str, count: int) -> dict[str, Tensor]:
+    table = reading.read_columns(path, names, remedy, count)
+    return {name: torch.from_numpy(table[name]).float() for name in names}
 
 
 def _stacked(per_image: dict[str, Tensor]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -49,6 +50,21 @@ class Victim:
         """z_wire of pixels x (B, 3, S, S) in [0, 1], noise drawn anew."""
         self.require(Access.QUERY)
         return seen(self._model, self._model.features(x), rng, self._observed)
+
+    @torch.no_grad()
+    def intercept(self, x: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
+        """z_wire of pixels x (B, 3, S, S), each image's noise from its own generator."""
+        self.require(Access.QUERY)
+        z = self._model.features(x)
+        if not self._noisy(z[:1]):
+            return seen(self._model, z, streams[0], self._observed)
+        # One by one, as they are served: no other way gives an image the same noise in every batch.
+        alone = zip(z.split(1), streams, strict=True)
+        return torch.cat([seen(self._model, one, rng, self._observed) for one, rng in alone])
+
+    def _noisy(self, z: Tensor) -> bool:
+        first, second = (self._model.protect(z, torch.Generator(z.device).manual_seed(seed)) for seed in (0, 1))
+        return not torch.equal(first, second)
 
     def observe(self, split: Split) -> Observations:
         """The attacker's own images as often as it likes through the encoder."""

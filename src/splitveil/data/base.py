@@ -47,6 +47,10 @@ class Split:
         """The images at ``indices`` (int64, (M,)), copied, in that order."""
         return Split(self.images[indices], self.labels[indices])
 
+    def joined(self, other: Split) -> Split:
+        """These images and then the other's."""
+        return Split(torch.cat([self.images, other.images]), torch.cat([self.labels, other.labels]))
+
     def digest(self) -> str:
         """SHA-256 of the pixels, in hexadecimal: equal for the same images in the same order.
 
