@@ -222,7 +222,7 @@ def test_with_the_exact_score_map_is_the_posterior_mean(problem, start):
     victim, _, wire, _, _ = problem
     attack = MapAttack(steps=300, weight=1.0, start=start, epochs=0, low=0, lr=0.03, tuning=200)
     attack.fit(victim, toy.images(2000, 1), rng())
-    assert attack.guide.noise == pytest.approx(SIGMA**2, rel=0.05)
+    assert attack.guide.box.noise == pytest.approx(SIGMA**2, rel=0.05)
     attack.guide = dataclasses.replace(attack.guide, denoiser=exact())
     assert excess(attack.reconstruct(wire), problem) < 0.01
 
@@ -354,7 +354,7 @@ def test_map_without_noise_on_the_wire_does_not_divide_by_zero():
     attack = MapAttack(steps=2, weight=1.0, start="mean", **TINY)
     seen = victim(Gaussian(0.0))
     attack.fit(seen, TRAIN, rng())
-    assert attack.guide.noise == 0
+    assert attack.guide.box.noise == 0
     assert bool(attack.reconstruct(seen.query(to_float(TEST.images), rng())).isfinite().all())
 
 

@@ -185,7 +185,7 @@ def test_the_database_holds_the_records(folder, tmp_path):
     records.write_database(tmp_path / "r.sqlite", found)
     with closing(sqlite3.connect(tmp_path / "r.sqlite")) as database:
         cells = database.execute(
-            "SELECT id, defense, seed, accuracy, worst_mse_lo, record FROM cells ORDER BY id"
+            "SELECT id, defense, seed, accuracy, best_mse_lo, record FROM cells ORDER BY id"
         ).fetchall()
         attacks = database.execute("SELECT cell, mse FROM attacks WHERE attack = 'decoder' ORDER BY cell").fetchall()
     assert [json.loads(row[-1]) for row in cells] == found

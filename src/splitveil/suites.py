@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import evaluation, metrics, reading, reliability
-from .attackers import DISTANCE, best_attacker
+from .attackers import DISTANCE, BestAttacker, best_attacker
 from .attacks.base import Attack
 from .config import Spec, renewed
 from .data import Access, ImageSet, Protocol
@@ -215,13 +215,25 @@ def best_of(values: Values, held: Values) -> dict[str, Any] | None:
     best = best_attacker(held, values)
     if best is None:
         return None
+    rows = {key: metrics.bootstrap_ci(_chosen(best, values, key)).as_dict() for key in ("mse", "ssim", "psnr")}
+    return {"attack": best.name, "held_out_mse": best.held_out, **rows}
+
+
+def best_values(values: Values, held: Values, metric: str) -> Tensor:
+    """The best attacker's ``metric`` on each attacked image, (N,).
+
+    Raises:
+        UserError: an attack was not judged on held-out images.
+    """
+    best = best_attacker(held, values)
+    if best is None:
+        raise UserError("there is no best attacker where attacks were not judged on held-out images; run them again")
+    return _chosen(best, values, metric)
+
+
+def _chosen(best: BestAttacker, values: Values, metric: str) -> Tensor:
     index = torch.tensor([list(values).index(name) for name in best.chosen])[None]
-    rows = {key: _stacked({label: value[key] for label, value in values.items()}) for key in ("mse", "ssim", "psnr")}
-    return {
-        "attack": best.name,
-        "held_out_mse": best.held_out,
-        **{key: metrics.bootstrap_ci(value.gather(0, index)[0]).as_dict() for key, value in rows.items()},
-    }
+    return _stacked({label: value[metric] for label, value in values.items()}).gather(0, index)[0]
 
 
 def _combined(summaries: dict[str, dict[str, Any]], values: Values, held: Values) -> dict[str, Any]:

@@ -29,7 +29,6 @@ class Guide:
         denoiser: of the attacker's images in [-1, 1].
         first: a fitted attack that gives a first guess; None: there is none.
         truth, wire: the attacker's held-out images (J, 3, S, S) and what the wire carries for them.
-        noise: variance of the wire's noise per dimension, from two looks at ``truth``.
         curve: held-out error of the denoiser after each epoch.
     """
 
@@ -38,7 +37,6 @@ class Guide:
     first: Attack | None
     truth: Tensor
     wire: Tensor
-    noise: float
     curve: list[float]
 
     @classmethod
@@ -67,9 +65,8 @@ class Guide:
         with work.share(0.6):
             denoiser, curve = prior.learn(own, held, rng, work)
         truth = to_float(held.images[:judges].to(victim.device))
-        wire, again = victim.query(truth, rng), victim.query(truth, rng)
-        noise = float((wire - again).square().mean()) / 2
-        return cls(WhiteBox(victim, own, draws, rng), denoiser, first, truth, wire, noise, curve)
+        wire = victim.query(truth, rng)
+        return cls(WhiteBox(victim, own, draws, rng), denoiser, first, truth, wire, curve)
 
     def choose(self, settings: Sequence[float], search: Search, work: Work) -> tuple[float, Mode]:
         """The setting and the backward pass with the lowest error on the held-out images: all settings at once."""

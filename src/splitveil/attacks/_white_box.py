@@ -11,6 +11,12 @@ from ..data import Split, to_float
 from .base import BATCH, Victim
 
 Mode = Literal["exact", "straight"]
+AT_RANDOM = 0.05
+"""Part of the entries that must be hidden in one of two looks only; where it is less, they are hidden by rule."""
+HIDDEN_DRAWS = 8
+"""Draws of a mask at least, so that most entries are seen in one."""
+LEAST = 1e-4
+"""Least variance of noise, in units of the wire's variance: entries without noise do not outweigh all others."""
 ROWS = 512
 """Attacker images from which a wire of another shape than the feature is approximated."""
 
@@ -35,6 +41,7 @@ class WhiteBox:
         self.draws = 1 if torch.equal(first, second) else draws
         self.scale = float(first.float().var(0).mean()) or 1.0
         """Variance of the wire over images, per dimension: losses in its unit mean the same for every encoder."""
+        self._know(victim, first, second)
         self.modes: tuple[Mode, ...] = ("exact",)
         slope = self._slope(z[:2], rng)
         if slope is None or not bool(slope.any()):
@@ -42,6 +49,27 @@ class WhiteBox:
         elif slope.shape != first[:2].shape or not torch.allclose(slope, torch.ones_like(slope)):
             self.modes = ("exact", "straight")
         self._map = None if z.shape == first.shape else _linear_map(z, first)
+
+    def _know(self, victim: Victim, first: Tensor, second: Tensor) -> None:
+        """What the defense tells of its noise; what it does not tell is measured from two looks at each image."""
+        self._victim, self._shape = victim, first.shape[1:]
+        law, again = victim.law(first), victim.law(second)
+        both = torch.ones_like(first, dtype=torch.bool)
+        self.hides = False
+        """Whether entries are hidden at random and anybody can tell which."""
+        if law.visible is not None and again.visible is not None:
+            both = law.visible & again.visible
+            self.hides = float((law.visible != again.visible).float().mean()) > AT_RANDOM
+            self.draws = max(self.draws, HIDDEN_DRAWS) if self.hides else self.draws
+        told = law.variance
+        if told is None:
+            told = ((first - second).square() / 2 * both).sum(0).float() / both.sum(0).clamp(min=1)
+        self.variance = torch.as_tensor(told, device=first.device).expand(self._shape).flatten().float()
+        """Variance of the noise on each visible entry, (m,)."""
+        precision = 1 / self.variance.clamp(min=LEAST * self.scale)
+        self.noise = float(1 / precision.mean()) if bool(self.variance.any()) else 0.0
+        """Harmonic mean of the variances: the noise's variance where it is the same everywhere, 0 without noise."""
+        self._weights = precision / precision.mean()
 
     def _slope(self, z: Tensor, rng: torch.Generator) -> Tensor | None:
         """Gradient of the sum of the wire with respect to z; None where there is no path."""
@@ -56,8 +84,8 @@ class WhiteBox:
         """Mean wire (B, m), flattened, of pixels x (B, 3, S, S), with gradients."""
         z = self.model.features(x)
         source = z.detach() if mode == "straight" else z
-        wire = torch.stack([self.model.protect(source, rng) for _ in range(draws or self.draws)]).mean(0)
-        wire = wire.flatten(1).float()
+        looks = torch.stack([self.model.protect(source, rng).float() for _ in range(draws or self.draws)])
+        wire = self._expected(looks)
         if mode == "exact":
             return wire
         around = z.flatten(1).float()
@@ -65,11 +93,31 @@ class WhiteBox:
             around = around @ self._map
         return around + (wire - around).detach()
 
+    def _expected(self, looks: Tensor) -> Tensor:
+        """Mean of looks (k, B, ...), of each entry over those that show it; NaN where none does: (B, m)."""
+        looks = looks.flatten(2)
+        if not self.hides:
+            return looks.mean(0)
+        visible = self._visible(looks.detach().flatten(0, 1)).view_as(looks)
+        return torch.where(visible, looks, 0).sum(0) / torch.where(visible.any(0), visible.sum(0), torch.nan)
+
+    def _visible(self, wire: Tensor) -> Tensor:
+        visible = self._victim.law(wire.view(-1, *self._shape)).visible
+        assert visible is not None
+        return visible.flatten(1)
+
     def feature_loss(
         self, x: Tensor, wire: Tensor, rng: torch.Generator, mode: Mode, draws: int | None = None
     ) -> Tensor:
-        """Mean squared distance to ``wire`` (B, m) of each image, in units of the wire's variance over images: (B,)."""
-        return (self.wire(x, rng, mode, draws) - wire).square().mean(1) / self.scale
+        """Distance of each image to ``wire`` (B, m): Σ_d w_d (E D(f(x), ε)_d − z_d)² / (m s), (B,).
+
+        w_d is the precision of the noise on entry d (Mahalanobis' distance), 1 on average, and 0 where the entry is
+        hidden; s is the wire's variance over images.
+        """
+        error = self.wire(x, rng, mode, draws) - wire
+        if self.hides:
+            error = torch.where(self._visible(wire) & ~error.isnan(), error, 0)
+        return (error.square() * self._weights).mean(1) / self.scale
 
 
 def _linear_map(z: Tensor, wire: Tensor) -> Tensor:

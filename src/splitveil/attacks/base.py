@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data import Access, Split, to_float
+from ..defenses._law import Law, combined, law_of
 from ..errors import AccessError, UserError
 from ..split import SplitModel
 from ..work import Progress, Work
@@ -71,6 +72,10 @@ class Victim:
         self.require(Access.QUERY)
         self._tally.images += len(split)
         return Observations(self._model, split, self._tally, self._observed)
+
+    def law(self, wire: Tensor) -> Law:
+        """What can be told of a wire (B, ...) that was seen: the attacker knows the defense."""
+        return law_of(self._model.defense, wire)
 
     def looks(self) -> float:
         """How often, on average, each image of `observe` has been sent; 0 where there was none."""
@@ -134,11 +139,14 @@ class Observations:
 
 
 def seen(model: SplitModel, z: Tensor, rng: torch.Generator, observed: int = 1) -> Tensor:
-    """Mean of ``observed`` wires of the features z (B, C, H, W), float32; each has its own noise."""
-    total = model.protect(z, rng).float()
-    for _ in range(observed - 1):
-        total = total + model.protect(z, rng).float()
-    return total / observed
+    """What ``observed`` wires of the features z (B, ...) say together, float32; each has its own noise.
+
+    They are combined as the defense's law says: by their mean, their median, or the union of what they show.
+    """
+    if observed == 1:
+        return model.protect(z, rng).float()
+    looks = torch.stack([model.protect(z, rng).float() for _ in range(observed)])
+    return combined(looks, law_of(model.defense, looks.flatten(0, 1)))
 
 
 class Attack(ABC):

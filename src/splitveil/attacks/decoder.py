@@ -18,7 +18,8 @@ from ..registry import plugin
 from ..work import State, Work, copy_weights
 from ..zoo import decoders
 from ._held_out import hold_out
-from .base import BATCH, Attack, Victim
+from ._sight import Sight, Sighted
+from .base import BATCH, Attack, Observations, Victim
 
 
 class Pairs(Protocol):
@@ -39,9 +40,10 @@ class Pairs(Protocol):
 class DecoderAttack(Attack):
     """Decoder trained on the attacker's images to minimise E‖x − D(z_wire)‖², noise redrawn for each batch.
 
-    With enough capacity and images it tends to the posterior mean E[x | z_wire], whose error is the MMSE.
-    The defaults are the published recipe: Adam 1e-3, weight decay 1e-4, cosine to 1e-5, batch 256, 50 epochs. The
-    best epoch is chosen on a tenth of the attacker's own images; the decoder is scored in evaluation mode.
+    With enough capacity and images it tends to the posterior mean E[x | z_wire], whose error is the MMSE. Where entries
+    of the wire are hidden and anybody can tell which, it is given what is expected of these and, as further channels,
+    the mask (see `Sight`). The defaults are the published recipe: Adam 1e-3, weight decay 1e-4, cosine to 1e-5, batch
+    256, 50 epochs. The best epoch is chosen on a tenth of the attacker's own images.
 
     Args:
         epochs: passes over the attacker's images.
@@ -66,6 +68,7 @@ class DecoderAttack(Attack):
         self.epochs, self.network, self.batch_size = epochs, network, batch_size
         self.lr, self.weight_decay = lr, weight_decay
         self._curve: list[float] = []
+        self._sight: Sight | None = None
 
     def check(self, wire: tuple[int, ...], size: int) -> None:
         with torch.device("meta"):  # built without memory
@@ -73,7 +76,15 @@ class DecoderAttack(Attack):
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)
-        self.learn(*hold_out(victim, images, rng, "decoder"), rng, work)
+        judge, train = self.sighted(victim, *hold_out(victim, images, rng, "decoder"), rng)
+        self.learn(judge, train, rng, work)
+
+    def sighted(
+        self, victim: Victim, judge: Observations, train: Observations, rng: torch.Generator
+    ) -> tuple[Pairs, Pairs]:
+        """The same images with what can be seen of a wire that hides entries; it is then seen so in `reconstruct`."""
+        self._sight = Sight.learn(victim, train, rng)
+        return (Sighted(judge, self._sight), Sighted(train, self._sight)) if self._sight else (judge, train)
 
     def learn(self, judge: Pairs, train: Pairs, rng: torch.Generator, work: Work | None = None) -> None:
         """Train on ``train`` and keep the epoch that is best on ``judge``."""
@@ -125,6 +136,7 @@ class DecoderAttack(Attack):
 
     @torch.no_grad()
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
+        wire = self._sight(wire) if self._sight else wire
         return torch.cat([self.decoder.eval()(part) for part in wire.split(BATCH)]).clamp(0, 1)
 
     def curve(self) -> list[float]:

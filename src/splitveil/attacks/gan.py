@@ -17,8 +17,8 @@ from ..registry import plugin
 from ..work import State, Work, copy_weights
 from ._critic import SMALLEST, Kind, check, critic, gradient_penalty, update
 from ._held_out import hold_out
-from .base import BATCH, Attack, Observations, Victim
-from .decoder import DecoderAttack
+from .base import BATCH, Attack, Victim
+from .decoder import DecoderAttack, Pairs
 
 BETAS = (0.5, 0.999)
 
@@ -83,7 +83,7 @@ class GanAttack(Attack):
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)
-        judge, train = hold_out(victim, images, rng, "gan")
+        judge, train = self.warm.sighted(victim, *hold_out(victim, images, rng, "gan"), rng)
         work = work or Work()
         check(size := images.images.shape[-1], self.kind)  # before a decoder is trained
         with work.share(0.3):
@@ -126,7 +126,7 @@ class GanAttack(Attack):
 
     def _step(
         self,
-        train: Observations,
+        train: Pairs,
         index: Tensor,
         optimizers: Sequence[torch.optim.Optimizer],
         rng: torch.Generator,

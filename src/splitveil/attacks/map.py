@@ -112,7 +112,7 @@ class MapAttack(Attack):
     def _likelihood_gradient(self, x: Tensor, target: Tensor, rng: torch.Generator, mode: Mode) -> Tensor:
         """∇_x ‖E_ε D(f(x), ε) − z_wire‖²/(2σ²)."""
         x, box = x.detach().requires_grad_(), self.guide.box
-        unit = target.shape[1] / (2 * max(self.guide.noise / box.scale, LEAST_NOISE))
+        unit = target.shape[1] / (2 * max(box.noise / box.scale, LEAST_NOISE))
         return torch.autograd.grad(unit * box.feature_loss(x, target, rng, mode).sum(), x)[0]
 
     def curve(self) -> list[float]:

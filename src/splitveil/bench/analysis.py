@@ -18,6 +18,7 @@ import torch
 
 from ..evidence import combined
 from ..metrics import ELEMENTS_AT_ONCE, Interval
+from .records import attacker
 
 RESAMPLES = 2000  # as metrics.bootstrap_ci
 SILENT = ("seed", "root", "devices", "defense")
@@ -201,7 +202,7 @@ def _setup(records: list[dict[str, Any]], varying: list[str]) -> Setup:
     others = " + ".join(sorted({name for name in names if name not in (CEM, NOISE)}))
     more = [f"{key} {config.get(key)}" for key in varying]
     accuracy = [interval(record["accuracy"]) for record in records]
-    error = [interval(record["worst_case"]["mse"]) for record in records]
+    error = [interval(attacker(record)["mse"]) for record in records]
     return Setup(
         records=tuple(records),
         name=" · ".join([f"{stack} + {cem}" if cem else stack, *more]),

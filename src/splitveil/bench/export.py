@@ -14,6 +14,7 @@ from ..files import write_text
 from ..metrics import Interval
 from .analysis import Arena, Setup, interval, strongest
 from .gains import Gain
+from .records import METRICS, attacker
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -117,7 +118,7 @@ def cells_table(arenas: Sequence[Arena]) -> Table:
     """One row for each cell."""
     rows, shown = [], []
     for arena in arenas:
-        spec = decimals(interval(record["worst_case"]["mse"]) for record in arena.records())
+        spec = decimals(interval(attacker(record)["mse"]) for record in arena.records())
         for place, setup in enumerate(arena.setups):
             for record in setup.records:
                 rows.append(_cell_row(arena, setup, record, place in arena.front))
@@ -138,10 +139,10 @@ def gains_table(found: Sequence[tuple[Arena, Gain]]) -> Table:
                 "setup": gain.without.stack,
                 "cem": gain.setup.cem,
                 "seeds": len(gain.seeds),
-                "worst_mse_without": before,
-                "worst_mse_with": after,
-                **_columns("worst_mse_difference", gain.mse),
-                "worst_mse_relative": gain.relative,
+                "best_mse_without": before,
+                "best_mse_with": after,
+                **_columns("best_mse_difference", gain.mse),
+                "best_mse_relative": gain.relative,
                 "accuracy_without": gain.accuracy_means[0],
                 "accuracy_with": gain.accuracy_means[1],
                 **_columns("accuracy_difference", gain.accuracy),
@@ -152,7 +153,7 @@ def gains_table(found: Sequence[tuple[Arena, Gain]]) -> Table:
                 "defense": gain.without.stack,
                 "CEM": gain.setup.cem,
                 "seeds": str(len(gain.seeds)),
-                "worst-case MSE": f"{before:.4g} → {after:.4g}",
+                "MSE": f"{before:.4g} → {after:.4g}",
                 "difference (MSE)": signed(gain.mse, spec),
                 "accuracy %": f"{100 * gain.accuracy_means[0]:.1f} → {100 * gain.accuracy_means[1]:.1f}",
                 "difference (points)": signed(points(gain.accuracy), ".1f"),
@@ -218,8 +219,9 @@ def _cell_row(arena: Arena, setup: Setup, record: dict[str, Any], front: bool) -
     row: dict[str, Any] = {"id": record["id"], "arena": arena.name, "setup": setup.name}
     row |= {"defense": " + ".join(record["defense"]), "seed": record["config"]["seed"], "sigma": setup.sigma}
     row |= {"cem": setup.cem, "front": int(front), **_columns("accuracy", interval(record["accuracy"]))}
-    for metric, value in record["worst_case"].items():
-        row |= _columns(f"worst_{metric}", interval(value))
+    for metric in METRICS:
+        row |= _columns(f"best_{metric}", interval(attacker(record)[metric]))
+        row |= _columns(f"worst_{metric}", interval(record["worst_case"][metric]))
     row |= {"strongest": strongest(record), "leakage_nats": record["leakage_nats"], "epoch": record["epoch"]}
     row |= {"train_seconds": record["timings"]["train"]}
     for label, attack in record["attacks"].items():
@@ -229,12 +231,12 @@ def _cell_row(arena: Arena, setup: Setup, record: dict[str, Any], front: bool) -
 
 
 def _cell_shown(setup: Setup, record: dict[str, Any], spec: str) -> dict[str, str]:
-    worst, leakage = record["worst_case"], record["leakage_nats"]
+    best, leakage = attacker(record), record["leakage_nats"]
     return {
         "setup": setup.name,
         "seed": str(record["config"]["seed"]),
         "accuracy %": percent(interval(record["accuracy"])),
-        "worst-case MSE": format(interval(worst["mse"]), spec),
-        "SSIM": f"{worst['ssim']['mean']:.3f}",
+        "MSE": format(interval(best["mse"]), spec),
+        "SSIM": f"{best['ssim']['mean']:.3f}",
         "leakage (nats)": "–" if leakage is None else f"{leakage:.0f}",
     }

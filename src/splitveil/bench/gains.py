@@ -14,7 +14,7 @@ import numpy as np
 from ..evidence import combined
 from ..metrics import Interval, unpaired_difference
 from .analysis import CEM, SILENT, Arena, Setup, interval, paired_intervals
-from .records import answers, per_image
+from .records import answers, errors
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,10 @@ class _Values:
         self._hits: dict[str, np.ndarray] = {}
 
     def errors(self, record: dict[str, Any]) -> np.ndarray:
-        """The lowest MSE of any attack, (attacked images,)."""
+        """MSE of the best attacker, (attacked images,)."""
         if record["id"] not in self._errors:
             cell = self.folder / "cells" / record["id"]
-            self._errors[record["id"]] = np.min([per_image(cell, label)["mse"] for label in record["attacks"]], axis=0)
+            self._errors[record["id"]] = errors(cell, record)
         return self._errors[record["id"]]
 
     def hits(self, record: dict[str, Any]) -> np.ndarray:

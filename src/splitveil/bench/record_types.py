@@ -32,6 +32,13 @@ class Worst(TypedDict):
     ssim: Interval
 
 
+class Best(Worst):
+    """The attacker who is best on the own held-out images: the attack's label, and the errors it was chosen by."""
+
+    attack: str
+    held_out_mse: dict[str, Number]
+
+
 class Epoch(TypedDict):
     """One epoch of the training."""
 
@@ -98,6 +105,7 @@ class Record(TypedDict):
     trained_as: NotRequired[str]
     attacks: Annotated[dict[Name, Attacked], Field(min_length=1)]
     worst_case: Worst
+    best_attacker: NotRequired[Best | None]
     images_digest: str | None
     test_digest: NotRequired[str | None]
     curve: Annotated[list[Epoch], Field(min_length=1)]

@@ -177,8 +177,13 @@ def _rehearsals(found: dict[str, dict[str, Any]]) -> Table:
 
 
 def _show_suite(run: Any, found: dict[str, Any]) -> None:
-    rows = found["attacks"] | {"worst case": found["worst_case"] | {"seconds": found["seconds"]}}
+    all_seconds = {"seconds": found["seconds"]}
+    best = found["best_attacker"]
+    rows = found["attacks"] | ({f"best attacker: {best['attack']}": best | all_seconds} if best else {})
+    rows |= {"worst case, knows the truth": found["worst_case"] | all_seconds}
     out_console.print(_attack_table(run, rows, found))
+    if not best:
+        say("best attacker: not known, as the attacker has too few images to keep some for judging the attacks")
     wins = ", ".join(f"{name} {count}" for name, count in found["wins"].items() if count)
     say(f"lowest error, images won: {wins}")
     _say_skipped(found["skipped"])

@@ -206,13 +206,15 @@ def _table(grid: Grid, out: Path, state: State) -> Table:
 def _empty(heading: str, axes: list[str], more: list[str]) -> Table:
     # What is cut off or broken cannot be copied or read: only axes are folded.
     about = [Column(escape(name), overflow="fold") for name in axes]
-    whole = [Column(name, no_wrap=True) for name in ("cell", "accuracy %", "worst-case MSE", *more)]
+    whole = [Column(name, no_wrap=True) for name in ("cell", "accuracy %", "MSE", *more)]
     columns = (whole[0], *about, *whole[1:])
     return Table(*columns, title=heading, **LOOK)
 
 
 def _figures(record: dict[str, Any] | None) -> tuple[str, str, str]:
-    """Accuracy, error and seconds of a cell, in as many digits as one reads."""
+    """Accuracy, the best attacker's error and seconds of a cell, in as many digits as one reads."""
+    from ..bench.records import attacker
+
     if record is None:
         return "[red]failed[/red]", "", ""
 
@@ -221,7 +223,7 @@ def _figures(record: dict[str, Any] | None) -> tuple[str, str, str]:
         return escape(f"{mean} [{low}, {high}]")
 
     seconds = record["timings"]["train"] + sum(record["timings"]["attacks"].values())
-    return shown(record["accuracy"], 100, ".1f"), shown(record["worst_case"]["mse"], 1, ".3g"), f"{seconds:.0f}"
+    return shown(record["accuracy"], 100, ".1f"), shown(attacker(record)["mse"], 1, ".3g"), f"{seconds:.0f}"
 
 
 def _show_failed(out: Path, state: State) -> None:

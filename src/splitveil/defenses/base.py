@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError, did_you_mean
+from ._law import Law
 
 HOOKS = frozenset(
     {"install", "on_wire", "before_step", "loss", "refit", "restructure", "noise_variance", "leakage", "own_parameters"}
-    | {"restructure_like"}
+    | {"restructure_like", "law"}
 )
 
 
@@ -116,6 +117,16 @@ class Defense(nn.Module):
         """Variance per dimension of the independent noise that this defence adds to the wire; 0 if none."""
         return 0.0
 
+    def law(self, wire: Tensor, before: Law) -> Law:
+        """What whoever knows the defense can tell of its wire (B, ...), see `Law`.
+
+        Args:
+            before: what can be told of what enters this defense.
+
+        A defense that does not change the wire tells no more than that, any other nothing: it is then measured.
+        """
+        return before if type(self).on_wire is Defense.on_wire else before.silent()
+
     def leakage(self) -> float | None:
         """Current estimate of I(x; z_wire) in nats per image, where the defence keeps one."""
         return None
@@ -180,6 +191,11 @@ class Stack(Defense, helpers=("losses",)):
 
     def noise_variance(self) -> float:
         return sum(part.noise_variance() for part in self)
+
+    def law(self, wire: Tensor, before: Law) -> Law:
+        for part in self:
+            before = part.law(wire, before)
+        return before
 
     def leakage(self) -> float | None:
         known = [value for value in (part.leakage() for part in self) if value is not None]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..registry import plugin
+from ._law import Law
 from ._model import wire_shape
 from .base import Defense, Step
 
@@ -52,6 +53,9 @@ class Cloak(Defense):
 
     def loss(self, step: Step) -> Tensor | None:
         return -self.weight * self._sigma().log().mean() if self.weight else None
+
+    def law(self, wire: Tensor, before: Law) -> Law:
+        return before.with_noise(self._sigma().detach().square())
 
     def noise_variance(self) -> float:
         return self.low**2

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..registry import plugin
+from ._law import Law
 from .base import Defense
 
 
@@ -50,3 +51,6 @@ class Dropout(Defense):
             return z
         kept = torch.rand(z.shape, generator=rng, device=z.device) >= self.ratio
         return z.float() * kept / (1 - self.ratio if self.rescale else 1)
+
+    def law(self, wire: Tensor, before: Law) -> Law:
+        return before.hiding(wire != 0, 1 / (1 - self.ratio) if self.rescale else 1.0) if self.ratio else before

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..registry import plugin
+from ._law import Law
 from .base import Defense
 
 
@@ -40,6 +41,9 @@ class Gaussian(Defense):
         noise = torch.randn(z.shape, generator=rng, device=z.device, dtype=torch.float32)
         # In float32: where z is bfloat16, adding there would round small noise away.
         return z.float() + self.sigma * noise
+
+    def law(self, wire: Tensor, before: Law) -> Law:
+        return before.with_noise(self.sigma**2)
 
     def noise_variance(self) -> float:
         return self.sigma**2

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..registry import plugin
+from ._law import Law
 from .base import Defense
 
 
@@ -39,6 +40,9 @@ class Laplace(Defense):
 
     def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
         return z if self.scale == 0 else z.float() + self.scale * laplace_noise(z, rng)
+
+    def law(self, wire: Tensor, before: Law) -> Law:
+        return before.with_noise(2 * self.scale**2, "median") if self.scale else before
 
 
 def laplace_noise(like: Tensor, rng: torch.Generator) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..registry import plugin
+from ._law import Law
 from ._model import wire_shape
 from .base import Defense
 from .laplace import laplace_noise
@@ -99,6 +100,12 @@ class LocalDP(Defense, helpers=("noise_scale",)):
         else:
             noise = torch.randn(flat.shape, generator=rng, device=z.device)
         return (flat + self._scale[flat.shape[1]] * noise).view_as(z)
+
+    def law(self, wire: Tensor, before: Law) -> Law:
+        scale = self._scale.get(wire[0].numel()) or self.noise_scale(wire[0].numel())
+        if self.mechanism == "laplace":
+            return before.with_noise(2 * scale**2, "median")
+        return before.with_noise(scale**2)
 
     def noise_variance(self) -> float:
         # CEM's bound is that of Gaussian noise (see `laplace`) on the variances of z: clipping entries lowers

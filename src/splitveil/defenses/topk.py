@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..registry import plugin
+from ._law import Law
 from .base import Defense
 
 
@@ -45,3 +46,6 @@ class TopK(Defense):
         count = max(1, round(self.ratio * flat.shape[1]))
         kept = torch.zeros_like(flat).scatter_(1, rank.topk(count, dim=1, sorted=False).indices, 1.0)
         return z * kept.view_as(z)
+
+    def law(self, wire: Tensor, before: Law) -> Law:
+        return before.hiding(wire != 0)

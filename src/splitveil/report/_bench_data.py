@@ -9,6 +9,7 @@ from typing import Any
 from ..bench.analysis import Arena, Setup, interval, strongest
 from ..bench.export import decimals, percent, plus, points, signed
 from ..bench.gains import Gain
+from ..bench.records import METRICS, attacker
 from ..metrics import Interval
 from .plots import dodged, families, gain_rows, noise_lines
 
@@ -56,7 +57,7 @@ def _point(setup: Setup) -> dict[str, Any]:
 
 def _cells(number: int, arena: Arena) -> list[dict[str, Any]]:
     found = arena.records()
-    spec = decimals(interval(record["worst_case"]["mse"]) for record in found)
+    spec = decimals(interval(attacker(record)["mse"]) for record in found)
     least, most = CURVE_POINTS
     length = max(least, min(most, ALL_POINTS // len(found)))
     return [
@@ -70,7 +71,7 @@ def _cells(number: int, arena: Arena) -> list[dict[str, Any]]:
 
 
 def _cell(setup: Setup, record: dict[str, Any], spec: str) -> dict[str, Any]:
-    worst = {name: interval(value) for name, value in record["worst_case"].items()}
+    best = {name: interval(attacker(record)[name]) for name in METRICS}
     accuracy, timings = interval(record["accuracy"]), record["timings"]
     return {
         "id": record["id"],
@@ -80,9 +81,9 @@ def _cell(setup: Setup, record: dict[str, Any], spec: str) -> dict[str, Any]:
         "sigma": setup.sigma,
         "seed": record["config"]["seed"],
         "accuracy": _triple(points(accuracy)),
-        "mse": _triple(worst["mse"]),
-        "ssim": _short(worst["ssim"].mean),
-        "psnr": _short(worst["psnr"].mean),
+        "mse": _triple(best["mse"]),
+        "ssim": _short(best["ssim"].mean),
+        "psnr": _short(best["psnr"].mean),
         "leakage": record["leakage_nats"],
         "epoch": record["epoch"] + 1,
         "strongest": strongest(record),
@@ -91,9 +92,9 @@ def _cell(setup: Setup, record: dict[str, Any], spec: str) -> dict[str, Any]:
         "minutes": (timings["train"] + sum(timings["attacks"].values())) / 60,
         "text": {
             "accuracy": percent(accuracy),
-            "mse": format(worst["mse"], spec),
-            "ssim": str(worst["ssim"]),
-            "psnr": str(worst["psnr"]),
+            "mse": format(best["mse"], spec),
+            "ssim": str(best["ssim"]),
+            "psnr": str(best["psnr"]),
             "epoch": f"{record['epoch'] + 1} of {len(record['curve'])}",
         },
     }

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..bench.analysis import NOISE, Arena, Setup
 from ..bench.gains import Gain
+from ..bench.records import attacker
 from ..files import atomic_write
 
 COLORS = ("#8a6d3b", "#0b6e75", "#c2577f", "#5b5ea6", "#3f7d3a", "#c07a12", "#9a4d8f", "#2f6fb5", "#7a8288", "#2f2f2f")
@@ -111,7 +112,7 @@ def _tradeoff(arena: Arena, colors: dict[str, str]) -> Any:
     axis.plot(*_means(best), "-", color=INK, lw=1.4, zorder=3, label="Pareto front (means over seeds)")
     axis.plot(*_means(best), "s", ms=9, mfc="none", color=INK, mew=1, zorder=3)
     _legend(figure, axis, colors, any(setup.cem for setup in arena.setups))
-    axis.set(xlabel="test accuracy, %", ylabel="worst-case MSE of all attacks (higher: more private)", title=arena.name)
+    axis.set(xlabel="test accuracy, %", ylabel="MSE of the best attacker (higher: more private)", title=arena.name)
     axis.grid(alpha=0.25)
     return figure
 
@@ -168,7 +169,7 @@ def _accuracy(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _error(record: dict[str, Any]) -> dict[str, Any]:
-    return record["worst_case"]["mse"]
+    return attacker(record)["mse"]
 
 
 def _legend(figure: Any, axis: Any, colors: dict[str, str], cem: bool) -> None:
@@ -196,7 +197,7 @@ def _gains(gains: Sequence[Gain]) -> Any:
     figure = Figure(figsize=(9.6, tall), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for axis, part, factor, title in (
-        (axes[0], "mse", 1, "change of the worst-case MSE"),
+        (axes[0], "mse", 1, "change of the best attacker’s MSE"),
         (axes[1], "accuracy", 100, "change of accuracy, points"),
     ):
         values = [getattr(gain, part) for _, found in rows for gain in found]
@@ -259,7 +260,7 @@ def _leakage(arena: Arena) -> Any:
                 marker, face = ("D", color) if cem else ("o", "white")
                 label = f"σ = {sigma:g}{', CEM' if cem else ''}"
                 axis.plot(*points, ls="", marker=marker, mfc=face, ms=5, color=color, alpha=0.7, label=label)
-    axis.set(xlabel="leakage estimate, nats per image", ylabel="worst-case MSE of all attacks", title=arena.name)
+    axis.set(xlabel="leakage estimate, nats per image", ylabel="MSE of the best attacker", title=arena.name)
     axis.grid(alpha=0.25)
     figure.legend(loc="outside lower center", ncols=6, frameon=False)
     return figure

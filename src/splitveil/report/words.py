@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ..bench.analysis import NOISE, Arena, Setup, spearman
 from ..bench.export import percent, plus
 from ..bench.gains import Gain
+from ..bench.records import attacker
 from ..metrics import Interval
 
 
@@ -40,7 +41,8 @@ def front(arena: Arena, several: bool = False) -> str:
         only = best[0]
         return text + (
             f"one beats or equals every other in both accuracy and error: {only.name}, with {percent(only.accuracy)} % "
-            f"at a worst-case MSE of {_error(only)}. Always answering the mean image gives {arena.baseline_mse:.4g}."
+            f"at the best attacker’s MSE of {_error(only)}. "
+            f"Always answering the mean image gives {arena.baseline_mse:.4g}."
         )
     low, high = best[0], best[-1]
     cem = sum(bool(setup.cem) for setup in best)
@@ -48,7 +50,7 @@ def front(arena: Arena, several: bool = False) -> str:
     shares = f"{_verb(cem, 'uses', 'use')} CEM, {_verb(noise, 'is', 'are')} noise alone"
     return text + (
         f"{len(best)} are best trade-offs: no other is both more accurate and harder to invert. They run from "
-        f"{percent(high.accuracy)} % accuracy at a worst-case MSE of {_error(high)} ({high.name}) to "
+        f"{percent(high.accuracy)} % accuracy at the best attacker’s MSE of {_error(high)} ({high.name}) to "
         f"{percent(low.accuracy)} % at {_error(low)} ({low.name}); always answering the mean image gives "
         f"{arena.baseline_mse:.4g}. {shares[0].upper()}{shares[1:]}."
     )
@@ -66,11 +68,11 @@ def cem(gains: Sequence[Gain]) -> str:
     if total == 1:
         (only,) = gains
         return (
-            f"With CEM the attacker’s worst-case error changes by {_signed(relative[0], 0)} %, accuracy by "
+            f"With CEM the best attacker’s error changes by {_signed(relative[0], 0)} %, accuracy by "
             f"{_signed(change[0], 1)} points; {_certain(only)}."
         )
     text = (
-        f"With CEM the attacker’s worst-case error changes by {_signed(statistics.median(relative), 0)} % in the "
+        f"With CEM the best attacker’s error changes by {_signed(statistics.median(relative), 0)} % in the "
         f"median of {total} comparisons (from {_signed(min(relative), 0)} to {_signed(max(relative), 0)} %); a rise is "
         f"shown in {error_up}, a fall in {error_down}. Accuracy changes by {_signed(statistics.median(change), 1)} "
         f"points in the median (from {_signed(min(change), 1)} to {_signed(max(change), 1)}); a rise is shown in "
@@ -104,7 +106,7 @@ def leakage(arena: Arena) -> str:
     for setup in arena.setups:
         for record in setup.records:
             if record["leakage_nats"] is not None:
-                pair = record["leakage_nats"], record["worst_case"]["mse"]["mean"]
+                pair = record["leakage_nats"], attacker(record)["mse"]["mean"]
                 by_sigma.setdefault(setup.sigma, []).append(pair)
     parts = []
     for sigma, pairs in sorted(by_sigma.items()):

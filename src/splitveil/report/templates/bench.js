@@ -54,7 +54,7 @@ function choose(place, look = false) {
 
 function panel(cell) {
   const fact = (name, value) => make("div", {}, make("dt", {}, name), make("dd", {}, value));
-  const facts = make("dl", { class: "facts" }, fact("accuracy", `${cell.text.accuracy} %`), fact("worst-case MSE", cell.text.mse),
+  const facts = make("dl", { class: "facts" }, fact("accuracy", `${cell.text.accuracy} %`), fact("best attacker’s MSE", cell.text.mse),
     fact("SSIM", cell.text.ssim), fact("PSNR", `${cell.text.psnr} dB`),
     ...Object.entries(cell.attacks).map(([label, error]) => fact(`MSE of ${label}`, error)),
     cell.leakage === null ? null : fact("leakage estimate", `${cell.leakage.toFixed(0)} nats`),

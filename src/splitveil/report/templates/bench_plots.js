@@ -34,7 +34,7 @@ function familyColor(arena, cell) {
 }
 
 function cellText(cell) {
-  return `<b>${escaped(cell.name)}</b>, seed ${cell.seed}<br>accuracy ${cell.text.accuracy} %<br>worst-case MSE ${cell.text.mse}` +
+  return `<b>${escaped(cell.name)}</b>, seed ${cell.seed}<br>accuracy ${cell.text.accuracy} %<br>best attacker’s MSE ${cell.text.mse}` +
     `<br>strongest attack: ${escaped(cell.strongest)}`;
 }
 
@@ -70,7 +70,7 @@ function tradeoff(arena, cells, withBars, chosen) {
     }
   }
   const { noise, front } = data.arenas[arena];
-  const setup = (point) => `<b>${escaped(point.name)}</b><br>accuracy ${point.accuracy} %<br>worst-case MSE ${point.mse}<br>${point.seeds}`;
+  const setup = (point) => `<b>${escaped(point.name)}</b><br>accuracy ${point.accuracy} %<br>best attacker’s MSE ${point.mse}<br>${point.seeds}`;
   for (const { name, points } of noise) {
     traces.push({ type, mode: "lines", name: escaped(name), x: points.map((p) => p.x), y: points.map((p) => p.y),
       line: { dash: "dot", color: style("--s0"), width: 2 }, hoverinfo: "skip" });
@@ -83,7 +83,7 @@ function tradeoff(arena, cells, withBars, chosen) {
       marker: { symbol: "circle-open", size: 24, color: style("--reference"), line: { width: 2.4 } } });
   }
   return [traces, layout({ xaxis: { label: "test accuracy, %" },
-    yaxis: { label: narrow() ? "worst-case MSE" : "worst-case MSE (higher: more private)" } })];
+    yaxis: { label: narrow() ? "best attacker’s MSE" : "best attacker’s MSE (higher: more private)" } })];
 }
 
 // Two plots beside each other or, on a narrow page, above each other.
@@ -119,7 +119,7 @@ function gain(arena, gains) {
   const names = { tickvals: rows.map((_, row) => row), ticktext: rows.map(wrapped), range: [rows.length - 0.4, -0.6], zeroline: false };
   const second = narrow() ? names : { ...names, showticklabels: false };
   return [parts, layout({ height, showlegend: false, shapes: zero, margin: { l: 20, r: 14, t: 28, b: 50 },
-    ...pair([{ label: "change of the worst-case MSE" }, names], [{ label: "change of accuracy, points" }, second]) })];
+    ...pair([{ label: "change of the best attacker’s MSE" }, names], [{ label: "change of accuracy, points" }, second]) })];
 }
 
 // A long stack over several lines, broken at the pluses.
@@ -188,7 +188,7 @@ function leakage(cells, chosen) {
     traces.push({ type, mode: "markers", x: [chosen.leakage], y: [chosen.mse[0]], hoverinfo: "skip", name: "chosen",
       marker: { symbol: "circle-open", size: 24, color: style("--reference"), line: { width: 2.4 } } });
   }
-  return [traces, layout({ xaxis: { label: "leakage estimate, nats per image" }, yaxis: { label: "worst-case MSE" } })];
+  return [traces, layout({ xaxis: { label: "leakage estimate, nats per image" }, yaxis: { label: "best attacker’s MSE" } })];
 }
 
 // Between three colors of the page: 0 is the first, 1 the last.

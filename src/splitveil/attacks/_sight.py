@@ -1,0 +1,134 @@
+"""How an attacker sees a wire on which entries are missing and anybody can tell which."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .base import BATCH, Observations, Victim
+
+LOOKS = 16
+"""Looks at each of the attacker's own images whose union shows nearly all entries."""
+COMPLETE = 0.9
+"""Part of the entries that the union must show: below it they are hidden by rule, not at random."""
+MOST_ENTRIES = 8192
+"""Width of the wire up to which missing entries are imputed: their covariance has the square of it."""
+ROUNDS, EXACT = 16, 100
+"""Rounds of conjugate gradients for a decoder's input, which need not be exact, and for an answer."""
+SMALL = 1e-2
+"""Ridge of a decoder's input, in units of the mean variance of the wire."""
+
+
+@dataclass(frozen=True)
+class Sight:
+    """The Gaussian model of a wire of which some entries are hidden, and of the images behind it.
+
+    Attributes:
+        victim: says which entries of a wire are visible.
+        mean, pixels: of the wire where all of it is visible, (m,), and of the images, (d,).
+        covariance, cross: of the wire, (m, m), and between wire and images, (m, d); None: the entries are hidden by
+            rule and not at random, or the wire is too wide.
+        variance: of the noise on visible entries, 0 or (m,).
+    """
+
+    victim: Victim
+    mean: Tensor
+    pixels: Tensor
+    covariance: Tensor | None
+    cross: Tensor | None
+    variance: Tensor
+
+    @classmethod
+    def learn(cls, victim: Victim, seen: Observations, rng: torch.Generator) -> Sight | None:
+        """Learn from the attacker's own images, each sent `LOOKS` times; None where the law hides nothing."""
+        first = torch.zeros(1, dtype=torch.long, device=victim.device)
+        law = victim.law(seen.wire(first, torch.Generator(victim.device).manual_seed(0)))
+        if law.visible is None:
+            return None
+        parts = torch.arange(len(seen), device=victim.device).split(BATCH)
+        together = [_together(victim, seen, index, rng) for index in parts]
+        known, counts = (torch.cat(each).flatten(1) for each in zip(*together, strict=True))
+        x = torch.cat([seen.images(index).flatten(1) for index in parts])
+        there = counts > 0
+        mean, pixels = (known * there).sum(0) / there.sum(0).clamp(min=1), x.mean(0)
+        variance = torch.as_tensor(0.0 if law.variance is None else law.variance, device=known.device).flatten()
+        if float(there.float().mean()) < COMPLETE or known.shape[1] > MOST_ENTRIES:
+            return cls(victim, mean, pixels, None, None, variance)
+        centered = torch.where(there, known - mean, 0)
+        covariance, cross = centered.T @ centered / len(x), centered.T @ (x - pixels) / len(x)
+        return cls(victim, mean, pixels, covariance, cross, variance)
+
+    def visible(self, wire: Tensor) -> Tensor:
+        """Which entries of a wire (B, ...) can be seen: bool (B, m)."""
+        visible = self.victim.law(wire).visible
+        return torch.ones_like(wire, dtype=torch.bool).flatten(1) if visible is None else visible.flatten(1)
+
+    def explained(self, wire: Tensor, ridge: float, rounds: int = ROUNDS) -> Tensor:
+        """u = M (M (C + V + r I) M)⁻¹ M (wire − μ), (B, m), where M keeps the visible entries.
+
+        C u is then what is expected of the wire, and C_xz u of the image, beyond their means.
+
+        Args:
+            ridge: r, in units of the mean variance of the wire.
+        """
+        assert self.covariance is not None
+        there = self.visible(wire)
+        target = torch.where(there, wire.flatten(1) - self.mean, 0)
+        diagonal = self.variance + ridge * self.covariance.diagonal().mean()
+        return _solved(self.covariance, diagonal, there, target, rounds)
+
+    def images(self, wire: Tensor, ridge: float) -> Tensor:
+        """What is expected of the image, (B, d): the MMSE estimate for jointly Gaussian image and wire."""
+        assert self.cross is not None
+        return self.pixels + self.explained(wire, ridge, EXACT) @ self.cross
+
+    def __call__(self, wire: Tensor) -> Tensor:
+        """The wire (B, C, ...) with what is expected of its hidden entries, and which are visible: (B, 2 C, ...)."""
+        there, full = self.visible(wire), wire.flatten(1)
+        if self.covariance is not None:
+            full = torch.where(there, full, self.mean + self.explained(wire, SMALL) @ self.covariance)
+        return torch.cat([full.view_as(wire), there.view_as(wire).to(wire.dtype)], -1 if wire.dim() == 3 else 1)
+
+
+class Sighted:
+    """Images with what an attacker sees of them."""
+
+    def __init__(self, seen: Observations, sight: Sight):
+        self._seen, self._sight = seen, sight
+        self.images, self.labels = seen.images, seen.labels
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def wire(self, index: Tensor, rng: torch.Generator) -> Tensor:
+        """As `Sight` shows it."""
+        return self._sight(self._seen.wire(index, rng))
+
+
+def _together(victim: Victim, seen: Observations, index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Union of the looks at the images ``index``, and how often each entry was seen."""
+    total = count = torch.zeros(())
+    for _ in range(LOOKS):
+        wire = seen.wire(index, rng)
+        visible = victim.law(wire).visible
+        assert visible is not None
+        total, count = total + wire * visible, count + visible.to(wire.dtype)
+    return total / count.clamp(min=1), count
+
+
+def _solved(matrix: Tensor, diagonal: Tensor, there: Tensor, target: Tensor, rounds: int) -> Tensor:
+    """Conjugate gradients for (matrix + diag) on the entries ``there``, all rows at once, preconditioned."""
+    scale = (matrix.diagonal() + diagonal).clamp(min=1e-12)
+    x, residual = torch.zeros_like(target), target
+    direction = z = residual / scale
+    power = (residual * z).sum(1, keepdim=True)
+    for _ in range(rounds):
+        image = torch.where(there, direction @ matrix + direction * diagonal, 0)
+        step = power / (direction * image).sum(1, keepdim=True).clamp(min=1e-20)
+        x, residual = x + step * direction, residual - step * image
+        z = residual / scale
+        after = (residual * z).sum(1, keepdim=True)
+        direction, power = z + after / power.clamp(min=1e-20) * direction, after
+    return x

@@ -1,0 +1,215 @@
+"""What a defense tells of its wire, and attacks that use it, against the best attacker in closed form."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import toy
+from splitveil.attacks._sight import Sight
+from splitveil.attacks._white_box import WhiteBox
+from splitveil.attacks.base import Victim
+from splitveil.attacks.decoder import DecoderAttack
+from splitveil.attacks.linear import LinearAttack
+from splitveil.config import Spec
+from splitveil.data import Access
+from splitveil.defenses._law import Law, combined, law_of
+from splitveil.defenses.base import Defense, Stack
+
+ALL = frozenset(Access)
+M = 48
+NOISY = [
+    "gaussian:0.05",
+    "laplace:0.04",
+    "local_dp:epsilon=400,low=-10,high=10",
+    "local_dp:epsilon=400,low=-10,high=10,mechanism=laplace",
+    "cloak:low=0.02,high=0.3",
+]
+HIDING = ["dropout:0.2", "dropout:0.5", "dropout:0.8", "dropout:ratio=0.5,rescale=false"]
+
+
+def defended(*specs: str):
+    """The linear network behind these defenses, and W."""
+    model, weight = toy.model(M, 0.0, (12, 2, 2))
+    stack = Stack(*(Spec.model_validate(spec).resolve("defenses").make("defenses") for spec in specs))
+    model.defense = stack
+    for part in stack:
+        if hasattr(part, "rho"):
+            continue
+        if specs[0].startswith("cloak"):
+            part.rho = torch.nn.Parameter(torch.linspace(-3, 3, M).view(12, 2, 2))
+    return model, weight
+
+
+def told(model, looks: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
+    """The variance that the defense tells and the one of many looks at one image."""
+    x = toy.pixels(toy.images(1, 0)).expand(looks, -1, -1, -1)
+    wire = model.encode(x, toy.rng())
+    law = law_of(model.defense, wire)
+    assert law.variance is not None
+    return torch.as_tensor(law.variance).expand(wire.shape[1:]), wire.var(0)
+
+
+@pytest.mark.parametrize("spec", NOISY)
+def test_the_variance_that_is_told_is_the_one_that_is_drawn(spec):
+    said, drawn = told(defended(spec)[0], 4000)
+    assert float((drawn / said - 1).abs().max()) < 0.25
+    assert float((drawn / said).mean()) == pytest.approx(1, abs=0.03)
+
+
+def test_noises_add_up_and_are_scaled_by_what_follows():
+    model, _ = defended("gaussian:0.03", "laplace:0.02", "dropout:0.5")
+    wire = model.encode(toy.pixels(toy.images(4, 0)), toy.rng())
+    law = law_of(model.defense, wire)
+    assert law.variance == pytest.approx(4 * (0.03**2 + 2 * 0.02**2))
+    assert law.visible is not None
+    assert torch.equal(law.visible, wire != 0)
+
+
+def test_noise_after_a_mask_hides_it():
+    model, _ = defended("dropout:0.5", "gaussian:0.01")
+    law = law_of(model.defense, model.encode(toy.pixels(toy.images(4, 0)), toy.rng()))
+    assert (law.visible, law.variance, law.looks) == (None, None, "mean")
+
+
+class Rounded(Defense):
+    def on_wire(self, z, rng):
+        return z.round()
+
+
+class Watching(Defense):
+    def loss(self, step):
+        return None
+
+
+def test_a_defense_that_says_nothing_is_not_trusted_to_add_none():
+    wire = torch.rand(2, 4)
+    assert Stack(Watching()).law(wire, Law()) == Law()
+    assert Stack(Rounded()).law(wire, Law()).variance is None
+    assert law_of(None, wire) == Law()
+
+
+@pytest.mark.parametrize(
+    ("spec", "best"), [("gaussian:0.1", "mean"), ("laplace:0.1", "median"), ("dropout:0.5", "union")]
+)
+def test_several_looks_become_one_as_the_defense_says(spec, best):
+    model, _ = defended(spec)
+    x = toy.pixels(toy.images(500, 0))
+    z, rng = model.features(x), toy.rng()
+    looks = torch.stack([model.protect(z, rng) for _ in range(9)])
+    law = law_of(model.defense, looks.flatten(0, 1))
+    assert law.looks == best
+    error = float((combined(looks, law) - z).square().mean())
+    assert error < (1.05 if best == "mean" else 0.8) * float((looks.mean(0) - z).square().mean())
+    assert torch.equal(Victim(model, ALL, 9).query(x, toy.rng()), combined(looks, law))
+
+
+def best_of_noise(weight: torch.Tensor, variance: torch.Tensor) -> float:
+    """(1/d) Tr (Wᵀ V⁻¹ W + I/η²)⁻¹: of the best linear attacker, and of the best one where the noise is Gaussian."""
+    w = weight.double()
+    inner = w.T @ (w / variance.flatten().double()[:, None]) + torch.eye(toy.D).double() / toy.VARIANCE
+    return float(torch.linalg.inv(inner).trace()) / toy.D
+
+
+def best_of_visible(weight: torch.Tensor, visible: torch.Tensor, variance: float) -> float:
+    """The same for each image's visible entries, averaged over images."""
+    w = weight.double() * visible.double()[:, :, None]
+    inner = w.mT @ w / max(variance, 1e-9) + torch.eye(toy.D).double() / toy.VARIANCE
+    return float(torch.linalg.inv(inner).diagonal(dim1=1, dim2=2).sum(1).mean()) / toy.D
+
+
+def linear_error(model) -> float:
+    attack, attacked = LinearAttack(looks=4), toy.images(600, 9)
+    victim = Victim(model, ALL)
+    attack.fit(victim, toy.images(6000, 1), toy.rng())
+    found = attack.reconstruct(victim.query(toy.pixels(attacked), toy.rng(5)))
+    return float((found - toy.pixels(attacked)).square().mean())
+
+
+@pytest.mark.parametrize("spec", NOISY)
+def test_linear_reaches_the_best_linear_attacker_of_additive_noise(spec):
+    model, weight = defended(spec)
+    assert linear_error(model) < 1.02 * best_of_noise(weight, told(model)[0])
+
+
+@pytest.mark.parametrize("specs", [*[(spec,) for spec in HIDING], ("gaussian:0.03", "dropout:0.5")], ids="+".join)
+def test_linear_reaches_the_best_attacker_who_sees_the_mask(specs):
+    model, weight = defended(*specs)
+    wire = model.encode(toy.pixels(toy.images(600, 9)), toy.rng(5))
+    variance = 0.03**2 if len(specs) > 1 else 0.0
+    best = best_of_visible(weight, (wire != 0).flatten(1), variance)
+    assert linear_error(model) < 1.02 * best
+
+
+def test_what_is_expected_of_hidden_entries_is_the_conditional_mean():
+    model, weight = defended("dropout:ratio=0.5,rescale=false")
+    victim, attacked = Victim(model, ALL), toy.pixels(toy.images(200, 9))
+    sight = Sight.learn(victim, victim.observe(toy.images(6000, 1)), toy.rng())
+    assert sight is not None
+    wire, clean = victim.query(attacked, toy.rng(5)), model.features(attacked).flatten(1)
+    full, mask = sight(wire).chunk(2, 1)
+    assert torch.equal(mask.bool(), wire != 0)
+    assert torch.equal(full[wire != 0], wire[wire != 0])
+    covariance = toy.VARIANCE * (weight @ weight.T).double()
+    mean = (weight @ torch.full((toy.D,), toy.MEAN)).double()
+    errors = []
+    for row, value in zip((wire != 0).flatten(1), clean.double(), strict=True):
+        inner = covariance[row][:, row] + 1e-9 * torch.eye(int(row.sum())).double()
+        errors.append(
+            (mean + covariance[:, row] @ torch.linalg.solve(inner, value[row] - mean[row]) - value).square().mean()
+        )
+    ours = float((full.flatten(1) - clean).square().mean())
+    assert ours < 1.05 * float(torch.stack(errors).mean())
+
+
+def test_a_wire_that_hides_nothing_is_seen_as_it_is():
+    model, _ = defended("gaussian:0.1")
+    victim = Victim(model, ALL)
+    assert Sight.learn(victim, victim.observe(toy.images(8, 0)), toy.rng()) is None
+
+
+def test_entries_that_are_hidden_by_rule_are_not_imputed():
+    model, _ = defended("topk:0.3")
+    victim = Victim(model, ALL)
+    sight = Sight.learn(victim, victim.observe(toy.images(64, 0)), toy.rng())
+    assert sight is not None
+    wire = victim.query(toy.pixels(toy.images(3, 0)), toy.rng())
+    assert torch.equal(sight(wire), torch.cat([wire, (wire != 0).float()], 1))
+
+
+def test_a_decoder_gets_the_mask_as_further_channels():
+    model, _ = defended("dropout:0.5")
+    victim, attack = Victim(model, ALL), DecoderAttack(epochs=1, network="dense_normN0C8")
+    attack.fit(victim, toy.images(64, 1), toy.rng())
+    wire = victim.query(toy.pixels(toy.images(3, 2)), toy.rng())
+    assert attack._sight is not None
+    assert attack._sight(wire).shape == (3, 24, 2, 2)
+    assert attack.reconstruct(wire).shape == (3, 3, 4, 4)
+
+
+def box_of(*specs: str) -> tuple[WhiteBox, Victim]:
+    victim = Victim(defended(*specs)[0], ALL)
+    return WhiteBox(victim, toy.images(500, 1), 4, toy.rng()), victim
+
+
+def test_precise_entries_count_for_more_in_the_distance_on_the_wire():
+    """Of additive noise the expected distance of the truth is the noise's share of each entry, weighted to one."""
+    box, victim = box_of("cloak:low=0.02,high=0.3")
+    law = victim.law(victim.query(toy.pixels(toy.images(1, 0)), toy.rng()))
+    assert isinstance(law.variance, torch.Tensor)
+    assert torch.allclose(box.variance, law.variance.flatten())
+    assert box.noise == pytest.approx(float(1 / (1 / box.variance).mean()), rel=1e-5)
+    x = toy.pixels(toy.images(500, 3))
+    wire = victim.query(x, toy.rng(4)).flatten(1)
+    loss = float(box.feature_loss(x, wire, toy.rng(5), "exact", 400).mean())
+    assert loss * box.scale / box.noise == pytest.approx(1, rel=0.03)
+
+
+def test_hidden_entries_do_not_count_in_the_distance_on_the_wire():
+    box, victim = box_of("dropout:0.5")
+    x = toy.pixels(toy.images(50, 3))
+    wire = victim.query(x, toy.rng(4)).flatten(1)
+    assert box.hides
+    assert float(box.feature_loss(x, wire, toy.rng(5), "exact", 64).max()) < 1e-10
+    other = box.feature_loss(x.flip(0), wire, toy.rng(5), "exact", 64)
+    assert float(other.min()) > 1e-3
