@@ -90,7 +90,8 @@ def test_a_defense_that_says_nothing_is_not_trusted_to_add_none():
 
 
 @pytest.mark.parametrize(
-    ("spec", "best"), [("gaussian:0.1", "mean"), ("laplace:0.1", "median"), ("dropout:0.5", "union")]
+    ("spec", "best"),
+    [("gaussian:0.1", "mean"), ("laplace:0.1", "median"), ("dropout:ratio=0.5,rescale=false", "union")],
 )
 def test_several_looks_become_one_as_the_defense_says(spec, best):
     model, _ = defended(spec)
