@@ -170,7 +170,7 @@ class Terms:
         attacker_size: train the attack on only this many of its images, class-balanced.
         attacked: reconstruct only this many images, class-balanced.
         seed: of the attack's own randomness; which images it gets depends on the run's seed only.
-        observed: wires of each image that the attacker sees and averages, as of a video or a request sent again.
+        observed: wires of each image that the attacker sees and combines, as of a video or a request sent again.
     """
 
     protocol_name: str = "inference_time"

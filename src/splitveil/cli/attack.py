@@ -35,7 +35,7 @@ class Terms:
     attacked
         Reconstruct only this many images.
     observed
-        Wires of each image that the attacker sees and averages, as of a request sent again.
+        Wires of each image that the attacker sees and combines, as of a request sent again.
     seed
         Of the attack.
     """
@@ -86,7 +86,7 @@ def attack(
     attack
         Attack, name:value or name:key=value,..., or published/decoder, published/gan, he2019/rmle; may be repeated.
     suite
-        Frozen suite of attacks: standard-v1, or quick-v1 for two cores; reports the worst case image by image.
+        Frozen suite of attacks: standard-v1, or quick-v1 for two cores; reports the best attacker and the worst case.
     epochs
         Epochs of trained attacks.
     budget
