@@ -348,6 +348,7 @@ REFUSED = [
     ("[[ x -gt 2 ]] && TRAIN", "'[[ x -gt 2 ]]' is not read; write whole numbers"),
     ("[ -d there ] && TRAIN", "'[ -d there ] &&' cannot be decided without a shell; keep only the branch that counts"),
     ("nvidia-smi && TRAIN", "'nvidia-smi &&' cannot be decided without a shell"),
+    ("cd there run.sh && TRAIN", "'cd there run.sh &&' cannot be decided without a shell"),
     ("grep -q x log || exit 1; TRAIN", "'grep -q x log ||' cannot be decided without a shell"),
     ("if [ -d x ]; then exit 1; fi; TRAIN", "'if [ -d x ]' cannot be decided without a shell"),
     ("for i in 1 2; do [ -d $i ] || continue; TRAIN; done", "'[ -d $i ] ||' cannot be decided without a shell"),

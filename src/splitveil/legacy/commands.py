@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from .tree import DoubleBracket, refusal
 from .words import LOOSE, names, unknown
 
-SUCCEED = names("echo : true pwd touch tee cd pushd popd conda module source .")
-"""Commands that change no variable and not the flow, and succeed; of `cd` and its like it is taken that they do."""
+SUCCEED = names("echo : true pwd touch tee pushd popd conda module source .")
+"""Commands that change no variable and not the flow, and succeed; of those that set up Python it is taken that they do."""
 MAY_FAIL = names(
-    "mkdir printf date sleep hostname whoami uname dirname basename seq nproc clear ulimit umask "
+    "cd mkdir printf date sleep hostname whoami uname dirname basename seq nproc clear ulimit umask "
     "nvidia-smi nvcc ls cat cp mv rm ln head tail grep wc sort uniq cut tr bc du df free ps command type which "
     "realpath readlink tar unzip gzip wget curl pip pip3 chmod"
 )
@@ -27,7 +27,7 @@ SURE = {
     **dict.fromkeys(("dirname", "basename"), re.compile(r"[^-].*", re.DOTALL)),
     **dict.fromkeys(("cat", "hostname", "whoami", "nproc"), re.compile("")),
 }
-"""The arguments with which some of them succeed."""
+"""The arguments with which some of them succeed; of `cd` and `mkdir -p` it is taken that they do."""
 ADVICE = {
     **dict.fromkeys(("declare", "typeset", "local", "readonly"), "write NAME=VALUE alone"),
     **dict.fromkeys(("let", "read", "mapfile", "readarray", "getopts", "shift"), "write NAME=VALUE for what it sets"),
@@ -119,6 +119,8 @@ def status(fields: Sequence[str], line: int, source: str) -> int | None:
         otherwise = "write python main_MIA.py with its options" if "main_MIA" in source else OTHERWISE
         raise refusal(line, source, ADVICE.get(name, otherwise))
     sure = name in SUCCEED or (name in SURE and SURE[name].fullmatch(" ".join(arguments)))
+    if name == "cd":
+        sure = len(arguments) < 2
     return 0 if sure else None
 
 
