@@ -10,7 +10,7 @@ from .tree import DoubleBracket, refusal
 from .words import LOOSE, names, unknown
 
 SUCCEED = names("echo : true pwd touch tee pushd popd conda module source .")
-"""Commands that change no variable and not the flow, and succeed; of those that set up Python it is taken that they do."""
+"""Commands that change no variable and not the flow, and succeed; those that set up Python are taken to."""
 MAY_FAIL = names(
     "cd mkdir printf date sleep hostname whoami uname dirname basename seq nproc clear ulimit umask "
     "nvidia-smi nvcc ls cat cp mv rm ln head tail grep wc sort uniq cut tr bc du df free ps command type which "
@@ -27,7 +27,7 @@ SURE = {
     **dict.fromkeys(("dirname", "basename"), re.compile(r"[^-].*", re.DOTALL)),
     **dict.fromkeys(("cat", "hostname", "whoami", "nproc"), re.compile("")),
 }
-"""The arguments with which some of them succeed; of `cd` and `mkdir -p` it is taken that they do."""
+"""The arguments with which some of them succeed, or, as `mkdir -p`, are taken to."""
 ADVICE = {
     **dict.fromkeys(("declare", "typeset", "local", "readonly"), "write NAME=VALUE alone"),
     **dict.fromkeys(("let", "read", "mapfile", "readarray", "getopts", "shift"), "write NAME=VALUE for what it sets"),
