@@ -122,3 +122,22 @@ def test_one_wrong_letter_is_understood(name, data):
     if len(name) > 3:
         assert did_you_mean(typed, ["gaussian", "cem", "dropout", "adversarial"]) == f"; did you mean '{name}'?"
     assert str(unknown("defense", typed, ["b", "a"])).endswith("expected one of: a, b")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "hint"),
+    [
+        ("defenses", "noise", ""),  # 0.55 like nopeek
+        ("defenses", "pruning", ""),  # 0.5 like sparse_coding
+        ("defenses", "none", ""),  # 0.6 like nopeek
+        ("defenses", "sca", ""),  # 0.67 like pca
+        ("defenses", "nopeak", "nopeek"),
+        ("defenses", "topkprune", "topk"),
+        ("defenses", "sparse", "sparse_coding"),
+        ("zoo", "vgg11bn", "vgg11_bn"),
+        ("attacks", "rlme", "rmle"),
+    ],
+)
+def test_a_hint_does_not_lead_to_another_thing(kind: str, name: str, hint: str):
+    with pytest.raises(UserError, match=f"'{name}'{f'; did you mean .{hint}.' if hint else '; expected one of'}"):
+        Registry(kind).get(name)

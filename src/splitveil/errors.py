@@ -38,6 +38,17 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: str, options: Iterable[str]) -> UserError:
-    """The error for a name that is not registered: what was got, the nearest, all that exist."""
+    """The error for a name that is not registered: what was got, the nearest, all that exist.
+
+    Short names are alike by chance, and a hint that is followed trains another thing: it must be much alike, begin
+    alike or have the same letters.
+
+    >>> unknown("defense", "noise", ["gaussian", "nopeek"])
+    UserError("unknown defense 'noise'; expected one of: gaussian, nopeek")
+    """
     names = sorted(options)
-    return UserError(f"unknown {kind} '{name}'{did_you_mean(name, names) or ';'} expected one of: {', '.join(names)}")
+    begins = [other for other in names if len(name) > 2 and (other.startswith(name) or name.startswith(other))]
+    swapped = [other for other in names if sorted(other) == sorted(name)]
+    close = nearest(name, names, 0.7) or nearest(name, begins + swapped, 0)
+    hint = f"; did you mean '{close}'?" if close else ";"
+    return UserError(f"unknown {kind} '{name}'{hint} expected one of: {', '.join(names)}")
