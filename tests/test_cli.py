@@ -59,6 +59,7 @@ def test_attack_prints_a_table_and_leaves_its_files(run, capsys):
     assert "20 images attacked" in " ".join(shown.split())
     assert {p.name for p in (run / "attacks" / "linear").iterdir()} == {
         "summary.json",
+        "held_out.csv",
         "per_image.csv",
         "reconstructions.png",
     }
@@ -303,6 +304,6 @@ def test_further_metrics_are_printed_and_kept(run, capsys, monkeypatch, tmp_path
     assert 0.2 < summary["reidentified"]["ci95"][0] < 0.5 < summary["reidentified"]["ci95"][1] < 0.8
     assert summary["recognized"]["mean"] == 1
     rows = (run / "attacks" / "linear" / "per_image.csv").read_text().splitlines()
-    assert rows[0] == "image,mse,psnr,ssim,ssim_zero,reidentified,recognized"
+    assert rows[0] == "image,mse,psnr,ssim,ssim_zero,reidentified,recognized,wire_distance"
     none = tmp_path / "none.pth"
     assert f"cannot read {none}" in refused(capsys, "attack", run, "--attack", "linear", "--lpips", none)

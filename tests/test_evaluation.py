@@ -139,8 +139,15 @@ def test_an_attack_no_better_than_the_mean_image_is_flagged(run, scripted):
     summary = attack(run)
     assert len(summary["flags"]) == 1
     assert "no better than the mean training image" in summary["flags"][0]
-    assert reliability.no_better_than_the_mean(torch.tensor([0.1, 0.3]), 0.2000001) == []
-    assert reliability.no_better_than_the_mean(torch.tensor([0.1, 0.3]), 0.2) != []
+    assert reliability.no_better_than_the_mean(torch.tensor([0.1, 0.3]), torch.tensor([0.2, 0.4])) == []
+    assert reliability.no_better_than_the_mean(torch.tensor([0.1, 0.3]), torch.tensor([0.2, 0.2])) != []
+
+
+def test_an_attack_that_does_not_beat_the_linear_one_is_flagged(run):
+    short = attack(run, "decoder:epochs=1,network=custom,batch_size=32")
+    assert any("mean training image" in flag or "does not beat the linear one" in flag for flag in short["flags"])
+    assert attack(run, "nearest")["flags"] == []  # its answers are not made for squared error
+    assert attack(run)["linear_mse"] == pytest.approx(attack(run)["mse"]["mean"], rel=0.5)
 
 
 def test_a_perfect_reconstruction_is_a_result_and_no_crash(run, scripted):

@@ -16,6 +16,7 @@ from splitveil.attacks.rmle import RmleAttack
 from splitveil.attacks.shadow import ShadowAttack
 from splitveil.data import Access, Split
 from splitveil.defenses.base import Defense, Stack
+from splitveil.defenses.cloak import Cloak
 from splitveil.defenses.dropout import Dropout
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.defenses.laplace import Laplace
@@ -47,6 +48,20 @@ class Centered(Defense):
         return z - z.mean(0)
 
 
+class Boastful(Gaussian):
+    """Tells of noise of deviation σ and draws a tenth of it."""
+
+    def on_wire(self, z, rng):
+        return z + 0.1 * self.sigma * torch.randn(z.shape, generator=rng)
+
+
+class Sly(Gaussian):
+    """Tells of a tenth less variance than it draws: within the margin."""
+
+    def law(self, wire, before):
+        return before.with_noise(0.95 * self.sigma**2)
+
+
 NOISES = (
     lambda: Gaussian(0.01),
     lambda: Gaussian(0.1),
@@ -64,7 +79,12 @@ NOISES = (
         (Gaussian(0.0), None),
         (TopK(0.2), None),
         (Stack(Gaussian(0.1), TopK(0.2)), None),
-        (Frozen(0.1), "claims noise of variance 0.01, but two looks at one image are equal"),
+        (Frozen(0.1), "tells of noise of variance 0.01, but what it draws has 0 times that"),
+        (Boastful(1.0), "tells of noise of variance 1, but what it draws has 0.0"),
+        (Stack(Boastful(0.1), Dropout(0.5)), "tells of noise of variance 0.04, but what it draws has 0.0"),
+        (Sly(0.1), None),
+        (Cloak(low=0.05, high=0.2), None),
+        (Stack(Gaussian(0.1), Laplace(0.05), Dropout(0.5)), None),
         (Centered(), "depends on the images beside it"),
         (TopK(0.2, scope="released"), "depends on the images beside it"),
         *((Stack(noise(), TopK(0.2, scope="released")), "images beside it") for noise in NOISES),
@@ -74,7 +94,11 @@ NOISES = (
     ],
 )
 def test_what_is_wrong_with_the_wire(defense, reason):
-    found = reliability.of_model(model(defense), IMAGES)
+    made = model(defense)
+    for part in (defense, *(defense or ())) if isinstance(defense, Stack) else (defense,):
+        if isinstance(part, Cloak):
+            part.rho = nn.Parameter(torch.linspace(-2, 2, 24))
+    found = reliability.of_model(made, IMAGES)
     assert len(found) == bool(reason)
     assert reason is None or reason in found[0]
 
@@ -128,6 +152,57 @@ def test_a_black_box_attack_that_beats_the_white_box():
     assert reliability.black_box_wins({"rmle": base}, needs) == []
 
 
+def test_a_mean_of_likely_images_may_beat_the_likeliest_one():
+    """The white-box answer is nearer on the wire, so its gradient was not masked; where it is further, it was."""
+    base, needs = torch.rand(50, generator=rng()), {"map": WHITE, "decoder": QUERY}
+    values, one = {"map": base + 0.1, "decoder": base}, torch.ones(50)
+    assert reliability.black_box_wins(values, needs, {"map": 0.5 * one, "decoder": 0.9 * one}) == []
+    assert len(reliability.black_box_wins(values, needs, {"map": 9 * one, "decoder": 0.9 * one})) == 1
+
+
+def test_the_mean_image_must_be_beaten_beyond_the_interval():
+    base = torch.rand(50, generator=rng())
+    noise = 0.3 * torch.randn(50, generator=rng(1))
+    close = base + noise - noise.mean() - 1e-3  # below on average, by less than chance
+    assert len(reliability.no_better_than_the_mean(close, base)) == 1
+    assert reliability.no_better_than_the_mean(base - 0.01, base) == []
+
+
+def test_the_linear_attack_must_be_beaten():
+    base = torch.rand(50, generator=rng())
+    (flag,) = reliability.no_better_than_linear(base + 0.01, base)
+    assert "does not beat the linear one" in flag
+    assert reliability.no_better_than_linear(base - 0.01, base) == []
+
+
+@pytest.mark.parametrize(
+    ("curve", "flagged"),
+    [
+        ([1 / (k + 1) for k in range(30)], True),  # stopped early
+        ([1 / (k + 1) for k in range(30)] + [1 / 30] * 5, False),  # has settled
+        ([0.5, 0.4, 0.3, 0.2, 0.1, 0.3], False),  # the best epoch is kept, and it is not a late one
+        ([0.5, 0.3], False),  # too short to tell
+        ([], False),
+    ],
+)
+def test_a_training_that_was_stopped_early(curve, flagged):
+    assert len(reliability.still_falling(curve)) == flagged
+
+
+def test_mirrored_and_shifted_copies_are_near_duplicates():
+    pixels = torch.randint(10, 240, (30, 3, 20, 20), generator=rng(), dtype=torch.int64).to(torch.uint8)
+    train = Split(pixels, torch.zeros(30, dtype=torch.long))
+
+    def found(test: torch.Tensor) -> list[str]:
+        return reliability.near_duplicates(train, Split(test, torch.zeros(len(test), dtype=torch.long)))
+
+    assert found(pixels[:1].flip(3))[0].startswith("1 of 1 attacked images")
+    assert found(pixels[:2].roll((2, -1), (2, 3)))[0].startswith("2 of 2 attacked images")
+    assert found(pixels[:1].flip(3).roll(1, 2))[0].startswith("1 of 1 attacked images")
+    assert found(pixels[:1].roll(5, 2)) == []
+    assert found(pixels[:1].flip(2)) == []
+
+
 @pytest.mark.parametrize("size", [16, 17])
 def test_near_duplicates(size):
     pixels = torch.randint(10, 240, (30, 3, size, size), generator=rng(), dtype=torch.int64)
@@ -139,8 +214,8 @@ def test_near_duplicates(size):
     found = reliability.alike(test.to(torch.uint8), train.images)
     assert found.tolist() == [True, False, False]
     (flag,) = reliability.near_duplicates(train, Split(test.to(torch.uint8), torch.zeros(3, dtype=torch.long)))
-    assert flag.startswith("1 of 3 attacked images have a near-duplicate")
-    assert reliability.near_duplicates(train, Split(test[1:].to(torch.uint8), torch.zeros(2, dtype=torch.long))) == []
+    assert flag.startswith("2 of 3 attacked images have a near-duplicate")  # the last one mirrored
+    assert reliability.near_duplicates(train, Split(test[1:2].to(torch.uint8), torch.zeros(1, dtype=torch.long))) == []
 
 
 def test_the_same_coarse_image_is_no_duplicate():

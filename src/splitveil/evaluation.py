@@ -24,6 +24,7 @@ from .data import Access, ImageSet, Protocol, Split, protocol, to_float
 from .data.protocol import divide
 from .errors import UserError
 from .files import write_json, write_text
+from .floors import linear_error, mean_image_error
 from .interception import Interception, judged, wire_distance
 from .randomness import stream
 from .recipe import ATTACK, JUDGES
@@ -142,15 +143,14 @@ def evaluate(
     held_out = {"mse": _judged_error(found, judges), **_part(distance, 0, len(judges))}
     found = found[len(judges) :]
     values = _scores(found, given.attacker_test, extra) | _part(distance, len(judges), None)
-    flags = reliability.no_better_than_the_mean(values["mse"], baseline)
-    flags += reliability.of_model(stage.model, given.attacker_test)
-    flags += reliability.of_queries(stage.model, stage.victim, stage.attack.needs, given.attacker_train)
-    flags += reliability.cut_short(work.cut)
+    floor = linear_error(stage.victim, own, given.attacker_test, wires[len(judges) :], stage.terms.seed)
+    flags = _flags(stage, values["mse"], baseline, floor) + reliability.cut_short(work.cut)
     summary = {
         **stage.identity(),
         **{name: interval(value).as_dict() for name, value in values.items()},
         "held_out": {"images": len(judges), "mse": float(held_out["mse"].mean()) if len(judges) else None},
-        "baseline_mse": baseline,
+        "baseline_mse": float(baseline.mean()),
+        "linear_mse": None if floor is None else float(floor.mean()),
         **{f"about_{name}": metric.about for name, metric in (extra or {}).items() if hasattr(metric, "about")},
         "flags": flags,
         "seconds": seconds,
@@ -339,12 +339,15 @@ def _kept(store: Path | None, stage: Stage, budget: Budget) -> Path | None:
     return store
 
 
-def mean_image_error(train: Split, test: Split) -> float:
-    """MSE of answering the mean of ``train`` for every image of ``test``: what an attacker knows without the wire."""
-    total = torch.stack([part.double().sum(0) for part in train.images.split(4096)]).sum(0)
-    mean = (total / len(train) / 255).float()
-    truth = to_float(test.images)
-    return float(metrics.mse(mean.expand_as(truth), truth).mean())
+def _flags(stage: Stage, mse: Tensor, baseline: Tensor, floor: Tensor | None) -> list[str]:
+    attack, given = stage.attack, stage.given
+    flags = [] if attack.floor == "none" else reliability.no_better_than_the_mean(mse, baseline)
+    if attack.floor == "linear" and floor is not None and not flags:
+        flags += reliability.no_better_than_linear(mse, floor)
+    if attack.learns:
+        flags += reliability.still_falling(attack.curve())
+    flags += reliability.of_model(stage.model, given.attacker_test)
+    return flags + reliability.of_queries(stage.model, stage.victim, attack.needs, given.attacker_train)
 
 
 def parts(

@@ -121,6 +121,7 @@ class AttackSummary(TypedDict):
     wire_distance: NotRequired[Interval]
     held_out: NotRequired[Judged]
     baseline_mse: Number
+    linear_mse: NotRequired[Number | None]
     flags: list[str]
     seconds: Number
     budget: NotRequired[Budgeted]

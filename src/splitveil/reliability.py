@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from .attacks.base import Victim
 from .data import Access, Split, to_float
+from .defenses._law import law_of
 from .metrics import paired_difference
 from .split import SplitModel
 
@@ -21,15 +23,49 @@ ALIKE = 2 / 255
 """Root mean squared difference, in pixels, below which two images are the same to the eye."""
 COARSE = 8
 """Side to which images are averaged before near-duplicates are looked for."""
+NOISE_MARGIN = 0.1
+"""How far the variance that is drawn may be from the one that is told, as a part of it, chance apart."""
+PAIRS = 8
+"""Pairs of looks whose difference gives the variance that is drawn."""
+FALL, LEAST_CURVE = 0.01, 5
+"""Fall of the error in the last tenth of a training that is too much, and epochs below which nothing is said."""
+SHIFT, SHIFTED = 2, 100
+"""Pixels by which near-duplicates may be shifted, and attacked images for which such are looked for: the first."""
 LOOKED_AT = 1000
 """Attacked images whose near-duplicates are looked for: the first."""
 
 
-def no_better_than_the_mean(mse: Tensor, baseline: float) -> list[str]:
-    """The attack's error (N,) is not below that of answering the mean training image."""
-    if float(mse.mean()) < baseline:
+def no_better_than_the_mean(mse: Tensor, baseline: Tensor) -> list[str]:
+    """The attack's errors (N,) are not shown to be below those of answering the mean training image (N,)."""
+    if paired_difference(mse, baseline).hi < 0:
         return []
     return ["the attack does no better than the mean training image: it may have failed, not the wire been private"]
+
+
+def no_better_than_linear(mse: Tensor, floor: Tensor) -> list[str]:
+    """The attack's errors (N,) are not below those of the linear attack on the same wires (N,)."""
+    ours, theirs = float(mse.mean()), float(floor.mean())
+    if ours < theirs:
+        return []
+    return [
+        f"the attack does not beat the linear one ({ours:.4g} against {theirs:.4g} on the same wires), which takes "
+        "seconds: it has not learned what there is; give it more epochs, steps or images, or another network"
+    ]
+
+
+def still_falling(curve: Sequence[float]) -> list[str]:
+    """The error on held-out images still fell by more than `FALL` in the last tenth of the training.
+
+    >>> still_falling([1.0] * 20), len(still_falling([0.9**k for k in range(20)]))
+    ([], 1)
+    """
+    tenth = max(1, len(curve) // 10)
+    if len(curve) < LEAST_CURVE or min(curve) >= (1 - FALL) * min(curve[:-tenth]):
+        return []
+    return [
+        f"the attack's error on held-out images still fell by {1 - min(curve) / min(curve[:-tenth]):.0%} in the last "
+        "tenth of its training: it was stopped early; train it longer"
+    ]
 
 
 @torch.no_grad()
@@ -40,9 +76,9 @@ def of_model(model: SplitModel, images: Split) -> list[str]:
     """
     x = to_float(images.images[:SAMPLE]).to(model.mean.device)
     first, second = _twice(model, x)
-    found = []
+    found = _other_noise(model, x)
     claimed = getattr(model.defense, "noise_variance", lambda: 0.0)()
-    if claimed > 0 and torch.equal(first, second):
+    if not found and claimed > 0 and torch.equal(first, second):
         found.append(
             f"the defense claims noise of variance {claimed:.3g}, but two looks at one image are equal: the wire "
             "that was attacked is not the one that is served; draw the noise from the generator in on_wire"
@@ -53,6 +89,30 @@ def of_model(model: SplitModel, images: Split) -> list[str]:
             "served one by one; make the defense act on each image alone"
         )
     return found
+
+
+def _other_noise(model: SplitModel, x: Tensor) -> list[str]:
+    """Whether the variance of the noise, over many looks, is another one than the defense tells."""
+    z = model.features(x)
+    seeds = [torch.Generator(x.device).manual_seed(seed) for seed in range(2 * PAIRS)]
+    looks = torch.stack([model.protect(z, seed).double() for seed in seeds])
+    law = law_of(model.defense, looks.flatten(0, 1).float())
+    told = law.variance
+    if told is None or (not isinstance(told, Tensor) and told <= 0) or bool(torch.as_tensor(told).le(0).any()):
+        return []
+    seen = torch.ones_like(looks, dtype=torch.bool) if law.visible is None else law.visible.view_as(looks)
+    first, second, both = looks[::2], looks[1::2], seen[::2] & seen[1::2]
+    variance = torch.as_tensor(told, dtype=torch.float64, device=x.device)
+    ratios = ((first - second).square() / (2 * variance))[both]
+    if len(ratios) < 2:
+        return []
+    drawn, chance = float(ratios.mean()), 3 * float(ratios.std()) / len(ratios) ** 0.5
+    if abs(drawn - 1) <= NOISE_MARGIN + chance:
+        return []
+    return [
+        f"the defense tells of noise of variance {float(variance.mean()):.3g}, but what it draws has {drawn:.3g} times "
+        "that: the wire that was attacked is not the one that is described; draw the noise as `law` tells it"
+    ]
 
 
 def _depends_on_company(model: SplitModel, x: Tensor, draws: int) -> bool:
@@ -103,10 +163,16 @@ def cut_short(cut: Mapping[str, tuple[int, int]]) -> list[str]:
     return [f"the budget ended {parts}: a real attacker has more; quote the budget with the figure"] if cut else []
 
 
-def black_box_wins(values: dict[str, Tensor], needs: dict[str, frozenset[Access]]) -> list[str]:
+def black_box_wins(
+    values: dict[str, Tensor], needs: dict[str, frozenset[Access]], distances: dict[str, Tensor] | None = None
+) -> list[str]:
     """The best attack without the weights beats the best with them, beyond the 95 % interval of their difference.
 
-    ``values``: per-image MSE (N,) of each attack; ``needs``: its access.
+    No reason where the answers of the latter are nearer on the wire: it has found what it searched for, and the mean of
+    all likely images has less squared error than the likeliest one, as it must where the noise is large.
+
+    ``values``: per-image MSE (N,) of each attack; ``needs``: its access; ``distances``: see
+    `interception.wire_distance`.
     """
     white = {name: float(v.mean()) for name, v in values.items() if Access.WEIGHTS in needs[name]}
     black = {name: float(v.mean()) for name, v in values.items() if Access.WEIGHTS not in needs[name]}
@@ -114,6 +180,8 @@ def black_box_wins(values: dict[str, Tensor], needs: dict[str, frozenset[Access]
         return []
     best_white, best_black = min(white, key=lambda n: white[n]), min(black, key=lambda n: black[n])
     if paired_difference(values[best_white], values[best_black]).lo <= 0:
+        return []
+    if distances and float(distances[best_white].mean()) <= float(distances[best_black].mean()):
         return []
     return [
         f"{best_black}, which sees the wire only, beats {best_white}, which has the weights "
@@ -123,15 +191,33 @@ def black_box_wins(values: dict[str, Tensor], needs: dict[str, frozenset[Access]
 
 
 def near_duplicates(train: Split, test: Split) -> list[str]:
-    """Attacked images that the attacker has all but a shade of (exact copies are refused by `Protocol`)."""
-    count = int(alike(test.images[:LOOKED_AT], train.images).sum())
-    if not count:
+    """Attacked images that the attacker has all but a shade of, as they are or mirrored, or shifted by some pixels.
+
+    Exact copies are refused by `Protocol`.
+    """
+    images = test.images[:LOOKED_AT]
+    found = alike(images, train.images) | alike(images.flip(3), train.images)
+    few = images[:SHIFTED]
+    found[: len(few)] |= shifted_alike(few, train.images) | shifted_alike(few.flip(3), train.images)
+    if not int(found.sum()):
         return []
-    looked = min(LOOKED_AT, len(test))
     return [
-        f"{count} of {looked} attacked images have a near-duplicate among the attacker's (2 of 255 grey levels): "
-        "they may be remembered, not reconstructed; remove them"
+        f"{int(found.sum())} of {len(images)} attacked images have a near-duplicate among the attacker's (2 of 255 "
+        f"grey levels; also mirrored, and the first {len(few)} shifted by up to {SHIFT} pixels): they may be "
+        "remembered, not reconstructed; remove them"
     ]
+
+
+def shifted_alike(images: Tensor, others: Tensor) -> Tensor:
+    """bool (N,): which of ``images`` are `alike` one of ``others`` after a shift of up to `SHIFT` pixels each way."""
+    found = torch.zeros(len(images), dtype=torch.bool)
+    size = images.shape[-1] - 2 * SHIFT
+    if size < 2 * SHIFT:
+        return found
+    middle = others[:, :, SHIFT : SHIFT + size, SHIFT : SHIFT + size]
+    for down, right in itertools.product(range(2 * SHIFT + 1), repeat=2):
+        found |= alike(images[:, :, down : down + size, right : right + size], middle)
+    return found
 
 
 def alike(images: Tensor, others: Tensor) -> Tensor:

@@ -261,8 +261,14 @@ def _combined(summaries: dict[str, dict[str, Any]], values: Values, held: Values
         "below_decoder": metrics.paired_difference(mse["decoder"], lowest).as_dict() if "decoder" in mse else None,
         "baseline_mse": next(iter(summaries.values()))["baseline_mse"],
         "images": next(iter(summaries.values()))["images"],
-        "flags": flags + reliability.black_box_wins(mse, needs),
+        "flags": flags + reliability.black_box_wins(mse, needs, _distances(values)),
     }
+
+
+def _distances(values: Values) -> dict[str, Tensor] | None:
+    if not all(DISTANCE in value for value in values.values()):
+        return None
+    return {label: value[DISTANCE] for label, value in values.items()}
 
 
 def finished(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -37,6 +37,10 @@ class Victim:
         self._model, self.grants, self._observed = model.eval().requires_grad_(False), grants, observed
         self.device: torch.device = model.mean.device
         self._tally = Tally()
+
+    def again(self) -> Victim:
+        """The same view, of which no query has been counted yet."""
+        return Victim(self._model, self.grants, self._observed)
 
     def require(self, *needs: Access) -> None:
         """Raise AccessError where one of ``needs`` is not granted."""
@@ -154,6 +158,11 @@ class Attack(ABC):
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.QUERY})
     """Access without which the attack cannot run."""
+    floor: ClassVar[Literal["linear", "mean", "none"]] = "linear"
+    """Whose squared error it must beat: the linear attack's, which sees the same, or the mean image's where it sees
+    less than the wire; none where its answers are not made for that error."""
+    learns: ClassVar[bool] = False
+    """Whether `curve` is the error on held-out images after each epoch of a training."""
     iterates: ClassVar[bool] = False
     """Whether `reconstruct` optimises too, so that a budget of time is shared between it and `fit`."""
 

@@ -32,6 +32,8 @@ class ConfidenceAttack(Attack):
     """
 
     needs: ClassVar = frozenset({Access.QUERY, Access.LOGITS})
+    floor: ClassVar = "mean"
+    learns: ClassVar = True
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,8 @@ class DecoderAttack(Attack):
     >>> DecoderAttack(epochs=2).network
     'res_normN8C64'
     """
+
+    learns: ClassVar = True
 
     def __init__(
         self,

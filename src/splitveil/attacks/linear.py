@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +38,8 @@ class LinearAttack(Attack):
     >>> LinearAttack().looks
     4
     """
+
+    floor: ClassVar = "mean"
 
     def __init__(self, looks: Looks = 4):
         if looks < 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -31,6 +33,8 @@ class NearestAttack(Attack):
     >>> NearestAttack().neighbors
     1
     """
+
+    floor: ClassVar = "none"
 
     def __init__(self, neighbors: int = 1, looks: Looks = 8):
         if neighbors < 1 or looks < 1:

@@ -42,6 +42,7 @@ class ShadowAttack(Attack):
 
     needs: ClassVar = frozenset()
     iterates: ClassVar = True
+    floor: ClassVar = "mean"
 
     def __init__(
         self,

@@ -58,6 +58,7 @@ def combined(looks: Tensor, law: Law) -> Tensor:
     Args:
         law: of the looks, laid one after the other: (k · B, ...).
 
+    >>> import torch
     >>> looks = torch.tensor([[[0.0, 4.0]], [[2.0, 2.0]]])
     >>> combined(looks, Law(looks="mean"))
     tensor([[1., 3.]])
