@@ -11,7 +11,7 @@ from splitveil.errors import UserError
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(demo, "SETTINGS", {**demo.SETTINGS, "epochs": 1, "train_size": 60, "cut": 8, "bottleneck": 2})
+    monkeypatch.setattr(demo, "SETTINGS", {**demo.SETTINGS, "epochs": 2, "train_size": 60, "cut": 8, "bottleneck": 2})
     parameters = {"epochs": 1, "network": "conv_normN0C16"}
     monkeypatch.setattr(demo, "ATTACK", config.Spec(name="decoder", parameters=parameters))
 
