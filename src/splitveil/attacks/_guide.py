@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,12 +12,9 @@ from ..data import Split, to_float
 from ..work import Work
 from ._ddpm import Ddpm
 from ._denoiser import Denoiser
-from ._held_out import hold_out_images
+from ._held_out import Search, choose, hold_out_images
 from ._white_box import Mode, WhiteBox
 from .base import Attack, Victim
-
-Search = Callable[[Tensor, Tensor, Mode], Tensor]
-"""(wires (B, ...), a setting for each (B,), backward pass) -> images (B, 3, S, S) in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +66,5 @@ class Guide:
 
     def choose(self, settings: Sequence[float], search: Search, work: Work) -> tuple[float, Mode]:
         """The setting and the backward pass with the lowest error on the held-out images: all settings at once."""
-        best, chosen, through = math.inf, settings[0], self.box.modes[0]
-        if len(settings) * len(self.box.modes) == 1:
-            return chosen, through
-        each = torch.tensor(settings, device=self.wire.device).repeat_interleave(len(self.truth))
-        wires = self.wire.repeat(len(settings), *[1] * (self.wire.dim() - 1))
-        for mode in work.each(self.box.modes):
-            answers = search(wires, each, mode).view(len(settings), *self.truth.shape)
-            errors = (answers - self.truth).square().mean((1, 2, 3, 4)).tolist()
-            if min(errors) < best:
-                best, chosen, through = min(errors), settings[errors.index(min(errors))], mode
+        chosen, through, _ = choose(settings, self.box.modes, search, self.truth, self.wire, work)
         return chosen, through

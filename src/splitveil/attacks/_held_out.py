@@ -1,12 +1,21 @@
-"""The part of the attacker's own images on which a trained attack chooses its epoch."""
+"""The part of the attacker's own images on which an attack chooses: its epoch, a setting, a backward pass."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+
 import torch
+from torch import Tensor
 
 from ..data import Split
 from ..errors import UserError
+from ..work import Work
+from ._white_box import Mode
 from .base import Observations, Victim
+
+Search = Callable[[Tensor, Tensor, Mode], Tensor]
+"""(wires (B, ...), a setting for each (B,), backward pass) -> images (B, 3, S, S) in [0, 1]."""
 
 HELD_OUT = 0.1
 """Part of the attacker's images that chooses the epoch."""
@@ -29,3 +38,26 @@ def hold_out(victim: Victim, images: Split, rng: torch.Generator, name: str) -> 
     """The same, as what the wire carries for them."""
     judge, train = hold_out_images(images, rng, name)
     return victim.observe(judge), victim.observe(train)
+
+
+def choose(
+    settings: Sequence[float], modes: Sequence[Mode], search: Search, truth: Tensor, wire: Tensor, work: Work
+) -> tuple[float, Mode, float | None]:
+    """The setting and the backward pass with the lowest error on held-out images, and that error.
+
+    All settings are tried at once. Where there is nothing to choose nothing is tried, and the error is None.
+
+    Args:
+        truth, wire: the held-out images (J, 3, S, S) and what the wire carries for them.
+    """
+    best, chosen, through = math.inf, settings[0], modes[0]
+    if len(settings) * len(modes) == 1:
+        return chosen, through, None
+    each = torch.tensor(settings, device=wire.device).repeat_interleave(len(truth))
+    wires = wire.repeat(len(settings), *[1] * (wire.dim() - 1))
+    for mode in work.each(modes):
+        answers = search(wires, each, mode).view(len(settings), *truth.shape)
+        errors = (answers - truth).square().mean((1, 2, 3, 4)).tolist()
+        if min(errors) < best:
+            best, chosen, through = min(errors), settings[errors.index(min(errors))], mode
+    return chosen, through, best

@@ -1,0 +1,141 @@
+"""White-box refinement of another attack's answer, by how wrong that attack is known to be."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ..data import Access, Split, to_float
+from ..errors import UserError
+from ..ranges import Count, Looks, Rate, Weight
+from ..registry import plugin
+from ..work import Work
+from ._cosine import CosineModel
+from ._held_out import choose, hold_out_images
+from ._lbfgs import Lbfgs
+from ._white_box import Mode, WhiteBox
+from .base import BATCH, Attack, Victim
+from .decoder import DecoderAttack
+from .linear import LinearAttack
+
+WEIGHTS = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
+LEAST_NOISE = 1e-3
+"""Least σ², as a part of the wire's variance over images: without noise the start would never be heard."""
+PART = 32
+"""Images whose gradient is computed at once on a processor: more do not fit its cache."""
+EXACT = 0.01
+"""Factor on the weights where the wire has less noise: only weight · σ² counts, so smaller σ² are tried."""
+
+
+@plugin("refine")
+class RefineAttack(Attack):
+    """Calibrated refinement: minimise ‖E_ε D(f(x), ε) − z_wire‖²/(2σ²) + weight · ½ Σ_k c_k(x − x₀)²/λ_k over x.
+
+    x₀ is the answer of another attack, c_k the orthonormal cosine coefficients of an image in principal colors, and
+    λ_k the mean square of c_k over that attack's errors on the attacker's held-out images, of which it has seen none:
+    a Gaussian model of how wrong x₀ is. σ² is the variance of the wire's noise, from two looks at these images. By
+    L-BFGS over c_k/√λ_k; all images of a call at once, each with its own loss. The weight where it is None (theory: 1)
+    and the backward pass (see `WhiteBox`) are chosen by the error on held-out images.
+
+    For e = Wx + N(0, σ²I), Gaussian x and the mean image as x₀ it is the MMSE estimator.
+
+    `curve` is the error on the images that choose: of the start, then of the refinement.
+
+    Args:
+        steps: of L-BFGS. weight: of the distance to x₀; None: chosen.
+        start: ``mean`` image, or the answer of the ``linear`` or ``decoder`` attack.
+        epochs, network, lr, weight_decay, batch_size: of the decoder, where it is the start, see `DecoderAttack`.
+        draws: of the defence's noise, the same in each step. tuning: held-out images on which the weight is chosen.
+    """
+
+    needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})
+    iterates: ClassVar = True
+
+    def __init__(
+        self,
+        steps: Count = 150,
+        weight: Weight | None = None,
+        start: Literal["mean", "linear", "decoder"] = "decoder",
+        epochs: Count = 50,
+        network: str = "res_normN8C64",
+        lr: Rate = 1e-3,
+        weight_decay: Weight = 1e-4,
+        batch_size: int = BATCH,
+        draws: Looks = 16,
+        tuning: Count = 16,
+    ):
+        if min(steps, draws, tuning) < 1 or (weight or 0) < 0:
+            got = f"{steps=}, {draws=}, {tuning=}, {weight=}"
+            raise UserError(f"refine: {got}; expected at least 1 of each and a weight of 0 or more")
+        self.steps, self.weight, self.draws, self.tuning = steps, weight, draws, tuning
+        starts = {
+            "linear": LinearAttack,
+            "decoder": lambda: DecoderAttack(epochs, network, lr, weight_decay, batch_size),
+        }
+        self._first: Attack | None = starts[start]() if start in starts else None
+
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
+        victim.require(*self.needs)
+        self._work = work or Work()
+        held, own = hold_out_images(images, rng, "refine")
+        if self._first:
+            with self._work.share(0.6):
+                self._first.fit(victim, own, rng, self._work)
+        self.mean = torch.stack([to_float(part).mean(0) * len(part) for part in own.images.split(BATCH)]).sum(0)
+        self.mean = self.mean.to(victim.device) / len(own)
+        self.box = WhiteBox(victim, own, self.draws, rng)
+        self._seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
+        truth = to_float(held.images.to(victim.device))
+        wire, again = victim.query(truth, rng), victim.query(truth, rng)
+        errors = self._starts(wire) - truth
+        self.errors = CosineModel.fit(errors)
+        self.noise = float((wire - again).square().mean()) / 2 / self.box.scale
+        self._choose(truth[: self.tuning], wire[: self.tuning])
+
+    def _choose(self, truth: Tensor, wire: Tensor) -> None:
+        weights = WEIGHTS if self.noise > LEAST_NOISE else tuple(EXACT * weight for weight in WEIGHTS)
+        weights = weights if self.weight is None else (self.weight,)
+        self._curve = [float((self._starts(wire) - truth).square().mean())]
+        self.mode: Mode
+        self.chosen, self.mode, error = choose(weights, self.box.modes, self._search, truth, wire, self._work)
+        self._curve += [] if error is None else [error]
+
+    def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
+        return self._search(wire, torch.full((len(wire),), self.chosen, device=wire.device), self.mode)
+
+    def _search(self, wire: Tensor, weights: Tensor, mode: Mode) -> Tensor:
+        """Images (B, 3, S, S), with a weight (B,) for each."""
+        rng, size = torch.Generator(wire.device), PART if wire.device.type == "cpu" else BATCH
+        start = self._starts(wire)
+        known = [values.split(size) for values in (start, wire.flatten(1).float(), weights)]
+
+        def objective(u: Tensor) -> tuple[Tensor, Tensor]:
+            rng.manual_seed(self._seed)  # one noise for all steps: it must not make one look good or bad
+            parts = zip(u.split(size), *known, strict=True)
+            values, gradients = zip(*(self._objective(*part, rng, mode) for part in parts), strict=True)
+            return torch.cat(values), torch.cat(gradients)
+
+        search = Lbfgs(torch.zeros_like(start.flatten(1)))
+        loop = self._work.loop(f"refine {mode}", self.steps, {"search": search}, rng)
+        for _ in loop:
+            search.step(objective)
+        return (start + self.errors.image(search.x.view_as(start))).clamp(0, 1)
+
+    @torch.enable_grad()
+    def _objective(
+        self, u: Tensor, start: Tensor, target: Tensor, weights: Tensor, rng: torch.Generator, mode: Mode
+    ) -> tuple[Tensor, Tensor]:
+        """What is minimised, (B,), and its gradient, at x = x₀ + Σ_k √λ_k u_k: u (B, 3 S²)."""
+        u = u.detach().requires_grad_()
+        x = start + self.errors.image(u.view_as(start))
+        unit = target.shape[1] / (2 * max(self.noise, LEAST_NOISE))
+        loss = unit * self.box.feature_loss(x, target, rng, mode) + weights * u.square().sum(1) / 2
+        return loss.detach(), torch.autograd.grad(loss.sum(), u)[0]
+
+    def _starts(self, wire: Tensor) -> Tensor:
+        return self._first.reconstruct(wire) if self._first else self.mean.expand(len(wire), -1, -1, -1)
+
+    def curve(self) -> list[float]:
+        return self._curve
