@@ -35,7 +35,7 @@ class RefineAttack(Attack):
 
     x₀ is the answer of another attack, c_k the orthonormal cosine coefficients of an image in principal colors, and
     λ_k the mean square of c_k over that attack's errors on the attacker's held-out images, of which it has seen none:
-    a Gaussian model of how wrong x₀ is. σ² is the variance of the wire's noise, from two looks at these images. By
+    a Gaussian model of how wrong x₀ is. σ² is the variance of the wire's noise on each entry (see `WhiteBox`). By
     L-BFGS over c_k/√λ_k; all images of a call at once, each with its own loss. The weight where it is None (theory: 1)
     and the backward pass (see `WhiteBox`) are chosen by the error on held-out images.
 
@@ -88,10 +88,9 @@ class RefineAttack(Attack):
         self.box = WhiteBox(victim, own, self.draws, rng)
         self._seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
         truth = to_float(held.images.to(victim.device))
-        wire, again = victim.query(truth, rng), victim.query(truth, rng)
-        errors = self._starts(wire) - truth
-        self.errors = CosineModel.fit(errors)
-        self.noise = float((wire - again).square().mean()) / 2 / self.box.scale
+        wire = victim.query(truth, rng)
+        self.errors = CosineModel.fit(self._starts(wire) - truth)
+        self.noise = self.box.noise / self.box.scale
         self._choose(truth[: self.tuning], wire[: self.tuning])
 
     def _choose(self, truth: Tensor, wire: Tensor) -> None:
