@@ -59,7 +59,16 @@ SUITES: dict[str, tuple[Spec, ...]] = {
         "map:steps=100,weight=null,lr=0.05,start=linear,high=200,low=30,epochs=8,width=16,batch_size=64,"
         "start_epochs=50,draws=1,tuning=8",
     ),
+    "quick-v2": _specs(
+        "linear:looks=4",
+        "nearest:neighbors=1,looks=8",
+        "decoder:epochs=40,network=conv_normN1C32,lr=0.003,weight_decay=0.0001,batch_size=128",
+        "refine:steps=100,weight=null,start=decoder,epochs=40,network=conv_normN1C32,lr=0.003,weight_decay=0.0001,"
+        "batch_size=128,draws=4,tuning=16",
+    ),
 }
+SUPERSEDED = {"quick-v1": "quick-v2"}
+"""Suites that are kept for their figures, with the stronger ones that took their place."""
 PRESETS: dict[str, Spec] = {
     "published/decoder": Spec.model_validate(
         "decoder:epochs=50,network=res_normN8C64,lr=0.001,weight_decay=0.0001,batch_size=256"
