@@ -28,7 +28,7 @@ IMAGES = load("digits", train_size=60, test_size=120)
 TINY = ("linear:looks=2", "nearest:looks=2", "rmle:steps=2,tv=0.0,l2=0.0,start=linear,draws=1")
 LATER = {"gan": {"critic": "plain", "critic_lr": None, "cosine": None, "evaluation": False, "warm_batch_size": None}}
 """Parameters that attacks gained after a suite was frozen, at the values with which they are what they were."""
-FROZEN = {"standard-v1": "5893560af21294dd", "quick-v1": "8ed6cbba929f90b3"}
+FROZEN = {"standard-v1": "5893560af21294dd", "quick-v1": "8ed6cbba929f90b3", "quick-v2": "907d5d1ecac23eab"}
 
 
 def tiny(*_: Any, classes: int, **__: Any) -> Parts:
@@ -253,6 +253,13 @@ def test_the_distance_to_the_published_decoder():
     assert combined["best_attacker"]["attack"] == "decoder"
     assert combined["best_attacker"]["mse"]["mean"] == pytest.approx(0.4)
     assert combined["worst_case"]["ssim"]["mean"] == pytest.approx((0.4 + 0.4 + 0.5) / 3)
+
+
+def test_a_superseded_suite_has_an_heir_that_exists():
+    for old, new in suites.SUPERSEDED.items():
+        assert old in suites.SUITES
+        assert new in suites.SUITES
+        assert suites.SUITES[new] != suites.SUITES[old]
 
 
 def test_an_unknown_suite(run):

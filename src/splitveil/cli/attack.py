@@ -86,7 +86,7 @@ def attack(
     attack
         Attack, name:value or name:key=value,..., or published/decoder, published/gan, he2019/rmle; may be repeated.
     suite
-        Frozen suite of attacks: standard-v1, or quick-v1 for two cores; reports the best attacker and the worst case.
+        Frozen suite of attacks: standard-v1, or quick-v2 for two cores; reports the best attacker and the worst case.
     epochs
         Epochs of trained attacks.
     budget
@@ -100,7 +100,7 @@ def attack(
     from ..work import Budget
 
     if bool(attack) == bool(suite):
-        raise UserError("name what attacks: either --attack NAME (several times if you like) or --suite quick-v1")
+        raise UserError("name what attacks: either --attack NAME (several times if you like) or --suite quick-v2")
     if suite and (epochs is not None or budget is not None):
         raise UserError("a suite is frozen; leave --epochs and --budget out, or name the attacks with --attack")
     spent = Budget.parse(budget) if budget else None
@@ -177,6 +177,8 @@ def _rehearsals(found: dict[str, dict[str, Any]]) -> Table:
 
 
 def _show_suite(run: Any, found: dict[str, Any]) -> None:
+    from .. import suites
+
     all_seconds = {"seconds": found["seconds"]}
     best = found["best_attacker"]
     rows = found["attacks"] | ({f"best attacker: {best['attack']}": best | all_seconds} if best else {})
@@ -188,6 +190,8 @@ def _show_suite(run: Any, found: dict[str, Any]) -> None:
     say(f"lowest error, images won: {wins}")
     _say_skipped(found["skipped"])
     say(f"all of it: {run.path / 'attacks' / ('suite-' + found['suite'] + '.json')}")
+    if later := suites.SUPERSEDED.get(found["suite"]):
+        say(f"{found['suite']} is kept for its earlier figures; {later} attacks better")
     show_flags(found["flags"])
 
 
