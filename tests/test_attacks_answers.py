@@ -47,7 +47,7 @@ class First(nn.Module):
 
 def test_it_sees_nothing_but_the_answers():
     model, _ = toy.model(24, 0.0, (24, 1, 1))
-    victim = Victim(SplitModel(model.encoder, First()), frozenset({Access.QUERY, Access.LOGITS}))
+    victim = Victim(SplitModel(model.encoder, First(), layout="channels_first"), frozenset({Access.QUERY, Access.LOGITS}))
     attack = ConfidenceAttack(1, "dense_normN0C8")
     attack.fit(victim, toy.images(40, 1), rng())
     wire = torch.randn(3, 24, 1, 1, generator=rng())
@@ -72,7 +72,7 @@ def test_answers_are_standardised():
             def forward(self, wire):
                 return self.scale * wire + 5
 
-        victim = Victim(SplitModel(model.encoder, Scaled(scale)), frozenset(Access))
+        victim = Victim(SplitModel(model.encoder, Scaled(scale), layout="channels_first"), frozenset(Access))
         attack = ConfidenceAttack(2, "dense_normN0C8", batch_size=32)
         attack.fit(victim, toy.images(100, 1), rng())
         curves.append(attack.curve())

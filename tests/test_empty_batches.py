@@ -18,7 +18,7 @@ class Reshaping(nn.Module):
 
 @pytest.mark.parametrize("count", [1, 2, BATCH - 1, BATCH, BATCH + 1, 2 * BATCH])
 def test_every_number_of_images_is_observed(count):
-    model = SplitModel(Reshaping(), nn.Flatten())
+    model = SplitModel(Reshaping(), nn.Flatten(), layout="channels_first")
     images = Split(torch.zeros(count, 3, 2, 2, dtype=torch.uint8), torch.zeros(count, dtype=torch.int64))
     seen = Victim(model, frozenset({Access.QUERY})).observe(images)
     assert seen.wire(torch.arange(count), torch.Generator().manual_seed(0)).shape == (count, 3, 4)

@@ -29,7 +29,7 @@ def model(m: int, sigma: float, shape: tuple[int, ...] | None = None) -> tuple[S
     linear = nn.Linear(D, m, bias=False)
     linear.weight.data = torch.randn(m, D, generator=rng(1)) / D**0.5
     encoder = nn.Sequential(nn.Flatten(), linear, nn.Unflatten(1, shape or (m,)))
-    return SplitModel(encoder, nn.Flatten(), defense=Gaussian(sigma)), linear.weight.data
+    return SplitModel(encoder, nn.Flatten(), defense=Gaussian(sigma), layout="channels_first"), linear.weight.data
 
 
 def posterior_mean(weight: Tensor, wire: Tensor, sigma: float) -> Tensor:

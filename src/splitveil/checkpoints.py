@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from . import config, pins, reading
+from .cutting import MOVED
 from .data import ImageSet
 from .errors import UserError
+from .split import SplitModel
 
 REMEDY = "delete it and --resume starts from the beginning"
 
@@ -43,23 +45,36 @@ class State:
         return state
 
 
-STATE, IMAGES = TypeAdapter(State), TypeAdapter(dict[str, str])
+STATE, IMAGES, SHAPE = TypeAdapter(State), TypeAdapter(dict[str, str]), TypeAdapter(list[int])
 
 
-def read(path: Path, device: torch.device, settings: config.TrainConfig, images: ImageSet, out: Path) -> dict[str, Any]:
-    """The checkpoint ``path`` of a training of ``settings`` on ``images`` in the run folder ``out``.
+def read(
+    path: Path, model: SplitModel, device: torch.device, settings: config.TrainConfig, images: ImageSet, out: Path
+) -> dict[str, Any]:
+    """The checkpoint ``path`` of a training of ``model`` by ``settings`` on ``images`` in the run folder ``out``.
 
     Raises:
-        UserError: it is damaged, or of a training on other images.
+        UserError: it is damaged, or of a training on other images or with another wire.
     """
     saved = reading.read_checkpoint(path, device, {"model", "optimizer", "state", "settings"}, REMEDY)
     try:
         if "images" in saved and not {*IMAGES.validate_python(saved["images"], strict=True)} >= {*pins.DIGESTS}:
             raise ValueError(f"expected {', '.join(pins.DIGESTS)} of its images")
         pins.check_checkpoint(saved, settings, images, out)
+        _check_wire(saved.get("wire"), model, path)
     except (*reading.UNUSABLE, yaml.YAMLError) as error:
         raise unusable(path, error) from None
     return saved
+
+
+def _check_wire(kept: Any, model: SplitModel, path: Path) -> None:
+    """Compare the wire's shape: weights of one shape may have been trained, and defenses fitted, in another order."""
+    shape = [int(n) for n in cast(torch.Tensor, model.wire_shape)]
+    if kept is None:
+        if any(getattr(module, "meta", {}).get(MOVED) for module in model.encoder.modules()):
+            raise UserError(f"{path} is of an older version, which ordered the wire {shape} otherwise; {REMEDY}")
+    elif SHAPE.validate_python(kept, strict=True) != shape:
+        raise UserError(f"{path} is of a training with the wire {kept}, and this version has {shape}; {REMEDY}")
 
 
 def unusable(path: Path, error: Exception) -> UserError:

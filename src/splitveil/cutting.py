@@ -11,12 +11,19 @@ import torch
 from torch import Tensor, fx, nn
 
 from .errors import UserError, did_you_mean
-from .layout import channel_move
+from .layout import Layout, channel_move, parse
 from .repeats import verify
+
+MOVED = "channels_moved"
+"""Entry of an encoder's ``meta``: whether its channels are moved to where the wire carries them."""
 
 
 def cut_network(
-    network: nn.Module, at: str, example: Tensor, larger: Callable[[], nn.Module] | None = None
+    network: nn.Module,
+    at: str,
+    example: Tensor,
+    larger: Callable[[], nn.Module] | None = None,
+    layout: Layout | None = None,
 ) -> tuple[fx.GraphModule, fx.GraphModule]:
     """Cut ``network`` after its layer ``at``: x -> ``encoder`` -> z -> ``tail`` -> output of the network.
 
@@ -29,12 +36,13 @@ def cut_network(
         at: name of the layer whose output crosses the wire, as in ``network.named_modules()``.
         example: an input of the network; one image is enough.
         larger: builds the same network for images of twice the side; for networks made for one size.
+        layout: of the layer's maps, "channels_first" or "channels_last"; None: found by trying.
 
     Raises:
         UserError: no such layer (with the nearest name); another tensor crosses the cut, as a skip connection
             does (with its name and the nearest layers where a cut is legal); the code around the layer
             cannot be traced (then write the halves yourself: ``SplitModel(encoder, tail)``); the network
-            does not take the example.
+            does not take the example; which axis of maps holds the channels cannot be told (then give ``layout``).
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
@@ -42,6 +50,7 @@ def cut_network(
         >>> z = encoder(torch.rand(2, 3, 8, 8)); z.shape, tail(z).shape
         (torch.Size([2, 8, 6, 6]), torch.Size([2, 10]))
     """
+    parse(layout)
     names = [name for name, _ in network.named_modules() if name]
     if at not in names:
         raise UserError(f"the network has no layer '{at}'{did_you_mean(at, names) or _top_level(network)}")
@@ -56,7 +65,8 @@ def cut_network(
             raise UserError(_crossing_message(twin, at, example, crossing))
         encoder, tail = _halves(graph, root, at)
         _check(encoder, tail, example, expected, at)
-        move = channel_move(twin, at, example, larger)
+        move = channel_move(twin, at, example, larger, layout)
+        encoder.meta[MOVED] = move is not None
         if move is not None:
             _move_channels(encoder, tail, *move)
             _check(encoder, tail, example, expected, at)

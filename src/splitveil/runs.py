@@ -51,9 +51,12 @@ def build_model(settings: config.TrainConfig, images: data.ImageSet) -> SplitMod
         bottleneck=bottleneck,
     )
     stack = Stack(*(spec.make("defenses") for spec in settings.defense))
-    model = SplitModel(parts.encoder, parts.tail, defense=stack, mean=images.mean, std=images.std)
+    about = {"mean": images.mean, "std": images.std, "layout": parts.layout}
+    model = SplitModel(parts.encoder, parts.tail, defense=stack, **about)
+    blank = torch.zeros(1, 3, images.size, images.size)
+    model.eval().check_layout(blank)
     with torch.no_grad():
-        example = model.eval().features(torch.zeros(1, 3, images.size, images.size))
+        example = model.features(blank)
     model.register_buffer("wire_shape", torch.tensor(example.shape[1:]), persistent=False)
     model.register_buffer("image_shape", torch.tensor([3, images.size, images.size]), persistent=False)
     stack.install(model)

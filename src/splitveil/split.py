@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .cutting import cut_network
 from .errors import UserError
+from .layout import Layout, Ordered, Restored, check_order, parse
 from .randomness import fresh_generator
 
 __all__ = ["SplitModel", "cut_network"]
@@ -23,9 +24,12 @@ class SplitModel(nn.Module):
         tail: z_wire -> logits (B, classes), in the cloud. It must not change its input in place.
         defense: has ``on_wire(z, rng) -> z_wire``; None sends z as it is.
         mean, std: of the training pixels, one number per color channel; inputs are pixels in [0, 1].
+        layout: of the encoder's maps, which cross the wire as (C, H, W): "channels_first", or "channels_last", and
+            they are permuted there and back. None: found by trying when an attack first looks, and refused where they
+            are not channels first. Tokens are (T, C) in any case.
 
     Raises:
-        UserError: a defense without ``on_wire``, or a mean and std that do not belong together.
+        UserError: a defense without ``on_wire``, a mean and std that do not belong together, or an unknown layout.
 
     Example:
         >>> model = SplitModel(nn.Conv2d(3, 8, 3), nn.Sequential(nn.Flatten(), nn.Linear(288, 10)))
@@ -45,14 +49,17 @@ class SplitModel(nn.Module):
         defense: nn.Module | None = None,
         mean: Sequence[float] = (0.0, 0.0, 0.0),
         std: Sequence[float] = (1.0, 1.0, 1.0),
+        layout: Layout | None = None,
     ):
         super().__init__()
         if defense is not None and not callable(getattr(defense, "on_wire", None)):
             raise UserError(f"{type(defense).__name__} is no defense; expected a module with on_wire(z, rng)")
         if len(mean) != len(std) or min(std) <= 0:
             raise UserError(f"mean {tuple(mean)} and std {tuple(std)} do not fit; expected a positive std per mean")
-        self.encoder = encoder
-        self.tail = tail
+        self._layout = parse(layout)
+        ordered = layout == "channels_last"
+        self.encoder: nn.Module = Ordered(encoder, "channels_last") if ordered else encoder
+        self.tail: nn.Module = Restored(tail, "channels_last") if ordered else tail
         self.defense = defense
         self.register_buffer("mean", torch.tensor(tuple(mean), dtype=torch.float32))
         self.register_buffer("std", torch.tensor(tuple(std), dtype=torch.float32))
@@ -67,8 +74,9 @@ class SplitModel(nn.Module):
         mean: Sequence[float] = (0.0, 0.0, 0.0),
         std: Sequence[float] = (1.0, 1.0, 1.0),
         defense: nn.Module | None = None,
+        layout: Layout | None = None,
     ) -> SplitModel:
-        """Cut any network after its layer ``at``; see `splitveil.cutting.cut_network`.
+        """Cut any network after its layer ``at``, whose maps have ``layout``; see `splitveil.cutting.cut_network`.
 
         Example:
             >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
@@ -76,12 +84,27 @@ class SplitModel(nn.Module):
             >>> sorted(model.state_dict())
             ['encoder.0.bias', 'encoder.0.weight', 'mean', 'std', 'tail.3.bias', 'tail.3.weight']
         """
-        encoder, tail = cut_network(network, at, example)
-        return cls(encoder, tail, defense=defense, mean=mean, std=std)
+        encoder, tail = cut_network(network, at, example, layout=layout)
+        return cls(encoder, tail, defense=defense, mean=mean, std=std, layout="channels_first")
 
     def features(self, x: Tensor) -> Tensor:
         """z, before the defense: what nobody outside the device may see. x: pixels in [0, 1]."""
-        return self.encoder((x - self.mean[:, None, None]) / self.std[:, None, None])
+        return self.encoder(self._normalized(x))
+
+    def check_layout(self, x: Tensor) -> None:
+        """Refuse features that are not as the wire carries them, unless ``layout`` was given. x: pixels (1, 3, S, S).
+
+        Tried once; the answer is kept.
+
+        Raises:
+            UserError: maps that are not (C, H, W), or of which that cannot be told; tokens that are not (T, C).
+        """
+        if self._layout is None and len(x):
+            check_order(self.encoder, self._normalized(x))
+            self._layout = "channels_first"
+
+    def _normalized(self, x: Tensor) -> Tensor:
+        return (x - self.mean[:, None, None]) / self.std[:, None, None]
 
     def protect(self, z: Tensor, rng: torch.Generator | None = None) -> Tensor:
         """z_wire: the defense applied to z. ``rng=None`` draws from `randomness.fresh_generator`."""

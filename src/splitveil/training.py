@@ -216,6 +216,7 @@ class Trainer:
             "state": vars(self.state),
             "settings": config.dump(self.settings),
             "images": self.pinned,
+            "wire": [int(n) for n in cast(Tensor, self.model.wire_shape)],
         }
         save_tensors(self.out / "checkpoint" / "last.pt", state)
         write_text(self.out / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.state.records))
@@ -225,7 +226,7 @@ class Trainer:
         path = self.out / "checkpoint" / "last.pt"
         if not path.is_file():
             return
-        saved = checkpoints.read(path, self.fabric.device, self.settings, self.images, self.out)
+        saved = checkpoints.read(path, self.model, self.fabric.device, self.settings, self.images, self.out)
         try:
             if self.stack.restructure_like(self.model, saved["model"]):
                 self._setup()

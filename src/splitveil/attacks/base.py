@@ -54,6 +54,7 @@ class Victim:
     def query(self, x: Tensor, rng: torch.Generator) -> Tensor:
         """z_wire of pixels x (B, 3, S, S) in [0, 1], noise drawn anew."""
         self.require(Access.QUERY)
+        self._model.check_layout(x[:1])
         return seen(self._model, self._model.features(x), rng, self._observed)
 
     @torch.no_grad()
@@ -74,6 +75,7 @@ class Victim:
     def observe(self, split: Split) -> Observations:
         """The attacker's own images as often as it likes through the encoder."""
         self.require(Access.QUERY)
+        self._model.check_layout(to_float(split.images[:1].to(self.device)))
         self._tally.images += len(split)
         return Observations(self._model, split, self._tally, self._observed)
 

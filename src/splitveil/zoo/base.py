@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..layout import Layout
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,14 @@ class Bottleneck:
 
 @dataclass(frozen=True)
 class Parts:
-    """The two halves of a network: normalised images -> ``encoder`` -> z -> ``tail`` -> logits."""
+    """The two halves of a network: normalised images -> ``encoder`` -> z -> ``tail`` -> logits.
+
+    ``layout`` of the encoder's maps is "channels_first" or "channels_last"; None: found by trying.
+    """
 
     encoder: nn.Module
     tail: nn.Module
+    layout: Layout | None = None
 
 
 def assemble(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections import OrderedDict
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError, did_you_mean
+from ..layout import parse
 from ..registry import plugin
 from ..split import cut_network
 from .base import Bottleneck, Parts, bottleneck_halves, feature_shape
@@ -27,9 +29,13 @@ def library(
 ) -> Parts:
     """``torchvision:NAME@LAYER`` or ``timm:NAME@LAYER``: any of their classifiers, cut at a named layer.
 
-    ``cut`` may stay None, or name the same layer. Nothing is downloaded: the weights are random.
+    ``cut`` may stay None, or name the same layer. Nothing is downloaded: the weights are random. Maps cross the wire
+    with channels first; where the layer's own order cannot be found by trying, it is named after the layer:
+    ``timm:NAME@LAYER:channels_last`` or ``:channels_first``.
     """
     source, _, address = arch.partition(":")
+    address, colon, order = address.partition(":")
+    layout = parse(order if colon else None)
     name, _, layer = address.partition("@")
     if not name or not layer:
         raise UserError(f"network '{arch}' is incomplete; expected {source}:NAME@LAYER, as torchvision:resnet18@layer2")
@@ -37,13 +43,15 @@ def library(
         raise UserError(f"cut {cut} contradicts '{arch}', which is cut at its layer '{layer}'; leave the cut out")
     network = BUILDERS[source](name, classes, image_size)
     example = torch.zeros(1, 3, image_size, image_size)
-    encoder, tail = cut_network(network, layer, example, larger=lambda: BUILDERS[source](name, classes, 2 * image_size))
+    larger = functools.partial(BUILDERS[source], name, classes, 2 * image_size)
+    encoder, tail = cut_network(network, layer, example, larger, layout)
     if bottleneck is None:
-        return Parts(encoder, tail)
+        return Parts(encoder, tail, "channels_first")
     down, up = bottleneck_halves(bottleneck, feature_shape(encoder, example))
     return Parts(
         nn.Sequential(OrderedDict(network=encoder, bottleneck=down)),
         nn.Sequential(OrderedDict(bottleneck=up, network=tail)),
+        "channels_first",
     )
 
 
