@@ -19,16 +19,24 @@ def test_tokens_are_laid_out_as_vision_transformers_number_them(extra):
     torch.testing.assert_close(to_maps((64 + extra, 6), 15)(tokens), maps)
 
 
-@pytest.mark.parametrize("shape", [(4, 192), (5, 192), (197, 768), (64, 6), (1, 10), (50, 768), (10,), (512,)])
+@pytest.mark.parametrize(
+    "shape", [(4, 192), (5, 192), (197, 768), (64, 6), (1, 10), (50, 768), (140, 8), (3, 64), (10,), (512,)]
+)
 @pytest.mark.parametrize("size", [16, 32, 50, 224])
 def test_no_entrance_is_narrower_than_the_wire(shape, size):
     with torch.device("meta"):
         entrance = to_maps(shape, size)
         maps = entrance(torch.zeros(2, *shape))
-    used = math.isqrt(shape[0]) ** 2 * shape[1] if len(shape) == 2 else shape[0]  # the class token is mixed in
     assert maps.shape == (2, *entrance.shape)
-    assert maps[0].numel() >= used
-    assert max(entrance.shape[1:]) <= max(size, math.isqrt(shape[0]))
+    assert maps[0].numel() >= 0.8 * math.prod(shape)  # class and register tokens are only mixed in
+    assert max(entrance.shape[1:]) <= max(size, math.isqrt(shape[0]) + 1)
+
+
+def test_tokens_that_fill_no_square_all_have_a_place():
+    tokens = torch.randn(2, 6, 5)
+    maps = to_maps((6, 5), 3)(tokens)
+    torch.testing.assert_close(maps.flatten(2)[:, :, :6], tokens.transpose(1, 2))
+    assert maps.shape == (2, 5, 3, 3)
 
 
 @pytest.mark.parametrize("numbers", [10, 4096, 25_088, 1_000_000])

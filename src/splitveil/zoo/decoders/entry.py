@@ -24,19 +24,23 @@ class Tokens(nn.Module):
     """(B, T, C) -> (B, C', fG, fG), where G x G are the most places that T tokens fill.
 
     Starts by laying the last G x G tokens out row by row, as vision transformers number their patches after the class
-    and register tokens. The mixing of the tokens is learned: an order of another kind is found, and the other tokens
+    and register tokens; where more than a fifth of the tokens would be left over, all of them in a square with room for
+    them. The mixing of the tokens is learned: an order of another kind is found, and the other tokens
     are heard. A learned linear map then spreads each token over f x f places, the inverse of a patch embedding.
     """
 
     def __init__(self, tokens: int, channels: int, image_size: int):
         super().__init__()
         self.side = math.isqrt(tokens)
+        self.side += self.side**2 < 0.8 * tokens
         factor = 2 ** max(0, (_finest(image_size) // self.side).bit_length() - 1)
         width = channels if factor == 1 else max(CHANNELS, math.ceil(channels / factor**2))
         self.shape = (width, factor * self.side, factor * self.side)
         self.mix = nn.Linear(tokens, self.side**2)
         with torch.no_grad():
-            self.mix.weight.copy_(torch.eye(tokens)[tokens - self.side**2 :])
+            self.mix.weight.copy_(torch.eye(self.side**2, tokens))
+            if self.side**2 < tokens:
+                self.mix.weight.copy_(torch.eye(tokens)[-(self.side**2) :])
             self.mix.bias.zero_()
         spread = [nn.Conv2d(channels, width * factor**2, 1), nn.PixelShuffle(factor)] if factor > 1 else []
         self.spread = nn.Sequential(*spread)
