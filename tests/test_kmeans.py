@@ -49,6 +49,29 @@ def test_equals_scikit_learn_from_the_same_start(seed):
             np.testing.assert_allclose(found.variance[c, j], members.var(0), atol=1e-4)
 
 
+@pytest.mark.parametrize(("offset", "spread"), [(1e3, 1.0), (1e3, 0.05), (-4e4, 1.0), (0.0, 1.0)])
+def test_an_offset_of_all_features_changes_nothing(offset, spread):
+    """Against the same in float64: from norms far from zero, float32 has no digit of the distances."""
+    z, y = blobs([200, 90], m=256, seed=2)
+    z = (spread * z + offset + torch.tensor([[0.0], [offset]])[y]).float()
+    start = torch.stack([z[y == c][:4] for c in range(2)])
+    found = _kmeans.fit(z, y, 2, 4, rng(), start=start, tolerance=0.0)
+    exact = _kmeans.fit(z.double(), y, 2, 4, rng(), start=start.double(), tolerance=0.0)
+    assert found.counts.tolist() == exact.counts.tolist()
+    torch.testing.assert_close(found.variance.double(), exact.variance, rtol=1e-3, atol=0)
+    torch.testing.assert_close(found.centers.double(), exact.centers, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3, -4e4])
+def test_seeds_see_clusters_that_are_far_from_zero(offset):
+    """Two lumps 1 apart: the second seed is of the other one, whatever all features have in common."""
+    lump = torch.arange(60)[:, None] % 2
+    z = (lump / 16 + 1e-4 * torch.randn(60, 256, generator=rng()) + offset).float()
+    for seed in range(20):
+        found = _kmeans.fit(z, torch.zeros(60, dtype=torch.long), 1, 2, rng(seed), iterations=1)
+        assert found.counts.tolist() == [[30, 30]]
+
+
 def test_seeding_is_as_good_as_scikit_learns():
     """Mean squared distance to the nearest of the k-means++ seeds, averaged over many draws."""
     from sklearn.cluster import kmeans_plusplus

@@ -45,7 +45,8 @@ def by_class(z: Tensor, y: Tensor, classes: int) -> tuple[Tensor, Tensor]:
 def seed_centers(grouped: Tensor, valid: Tensor, k: int, rng: torch.Generator) -> Tensor:
     """k-means++ (Arthur & Vassilvitskii 2007) for all classes at once -> (C, K, m).
 
-    A class with fewer different images than clusters repeats some of them; the repeats stay empty.
+    A class with fewer different images than clusters repeats some of them; the repeats stay empty. ``grouped`` shall be
+    near zero, against its spread.
     """
     classes, n, m = grouped.shape
     rows = torch.arange(classes, device=grouped.device)
@@ -91,8 +92,11 @@ def fit(
     tensor([[2., 2.]])
     """
     grouped, valid = by_class(z, y, classes)
+    # Distances come from squared norms, which drown them where a class is far from zero: each is moved to its mean.
+    mean = grouped.sum(1, keepdim=True) / valid.sum(1).clamp_min(1)[:, None, None]
+    grouped -= mean
     part, known = grouped[:, :sample], valid[:, :sample]
-    centers = seed_centers(part, known, k, rng) if start is None else start.clone()
+    centers = seed_centers(part, known, k, rng) if start is None else start - mean
     assigned = torch.full(known.shape, -1, device=z.device)
     for _ in range(iterations):
         previous, assigned = assigned, _assign(part, centers)
@@ -106,7 +110,7 @@ def fit(
         centers = torch.where(counts[..., None] > 0, sums / counts.clamp_min(1)[..., None], centers)
     residual = grouped - centers.gather(1, assigned[..., None].expand(-1, -1, z.shape[1]))
     counts, squares = _sums(residual.square_(), valid, assigned, k)
-    return Clusters(centers, counts, squares / counts.clamp_min(1)[..., None])
+    return Clusters(centers + mean, counts, squares / counts.clamp_min(1)[..., None])
 
 
 def _assign(grouped: Tensor, centers: Tensor) -> Tensor:
