@@ -19,8 +19,8 @@ SAMPLE = 16
 """Images on which the model's behavior is checked."""
 LOOKS = 128
 """Draws of the defense's noise that are averaged where the wires of one image are compared."""
-ALIKE = 2 / 255
-"""Root mean squared difference, in pixels, below which two images are the same to the eye."""
+ALIKE = 2
+"""Root mean squared difference, in grey levels of 255, up to which two images are the same to the eye."""
 COARSE = 8
 """Side to which images are averaged before near-duplicates are looked for."""
 NOISE_MARGIN = 0.1
@@ -231,13 +231,14 @@ def alike(images: Tensor, others: Tensor) -> Tensor:
     """
     found = torch.zeros(len(images), dtype=torch.bool)
     side = COARSE if images.shape[-1] % COARSE == 0 else images.shape[-1]
-    limit = ALIKE * (3 * side * side) ** 0.5
+    limit = ALIKE / 255 * (3 * side * side) ** 0.5
     ours = _coarse(images, side)
     for part in others.split(4096):
         near = torch.cdist(ours, _coarse(part, side), compute_mode="donot_use_mm_for_euclid_dist") <= limit * 1.01
         for i, j in near.nonzero().tolist():
             if not found[i]:
-                found[i] = (to_float(images[i]) - to_float(part[j])).square().mean() <= ALIKE**2
+                difference = images[i].cpu().long() - part[j].cpu().long()  # whole numbers: the limit itself counts
+                found[i] = difference.square().sum() <= ALIKE**2 * difference.numel()
     return found
 
 
