@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from splitveil.defenses import _mixture
 from splitveil.defenses.base import Features, Stack, Step
-from splitveil.defenses.cem import CEM, FLOOR, SWITCH, UNIT, mixture_nats
+from splitveil.defenses.cem import CEM, FLOOR, SWITCH, UNIT
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.errors import UserError
 from splitveil.split import SplitModel
@@ -20,7 +21,7 @@ from splitveil.split import SplitModel
 SIGMA, M, CLASSES = 0.3, 6, 3
 
 
-def data(n: int = 90, seed: int = 0) -> tuple[Tensor, Tensor]:
+def data(n: int = 300, seed: int = 0) -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(seed)
     y = torch.arange(n) % CLASSES
     z = torch.randn(n, M, generator=g) * torch.linspace(0.1, 0.6, M) + y[:, None] * 0.5
@@ -46,12 +47,14 @@ def step(z: Tensor, y: Tensor, lr: float = 0.05, progress: float = 0.5) -> Step:
 
 
 def nearest(cem: CEM, z: Tensor, y: Tensor) -> Tensor:
-    """Index of each sample's cluster among all classes × clusters, by a plain loop."""
-    index = []
-    for sample, label in zip(z.detach(), y.tolist(), strict=True):
-        distances = [float((sample - center).square().sum()) for center in cem.centers[label]]
-        index.append(label * cem.clusters + distances.index(min(distances)))
-    return torch.tensor(index)
+    """Index of each sample's cluster among all classes × clusters, by a plain loop over classes."""
+    index = torch.zeros_like(y)
+    for c in range(CLASSES):
+        distances = torch.cdist(z[y == c].detach().double(), cem.centers[c].double())
+        if cem.variant == "bound":
+            distances[:, cem.counts[c] == 0] = math.inf
+        index[y == c] = c * cem.clusters + distances.argmin(1)
+    return index
 
 
 def bound(z: Tensor, index: Tensor, sigma2: float, *, full: bool = False) -> Tensor:
@@ -81,68 +84,31 @@ def gradient(cem: CEM, z: Tensor, y: Tensor) -> Tensor:
     return result
 
 
-# mixture_nats
-
-
-@pytest.mark.parametrize("sigma2", [1e-4, 0.05, 3.0])
-def test_nats_equal_the_definition(sigma2):
-    z, y = data()
-    cem = fitted(z, y)
-    got = mixture_nats(cem.counts, cem.variance, sigma2)
-    assert float(got) == pytest.approx(float(bound(z.double(), nearest(cem, z, y), sigma2)), rel=1e-5)
-
-
-def test_diagonal_is_looser_than_the_full_covariance_which_is_looser_than_the_truth():
-    # One Gaussian with correlated dimensions: there I(x; z_wire) is known, ½ log det(I + Σ/σ²).
-    g = torch.Generator().manual_seed(0)
-    mix = torch.randn(M, M, generator=g, dtype=torch.float64)
-    z = torch.randn(4000, M, generator=g, dtype=torch.float64) @ mix
-    truth = torch.logdet(torch.eye(M) + mix.T @ mix / SIGMA**2).item() / 2
-    one = torch.zeros(len(z), dtype=torch.long)
-    full, diagonal = float(bound(z, one, SIGMA**2, full=True)), float(bound(z, one, SIGMA**2))
-    ours = float(mixture_nats(torch.tensor([[4000.0]]), z.var(0, unbiased=False)[None, None], SIGMA**2))
-    assert ours == pytest.approx(diagonal)
-    assert truth == pytest.approx(full, rel=0.01)
-    assert diagonal > full * 1.05
-
-
-def test_nats_bound_the_information_of_separated_clusters_at_any_labels():
-    # k equal points far apart: exactly log k nats get through, whatever classes they have.
-    counts = torch.ones(2, 4)
-    assert float(mixture_nats(counts, torch.zeros(2, 4, M), 0.01)) == pytest.approx(math.log(8))
-
-
-def test_empty_clusters_count_nothing():
-    counts, variance = torch.tensor([[3.0, 5.0]]), torch.rand(1, 2, M)
-    padded = torch.tensor([[3.0, 5.0, 0.0]]), torch.cat([variance, torch.zeros(1, 1, M)], 1)
-    assert float(mixture_nats(*padded, 0.1)) == pytest.approx(float(mixture_nats(counts, variance, 0.1)))
-
-
-@given(st.floats(1e-4, 10), st.floats(1.01, 10), st.integers(0, 20))
-@settings(deadline=None, max_examples=40)
-def test_more_noise_less_leakage(sigma2, factor, seed):
-    g = torch.Generator().manual_seed(seed)
-    counts, variance = torch.randint(0, 9, (2, 3), generator=g).float() + 1, torch.rand(2, 3, M, generator=g)
-    less, more = (float(mixture_nats(counts, variance, s)) for s in (sigma2, sigma2 * factor))
-    weights = counts / counts.sum()
-    assert more < less
-    assert more >= float(torch.special.entr(weights).sum()) - 1e-5
-
-
 # The loss that is the bound
 
 
-def test_the_gradient_over_all_data_is_that_of_the_bound():
+def test_the_gradient_is_that_of_the_tangent():
     z, y = data()
     cem = fitted(z, y)
+    index = nearest(cem, z, y)
+    center, variance = (part.flatten(0, 1)[index] for part in (cem.centers, cem.variance))
+    expected = cem.weight * UNIT / M / len(z) * (z - center) / (variance + SIGMA**2)
+    torch.testing.assert_close(gradient(cem, z, y), expected, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize(("n", "clusters"), [(3000, 1), (6000, 2), (9000, 3)])
+def test_the_gradient_over_all_data_is_that_of_the_bound(n, clusters):
+    """Where images are many, so that the variances are those of the samples."""
+    z, y = data(n)
+    cem = fitted(z, y, clusters=clusters)
     exact = z.double().requires_grad_()
     target = cem.weight * UNIT / M * bound(exact, nearest(cem, z, y), SIGMA**2)
     (expected,) = torch.autograd.grad(target, exact)
-    torch.testing.assert_close(gradient(cem, z, y).double(), expected, rtol=1e-4, atol=1e-7)
-    assert float(loss_of(cem, z, y)) == pytest.approx(target.item(), rel=1e-5)  # and touches it there
+    assert float((gradient(cem, z, y) - expected).norm() / expected.norm()) < 0.04
+    assert float(loss_of(cem, z, y)) == pytest.approx(target.item(), rel=0.01)  # and touches it there
 
 
-@pytest.mark.parametrize("size", [2, 9, 30])
+@pytest.mark.parametrize("size", [2, 10, 30])
 def test_batches_average_to_the_gradient_over_all_data(size):
     z, y = data()
     cem = fitted(z, y)
@@ -152,20 +118,6 @@ def test_batches_average_to_the_gradient_over_all_data(size):
     for part in parts:
         total[part] += gradient(cem, z[part], y[part]) / len(parts)
     torch.testing.assert_close(total, gradient(cem, z, y), rtol=1e-4, atol=1e-8)
-
-
-def test_twice_the_images_the_same_strength():
-    """The network's gradient (here a common shift and scale of all features) does not know the number of images."""
-    z, y = data()
-
-    def network_gradient(z: Tensor, y: Tensor) -> Tensor:
-        cem = fitted(z, y, clusters=1)
-        scale = torch.ones(M, requires_grad=True)
-        (result,) = torch.autograd.grad(loss_of(cem, z * scale, y), scale)
-        return result
-
-    doubled = network_gradient(z.repeat(2, 1), y.repeat(2))
-    torch.testing.assert_close(doubled, network_gradient(z, y))
 
 
 @given(st.floats(0.5, 2), st.integers(0, 30))
@@ -179,8 +131,10 @@ def test_the_tangent_lies_above_the_bound(scale, seed):
     moved = centers + scale * (z - centers) + 0.01 * torch.randn(z.shape, generator=torch.Generator().manual_seed(seed))
     if not torch.equal(nearest(cem, moved, y), index):
         moved = centers + 0.5 * (z - centers)  # halfway to its own center, nothing changes its cluster
-    exact = cem.weight * UNIT / M * float(bound(moved.double(), nearest(cem, moved, y), SIGMA**2))
-    assert float(loss_of(cem, moved, y)) >= exact - 1e-6
+    exact = float(bound(moved.double(), nearest(cem, moved, y), SIGMA**2))
+    own = _mixture.bound(cem.counts / len(z), cem.variance, SIGMA**2, cem.counts, cem.counts[..., None] * cem.variance)
+    tangent = float(loss_of(cem, moved, y)) * M / (cem.weight * UNIT) + float(own - cem.nats)
+    assert tangent >= exact - 1e-4
 
 
 def test_weight_sixteen_pulls_as_the_published_sixteen_on_cifar10():
@@ -224,7 +178,7 @@ def released(cem: CEM, z: Tensor, y: Tensor) -> Tensor:
 @pytest.mark.parametrize("spread", [1.0, 0.1, 0.02])
 @pytest.mark.parametrize("size", [90, 17, 2])
 def test_released_equals_a_plain_loop(spread, size):
-    z, y = data()
+    z, y = data(90)
     z = z * spread
     cem = fitted(z, y, loss="released", clusters=4)
     batch = torch.randperm(90, generator=torch.Generator().manual_seed(3))[:size]
@@ -265,7 +219,7 @@ def test_classes_use_their_own_tables():
     z, y = data()
     for loss in ("bound", "released"):
         cem = fitted(z, y, loss=loss)
-        order = torch.randperm(90, generator=torch.Generator().manual_seed(2))
+        order = torch.randperm(len(z), generator=torch.Generator().manual_seed(2))
         assert float(loss_of(cem, z[order], y[order])) == pytest.approx(float(loss_of(cem, z, y)), rel=1e-5)
 
 
@@ -380,7 +334,7 @@ def test_minimising_the_loss_lowers_the_leakage():
     assert first is not None
     z = z.clone().requires_grad_()
     for epoch in range(10):
-        for part in torch.arange(90).split(30):
+        for part in torch.arange(len(z)).split(100):
             (g,) = torch.autograd.grad(loss_of(cem, z[part], y[part]), z)
             z.data -= g
         cem.refit(epoch, Features(z.detach(), y, CLASSES, torch.Generator()))

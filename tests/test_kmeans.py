@@ -173,3 +173,52 @@ def test_same_generator_same_clusters():
     a, b = (_kmeans.fit(z, y, 2, 3, rng(7)) for _ in range(2))
     assert torch.equal(a.centers, b.centers)
     assert not torch.equal(a.centers, _kmeans.fit(z, y, 2, 3, rng(8), iterations=1).centers)
+
+
+@given(st.lists(st.integers(0, 90), min_size=1, max_size=4).filter(any), st.integers(1, 6), st.integers(0, 50))
+@settings(deadline=None, max_examples=60)
+def test_small_clusters_are_merged(per_class, k, seed):
+    z, y = blobs(per_class, seed=seed)
+    found = _kmeans.fit(z, y, len(per_class), k, rng(seed), smallest=20)
+    assert found.counts.sum(1).tolist() == per_class
+    for counts, size in zip(found.counts, per_class, strict=True):
+        if size < 20:
+            assert (counts > 0).sum() == (size > 0)
+        else:
+            assert counts[counts > 0].min() >= 20
+    for c, j in (found.counts > 0).nonzero().tolist():
+        assert found.variance[c, j].isfinite().all()
+
+
+def test_a_small_cluster_goes_to_the_nearest_of_its_class():
+    lumps = torch.tensor([0.0, 10.0, 14.0]).repeat_interleave(torch.tensor([30, 30, 5]))
+    z = (lumps + 0.1 * torch.randn(65, generator=rng()))[:, None]
+    start = torch.tensor([[[0.0], [10.0], [14.0]]])
+    y = torch.zeros(65, dtype=torch.long)
+    assert _kmeans.fit(z, y, 1, 3, rng(), start=start).counts.tolist() == [[30, 30, 5]]
+    found = _kmeans.fit(z, y, 1, 3, rng(), start=start, smallest=20)
+    assert found.counts.tolist() == [[30, 35, 0]]
+    assert float(found.centers[0, 1]) == pytest.approx(float(z[30:].mean()), rel=1e-5)
+    assert float(found.variance[0, 1]) == pytest.approx(float(z[30:].var(correction=0)), rel=1e-4)
+
+
+@pytest.mark.parametrize("smallest", [0, 1])
+def test_nothing_is_merged_unless_asked(smallest):
+    z, y = blobs([60, 33, 120])
+    plain, asked = (_kmeans.fit(z, y, 3, 4, rng(), **option) for option in ({}, {"smallest": smallest}))
+    assert torch.equal(plain.counts, asked.counts)
+    assert torch.equal(plain.variance, asked.variance)
+
+
+def test_deviations_of_other_samples():
+    z, y = blobs([40, 70, 0])
+    found = _kmeans.fit(z, y, 3, 2, rng())
+    other, of = blobs([9, 5, 2], seed=4)
+    found.counts[0, 1] = 0  # as if it had been merged
+    counts, squares = _kmeans.deviations(other, of, found)
+    assert counts.tolist()[0] == [9, 0]
+    assert counts.tolist()[2] == [2, 0]  # no cluster to go to
+    near = torch.cdist(other[of == 1], found.centers[1]).argmin(1)
+    for j in range(2):
+        expected = (other[of == 1][near == j] - found.centers[1, j]).square().sum(0)
+        torch.testing.assert_close(squares[1, j], expected)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 
 @dataclass(slots=True)
@@ -76,6 +77,7 @@ def fit(
     iterations: int = 50,
     tolerance: float = 1e-3,
     sample: int = 512,
+    smallest: int = 0,
 ) -> Clusters:
     """Lloyd's algorithm in every class at once.
 
@@ -83,9 +85,12 @@ def fit(
     means and variances are then those of all of them.
 
     Args:
-        z: (N, m) features. y: (N,) classes. k: clusters per class.
+        z: (N, m) features. y: (N,) classes. k: clusters per class, at most.
         start: (C, K, m) centres of an earlier fit; without them k-means++ chooses.
         tolerance: stops when fewer than this part of the samples changed their cluster.
+        smallest: clusters with fewer samples are merged: a class looks for no more clusters than have so many on
+            average, and whatever comes out smaller gives its samples to the nearest of the others and stays empty. A
+            class with fewer samples is one cluster.
 
     >>> z = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
     >>> fit(z, torch.zeros(4, dtype=torch.long), 1, 2, torch.Generator().manual_seed(0)).counts
@@ -97,28 +102,54 @@ def fit(
     grouped -= mean
     part, known = grouped[:, :sample], valid[:, :sample]
     centers = seed_centers(part, known, k, rng) if start is None else start - mean
+    most = (valid.sum(1, keepdim=True) // max(smallest, 1)).clamp(1, k) if smallest else k
+    live = (torch.arange(k, device=z.device) < most).expand(classes, k)
     assigned = torch.full(known.shape, -1, device=z.device)
     for _ in range(iterations):
-        previous, assigned = assigned, _assign(part, centers)
+        previous, assigned = assigned, _assign(part, centers, live)
         counts, sums = _sums(part, known, assigned, k)
         centers = torch.where(counts[..., None] > 0, sums / counts.clamp_min(1)[..., None], centers)
         if float(((assigned != previous) & known).sum()) <= tolerance * known.sum():
             break
     if part.shape != grouped.shape:
-        assigned = _assign(grouped, centers)
+        assigned = _assign(grouped, centers, live)
         counts, sums = _sums(grouped, valid, assigned, k)
         centers = torch.where(counts[..., None] > 0, sums / counts.clamp_min(1)[..., None], centers)
-    residual = grouped - centers.gather(1, assigned[..., None].expand(-1, -1, z.shape[1]))
-    counts, squares = _sums(residual.square_(), valid, assigned, k)
+    if (counts.gt(0) & counts.lt(smallest)).any():
+        live = (counts >= smallest) | one_hot(counts.argmax(1), k).bool()
+        # Only the samples of what is given up move, so that what stays cannot fall below the limit.
+        assigned = torch.where(live.gather(1, assigned), assigned, _assign(grouped, centers, live))
+        counts, sums = _sums(grouped, valid, assigned, k)
+        centers = torch.where(counts[..., None] > 0, sums / counts.clamp_min(1)[..., None], centers)
+    counts, squares = _squares(grouped, valid, centers, assigned)
     return Clusters(centers + mean, counts, squares / counts.clamp_min(1)[..., None])
 
 
-def _assign(grouped: Tensor, centers: Tensor) -> Tensor:
+def deviations(z: Tensor, y: Tensor, clusters: Clusters) -> tuple[Tensor, Tensor]:
+    """How other samples lie about the centres, each given to the nearest cluster of its class that is not empty.
+
+    A class whose clusters are all empty counts as its first.
+
+    Returns:
+        Counts (C, K) and sums of squared deviations (C, K, m).
+    """
+    grouped, valid = by_class(z, y, len(clusters.centers))
+    middle = clusters.centers.mean(1, keepdim=True)  # see `fit`
+    grouped, centers = grouped - middle, clusters.centers - middle
+    return _squares(grouped, valid, centers, _assign(grouped, centers, clusters.counts > 0))
+
+
+def _assign(grouped: Tensor, centers: Tensor, live: Tensor) -> Tensor:
     # |z − μ|² without |z|², which is the same for every cluster.
     scores = torch.baddbmm(centers.square().sum(-1)[:, None, :], grouped, centers.transpose(1, 2), alpha=-2)
-    return scores.argmin(-1)
+    return scores.masked_fill(~live[:, None], torch.inf).argmin(-1)
+
+
+def _squares(grouped: Tensor, valid: Tensor, centers: Tensor, assigned: Tensor) -> tuple[Tensor, Tensor]:
+    residual = grouped - centers.gather(1, assigned[..., None].expand(-1, -1, grouped.shape[-1]))
+    return _sums(residual.square_(), valid, assigned, centers.shape[1])
 
 
 def _sums(values: Tensor, valid: Tensor, assigned: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    member = torch.nn.functional.one_hot(assigned, k).to(values.dtype) * valid[..., None]
+    member = one_hot(assigned, k).to(values.dtype) * valid[..., None]
     return member.sum(1), torch.bmm(member.transpose(1, 2), values)
