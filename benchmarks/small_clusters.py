@@ -1,0 +1,167 @@
+"""CEM where a cluster has few images: what it reports, and how hard λ pulls, before and after variances are shrunk.
+
+    python benchmarks/small_clusters.py [--draws 3] [--run runs/few] [--out FILE.json]
+
+Features z ~ N(0, 0.02 I) of 512 dimensions behind noise of σ = 0.025, five clusters in each class: I(x; z_wire) is
+known, 895 nats, and no clustering can give less. Before: clusters as k-means leaves them, variances divided by their
+count, the bound of those. After: what `cem` does. The pull is the root mean square of the gradient at z relative to
+that of 400 images per cluster: at the features that the clusters were made of, at the same after they have moved by a
+tenth of their variance, as between two epochs, and at others.
+
+With --run also the features of a trained run: parts of its training images, the pull relative to that of all; moved
+are those of the augmented images, others the test images. Made by `splitveil train --data cifar10 --train-size 5000
+--test-size 1000 --cut 4 --bottleneck 8 --defense gaussian:0.025 --defense cem:0 --epochs 10 --out runs/few`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from splitveil import runs
+from splitveil.data import augment, protocol, to_float
+from splitveil.defenses import _kmeans, _mixture
+from splitveil.files import write_json
+from splitveil.split import SplitModel
+
+SIGMA2, VARIANCE, DIMENSIONS, CLUSTERS, OTHERS = 0.025**2, 0.02, 512, 5, 10_000
+SETS = (
+    (20_000, 10),
+    (4_500, 10),
+    (1_800, 10),
+    (500, 10),
+    (180, 10),
+    (150, 10),
+    (4_500, 100),
+    (5_300, 530),
+    (2_650, 530),
+)
+"""Images and classes."""
+PARTS = (90, 36, 20, 10, 4, 3)
+"""Images per cluster of a trained run."""
+MOVED = 0.1
+"""Part of the variance that is drawn anew."""
+BATCH = 2_000
+
+
+def pull(z: Tensor, y: Tensor, found: _kmeans.Clusters, merged: bool) -> tuple[float, float]:
+    """RMS of (z − μ)/(v + σ²), and the part of its square that clusters of one image have."""
+    total, alone = 0.0, 0.0
+    for part, of in zip(z.split(BATCH), y.split(BATCH), strict=True):
+        distance = (part[:, None] - found.centers[of]).square().sum(-1)
+        if merged:
+            distance = distance.masked_fill(found.counts[of] == 0, torch.inf)
+        near = distance.argmin(1)
+        square = ((part - found.centers[of, near]) / (found.variance[of, near] + SIGMA2)).square().mean(1)
+        total += float(square.sum())
+        alone += float(square[found.counts[of, near] == 1].sum())
+    return math.sqrt(total / len(z)), alone / max(total, 1e-30)
+
+
+def measure(z: Tensor, y: Tensor, classes: int, at: dict[str, tuple[Tensor, Tensor]], seed: int) -> dict[str, float]:
+    rng = torch.Generator().manual_seed(seed)
+    plain = _kmeans.fit(z, y, classes, CLUSTERS, rng)
+    weights, own = plain.counts / plain.counts.sum(), plain.counts[..., None] * plain.variance
+    ours = _mixture.fit(z, y, classes, CLUSTERS, rng)
+    found = {
+        "clusters per class": float((ours.counts > 0).sum()) / classes,
+        "nats before": float(_mixture.bound(weights, plain.variance, SIGMA2, plain.counts, own)),
+        "nats after": float(_mixture.held_out_nats(z, y, classes, CLUSTERS, SIGMA2, rng)),
+    }
+    for name, (features, of) in {"own": (z, y), **at}.items():
+        found[f"pull before, {name}"], alone = pull(features, of, plain, False)
+        found[f"pull after, {name}"], _ = pull(features, of, ours, True)
+        if name == "moved":
+            found["of clusters of one before, moved"] = alone
+    return found
+
+
+def mean(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+
+def relative(rows: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Pulls as multiples of those of the first row."""
+    first = next(iter(rows.values()))
+    return {
+        name: {key: value / first[key] if key.startswith("pull") else value for key, value in row.items()}
+        for name, row in rows.items()
+    }
+
+
+def gaussian(draws: int) -> dict[str, dict[str, float]]:
+    rows = {}
+    for images, classes in SETS:
+        found = []
+        for seed in range(draws):
+            g = torch.Generator().manual_seed(seed)
+            z, fresh = (math.sqrt(VARIANCE) * torch.randn(n, DIMENSIONS, generator=g) for n in (images, OTHERS))
+            y, of = (torch.arange(n) % classes for n in (images, OTHERS))
+            moved = math.sqrt(1 - MOVED) * z + math.sqrt(MOVED * VARIANCE) * torch.randn(z.shape, generator=g)
+            found.append(measure(z, y, classes, {"moved": (moved, y), "others": (fresh, of)}, seed))
+        rows[f"{images:,} images, {classes} classes ({images / classes / CLUSTERS:.3g} per cluster)"] = mean(found)
+    return relative(rows)
+
+
+@torch.no_grad()
+def trained(path: Path, draws: int) -> dict[str, dict[str, float]]:
+    run = runs.Run.open(path)
+    images = runs.load_images(run.settings)
+    parts, model = protocol(run.settings.protocol, images, seed=run.settings.seed), run.model(images)
+    train, classes = parts.utility_train, len(images.classes)
+    turned = {"crop_padding": run.settings.crop_padding or 0, "flip": bool(run.settings.flip)}
+    turned["rotate_degrees"] = run.settings.rotate
+    augmented = augment(train.images, torch.Generator().manual_seed(0), **turned)
+    own, moved, others = (features(model, x) for x in (to_float(train.images), augmented, to_float(images.test.images)))
+    rows = {}
+    for size in PARTS:
+        found = []
+        for seed in range(draws):
+            order = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))
+            y = train.labels[order]
+            first = torch.cat([torch.nonzero(y == c)[: size * CLUSTERS, 0] for c in range(classes)]).sort().values
+            kept, y = order[first], y[first]
+            at = {"moved": (moved[kept], y), "others": (others, images.test.labels)}
+            found.append(measure(own[kept], y, classes, at, seed))
+        rows[f"{len(y):,} images, {classes} classes ({size} per cluster)"] = mean(found)
+    return relative(rows)
+
+
+def features(model: SplitModel, x: Tensor) -> Tensor:
+    return torch.cat([model.features(part).flatten(1) for part in x.split(BATCH)])
+
+
+def main() -> None:
+    """Measure, print, leave the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--run", type=Path, help="a run whose training features are measured too")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    args = parser.parse_args()
+    truth = DIMENSIONS / 2 * math.log1p(VARIANCE / SIGMA2)
+    result: dict[str, Any] = {"true nats": truth, "gaussian": gaussian(args.draws), "draws": args.draws}
+    if args.run:
+        result["trained"] = trained(args.run, args.draws)
+    write_json(args.out, result | {"environment": runs.environment()})
+    for kind in ("gaussian", "trained"):
+        if rows := result.get(kind):
+            show(kind, rows)
+
+
+def show(title: str, rows: dict[str, dict[str, float]]) -> None:
+    names = list(next(iter(rows.values())))
+    table = Table(title, *names)
+    for name, row in rows.items():
+        table.add_row(name, *(f"{row[key]:.4g}" for key in names))
+    Console(width=160).print(table)
+
+
+if __name__ == "__main__":
+    main()
