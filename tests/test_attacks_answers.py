@@ -47,7 +47,9 @@ class First(nn.Module):
 
 def test_it_sees_nothing_but_the_answers():
     model, _ = toy.model(24, 0.0, (24, 1, 1))
-    victim = Victim(SplitModel(model.encoder, First(), layout="channels_first"), frozenset({Access.QUERY, Access.LOGITS}))
+    victim = Victim(
+        SplitModel(model.encoder, First(), layout="channels_first"), frozenset({Access.QUERY, Access.LOGITS})
+    )
     attack = ConfidenceAttack(1, "dense_normN0C8")
     attack.fit(victim, toy.images(40, 1), rng())
     wire = torch.randn(3, 24, 1, 1, generator=rng())
