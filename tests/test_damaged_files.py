@@ -97,7 +97,9 @@ def checkpoint_damage(data):
     saved = torch.load(io.BytesIO(data), weights_only=True)
     strange = [None, "text", [], {}, math.nan, 10**30, -5, {"x": torch.zeros(2)}, [None]]
     variants = [{**saved, key: new} for key in saved if key != "settings" for new in strange]
-    variants += [{k: v for k, v in saved.items() if k != key} for key in saved if key != "images"]
+    variants += [
+        {k: v for k, v in saved.items() if k != key} for key in saved if key not in ("images", "wire")
+    ]  # older versions have neither
     variants += [{**saved, "state": {**saved["state"], key: new}} for key in saved["state"] for new in strange]
     variants += [{**saved, "state": {**saved["state"], "new": 1}}, [saved], 7]
     for variant in variants:

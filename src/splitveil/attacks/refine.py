@@ -113,8 +113,8 @@ class RefineAttack(Attack):
         def objective(u: Tensor) -> tuple[Tensor, Tensor]:
             rng.manual_seed(self._seed)  # one noise for all steps: it must not make one look good or bad
             parts = zip(u.split(size), *known, strict=True)
-            values, gradients = zip(*(self._objective(*part, rng, mode) for part in parts), strict=True)
-            return torch.cat(values), torch.cat(gradients)
+            found = [self._objective(v, first, target, w, rng, mode) for v, first, target, w in parts]
+            return torch.cat([value for value, _ in found]), torch.cat([gradient for _, gradient in found])
 
         search = Lbfgs(torch.zeros_like(start.flatten(1)))
         loop = self._work.loop(f"refine {mode}", self.steps, {"search": search}, rng)
