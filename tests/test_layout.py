@@ -255,4 +255,4 @@ def test_a_checkpoint_of_an_older_version_is_refused_where_the_order_has_changed
     model = SplitModel(nn.Sequential(encoder), tail)
     model.register_buffer("wire_shape", torch.tensor([6, 4, 4]))
     with pytest.raises(UserError, match="of an older version, which ordered the wire") if refused else nullcontext():
-        checkpoints._check_wire(None, model, tmp_path)
+        checkpoints._check_wire({}, model, tmp_path)

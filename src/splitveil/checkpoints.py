@@ -61,19 +61,19 @@ def read(
         if "images" in saved and not {*IMAGES.validate_python(saved["images"], strict=True)} >= {*pins.DIGESTS}:
             raise ValueError(f"expected {', '.join(pins.DIGESTS)} of its images")
         pins.check_checkpoint(saved, settings, images, out)
-        _check_wire(saved.get("wire"), model, path)
+        _check_wire(saved, model, path)
     except (*reading.UNUSABLE, yaml.YAMLError) as error:
         raise unusable(path, error) from None
     return saved
 
 
-def _check_wire(kept: Any, model: SplitModel, path: Path) -> None:
+def _check_wire(saved: dict[str, Any], model: SplitModel, path: Path) -> None:
     """Compare the wire's shape: weights of one shape may have been trained, and defenses fitted, in another order."""
     shape = [int(n) for n in cast(torch.Tensor, model.wire_shape)]
-    if kept is None:
+    if "wire" not in saved:  # a checkpoint of an older version
         if any(getattr(module, "meta", {}).get(MOVED) for module in model.encoder.modules()):
             raise UserError(f"{path} is of an older version, which ordered the wire {shape} otherwise; {REMEDY}")
-    elif SHAPE.validate_python(kept, strict=True) != shape:
+    elif (kept := SHAPE.validate_python(saved["wire"], strict=True)) != shape:
         raise UserError(f"{path} is of a training with the wire {kept}, and this version has {shape}; {REMEDY}")
 
 
