@@ -131,7 +131,7 @@ def test_it_never_asks_the_victim():
 
 @pytest.mark.parametrize("bad", [{"steps": 0}, {"alignment": -1.0}, {"lr": 0.0}])
 def test_bad_shadow_settings(bad):
-    with pytest.raises(UserError, match=f"shadow: .*{next(iter(bad))}="):
+    with pytest.raises(UserError, match=f"shadow: {next(iter(bad))} is"):
         ShadowAttack(**bad)
 
 

@@ -369,27 +369,28 @@ def test_map_without_noise_on_the_wire_does_not_divide_by_zero():
     ],
 )
 def test_bad_counts(attack, name):
-    with pytest.raises(UserError, match=rf"^\w+: .*{name}=0.*; expected at least 1 of each and 0 epochs or more"):
+    with pytest.raises(UserError, match=rf"^\w+: {name} is 0; expected a whole number from 1"):
         attack(**{name: 0})
 
 
-@pytest.mark.parametrize("level", [1000, 249])
-def test_bad_diffusion_level(level):
-    with pytest.raises(UserError, match=f"diffusion: level is {level}, steps 250; expected one from 250 to 999"):
+@pytest.mark.parametrize(
+    ("level", "says"), [(1000, "; expected a whole number from"), (249, ", steps 250; expected one from 250 to 999")]
+)
+def test_bad_diffusion_level(level, says):
+    with pytest.raises(UserError, match=f"diffusion: level is {level}{says}"):
         DiffusionAttack(level=level)
 
 
 @pytest.mark.parametrize("guidance", [-0.1, 1.1])
 def test_bad_guidance(guidance):
-    with pytest.raises(UserError, match=f"diffusion: guidance is {guidance}; expected a part from 0 to 1"):
+    with pytest.raises(UserError, match=f"diffusion: guidance is {guidance}; expected a number from 0 to 1"):
         DiffusionAttack(guidance=guidance)
 
 
 @pytest.mark.parametrize("bad", [{"low": -1}, {"high": 1000}, {"high": 10}, {"weight": -1.0}, {"lr": 0.0}])
 def test_bad_map_levels_and_weights(bad):
     ((name, value),) = bad.items()
-    expected = "levels from 999 down to 0, high before" if name in ("low", "high") else "a weight of 0 or more and a"
-    with pytest.raises(UserError, match=f"^map: .*{name}={value}.*; expected {expected}"):
+    with pytest.raises(UserError, match=f"^map: {name} is {value}.*; expected a"):
         MapAttack(**bad)
 
 

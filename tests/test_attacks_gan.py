@@ -122,13 +122,13 @@ def test_its_error_stays_near_the_decoders_and_above_the_mmse():
 @pytest.mark.parametrize("bad", ["epochs", "critic_steps", "width"])
 def test_bad_counts(bad):
     settings: dict[str, Any] = {bad: 0}
-    with pytest.raises(UserError, match=f"gan: .*{bad}=0.*expected at least 1"):
+    with pytest.raises(UserError, match=f"gan: {bad} is 0; expected a whole number from 1"):
         GanAttack(**settings)
 
 
 @pytest.mark.parametrize("bad", [{"mse_weight": -1.0}, {"penalty": -1.0}, {"lr": 0.0}, {"batch_size": 1}])
 def test_bad_numbers(bad):
-    with pytest.raises(UserError, match=f"gan: .*{next(iter(bad))}="):
+    with pytest.raises(UserError, match=f"gan: {next(iter(bad))} is"):
         GanAttack(**bad)
 
 

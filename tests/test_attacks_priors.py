@@ -163,14 +163,14 @@ def test_latent_keeps_the_better_backward_pass_for_each_image(monkeypatch):
 @pytest.mark.parametrize("name", ["steps", "width", "draws", "tuning"])
 def test_bad_deep_prior_counts(name):
     bad: dict[str, Any] = {name: 0}
-    with pytest.raises(UserError, match=f"deep_prior: .*{name}=0.*expected at least 1"):
+    with pytest.raises(UserError, match=f"deep_prior: {name} is 0; expected a whole number from 1"):
         DeepPriorAttack(**bad)
 
 
 @pytest.mark.parametrize("name", ["epochs", "steps", "size", "samples", "draws", "batch_size"])
 def test_bad_latent_counts(name):
     bad: dict[str, Any] = {name: 0}
-    with pytest.raises(UserError, match=f"latent: .*{name}=0.*expected at least 1"):
+    with pytest.raises(UserError, match=f"latent: {name} is 0; expected a whole number from"):
         LatentAttack(**bad)
 
 
@@ -178,7 +178,7 @@ def test_bad_latent_counts(name):
     "attack", [lambda: DeepPriorAttack(tv=-1), lambda: LatentAttack(l2=-1), lambda: LatentAttack(lr=0)]
 )
 def test_bad_weights(attack):
-    with pytest.raises(UserError, match="expected a weight of 0 or more and a positive rate"):
+    with pytest.raises(UserError, match="expected a number"):
         attack()
 
 

@@ -193,13 +193,13 @@ def test_total_variation():
 
 @pytest.mark.parametrize("bad", [{"steps": 0}, {"restarts": 0}, {"draws": 0}, {"tuning": 0}])
 def test_bad_counts(bad):
-    with pytest.raises(UserError, match=f"rmle: .*{next(iter(bad))}=0.*; expected at least 1 of each"):
+    with pytest.raises(UserError, match=f"rmle: {next(iter(bad))} is 0; expected a whole number from 1"):
         RmleAttack(**bad)
 
 
 @pytest.mark.parametrize("bad", [{"tv": -1.0}, {"l2": -0.1}, {"lr": 0.0}])
 def test_bad_weights(bad):
-    with pytest.raises(UserError, match=r"rmle: .*expected weights of 0 or more and a positive rate"):
+    with pytest.raises(UserError, match=r"rmle: .* is .*; expected a number"):
         RmleAttack(**bad)
 
 

@@ -20,8 +20,9 @@ from splitveil.cli.bench import Board
 
 GRID = """
 name: tiny
-base: {data: digits, train_size: 60, test_size: 60, arch: resnet20_sgm, cut: 2, epochs: 2, batch_size: 16}
-grid: {sigma: [0.1, 0.2], lr: [0.05, 1.0e+30]}
+base: {data: digits, train_size: 60, test_size: 60, arch: resnet20_sgm, cut: 2, epochs: 2, batch_size: 16,
+  weight_decay: 1.0e+6, warmup_epochs: 0}
+grid: {sigma: [0.1, 0.2], lr: [1.0e-6, 1000]}
 zip: {defense: [["gaussian:{sigma}"]]}
 attacks: ["nearest:neighbors=1,looks=1"]
 """
@@ -57,7 +58,7 @@ def test_a_grid_with_failing_cells_is_exit_code_1_and_names_them(grid, tmp_path,
         main(["bench", str(grid), "--out", str(out), "--jobs", "2", "--retries", "0"])
     assert stop.value.code == 1
     shown = capsys.readouterr()
-    bad = [cell.id for cell in cells if cell.axes["lr"] == 1e30]
+    bad = [cell.id for cell in cells if cell.axes["lr"] == 1000]
     assert len(bad) == 2
     assert [re.search(rf"failed {cell}: UserError: the loss is nan", shown.err) is not None for cell in bad] == [
         True
@@ -68,13 +69,13 @@ def test_a_grid_with_failing_cells_is_exit_code_1_and_names_them(grid, tmp_path,
         assert cell.id in shown.out
         assert (out / "cells" / cell.id / "record.json").exists() == (cell.id not in bad)
     about = json.loads((out / "grids" / "tiny.json").read_text())
-    assert about["cells"][cells[0].id] == {"sigma": 0.1, "lr": 0.05}
+    assert about["cells"][cells[0].id] == {"sigma": 0.1, "lr": 1e-6}
     assert (about["name"], about["command"]) == ("tiny", f"splitveil bench {grid} --out {out}")
 
 
 def test_a_grid_that_is_done_is_exit_code_0_and_its_table_has_the_figures(grid, tmp_path, small, forked, capsys):
     out = tmp_path / "out"
-    grid.write_text(GRID.replace(", 1.0e+30", "").replace("[0.1, 0.2]", "[0.1]"))
+    grid.write_text(GRID.replace(", 1000", "").replace("[0.1, 0.2]", "[0.1]"))
     main(["bench", str(grid), "--out", str(out)])
     capsys.readouterr()
     main(["bench", str(grid), "--out", str(out)])
@@ -86,7 +87,7 @@ def test_a_grid_that_is_done_is_exit_code_0_and_its_table_has_the_figures(grid, 
 
 
 def test_a_grid_of_which_nothing_is_done_has_no_report(grid, tmp_path, small, forked, capsys):
-    grid.write_text(GRID.replace("0.05, 1.0e+30", "1.0e+30").replace("[0.1, 0.2]", "[0.1]"))
+    grid.write_text(GRID.replace("1.0e-6, 1000", "1000").replace("[0.1, 0.2]", "[0.1]"))
     with pytest.raises(SystemExit):
         main(["bench", str(grid), "--out", str(tmp_path / "out"), "--retries", "0"])
     assert capsys.readouterr().out.endswith("0 cells done, 1 failed\n")
@@ -94,7 +95,7 @@ def test_a_grid_of_which_nothing_is_done_has_no_report(grid, tmp_path, small, fo
 
 def test_markup_in_names_is_text(grid, tmp_path, small, forked, capsys):
     out = tmp_path / "x[" / "y]"
-    grid.write_text(GRID.replace("0.05, 1.0e+30", "0.05").replace("[0.1, 0.2]", "[0.1]").replace("name: tiny", ""))
+    grid.write_text(GRID.replace("1.0e-6, 1000", "1.0e-6").replace("[0.1, 0.2]", "[0.1]").replace("name: tiny", ""))
     with grid.open("a") as file:
         file.write('name: "[bold]"\ndescription: "noise [/x] only"\n')
     main(["bench", str(grid), "--out", str(out), "--plan"])
@@ -137,7 +138,7 @@ def test_the_table_fits_a_terminal(grid, tmp_path, monkeypatch, width):
 
 
 def test_a_plan_runs_nothing(grid, tmp_path, capsys):
-    grid.write_text(GRID.replace(", 1.0e+30", ""))
+    grid.write_text(GRID.replace(", 1000", ""))
     main(["bench", str(grid), "--out", str(tmp_path / "out"), "--plan", "--jobs", "2"])
     shown = capsys.readouterr().out
     assert "2 of 2 cells to do" in shown
@@ -148,7 +149,7 @@ def test_a_plan_runs_nothing(grid, tmp_path, capsys):
 
 def test_a_plan_counts_with_the_jobs_of_its_executor(grid, monkeypatch, capsys):
     monkeypatch.setattr(driver, "room", lambda *_: 5)
-    grid.write_text(GRID.replace(", 1.0e+30", "").replace("[0.1, 0.2]", f"{[n / 100 for n in range(1, 21)]}"))
+    grid.write_text(GRID.replace(", 1000", "").replace("[0.1, 0.2]", f"{[n / 100 for n in range(1, 21)]}"))
     main(["bench", str(grid), "--plan", "--on", "slurm"])
     shown = capsys.readouterr().out
     assert "16 at once" in shown
@@ -177,7 +178,7 @@ def test_attackers_that_want_too_many_images_of_a_folder_are_bad_input(grid, tmp
     grid.write_text(GRID + "attacked: 7\n")
     error = refused(capsys, grid, "--out", tmp_path / "out")
     assert error.startswith(
-        "splitveil: cell sigma=0.1, lr=0.05: attacked is 7, but under protocol inference_time digits"
+        "splitveil: cell sigma=0.1, lr=1e-06: attacked is 7, but under protocol inference_time digits"
     )
     assert not (tmp_path / "out").exists()
 
@@ -255,7 +256,7 @@ def test_the_board_shows_what_runs_and_what_is_left(grid, tmp_path):
         board(driver.State({one.id: {}}, {four.id: {}}, {two.id: owner, three.id: owner}, own, ()))
     shown = text.getvalue()
     assert re.search(r"cells .* 1/4 2 running, 1 failed, 1 of another command, \d.* left\s*$", shown, re.MULTILINE)
-    assert re.search(rf"sigma=0\.1 lr=1e\+30 .* 1/3 {two.id}\s*$", shown, re.MULTILINE)
+    assert re.search(rf"sigma=0\.1 lr=1000 .* 1/3 {two.id}\s*$", shown, re.MULTILINE)
     assert three.id not in shown
 
 

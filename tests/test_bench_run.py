@@ -117,13 +117,18 @@ def test_a_killed_driver_takes_its_workers_along_and_the_next_one_goes_on(tmp_pa
 
 
 def test_a_failing_cell_is_recorded_and_the_others_go_on(tmp_path, small):
-    out, bad, good = tmp_path / "out", cell(lr=1e30), cell()
+    out, bad, good = tmp_path / "out", cell(lr=1000.0, weight_decay=1e6, warmup_epochs=0.0), cell()
     state = run(grid(bad, good), out, retries=1)
     assert (set(state.done), set(state.failed)) == ({good.id}, {bad.id})
     note = json.loads((out / "failed" / f"{bad.id}.json").read_text())
     assert note == state.failed[bad.id]
-    assert note["error"].startswith("UserError: the loss is nan in epoch 0; lower --lr")
-    assert (note["schema"], note["id"], note["attempts"], note["axes"]) == (1, bad.id, 2, {"lr": 1e30})
+    assert note["error"].startswith("UserError: the loss is nan in epoch 1; lower --lr")
+    assert (note["schema"], note["id"], note["attempts"], note["axes"]) == (
+        1,
+        bad.id,
+        2,
+        {"lr": 1000.0, "weight_decay": 1e6, "warmup_epochs": 0.0},
+    )
     log = (out / note["log"]).read_text()
     assert log.count("--- attempt") == 2
     assert "Traceback" in log

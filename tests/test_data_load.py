@@ -182,8 +182,8 @@ def test_an_unwritable_cache_names_the_variable(tmp_path, monkeypatch):
     ("options", "message"),
     [
         ({"train_size": 5}, "train size 5: there are 4 train images"),
-        ({"train_size": 0}, "train size 0: expected a positive number"),
-        ({"test_size": -1}, "test size -1"),
+        ({"train_size": 0}, "train_size is 0; expected a whole number from 1"),
+        ({"test_size": -1}, "test_size is -1; expected"),
         ({"test_size": 5}, "test size 5: there are 4 test images"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -103,10 +104,15 @@ def test_a_broken_package_of_others_is_named(fresh, monkeypatch):
 
 def test_marking_changes_nothing_else():
     def build():
+        """Three."""
         return 3
 
-    assert plugin("a", "b")(build) is build
-    assert build() == 3
+    class Thing:
+        pass
+
+    marked: Any = plugin("a", "b")(build)
+    assert (marked(), marked.__name__, marked.__doc__, marked.__module__) == (3, "build", "Three.", __name__)
+    assert plugin("thing")(Thing) is Thing
 
 
 @given(st.text(max_size=20), st.lists(st.text(min_size=1, max_size=12), max_size=5))

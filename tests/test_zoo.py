@@ -175,9 +175,11 @@ def test_library_networks_are_cut_and_narrowed(arch):
         ({"arch": "resnet32", "cut": 17}, "from 1 to 16"),
         ({"arch": "mobilenetv2", "cut": 19}, "from 1 to 18"),
         ({"image_size": 16}, "images of 16 pixels are too small for vgg11; expected at least 32"),
-        ({"classes": 0}, "expected at least 1"),
-        ({"bottleneck": Bottleneck(0)}, "bottleneck channels 0 does not fit the feature 128×8×8"),
-        ({"bottleneck": Bottleneck(129)}, "expected a whole number from 1 to 128"),
+        ({"classes": 0}, "classes is 0; expected a whole number from 1"),
+        (
+            {"bottleneck": Bottleneck(129)},
+            "129 does not fit the feature 128×8×8; expected a whole number from 1 to 128",
+        ),
         ({"bottleneck": Bottleneck(8, stride=9)}, "bottleneck stride 9 does not fit"),
         ({"bottleneck": Bottleneck(8, kernel=9)}, "bottleneck kernel 9 does not fit"),
         ({"bottleneck": Bottleneck(8, kernel=2)}, "bottleneck kernel 2 is even"),
@@ -320,7 +322,7 @@ def test_decoders_can_be_copied_and_run_channels_last():
         ("res_norm", "did you mean 'res_normNnCc'"),
         ("res_normNnCc", "is incomplete"),
         ("customN8C64", "unknown decoder"),
-        ("res_normN8C0", "expected N from 0 to 256 and C from 1 to 4096"),
+        ("res_normN8C0", "channels is 0; expected a whole number from 1 to 4096"),
     ],
 )
 def test_bad_decoder_names_are_refused(name, message):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import inspect
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    TypeAdapter,
     ValidationError,
     create_model,
     model_serializer,
@@ -20,14 +19,13 @@ from pydantic import (
 )
 
 from . import ranges
-from .errors import UserError, did_you_mean
+from .errors import UserError, did_you_mean, shown
 from .files import expanded
 from .registry import KINDS, Registry
 
 MAX_SEED = 2**63 - 1
 """The largest that torch's generators take with any sign."""
-MAX_IMAGES = 10**9
-"""More than any image set has: a larger number is a mistake."""
+Several = Annotated[ranges.Images, Field(ge=2)]
 
 
 class Spec(BaseModel):
@@ -69,7 +67,7 @@ class Spec(BaseModel):
             UserError: unknown name or parameter, or a value of the wrong type.
         """
         target = Registry(kind).get(self.name)
-        hints, signature = get_type_hints(target.__init__, include_extras=True), inspect.signature(target)
+        signature = inspect.signature(target)
         given, resolved = dict(self.parameters), {}
         if "" in given and signature.parameters:
             first = next(iter(signature.parameters))
@@ -83,8 +81,7 @@ class Spec(BaseModel):
                 raise UserError(f"{KINDS[kind]} '{self.name}' has no parameter '{key}'{hint} it has: {has}")
         for key, parameter in signature.parameters.items():
             if key in given:
-                ranges.check(f"{self.name}: {key}", given[key])
-                resolved[key] = _typed(f"{self.name}: {key}", given[key], hints.get(key, Any))
+                resolved[key] = ranges.value_of(target, key, given[key], self.name)
             elif parameter.default is inspect.Parameter.empty:
                 raise UserError(f"{KINDS[kind]} '{self.name}' needs {key}; write {self.name}:{key}=...")
             else:
@@ -116,9 +113,9 @@ class TrainConfig(BaseModel):
     """Image set, as `splitveil list data` shows, or folder:PATH."""
     root: Path | None = None
     """Folder that holds the images; it counts more than one in data."""
-    train_size: int | None = Field(None, ge=2, le=MAX_IMAGES)
+    train_size: Several | None = None
     """Use only this many training images, class-balanced."""
-    test_size: int | None = Field(None, ge=2, le=MAX_IMAGES)
+    test_size: Several | None = None
     """Use only this many test images, class-balanced."""
     arch: str = "vgg11_bn_sgm"
     """Network, as `splitveil list models` shows, or torchvision:NAME@LAYER."""
@@ -137,17 +134,17 @@ class TrainConfig(BaseModel):
     protocol: str = "inference_time"
     """Who has which images: train_time, inference_time, or auxiliary, which keeps half the training images for the
     attacker."""
-    epochs: int = Field(240, ge=1, le=1_000_000)
+    epochs: int = Field(240, ge=1, le=ranges.MOST)
     """Passes over the training images."""
-    batch_size: int = Field(128, ge=2, le=MAX_IMAGES)
+    batch_size: Several = 128
     """Images per step."""
-    lr: float = Field(0.05, gt=0, allow_inf_nan=False)
+    lr: ranges.Rate = 0.05
     """Highest learning rate of SGD."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Of SGD."""
-    weight_decay: float = Field(5e-4, ge=0, allow_inf_nan=False)
+    weight_decay: ranges.Weight = 5e-4
     """Of SGD, on all weights."""
-    warmup_epochs: float = Field(1.0, ge=0, allow_inf_nan=False)
+    warmup_epochs: ranges.Weight = 1.0
     """Epochs in which the learning rate rises from 0."""
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.25, 0.5, 0.75, 0.875)
     """Parts of the training after which the learning rate is multiplied by gamma (60/120/180/210 of 240)."""
@@ -163,7 +160,7 @@ class TrainConfig(BaseModel):
     """auto: bf16 where the processor or GPU computes in it."""
     devices: int = Field(1, ge=1, le=1_024)
     """Processes (CPU) or GPUs that share each batch."""
-    seed: int = Field(0, ge=0, le=MAX_SEED)
+    seed: ranges.Seed = 0
     """Of weights, shuffling, augmentation, noise and the division of the images."""
 
     def resolve(self) -> TrainConfig:
@@ -276,28 +273,15 @@ def _pair(whole: str, text: str) -> tuple[str, Any]:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError:
         raise _malformed(whole) from None
+    except ValueError:  # a number of 5,000 digits, or a date that there is not: what is expected is said later
+        parsed = value
     if not value or bool(key) != bool(equals) or isinstance(parsed, dict | list):
         raise _malformed(whole)
     return key, parsed
 
 
 def _malformed(text: str) -> ValueError:
-    return ValueError(f"'{text}' is no plug-in; write name, name:value or name:key=value,key=value")
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # Python refuses to write numbers of thousands of digits
-        return "a number of thousands of digits"
-    return text if len(text) <= 200 else f"{text[:60]}... ({len(text)} characters)"
-
-
-def _typed(what: str, value: Any, hint: Any) -> Any:
-    try:
-        return TypeAdapter(hint).validate_python(value)
-    except ValidationError as error:
-        raise UserError(f"{what} is {_shown(value)}; {_hint(error.errors()[0])}") from None
+    return ValueError(f"{shown(text)} is no plug-in; write name, name:value or name:key=value,key=value")
 
 
 def _hint(error: Any) -> str:
@@ -310,7 +294,15 @@ def _line(error: Any) -> str:
         return f"{place}: no such setting{did_you_mean(place, TrainConfig.model_fields)}"
     if error["type"] == "missing":
         return f"{place} is missing; give {place}: in the file or --{place.replace('_', '-')}"
-    return f"{place} is {_shown(error['input'])}; {_hint(error)}"
+    return f"{place} is {shown(error['input'])}; {_expected(place) or _hint(error)}"
+
+
+def _expected(setting: str) -> str | None:
+    """The range of a setting, where it has one."""
+    if (field := TrainConfig.model_fields.get(setting)) is None:
+        return None
+    found = ranges.Declared.of(field.annotation, tuple(field.metadata))
+    return f"expected {found.described}" if found else None
 
 
 class _Unclear(yaml.MarkedYAMLError):

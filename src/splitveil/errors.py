@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+LONGEST = 100
+"""Letters of a value that a message shows whole."""
 
 
 class UserError(Exception):
@@ -25,6 +29,23 @@ def nearest(name: str, options: Iterable[str], alike: float = 0.5) -> str:
     ('pruning', '')
     """
     return next(iter(difflib.get_close_matches(str(name), list(options), n=1, cutoff=alike)), "")
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message shows it: long ones cut.
+
+    >>> shown("abc"), shown("9" * 5000), shown(10**5000)
+    ("'abc'", "'999999999999999999999999999999... (5000 letters)", 'a number of more than 100 digits')
+    """
+    if isinstance(value, int) and value.bit_length() > 3 * LONGEST:  # Python refuses to write thousands of digits
+        return f"a number of more than {LONGEST} digits"
+    if isinstance(value, str) and len(value) > LONGEST:
+        return f"{value[:30]!r:.31}... ({len(value)} letters)"
+    try:
+        text = repr(value)
+    except ValueError:  # such a number within
+        return f"a {type(value).__name__} with a number of thousands of digits"
+    return text if len(text) <= LONGEST else f"{text[:30]}... ({len(text)} letters)"
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
@@ -51,4 +72,4 @@ def unknown(kind: str, name: str, options: Iterable[str]) -> UserError:
     swapped = [other for other in names if sorted(other) == sorted(name)]
     close = nearest(name, names, 0.7) or nearest(name, begins + swapped, 0)
     hint = f"; did you mean '{close}'?" if close else ";"
-    return UserError(f"unknown {kind} '{name}'{hint} expected one of: {', '.join(names)}")
+    return UserError(f"unknown {kind} {shown(str(name))}{hint} expected one of: {', '.join(names)}")

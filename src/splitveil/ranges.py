@@ -1,37 +1,207 @@
-"""The ranges that plug-ins declare for their numbers in the signature of their constructor.
+"""The ranges that numbers are declared with, and the one check of them.
 
-``epochs: Count`` says all that is needed: a specification is checked against it before anything is built.
+``epochs: Count`` in a signature says all that is needed: `registry.plugin` checks whatever is called a plug-in, and
+`checked` any other function, from the command line, a file or Python alike, before anything is built.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import functools
+import inspect
+import types
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 
-from .errors import UserError
+from .errors import LONGEST, UserError, shown
+
+Called = TypeVar("Called", bound=Callable[..., Any])
 
 MOST = 10**6
 """The largest number of anything, and the largest size of a number without a range of its own: what lies beyond is a
 slip of the pen, and would run for years or fill any memory."""
 Count = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0, le=1000)]
-Weight = Annotated[float, Field(ge=0)]
+Whole = Annotated[int, Field(ge=0)]
+Batch = Annotated[int, Field(ge=2)]
 Looks = Annotated[int, Field(ge=1, le=1000)]
+Rate = Annotated[float, Field(gt=0, le=1000)]
+Positive = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0, le=MOST)]
+Part = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Inner = Annotated[float, Field(gt=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""Up to the largest that torch's generators take with any sign."""
+Images = Annotated[int, Field(ge=1, le=10**9)]
+"""Up to more than any image set has."""
+Pixels = Annotated[int, Field(ge=1, le=10**5)]
+"""Side of an image."""
+
+PLAIN = (int, float, str, bool, type(None))
+BOUNDS = ("ge", "gt", "le", "lt")
 
 
-def check(what: str, value: Any) -> None:
-    """Refuse a number that no plug-in can work with.
+@dataclass(frozen=True)
+class Declared:
+    """What a parameter or an option was declared as: the type of its values, and their range.
 
-    >>> check("gaussian: sigma", float("inf"))
+    >>> Declared.of(Count).described
+    'a whole number from 1 to 1000000'
+    >>> Declared.of(Rate | None).described
+    'a number above 0, at most 1000, or null'
+    """
+
+    kinds: tuple[Any, ...]
+    bounds: dict[str, float]
+    adapter: TypeAdapter[Any]
+
+    @classmethod
+    def of(cls, hint: Any, beside: tuple[Any, ...] = ()) -> Declared | None:
+        """Read a type; None where it has parts that are neither numbers nor texts, which are not checked here.
+
+        Args:
+            beside: ranges that are kept apart from it.
+        """
+        parts = list(_parts(hint, beside))
+        if not all(part in PLAIN or get_origin(part) is Literal for part, _ in parts):
+            return None
+        bounds = {
+            name: getattr(one, name) for _, more in parts for one in more for name in BOUNDS if hasattr(one, name)
+        }
+        return cls(tuple(part for part, _ in parts), bounds, TypeAdapter(hint))
+
+    @property
+    def described(self) -> str:
+        """What is expected, in words."""
+        texts = ["null" if kind is type(None) else self._words(kind) for kind in self.kinds]
+        return ", or ".join(texts)
+
+    def _words(self, kind: Any) -> str:
+        if get_origin(kind) is Literal:
+            *others, last = map(str, get_args(kind))
+            return f"{', '.join(others)} or {last}" if others else last
+        if kind in (str, bool):
+            return "a text" if kind is str else "true or false"
+        least, most = self.bounds.get("ge", -MOST), self.bounds.get("le", MOST)
+        noun = "a whole number" if kind is int else "a number"
+        if "gt" not in self.bounds and "lt" not in self.bounds:
+            return f"{noun} from {least} to {most}"
+        low = f"above {self.bounds['gt']}" if "gt" in self.bounds else f"from {least}"
+        return f"{noun} {low}, " + (f"below {self.bounds['lt']}" if "lt" in self.bounds else f"at most {most}")
+
+    def checked(self, what: str, value: Any, example: Any = None) -> Any:
+        """Return the value in its declared type.
+
+        Args:
+            what: names it in the message.
+            example: a value that fits.
+
+        Raises:
+            UserError: it has another type, or is out of its range.
+
+        >>> Declared.of(Weight).checked("gaussian: sigma", -1, 0.025)
+        Traceback (most recent call last):
+        ...
+        splitveil.errors.UserError: gaussian: sigma is -1; expected a number from 0 to 1000000, such as 0.025
+        """
+        number = int in self.kinds or float in self.kinds
+        try:
+            if number and isinstance(value, bool) and bool not in self.kinds:
+                raise ValueError
+            found = self.adapter.validate_python(value)
+            if number and not self.bounds.keys() & {"le", "lt"}:
+                _small(found)
+        except (ValidationError, ValueError):
+            more = "" if example is None else f", such as {example}"
+            raise UserError(f"{what} is {_given(value)}; expected {self.described}{more}") from None
+        return found
+
+
+@functools.cache
+def declared(target: Callable[..., Any]) -> dict[str, Declared | None]:
+    """Return what each parameter of a function or class is declared as; None where that is nothing to check."""
+    function: Any = target.__init__ if inspect.isclass(target) else target
+    hints = get_type_hints(function, include_extras=True)
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(target).parameters.values()
+    return {
+        p.name: Declared.of(hints[p.name]) if p.name in hints and p.kind not in several else None for p in parameters
+    }
+
+
+def value_of(target: Callable[..., Any], key: str, value: Any, who: str) -> Any:
+    """Return the value of a parameter in its declared type; one without a declaration need only be small.
+
+    Raises:
+        UserError: as `Declared.checked`.
+
+    >>> value_of(lambda sigma: sigma, "sigma", float("inf"), "noise")
     Traceback (most recent call last):
     ...
-    splitveil.errors.UserError: gaussian: sigma is inf; expected a number from -1000000 to 1000000
+    splitveil.errors.UserError: noise: sigma is inf; expected a number from -1000000 to 1000000
     """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return
-    if not abs(value) <= MOST:  # a NaN is not, either
-        # Python refuses to write numbers of thousands of digits.
-        long = isinstance(value, int) and value.bit_length() > 100
-        shown = "a number of more than 30 digits" if long else str(value)
-        raise UserError(f"{what} is {shown}; expected a number from -{MOST} to {MOST}")
+    what = f"{who}: {key}" if who else key
+    if found := declared(target)[key]:
+        default = inspect.signature(target).parameters[key].default
+        plain = found.kinds[0] in (int, float, str) and default is not inspect.Parameter.empty
+        return found.checked(what, value, default if plain else None)
+    try:
+        _small(value)
+    except ValueError:
+        raise UserError(f"{what} is {shown(value)}; expected a number from -{MOST} to {MOST}") from None
+    return value
+
+
+def checked(function: Called, who: str = "") -> Called:
+    """Return the function, or class, with every argument checked against its declaration; ``who`` begins the messages.
+
+    >>> @checked
+    ... def wait(epochs: Count = 5): ...
+    >>> wait(0)
+    Traceback (most recent call last):
+    ...
+    splitveil.errors.UserError: epochs is 0; expected a whole number from 1 to 1000000, such as 5
+    """
+    if inspect.isclass(function):
+        kind: Any = function
+        kind.__init__ = checked(kind.__init__, who)
+        return kind
+
+    @functools.wraps(function)
+    def checking(*args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(function).bind(*args, **kwargs)
+        for key, value in given.arguments.items():
+            given.arguments[key] = value_of(function, key, value, who)
+        return function(*given.args, **given.kwargs)
+
+    return checking  # type: ignore[return-value]
+
+
+def _given(value: Any) -> str:
+    """Show a number that comes as a text, from a command line, as a number."""
+    try:
+        float(value)
+    except (TypeError, ValueError, OverflowError):
+        return shown(value)
+    return value if isinstance(value, str) and len(value) <= LONGEST else shown(value)
+
+
+def _small(value: Any) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and not abs(value) <= MOST:  # a NaN is not, either
+        raise ValueError
+
+
+def _parts(hint: Any, more: tuple[Any, ...] = ()) -> Iterable[tuple[Any, tuple[Any, ...]]]:
+    """The types that a type is made of, each with the ranges that stand beside it."""
+    if get_origin(hint) is Annotated:
+        inner, *beside = get_args(hint)
+        fields = [part for one in beside for part in getattr(one, "metadata", (one,))]
+        yield from _parts(inner, (*more, *fields))
+    elif get_origin(hint) in (Union, types.UnionType):
+        for part in get_args(hint):
+            yield from _parts(part, more)
+    else:
+        yield hint, more

@@ -7,6 +7,7 @@ A third-party package registers its own under the entry-point group ``splitveil.
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable
 from functools import cache
@@ -14,6 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
 from .errors import UserError, unknown
+from .ranges import checked
 
 T = TypeVar("T")
 KINDS = {
@@ -26,17 +28,25 @@ KINDS = {
 
 
 def plugin(*names: str) -> Callable[[T], T]:
-    """Mark a class or function as the plug-in called ``names``; the object itself is returned unchanged.
+    """Mark a class or function as the plug-in called ``names``, and check what it is called with (`ranges`).
 
+    >>> from splitveil.ranges import Count
     >>> @plugin("nothing")
-    ... class Nothing: ...
+    ... class Nothing:
+    ...     def __init__(self, steps: Count = 3): ...
     >>> Nothing.__plugin_names__
     ('nothing',)
+    >>> Nothing(steps=0)
+    Traceback (most recent call last):
+    ...
+    splitveil.errors.UserError: nothing: steps is 0; expected a whole number from 1 to 1000000, such as 3
     """
 
     def mark(thing: T) -> T:
-        setattr(thing, "__plugin_names__", names)  # noqa: B010 (a plain assignment does not type-check)
-        return thing
+        several = len(names) > 1 and not inspect.isclass(thing)  # such a builder is told which one is meant
+        kind: Any = checked(thing, "" if several else names[0])  # type: ignore[type-var]
+        kind.__plugin_names__ = names
+        return kind
 
     return mark
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, silu
 
 LEVELS = 1000
+Level = Annotated[int, Field(ge=0, lt=LEVELS)]
 
 
 def alphas(levels: int = LEVELS) -> Tensor:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ..data import Access, Split
-from ..ranges import Count, Rate, Weight
+from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
 from ..work import Work
+from ..zoo.decoders import Network
 from ._held_out import hold_out
 from .base import BATCH, Attack, Observations, Victim
 from .decoder import DecoderAttack
@@ -38,10 +39,10 @@ class ConfidenceAttack(Attack):
     def __init__(
         self,
         epochs: Count = 50,
-        network: str = "dense_normN2C64",
+        network: Network = "dense_normN2C64",
         lr: Rate = 1e-3,
         weight_decay: Weight = 1e-4,
-        batch_size: int = BATCH,
+        batch_size: Batch = BATCH,
     ):
         self.network = network
         self._decoder = DecoderAttack(epochs, network, lr, weight_decay, batch_size)

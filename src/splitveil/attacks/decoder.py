@@ -13,7 +13,7 @@ from .. import fastconv
 from ..data import Split
 from ..errors import UserError
 from ..randomness import seed_layers
-from ..ranges import Count, Rate, Weight
+from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
 from ..work import State, Work, copy_weights
 from ..zoo import decoders
@@ -60,13 +60,11 @@ class DecoderAttack(Attack):
     def __init__(
         self,
         epochs: Count = 50,
-        network: str = "res_normN8C64",
+        network: decoders.Network = "res_normN8C64",
         lr: Rate = 1e-3,
         weight_decay: Weight = 1e-4,
-        batch_size: int = BATCH,
+        batch_size: Batch = BATCH,
     ):
-        if epochs < 1 or batch_size < 2:
-            raise UserError(f"decoder: epochs is {epochs}, batch_size {batch_size}; expected at least 1 and 2")
         self.epochs, self.network, self.batch_size = epochs, network, batch_size
         self.lr, self.weight_decay = lr, weight_decay
         self._curve: list[float] = []

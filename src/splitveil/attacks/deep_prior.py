@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ..data import Access, Split, to_float
-from ..errors import UserError, WireError
+from ..errors import WireError
 from ..randomness import seed_layers
+from ..ranges import Count, Rate, Weight
 from ..registry import plugin
 from ..work import Work
 from ._white_box import Mode, WhiteBox, total_variation
@@ -41,12 +42,14 @@ class DeepPriorAttack(Attack):
     iterates: ClassVar = True
 
     def __init__(
-        self, steps: int = 2000, tv: float = 0.05, lr: float = 1e-2, width: int = 32, draws: int = 4, tuning: int = 16
+        self,
+        steps: Count = 2000,
+        tv: Weight = 0.05,
+        lr: Rate = 1e-2,
+        width: Count = 32,
+        draws: Count = 4,
+        tuning: Count = 16,
     ):
-        if min(steps, width, draws, tuning) < 1:
-            raise UserError(f"deep_prior: {steps=}, {width=}, {draws=}, {tuning=}; expected at least 1 of each")
-        if tv < 0 or not lr > 0:
-            raise UserError(f"deep_prior: {tv=}, {lr=}; expected a weight of 0 or more and a positive rate")
         self.steps, self.tv, self.lr, self.width, self.draws, self.tuning = steps, tv, lr, width, draws, tuning
 
     def check(self, wire: tuple[int, ...], size: int) -> None:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ..data import Access, Split
 from ..errors import UserError
-from ..ranges import Count
+from ..ranges import Count, Part, Whole
 from ..registry import plugin
 from ..work import State, Work
 from ._ddpm import Ddpm, clean
-from ._denoiser import LEVELS
+from ._denoiser import LEVELS, Level
 from ._guide import Guide
 from ._white_box import Mode
 from .base import BATCH, Attack, Victim
@@ -45,26 +45,21 @@ class DiffusionAttack(Attack):
 
     def __init__(
         self,
-        steps: int = 250,
-        samples: int = 4,
-        guidance: float | None = None,
+        steps: Count = 250,
+        samples: Count = 4,
+        guidance: Part | None = None,
         start: Literal["noise", "linear", "decoder"] = "linear",
-        level: int = 500,
-        epochs: int = 50,
-        width: int = 32,
-        batch_size: int = 64,
+        level: Level = 500,
+        epochs: Whole = 50,
+        width: Count = 32,
+        batch_size: Count = 64,
         start_epochs: Count = 50,
-        draws: int = 4,
-        tuning: int = 16,
+        draws: Count = 4,
+        tuning: Count = 16,
     ):
-        if min(steps, samples, width, batch_size, draws, tuning) < 1 or epochs < 0:
-            got = f"{steps=}, {samples=}, {width=}, {batch_size=}, {draws=}, {tuning=}, {epochs=}"
-            raise UserError(f"diffusion: {got}; expected at least 1 of each and 0 epochs or more")
         self._top = LEVELS - 1 if start == "noise" else level
         if not steps <= self._top < LEVELS:
             raise UserError(f"diffusion: level is {level}, steps {steps}; expected one from {steps} to {LEVELS - 1}")
-        if guidance is not None and not 0 <= guidance <= 1:
-            raise UserError(f"diffusion: guidance is {guidance}; expected a part from 0 to 1")
         self.steps, self.samples, self.guidance, self.draws, self.tuning = steps, samples, guidance, draws, tuning
         self._prior = Ddpm(epochs, width, batch_size)
         self._first: Attack | None = {"linear": LinearAttack(), "decoder": DecoderAttack(start_epochs)}.get(start)

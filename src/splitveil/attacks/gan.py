@@ -12,10 +12,11 @@ from torch.nn.functional import mse_loss
 from ..data import Split
 from ..errors import UserError
 from ..randomness import seed_layers
-from ..ranges import Count, Rate, Weight
+from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
 from ..work import State, Work, copy_weights
-from ._critic import SMALLEST, Kind, check, critic, gradient_penalty, update
+from ..zoo.decoders import Network
+from ._critic import Kind, check, critic, gradient_penalty, update
 from ._held_out import hold_out
 from .base import BATCH, Attack, Victim
 from .decoder import DecoderAttack, Pairs
@@ -48,28 +49,22 @@ class GanAttack(Attack):
 
     def __init__(
         self,
-        epochs: int = 150,
-        warm_epochs: int | None = None,
-        network: str = "res_normN8C64",
-        mse_weight: float = 1500.0,
-        penalty: float = 10.0,
-        critic_steps: int = 10,
+        epochs: Count = 150,
+        warm_epochs: Count | None = None,
+        network: Network = "res_normN8C64",
+        mse_weight: Weight = 1500.0,
+        penalty: Weight = 10.0,
+        critic_steps: Count = 10,
         lr: Rate = 1e-4,
-        width: int = 64,
-        batch_size: int = BATCH,
+        width: Count = 64,
+        batch_size: Batch = BATCH,
         weight_decay: Weight = 1e-4,
         critic: Kind = "plain",
         critic_lr: Rate | None = None,
         cosine: Count | None = None,
         evaluation: bool = False,
-        warm_batch_size: Count | None = None,
+        warm_batch_size: Batch | None = None,
     ):
-        if min(epochs, critic_steps, width) < 1 or batch_size < 2:
-            got = f"{epochs=}, {critic_steps=}, {width=}, {batch_size=}"
-            raise UserError(f"gan: {got}; expected at least 1 of each and batches of 2")
-        check(SMALLEST, critic)
-        if min(mse_weight, penalty) < 0 or not lr > 0:
-            raise UserError(f"gan: {mse_weight=}, {penalty=}, {lr=}; expected weights of 0 or more and a positive rate")
         self.epochs, self.critic_steps, self.width, self.batch_size = epochs, critic_steps, width, batch_size
         self.warm_epochs = min(epochs, 50) if warm_epochs is None else warm_epochs
         self.mse_weight, self.penalty, self.kind = mse_weight, penalty, critic

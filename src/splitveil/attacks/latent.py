@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..data import Access, Split, to_float
 from ..errors import UserError
 from ..randomness import seed_layers
-from ..ranges import Rate
+from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
 from ..work import Work
 from ..zoo import decoders
@@ -42,21 +42,16 @@ class LatentAttack(Attack):
 
     def __init__(
         self,
-        epochs: int = 50,
-        steps: int = 1000,
-        size: int = 128,
-        samples: int = 1024,
-        l2: float = 0.01,
+        epochs: Count = 50,
+        steps: Count = 1000,
+        size: Count = 128,
+        samples: Count = 1024,
+        l2: Weight = 0.01,
         lr: Rate = 3e-2,
-        network: str = "dense_normN2C64",
-        draws: int = 4,
-        batch_size: int = BATCH,
+        network: decoders.Network = "dense_normN2C64",
+        draws: Count = 4,
+        batch_size: Batch = BATCH,
     ):
-        if min(epochs, steps, size, samples, draws) < 1 or batch_size < 2:
-            got = f"{epochs=}, {steps=}, {size=}, {samples=}, {draws=}, {batch_size=}"
-            raise UserError(f"latent: {got}; expected at least 1 of each and batches of 2")
-        if l2 < 0 or not lr > 0:
-            raise UserError(f"latent: {l2=}, {lr=}; expected a weight of 0 or more and a positive rate")
         self.epochs, self.steps, self.size, self.samples, self.batch_size = epochs, steps, size, samples, batch_size
         self.l2, self.lr, self.network, self.draws = l2, lr, network, draws
 

@@ -42,8 +42,6 @@ class LinearAttack(Attack):
     floor: ClassVar = "mean"
 
     def __init__(self, looks: Looks = 4):
-        if looks < 1:
-            raise UserError(f"linear: looks is {looks}; expected at least 1")
         self.looks = looks
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:

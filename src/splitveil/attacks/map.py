@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ..data import Access, Split
 from ..errors import UserError
-from ..ranges import Count
+from ..ranges import Count, Rate, Weight, Whole
 from ..registry import plugin
 from ..work import Work
 from ._ddpm import Ddpm, score
-from ._denoiser import LEVELS, Denoiser
+from ._denoiser import Denoiser, Level
 from ._guide import Guide
 from ._white_box import Mode
 from .base import BATCH, Attack, Victim
@@ -51,26 +51,21 @@ class MapAttack(Attack):
 
     def __init__(
         self,
-        steps: int = 500,
-        weight: float | None = None,
-        lr: float = 5e-2,
+        steps: Count = 500,
+        weight: Weight | None = None,
+        lr: Rate = 5e-2,
         start: Literal["mean", "linear", "decoder"] = "linear",
-        high: int = 200,
-        low: int = 30,
-        epochs: int = 50,
-        width: int = 32,
-        batch_size: int = 64,
+        high: Level = 200,
+        low: Level = 30,
+        epochs: Whole = 50,
+        width: Count = 32,
+        batch_size: Count = 64,
         start_epochs: Count = 50,
-        draws: int = 4,
-        tuning: int = 16,
+        draws: Count = 4,
+        tuning: Count = 16,
     ):
-        if min(steps, width, batch_size, draws, tuning) < 1 or epochs < 0:
-            got = f"{steps=}, {width=}, {batch_size=}, {draws=}, {tuning=}, {epochs=}"
-            raise UserError(f"map: {got}; expected at least 1 of each and 0 epochs or more")
-        if not 0 <= low <= high < LEVELS:
-            raise UserError(f"map: {high=}, {low=}; expected levels from {LEVELS - 1} down to 0, high before low")
-        if (weight or 0) < 0 or not lr > 0:
-            raise UserError(f"map: {weight=}, {lr=}; expected a weight of 0 or more and a positive rate")
+        if low > high:
+            raise UserError(f"map: high is {high}, low {low}; expected a low level of noise below the high one")
         self.steps, self.weight, self.lr, self.high, self.low = steps, weight, lr, high, low
         self.draws, self.tuning, self._prior = draws, tuning, Ddpm(epochs, width, batch_size)
         starts = {"linear": LinearAttack, "decoder": lambda: DecoderAttack(start_epochs)}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..data import Split, to_float
 from ..errors import UserError
-from ..ranges import Looks
+from ..ranges import Count, Looks
 from ..registry import plugin
 from ..work import Work
 from .base import BATCH, Attack, Victim
@@ -36,9 +36,7 @@ class NearestAttack(Attack):
 
     floor: ClassVar = "none"
 
-    def __init__(self, neighbors: int = 1, looks: Looks = 8):
-        if neighbors < 1 or looks < 1:
-            raise UserError(f"nearest: neighbors is {neighbors}, looks {looks}; expected at least 1 and 1")
+    def __init__(self, neighbors: Count = 1, looks: Looks = 8):
         self.neighbors, self.looks = neighbors, looks
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:

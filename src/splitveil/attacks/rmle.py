@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..data import Access, Split, to_float
 from ..errors import UserError
-from ..ranges import Count, Looks, Rate
+from ..ranges import Count, Looks, Rate, Weight
 from ..registry import plugin
 from ..work import Work
 from ._white_box import Mode, WhiteBox, total_variation
@@ -51,21 +51,17 @@ class RmleAttack(Attack):
 
     def __init__(
         self,
-        steps: int = 5000,
-        tv: float | None = None,
-        l2: float | None = None,
+        steps: Count = 5000,
+        tv: Weight | None = None,
+        l2: Weight | None = None,
         lr: Rate = 1e-2,
         restarts: Looks = 1,
         start: Literal["grey", "mean", "linear", "decoder"] = "mean",
         center: Literal["start", "zero"] = "start",
-        draws: int = 4,
-        tuning: int = 16,
+        draws: Count = 4,
+        tuning: Count = 16,
         epochs: Count = 50,
     ):
-        if min(steps, restarts, draws, tuning) < 1:
-            raise UserError(f"rmle: {steps=}, {restarts=}, {draws=}, {tuning=}; expected at least 1 of each")
-        if min(tv or 0, l2 or 0) < 0 or not lr > 0:
-            raise UserError(f"rmle: tv is {tv}, l2 {l2}, lr {lr}; expected weights of 0 or more and a positive rate")
         self.steps, self.lr, self.restarts, self.draws, self.tuning = steps, lr, restarts, draws, tuning
         self.start, self.center, self.weights = start, center, (tv, l2)
         learned = {"linear": LinearAttack, "decoder": lambda: DecoderAttack(epochs)}.get(start)

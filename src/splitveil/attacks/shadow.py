@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ..data import Split, to_float
-from ..errors import UserError, WireError
+from ..errors import WireError
 from ..randomness import seed_layers
-from ..ranges import Count, Rate
+from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
 from ..work import Work
+from ..zoo.decoders import Network
 from ._held_out import hold_out_images
 from ._substitute import Substitute, Substituted
 from .base import BATCH, Attack, Victim
@@ -47,14 +48,12 @@ class ShadowAttack(Attack):
     def __init__(
         self,
         epochs: Count = 50,
-        steps: int = 2000,
-        network: str = "res_normN8C64",
+        steps: Count = 2000,
+        network: Network = "res_normN8C64",
         lr: Rate = 1e-4,
-        alignment: float = 0.8,
-        batch_size: int = BATCH,
+        alignment: Weight = 0.8,
+        batch_size: Batch = BATCH,
     ):
-        if steps < 1 or alignment < 0 or not lr > 0:
-            raise UserError(f"shadow: {steps=}, {alignment=}, {lr=}; expected at least 1 step and positive numbers")
         self.steps, self.lr, self.alignment, self.batch_size = steps, lr, alignment, batch_size
         self._decoder = DecoderAttack(epochs, network, batch_size=batch_size)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, unknown
+from ..ranges import value_of
 from ..registry import Registry
 from .base import ImageSet
 
@@ -37,7 +39,7 @@ def load(
     """
     key, _, text = name.partition(":")
     loader = Registry("data").get(key)
-    options = _parse(key, text, list(inspect.signature(loader).parameters)) if text else {}
+    options = _parse(key, text, loader) if text else {}
     given = {"root": root, "train_size": train_size, "test_size": test_size}
     for option, value in given.items():
         if value is not None:
@@ -52,7 +54,8 @@ def load(
         raise UserError(f"cannot read {where}: {error.strerror}; check the path and its rights") from error
 
 
-def _parse(key: str, text: str, parameters: list[str]) -> dict[str, Any]:
+def _parse(key: str, text: str, loader: Callable[..., ImageSet]) -> dict[str, Any]:
+    parameters = list(inspect.signature(loader).parameters)
     if not text.partition("=")[0].isidentifier() or "=" not in text:
         return {parameters[0]: text}
     options: dict[str, Any] = {}
@@ -60,12 +63,5 @@ def _parse(key: str, text: str, parameters: list[str]) -> dict[str, Any]:
         option, _, value = pair.partition("=")
         if option not in parameters:
             raise unknown(f"parameter of {key}", option, parameters)
-        options[option] = value if option == "root" else _number(key, option, value)
+        options[option] = value if option == "root" else value_of(loader, option, value, key)
     return options
-
-
-def _number(key: str, option: str, value: str) -> int:
-    try:
-        return int(value)
-    except ValueError:
-        raise UserError(f"{key}: {option} is '{value}'; expected a whole number") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..ranges import Images
 from ..registry import plugin
 from ._cifar import load_cifar
 from ._folders import DEFAULT_ROOT
@@ -18,8 +19,8 @@ def cifar100(
     root: str | Path | None = DEFAULT_ROOT,
     *,
     download: bool = False,
-    train_size: int | None = None,
-    test_size: int | None = None,
+    train_size: Images | None = None,
+    test_size: Images | None = None,
 ) -> ImageSet:
     """CIFAR-100, 32x32: the official archive, or folders train/<class>/ and test/<class>/.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from ..ranges import Images
 from ..registry import plugin
 from ._select import chosen, spread
 from .base import ImageSet, Split, channel_statistics
@@ -19,8 +20,8 @@ def digits(
     root: str | Path | None = None,
     *,
     download: bool = False,
-    train_size: int | None = None,
-    test_size: int | None = None,
+    train_size: Images | None = None,
+    test_size: Images | None = None,
 ) -> ImageSet:
     """scikit-learn's 1,797 handwritten digits, 8x8 gray upsampled to 32x32x3 (no files needed).
 

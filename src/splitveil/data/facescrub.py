@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import UserError
+from ..ranges import Images
 from ..registry import plugin
 from ._folders import DEFAULT_ROOT, find_root, image_set, list_parts
 from .base import ImageSet
@@ -18,8 +19,8 @@ def facescrub(
     root: str | Path | None = DEFAULT_ROOT,
     *,
     download: bool = False,
-    train_size: int | None = None,
-    test_size: int | None = None,
+    train_size: Images | None = None,
+    test_size: Images | None = None,
 ) -> ImageSet:
     """FaceScrub, resized to 48x48, from folders train/<identity>/ and validate/<identity>/.
 

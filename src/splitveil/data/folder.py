@@ -11,6 +11,7 @@ import torch
 
 from ..errors import UserError
 from ..files import expanded
+from ..ranges import Images, Pixels
 from ..registry import plugin
 from ._decode import dimensions
 from ._folders import Listing, class_names, image_set, list_classes, list_parts, loose, say_skipped
@@ -25,10 +26,10 @@ LAYOUT = "train/<class>/*.jpg with test/, val/ or validate/ beside it, or <class
 def folder(
     root: str | Path | None = None,
     *,
-    size: int | None = None,
+    size: Pixels | None = None,
     download: bool = False,
-    train_size: int | None = None,
-    test_size: int | None = None,
+    train_size: Images | None = None,
+    test_size: Images | None = None,
 ) -> ImageSet:
     """Your own images, folder:DIR: train/<class>/ and test|val|validate/<class>/, or only <class>/.
 
@@ -40,8 +41,6 @@ def folder(
         raise UserError("folder has nothing to download; drop --download")
     if root is None:
         raise UserError(f"folder needs the folder of the images; expected folder:DIR with {LAYOUT}")
-    if size is not None and size < 1:
-        raise UserError(f"folder: size is {size}; expected a positive number of pixels")
     base = expanded(root)
     if not base.is_dir():
         raise UserError(f"{base} is not a folder; expected one with {LAYOUT}: pass the folder with --root DIR")

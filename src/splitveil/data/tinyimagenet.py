@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from ..errors import UserError
+from ..ranges import Images
 from ..registry import plugin
 from ._folders import DEFAULT_ROOT, Listing, class_names, find_root, image_set, list_classes, say_skipped
 from .base import ImageSet
@@ -23,8 +24,8 @@ def tinyimagenet(
     root: str | Path | None = DEFAULT_ROOT,
     *,
     download: bool = False,
-    train_size: int | None = None,
-    test_size: int | None = None,
+    train_size: Images | None = None,
+    test_size: Images | None = None,
 ) -> ImageSet:
     """TinyImageNet, 64x64, official layout or val images sorted into classes; these are the test split.
 

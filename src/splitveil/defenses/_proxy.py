@@ -7,7 +7,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
 from ..metrics import WINDOW, ssim
 from ..zoo import decoders
 from ._model import image_shape, wire_shape
@@ -25,12 +24,6 @@ class Proxy(nn.Module):
 
     def __init__(self, who: str, network: str, objective: Objective, lr: float, padding: Padding):
         super().__init__()
-        if not 0 < lr < float("inf"):
-            raise UserError(f"{who}: lr is {lr}; expected a learning rate above 0, e.g. 0.001")
-        if objective not in ("ssim", "mse"):
-            raise UserError(f"{who}: objective is '{objective}'; expected ssim or mse")
-        if padding not in ("valid", "zero"):
-            raise UserError(f"{who}: padding is '{padding}'; expected valid or zero")
         self.who, self.network, self.objective, self.lr = who, network, objective, lr
         self.padding: Padding = padding
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from ..errors import UserError
+from ..ranges import Count, Part, Rate, Share, Weight, Whole
 from ..registry import plugin
+from ..zoo.decoders import Network
 from ._proxy import Objective, Padding, Proxy
 from .base import Defense, Step
 
@@ -49,26 +49,17 @@ class Adversarial(Defense):
 
     def __init__(
         self,
-        weight: float = 0.3,
-        steps: int = 1,
+        weight: Weight = 0.3,
+        steps: Count = 1,
         objective: Objective = "ssim",
-        threshold: float = 0.5,
-        pretrain: int = 0,
-        share: float = 0.5,
-        network: str = "res_normN4C64",
-        lr: float = 1e-3,
+        threshold: Part = 0.5,
+        pretrain: Whole = 0,
+        share: Share = 0.5,
+        network: Network = "res_normN4C64",
+        lr: Rate = 1e-3,
         padding: Padding = "valid",
     ):
         super().__init__()
-        if not 0 <= weight < math.inf:
-            raise UserError(f"adversarial: weight is {weight}; expected λ of 0 or more, e.g. adversarial:0.3")
-        if steps < 1 or pretrain < 0 or not 0 <= threshold <= 1:
-            raise UserError(
-                f"adversarial: steps is {steps}, pretrain {pretrain}, threshold {threshold}; "
-                "expected at least 1, at least 0, and 0 to 1"
-            )
-        if not 0 < share <= 1:
-            raise UserError(f"adversarial: share is {share}; expected the proxy's part of a batch, above 0 to 1")
         self.weight, self.steps, self.threshold = float(weight), steps, float(threshold)
         self.share = float(share)
         self.acts_after = pretrain

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..ranges import Rate, Weight
 from ..registry import plugin
+from ..zoo.decoders import Network
 from ._model import image_shape
 from ._proxy import Objective, Padding, Proxy
 from .base import Defense, Step
@@ -43,15 +43,13 @@ class AdversarialNoise(Defense):
 
     def __init__(
         self,
-        size: float = 0.1,
+        size: Weight = 0.1,
         objective: Objective = "mse",
-        network: str = "res_normN4C64",
-        lr: float = 1e-3,
+        network: Network = "res_normN4C64",
+        lr: Rate = 1e-3,
         padding: Padding = "valid",
     ):
         super().__init__()
-        if not 0 <= size < math.inf:
-            raise UserError(f"adversarial_noise: size is {size}; expected ε of 0 or more, e.g. adversarial_noise:0.1")
         self.size = float(size)
         self.proxy = Proxy("adversarial_noise", network, objective, lr, padding)
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
+from ..ranges import Count
 from ..registry import plugin
 from ..zoo.base import Bottleneck as Shape
 from ..zoo.base import bottleneck_halves
@@ -35,12 +36,8 @@ class Bottleneck(Defense):
 
     install_order = -2
 
-    def __init__(self, channels: int = 8, stride: int = 1, kernel: int = 3, relu: bool = False):
+    def __init__(self, channels: Count = 8, stride: Count = 1, kernel: Count = 3, relu: bool = False):
         super().__init__()
-        if min(channels, stride, kernel) < 1:
-            raise UserError(
-                f"bottleneck: channels is {channels}, stride {stride}, kernel {kernel}; expected at least 1"
-            )
         self.channels, self.stride, self.kernel, self.relu = channels, stride, kernel, relu
 
     def install(self, model: Any) -> None:

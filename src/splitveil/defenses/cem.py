@@ -10,6 +10,7 @@ from torch import Tensor, distributed
 from torch.nn.functional import relu
 
 from ..errors import UserError
+from ..ranges import Count, Weight
 from ..registry import plugin
 from . import _kmeans, _mixture
 from .base import Defense, Features, Step
@@ -62,18 +63,14 @@ class CEM(Defense):
 
     def __init__(
         self,
-        weight: float = 16.0,
+        weight: Weight = 16.0,
         loss: Literal["bound", "released"] = "bound",
-        clusters: int = 5,
+        clusters: Count = 5,
         schedule: Literal["published", "constant", "ramp"] = "published",
         refit: Literal["epoch", "pass", "augmented"] = "epoch",
-        threshold: float = 0.125,
+        threshold: Weight = 0.125,
     ):
         super().__init__()
-        if not 0 <= weight < math.inf:
-            raise UserError(f"cem: weight is {weight}; expected λ of 0 or more, e.g. cem:16")
-        if clusters < 1 or threshold < 0:
-            raise UserError(f"cem: clusters is {clusters}, threshold {threshold}; expected at least 1 and at least 0")
         self.weight, self.variant, self.clusters = float(weight), loss, clusters
         self.acts_after = int(weight > 0)  # the first epoch only collects the features that the clusters are made of
         self.schedule, self.source, self.threshold = schedule, refit, threshold

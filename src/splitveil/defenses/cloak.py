@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..ranges import Positive, Weight
 from ..registry import plugin
 from ._law import Law
 from ._model import wire_shape
@@ -33,12 +33,10 @@ class Cloak(Defense):
     0.01
     """
 
-    def __init__(self, weight: float = 1.0, low: float = 0.025, high: float = 1.0):
+    def __init__(self, weight: Weight = 1.0, low: Positive = 0.025, high: Positive = 1.0):
         super().__init__()
-        if not 0 <= weight < math.inf:
-            raise UserError(f"cloak: weight is {weight}; expected λ of 0 or more, e.g. cloak:1")
-        if not 0 < low < high < math.inf:
-            raise UserError(f"cloak: low is {low}, high {high}; expected 0 < low < high, e.g. low=0.025,high=1")
+        if low >= high:
+            raise UserError(f"cloak: low is {low}, high {high}; expected low below high, e.g. low=0.025,high=1")
         self.weight, self.low, self.high = float(weight), float(low), float(high)
 
     def install(self, model: Any) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from ..errors import UserError
 from ..registry import plugin
 from ._law import Law
 from .base import Defense
@@ -38,12 +40,8 @@ class Dropout(Defense):
     [0.0, 1.0]
     """
 
-    def __init__(self, ratio: float = 0.2, rescale: bool = True):
+    def __init__(self, ratio: Annotated[float, Field(ge=0, lt=1)] = 0.2, rescale: bool = True):
         super().__init__()
-        if not 0 <= ratio < 1:
-            raise UserError(
-                f"dropout: ratio is {ratio}; expected the part that is erased, 0 to below 1, e.g. dropout:0.2"
-            )
         self.ratio, self.rescale = float(ratio), rescale
 
     def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..ranges import Weight
 from ..registry import plugin
 from ._law import Law
 from .base import Defense
@@ -27,12 +27,8 @@ class Gaussian(Defense):
 
     repeatable = True  # independent noises compose: their variances add
 
-    def __init__(self, sigma: float = 0.025):
+    def __init__(self, sigma: Weight = 0.025):
         super().__init__()
-        if not 0 <= sigma < float("inf"):
-            raise UserError(
-                f"gaussian: sigma is {sigma}; expected a standard deviation of 0 or more, e.g. gaussian:0.025"
-            )
         self.sigma = float(sigma)
 
     def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:

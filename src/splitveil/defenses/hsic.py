@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ..errors import UserError
+from ..ranges import Positive, Weight
 from ..registry import plugin
 from ._pairs import squared_distances
 from .base import Defense, Step
@@ -43,20 +42,12 @@ class HSIC(Defense):
 
     def __init__(
         self,
-        weight: float = 0.05,
-        label_weight: float = 0.5,
-        bandwidth: float = 5.0,
+        weight: Weight = 0.05,
+        label_weight: Weight = 0.5,
+        bandwidth: Positive = 5.0,
         form: Literal["normalized", "plain"] = "normalized",
     ):
         super().__init__()
-        if not (0 <= weight < math.inf and 0 <= label_weight < math.inf):
-            raise UserError(
-                f"hsic: weight is {weight}, label_weight {label_weight}; expected 0 or more, e.g. hsic:0.05"
-            )
-        if not 0 < bandwidth < math.inf:
-            raise UserError(f"hsic: bandwidth is {bandwidth}; expected more than 0, e.g. 5")
-        if form not in ("normalized", "plain"):
-            raise UserError(f"hsic: form is '{form}'; expected normalized or plain")
         self.weight, self.label_weight, self.bandwidth = float(weight), float(label_weight), float(bandwidth)
         self.form = form
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..ranges import Weight
 from ..registry import plugin
 from ._law import Law
 from .base import Defense
@@ -32,10 +30,8 @@ class Laplace(Defense):
 
     repeatable = True
 
-    def __init__(self, scale: float = 0.02):
+    def __init__(self, scale: Weight = 0.02):
         super().__init__()
-        if not 0 <= scale < math.inf:
-            raise UserError(f"laplace: scale is {scale}; expected b of 0 or more, e.g. laplace:0.02")
         self.scale = float(scale)
 
     def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:

@@ -10,6 +10,7 @@ from scipy.special import log_ndtr
 from torch import Tensor
 
 from ..errors import UserError
+from ..ranges import Inner, Positive
 from ..registry import plugin
 from ._law import Law
 from ._model import wire_shape
@@ -49,27 +50,19 @@ class LocalDP(Defense, helpers=("noise_scale",)):
 
     def __init__(
         self,
-        epsilon: float = 10.0,
+        epsilon: Positive = 10.0,
         mechanism: Literal["laplace", "gaussian"] = "laplace",
         per: Literal["entry", "image"] = "entry",
         low: float = 0.0,
         high: float = 1.0,
-        norm: float | None = None,
-        delta: float = 1e-5,
+        norm: Positive | None = None,
+        delta: Inner = 1e-5,
     ):
         super().__init__()
-        if not 0 < epsilon < math.inf:
-            raise UserError(f"local_dp: epsilon is {epsilon}; expected ε above 0, e.g. local_dp:10")
-        if mechanism not in ("laplace", "gaussian") or per not in ("entry", "image"):
-            raise UserError(
-                f"local_dp: mechanism is '{mechanism}', per '{per}'; expected laplace or gaussian, entry or image"
-            )
-        if not -math.inf < low < high < math.inf:
+        if low >= high:
             raise UserError(f"local_dp: low is {low}, high {high}; expected low below high, e.g. low=0,high=1")
-        if norm is not None and (per != "image" or not 0 < norm < math.inf):
-            raise UserError(f"local_dp: norm is {norm} with per={per}; expected a length above 0 with per=image")
-        if not 0 < delta < 1:
-            raise UserError(f"local_dp: delta is {delta}; expected δ between 0 and 1, e.g. 1e-5")
+        if norm is not None and per != "image":
+            raise UserError(f"local_dp: norm is {norm} with per={per}; expected a length with per=image")
         self.epsilon, self.mechanism, self.per = float(epsilon), mechanism, per
         self.low, self.high, self.norm, self.delta = float(low), float(high), norm, float(delta)
         self._scale: dict[int, float] = {}

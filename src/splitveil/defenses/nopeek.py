@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..ranges import Weight
 from ..registry import plugin
 from ._pairs import distances, squared_distances
 from .base import Defense, Step
@@ -34,16 +33,12 @@ class NoPeek(Defense):
 
     def __init__(
         self,
-        weight: float = 0.5,
+        weight: Weight = 0.5,
         form: Literal["plain", "log"] = "plain",
         squared: bool = False,
         normalized: bool = False,
     ):
         super().__init__()
-        if not 0 <= weight < math.inf:
-            raise UserError(f"nopeek: weight is {weight}; expected λ of 0 or more, e.g. nopeek:0.5")
-        if form not in ("plain", "log"):
-            raise UserError(f"nopeek: form is '{form}'; expected plain or log")
         self.weight, self.form = float(weight), form
         self.squared, self.normalized = squared, normalized
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ..errors import UserError
+from ..ranges import Count, Inner
 from ..registry import plugin
 from ._model import image_shape
 from ._pruning import prune, resize
@@ -45,12 +46,8 @@ class Patrol(Defense):
 
     install_order = -2
 
-    def __init__(self, epoch: int = 180, ratio: float = 0.05, double: bool = True):
+    def __init__(self, epoch: Count = 180, ratio: Inner = 0.05, double: bool = True):
         super().__init__()
-        if epoch < 1:
-            raise UserError(f"patrol: epoch is {epoch}; expected at least 1 epoch before the pruning, e.g. patrol:180")
-        if not 0 < ratio < 1:
-            raise UserError(f"patrol: ratio is {ratio}; expected the part that is removed, between 0 and 1, e.g. 0.05")
         self.acts_after, self.ratio, self.doubled = epoch, float(ratio), double
         self._seen: deque[tuple[Tensor, Tensor]] = deque(maxlen=BATCHES)
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..ranges import Count
 from ..registry import plugin
 from .base import Defense, Features
 
@@ -41,10 +41,8 @@ class PCA(Defense):
     mean: Tensor | None
     basis: Tensor | None
 
-    def __init__(self, components: int = 64):
+    def __init__(self, components: Count = 64):
         super().__init__()
-        if components < 1:
-            raise UserError(f"pca: components is {components}; expected at least 1, e.g. pca:64")
         self.components = components
         self.register_buffer("mean", None)
         self.register_buffer("basis", None)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
 from ..randomness import stream
+from ..ranges import Count, Weight
 from ..registry import plugin
 from ._model import wire_shape
 from .base import Defense, Step
@@ -34,12 +33,8 @@ class Shredder(Defense):
     0.0
     """
 
-    def __init__(self, weight: float = 1.0, size: int = 20, scale: float = 0.1):
+    def __init__(self, weight: Weight = 1.0, size: Count = 20, scale: Weight = 0.1):
         super().__init__()
-        if not (0 <= weight < math.inf and 0 <= scale < math.inf):
-            raise UserError(f"shredder: weight is {weight}, scale {scale}; expected 0 or more, e.g. shredder:1")
-        if size < 1:
-            raise UserError(f"shredder: size is {size}; expected a collection of at least 1, e.g. 20")
         self.weight, self.size, self.scale = float(weight), size, float(scale)
 
     def install(self, model: Any) -> None:

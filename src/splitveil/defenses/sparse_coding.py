@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, softshrink
 
 from ..errors import UserError
+from ..ranges import Count, Weight, Whole
 from ..registry import plugin
 from ._model import channels_of, wire_shape
 from .base import Defense
@@ -41,28 +42,16 @@ class SparseCoding(Defense):
 
     def __init__(
         self,
-        threshold: float = 0.01,
+        threshold: Weight = 0.01,
         form: Literal["convolutional", "dense"] = "convolutional",
-        atoms: int = 0,
-        kernel: int = 3,
-        iterations: int = 10,
+        atoms: Whole = 0,
+        kernel: Count = 3,
+        iterations: Count = 10,
         wire: Literal["reconstruction", "code"] = "reconstruction",
     ):
         super().__init__()
-        if not 0 <= threshold < math.inf:
-            raise UserError(
-                f"sparse_coding: threshold is {threshold}; expected λ of 0 or more, e.g. sparse_coding:0.01"
-            )
-        if form not in ("convolutional", "dense") or wire not in ("reconstruction", "code"):
-            raise UserError(
-                f"sparse_coding: form is '{form}', wire '{wire}'; "
-                "expected convolutional or dense, reconstruction or code"
-            )
-        if kernel < 1 or kernel % 2 == 0 or iterations < 1 or atoms < 0:
-            raise UserError(
-                f"sparse_coding: kernel is {kernel}, iterations {iterations}, atoms {atoms}; "
-                "expected an odd kernel, at least 1 iteration, and 0 atoms or more"
-            )
+        if kernel % 2 == 0:
+            raise UserError(f"sparse_coding: kernel is {kernel}; expected an odd number, such as 3")
         self.threshold, self.form, self.atoms, self.kernel = float(threshold), form, atoms, kernel
         self.iterations, self.output = iterations, wire
 

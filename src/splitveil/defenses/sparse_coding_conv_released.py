@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, relu
 
 from ..errors import UserError
+from ..ranges import Count, Weight
 from ..registry import plugin
 from ._model import channels_of
 from .base import Defense
@@ -64,13 +65,16 @@ class SparseCodingConvReleased(Defense):
 
     install_order = -1  # a part of the encoder: before what builds itself for the finished one
 
-    def __init__(self, threshold: float = 0.25, kernel: int = 5, iterations: int = 1000, tau: float = 100.0):
+    def __init__(
+        self,
+        threshold: Weight = 0.25,
+        kernel: Count = 5,
+        iterations: Count = 1000,
+        tau: Annotated[float, Field(ge=1)] = 100.0,
+    ):
         super().__init__()
-        if not 0 <= threshold < math.inf or kernel < 1 or kernel % 2 == 0 or iterations < 1 or not 1 <= tau < math.inf:
-            raise UserError(
-                f"sparse_coding_conv_released: threshold is {threshold}, kernel {kernel}, iterations {iterations}, tau "
-                f"{tau}; expected 0 or more, an odd number, and 1 or more of both, e.g. threshold=0.25,kernel=5"
-            )
+        if kernel % 2 == 0:
+            raise UserError(f"sparse_coding_conv_released: kernel is {kernel}; expected an odd number, such as 5")
         self.threshold, self.kernel = float(threshold), kernel
         self.iterations, self.tau = iterations, float(tau)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, normalize, softshrink
 
 from ..errors import UserError
+from ..ranges import Weight, Whole
 from ..registry import plugin
 from ._model import wire_shape
 from .base import Defense
@@ -43,12 +44,8 @@ class SparseCodingReleased(Defense):
 
     install_order = -1  # a part of the encoder: before what builds itself for the finished one
 
-    def __init__(self, threshold: float = 0.01, atoms: int = 0):
+    def __init__(self, threshold: Weight = 0.01, atoms: Whole = 0):
         super().__init__()
-        if not 0 <= threshold < float("inf") or atoms < 0:
-            raise UserError(
-                f"sparse_coding_released: threshold is {threshold}, atoms {atoms}; expected 0 or more of both"
-            )
         self.threshold, self.atoms = float(threshold), atoms
 
     def install(self, model: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..ranges import Share
 from ..registry import plugin
 from ._law import Law
 from .base import Defense
@@ -32,12 +32,8 @@ class TopK(Defense):
     tensor([[ 0., -3.,  2.,  0.]])
     """
 
-    def __init__(self, ratio: float = 0.2, scope: Literal["sample", "released"] = "sample"):
+    def __init__(self, ratio: Share = 0.2, scope: Literal["sample", "released"] = "sample"):
         super().__init__()
-        if not 0 < ratio <= 1:
-            raise UserError(f"topk: ratio is {ratio}; expected the part that is kept, above 0 to 1, e.g. topk:0.2")
-        if scope not in ("sample", "released"):
-            raise UserError(f"topk: scope is '{scope}'; expected sample or released")
         self.ratio, self.scope = float(ratio), scope
 
     def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:

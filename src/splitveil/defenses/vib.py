@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..ranges import Weight
 from ..registry import plugin
 from ._model import channels_of
 from .base import Defense, Step
@@ -42,10 +42,8 @@ class VIB(Defense):
 
     nats: Tensor
 
-    def __init__(self, weight: float = 1e-3):
+    def __init__(self, weight: Weight = 1e-3):
         super().__init__()
-        if not 0 <= weight < math.inf:
-            raise UserError(f"vib: weight is {weight}; expected β of 0 or more, e.g. vib:0.001")
         self.weight = float(weight)
         self.register_buffer("nats", torch.tensor(math.nan))
         self._last: Tensor | None = None

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from ..errors import UserError, unknown
+from ..errors import unknown
+from ..ranges import Count, Pixels, checked
 from ..registry import Registry
 from .base import Bottleneck, Parts
 
 __all__ = ["Bottleneck", "Parts", "build"]
 
 
+@checked
 def build(
     arch: str,
     *,
     cut: int | None = None,
-    classes: int,
-    image_size: int,
+    classes: Count,
+    image_size: Pixels,
     bottleneck: Bottleneck | None = None,
 ) -> Parts:
     """Build the network ``arch`` with fresh weights, cut in two.
@@ -38,8 +40,6 @@ def build(
         >>> parts.encoder(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 8, 8, 8])
     """
-    if classes < 1:
-        raise UserError(f"a network needs classes; got {classes}, expected at least 1")
     family, colon, _ = arch.partition(":")
     key = f"{family}:NAME@LAYER" if colon else arch
     registry = Registry("zoo")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..layout import Layout
+from ..ranges import Count, checked
 
 
+@partial(checked, who="bottleneck")
 @dataclass(frozen=True)
 class Bottleneck:
     """A convolution to ``channels`` on the device and one back in the cloud.
@@ -25,9 +28,9 @@ class Bottleneck:
         relu: a ReLU after each of the two convolutions.
     """
 
-    channels: int = 8
-    stride: int = 1
-    kernel: int = 3
+    channels: Count = 8
+    stride: Count = 1
+    kernel: Count = 3
     relu: bool = False
 
 
@@ -48,7 +51,7 @@ def assemble(
     blocks: Sequence[nn.Module],
     head: nn.Module,
     *,
-    cut: int,
+    cut: int | None,
     image_size: int,
     bottleneck: Bottleneck | None,
     sigmoid: bool = False,
@@ -160,7 +163,7 @@ def check_bottleneck(bottleneck: Bottleneck, shape: tuple[int, ...]) -> None:
     limits = {"channels": shape[0], "stride": side, "kernel": side}
     for name, limit in limits.items():
         value = getattr(bottleneck, name)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
+        if value > limit:
             raise UserError(
                 f"bottleneck {name} {value} does not fit the feature {'×'.join(map(str, shape))}; "
                 f"expected a whole number from 1 to {limit}"

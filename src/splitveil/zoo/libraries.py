@@ -13,6 +13,7 @@ from torch import nn
 
 from ..errors import UserError, did_you_mean
 from ..layout import parse
+from ..ranges import Count, Pixels
 from ..registry import plugin
 from ..split import cut_network
 from .base import Bottleneck, Parts, bottleneck_halves, feature_shape
@@ -23,8 +24,8 @@ def library(
     arch: str,
     *,
     cut: int | str | None = None,
-    classes: int,
-    image_size: int,
+    classes: Count,
+    image_size: Pixels,
     bottleneck: Bottleneck | None = None,
 ) -> Parts:
     """``torchvision:NAME@LAYER`` or ``timm:NAME@LAYER``: any of their classifiers, cut at a named layer.

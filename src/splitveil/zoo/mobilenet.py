@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ..ranges import Count, Pixels
 from ..registry import plugin
 from .base import Bottleneck, Parts, assemble, conv_bn_relu, initialise
 
@@ -41,7 +42,9 @@ class InvertedResidual(nn.Module):
 
 
 @plugin("mobilenetv2", "mobilenetv2_sgm")
-def mobilenetv2(arch: str, *, cut: int, classes: int, image_size: int, bottleneck: Bottleneck | None = None) -> Parts:
+def mobilenetv2(
+    arch: str, *, cut: int | None, classes: Count, image_size: Pixels, bottleneck: Bottleneck | None = None
+) -> Parts:
     """MobileNetV2 with small strides (32 pixels end as 4×4); ``_sgm``: the encoder ends in a sigmoid.
 
     ``cut`` counts the entries of [stem, block, block, ...] that are on the device: 1 to 18.

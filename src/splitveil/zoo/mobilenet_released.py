@@ -8,6 +8,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from ..ranges import Count, Pixels
 from ..registry import plugin
 from ._released import released_halves
 from .base import Bottleneck, Parts, assemble, initialise
@@ -39,7 +40,7 @@ class ReleasedBlock(nn.Module):
 
 @plugin("mobilenetv2_released")
 def mobilenetv2_released(
-    arch: str, *, cut: int, classes: int, image_size: int, bottleneck: Bottleneck | None = None
+    arch: str, *, cut: int | None, classes: Count, image_size: Pixels, bottleneck: Bottleneck | None = None
 ) -> Parts:
     """MobileNetV2 of the published code, for its checkpoints: the encoder's end is neither sigmoid nor batch norm.
 

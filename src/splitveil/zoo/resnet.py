@@ -7,6 +7,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..ranges import Count, Pixels
 from ..registry import plugin
 from .base import Bottleneck, Parts, assemble, conv_bn_relu, initialise
 
@@ -38,7 +39,9 @@ class BasicBlock(nn.Module):
 
 
 @plugin("resnet20", "resnet20_sgm", "resnet32", "resnet32_sgm")
-def resnet(arch: str, *, cut: int, classes: int, image_size: int, bottleneck: Bottleneck | None = None) -> Parts:
+def resnet(
+    arch: str, *, cut: int | None, classes: Count, image_size: Pixels, bottleneck: Bottleneck | None = None
+) -> Parts:
     """ResNet with the published widths 16/32/64/128; ``_sgm``: the encoder ends in a sigmoid.
 
     Depth 6n + 2 is a stem, three stages of n blocks of two convolutions (n = 3: ResNet-20) and a classifier:
@@ -50,7 +53,7 @@ def resnet(arch: str, *, cut: int, classes: int, image_size: int, bottleneck: Bo
 
 
 def residual_network(
-    arch: str, *, stem: int, cut: int, classes: int, image_size: int, bottleneck: Bottleneck | None
+    arch: str, *, stem: int, cut: int | None, classes: Count, image_size: Pixels, bottleneck: Bottleneck | None
 ) -> Parts:
     """The ResNet of the depth in ``arch``, its stem a convolution of side ``stem``."""
     return assemble(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from ..ranges import Count, Pixels
 from ..registry import plugin
 from ._released import released_halves
 from .base import Bottleneck, Parts, assemble, initialise
@@ -12,7 +13,7 @@ from .resnet import WIDTHS, residual_blocks, residual_head
 
 @plugin(*(f"{name}_released{double}" for name in ("resnet20", "resnet32") for double in ("", "_double")))
 def resnet_released(
-    arch: str, *, cut: int, classes: int, image_size: int, bottleneck: Bottleneck | None = None
+    arch: str, *, cut: int | None, classes: Count, image_size: Pixels, bottleneck: Bottleneck | None = None
 ) -> Parts:
     """ResNet of the published code, for its checkpoints: 5×5 stem, sigmoid, chains for strides above 2.
 

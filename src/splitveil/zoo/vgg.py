@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from ..ranges import Count, Pixels
 from ..registry import plugin
 from .base import Bottleneck, Parts, assemble, initialise
 
@@ -15,7 +16,9 @@ LAYERS = {
 
 
 @plugin(*(name + suffix for name in LAYERS for suffix in ("", "_sgm", "_bn", "_bn_sgm")))
-def vgg(arch: str, *, cut: int, classes: int, image_size: int, bottleneck: Bottleneck | None = None) -> Parts:
+def vgg(
+    arch: str, *, cut: int | None, classes: Count, image_size: Pixels, bottleneck: Bottleneck | None = None
+) -> Parts:
     """VGG for 32 to 64 pixel images; ``_bn``: batch norm, ``_sgm``: the encoder ends in a sigmoid.
 
     ``cut`` counts the entries of the layer list that are on the device: of VGG11's

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ..errors import UserError
+from ..ranges import Count, Pixels
 from ..registry import plugin
 from ._released import released_halves
 from .base import Bottleneck, Parts, assemble, initialise
@@ -14,7 +15,9 @@ NAMES = tuple(f"{name}{bn}{sgm}" for name in LAYERS for bn in ("", "_bn") for sg
 
 
 @plugin(*(f"{name}_released{double}" for name in NAMES for double in ("", "_double")))
-def vgg_released(arch: str, *, cut: int, classes: int, image_size: int, bottleneck: Bottleneck | None = None) -> Parts:
+def vgg_released(
+    arch: str, *, cut: int | None, classes: Count, image_size: Pixels, bottleneck: Bottleneck | None = None
+) -> Parts:
     """VGG of the published code, for its checkpoints: without ``_sgm`` the encoder ends in a batch norm.
 
     The head takes all that is left (64 pixels: 2,048 inputs), strides above 2 are chains of stride 2, and with

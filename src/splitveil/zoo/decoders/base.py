@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
 from torch import nn
+
+Blocks = Annotated[int, Field(ge=0, le=256)]
+Channels = Annotated[int, Field(ge=1, le=4096)]
 
 
 def doublings(feature_shape: tuple[int, int, int], image_size: int) -> int:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from torch import nn
 
+from ...ranges import Pixels
 from ...registry import plugin
-from .base import to_image, upsampling
+from .base import Blocks, Channels, to_image, upsampling
 
 
 @plugin("conv_normNnCc")
-def conv_norm(*, feature_shape: tuple[int, int, int], image_size: int, blocks: int, channels: int) -> nn.Module:
+def conv_norm(
+    *, feature_shape: tuple[int, int, int], image_size: Pixels, blocks: Blocks, channels: Channels
+) -> nn.Module:
     """``conv_normNnCc``: 1 + n convolutions to c channels (batch norm, ReLU), then transposed convolutions.
 
     Upsampling ×2 until the image's size, a convolution to RGB, sigmoid. The published one of this name also has dropout

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
+from ...ranges import Pixels
 from ...registry import plugin
 from .base import doublings, to_image
 
 
 @plugin("custom")
-def custom(*, feature_shape: tuple[int, int, int], image_size: int) -> nn.Module:
+def custom(*, feature_shape: tuple[int, int, int], image_size: Pixels) -> nn.Module:
     """``custom``: a convolution and a transposed convolution per doubling, halving the channels (at least 8).
 
     Then a convolution to RGB and a sigmoid. Without batch norm, an image's output ignores its batch. The published

@@ -6,12 +6,13 @@ from itertools import pairwise
 
 from torch import nn
 
+from ...ranges import Pixels
 from ...registry import plugin
 from .base import doublings, to_image
 
 
 @plugin("custom_released")
-def custom_released(*, feature_shape: tuple[int, int, int], image_size: int) -> nn.Module:
+def custom_released(*, feature_shape: tuple[int, int, int], image_size: Pixels) -> nn.Module:
     """``custom`` of ResSFL's and the CEM paper's code: 699 parameters for 8 channels of 8 × 8 and 32 pixels.
 
     For each doubling but the last a convolution and a transposed one, at half the channels (at least 1); then a

@@ -6,8 +6,9 @@ import math
 
 from torch import nn
 
+from ...ranges import Pixels
 from ...registry import plugin
-from .base import to_image, upsampling
+from .base import Blocks, Channels, to_image, upsampling
 from .res_norm import ResidualBlock
 
 SIDE = 4
@@ -15,7 +16,7 @@ SIDE = 4
 
 
 @plugin("dense_normNnCc")
-def dense_norm(*, feature_shape: tuple[int, ...], image_size: int, blocks: int, channels: int) -> nn.Module:
+def dense_norm(*, feature_shape: tuple[int, ...], image_size: Pixels, blocks: Blocks, channels: Channels) -> nn.Module:
     """``dense_normNnCc``: a dense layer to c channels of 4×4, n residual blocks, then transposed convolutions.
 
     Upsampling ×2 until the image's size, a residual block to RGB, sigmoid. Every pixel may depend on all of the wire.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ...ranges import Pixels
 from ...registry import plugin
-from .base import to_image, upsampling
+from .base import Blocks, Channels, to_image, upsampling
 
 
 class ResidualBlock(nn.Module):
@@ -30,7 +31,9 @@ class ResidualBlock(nn.Module):
 
 
 @plugin("res_normNnCc")
-def res_norm(*, feature_shape: tuple[int, int, int], image_size: int, blocks: int, channels: int) -> nn.Module:
+def res_norm(
+    *, feature_shape: tuple[int, int, int], image_size: Pixels, blocks: Blocks, channels: Channels
+) -> nn.Module:
     """``res_normNnCc``: n residual blocks of c channels, then transposed convolutions; published: N8C64.
 
     A residual block to c channels, n more, ×2 up to the image's size, a residual block to RGB, sigmoid. The published

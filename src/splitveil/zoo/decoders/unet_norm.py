@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from ...ranges import Pixels
 from ...registry import plugin
-from .base import to_image, upsampling
+from .base import Blocks, Channels, to_image, upsampling
 from .res_norm import ResidualBlock
 
 LEVELS = 2
@@ -40,7 +41,9 @@ class UNet(nn.Module):
 
 
 @plugin("unet_normNnCc")
-def unet_norm(*, feature_shape: tuple[int, int, int], image_size: int, blocks: int, channels: int) -> nn.Module:
+def unet_norm(
+    *, feature_shape: tuple[int, int, int], image_size: Pixels, blocks: Blocks, channels: Channels
+) -> nn.Module:
     """``unet_normNnCc``: a U-Net of c, 2c, 4c channels (1 + n residual blocks each), then transposed convolutions.
 
     Upsampling ×2 until the image's size, a residual block to RGB, sigmoid. Its receptive field is the whole feature.
