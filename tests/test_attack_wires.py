@@ -60,7 +60,7 @@ REFUSED = {
     "rmle:start=decoder": ("film", r"decoder res_normN8C64 cannot turn features"),
     "diffusion:start=decoder": ("film", r"decoder res_normN8C64 cannot turn features"),
     "map:start=decoder": ("film", r"decoder res_normN8C64 cannot turn features"),
-    "decoder:network=res_normN8C9999": ("maps", "out of range"),
+    "decoder:network=res_normN8C9999": ("maps", "channels is 9999; expected a whole number"),
 }
 
 

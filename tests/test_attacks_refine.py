@@ -131,7 +131,7 @@ def test_a_wire_without_noise_or_gradient(defense):
 @pytest.mark.parametrize("bad", [{"steps": 0}, {"draws": 0}, {"tuning": 0}, {"weight": -1.0}])
 def test_bad_settings(bad):
     ((key, value),) = bad.items()
-    with pytest.raises(UserError, match=f"refine: .*{key}={value}.*; expected at least 1 of each and a weight of 0"):
+    with pytest.raises(UserError, match=f"refine: {key} is {value}; expected "):
         RefineAttack(**bad)
 
 

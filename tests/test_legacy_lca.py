@@ -91,5 +91,6 @@ def test_a_layer_that_is_said_and_not_stored_is_told(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("values", [{"threshold": -1.0}, {"kernel": 2}, {"iterations": 0}, {"tau": 0.5}])
 def test_bad_values_are_refused(values: dict[str, Any]):
-    with pytest.raises(UserError, match="sparse_coding_conv_released: threshold is"):
+    ((name, value),) = values.items()
+    with pytest.raises(UserError, match=f"sparse_coding_conv_released: {name} is {value}; expected"):
         SparseCodingConvReleased(**values)

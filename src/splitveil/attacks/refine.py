@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ..data import Access, Split, to_float
-from ..errors import UserError
 from ..ranges import Count, Looks, Rate, Weight
 from ..registry import plugin
 from ..work import Work
@@ -66,9 +65,6 @@ class RefineAttack(Attack):
         draws: Looks = 16,
         tuning: Count = 16,
     ):
-        if min(steps, draws, tuning) < 1 or (weight or 0) < 0:
-            got = f"{steps=}, {draws=}, {tuning=}, {weight=}"
-            raise UserError(f"refine: {got}; expected at least 1 of each and a weight of 0 or more")
         self.steps, self.weight, self.draws, self.tuning = steps, weight, draws, tuning
         starts = {
             "linear": LinearAttack,
