@@ -35,8 +35,8 @@ class CEM(Defense):
     ``loss="bound"`` lowers L_C itself, by its tangent at the stored variances: log is concave, so with the clusters
     fixed the tangent over all data lies above L_C, and batches give an unbiased estimate of its gradient. The loss is
     λ · (UNIT/m) · L_C, m the dimensions of the wire: while variances are far above 0.01, λ = 16 pulls as the published
-    16 does on CIFAR-10. The strength of λ does not depend on the batch, and on the number of images by less than 15 %
-    from 3 images per cluster on: clusters of fewer than 20 images are merged and variances shrunk (`_mixture`).
+    16 does on CIFAR-10. The strength of λ does not depend on the batch, and on Gaussian features by less than 15 % on
+    the number of images, from 3 per cluster on: small clusters are merged and variances shrunk (`_mixture`).
     ``loss="released"`` is the published code's, each class with its own tables; it falls as 1/(images per class).
 
     ``leakage`` estimates the bound on features that the clusters were not made of.
