@@ -105,6 +105,25 @@ def renewed(stored: dict[str, Any], kind: str) -> dict[str, Any]:
         return stored
 
 
+RECIPES: dict[str, dict[str, Any]] = {
+    "published": {},
+    "fast": {
+        "epochs": 12,
+        "batch_size": 512,
+        "lr": 0.2,
+        "nesterov": True,
+        "decay_biases": False,
+        "label_smoothing": 0.1,
+        "warmup_epochs": 3.0,
+        "schedule": "one-cycle",
+        "alternate_flip": True,
+        "rotate": 0.0,
+        "choose": "last",
+    },
+}
+"""What each recipe changes of the defaults."""
+
+
 class TrainConfig(BaseModel):
     """One training: data, network, defence, recipe. The defaults are the published recipe."""
 
@@ -134,6 +153,8 @@ class TrainConfig(BaseModel):
     protocol: str = "inference_time"
     """Who has which images: train_time, inference_time, or auxiliary, which keeps half the training images for the
     attacker."""
+    recipe: Literal["published", "fast"] = "published"
+    """published, or fast: 12 epochs with a one-cycle rate. It only changes the defaults of what follows."""
     epochs: int = Field(240, ge=1, le=ranges.MOST)
     """Passes over the training images."""
     batch_size: Several = 128
@@ -142,10 +163,20 @@ class TrainConfig(BaseModel):
     """Highest learning rate of SGD."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Of SGD."""
+    nesterov: bool = False
+    """Nesterov's momentum."""
     weight_decay: ranges.Weight = 5e-4
-    """Of SGD, on all weights."""
+    """Of SGD."""
+    decay_biases: bool = True
+    """Weight decay on biases and the scales of norms too."""
+    bias_lr: float = Field(1.0, gt=0, le=1_000)
+    """Factor on the learning rate of biases and the scales of norms."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Part of each label that is spread over all classes."""
     warmup_epochs: ranges.Weight = 1.0
     """Epochs in which the learning rate rises from 0."""
+    schedule: Literal["steps", "one-cycle"] = "steps"
+    """After the warm-up: steps at the milestones, or a straight line to 0 at the end."""
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.25, 0.5, 0.75, 0.875)
     """Parts of the training after which the learning rate is multiplied by gamma (60/120/180/210 of 240)."""
     gamma: float = Field(0.2, gt=0, le=1)
@@ -154,14 +185,23 @@ class TrainConfig(BaseModel):
     """Random crop with this zero padding; none: what the image set publishes (CIFAR 4, digits 2, others 0)."""
     flip: bool | None = None
     """Random horizontal flip; none: yes, but not for digits."""
+    alternate_flip: bool = False
+    """Mirror each image in every other epoch, half of them first, instead of by chance."""
     rotate: float = Field(15.0, ge=0, le=180)
     """Random rotation by up to this many degrees."""
+    choose: Literal["best", "last"] = "best"
+    """Which epoch is served: the best on the validation images, or the last."""
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     """auto: bf16 where the processor or GPU computes in it."""
     devices: int = Field(1, ge=1, le=1_024)
     """Processes (CPU) or GPUs that share each batch."""
     seed: ranges.Seed = 0
     """Of weights, shuffling, augmentation, noise and the division of the images."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_recipe(cls, values: Any) -> Any:
+        return {**RECIPES.get(str(values.get("recipe")), {}), **values} if isinstance(values, dict) else values
 
     def resolve(self) -> TrainConfig:
         """The same with every plug-in parameter and data-dependent default filled in."""

@@ -28,7 +28,20 @@ from .files import save_tensors, write_json, write_text
 from .metrics import binomial_ci
 from .one_machine import OneMachine
 from .randomness import seed_layers, stream
-from .recipe import LAYERS, REFIT, SHUFFLE, STEP, TEST, VALIDATE, WEIGHTS, batches, learning_rate, precision
+from .recipe import (
+    LAYERS,
+    MIRROR,
+    REFIT,
+    SHUFFLE,
+    STEP,
+    TEST,
+    VALIDATE,
+    WEIGHTS,
+    batches,
+    learning_rate,
+    pacing_rate,
+    precision,
+)
 from .runs import build_model, check_folder, environment, load_weights, parameter_counts, save_weights
 from .split import SplitModel
 
@@ -86,6 +99,7 @@ class Trainer:
         self.settled = min(settled(self.stack), settings.epochs - 1)
         self.step = TrainingStep(self.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.train = self.parts.defender_train.to(fabric.device)
+        self.mirror = torch.rand(len(self.train), generator=self._rng(MIRROR, 0), device=fabric.device) < 0.5
         if fastconv.worth_it() and fabric.device.type == "cpu":
             fastconv.accelerate(self.model)
         self.state = checkpoints.State()
@@ -95,7 +109,14 @@ class Trainer:
         own = {id(p) for p in self.stack.own_parameters()}
         trained = [p for p in self.model.parameters() if id(p) not in own and p.requires_grad]
         s = self.settings
-        optimizer = torch.optim.SGD(trained, lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay)
+        optimizer = torch.optim.SGD(
+            _groups(trained, s),
+            lr=s.lr,
+            momentum=s.momentum,
+            weight_decay=s.weight_decay,
+            nesterov=s.nesterov,
+            fused=self.fabric.device.type == "cuda" or None,
+        )
         ignored = [name for name, p in self.step.named_parameters() if id(p) in own]
         nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.step, ignored)
         self.forward, self.optimizer = self.fabric.setup(self.step, optimizer)
@@ -124,9 +145,7 @@ class Trainer:
             }
             records.append(record)
             self.fabric.log_dict(_flat(record), step=epoch)
-            if (
-                epoch >= self.settled and accuracy >= self.state.best_accuracy
-            ):  # on a tie the later: it has had more of the defence
+            if self._chosen(epoch, accuracy):
                 self.state.best_epoch, self.state.best_accuracy = epoch, accuracy
                 if self.fabric.is_global_zero:
                     save_weights(self.model, self.out / "model.safetensors")
@@ -134,6 +153,12 @@ class Trainer:
             self._checkpoint()
         self.fabric.barrier()  # the chosen weights are on the disk before anybody reads them
         return self._summary()
+
+    def _chosen(self, epoch: int, accuracy: float) -> bool:
+        if self.settings.choose == "last":
+            return epoch == self.settings.epochs - 1
+        # On a tie the later: it has had more of the defense.
+        return epoch >= self.settled and accuracy >= self.state.best_accuracy
 
     def _epoch(self, epoch: int, progress: Progress | None) -> dict[str, Any]:
         fabric, settings = self.fabric, self.settings
@@ -174,13 +199,14 @@ class Trainer:
     ) -> dict[str, Tensor]:
         lr = learning_rate(self.settings, progress)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("factor", 1.0)
         y = self.train.labels[index]
         x = self._augmented(index, rng)
         self.stack.before_step(x, y, self.model)
         z, wire, logits = self.forward(x, rng)
-        losses = {"task": cross_entropy(logits.float(), y)}
-        losses |= self.stack.losses(Step(x, y, z, wire, logits, rng, lr, progress, self.model))
+        losses = {"task": cross_entropy(logits.float(), y, label_smoothing=self.settings.label_smoothing)}
+        pace = pacing_rate(self.settings, progress)
+        losses |= self.stack.losses(Step(x, y, z, wire, logits, rng, pace, progress, self.model))
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(torch.stack(list(losses.values())).sum())
         self.optimizer.step()
@@ -191,6 +217,8 @@ class Trainer:
     def _augmented(self, index: Tensor, rng: torch.Generator) -> Tensor:
         s = self.settings
         turned = {"crop_padding": s.crop_padding or 0, "flip": bool(s.flip), "rotate_degrees": s.rotate}
+        if s.flip and s.alternate_flip:
+            turned["mirror"] = self.mirror[index] ^ bool(self.state.epoch % 2)
         return augment(self.train.images[index], rng, **turned).to(memory_format=torch.channels_last)
 
     @torch.no_grad()
@@ -262,6 +290,16 @@ class Trainer:
             write_text(self.out / "test.csv", "image,label,predicted\n" + "".join(lines))
             write_json(self.out / "summary.json", summary)  # last: it marks the run as finished
         return summary
+
+
+def _groups(trained: list[nn.Parameter], settings: config.TrainConfig) -> list[Any]:
+    """The parameters for SGD; matrices and the others apart where the recipe treats them differently."""
+    if settings.decay_biases and settings.bias_lr == 1:
+        return trained
+    others = {"params": [p for p in trained if p.ndim < 2], "factor": settings.bias_lr}
+    if not settings.decay_biases:
+        others["weight_decay"] = 0.0
+    return [{"params": [p for p in trained if p.ndim >= 2]}, others]
 
 
 def _flat(record: dict[str, Any]) -> dict[str, float]:

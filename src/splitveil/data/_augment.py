@@ -23,6 +23,7 @@ def augment(
     crop_padding: int = 0,
     flip: bool = False,
     rotate_degrees: float = 0.0,
+    mirror: Tensor | None = None,
 ) -> Tensor:
     """Random crop, then random horizontal flip, then random rotation, drawn for each image on its own.
 
@@ -31,6 +32,7 @@ def augment(
         rng: the only source of randomness; on the device of ``images``.
         crop_padding: zero pixels added on every side before a window of the old size is cut out.
         flip: mirror left-right with probability 1/2.
+        mirror: bool (B,), the images to mirror; without it ``flip`` draws them.
         rotate_degrees: angles are uniform in [-rotate_degrees, rotate_degrees]; bilinear, zeros outside.
 
     Returns:
@@ -43,11 +45,10 @@ def augment(
     """
     count, device = len(images), images.device
     shift = torch.zeros(2, count, dtype=torch.int64, device=device)
-    mirror = torch.zeros(count, dtype=torch.bool, device=device)
     if crop_padding:
         shift = torch.randint(-crop_padding, crop_padding + 1, (2, count), generator=rng, device=device)
-    if flip:
-        mirror = torch.rand(count, generator=rng, device=device) < 0.5
+    if mirror is None:
+        mirror = torch.rand(count, generator=rng, device=device) < 0.5 if flip else torch.zeros_like(shift[0]).bool()
     if rotate_degrees:
         degrees = (torch.rand(count, generator=rng, device=device) * 2 - 1) * rotate_degrees
         return warp(to_float(images), shift, mirror, degrees)

@@ -26,8 +26,8 @@ class Step:
     """One training step as a defence's loss sees it.
 
     Shapes: ``x`` (B, 3, S, S) pixels in [0, 1]; ``y`` (B,) class indices; ``z`` (B, ...) the clean feature, with its
-    graph; ``wire`` what the cloud receives; ``logits`` (B, classes). ``lr`` is the learning rate of this step,
-    ``progress`` the part of the training that is done, in [0, 1).
+    graph; ``wire`` what the cloud receives; ``logits`` (B, classes). ``lr`` is the learning rate by
+    which schedules go (`recipe.pacing_rate`), ``progress`` the part of the training that is done, in [0, 1).
     """
 
     x: Tensor

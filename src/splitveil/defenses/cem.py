@@ -50,6 +50,8 @@ class CEM(Defense):
         refit: where each epoch's clusters come from: "epoch", the features that training just computed, at no cost;
             "pass", an extra pass over the images as they are; "augmented", one over augmented images, as published.
         threshold: τ of the released loss: clusters whose variance is below τσ² are left alone.
+        per_class: make the clusters within each class; else all images are one class. With ``clusters=1`` besides, the
+            bound is that of one Gaussian, ½ Σ_d log(1 + Var z_d/σ²), which shows what the mixture adds.
 
     >>> CEM(16).leakage() is None
     True
@@ -69,11 +71,12 @@ class CEM(Defense):
         schedule: Literal["published", "constant", "ramp"] = "published",
         refit: Literal["epoch", "pass", "augmented"] = "epoch",
         threshold: Weight = 0.125,
+        per_class: bool = True,
     ):
         super().__init__()
         self.weight, self.variant, self.clusters = float(weight), loss, clusters
         self.acts_after = int(weight > 0)  # the first epoch only collects the features that the clusters are made of
-        self.schedule, self.source, self.threshold = schedule, refit, threshold
+        self.schedule, self.source, self.threshold, self.per_class = schedule, refit, threshold, per_class
         self.sigma2 = 0.0
         for name in ("centers", "variance", "counts", "nats"):
             self.register_buffer(name, None)
@@ -89,13 +92,14 @@ class CEM(Defense):
         if self.centers is None or self.weight == 0:
             return None
         z = step.z.flatten(1).float()
-        centers = self.centers[step.y]
+        y = step.y if self.per_class else torch.zeros_like(step.y)
+        centers = self.centers[y]
         distance = (centers - z.detach()[:, None]).square().sum(-1)
         if self.variant == "bound":  # what was merged has a center still
-            distance = distance.masked_fill(self.counts[step.y] == 0, torch.inf)
+            distance = distance.masked_fill(self.counts[y] == 0, torch.inf)
         near = distance.argmin(1)
         square = (z - centers[torch.arange(len(z), device=z.device), near]).square()
-        index = step.y * self.clusters + near
+        index = y * self.clusters + near
         value = (self._bound if self.variant == "bound" else self._released)(square, index)
         return self.weight * self._factor(step) * value
 
@@ -123,13 +127,16 @@ class CEM(Defense):
 
     def refit(self, epoch: int, features: Features) -> None:
         z, y = (features.z, features.y) if self.source == "epoch" else features.extract(self.source == "augmented")
-        if features.classes < 1 or bool((y < 0).any()):
-            raise UserError("cem: some images have no label; its clusters are per class, so label every image")
+        classes = features.classes
+        if not self.per_class:
+            y, classes = torch.zeros_like(y), 1
+        elif classes < 1 or bool((y < 0).any()):
+            raise UserError("cem: some images have no label; label every image, or give per_class=false")
         fit = _mixture.fit if self.variant == "bound" else _kmeans.fit
-        found = fit(z, y, features.classes, self.clusters, features.rng, start=self.centers)
+        found = fit(z, y, classes, self.clusters, features.rng, start=self.centers)
         self.centers, self.counts, self.variance = found.centers, found.counts, found.variance
         if self.sigma2:
-            self.nats = _mixture.held_out_nats(z, y, features.classes, self.clusters, self.sigma2, features.rng)
+            self.nats = _mixture.held_out_nats(z, y, classes, self.clusters, self.sigma2, features.rng)
 
     def leakage(self) -> float | None:
         return None if self.nats is None else float(self.nats)

@@ -1,0 +1,55 @@
+"""The plan of benchmarks/tradeoff.py and benchmarks/gpu.py, written down before the first run.
+
+Question: at equal accuracy, does CEM leave the attacker more error than noise alone does?
+
+- CIFAR-10, 50,000 training images (45,000 after the 5,000 that validate), vgg11_bn_sgm, cut 4, bottleneck 8, recipe
+  fast; the last epoch is served, no epoch is chosen.
+- Seeds: 3 (5 where a GPU is at hand), named in `SEEDS`; no seed is added afterwards.
+- Accuracy of a cell: of a tail retrained on the frozen wire, the same short recipe for all, on all 10,000 test images;
+  the accuracy as trained stands beside it.
+- Attacker: protocol inference_time, 9,000 images of its own, 1,000 attacked, one wire per image. The number that counts
+  is the best attacker that can exist (chosen on the attacker's own images); the worst case per image stands beside it.
+  `train_time`, with the defender's 45,000 images, afterwards.
+- Endpoint: log MSE with CEM minus log MSE of noise alone at the same accuracy, by monotone interpolation of the noise
+  curve, for each of λ = 4, 16, 64; hierarchical bootstrap over seeds and images; outside the noise curve nothing is
+  said. The difference that counts is 10 % of MSE: CEM "protects more" where the whole interval lies above
+  log 1.1, "as much" where it lies within ± log 1.1.
+- One look: the endpoint is computed when all cells of the noise curve and of a λ are there with all seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+SEEDS = (0, 1, 2)
+MORE_SEEDS = (3, 4)
+"""Of a GPU."""
+SIGMAS = (0.025, 0.1, 0.2, 0.4, 0.8)
+LAMBDAS = (4, 16, 64)
+DIFFERENCE = math.log(1.1)
+"""Difference in log MSE that counts."""
+ATTACKED = 1000
+
+
+def families() -> dict[str, list[str]]:
+    """Defenses by the name of a point, in the order of need."""
+    noise = {f"noise-{sigma}": [f"gaussian:{sigma}", "cem:0"] for sigma in SIGMAS}  # cem:0 measures and pulls nothing
+    low = "gaussian:0.025"
+    cem = {f"cem-{weight}": [low, f"cem:{weight}"] for weight in LAMBDAS}
+    one = {f"one-{weight}": [low, f"cem:{weight},clusters=1,per_class=false"] for weight in LAMBDAS}
+    others = {
+        "released-16": [low, "cem:16,loss=released"],
+        "adversarial": [low, "adversarial", "cem:0"],
+        "adversarial-cem": [low, "adversarial", "cem:16"],
+        "nopeek": [low, "nopeek", "cem:0"],
+        "nopeek-cem": [low, "nopeek", "cem:16"],
+    }
+    return {"none": [], **noise, **cem, **one, **others}
+
+
+def cells(seeds: tuple[int, ...]) -> dict[str, dict[str, Any]]:
+    """Settings of each cell by its name, seed by seed, so that each seed is a whole curve."""
+    return {
+        f"{name}-s{seed}": {"defense": defense, "seed": seed} for seed in seeds for name, defense in families().items()
+    }
