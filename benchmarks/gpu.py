@@ -77,27 +77,14 @@ def checks(base: dict[str, Any], only: str) -> list[Cell]:
     tiny = {**base, "train_size": 500, "test_size": 200, "epochs": 3, "batch_size": 64}
     options: dict[str, Any] = {"attacked": 16, "tail": False, "check": True}
     linear = gpu_cell.TINY[:1]
-    found = [
-        Cell(
-            f"check-{name}",
-            {**tiny, "defense": ["gaussian:0.025", small("defenses", name)]},
-            gpu_cell.TINY[:1],
-            **options,
-        )
-        for name in Registry("defenses").names()
-        if only in name
-    ]
-    found += [
-        Cell(
-            f"check-attack-{name}",
-            {**tiny, "defense": ["gaussian:0.1", "dropout:0.2"]},
-            (small("attacks", name),),
-            **options,
-        )
-        for name in Registry("attacks").names()
-        if only in name
-    ]
-    return found
+    found = []
+    for name in Registry("defenses").names():
+        stack = ["gaussian:0.025", small("defenses", name)]
+        found.append(Cell(f"check-{name}", {**tiny, "defense": stack}, linear, **options))
+    for name in Registry("attacks").names():
+        stack = ["gaussian:0.1", "dropout:0.2"]
+        found.append(Cell(f"check-attack-{name}", {**tiny, "defense": stack}, (small("attacks", name),), **options))
+    return [cell for cell in found if only in cell.name]
 
 
 def ablation(base: dict[str, Any], seeds: int) -> list[Cell]:
@@ -190,6 +177,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=500)
     parser.add_argument("--workers", type=int, default=max(1, min(12, (os.cpu_count() or 2) - 2)))
     parser.add_argument("--without", nargs="*", choices=STAGES, default=[])
+    parser.add_argument("--batches", type=int, nargs="+", default=[128, 512, 1024], help="of the profile")
     parser.add_argument("--only", default="", help="of the checks: a part of the name")
     parser.add_argument("--scratch", type=Path, default=Path("/dev/shm/splitveil"))
     parser.add_argument("--rehearse", action="store_true")
@@ -210,7 +198,7 @@ def main() -> None:
     if "profile" not in args.without:
         from gpu_profile import measure
 
-        sizes = (500, (8,), 1) if args.rehearse else (None, (128, 512, 1024), 20)
+        sizes = (500, (8,), 1) if args.rehearse else (None, tuple(args.batches), 20)
         found = measure(root, *sizes)
         (args.out / "profile.json").write_text(json.dumps(found, indent=1))
         print(json.dumps(found), flush=True)

@@ -1,4 +1,4 @@
-"""One cell of benchmarks/gpu.py in a process of its own: train, retrain the tail, attack, and say all of it in a record."""
+"""One cell of benchmarks/gpu.py in a process of its own: train, retrain the tail, attack, and record all of it."""
 
 from __future__ import annotations
 
