@@ -234,7 +234,7 @@ def test_rows_are_a_table_with_a_sum(measured):
     assert all(len(row) == len(plan.COLUMNS) for row in [*rows, last])
     # 54 images: 4 steps of 16 at 1 s, 7 of 8 at 2 s, 3600 times.
     assert [row[4] for row in found.rows()] == ["4", "14", "18"]
-    assert found.hours == pytest.approx(9)
+    assert found.hours == pytest.approx(9 + 8 * (4 + 7 * 2) / 2 / 3600)  # and eight epochs for each retrained tail
     assert last[:4] == ("all", "2", "0", "")
     assert last[-1] == f"{found.memory / 1e9:,.0f}"
     assert "not in the hours: the attacks linear" in found.notes

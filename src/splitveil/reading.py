@@ -61,11 +61,23 @@ class Environment(TypedDict):
     splitveil: str
 
 
+class Retraining(TypedDict):
+    """How the tail of a run was trained anew (`splitveil.tail.RECIPE`), and how long that took."""
+
+    __pydantic_config__ = OPEN  # type: ignore[misc]
+    seconds: Number
+
+
 class RunSummary(TypedDict):
-    """``RUN/summary.json``. A run that was imported has neither an epoch nor seconds, and perhaps no accuracy."""
+    """``RUN/summary.json``. A run that was imported has neither an epoch nor seconds, and perhaps no accuracy.
+
+    ``retrained_accuracy`` is there once `splitveil tail` has been run.
+    """
 
     __pydantic_config__ = OPEN  # type: ignore[misc]
     accuracy: Interval | None
+    retrained_accuracy: NotRequired[Interval]
+    retraining: NotRequired[Retraining]
     accuracy_val: NotRequired[Number | None]
     epoch: Count | None
     leakage_nats: NotRequired[Number | None]

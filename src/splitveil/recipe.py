@@ -45,7 +45,7 @@ def pacing_rate(settings: config.TrainConfig, progress: float) -> float:
     return learning_rate(published, progress)
 
 
-LAYERS, SHUFFLE, STEP, REFIT, VALIDATE, TEST, WEIGHTS, ATTACK, WIRE, JUDGES, MIRROR = range(11)
+LAYERS, SHUFFLE, STEP, REFIT, VALIDATE, TEST, WEIGHTS, ATTACK, WIRE, JUDGES, MIRROR, TAIL = range(12)
 """Purposes of random streams: `randomness.stream` gets (seed, purpose, epoch, rank)."""
 
 

@@ -62,7 +62,9 @@ class Places:
 
 
 def finished(cell: Cell, out: Path) -> dict[str, Any] | None:
-    """The record of a cell that is done; None where it is not, or its record lacks an attack that is now asked for.
+    """The record of a cell that is done; None where it is not, or its record lacks something that is now asked for.
+
+    That is an attack, or the accuracy of a retrained tail, which earlier versions did not measure.
 
     Raises:
         UserError: the record is damaged, or of another schema.
@@ -74,7 +76,8 @@ def finished(cell: Cell, out: Path) -> dict[str, Any] | None:
     sizes = (record["attacker_size"], record["attacked"]) == (cell.attacker_size, cell.attacked)
     there = {label: config.renewed(attack["attack"], "attacks") for label, attack in record["attacks"].items()}
     asked = {label: spec.resolve("attacks").model_dump(mode="json") for label, spec in cell.attacks.items()}
-    return record if sizes and asked.items() <= there.items() else None
+    complete = sizes and asked.items() <= there.items() and record.get("retrained_accuracy") is not None
+    return record if complete else None
 
 
 def run_cell(
@@ -103,7 +106,7 @@ def run_cell(
     """
     import torch
 
-    from .. import evaluation, runs, suites
+    from .. import evaluation, runs, suites, tail
     from ..training import fit
     from . import shapes
 
@@ -120,6 +123,7 @@ def run_cell(
     _same_images(cell, Places(out), images)
     fit(settings, images, folder, resume=True, progress=lambda *_: check())
     run = runs.Run.open(folder)
+    tail.retrain(run, images, progress=lambda *_: check())
     for label, spec in cell.attacks.items():
         check()
         if suites.finished(run, label, spec, parts, terms) is None:
@@ -164,13 +168,14 @@ def _recorded(folder: Path) -> dict[str, config.Spec]:
 
 
 def mark(folder: Path) -> str:
-    """How far a run folder is: it changes with each epoch, attack and checkpoint of an attack.
+    """How far a run folder is: it changes with each epoch, the retraining, each attack and checkpoint of an attack.
 
     >>> mark(Path("runs/none"))
     '0 epochs, 0 attacks, 0'
     """
     epochs, attacks = steps(folder)
-    partial = max((path.stat().st_mtime_ns for path in folder.glob("attacks/*/partial/*.pt")), default=0)
+    kept = (*folder.glob("attacks/*/partial/*.pt"), *folder.glob("summary.json"))
+    partial = max((path.stat().st_mtime_ns for path in kept), default=0)
     return f"{epochs} epochs, {attacks} attacks, {partial}"
 
 

@@ -124,7 +124,11 @@ def cells_table(arenas: Sequence[Arena]) -> Table:
                 rows.append(_cell_row(arena, setup, record, place in arena.front))
                 images = {"images": arena.name} if len(arenas) > 1 else {}
                 shown.append(images | _cell_shown(setup, record, spec))
-    return Table("cells", "All cells; brackets: 95 % intervals over the images.", rows, shown)
+    caption = (
+        "All cells; brackets: 95 % intervals over the images of one training. Seeds: trainings of the configuration. "
+        "Retrained: accuracy of a tail that was trained anew on the frozen wire, in the same way for all."
+    )
+    return Table("cells", caption, rows, shown)
 
 
 def gains_table(found: Sequence[tuple[Arena, Gain]]) -> Table:
@@ -218,12 +222,15 @@ def _columns(name: str, value: Interval) -> dict[str, float]:
 def _cell_row(arena: Arena, setup: Setup, record: dict[str, Any], front: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"id": record["id"], "arena": arena.name, "setup": setup.name}
     row |= {"defense": " + ".join(record["defense"]), "seed": record["config"]["seed"], "sigma": setup.sigma}
-    row |= {"cem": setup.cem, "front": int(front), **_columns("accuracy", interval(record["accuracy"]))}
+    row |= {"seeds": len(setup.records), "cem": setup.cem, "front": int(front)}
+    row |= _columns("accuracy", interval(record["accuracy"]))
+    if known := record.get("retrained_accuracy"):
+        row |= _columns("retrained_accuracy", interval(known))
     for metric in METRICS:
         row |= _columns(f"best_{metric}", interval(attacker(record)[metric]))
         row |= _columns(f"worst_{metric}", interval(record["worst_case"][metric]))
     row |= {"strongest": strongest(record), "leakage_nats": record["leakage_nats"], "epoch": record["epoch"]}
-    row |= {"train_seconds": record["timings"]["train"]}
+    row |= {"train_seconds": record["timings"]["train"], "tail_seconds": record["timings"].get("tail", "")}
     for label, attack in record["attacks"].items():
         for metric in ("mse", "ssim", "psnr"):
             row |= _columns(f"{label}_{metric}", interval(attack[metric]))
@@ -231,11 +238,13 @@ def _cell_row(arena: Arena, setup: Setup, record: dict[str, Any], front: bool) -
 
 
 def _cell_shown(setup: Setup, record: dict[str, Any], spec: str) -> dict[str, str]:
-    best, leakage = attacker(record), record["leakage_nats"]
+    best, leakage, known = attacker(record), record["leakage_nats"], record.get("retrained_accuracy")
     return {
         "setup": setup.name,
         "seed": str(record["config"]["seed"]),
+        "seeds": str(len(setup.records)),
         "accuracy %": percent(interval(record["accuracy"])),
+        "retrained %": percent(interval(known)) if known else "–",
         "MSE": format(interval(best["mse"]), spec),
         "SSIM": f"{best['ssim']['mean']:.3f}",
         "leakage (nats)": "–" if leakage is None else f"{leakage:.0f}",

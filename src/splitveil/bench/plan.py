@@ -16,6 +16,7 @@ import torch
 
 from .. import config
 from ..errors import UserError
+from ..tail import RECIPE
 from . import _timing, shapes, twins
 from ._check import named
 from .cell import finished
@@ -182,7 +183,7 @@ def _group(cells: Sequence[Cell], cost: _timing.Cost, sizes: _Sizes, out: Path |
     for cell in left:
         parts = Parts.of(cell, sizes.of(cell.settings))
         if twins.twin(cell) not in there and not (out and twins.trained(cell, out / "cells")):
-            training += training_seconds(cell.settings, parts, cost)
+            training += training_seconds(cell.settings, parts, cost) + retraining_seconds(cell.settings, parts, cost)
         there.add(cell.id)
         attacks += sum(
             _timing.attack_seconds(spec, cost.attacks[label], parts.attacker, parts.attacked)
@@ -209,6 +210,12 @@ def training_seconds(settings: config.TrainConfig, parts: Parts, cost: _timing.C
     steps = math.ceil(parts.train / settings.batch_size)
     epoch = steps * cost.step + parts.validation * cost.look + parts.train * cost.refit
     return settings.epochs * epoch + parts.size.test * cost.look
+
+
+def retraining_seconds(settings: config.TrainConfig, parts: Parts, cost: _timing.Cost) -> float:
+    """Steps of the retraining of the tail, as if they went back through the encoder too, and its test."""
+    steps = math.ceil(parts.train / settings.batch_size)
+    return RECIPE["epochs"] * steps * cost.step + parts.size.test * cost.look
 
 
 class _Sizes:

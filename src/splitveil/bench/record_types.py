@@ -58,6 +58,7 @@ class Timings(TypedDict):
     """Seconds."""
 
     train: Number
+    tail: NotRequired[Number]
     attacks: dict[str, Number]
     total: Number
 
@@ -84,7 +85,8 @@ class Commit(TypedDict):
 
 class Record(TypedDict):
     """``record.json``. ``images_digest`` names the attacked images, ``test_digest`` those of the accuracy: cells
-    that share them may be compared in pairs. ``trained_as``: the cell whose network, trained once, this one has too."""
+    that share them may be compared in pairs. ``retrained_accuracy``: of a tail trained anew on the frozen wire, which
+    earlier versions did not measure. ``trained_as``: the cell whose network, trained once, this one has too."""
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
     schema: Literal[1]
@@ -97,6 +99,7 @@ class Record(TypedDict):
     attacker_size: Count | None
     attacked: Count | None
     accuracy: Interval
+    retrained_accuracy: NotRequired[Interval | None]
     epoch: Count
     leakage_nats: Number | None
     wire: Wire

@@ -81,9 +81,11 @@ def build(
         "attacker_size": cell.attacker_size,
         "attacked": cell.attacked,
         **{key: summary[key] for key in ("accuracy", "epoch", "leakage_nats", "wire", "parameters")},
+        "retrained_accuracy": summary.get("retrained_accuracy"),
         **{key: summary[key] for key in ("trained_as",) if key in summary},
         "timings": {
             "train": summary["seconds"],
+            "tail": summary.get("retraining", {}).get("seconds", 0.0),
             "attacks": {label: attack["seconds"] for label, attack in found.items()},
             "total": time.time() - started,
         },
@@ -282,6 +284,7 @@ def write_database(path: str | Path, records: Sequence[dict[str, Any]]) -> None:
             *(record["config"].get(key) for key in ("seed", "epochs")),
             record["protocol"],
             *_flat(record["accuracy"]),
+            *(_flat(known) if (known := record.get("retrained_accuracy")) else (None, None, None)),
             *_flat(attacker(record)["mse"]),
             *(record[key] for key in ("leakage_nats", "epoch", "finished")),
             json.dumps(record),
@@ -297,14 +300,15 @@ def write_database(path: str | Path, records: Sequence[dict[str, Any]]) -> None:
     with atomic_write(path) as temporary, closing(sqlite3.connect(temporary)) as database, database:
         database.execute(
             "CREATE TABLE cells (id TEXT PRIMARY KEY, grid TEXT, data TEXT, arch TEXT, defense TEXT, seed INTEGER, "
-            "epochs INTEGER, protocol TEXT, accuracy REAL, accuracy_lo REAL, accuracy_hi REAL, best_mse REAL, "
+            "epochs INTEGER, protocol TEXT, accuracy REAL, accuracy_lo REAL, accuracy_hi REAL, "
+            "retrained_accuracy REAL, retrained_accuracy_lo REAL, retrained_accuracy_hi REAL, best_mse REAL, "
             "best_mse_lo REAL, best_mse_hi REAL, leakage_nats REAL, epoch INTEGER, finished TEXT, record TEXT)"
         )
         database.execute(
             f"CREATE TABLE attacks (cell TEXT REFERENCES cells (id), attack TEXT, {columns}, seconds REAL, "
             "PRIMARY KEY (cell, attack))"
         )
-        database.executemany(f"INSERT INTO cells VALUES ({', '.join('?' * 18)})", cells)
+        database.executemany(f"INSERT INTO cells VALUES ({', '.join('?' * 21)})", cells)
         database.executemany(f"INSERT INTO attacks VALUES ({', '.join('?' * (3 + 3 * len(METRICS)))})", attacks)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PROTOCOLS = ("train_time", "inference_time")
 """Under these a training sees the same images; under ``auxiliary`` the attacker takes some away."""
 TRAINING = ("model.safetensors", "metrics.jsonl", "test.csv")
+RETRAINED = "test_retrained.csv"
 SUMMARY, CONFIG = "summary.json", "config.yaml"
 
 
@@ -59,9 +60,9 @@ def adopt(cell: Cell, places: Places) -> bool:
         return False
     source = places.run(other)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in TRAINING:
-        shutil.copyfile(source / name, folder / name)
     summary = reading.read_json(source / SUMMARY, reading.RUN, "train the cell again")
+    for name in (*TRAINING, *([RETRAINED] if "retrained_accuracy" in summary else [])):
+        shutil.copyfile(source / name, folder / name)
     write_json(folder / SUMMARY, summary | {"trained_as": other})
     values = config.load(source / CONFIG) | {"protocol": cell.settings.protocol}
     version = summary["environment"]["splitveil"]

@@ -192,38 +192,42 @@ def _table(grid: Grid, out: Path, state: State) -> Table:
     heading = escape(f"{grid.name}: {out}")
     table = _empty(heading, names, ["seconds"])
     for cell in grid.cells:
-        accuracy, error, seconds = _figures(state.done.get(cell.id))
-        table.add_row(cell.id, *(escape(str(cell.axes.get(name, ""))) for name in names), accuracy, error, seconds)
+        figures = _figures(state.done.get(cell.id))
+        table.add_row(cell.id, *(escape(str(cell.axes.get(name, ""))) for name in names), *figures)
     if out_console.measure(table, options=out_console.options.update(max_width=10_000)).maximum <= out_console.width:
         return table
     table = _empty(heading, ["axes"], [])
     for cell in grid.cells:
-        accuracy, error, _ = _figures(state.done.get(cell.id))
-        table.add_row(cell.id, escape(title(cell)), accuracy, error)
+        *figures, _ = _figures(state.done.get(cell.id))
+        table.add_row(cell.id, escape(title(cell)), *figures)
     return table
 
 
 def _empty(heading: str, axes: list[str], more: list[str]) -> Table:
     # What is cut off or broken cannot be copied or read: only axes are folded.
     about = [Column(escape(name), overflow="fold") for name in axes]
-    whole = [Column(name, no_wrap=True) for name in ("cell", "accuracy %", "MSE", *more)]
+    whole = [Column(name, no_wrap=True) for name in ("cell", "accuracy %", "retrained %", "MSE", *more)]
     columns = (whole[0], *about, *whole[1:])
     return Table(*columns, title=heading, **LOOK)
 
 
-def _figures(record: dict[str, Any] | None) -> tuple[str, str, str]:
-    """Accuracy, the best attacker's error and seconds of a cell, in as many digits as one reads."""
+def _figures(record: dict[str, Any] | None) -> tuple[str, str, str, str]:
+    """Both accuracies, the best attacker's error and seconds of a cell, in as many digits as one reads."""
     from ..bench.records import attacker
 
     if record is None:
-        return "[red]failed[/red]", "", ""
+        return "[red]failed[/red]", "", "", ""
 
     def shown(value: dict[str, Any], scale: int, digits: str) -> str:
         mean, low, high = (format(scale * number, digits) for number in (value["mean"], *value["ci95"]))
         return escape(f"{mean} [{low}, {high}]")
 
-    seconds = record["timings"]["train"] + sum(record["timings"]["attacks"].values())
-    return shown(record["accuracy"], 100, ".1f"), shown(attacker(record)["mse"], 1, ".3g"), f"{seconds:.0f}"
+    seconds = (
+        record["timings"]["train"] + record["timings"].get("tail", 0.0) + sum(record["timings"]["attacks"].values())
+    )
+    known = record.get("retrained_accuracy")
+    retrained = f"{100 * known['mean']:.1f}" if known else ""
+    return shown(record["accuracy"], 100, ".1f"), retrained, shown(attacker(record)["mse"], 1, ".3g"), f"{seconds:.0f}"
 
 
 def _show_failed(out: Path, state: State) -> None:

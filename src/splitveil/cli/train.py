@@ -1,4 +1,4 @@
-"""`splitveil demo` and `splitveil train`."""
+"""`splitveil demo`, `splitveil train` and `splitveil tail`."""
 
 from __future__ import annotations
 
@@ -81,6 +81,35 @@ def train(
     table.add_row("seconds", f"{summary['seconds']:.0f}")
     out_console.print(table)
     say(f"attack it: {shlex.join(['splitveil', 'attack', str(out), '--attack', 'decoder'])}")
+
+
+@app.command
+def tail(run: Path, *, root: Path | None = None) -> None:
+    """Train the tail of a finished run anew on its frozen wire, and add the accuracy to RUN/summary.json.
+
+    The accuracy as trained also says how far the training came; this one what the wire allows, by one short recipe for
+    all defenses. The weights of the run stay as they are.
+
+    Parameters
+    ----------
+    run
+        Run folder that `splitveil train` made.
+    root
+        Folder of the images, where they have moved since the training.
+    """
+    from .. import runs
+    from ..tail import RECIPE, retrain
+
+    opened = runs.Run.open(run)
+    images = runs.load_images(opened.settings.model_copy(update={"root": root}) if root else opened.settings)
+    with bars.bars() as bar:
+        summary = retrain(opened, images, progress=bars.training(bar, "retraining the tail", RECIPE["epochs"]))
+    known = summary["accuracy"]  # an imported checkpoint has none where its images were not at hand
+    table = Table("", "value", title=escape(str(run)))
+    table.add_row("test accuracy, as trained", interval(known, percent=True) if known else "not measured")
+    table.add_row("test accuracy, tail retrained", interval(summary["retrained_accuracy"], percent=True))
+    table.add_row("seconds", f"{summary['retraining']['seconds']:.0f}")
+    out_console.print(table)
 
 
 def _over(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def _cells(number: int, arena: Arena) -> list[dict[str, Any]]:
 def _cell(setup: Setup, record: dict[str, Any], spec: str) -> dict[str, Any]:
     best = {name: interval(attacker(record)[name]) for name in METRICS}
     accuracy, timings = interval(record["accuracy"]), record["timings"]
+    known = interval(record["retrained_accuracy"]) if record.get("retrained_accuracy") else None
     return {
         "id": record["id"],
         "name": setup.name,
@@ -80,7 +81,9 @@ def _cell(setup: Setup, record: dict[str, Any], spec: str) -> dict[str, Any]:
         "cem": setup.cem,
         "sigma": setup.sigma,
         "seed": record["config"]["seed"],
+        "seeds": len(setup.records),
         "accuracy": _triple(points(accuracy)),
+        "retrained": _triple(points(known)) if known else None,
         "mse": _triple(best["mse"]),
         "ssim": _short(best["ssim"].mean),
         "psnr": _short(best["psnr"].mean),
@@ -89,9 +92,10 @@ def _cell(setup: Setup, record: dict[str, Any], spec: str) -> dict[str, Any]:
         "strongest": strongest(record),
         "attacks": {label: str(interval(attack["mse"])) for label, attack in record["attacks"].items()},
         "flags": [f"{label}: {flag}" for label, attack in record["attacks"].items() for flag in attack["flags"]],
-        "minutes": (timings["train"] + sum(timings["attacks"].values())) / 60,
+        "minutes": (timings["train"] + timings.get("tail", 0.0) + sum(timings["attacks"].values())) / 60,
         "text": {
             "accuracy": percent(accuracy),
+            "retrained": percent(known) if known else "–",
             "mse": format(best["mse"], spec),
             "ssim": str(best["ssim"]),
             "psnr": str(best["psnr"]),

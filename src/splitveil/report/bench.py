@@ -244,6 +244,7 @@ def _settings(bench: Bench) -> dict[str, str]:
     commits = [f"{g['commit'][:10]}{' (changed)' if g['dirty'] else ''}" if (g := r["git"]) else "none" for r in found]
     training = sum(record["timings"]["train"] for record in found if "trained_as" not in record)
     attacks = sum(sum(record["timings"]["attacks"].values()) for record in found)
+    tails = sum(record["timings"].get("tail", 0.0) for record in found if "trained_as" not in record)
     named = list(dict.fromkeys(json.dumps(a["attack"]) for r in found for a in r["attacks"].values()))
     return {
         "Machine": _counted(machines),
@@ -258,7 +259,8 @@ def _settings(bench: Bench) -> dict[str, str]:
         "Attacker’s images": _counted([record["attacker_size"] or "all that the protocol gives" for record in found]),
         "Attacked images": _counted([record["attacked"] or "all that the protocol gives" for record in found]),
         "Attacks": "; ".join(_attack_text(text) for text in named),
-        "Hours": f"{training / 3600:.1f} of training, {attacks / 3600:.1f} of attacks, summed over the cells",
+        "Hours": f"{training / 3600:.1f} of training, {tails / 3600:.1f} of retraining tails, {attacks / 3600:.1f} of "
+        "attacks, summed over the cells",
         "Rows of the published table": _counted([method(record["config"]) or "none" for record in found]),
         "Report": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -54,7 +54,8 @@ function choose(place, look = false) {
 
 function panel(cell) {
   const fact = (name, value) => make("div", {}, make("dt", {}, name), make("dd", {}, value));
-  const facts = make("dl", { class: "facts" }, fact("accuracy", `${cell.text.accuracy} %`), fact("best attacker’s MSE", cell.text.mse),
+  const facts = make("dl", { class: "facts" }, fact("accuracy", `${cell.text.accuracy} %`),
+    cell.retrained ? fact("accuracy, tail retrained", `${cell.text.retrained} %`) : null, fact("best attacker’s MSE", cell.text.mse),
     fact("SSIM", cell.text.ssim), fact("PSNR", `${cell.text.psnr} dB`),
     ...Object.entries(cell.attacks).map(([label, error]) => fact(`MSE of ${label}`, error)),
     cell.leakage === null ? null : fact("leakage estimate", `${cell.leakage.toFixed(0)} nats`),
@@ -99,8 +100,10 @@ function tables() {
     { title: "Configuration", value: (c) => c.name, show: (c) => `${c.front ? "■ " : ""}${c.name}` },
     ...where,
     { title: "Seed", value: (c) => c.seed },
+    { title: "Seeds", value: (c) => c.seeds },
     { title: "Accuracy, %", value: (c) => c.accuracy[0], show: interval("accuracy"), down: true },
-    { title: "Worst-case MSE", value: (c) => c.mse[0], show: interval("mse"), down: true },
+    { title: "Tail retrained, %", value: (c) => c.retrained?.[0] ?? null, show: interval("retrained"), down: true },
+    { title: "Best attacker’s MSE", value: (c) => c.mse[0], show: interval("mse"), down: true },
     { title: "SSIM", value: (c) => c.ssim, show: (c) => c.ssim.toFixed(3) },
     { title: "PSNR, dB", value: (c) => c.psnr, show: (c) => c.psnr.toFixed(2), extra: true },
     { title: "Strongest", value: (c) => c.strongest, text: true },
@@ -116,7 +119,7 @@ function tables() {
     { title: "CEM", value: (g) => g.cem, text: true },
     ...gainWhere,
     { title: "Seeds", value: (g) => g.seeds },
-    { title: "Worst-case MSE", value: (g) => g.before, show: (g) => g.text.errors },
+    { title: "Best attacker’s MSE", value: (g) => g.before, show: (g) => g.text.errors },
     { title: "Difference", value: (g) => g.mse[0], show: interval("mse"), down: true },
     { title: "in %", value: (g) => g.relative, show: (g) => g.text.relative, down: true },
     { title: "Accuracy, %", value: (g) => g.share, show: (g) => g.text.shares },
