@@ -70,7 +70,8 @@ def retrained(
     copied.tail.train().requires_grad_(True)
     images, rng = images.to(device), stream(device, seed, TAIL)
     plans = [batches(len(images), RECIPE["batch_size"], rng) for _ in range(RECIPE["epochs"])]
-    optimizer = torch.optim.Adam(copied.tail.parameters(), lr=RECIPE["lr"])
+    fused = device.type == "cuda" or None
+    optimizer = torch.optim.Adam(copied.tail.parameters(), lr=RECIPE["lr"], fused=fused)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, RECIPE["lr"], total_steps=sum(map(len, plans)))
     with torch.random.fork_rng():  # dropout layers draw from torch's global generators
         seed_layers(stream("cpu", seed, TAIL))
