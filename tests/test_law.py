@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import toy
-from splitveil.attacks._sight import Sight
+from splitveil.attacks._sight import RIDGES, Sight
 from splitveil.attacks._white_box import WhiteBox
 from splitveil.attacks.base import Victim
 from splitveil.attacks.decoder import DecoderAttack
@@ -161,6 +163,32 @@ def test_what_is_expected_of_hidden_entries_is_the_conditional_mean():
         )
     ours = float((full.flatten(1) - clean).square().mean())
     assert ours < 1.05 * float(torch.stack(errors).mean())
+
+
+class Curved(torch.nn.Module):
+    """Features that no linear model of the image explains to the end."""
+
+    def __init__(self, linear: torch.nn.Module):
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x):
+        z = self.linear(x)
+        return z + 0.15 * torch.sin(300 * z)
+
+
+def test_few_images_do_not_pass_for_many():
+    """A covariance explains the images that it was made from, if they are few, without any ridge."""
+    model, _ = defended("dropout:0.5")
+    model.encoder = Curved(model.encoder)
+    attack, victim, attacked = LinearAttack(looks=4), Victim(model, ALL), toy.pixels(toy.images(300, 9))
+    attack.fit(victim, toy.images(60, 1), toy.rng())
+    wire, truth = victim.query(attacked, toy.rng(5)), attacked.flatten(1)
+    sight = attack._sight
+    assert sight is not None
+    errors = {ridge: replace(sight, ridge=ridge)._squared_error(wire, truth) for ridge in RIDGES}
+    assert errors[sight.ridge] < 1.05 * min(errors.values()) < 0.85 * errors[RIDGES[0]]
+    assert sight.error == pytest.approx(errors[sight.ridge], rel=0.2)
 
 
 def test_a_wire_that_hides_nothing_is_seen_as_it_is():

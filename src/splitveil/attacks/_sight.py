@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,8 +18,10 @@ MOST_ENTRIES = 8192
 """Width of the wire up to which missing entries are imputed: their covariance has the square of it."""
 ROUNDS, EXACT = 16, 100
 """Rounds of conjugate gradients for a decoder's input, which need not be exact, and for an answer."""
-SMALL = 1e-2
-"""Ridge of a decoder's input, in units of the mean variance of the wire."""
+RIDGES = (1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
+"""Among which one is chosen, in units of the mean variance of the wire."""
+JUDGED = 256
+"""Images on which it is chosen, at most."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Sight:
         covariance, cross: of the wire, (m, m), and between wire and images, (m, d); None: the entries are hidden by
             rule and not at random, or the wire is too wide.
         variance: of the noise on visible entries, 0 or (m,).
+        ridge: with the least error on held-out images: few images make a covariance that explains only themselves.
+        error: of `images` on these held-out images, before they were learned from too.
     """
 
     victim: Victim
@@ -39,10 +44,18 @@ class Sight:
     covariance: Tensor | None
     cross: Tensor | None
     variance: Tensor
+    ridge: float = RIDGES[0]
+    error: float = math.inf
 
     @classmethod
-    def learn(cls, victim: Victim, seen: Observations, rng: torch.Generator) -> Sight | None:
-        """Learn from the attacker's own images, each sent `LOOKS` times; None where the law hides nothing."""
+    def learn(
+        cls, victim: Victim, seen: Observations, rng: torch.Generator, judges: Tensor | None = None
+    ) -> Sight | None:
+        """Learn from the attacker's own images, each sent `LOOKS` times; None where the law hides nothing.
+
+        Args:
+            judges: rows of the images that choose the ridge; None: a fifth of them.
+        """
         first = torch.zeros(1, dtype=torch.long, device=victim.device)
         law = victim.law(seen.wire(first, torch.Generator(victim.device).manual_seed(0)))
         if law.visible is None:
@@ -51,44 +64,54 @@ class Sight:
         together = [_together(victim, seen, index, rng) for index in parts]
         known, counts = (torch.cat(each).flatten(1) for each in zip(*together, strict=True))
         x = torch.cat([seen.images(index).flatten(1) for index in parts])
-        there = counts > 0
-        mean, pixels = (known * there).sum(0) / there.sum(0).clamp(min=1), x.mean(0)
         variance = torch.as_tensor(0.0 if law.variance is None else law.variance, device=known.device).flatten()
-        if float(there.float().mean()) < COMPLETE or known.shape[1] > MOST_ENTRIES:
-            return cls(victim, mean, pixels, None, None, variance)
-        centered = torch.where(there, known - mean, 0)
-        covariance, cross = centered.T @ centered / len(x), centered.T @ (x - pixels) / len(x)
-        return cls(victim, mean, pixels, covariance, cross, variance)
+        if float((counts > 0).float().mean()) < COMPLETE or known.shape[1] > MOST_ENTRIES:
+            return cls(victim, *_means(known, counts, x), None, None, variance)
+        if judges is None:
+            judges = torch.randperm(len(x), generator=rng, device=rng.device)[: len(x) // 5]
+        others = torch.ones(len(x), dtype=torch.bool, device=x.device).index_fill(0, judges, False)
+        of_others = cls(victim, *_moments(known[others], counts[others], x[others]), variance)
+        ridge, error = of_others._judge(seen.wire(judges, rng), x[judges])
+        return cls(victim, *_moments(known, counts, x), variance, ridge, error)
+
+    def _judge(self, wire: Tensor, x: Tensor) -> tuple[float, float]:
+        """The ridge that is best for some of these pairs of wire and image, and its error on all."""
+        some = wire[:JUDGED], x[:JUDGED]
+        ridge = min(RIDGES, key=lambda ridge: replace(self, ridge=ridge)._squared_error(*some))
+        return ridge, replace(self, ridge=ridge)._squared_error(wire, x)
+
+    def _squared_error(self, wire: Tensor, x: Tensor) -> float:
+        parts = zip(wire.split(BATCH), x.split(BATCH), strict=True)
+        total = sum(float((self.images(part).clamp(0, 1) - truth).square().sum()) for part, truth in parts)
+        return total / max(1, x.numel())
 
     def visible(self, wire: Tensor) -> Tensor:
         """Which entries of a wire (B, ...) can be seen: bool (B, m)."""
         visible = self.victim.law(wire).visible
         return torch.ones_like(wire, dtype=torch.bool).flatten(1) if visible is None else visible.flatten(1)
 
-    def explained(self, wire: Tensor, ridge: float, rounds: int = ROUNDS) -> Tensor:
+    def explained(self, wire: Tensor, rounds: int = ROUNDS) -> Tensor:
         """u = M (M (C + V + r I) M)⁻¹ M (wire − μ), (B, m), where M keeps the visible entries.
 
-        C u is then what is expected of the wire, and C_xz u of the image, beyond their means.
-
-        Args:
-            ridge: r, in units of the mean variance of the wire.
+        C u is then what is expected of the wire, and C_xz u of the image, beyond their means; r is the ridge times the
+        mean variance of the wire.
         """
         assert self.covariance is not None
         there = self.visible(wire)
         target = torch.where(there, wire.flatten(1) - self.mean, 0)
-        diagonal = self.variance + ridge * self.covariance.diagonal().mean()
+        diagonal = self.variance + self.ridge * self.covariance.diagonal().mean()
         return _solved(self.covariance, diagonal, there, target, rounds)
 
-    def images(self, wire: Tensor, ridge: float) -> Tensor:
+    def images(self, wire: Tensor) -> Tensor:
         """What is expected of the image, (B, d): the MMSE estimate for jointly Gaussian image and wire."""
         assert self.cross is not None
-        return self.pixels + self.explained(wire, ridge, EXACT) @ self.cross
+        return self.pixels + self.explained(wire, EXACT) @ self.cross
 
     def __call__(self, wire: Tensor) -> Tensor:
         """The wire (B, C, ...) with what is expected of its hidden entries, and which are visible: (B, 2 C, ...)."""
         there, full = self.visible(wire), wire.flatten(1)
         if self.covariance is not None:
-            full = torch.where(there, full, self.mean + self.explained(wire, SMALL) @ self.covariance)
+            full = torch.where(there, full, self.mean + self.explained(wire) @ self.covariance)
         return torch.cat([full.view_as(wire), there.view_as(wire).to(wire.dtype)], -1 if wire.dim() == 3 else 1)
 
 
@@ -105,6 +128,19 @@ class Sighted:
     def wire(self, index: Tensor, rng: torch.Generator) -> Tensor:
         """As `Sight` shows it."""
         return self._sight(self._seen.wire(index, rng))
+
+
+def _means(known: Tensor, counts: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the wire's entries (N, m) where they were seen, and of the images (N, d)."""
+    there = counts > 0
+    return (known * there).sum(0) / there.sum(0).clamp(min=1), x.mean(0)
+
+
+def _moments(known: Tensor, counts: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Both means, the covariance of the wire, and the one between wire and images."""
+    mean, pixels = _means(known, counts, x)
+    centered = torch.where(counts > 0, known - mean, 0)
+    return mean, pixels, centered.T @ centered / len(x), centered.T @ (x - pixels) / len(x)
 
 
 def _together(victim: Victim, seen: Observations, index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:

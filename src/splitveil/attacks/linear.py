@@ -18,7 +18,6 @@ from ._ridge import Ridge, Rows
 from ._sight import Sight
 from .base import BATCH, Attack, Victim
 
-HIDDEN_RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 RIDGES = tuple(10.0**k for k in range(-6, 5))
 
 
@@ -54,30 +53,17 @@ class LinearAttack(Attack):
         judge, train = order[:held], order[held:]
         z, x = self._pairs(seen, order[:1], rng)
         self.shape = seen.images(order[:1]).shape[1:]
-        wire = seen.wire(order[:1], torch.Generator(rng.device).manual_seed(0)).shape[1:]
         rows = len(order) * self.looks
         dual = rows <= z.shape[1]
         _check_memory(rows, z.shape[1], x.shape[1], dual)
         with work.share(0.3):
             known = self._gather(work, "looks", seen, train, rng, Rows(dual))
-        z, x = self._pairs(seen, judge, rng)
         with work.share(0.5):
-            ridge = _choose(work, Ridge(known), z, x, rng)
+            ridge, error = _choose(work, Ridge(known), *self._pairs(seen, judge, rng), rng)
         known = self._gather(work, "looks at the others", seen, judge, rng, known)
         self.weights, self.constant = (part.float() for part in Ridge(known).weights(ridge))
-        self._look_past_the_hidden(Sight.learn(victim, seen, rng), z.view(held, *wire), x)
-
-    @torch.no_grad()
-    def _look_past_the_hidden(self, sight: Sight | None, wire: Tensor, x: Tensor) -> None:
-        """Answer through the Gaussian model of the visible entries where it is better on the judges."""
-        self._sight: Sight | None = None
-        if sight is None or sight.cross is None:
-            return
-        best = float((self._answer(wire) - x).square().mean())
-        for ridge in HIDDEN_RIDGES:
-            error = float((sight.images(wire, ridge).clamp(0, 1) - x).square().mean())
-            if error < best:
-                best, self._sight, self._ridge = error, sight, ridge
+        sight = Sight.learn(victim, seen, rng, judge)
+        self._sight = sight if sight and sight.error < error else None
 
     def _pairs(self, seen, index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         return seen.wire(index, rng).flatten(1), seen.images(index).flatten(1)
@@ -97,11 +83,12 @@ class LinearAttack(Attack):
 
     def _answer(self, wire: Tensor) -> Tensor:
         if self._sight:
-            return self._sight.images(wire, self._ridge)
+            return self._sight.images(wire)
         return wire.flatten(1) @ self.weights + self.constant
 
 
-def _choose(work: Work, fitted: Ridge, z: Tensor, x: Tensor, rng: torch.Generator) -> float:
+def _choose(work: Work, fitted: Ridge, z: Tensor, x: Tensor, rng: torch.Generator) -> tuple[float, float]:
+    """The ridge with the lowest error on the pairs z, x, and that error."""
     projected, state = fitted.project(z), {"errors": []}
     # Those in the middle first, as a budget may end the search.
     ridges = sorted(RIDGES, key=lambda ridge: abs(math.log(ridge)))
@@ -109,7 +96,8 @@ def _choose(work: Work, fitted: Ridge, z: Tensor, x: Tensor, rng: torch.Generato
     for i in loop:
         state["errors"].append(float((fitted.predict(projected, ridges[i]).clamp(0, 1) - x).square().mean()))
         loop.error = min(state["errors"])
-    return ridges[state["errors"].index(min(state["errors"]))]
+    least = min(state["errors"])
+    return ridges[state["errors"].index(least)], least
 
 
 def _check_memory(rows: int, columns: int, pixels: int, dual: bool) -> None:
