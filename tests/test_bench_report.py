@@ -155,7 +155,7 @@ def test_what_is_said_first(made):
 
 def test_sections_come_in_the_agreed_order(made):
     ids = [attributes["id"] for tag, attributes in made.page.tags if tag == "section"]
-    assert ids == ["tradeoff", "gain", "paper", "curves", "pictures", "leakage", "cells", "failed", "how"]
+    assert ids == ["tradeoff", "gain", "equal", "paper", "curves", "pictures", "leakage", "cells", "failed", "how"]
 
 
 def test_what_failed_is_shown_with_the_end_of_its_log(made):

@@ -78,6 +78,18 @@ def arenas(records: Sequence[dict[str, Any]]) -> list[Arena]:
     return [_arena(name, group) for name, group in zip(_arena_names(groups), groups.values(), strict=True)]
 
 
+def noise_alone(arena: Arena) -> dict[str, dict[float, Setup]]:
+    """Noise alone by its strength, rising, for each combination of all other settings that vary.
+
+    Of each strength the first setup is taken: a CEM of weight 0 changes nothing.
+    """
+    found: dict[str, dict[float, Setup]] = defaultdict(dict)
+    for setup in sorted(arena.setups, key=lambda one: one.sigma):
+        if setup.family == NOISE and not setup.cem:
+            found[setup.stack.partition(" · ")[2]].setdefault(setup.sigma, setup)
+    return dict(found)
+
+
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     """Places of the points that no other one reaches in both coordinates and passes in one; by the first coordinate.
 

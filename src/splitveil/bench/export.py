@@ -131,8 +131,13 @@ def cells_table(arenas: Sequence[Arena]) -> Table:
     return Table("cells", caption, rows, shown)
 
 
-def gains_table(found: Sequence[tuple[Arena, Gain]]) -> Table:
-    """One row for each setup that has a partner without CEM."""
+def gains_table(found: Sequence[tuple[Arena, Gain]], equal: Mapping[int, str] | None = None) -> Table:
+    """One row for each setup that has a partner without CEM.
+
+    Args:
+        equal: by the ``id`` of a setup with CEM, its error against that of noise alone at equal accuracy, as text.
+    """
+    equal = equal or {}
     rows, shown = [], []
     spec = decimals(gain.mse for _, gain in found)
     for arena, gain in found:
@@ -159,6 +164,7 @@ def gains_table(found: Sequence[tuple[Arena, Gain]]) -> Table:
                 "seeds": str(len(gain.seeds)),
                 "MSE": f"{before:.4g} → {after:.4g}",
                 "difference (MSE)": signed(gain.mse, spec),
+                "MSE against noise, equal accuracy": equal.get(id(gain.setup), "–"),
                 "accuracy %": f"{100 * gain.accuracy_means[0]:.1f} → {100 * gain.accuracy_means[1]:.1f}",
                 "difference (points)": signed(points(gain.accuracy), ".1f"),
             }

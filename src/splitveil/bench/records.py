@@ -163,13 +163,16 @@ def per_image(folder: str | Path, label: str) -> dict[str, np.ndarray]:
     return {name: table[name] for name in METRICS}
 
 
-def answers(folder: str | Path) -> np.ndarray:
+def answers(folder: str | Path, name: str = "test.csv") -> np.ndarray:
     """Which test images the network answered right, bool (N,), in the order of the images.
+
+    Args:
+        name: the file of the answers; `tail.ANSWERS` for those of the retrained tail.
 
     Raises:
         UserError: the file is missing, empty or damaged.
     """
-    table = reading.read_columns(Path(folder) / "test.csv", {"label", "predicted"}, AGAIN)
+    table = reading.read_columns(Path(folder) / name, {"label", "predicted"}, AGAIN)
     return table["label"] == table["predicted"]
 
 

@@ -7,27 +7,38 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..bench.analysis import Arena, Setup, interval, strongest
+from ..bench.equal import Equal
 from ..bench.export import decimals, percent, plus, points, signed
 from ..bench.gains import Gain
 from ..bench.records import METRICS, attacker
 from ..metrics import Interval
+from ._bench_equal import short
 from .plots import dodged, families, gain_rows, noise_lines
 
 CURVE_POINTS, ALL_POINTS = (30, 120), 30_000
 """Learning curves are thinned to between so many epochs, so that all together have about so many."""
 
 
-def page_data(arenas: Sequence[Arena], gains: Sequence[Sequence[Gain]], csv: dict[str, Any]) -> dict[str, Any]:
+def page_data(
+    arenas: Sequence[Arena],
+    gains: Sequence[Sequence[Gain]],
+    equal: Sequence[Sequence[Equal]],
+    csv: dict[str, Any],
+) -> dict[str, Any]:
     """Everything but the pictures.
 
     Args:
-        gains: one list for each arena.
+        gains, equal: one list for each arena.
         csv: the tables that the page offers to save.
     """
     return {
         "arenas": [_arena(arena, found) for arena, found in zip(arenas, gains, strict=True)],
         "cells": [cell for number, arena in enumerate(arenas) for cell in _cells(number, arena)],
-        "gains": [gain for number, found in enumerate(gains) for gain in _gains(number, found)],
+        "gains": [
+            gain
+            for number, (found, same) in enumerate(zip(gains, equal, strict=True))
+            for gain in _gains(number, found, same)
+        ],
         "csv": csv,
     }
 
@@ -115,8 +126,8 @@ def _curve(rows: Sequence[dict[str, Any]], length: int) -> dict[str, list[float]
     }
 
 
-def _gains(arena: int, gains: Sequence[Gain]) -> list[dict[str, Any]]:
-    rows = gain_rows(gains)
+def _gains(arena: int, gains: Sequence[Gain], equal: Sequence[Equal]) -> list[dict[str, Any]]:
+    rows, at_equal = gain_rows(gains), {id(row.setup): row for row in equal}
     heights, spec = dodged(rows), decimals(gain.mse for gain in gains)
     return [
         {
@@ -142,6 +153,7 @@ def _gains(arena: int, gains: Sequence[Gain]) -> list[dict[str, Any]]:
                 "errors": f"{gain.mse_means[0]:.4f} → {gain.mse_means[1]:.4f}",
                 "shares": f"{100 * gain.accuracy_means[0]:.1f} → {100 * gain.accuracy_means[1]:.1f}",
                 "relative": plus(f"{100 * gain.relative:.0f}"),
+                "equal": short(at_equal.get(id(gain.setup))),
                 "seeds": f"{len(gain.seeds)} seeds" if len(gain.seeds) > 1 else "one seed",
             },
         }

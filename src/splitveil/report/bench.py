@@ -13,23 +13,26 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from ..bench import export, records
 from ..bench.analysis import Arena, arenas
+from ..bench.equal import Equal, equals
 from ..bench.gains import Gain, gains
 from ..bench.paper import method
 from ..files import write_text
-from . import plots, strips, words
+from . import _bench_equal, plots, strips, words
 from ._bench_data import page_data
 from ._bench_paper import Line, for_page, lines, table
 
+T = TypeVar("T")
 LOG_LINES, LOG_BYTES, FAILURES = 20, 32 * 2**10, 50
 SCRIPTS = ("bench_parts.js", "bench_plots.js", "bench.js")
 SECTIONS = {
     "tradeoff": "Trade-off",
     "gain": "CEM’s gain",
+    "equal": "Equal accuracy",
     "paper": "Published table",
     "curves": "Learning curves",
     "pictures": "Pictures",
@@ -45,7 +48,7 @@ class Bench:
     """Everything that a bench folder says.
 
     Attributes:
-        gains, published: one list for each arena.
+        gains, equal, published: one list for each arena.
         failed: cells that were given up.
     """
 
@@ -54,6 +57,7 @@ class Bench:
     failed: Sequence[dict[str, Any]]
     arenas: Sequence[Arena]
     gains: Sequence[Sequence[Gain]]
+    equal: Sequence[Sequence[Equal]]
     published: Sequence[Sequence[Line]]
     grids: Sequence[dict[str, Any]]
 
@@ -72,6 +76,7 @@ class Bench:
             records.failures(folder),
             groups,
             [gains(folder, arena) for arena in groups],
+            [equals(folder, arena) for arena in groups],
             [lines(arena) for arena in groups],
             records.grids(folder),
         )
@@ -119,7 +124,9 @@ def page(bench: Bench, tables: Sequence[export.Table], drawn: dict[str, dict[str
         loader=PackageLoader("splitveil.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     csv = {t.stem: {"name": f"{t.stem}.csv", "text": t.csv()} for t in tables}
-    data = page_data(bench.arenas, bench.gains, {"cells": csv["cells"], "gains": csv["cem_gain"]}) | {"base": base}
+    data = page_data(bench.arenas, bench.gains, bench.equal, {"cells": csv["cells"], "gains": csv["cem_gain"]}) | {
+        "base": base
+    }
     shown = strips.gather(bench.folder, _by_need(bench))
     ours = "\n".join(files("splitveil.report").joinpath("templates", name).read_text("utf-8") for name in SCRIPTS)
     scripts = [get_plotlyjs().replace("</script", r"<\/script"), f'(() => {{\n"use strict";\n{ours}\n}})();']
@@ -139,6 +146,7 @@ def page(bench: Bench, tables: Sequence[export.Table], drawn: dict[str, dict[str
         accuracy_paired=all(gain.accuracy_paired for gain in bench.all_gains()),
         several_seeds=any(len(gain.seeds) > 1 for gain in bench.all_gains()),
         no_gain=_no_gain(bench),
+        equal=[_bench_equal.for_page(a, found) for a, found in zip(bench.arenas, bench.equal, strict=True) if found],
         papers=[for_page(a, found) for a, found in zip(bench.arenas, bench.published, strict=True) if found],
         pictures_note=_pictures_note(shown),
         leakage_words=" ".join(
@@ -153,9 +161,13 @@ def page(bench: Bench, tables: Sequence[export.Table], drawn: dict[str, dict[str
 
 
 def _tables(bench: Bench) -> list[export.Table]:
-    gained = [(arena, gain) for arena, found in zip(bench.arenas, bench.gains, strict=True) for gain in found]
-    published = [(arena, line) for arena, found in zip(bench.arenas, bench.published, strict=True) for line in found]
-    return [export.cells_table(bench.arenas), export.gains_table(gained), table(published)]
+    def each(groups: Sequence[Sequence[T]]) -> list[tuple[Arena, T]]:
+        return [(arena, one) for arena, found in zip(bench.arenas, groups, strict=True) for one in found]
+
+    at_equal = {id(row.setup): _bench_equal.short(row) for found in bench.equal for row in found}
+    gained = export.gains_table(each(bench.gains), at_equal)
+    equal = _bench_equal.table(each(bench.equal))
+    return [export.cells_table(bench.arenas), gained, equal, table(each(bench.published))]
 
 
 def _by_need(bench: Bench) -> list[dict[str, Any]]:
@@ -168,7 +180,8 @@ def _by_need(bench: Bench) -> list[dict[str, Any]]:
 
 def _leads(bench: Bench, several: bool) -> list[str]:
     texts = [words.front(arena, several) for arena in bench.arenas]
-    return [*texts, *filter(None, [words.cem(bench.all_gains())])]
+    at_equal = _bench_equal.words([row for found in bench.equal for row in found])
+    return [*texts, *filter(None, [words.cem(bench.all_gains()), at_equal])]
 
 
 def _eyebrow(bench: Bench) -> str:

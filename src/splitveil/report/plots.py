@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..bench.analysis import NOISE, Arena, Setup
+from ..bench.analysis import NOISE, Arena, Setup, noise_alone
 from ..bench.gains import Gain
 from ..bench.records import attacker
 from ..files import atomic_write
@@ -142,18 +142,11 @@ def _noise_line(axis: Any, arena: Arena) -> None:
 
 
 def noise_lines(arena: Arena) -> dict[str, list[Setup]]:
-    """Noise alone by its strength, where there are several: a line for each combination of all other settings.
-
-    Of each strength the first setup is taken: a CEM of weight 0 changes nothing.
-    """
-    found: dict[str, dict[float, Setup]] = {}
-    for setup in arena.setups:
-        if setup.family == NOISE and not setup.cem:
-            others = setup.stack.partition(" · ")[2]
-            found.setdefault(others, {}).setdefault(setup.sigma, setup)
+    """Noise alone by its strength, where there are several: a line for each combination of all other settings."""
+    found = noise_alone(arena)
     several = sum(len(line) > 1 for line in found.values()) > 1
     return {
-        f"more noise, no CEM · {others}" if several else "more noise, no CEM": [line[sigma] for sigma in sorted(line)]
+        f"more noise, no CEM · {others}" if several else "more noise, no CEM": list(line.values())
         for others, line in found.items()
         if len(line) > 1
     }

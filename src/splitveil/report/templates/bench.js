@@ -122,6 +122,7 @@ function tables() {
     { title: "Best attacker’s MSE", value: (g) => g.before, show: (g) => g.text.errors },
     { title: "Difference", value: (g) => g.mse[0], show: interval("mse"), down: true },
     { title: "in %", value: (g) => g.relative, show: (g) => g.text.relative, down: true },
+    { title: "Against noise at equal accuracy", value: (g) => g.text.equal, show: (g) => parted(g.text.equal) },
     { title: "Accuracy, %", value: (g) => g.share, show: (g) => g.text.shares },
     { title: "Difference, points", value: (g) => g.accuracy[0], show: interval("accuracy"), down: true },
   ], data.gains, { csv: data.csv.gains, size: 25, spoken: "What CEM changes" });

@@ -1,0 +1,130 @@
+"""The error of noise alone at a given accuracy, and how sure a difference to it is: against closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.interpolate import PchipInterpolator
+from scipy.optimize import isotonic_regression
+
+from splitveil.errors import UserError
+from splitveil.noise_curve import at_equal_accuracy, isotonic, on_curve
+
+SIGMAS = (0.025, 0.05, 0.1, 0.2, 0.4)
+
+
+def accuracy_of(sigma: np.ndarray) -> np.ndarray:
+    return 0.9 - 0.5 * sigma
+
+
+def log_mse_of(sigma: np.ndarray) -> np.ndarray:
+    return -4.5 + 0.8 * np.log(1 + sigma / 0.05)
+
+
+def simulated(
+    rng: np.random.Generator, seeds: int, *, sigma: float, change: float, spread: tuple[float, float] = (0.02, 0.1)
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Errors and answers of trainings: noise alone at each strength, and a defense as accurate as noise at ``sigma``.
+
+    Its log error is ``change`` above that of noise. Seeds vary accuracy and log error by ``spread``; images are hard
+    or easy for all alike.
+    """
+    places = np.array([*SIGMAS, sigma])
+    errors, hits = [], []
+    for _ in range(seeds):
+        log = log_mse_of(places) + spread[1] * rng.normal(size=len(places))
+        log[-1] += change
+        hard = rng.gamma(4, 0.25, size=60)
+        errors.append(np.exp(log)[:, None] * hard * rng.gamma(20, 0.05, size=(len(places), 60)))
+        share = accuracy_of(places) + spread[0] * rng.normal(size=len(places))
+        hits.append((rng.uniform(size=800) < share[:, None]).astype(float))  # an image is as hard for all
+    return errors, hits
+
+
+# The curve
+
+
+def test_isotonic_regression_is_scipys():
+    values = np.random.default_rng(0).normal(size=(40, 7)) + 0.3 * np.arange(7)
+    ours = isotonic(values.reshape(8, 5, 7)).reshape(40, 7)
+    assert np.allclose(ours, [isotonic_regression(row).x for row in values])
+
+
+def test_a_monotone_curve_is_read_as_pchip_reads_it():
+    places = np.array(SIGMAS)
+    between = np.exp(np.linspace(np.log(0.026), np.log(0.39), 50))
+    accuracy, log_mse = accuracy_of(places), log_mse_of(places)
+    wanted = PchipInterpolator(np.log(places), accuracy)(np.log(between))
+    found, inside = on_curve(SIGMAS, accuracy[None], log_mse[None], wanted)
+    assert inside.all()
+    assert found == pytest.approx(PchipInterpolator(np.log(places), log_mse)(np.log(between)), abs=2e-4)
+    exact = log_mse_of((0.9 - wanted) / 0.5)  # of the line that the points were taken from
+    assert found == pytest.approx(exact, abs=0.03)
+
+
+@pytest.mark.parametrize(("wanted", "end"), [(0.95, 0), (0.65, -1)])
+def test_nothing_is_extrapolated(wanted, end):
+    places = np.array(SIGMAS)
+    found, inside = on_curve(SIGMAS, accuracy_of(places), log_mse_of(places), np.array(wanted))
+    assert not inside
+    assert found == pytest.approx(log_mse_of(places)[end])
+
+
+def test_where_noise_costs_nothing_the_strongest_counts():
+    accuracy, log_mse = np.array([0.9, 0.9, 0.9, 0.8, 0.7]), np.arange(5.0)
+    for wanted in (0.9, 0.9 - 1e-9):
+        assert on_curve(SIGMAS, accuracy, log_mse, np.array(wanted))[0] == pytest.approx(2, abs=1e-3)
+
+
+# The difference
+
+
+def test_exact_trainings_give_the_exact_difference():
+    """No seed and no image varies: what is left is the error of the interpolation, which is none at its points."""
+    places = np.array([*SIGMAS, 0.2])
+    for change in (0.0, 0.3):
+        log = log_mse_of(places) + change * (np.arange(6) == 5)
+        errors = [np.exp(log)[:, None] * np.ones(10)] * 3
+        hits = [(np.arange(1000) < 1000 * accuracy_of(places)[:, None] - 0.5).astype(float)] * 3
+        (found,) = at_equal_accuracy(SIGMAS, errors, hits, shared=(True, True), resamples=200)
+        assert found.difference is not None
+        assert found.difference.mean == pytest.approx(change, abs=0.01)
+        assert found.reference == pytest.approx(np.exp(log_mse_of(np.array(0.2))), rel=0.01)
+
+
+@pytest.mark.parametrize(("seeds", "change"), [(3, 0.0), (5, 0.3)])
+def test_about_95_of_100_intervals_hold_the_true_difference(seeds, change):
+    rng, held, widths = np.random.default_rng(seeds), 0, []
+    for _ in range(200):
+        errors, hits = simulated(rng, seeds, sigma=0.14, change=change)
+        (found,) = at_equal_accuracy(SIGMAS, errors, hits, resamples=200)
+        assert found.difference is not None
+        held += found.difference.lo <= change <= found.difference.hi
+        widths.append(found.difference.hi - found.difference.lo)
+    assert 0.92 <= held / 200 <= 0.995
+    assert np.median(widths) < (1.4 if seeds == 3 else 0.7)
+
+
+def test_images_that_seeds_share_are_not_averaged_out():
+    errors, hits = simulated(np.random.default_rng(0), 5, sigma=0.14, change=0.0, spread=(0, 0))
+    errors, hits = [errors[0]] * 5, [hits[0]] * 5
+    own, shared = (at_equal_accuracy(SIGMAS, errors, hits, shared=(s, s))[0].difference for s in (False, True))
+    assert own is not None
+    assert shared is not None
+    assert shared.hi - shared.lo == pytest.approx(2 * (own.hi - own.lo), rel=0.15)  # four of five seeds are drawn
+
+
+def test_a_defense_outside_the_curve_gets_no_difference():
+    errors, hits = simulated(np.random.default_rng(0), 3, sigma=0.9, change=0.0)
+    (found,) = at_equal_accuracy(SIGMAS, errors, hits, resamples=100)
+    assert (found.difference, found.reference) == (None, None)
+    assert found.beyond > 0.9
+
+
+def test_what_is_no_curve_is_refused():
+    errors, hits = simulated(np.random.default_rng(0), 1, sigma=0.1, change=0.0)
+    for sigmas in (SIGMAS[:2], (0.1, 0.1, 0.2), (0.0, 0.1, 0.2)):
+        with pytest.raises(UserError, match="expected 3 or more, rising"):
+            at_equal_accuracy(sigmas, errors, hits)
+    with pytest.raises(UserError, match="expected the same of both"):
+        at_equal_accuracy(SIGMAS, errors, [hits[0][:4]])
