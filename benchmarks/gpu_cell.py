@@ -83,9 +83,9 @@ def _work(cell: Cell, folder: Path) -> dict[str, Any]:
         "training_seconds": round(summary["seconds"], 1),
     }
     if cell.tail:
-        from splitveil.tail import retrained
+        from splitveil.tail import retrain
 
-        record["retrained_accuracy"] = retrained(made, images)["accuracy"]
+        record["retrained_accuracy"] = retrain(made, images)["retrained_accuracy"]
     for protocol in cell.protocols:
         record[protocol] = _attacked(cell, made, images, protocol)
     return {"ran": sorted(record[cell.protocols[0]]["attacks"])} if cell.check else record

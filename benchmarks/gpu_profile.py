@@ -54,15 +54,16 @@ def kernel_milliseconds(step: Callable[[], object], count: int) -> float | None:
 
 
 def matrix_rate(device: torch.device) -> float:
-    """Floating-point operations per second of a bf16 matrix product."""
+    """Floating-point operations per second of a matrix product, in bf16 where the hardware has it."""
     n = 8192 if device.type == "cuda" else 512
-    a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
+    kind = torch.bfloat16 if precision("auto", device) == "bf16-mixed" else torch.float32
+    a, b = (torch.randn(n, n, device=device, dtype=kind) for _ in range(2))
     return 2 * n**3 / (milliseconds(lambda: a @ b, 10) / 1e3)
 
 
 def our_step(images: data.ImageSet, batch: int, *defense: str) -> Callable[[], object]:
     """A step of the training loop, augmentation and hooks included."""
-    settings = config.parse({"data": "cifar10", **NET, "recipe": "fast", "defense": defense, "batch_size": batch})
+    settings = config.parse({"data": images.name, **NET, "recipe": "fast", "defense": defense, "batch_size": batch})
     gpu = torch.cuda.is_available()
     chosen: Any = precision("auto", torch.device("cuda" if gpu else "cpu"))
     fabric = Fabric(accelerator="cuda" if gpu else "cpu", devices=1, precision=chosen)
@@ -94,9 +95,10 @@ class Plain:
         self.x = torch.rand(batch, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
         self.y = torch.randint(10, (batch,), device=device)
         self.device, self.forward = device, self.network
+        self.bf16 = precision("auto", device) == "bf16-mixed"
 
     def step(self) -> None:
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             loss = cross_entropy(self.forward(self.x).float(), self.y)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -126,10 +128,9 @@ class Noise(nn.Module):
         return z + 0.025 * torch.randn_like(z)
 
 
-def measure(root: Path, train_size: int | None, batches: tuple[int, ...], count: int) -> dict[str, Any]:
+def measure(images: data.ImageSet, batches: tuple[int, ...], count: int) -> dict[str, Any]:
     """Rows of step, batch, milliseconds, time in kernels, images per second and share of the matrix rate."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    images = data.load("cifar10", root=root, **({"train_size": train_size} if train_size else {}))
     rate, rows = matrix_rate(device), []
     for batch in batches:
         plain = Plain(device, batch)
@@ -156,10 +157,3 @@ def measure(root: Path, train_size: int | None, batches: tuple[int, ...], count:
             row |= {"images_per_second": round(1e3 * batch / wall)}
             rows.append(row | {"share_of_matrix_rate": round(work / (wall / 1e3) / rate, 4)})
     return {"matrix_teraflops": round(rate / 1e12, 1), "steps": rows}
-
-
-if __name__ == "__main__":
-    import json
-    import sys
-
-    print(json.dumps(measure(Path(sys.argv[1]), None, (128, 512, 1024), 20), indent=1))

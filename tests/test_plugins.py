@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from typing import Any
 
 import pytest
@@ -163,6 +164,11 @@ def test_defense_trains_and_comes_back(build, tmp_path, names):
     assert torch.equal(again.eval().encode(X, rng(7)), wire)
     assert torch.equal(again(X, rng(7)), model(X, rng(7)))
     assert again.defense.leakage() == leakage  # type: ignore[union-attr, operator]
+    elsewhere = build(*names).to("meta")  # a device that every machine has, as a GPU is one
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nothing is copied to it
+        runs.load_weights(elsewhere, tmp_path / "w.safetensors")
+    assert {value.device.type for value in elsewhere.state_dict().values() if torch.is_tensor(value)} == {"meta"}
 
 
 @pytest.mark.parametrize("names", stacks(), ids="+".join)

@@ -112,7 +112,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "batch_size": 512,
         "lr": 0.2,
         "nesterov": True,
-        "decay_biases": False,
+        "bias_lr": 8.0,
         "label_smoothing": 0.1,
         "warmup_epochs": 3.0,
         "schedule": "one-cycle",
@@ -167,8 +167,6 @@ class TrainConfig(BaseModel):
     """Nesterov's momentum."""
     weight_decay: ranges.Weight = 5e-4
     """Of SGD."""
-    decay_biases: bool = True
-    """Weight decay on biases and the scales of norms too."""
     bias_lr: float = Field(1.0, gt=0, le=1_000)
     """Factor on the learning rate of biases and the scales of norms."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)

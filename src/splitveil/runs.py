@@ -158,6 +158,7 @@ def load_weights(model: SplitModel, path: Path) -> None:
                 "it belongs to another network"
             )
     model.load_state_dict(tensors, strict=False)
+    model.to(cast(torch.Tensor, model.mean).device)  # buffers that only the file had came with it to the CPU
 
 
 def parameter_counts(model: SplitModel) -> dict[str, int]:

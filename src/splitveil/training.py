@@ -293,12 +293,10 @@ class Trainer:
 
 
 def _groups(trained: list[nn.Parameter], settings: config.TrainConfig) -> list[Any]:
-    """The parameters for SGD; matrices and the others apart where the recipe treats them differently."""
-    if settings.decay_biases and settings.bias_lr == 1:
+    """The parameters for SGD; matrices and the others apart where these have another learning rate."""
+    if settings.bias_lr == 1:
         return trained
     others = {"params": [p for p in trained if p.ndim < 2], "factor": settings.bias_lr}
-    if not settings.decay_biases:
-        others["weight_decay"] = 0.0
     return [{"params": [p for p in trained if p.ndim >= 2]}, others]
 
 

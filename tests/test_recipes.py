@@ -1,0 +1,122 @@
+"""The recipes: what fast changes, and that it changes nothing of published."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from splitveil import config, recipe, training
+from splitveil.data import augment, to_float
+from splitveil.defenses import cem as cem_module
+from splitveil.defenses.base import Features, Step
+from splitveil.runs import Run
+from splitveil.training import Trainer
+from training_helpers import IMAGES, fit, records, settings
+
+
+def rates(chosen: config.TrainConfig, count: int = 400) -> torch.Tensor:
+    return torch.tensor([recipe.learning_rate(chosen, i / count) for i in range(count)], dtype=torch.float64)
+
+
+def test_published_is_the_default_and_fast_only_changes_defaults():
+    published = config.parse({"data": "digits"})
+    assert published == config.parse({"data": "digits", "recipe": "published"})
+    fast = config.parse({"data": "digits", "recipe": "fast", "epochs": 30, "lr": 0.4})
+    changed = config.RECIPES["fast"] | {"epochs": 30, "lr": 0.4, "recipe": "fast"}
+    assert fast.model_dump() == published.model_dump() | changed
+
+
+def test_a_recipe_in_a_file_is_read_back_whole(tmp_path):
+    fast = config.parse({"data": "digits", "recipe": "fast"})
+    (tmp_path / "config.yaml").write_text(config.dump(fast))
+    assert config.parse(config.load(tmp_path / "config.yaml")) == fast
+
+
+def test_one_cycle_rises_and_falls_in_straight_lines():
+    found = rates(config.parse({"data": "digits", "recipe": "fast", "lr": 0.3}))
+    expected = torch.cat([torch.linspace(0, 0.3, 101)[:100], torch.linspace(0.3, 0, 301)[:300]]).double()
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("part", "factor"), [(0.0, 0.02), (0.3, 0.1), (0.6, 0.5), (0.8, 1.0), (0.99, 1.0)])
+def test_cem_is_as_strong_against_the_task_as_in_the_published_recipe(part, factor):
+    pace = recipe.pacing_rate(config.parse({"data": "digits", "recipe": "fast"}), part)
+    z = torch.zeros(2, 3)
+    step = Step(z, torch.zeros(2).long(), z, z, z, torch.Generator(), pace, part, None)
+    assert cem_module.CEM(1)._factor(step) == pytest.approx(factor)
+
+
+def test_every_image_is_mirrored_in_every_other_epoch(tmp_path):
+    made = trainer(tmp_path, alternate_flip=True, rotate=0.0, crop_padding=0, flip=True)
+    index, rng = torch.arange(len(made.train)), torch.Generator()
+    plain = to_float(made.train.images)
+    mirrored = []
+    for epoch in range(4):
+        made.state.epoch = epoch
+        mirrored.append((made._augmented(index, rng) == plain.flip(-1)).flatten(1).all(1))
+    assert torch.equal(mirrored[0], ~mirrored[1] | symmetric(plain))
+    assert torch.equal(mirrored[0], mirrored[2])
+    assert 0.3 < mirrored[0].float().mean() < 0.7
+
+
+def symmetric(x: torch.Tensor) -> torch.Tensor:
+    return (x == x.flip(-1)).flatten(1).all(1)
+
+
+def test_given_mirrors_draw_nothing():
+    images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
+    mirror = torch.tensor([True, False, True, False])
+    found = augment(images, torch.Generator().manual_seed(1), crop_padding=0, flip=True, mirror=mirror)
+    assert torch.equal(found[mirror], to_float(images[mirror].flip(-1)))
+    assert torch.equal(found[~mirror], to_float(images[~mirror]))
+
+
+def test_biases_have_their_own_rate(tmp_path):
+    made = trainer(tmp_path, bias_lr=8.0)
+    made._step(torch.arange(8), torch.Generator(), 0.5, None)
+    matrices, others = made.optimizer.param_groups
+    assert others["lr"] == pytest.approx(8 * matrices["lr"])
+    assert {p.ndim for p in others["params"]} == {1}
+    count = sum(p.numel() for group in (matrices, others) for p in group["params"])
+    assert count == sum(p.numel() for p in made.model.parameters())
+
+
+def test_the_last_epoch_is_served_where_the_recipe_says_so(tmp_path, monkeypatch):
+    answers = iter([0.9, 0.1, 0.2])
+    real = training.correct
+
+    def correct(model, split, rng):
+        hits = torch.zeros(100, dtype=torch.bool)
+        hits[: round(100 * next(answers))] = True
+        return hits if len(split) != len(IMAGES.test) else real(model, split, rng)
+
+    monkeypatch.setattr(training, "correct", correct)
+    summary = fit(tmp_path / "run", epochs=3, choose="last")
+    assert summary["epoch"] == 2
+    assert summary["accuracy_val"] == pytest.approx(0.2)
+    assert len(records(tmp_path / "run")) == 3
+    assert Run.open(tmp_path / "run").settings.choose == "last"
+
+
+def trainer(tmp_path, **changes) -> Trainer:
+    from lightning_fabric import Fabric
+
+    made = Trainer(settings(**changes).resolve(), IMAGES, tmp_path, Fabric(accelerator="cpu", devices=1))
+    made.forward.train()
+    return made
+
+
+def test_cem_without_classes_bounds_with_one_gaussian():
+    generator = torch.Generator().manual_seed(0)
+    z = 0.3 * torch.randn(4000, 5, generator=generator)
+    y = torch.randint(4, (4000,), generator=generator)
+    made = cem_module.CEM(16, clusters=1, per_class=False)
+    made.sigma2 = 0.04
+    made.refit(0, Features(z, y, 4, generator))
+    expected = 0.5 * torch.log1p(z.var(0) / 0.04).sum()
+    assert made.leakage() == pytest.approx(float(expected), rel=0.02)
+    loss = made.loss(Step(z, y, z, z, z, generator, 1e-5, 0.9, None))
+    assert float(loss) == pytest.approx(16 * cem_module.UNIT / 5 * float(expected), rel=0.02)
+    unlabeled = torch.full((4000,), -1)
+    made.refit(1, Features(z, unlabeled, 0, generator))
+    assert torch.isfinite(made.loss(Step(z, unlabeled, z, z, z, generator, 1e-5, 0.9, None)))
