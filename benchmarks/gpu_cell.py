@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import shutil
@@ -10,6 +11,8 @@ import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 ATTACKS = (
     "linear:looks=4",
@@ -83,9 +86,11 @@ def _work(cell: Cell, folder: Path) -> dict[str, Any]:
         "training_seconds": round(summary["seconds"], 1),
     }
     if cell.tail:
-        from splitveil.tail import retrain
+        from splitveil.tail import ANSWERS, retrain
 
         record["retrained_accuracy"] = retrain(made, images)["retrained_accuracy"]
+        rows = [row.split(",") for row in (folder / ANSWERS).read_text().splitlines()[1:]]
+        record["retrained_hits"] = packed([label == answer for _, label, answer in rows])
     for protocol in cell.protocols:
         record[protocol] = _attacked(cell, made, images, protocol)
     return {"ran": sorted(record[cell.protocols[0]]["attacks"])} if cell.check else record
@@ -109,6 +114,20 @@ def _attacked(cell: Cell, made: Any, images: Any, protocol: str) -> dict[str, An
         "best_mse": _short(suites.best_values(values, held, "mse")) if best else None,
         "worst_case_mse": _short(suites.worst_case({label: value["mse"] for label, value in values.items()})),
     }
+
+
+def packed(hits: list[bool]) -> str:
+    """Answers that are right or wrong, eight to a byte, as text; `unpacked` takes it back."""
+    return base64.b64encode(np.packbits(np.array(hits, dtype=bool)).tobytes()).decode()
+
+
+def unpacked(text: str, count: int) -> np.ndarray:
+    """Whether each of ``count`` answers is right, as 0.0 or 1.0.
+
+    >>> unpacked(packed([True, False, True]), 3).tolist()
+    [1.0, 0.0, 1.0]
+    """
+    return np.unpackbits(np.frombuffer(base64.b64decode(text), dtype=np.uint8), count=count).astype(float)
 
 
 def _short(values: Any) -> list[float]:

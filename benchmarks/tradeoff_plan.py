@@ -33,33 +33,42 @@ ATTACKED = 1000
 
 
 EPOCHS = 16
+LOW = "gaussian:0.025"
+"""The noise of every point with CEM."""
 
 
 def decisive() -> dict[str, list[str]]:
     """Defenses by the name of a point: those that answer the question, in the order of need."""
-    low = "gaussian:0.025"
     noise = {f"noise-{sigma}": [f"gaussian:{sigma}", "cem:0"] for sigma in SIGMAS}  # cem:0 measures and pulls nothing
-    cem = {f"cem-{weight}": [low, f"cem:{weight}"] for weight in LAMBDAS}
-    one = {f"one-{weight}": [low, f"cem:{weight},clusters=1,per_class=false"] for weight in LAMBDAS}
-    return {**noise, **cem, **one, "none": []}
+    return {**noise, **{f"cem-{weight}": [LOW, f"cem:{weight}"] for weight in LAMBDAS}}
+
+
+def explaining() -> dict[str, list[str]]:
+    """What the clusters add to one Gaussian, and the network without a defense."""
+    return {**{f"one-{weight}": [LOW, f"cem:{weight},clusters=1,per_class=false"] for weight in LAMBDAS}, "none": []}
 
 
 def others() -> dict[str, list[str]]:
     """The released loss, and two defenses with and without CEM."""
-    low = "gaussian:0.025"
     return {
-        "released-16": [low, "cem:16,loss=released"],
-        "adversarial": [low, "adversarial", "cem:0"],
-        "adversarial-cem": [low, "adversarial", "cem:16"],
-        "nopeek": [low, "nopeek", "cem:0"],
-        "nopeek-cem": [low, "nopeek", "cem:16"],
+        "released-16": [LOW, "cem:16,loss=released"],
+        "adversarial": [LOW, "adversarial", "cem:0"],
+        "adversarial-cem": [LOW, "adversarial", "cem:16"],
+        "nopeek": [LOW, "nopeek", "cem:0"],
+        "nopeek-cem": [LOW, "nopeek", "cem:16"],
     }
 
 
+def points() -> dict[str, list[str]]:
+    """All of them."""
+    return {**decisive(), **explaining(), **others()}
+
+
 def cells() -> dict[str, dict[str, Any]]:
-    """Settings of each cell by its name: the decisive ones seed by seed, then the others, then more seeds of both."""
-    ordered = [(seed, decisive()) for seed in SEEDS] + [(seed, others()) for seed in SEEDS]
-    ordered += [(seed, {**decisive(), **others()}) for seed in MORE_SEEDS]
+    """Settings of each cell by its name: what decides, what explains it, more seeds of both, and the others."""
+    ordered = [(seed, family) for family in (decisive(), explaining()) for seed in SEEDS]
+    ordered += [(seed, family) for family in (decisive(), explaining()) for seed in MORE_SEEDS]
+    ordered += [(seed, others()) for seed in SEEDS + MORE_SEEDS]
     return {
         f"{name}-s{seed}": {"defense": defense, "seed": seed, "epochs": EPOCHS}
         for seed, family in ordered
