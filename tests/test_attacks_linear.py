@@ -10,13 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import toy
-from splitveil.attacks import linear
 from splitveil.attacks._ridge import JITTER, Ridge, Rows
 from splitveil.attacks.base import Victim
 from splitveil.attacks.latent import LatentAttack
 from splitveil.attacks.linear import LinearAttack
 from splitveil.data import Access, to_float
-from splitveil.errors import UserError
 from splitveil.work import Budget, Work
 from toy import rng
 
@@ -65,13 +63,6 @@ def test_every_part_is_a_step_of_the_budget():
     attack.fit(victim, own, rng(), work)
     assert work.cut == {"looks": (1, 7), "ridges": (1, 11), "looks at the others": (1, 2)}
     assert torch.isfinite(attack.reconstruct(victim.query(to_float(own.images[:4]), rng()))).all()
-
-
-def test_a_regression_that_the_machine_cannot_hold_is_refused(monkeypatch):
-    monkeypatch.setattr(linear.os, "sysconf", lambda name: 100)
-    model, _ = toy.model(24, 0.1)
-    with pytest.raises(UserError, match=r"linear: 160 looks at a wire of 24 values need about .* GiB of memory"):
-        LinearAttack(looks=4).fit(Victim(model, frozenset(Access)), toy.images(40, 3), rng())
 
 
 @pytest.mark.parametrize(("offset", "spread"), [(100.0, 0.01), (-300.0, 0.05)])

@@ -243,7 +243,7 @@ def test_rows_are_a_table_with_a_sum(measured):
 def test_what_will_not_fit_is_said(measured, monkeypatch, tmp_path):
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(plan.shutil, "disk_usage", lambda _: usage(100))
-    monkeypatch.setattr(plan, "_memory", lambda: 2_000_000_000)
+    monkeypatch.setattr(plan.memory, "capacity", lambda device: 2_000_000_000)
     found = plan.estimate(grid(cell()), tmp_path / "not" / "there")
     assert found.notes == (
         "the disk has 1e-07 GB free, and 1e-06 are needed",

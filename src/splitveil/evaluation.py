@@ -18,7 +18,7 @@ from torch import Tensor
 
 from . import config, metrics, pins, reading, reliability
 from .attackers import DISTANCE
-from .attacks.base import BATCH, Attack, Victim
+from .attacks.base import BATCH, Attack, Victim, check_memory
 from .claims import claimed
 from .data import Access, ImageSet, Protocol, Split, protocol, to_float
 from .data.protocol import divide
@@ -227,6 +227,7 @@ def set_up(run: Run, spec: config.Spec, images: ImageSet, terms: Terms) -> Stage
     victim = Victim(model, given.grants, terms.observed)
     victim.require(*attack.needs)
     attack.check(wire_shape(model, given.attacker_test), images.size)
+    check_memory(spec.name, attack, victim, given.attacker_train, len(given.attacker_test))
     rng = stream(device, run.settings.seed, ATTACK, terms.seed)
     tap = Interception(victim, run.settings.seed, given.name)
     return Stage(run.path, spec, terms, attack, given, model, victim, tap, rng)
@@ -245,6 +246,8 @@ def check(run: Run, specs: Collection[config.Spec], images: ImageSet, terms: Ter
     for spec in specs:
         victim.require(*spec.make("attacks").needs)
     check_wire(model, specs, images)
+    for spec in specs:
+        check_memory(spec.name, spec.make("attacks"), victim, given.attacker_train, len(given.attacker_test))
 
 
 def check_wire(model: SplitModel, specs: Iterable[config.Spec], images: ImageSet) -> None:

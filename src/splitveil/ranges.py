@@ -26,6 +26,8 @@ Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 Batch = Annotated[int, Field(ge=2)]
 Looks = Annotated[int, Field(ge=1, le=1000)]
+Iterations = Annotated[int, Field(ge=1, le=10_000)]
+"""Of a solver inside a network, each of which is kept for going back."""
 Rate = Annotated[float, Field(gt=0, le=1000)]
 Positive = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0, le=MOST)]

@@ -18,6 +18,7 @@ from .claims import LOCK
 from .defenses.base import Defense, Stack
 from .errors import UserError
 from .files import atomic_write
+from .memory import Limited
 from .split import SplitModel
 
 
@@ -29,6 +30,11 @@ def build_model(settings: config.TrainConfig, images: data.ImageSet) -> SplitMod
             score.
     """
     metrics.check_size(images.size)
+    with Limited(settings.arch):
+        return _build(settings, images)
+
+
+def _build(settings: config.TrainConfig, images: data.ImageSet) -> SplitModel:
     bottleneck = None
     shaped = (settings.bottleneck_stride, settings.bottleneck_kernel, settings.bottleneck_relu) != (1, 3, False)
     if settings.bottleneck is None and shaped:

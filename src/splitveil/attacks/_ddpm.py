@@ -12,10 +12,11 @@ from torch.nn.functional import mse_loss
 
 from .. import fastconv
 from ..data import Split, to_float
+from ..memory import trained
 from ..randomness import seed_layers
 from ..work import State, Work, copy_weights
 from ._denoiser import LEVELS, Denoiser
-from .base import BATCH
+from .base import BATCH, Extent
 
 RATE = 3e-3
 """Adam's initial rate."""
@@ -55,6 +56,11 @@ class Ddpm:
     width: int
     batch_size: int
 
+    def memory(self, extent: Extent) -> dict[str, int]:
+        """Return what the training takes, as `Attack.memory`."""
+        batch, pixels = extent.batch(self.batch_size) if self.epochs else 1, (3, extent.size, extent.size)
+        return trained("width", lambda: _Halfway(torch.zeros(2, *pixels, device="cpu"), self.width), batch, *pixels)
+
     def learn(self, images: Split, judge: Split, rng: torch.Generator, work: Work) -> tuple[Denoiser, list[float]]:
         """A trained denoiser, frozen, and after each epoch its error on ``judge``: E‖ε − ε_θ(x_t, t)‖²/d.
 
@@ -93,6 +99,13 @@ class Ddpm:
             state["curve"].append(loop.error)
             if loop.error < state["best"]:
                 state |= {"best": loop.error, "weights": copy_weights(average)}
+
+
+class _Halfway(Denoiser):
+    """A denoiser of images at the middle level."""
+
+    def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
+        return super().forward(x, torch.full((len(x),), LEVELS // 2) if t is None else t)
 
 
 @torch.no_grad()

@@ -20,7 +20,11 @@ def alphas(levels: int = LEVELS) -> Tensor:
     The cosine schedule, ᾱ_t = h(t)/h(0), h(t) = cos²((t/T + 0.008)/1.008 · π/2) with steps of at most 0.999 (Nichol
     and Dhariwal 2021, eq. 17): x_t = √ᾱ_t y + √(1 − ᾱ_t) ε for images y in [-1, 1].
     """
-    h = ((torch.arange(levels + 1, dtype=torch.float64) / levels + 0.008) / 1.008 * math.pi / 2).cos().square()
+    h = (
+        ((torch.arange(levels + 1, dtype=torch.float64, device="cpu") / levels + 0.008) / 1.008 * math.pi / 2)
+        .cos()
+        .square()
+    )
     return (h[1:] / h[:-1]).clamp(min=0.001).cumprod(0).float()
 
 

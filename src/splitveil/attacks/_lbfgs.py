@@ -13,6 +13,10 @@ DECREASE = 1e-4
 """Part of the decrease promised by the slope that a step must bring (Armijo)."""
 SHORTER = 0.3
 """Factor on a step that did not bring it."""
+MEMORY = 10
+"""Steps that a row remembers."""
+MEMORY = 10
+"""Steps that a row remembers."""
 
 
 class Lbfgs:
@@ -31,7 +35,7 @@ class Lbfgs:
     True
     """
 
-    def __init__(self, start: Tensor, memory: int = 10):
+    def __init__(self, start: Tensor, memory: int = MEMORY):
         self.x, self.gradient, self.direction = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
         self.value, self.length = start.new_full((len(start),), torch.inf), start.new_ones(len(start))
         self.moves, self.bends = start.new_zeros(2, memory, *start.shape)

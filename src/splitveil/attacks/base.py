@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ from torch import Tensor
 from ..data import Access, Split, to_float
 from ..defenses._law import Law, combined, law_of
 from ..errors import AccessError, UserError
+from ..memory import FLOAT, check, kept
 from ..split import SplitModel
 from ..work import Progress, Work
 
-__all__ = ["BATCH", "Attack", "Observations", "Progress", "Tally", "Victim", "Work"]
+__all__ = ["BATCH", "Attack", "Extent", "Observations", "Progress", "Tally", "Victim", "Work", "check_memory"]
 
 BATCH = 256
 CACHE_BYTES = 2**30
@@ -155,6 +157,65 @@ def seen(model: SplitModel, z: Tensor, rng: torch.Generator, observed: int = 1) 
     return combined(looks, law_of(model.defense, looks.flatten(0, 1)))
 
 
+@dataclass(frozen=True)
+class Extent:
+    """How much an attack has before it: what its memory depends on.
+
+    Attributes:
+        wire: shape of what crosses the wire, without the batch. size: pixels of a side of the images.
+        images: of the attacker. answered: wires that `Attack.reconstruct` gets at once. classes: of the network.
+        noisy: whether the defense draws noise: without it, several draws are one.
+        encoder: bytes that a backward pass through the encoder keeps for each image.
+    """
+
+    wire: tuple[int, ...]
+    size: int
+    images: int
+    answered: int
+    classes: int
+    noisy: bool
+    encoder: int
+
+    @classmethod
+    def of(cls, victim: Victim, images: Split, answered: int) -> Extent:
+        """Measure it on two of the attacker's images; ``answered`` images are under attack."""
+        model, two = victim._model, to_float(images.images[:2].to(victim.device))
+        with torch.enable_grad(), kept(model) as saved:
+            z = model.features(two.requires_grad_())
+        z = z.detach()
+        with torch.no_grad():
+            wire = model.protect(z, torch.Generator(z.device).manual_seed(0))
+            classes = model.tail(wire).shape[1]
+        noisy, encoder = victim._noisy(z), saved() // len(two)
+        shape = tuple(wire.shape[1:])
+        return cls(shape, two.shape[-1], len(images), min(BATCH, answered), classes, noisy, encoder)
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes of a wire."""
+        return FLOAT * math.prod(self.wire)
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of an image."""
+        return 3 * FLOAT * self.size**2
+
+    def batch(self, size: int) -> int:
+        """Images in a batch of at most ``size``."""
+        return max(2, min(size, self.images))
+
+    def search(self, draws: int, tuning: int = 0, settings: int = 1) -> dict[str, int]:
+        """Bytes of gradients through the encoder and the defense, for all images that are searched at once.
+
+        Args:
+            draws: of the defense's noise. tuning: images on which as many ``settings`` are tried at once.
+        """
+        # The draws are made one by one and then stacked, so that there are two of each.
+        one = self.encoder + 2 * (draws if self.noisy else 1) * self.wire_bytes
+        tried = {"tuning": min(tuning, self.images) * settings * one} if tuning else {}
+        return {"draws": self.answered * one, **tried}
+
+
 class Attack(ABC):
     """Base of every attack: settings in the constructor, data in the calls."""
 
@@ -191,6 +252,30 @@ class Attack(ABC):
             if isinstance(part, Attack):
                 part.check(wire, size)
 
+    def memory(self, extent: Extent) -> dict[str, int]:
+        """Return what takes memory, by the parameter that it grows with -> bytes at the peak to which that leads.
+
+        They are lower bounds: what does not fit is refused before any work, and what might fit is tried. By default
+        what the attacks need that this one holds, as its start or its decoder.
+        """
+        parts = [part.memory(extent) for part in vars(self).values() if isinstance(part, Attack)]
+        return {name: needed for part in parts for name, needed in part.items()}
+
     def curve(self) -> list[float]:
         """Error on the attacker's held-out images after each epoch or round; empty where there are none."""
         return []
+
+
+def check_memory(name: str, attack: Attack, victim: Victim, images: Split, answered: int) -> None:
+    """Refuse, before any work, an attack that needs more memory than there is.
+
+    Args:
+        images: of the attacker. answered: images that it answers for.
+
+    Raises:
+        UserError: it does; the message says which parameter needs how much.
+    """
+    extent = Extent.of(victim, images, answered)
+    observed = 2 * victim._observed * extent.answered * extent.wire_bytes if victim._observed > 1 else 0
+    needs = {"observed": observed, **attack.memory(extent)}
+    check(name, needs, victim.device)

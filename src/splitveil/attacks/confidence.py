@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -13,7 +14,7 @@ from ..registry import plugin
 from ..work import Work
 from ..zoo.decoders import Network
 from ._held_out import hold_out
-from .base import BATCH, Attack, Observations, Victim
+from .base import BATCH, Attack, Extent, Observations, Victim
 from .decoder import DecoderAttack
 
 
@@ -49,6 +50,9 @@ class ConfidenceAttack(Attack):
 
     def check(self, wire: tuple[int, ...], size: int) -> None:
         """Any wire will do: the decoder sees the logits."""
+
+    def memory(self, extent: Extent) -> dict[str, int]:
+        return super().memory(replace(extent, wire=(extent.classes, 1, 1)))
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import ClassVar, Protocol
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn.functional import mse_loss
 from .. import fastconv
 from ..data import Split
 from ..errors import UserError
+from ..memory import trained
 from ..randomness import seed_layers
 from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
@@ -19,7 +21,7 @@ from ..work import State, Work, copy_weights
 from ..zoo import decoders
 from ._held_out import hold_out
 from ._sight import Sight, Sighted
-from .base import BATCH, Attack, Observations, Victim
+from .base import BATCH, Attack, Extent, Observations, Victim
 
 
 class Pairs(Protocol):
@@ -73,6 +75,10 @@ class DecoderAttack(Attack):
     def check(self, wire: tuple[int, ...], size: int) -> None:
         with torch.device("meta"):  # built without memory
             decoders.build(self.network, feature_shape=wire, image_size=size)
+
+    def memory(self, extent: Extent) -> dict[str, int]:
+        build = partial(decoders.build, self.network, feature_shape=extent.wire, image_size=extent.size)
+        return trained("network", build, extent.batch(self.batch_size), *extent.wire)
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)

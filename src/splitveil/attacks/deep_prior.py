@@ -10,12 +10,13 @@ from torch.nn.functional import interpolate
 
 from ..data import Access, Split, to_float
 from ..errors import WireError
+from ..memory import trained
 from ..randomness import seed_layers
 from ..ranges import Count, Rate, Weight
 from ..registry import plugin
 from ..work import Work
 from ._white_box import Mode, WhiteBox, total_variation
-from .base import Attack, Victim
+from .base import Attack, Extent, Victim
 
 JITTER = (0.5, 0.1, 0.05)
 """Noise on the network's input in each third of the steps, in units of the input: 10 : 2 : 1 as published."""
@@ -55,6 +56,11 @@ class DeepPriorAttack(Attack):
     def check(self, wire: tuple[int, ...], size: int) -> None:
         if size < 5:  # two halvings must leave more than a pixel to normalise over
             raise WireError(f"deep_prior: the images have {size} pixels a side; expected at least 5")
+
+    def memory(self, extent: Extent) -> dict[str, int]:
+        code = 2, CODE, extent.size, extent.size
+        two = trained("width", lambda: Hourglasses(2, self.width), *code)  # each image has a network of its own
+        return {name: extent.answered * needed // 2 for name, needed in two.items()} | extent.search(self.draws)
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)

@@ -16,7 +16,7 @@ from ._ddpm import Ddpm, clean
 from ._denoiser import LEVELS, Level
 from ._guide import Guide
 from ._white_box import Mode
-from .base import BATCH, Attack, Victim
+from .base import BATCH, Attack, Extent, Victim
 from .decoder import DecoderAttack
 from .linear import LinearAttack
 
@@ -63,6 +63,10 @@ class DiffusionAttack(Attack):
         self.steps, self.samples, self.guidance, self.draws, self.tuning = steps, samples, guidance, draws, tuning
         self._prior = Ddpm(epochs, width, batch_size)
         self._first: Attack | None = {"linear": LinearAttack(), "decoder": DecoderAttack(start_epochs)}.get(start)
+
+    def memory(self, extent: Extent) -> dict[str, int]:
+        drawn = {"samples": self.samples * extent.answered * (4 * extent.image_bytes + extent.wire_bytes)}
+        return super().memory(extent) | self._prior.memory(extent) | drawn | extent.search(self.draws)
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)

@@ -11,6 +11,7 @@ from torch.nn.functional import mse_loss
 
 from ..data import Split
 from ..errors import UserError
+from ..memory import trained
 from ..randomness import seed_layers
 from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
@@ -18,7 +19,7 @@ from ..work import State, Work, copy_weights
 from ..zoo.decoders import Network
 from ._critic import Kind, check, critic, gradient_penalty, update
 from ._held_out import hold_out
-from .base import BATCH, Attack, Victim
+from .base import BATCH, Attack, Extent, Victim
 from .decoder import DecoderAttack, Pairs
 
 BETAS = (0.5, 0.999)
@@ -75,6 +76,10 @@ class GanAttack(Attack):
     def check(self, wire: tuple[int, ...], size: int) -> None:
         super().check(wire, size)
         check(size, self.kind)
+
+    def memory(self, extent: Extent) -> dict[str, int]:
+        pixels = extent.batch(self.batch_size), 3, extent.size, extent.size
+        return super().memory(extent) | trained("width", lambda: critic(extent.size, self.width, self.kind), *pixels)
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)

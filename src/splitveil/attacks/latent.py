@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -10,13 +11,14 @@ from torch import Tensor, nn
 
 from ..data import Access, Split, to_float
 from ..errors import UserError
+from ..memory import FLOAT, trained
 from ..randomness import seed_layers
 from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
 from ..work import Work
 from ..zoo import decoders
 from ._white_box import WhiteBox
-from .base import BATCH, Attack, Victim
+from .base import BATCH, Attack, Extent, Victim
 
 PIXEL_NOISE = 0.05
 """Standard deviation, in pixels, of what the generator leaves unexplained: sets the weight of its prior."""
@@ -54,6 +56,12 @@ class LatentAttack(Attack):
     ):
         self.epochs, self.steps, self.size, self.samples, self.batch_size = epochs, steps, size, samples, batch_size
         self.l2, self.lr, self.network, self.draws = l2, lr, network, draws
+
+    def memory(self, extent: Extent) -> dict[str, int]:
+        build = partial(decoders.build, self.network, feature_shape=(self.size, 1, 1), image_size=extent.size)
+        sampled = self.samples * (FLOAT * (self.size + extent.answered) + extent.wire_bytes)
+        learned = trained("size or network", build, extent.batch(self.batch_size), self.size, 1, 1)
+        return {**learned, "samples": sampled, **extent.search(self.draws)}
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import ClassVar
 
 import torch
@@ -16,7 +15,7 @@ from ..registry import plugin
 from ..work import Work
 from ._ridge import Ridge, Rows
 from ._sight import Sight
-from .base import BATCH, Attack, Victim
+from .base import BATCH, Attack, Extent, Victim
 
 RIDGES = tuple(10.0**k for k in range(-6, 5))
 
@@ -55,7 +54,6 @@ class LinearAttack(Attack):
         self.shape = seen.images(order[:1]).shape[1:]
         rows = len(order) * self.looks
         dual = rows <= z.shape[1]
-        _check_memory(rows, z.shape[1], x.shape[1], dual)
         with work.share(0.3):
             known = self._gather(work, "looks", seen, train, rng, Rows(dual))
         with work.share(0.5):
@@ -64,6 +62,13 @@ class LinearAttack(Attack):
         self.weights, self.constant = (part.float() for part in Ridge(known).weights(ridge))
         sight = Sight.learn(victim, seen, rng, judge)
         self._sight = sight if sight and sight.error < error else None
+
+    def memory(self, extent: Extent) -> dict[str, int]:
+        rows, columns, pixels = extent.images * self.looks, math.prod(extent.wire), 3 * extent.size**2
+        small = min(rows, columns)
+        # In double precision; eigh holds the matrix, its vectors and twice as much to work in.
+        numbers = 5 * small**2 + small * pixels * 2 + columns * pixels
+        return {"looks or attacker images": 8 * (numbers + (2 * rows * (columns + pixels) if rows <= columns else 0))}
 
     def _pairs(self, seen, index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         return seen.wire(index, rng).flatten(1), seen.images(index).flatten(1)
@@ -98,18 +103,3 @@ def _choose(work: Work, fitted: Ridge, z: Tensor, x: Tensor, rng: torch.Generato
         loop.error = min(state["errors"])
     least = min(state["errors"])
     return ridges[state["errors"].index(least)], least
-
-
-def _check_memory(rows: int, columns: int, pixels: int, dual: bool) -> None:
-    """Refuse what this machine cannot hold."""
-    small = min(rows, columns)
-    # eigh holds the matrix, its vectors and twice as much to work in.
-    needed = 8 * (5 * small**2 + small * pixels * 2 + columns * pixels + (2 * rows * (columns + pixels) if dual else 0))
-    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
-        return
-    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > has:
-        raise UserError(
-            f"linear: {rows} looks at a wire of {columns} values need about {needed / 2**30:.0f} GiB of memory, and "
-            f"this machine has {has / 2**30:.0f}; give fewer looks or attacker images"
-        )

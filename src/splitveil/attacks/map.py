@@ -16,7 +16,7 @@ from ._ddpm import Ddpm, score
 from ._denoiser import Denoiser, Level
 from ._guide import Guide
 from ._white_box import Mode
-from .base import BATCH, Attack, Victim
+from .base import BATCH, Attack, Extent, Victim
 from .decoder import DecoderAttack
 from .linear import LinearAttack
 
@@ -70,6 +70,12 @@ class MapAttack(Attack):
         self.draws, self.tuning, self._prior = draws, tuning, Ddpm(epochs, width, batch_size)
         starts = {"linear": LinearAttack, "decoder": lambda: DecoderAttack(start_epochs)}
         self._first: Attack | None = starts[start]() if start in starts else None
+
+    def memory(self, extent: Extent) -> dict[str, int]:
+        judged = min(self.tuning, extent.images // 10) * (len(WEIGHTS) if self.weight is None else 1)
+        # Of each image its gradient and two moments of Adam.
+        held = {"tuning": judged * (4 * extent.image_bytes + extent.wire_bytes), **extent.search(self.draws)}
+        return super().memory(extent) | self._prior.memory(extent) | held
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)

@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..ranges import Count, Looks
 from ..registry import plugin
 from ..work import Work
-from .base import BATCH, Attack, Victim
+from .base import BATCH, Attack, Extent, Victim
 
 ROWS = 4096
 """Attacker images that are compared at once."""
@@ -38,6 +38,11 @@ class NearestAttack(Attack):
 
     def __init__(self, neighbors: Count = 1, looks: Looks = 8):
         self.neighbors, self.looks = neighbors, looks
+
+    def memory(self, extent: Extent) -> dict[str, int]:
+        rows = min(BATCH, extent.images) * self.looks
+        pictures = extent.answered * min(self.neighbors, extent.images)
+        return {"looks": rows * extent.wire_bytes, "neighbors": pictures * extent.image_bytes}
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)

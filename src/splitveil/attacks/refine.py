@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from ..data import Access, Split, to_float
-from ..ranges import Count, Looks, Rate, Weight
+from ..ranges import Batch, Count, Looks, Rate, Weight
 from ..registry import plugin
 from ..work import Work
+from ..zoo.decoders import Network
 from ._cosine import CosineModel
 from ._held_out import choose, hold_out_images
-from ._lbfgs import Lbfgs
+from ._lbfgs import MEMORY, Lbfgs
 from ._white_box import Mode, WhiteBox
-from .base import BATCH, Attack, Victim
+from .base import BATCH, Attack, Extent, Victim
 from .decoder import DecoderAttack
 from .linear import LinearAttack
 
@@ -58,10 +60,10 @@ class RefineAttack(Attack):
         weight: Weight | None = None,
         start: Literal["mean", "linear", "decoder"] = "decoder",
         epochs: Count = 50,
-        network: str = "res_normN8C64",
+        network: Network = "res_normN8C64",
         lr: Rate = 1e-3,
         weight_decay: Weight = 1e-4,
-        batch_size: int = BATCH,
+        batch_size: Batch = BATCH,
         draws: Looks = 16,
         tuning: Count = 16,
     ):
@@ -71,6 +73,11 @@ class RefineAttack(Attack):
             "decoder": lambda: DecoderAttack(epochs, network, lr, weight_decay, batch_size),
         }
         self._first: Attack | None = starts[start]() if start in starts else None
+
+    def memory(self, extent: Extent) -> dict[str, int]:
+        judged = min(self.tuning, extent.images // 10) * (len(WEIGHTS) if self.weight is None else 1)
+        part = replace(extent, answered=min(PART, extent.answered))
+        return {**super().memory(extent), "tuning": judged * 2 * MEMORY * extent.image_bytes, **part.search(self.draws)}
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)

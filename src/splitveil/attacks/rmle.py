@@ -15,7 +15,7 @@ from ..ranges import Count, Looks, Rate, Weight
 from ..registry import plugin
 from ..work import Work
 from ._white_box import Mode, WhiteBox, total_variation
-from .base import Attack, Victim
+from .base import Attack, Extent, Victim
 from .decoder import DecoderAttack
 from .linear import LinearAttack
 
@@ -63,9 +63,14 @@ class RmleAttack(Attack):
         epochs: Count = 50,
     ):
         self.steps, self.lr, self.restarts, self.draws, self.tuning = steps, lr, restarts, draws, tuning
-        self.start, self.center, self.weights = start, center, (tv, l2)
+        self.start, self.center = start, center
+        given = (TV_WEIGHTS if tv is None else (tv,)), (L2_WEIGHTS if l2 is None else (l2,))
+        self._pairs = list(itertools.product(*given))
         learned = {"linear": LinearAttack, "decoder": lambda: DecoderAttack(epochs)}.get(start)
         self._first: Attack | None = learned() if learned else None
+
+    def memory(self, extent: Extent) -> dict[str, int]:
+        return super().memory(extent) | extent.search(self.draws, self.tuning, len(self._pairs))
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)
@@ -88,21 +93,19 @@ class RmleAttack(Attack):
 
     def _choose(self, truth: Tensor, wire: Tensor) -> None:
         """Every pair of weights on every judge, all at once; once for each backward pass."""
-        given = zip(self.weights, (TV_WEIGHTS, L2_WEIGHTS), strict=True)
-        pairs = list(itertools.product(*(several if one is None else (one,) for one, several in given)))
         self.mode: Mode = self.box.modes[0]
-        self.tv, self.l2 = pairs[0]
-        if len(pairs) * len(self.box.modes) == 1:
+        self.tv, self.l2 = self._pairs[0]
+        if len(self._pairs) * len(self.box.modes) == 1:
             return
         best = math.inf
-        weights = torch.tensor(pairs, device=wire.device).repeat_interleave(len(truth), 0)
+        weights = torch.tensor(self._pairs, device=wire.device).repeat_interleave(len(truth), 0)
         for mode in self._work.each(self.box.modes):
-            found = self._optimize(wire.repeat(len(pairs), *[1] * (wire.dim() - 1)), weights, mode, 0)[0]
-            errors = (found.view(len(pairs), *truth.shape) - truth).square().mean((1, 2, 3, 4)).tolist()
+            found = self._optimize(wire.repeat(len(self._pairs), *[1] * (wire.dim() - 1)), weights, mode, 0)[0]
+            errors = (found.view(len(self._pairs), *truth.shape) - truth).square().mean((1, 2, 3, 4)).tolist()
             self._curve.append(min(errors))
             if min(errors) < best:
                 best, self.mode = min(errors), mode
-                self.tv, self.l2 = pairs[errors.index(best)]
+                self.tv, self.l2 = self._pairs[errors.index(best)]
 
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
         weights = torch.tensor([[self.tv, self.l2]], device=wire.device)

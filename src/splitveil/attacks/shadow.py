@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate
 
 from ..data import Split, to_float
 from ..errors import WireError
+from ..memory import FLOAT, trained
 from ..randomness import seed_layers
 from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
@@ -17,7 +18,7 @@ from ..work import Work
 from ..zoo.decoders import Network
 from ._held_out import hold_out_images
 from ._substitute import Substitute, Substituted
-from .base import BATCH, Attack, Victim
+from .base import BATCH, Attack, Extent, Victim
 from .decoder import DecoderAttack
 
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -61,6 +62,12 @@ class ShadowAttack(Attack):
         if len(wire) != 3:
             raise WireError(f"shadow: the wire is {wire}; expected a feature map (C, H, W)")
         super().check(wire, size)
+
+    def memory(self, extent: Extent) -> dict[str, int]:
+        pixels = self.batch_size, 3, extent.size, extent.size
+        found = trained("wire", lambda: Substitute(extent.wire), *pixels)
+        pairs = (2 * self.batch_size) ** 2  # of the batch and as many wires, drawn with repetition
+        return {**super().memory(extent), "batch_size": FLOAT * pairs * (1 + len(WIDTHS)), **found}
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         self._images, self._rng, self._work = images.to(victim.device), rng, work or Work()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from .. import config
+from .. import config, memory
 from ..errors import UserError
 from ..tail import RECIPE
 from . import _timing, shapes, twins
@@ -256,20 +256,12 @@ def _shortages(plan: Plan, out: Path | None, here: bool) -> list[str]:
         free = shutil.disk_usage(there).free
         if free < plan.disk:
             notes.append(f"the disk has {_gigabytes(free)} GB free, and {_gigabytes(plan.disk)} are needed")
-    have = _memory()
+    have = memory.capacity("cuda" if torch.cuda.is_available() else "cpu")
     if here and have and have < plan.memory:
         notes.append(
             f"there are {_gigabytes(have)} GB of memory, and {_gigabytes(plan.memory)} are needed; use fewer jobs"
         )
     return notes
-
-
-def _memory() -> int | None:
-    """Bytes of memory of the device that trains, where the system tells."""
-    if torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[1]
-    names = getattr(os, "sysconf_names", {})
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if "SC_PHYS_PAGES" in names else None
 
 
 def _hours(seconds: float) -> str:

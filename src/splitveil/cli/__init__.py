@@ -40,7 +40,22 @@ def main(tokens: list[str] | None = None) -> None:
         shown = name if len(name) <= 60 else f"{name[:60]}..."
         print(f"splitveil: {shown}: the name is too long; expected at most 255 bytes", file=sys.stderr)
         raise SystemExit(2) from None
+    except (MemoryError, RuntimeError) as error:
+        if not _of_memory(error):
+            raise
+        reason = str(error).partition("\n")[0][:200] or "Python could not allocate any more"
+        print(f"splitveil: out of memory ({reason}); lower batch sizes, or run less beside it", file=sys.stderr)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         command = next(iter(tokens or sys.argv[1:]), "")
         print(f"splitveil: stopped; {KEPT.get(command, 'nothing half-written is left')}", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _of_memory(error: Exception) -> bool:
+    """Whether an error says that memory is used up: of Python, of a GPU or of torch's allocator on a processor."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported for this
+        or "DefaultCPUAllocator" in str(error)
+    )

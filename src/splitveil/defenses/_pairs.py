@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+MATRICES = 6
+"""Matrices (B, B) at least that a dependence of two sides holds for going back: of each the squares, what stands for
+zeros on the diagonal and the kernel or distance."""
+
 
 def squared_distances(x: Tensor) -> Tensor:
     """‖x_i − x_j‖² of rows, (B, m) -> (B, B), with an exact zero diagonal; differentiable.

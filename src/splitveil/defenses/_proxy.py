@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..memory import check, trained
 from ..metrics import WINDOW, ssim
 from ..zoo import decoders
 from ._model import image_shape, wire_shape
@@ -30,7 +32,9 @@ class Proxy(nn.Module):
     def build(self, model: Any) -> None:
         """Make the decoder for the model's wire; its weights come from torch's generator."""
         size = image_shape(model, self.who)[-1]
-        self.decoder = decoders.build(self.network, feature_shape=wire_shape(model, self.who), image_size=size)
+        build = partial(decoders.build, self.network, feature_shape=wire_shape(model, self.who), image_size=size)
+        check(self.who, trained("network", build, 2, *wire_shape(model, self.who)), "cpu")
+        self.decoder = build()
         self.adam = torch.optim.Adam(self.decoder.parameters(), self.lr)
 
     def similarity(self, wire: Tensor, x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from ._law import Law
 
 HOOKS = frozenset(
     {"install", "on_wire", "before_step", "loss", "refit", "restructure", "noise_variance", "leakage", "own_parameters"}
-    | {"restructure_like", "law"}
+    | {"restructure_like", "law", "memory"}
 )
 
 
@@ -127,6 +127,16 @@ class Defense(nn.Module):
         """
         return before if type(self).on_wire is Defense.on_wire else before.silent()
 
+    def memory(self, batch: int, feature: tuple[int, ...], classes: int) -> dict[str, int]:
+        """Return what takes memory in a step of ``batch`` images, by the parameter that it grows with -> bytes.
+
+        They are lower bounds: what does not fit is refused before the training, and what might fit is tried.
+
+        Args:
+            feature: shape of the clean feature, without the batch.
+        """
+        return {}
+
     def leakage(self) -> float | None:
         """Current estimate of I(x; z_wire) in nats per image, where the defence keeps one."""
         return None
@@ -196,6 +206,10 @@ class Stack(Defense, helpers=("losses",)):
         for part in self:
             before = part.law(wire, before)
         return before
+
+    def memory(self, batch: int, feature: tuple[int, ...], classes: int) -> dict[str, int]:
+        parts = ((name_of(type(part)), part.memory(batch, feature, classes)) for part in self)
+        return {f"{who}:{name}": needed for who, found in parts for name, needed in found.items()}
 
     def leakage(self) -> float | None:
         known = [value for value in (part.leakage() for part in self) if value is not None]

@@ -10,6 +10,7 @@ from torch import Tensor, distributed
 from torch.nn.functional import relu
 
 from ..errors import UserError
+from ..memory import FLOAT
 from ..ranges import Count, Weight
 from ..registry import plugin
 from . import _kmeans, _mixture
@@ -87,6 +88,11 @@ class CEM(Defense):
             raise UserError(
                 "cem: the bound needs noise on the wire (it is infinite at σ = 0); add --defense gaussian:0.025"
             )
+
+    def memory(self, batch: int, feature: tuple[int, ...], classes: int) -> dict[str, int]:
+        # Centers and variances of every class, and for each image of a batch the centers of its own.
+        rows = self.clusters * (2 * classes + batch)
+        return {"clusters": rows * FLOAT * math.prod(feature)}
 
     def loss(self, step: Step) -> Tensor | None:
         if self.centers is None or self.weight == 0:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from ..memory import FLOAT
 from ..ranges import Positive, Weight
 from ..registry import plugin
-from ._pairs import squared_distances
+from ._pairs import MATRICES, squared_distances
 from .base import Defense, Step
 
 EPSILON = 1e-5
@@ -50,6 +51,9 @@ class HSIC(Defense):
         super().__init__()
         self.weight, self.label_weight, self.bandwidth = float(weight), float(label_weight), float(bandwidth)
         self.form = form
+
+    def memory(self, batch: int, feature: tuple[int, ...], classes: int) -> dict[str, int]:
+        return {"batch_size": MATRICES * FLOAT * batch**2}
 
     def loss(self, step: Step) -> Tensor | None:
         if self.weight == self.label_weight == 0:

@@ -7,9 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..memory import FLOAT
 from ..ranges import Weight
 from ..registry import plugin
-from ._pairs import distances, squared_distances
+from ._pairs import MATRICES, distances, squared_distances
 from .base import Defense, Step
 
 
@@ -41,6 +42,9 @@ class NoPeek(Defense):
         super().__init__()
         self.weight, self.form = float(weight), form
         self.squared, self.normalized = squared, normalized
+
+    def memory(self, batch: int, feature: tuple[int, ...], classes: int) -> dict[str, int]:
+        return {"batch_size": MATRICES * FLOAT * batch**2}
 
     def loss(self, step: Step) -> Tensor | None:
         if self.weight == 0:

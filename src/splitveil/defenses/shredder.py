@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..memory import FLOAT, SGD
 from ..randomness import stream
 from ..ranges import Count, Weight
 from ..registry import plugin
@@ -45,6 +47,9 @@ class Shredder(Defense):
     def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
         chosen = torch.randint(self.size, (len(z),), generator=rng, device=z.device)
         return z.float() + self.collection[chosen]
+
+    def memory(self, batch: int, feature: tuple[int, ...], classes: int) -> dict[str, int]:
+        return {"size": SGD * FLOAT * self.size * math.prod(feature)}
 
     def loss(self, step: Step) -> Tensor | None:
         return -self.weight * self.collection.abs().mean() if self.weight else None

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, softshrink
 
 from ..errors import UserError
-from ..ranges import Count, Weight, Whole
+from ..ranges import Count, Iterations, Weight, Whole
 from ..registry import plugin
 from ._model import channels_of, wire_shape
 from .base import Defense
@@ -46,7 +46,7 @@ class SparseCoding(Defense):
         form: Literal["convolutional", "dense"] = "convolutional",
         atoms: Whole = 0,
         kernel: Count = 3,
-        iterations: Count = 10,
+        iterations: Iterations = 10,
         wire: Literal["reconstruction", "code"] = "reconstruction",
     ):
         super().__init__()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, relu
 
 from ..errors import UserError
-from ..ranges import Count, Weight
+from ..ranges import Count, Iterations, Weight
 from ..registry import plugin
 from ._model import channels_of
 from .base import Defense
@@ -69,7 +69,7 @@ class SparseCodingConvReleased(Defense):
         self,
         threshold: Weight = 0.25,
         kernel: Count = 5,
-        iterations: Count = 1000,
+        iterations: Iterations = 1000,
         tau: Annotated[float, Field(ge=1)] = 100.0,
     ):
         super().__init__()
