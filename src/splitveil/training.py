@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessRaisedException
 from torch.nn.functional import cross_entropy
 
-from . import checkpoints, config, fastconv, memory, pins, reading
+from . import checkpoints, config, fastconv, pins, reading, training_memory
 from .claims import claimed
 from .data import ImageSet, Split, augment, protocol, to_float
 from .defenses.base import Features, Stack, Step, name_of
@@ -104,7 +104,7 @@ class Trainer:
             fastconv.accelerate(self.model)
         self.state = checkpoints.State()
         self._setup()
-        self._check_memory()
+        training_memory.check(self, self._rng(STEP, 0))
 
     def _setup(self) -> None:
         own = {id(p) for p in self.stack.own_parameters()}
@@ -121,20 +121,6 @@ class Trainer:
         ignored = [name for name, p in self.step.named_parameters() if id(p) in own]
         nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.step, ignored)
         self.forward, self.optimizer = self.fabric.setup(self.step, optimizer)
-
-    def _check_memory(self) -> None:
-        """Refuse, before the first step, what needs more memory than there is."""
-        fabric = self.fabric
-        batch = math.ceil(min(self.settings.batch_size, len(self.train)) / fabric.world_size)
-        with torch.enable_grad(), fabric.autocast(), memory.kept(self.step) as saved:
-            z, _, _ = self.step.eval()(to_float(self.train.images[:2]), self._rng(STEP, 0))
-        padded = self.images.size + 2 * (self.settings.crop_padding or 0)
-        needs = {
-            "batch_size": memory.SGD * memory.bytes_of(self.step) + batch * saved() // 2,
-            "crop_padding": 0 if self.settings.rotate else batch * 3 * padded**2,  # a rotation pads nothing
-            **self.stack.memory(batch, tuple(z.shape[1:]), self.classes),
-        }
-        memory.check("the training", needs, fabric.device, fabric.world_size)
 
     def _rng(self, purpose: int, epoch: int, rank: int = 0, device: torch.device | None = None) -> torch.Generator:
         return stream(device or self.fabric.device, self.settings.seed, purpose, epoch, rank)

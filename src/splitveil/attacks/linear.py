@@ -50,7 +50,7 @@ class LinearAttack(Attack):
         order = torch.randperm(len(images), generator=rng, device=rng.device)
         held = len(images) // 5
         judge, train = order[:held], order[held:]
-        z, x = self._pairs(seen, order[:1], rng)
+        z, _ = self._pairs(seen, order[:1], rng)
         self.shape = seen.images(order[:1]).shape[1:]
         rows = len(order) * self.looks
         dual = rows <= z.shape[1]

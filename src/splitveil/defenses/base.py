@@ -77,6 +77,8 @@ class Defense(nn.Module):
     """True where ``refit`` wants the features of each epoch; the loop collects them only then."""
     install_order: ClassVar[int] = 0
     """Lower ones are installed first: -2 changes the network, -1 adds noise whose variance others ask for."""
+    late_buffers: ClassVar[tuple[str, ...]] = ()
+    """Buffers that are None until `refit` gives them the shapes of the data, or a saved state does."""
     acts_after: int = 0
     """Epochs that must have passed before the defence does its work; a training that ends earlier is refused."""
 
@@ -87,6 +89,12 @@ class Defense(nn.Module):
             if callable(value) and not name.startswith("_") and name not in allowed and not hasattr(nn.Module, name):
                 hint = did_you_mean(name, HOOKS) or ";"
                 raise TypeError(f"{cls.__name__}.{name} is not a hook{hint} Prefix helpers with an underscore")
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in self.late_buffers:
+            if (value := state_dict.get(prefix + name)) is not None:
+                setattr(self, name, torch.empty_like(value))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def install(self, model: Any) -> None:
         """Called once, before training, with the SplitModel that carries this defence."""

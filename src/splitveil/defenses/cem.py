@@ -59,6 +59,7 @@ class CEM(Defense):
     """
 
     needs_features = True
+    late_buffers = ("centers", "variance", "counts", "nats")
     centers: Any  # (C, K, m), None before the first refit; so are variance (C, K, m), counts (C, K) and nats ()
     variance: Any
     counts: Any
@@ -79,7 +80,7 @@ class CEM(Defense):
         self.acts_after = int(weight > 0)  # the first epoch only collects the features that the clusters are made of
         self.schedule, self.source, self.threshold, self.per_class = schedule, refit, threshold, per_class
         self.sigma2 = 0.0
-        for name in ("centers", "variance", "counts", "nats"):
+        for name in self.late_buffers:
             self.register_buffer(name, None)
 
     def install(self, model) -> None:
@@ -90,9 +91,8 @@ class CEM(Defense):
             )
 
     def memory(self, batch: int, feature: tuple[int, ...], classes: int) -> dict[str, int]:
-        # Centers and variances of every class, and for each image of a batch the centers of its own.
-        rows = self.clusters * (2 * classes + batch)
-        return {"clusters": rows * FLOAT * math.prod(feature)}
+        rows = 2 * (classes if self.per_class else 1) + batch  # centers, variances; centers of each image
+        return {"clusters": self.clusters * rows * FLOAT * math.prod(feature)}
 
     def loss(self, step: Step) -> Tensor | None:
         if self.centers is None or self.weight == 0:
@@ -146,10 +146,3 @@ class CEM(Defense):
 
     def leakage(self) -> float | None:
         return None if self.nats is None else float(self.nats)
-
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        # The buffers get their shapes from the data, so they are made before the values are copied in.
-        for name in ("centers", "variance", "counts", "nats"):
-            if (value := state_dict.get(prefix + name)) is not None:
-                setattr(self, name, torch.empty_like(value))
-        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -38,6 +36,7 @@ class PCA(Defense):
     """
 
     needs_features = True
+    late_buffers = ("mean", "basis")
     mean: Tensor | None
     basis: Tensor | None
 
@@ -57,12 +56,6 @@ class PCA(Defense):
     def refit(self, epoch: int, features: Features) -> None:
         self.mean = features.z.mean(0)
         self.basis = principal_components(features.z, self.components, features.rng)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for name in ("mean", "basis"):
-            if (value := state_dict.get(prefix + name)) is not None:
-                setattr(self, name, torch.empty_like(value))
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def principal_components(z: Tensor, count: int, rng: torch.Generator) -> Tensor:
