@@ -16,9 +16,9 @@ import numpy as np
 
 ATTACKS = (
     "linear:looks=4",
-    "decoder:epochs=30,network=conv_normN2C64,lr=0.003,weight_decay=0.0001,batch_size=256",
-    "refine:steps=100,weight=null,start=decoder,epochs=30,network=conv_normN2C64,lr=0.003,weight_decay=0.0001,"
-    "batch_size=256,draws=4,tuning=16",
+    "decoder:epochs=50,network=res_normN4C64,lr=0.001,weight_decay=0.0001,batch_size=256,steps=2000,patience=250",
+    "refine:steps=100,weight=null,start=decoder,epochs=50,network=res_normN4C64,lr=0.001,weight_decay=0.0001,"
+    "batch_size=256,draws=4,tuning=16,start_steps=2000,patience=250",
 )
 TINY = ("linear:looks=1", "decoder:epochs=1,network=conv_normN1C32,batch_size=64")
 IMAGES: dict[str, Any] = {}
@@ -102,7 +102,8 @@ def _attacked(cell: Cell, made: Any, images: Any, protocol: str) -> dict[str, An
     from splitveil.evaluation import run_and_save
 
     specs = suites.labels(tuple(Spec.model_validate(text) for text in cell.attacks))
-    terms = {"protocol_name": protocol, "attacked": cell.attacked, "attacker_size": cell.attacker_size}
+    terms: dict[str, Any] = {"protocol_name": protocol, "attacked": cell.attacked, "attacker_size": cell.attacker_size}
+    terms["fits"] = {}  # refine begins with the decoder that was trained already
     found = {label: run_and_save(made, label, spec, images, **terms) for label, spec in specs.items()}
     values = {label: outcome.values for label, outcome in found.items()}
     held = {label: outcome.held_out for label, outcome in found.items()}
