@@ -177,8 +177,18 @@ def test_a_defense_without_a_gradient_is_not_taken_for_a_private_one(defense):
     assert float(metrics.mse(found, truth).mean()) < limit * toy.VARIANCE
 
 
+class Secretive(Gaussian):
+    def law(self, wire, before):
+        return before.silent()
+
+
+def test_the_expected_wire_of_noise_that_is_told_of_and_only_added_is_the_feature():
+    made, x = box(Gaussian(0.3), draws=2), toy.pixels(toy.images(20, 2))
+    assert torch.equal(made.wire(x, rng(5)), made.model.features(x))
+
+
 def test_the_expected_wire_averages_the_noise():
-    made = box(Gaussian(0.3), draws=100)
+    made = box(Secretive(0.3), draws=100)
     x = toy.pixels(toy.images(20, 2))
     residual = made.wire(x, rng(5)) - made.model.features(x)
     assert float(residual.std()) == pytest.approx(0.03, rel=0.1)

@@ -133,7 +133,7 @@ def evaluate(
     work = Work(progress, budget, _kept(store, stage, budget))
     judges, own = judged(given.attacker_train, run.settings.seed)
     with work.share(0.5 if stage.attack.iterates else 1):
-        stage.attack.fit(stage.victim, own, stage.rng, work)
+        stage.attack.fit(stage.victim.of(stage.attack), own, stage.rng, work)
     # Together, so that a budget of time gives both the same.
     asked = judges.joined(given.attacker_test)
     found, wires = reconstruct(stage.attack, stage.tap, asked, work)
@@ -229,7 +229,7 @@ def set_up(run: Run, spec: config.Spec, images: ImageSet, terms: Terms) -> Stage
     attack.check(wire_shape(model, given.attacker_test), images.size)
     check_memory(spec.name, attack, victim, given.attacker_train, len(given.attacker_test))
     rng = stream(device, run.settings.seed, ATTACK, terms.seed)
-    tap = Interception(victim, run.settings.seed, given.name)
+    tap = Interception(victim.of(attack), run.settings.seed, given.name)
     return Stage(run.path, spec, terms, attack, given, model, victim, tap, rng)
 
 
@@ -277,7 +277,7 @@ def rehearse(run: Run, spec: config.Spec, images: ImageSet, **terms: Any) -> dic
     """
     stage = set_up(run, spec, images, Terms(**terms))
     test, work = stage.given.attacker_test, Work(budget=Budget(steps=2))
-    stage.attack.fit(stage.victim, stage.given.attacker_train, stage.rng, work)
+    stage.attack.fit(stage.victim.of(stage.attack), stage.given.attacker_train, stage.rng, work)
     fitted, fit_seconds = len(work.loops), work.seconds
     first = test.subset(torch.arange(min(BATCH, len(test))))
     reconstruct(stage.attack, stage.tap, first, work)
@@ -296,14 +296,14 @@ def rehearse(run: Run, spec: config.Spec, images: ImageSet, **terms: Any) -> dic
 
 @torch.no_grad()
 def reconstruct(attack: Attack, tap: Interception, split: Split, work: Work | None = None) -> tuple[Tensor, Tensor]:
-    """Reconstructions (N, 3, S, S) and the wires (N, ...) they were made from, on the CPU."""
+    """Reconstructions (N, 3, S, S), and the wires (N, ...), one of each image, that say what was seen; on the CPU."""
     found, wires = [], []
     batches = zip(split.images.split(BATCH), split.labels.split(BATCH), strict=True)
     for images, labels in (work or Work()).each(batches):
         wire = tap.wires(images)
         known = labels.to(wire.device) if Access.LABELS in attack.needs else None
         found.append(attack.reconstruct(wire, known).cpu())
-        wires.append(wire.cpu())
+        wires.append(tap.victim.one_wire(wire).cpu())
     return torch.cat(found), torch.cat(wires)
 
 

@@ -57,7 +57,7 @@ class Guide:
         held, own = hold_out_images(images, rng, name)
         if first:
             with work.share(0.3):
-                first.fit(victim, own, rng, work)
+                first.fit(victim.of(first), own, rng, work)
         with work.share(0.6):
             denoiser, curve = prior.learn(own, held, rng, work)
         truth = to_float(held.images[:judges].to(victim.device))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data import Split, to_float
-from .base import BATCH, Victim
+from .base import BATCH, Victim, seen
 
 Mode = Literal["exact", "straight"]
 AT_RANDOM = 0.05
@@ -17,6 +17,10 @@ HIDDEN_DRAWS = 8
 """Draws of a mask at least, so that most entries are seen in one."""
 LEAST = 1e-4
 """Least variance of noise, in units of the wire's variance: entries without noise do not outweigh all others."""
+MOSTLY = 0.5
+"""Part of the noise's variance beyond which Laplace noise shapes its likelihood."""
+ROUND = 0.1
+"""Width of the rounded peak of that likelihood, in units of the noise's scale."""
 ROWS = 512
 """Attacker images from which a wire of another shape than the feature is approximated."""
 
@@ -24,7 +28,8 @@ ROWS = 512
 class WhiteBox:
     """The encoder and its defence as a function of pixels that can be differentiated.
 
-    The wire is the mean over ``draws`` of the defence's noise (expectation over transformation, Athalye et al. 2018).
+    The wire is the mean over ``draws`` of the defence's noise (expectation over transformation, Athalye et al. 2018),
+    or the feature itself where the defense tells of noise that is only added.
     ``modes`` lists the backward passes worth trying: ``exact`` is the defence's own; ``straight`` passes the gradient
     around the defence (BPDA, the same paper): as the identity where wire and feature have one shape, else through a
     linear map fitted on the attacker's images. A defence whose derivative is the identity (additive noise) needs only
@@ -35,13 +40,15 @@ class WhiteBox:
         self.model, self.device = victim.white_box(), victim.device
         rows = torch.arange(min(ROWS, len(images)), device=images.images.device)
         x = to_float(images.images[rows].to(self.device))
+        self.one_wire = victim.one_wire
         with torch.no_grad():
             z = torch.cat([self.model.features(part) for part in x.split(BATCH)])
-            first, second = self.model.protect(z, rng), self.model.protect(z, rng)
+            first, second = (seen(self.model, z, rng, victim.observed, victim.all_looks) for _ in range(2))
+            if victim.all_looks:
+                first, second = first[:, 0], second[:, 0]
         self.draws = 1 if torch.equal(first, second) else draws
         self.scale = float(first.float().var(0).mean()) or 1.0
         """Variance of the wire over images, per dimension: losses in its unit mean the same for every encoder."""
-        self._know(victim, first, second)
         self.modes: tuple[Mode, ...] = ("exact",)
         slope = self._slope(z[:2], rng)
         if slope is None or not bool(slope.any()):
@@ -49,6 +56,7 @@ class WhiteBox:
         elif slope.shape != first[:2].shape or not torch.allclose(slope, torch.ones_like(slope)):
             self.modes = ("exact", "straight")
         self._map = None if z.shape == first.shape else _linear_map(z, first)
+        self._know(victim, first, second)
 
     def _know(self, victim: Victim, first: Tensor, second: Tensor) -> None:
         """What the defense tells of its noise; what it does not tell is measured from two looks at each image."""
@@ -62,14 +70,23 @@ class WhiteBox:
             self.hides = float((law.visible != again.visible).float().mean()) > AT_RANDOM
             self.draws = max(self.draws, HIDDEN_DRAWS) if self.hides else self.draws
         told = law.variance
+        self._additive = told is not None and law.visible is None and self.modes == ("exact",)
         if told is None:
             told = ((first - second).square() / 2 * both).sum(0).float() / both.sum(0).clamp(min=1)
         self.variance = torch.as_tensor(told, device=first.device).expand(self._shape).flatten().float()
         """Variance of the noise on each visible entry, (m,)."""
+        self._peak = (law.laplace / 2) ** 0.5 if law.looks == "ranked" and law.share() > MOSTLY else 0.0
+        self._together = victim.all_looks and law.looks != "union" and not self._peak
+        if self._together:
+            self.variance = self.variance / victim.observed
         precision = 1 / self.variance.clamp(min=LEAST * self.scale)
         self.noise = float(1 / precision.mean()) if bool(self.variance.any()) else 0.0
         """Harmonic mean of the variances: the noise's variance where it is the same everywhere, 0 without noise."""
         self._weights = precision / precision.mean()
+
+    def target(self, wire: Tensor) -> Tensor:
+        """What `feature_loss` compares with: the looks (B, k · m), or their mean (B, m) where nothing is lost by it."""
+        return (wire.mean(1) if self._together else wire).flatten(1).float()
 
     def _slope(self, z: Tensor, rng: torch.Generator) -> Tensor | None:
         """Gradient of the sum of the wire with respect to z; None where there is no path."""
@@ -83,6 +100,8 @@ class WhiteBox:
     def wire(self, x: Tensor, rng: torch.Generator, mode: Mode = "exact", draws: int | None = None) -> Tensor:
         """Mean wire (B, m), flattened, of pixels x (B, 3, S, S), with gradients."""
         z = self.model.features(x)
+        if self._additive:  # the mean is known: draws would add their own noise, which several looks do not have
+            return z.flatten(1).float()
         source = z.detach() if mode == "straight" else z
         looks = torch.stack([self.model.protect(source, rng).float() for _ in range(draws or self.draws)])
         wire = self._expected(looks)
@@ -107,17 +126,33 @@ class WhiteBox:
         return visible.flatten(1)
 
     def feature_loss(
-        self, x: Tensor, wire: Tensor, rng: torch.Generator, mode: Mode, draws: int | None = None
+        self, x: Tensor, target: Tensor, rng: torch.Generator, mode: Mode, draws: int | None = None
     ) -> Tensor:
-        """Distance of each image to ``wire`` (B, m): Σ_d w_d (E D(f(x), ε)_d − z_d)² / (m s), (B,).
+        """Distance of each image to k looks at a wire: Σ_d w_d Σ_j (E D(f(x), ε)_d − z_jd)² / (k m s), (B,).
 
-        w_d is the precision of the noise on entry d (Mahalanobis' distance), 1 on average, and 0 where the entry is
-        hidden; s is the wire's variance over images.
+        w_d is the precision of the noise on entry d (Mahalanobis' distance), 1 on average, and 0 where a look hides the
+        entry; s is the wire's variance over images. For Laplace noise of scale b and variance v, |·| · 2 v/b takes the
+        place of the square: k m s / (2 σ²) times the distance is the negative sum of the looks' log-likelihoods, but
+        for a constant, with σ² the harmonic mean of the variances (`noise`).
+
+        Args:
+            target: looks as `target` makes them, (B, k · m).
         """
-        error = self.wire(x, rng, mode, draws) - wire
+        looks = target.view(len(target), -1, len(self._weights))
+        error = self.wire(x, rng, mode, draws)[:, None] - looks
         if self.hides:
-            error = torch.where(self._visible(wire) & ~error.isnan(), error, 0)
-        return (error.square() * self._weights).mean(1) / self.scale
+            visible = self._visible(target.reshape(-1, looks.shape[2])).view_as(looks)
+            error = torch.where(visible & ~error.isnan(), error, 0)
+        return (self._penalty(error) * self._weights).mean((1, 2)) / self.scale
+
+    def _penalty(self, error: Tensor) -> Tensor:
+        if not self._peak:
+            return error.square()
+        # Where other noise is added, and for the sake of the gradient, the peak is round.
+        rounded = (self.variance - 2 * self._peak**2).clamp(min=0) + (ROUND * self._peak) ** 2
+        if not self._additive:
+            rounded = rounded + self.variance / self.draws
+        return 2 * self.variance / self._peak * ((error.square() + rounded).sqrt() - rounded.sqrt())
 
 
 def _linear_map(z: Tensor, wire: Tensor) -> Tensor:

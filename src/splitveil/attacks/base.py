@@ -22,6 +22,8 @@ __all__ = ["BATCH", "Attack", "Extent", "Observations", "Progress", "Tally", "Vi
 
 BATCH = 256
 CACHE_BYTES = 2**30
+LOOKS_BYTES = 2**28
+"""Of the looks that are made into one at once."""
 
 
 class Victim:
@@ -30,19 +32,34 @@ class Victim:
     The clean feature never leaves this class.
 
     Args:
-        observed: wires of each image that the attacker sees; what it is given is their mean, here and when it learns.
+        observed: wires of each image that the attacker sees, here and when it learns.
+        all_looks: give out all of them, (B, observed, ...), and not the one wire (B, ...) that the law makes of them.
     """
 
-    def __init__(self, model: SplitModel, grants: frozenset[Access], observed: int = 1):
+    def __init__(self, model: SplitModel, grants: frozenset[Access], observed: int = 1, all_looks: bool = False):
         if observed < 1:
             raise UserError(f"observed is {observed}; expected at least 1 wire of each image")
-        self._model, self.grants, self._observed = model.eval().requires_grad_(False), grants, observed
+        self._model, self.grants = model.eval().requires_grad_(False), grants
+        self.observed, self.all_looks = observed, all_looks and observed > 1
         self.device: torch.device = model.mean.device
         self._tally = Tally()
 
     def again(self) -> Victim:
         """The same view, of which no query has been counted yet."""
-        return Victim(self._model, self.grants, self._observed)
+        return Victim(self._model, self.grants, self.observed, self.all_looks)
+
+    def of(self, attack: Attack) -> Victim:
+        """The same as ``attack`` is to see it, with one count of queries: all looks, or one wire made of them."""
+        view = Victim(self._model, self.grants, self.observed, attack.all_looks)
+        view._tally = self._tally
+        return view
+
+    def one_wire(self, wire: Tensor) -> Tensor:
+        """The wire (B, ...) that the law makes of what this view gives out."""
+        if not self.all_looks:
+            return wire
+        looks = wire.transpose(0, 1)
+        return combined(looks, law_of(self._model.defense, looks.flatten(0, 1)))
 
     def require(self, *needs: Access) -> None:
         """Raise AccessError where one of ``needs`` is not granted."""
@@ -57,7 +74,7 @@ class Victim:
         """z_wire of pixels x (B, 3, S, S) in [0, 1], noise drawn anew."""
         self.require(Access.QUERY)
         self._model.check_layout(x[:1])
-        return seen(self._model, self._model.features(x), rng, self._observed)
+        return self._seen(self._model.features(x), rng)
 
     @torch.no_grad()
     def intercept(self, x: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
@@ -65,10 +82,13 @@ class Victim:
         self.require(Access.QUERY)
         z = self._model.features(x)
         if not self._noisy(z[:1]):
-            return seen(self._model, z, streams[0], self._observed)
+            return self._seen(z, streams[0])
         # One by one, as they are served: no other way gives an image the same noise in every batch.
         alone = zip(z.split(1), streams, strict=True)
-        return torch.cat([seen(self._model, one, rng, self._observed) for one, rng in alone])
+        return torch.cat([self._seen(one, rng) for one, rng in alone])
+
+    def _seen(self, z: Tensor, rng: torch.Generator) -> Tensor:
+        return seen(self._model, z, rng, self.observed, self.all_looks)
 
     def _noisy(self, z: Tensor) -> bool:
         first, second = (self._model.protect(z, torch.Generator(z.device).manual_seed(seed)) for seed in (0, 1))
@@ -79,11 +99,12 @@ class Victim:
         self.require(Access.QUERY)
         self._model.check_layout(to_float(split.images[:1].to(self.device)))
         self._tally.images += len(split)
-        return Observations(self._model, split, self._tally, self._observed)
+        return Observations(self._model, split, self._tally, self.observed, self.all_looks)
 
     def law(self, wire: Tensor) -> Law:
-        """What can be told of a wire (B, ...) that was seen: the attacker knows the defense."""
-        return law_of(self._model.defense, wire)
+        """What the attacker, who knows the defense, can tell of wires (B, ...); of single looks where all are seen."""
+        law = law_of(self._model.defense, wire)
+        return law if self.all_looks else law.of_several(self.observed)
 
     def looks(self) -> float:
         """How often, on average, each image of `observe` has been sent; 0 where there was none."""
@@ -112,8 +133,8 @@ class Tally:
 class Observations:
     """Images with what the wire carries for them; each look draws the defence's noise anew."""
 
-    def __init__(self, model: SplitModel, split: Split, tally: Tally, observed: int = 1):
-        self._observed = observed
+    def __init__(self, model: SplitModel, split: Split, tally: Tally, observed: int = 1, all_looks: bool = False):
+        self._looks = observed, all_looks
         self._model, self._split, self._tally = model, split.to(model.mean.device), tally
         self._clean: Tensor | None = None
 
@@ -122,17 +143,17 @@ class Observations:
 
     @torch.no_grad()
     def wire(self, index: Tensor, rng: torch.Generator) -> Tensor:
-        """z_wire of the images ``index``, float32, with fresh noise."""
+        """z_wire (B, ...) of the images ``index``, float32, with fresh noise; (B, observed, ...) where all are seen."""
         self._tally.asked += len(index)
         # The encoder is deterministic, so its output may be kept; what the attacker gets has passed the defence.
         if self._clean is None:
             first = self._encode(torch.arange(min(BATCH, len(self)), device=self._split.images.device))
             if len(self) * first[0].numel() * 4 > CACHE_BYTES:
-                return seen(self._model, self._encode(index), rng, self._observed)
+                return seen(self._model, self._encode(index), rng, *self._looks)
             rest = torch.arange(len(first), len(self), device=first.device).split(BATCH)
             # Splitting nothing gives one empty part, which many networks cannot take.
             self._clean = torch.cat([first, *(self._encode(part) for part in rest if len(part))])
-        return seen(self._model, self._clean[index], rng, self._observed)
+        return seen(self._model, self._clean[index], rng, *self._looks)
 
     def _encode(self, index: Tensor) -> Tensor:
         return self._model.features(to_float(self._split.images[index]).to(memory_format=torch.channels_last))
@@ -146,15 +167,22 @@ class Observations:
         return self._split.labels[index]
 
 
-def seen(model: SplitModel, z: Tensor, rng: torch.Generator, observed: int = 1) -> Tensor:
-    """What ``observed`` wires of the features z (B, ...) say together, float32; each has its own noise.
+@torch.no_grad()
+def seen(model: SplitModel, z: Tensor, rng: torch.Generator, observed: int = 1, all_looks: bool = False) -> Tensor:
+    """What an attacker is given of ``observed`` wires of the features z (B, ...), each with its own noise, float32.
 
-    They are combined as the defense's law says: by their mean, their median, or the union of what they show.
+    One wire (B, ...), made of them as the defense's law says: by their mean, a weighted mean of the ranked ones, or the
+    union of what they show. With ``all_looks`` all of them, (B, observed, ...).
     """
     if observed == 1:
         return model.protect(z, rng).float()
-    looks = torch.stack([model.protect(z, rng).float() for _ in range(observed)])
-    return combined(looks, law_of(model.defense, looks.flatten(0, 1)))
+    rows = len(z) if all_looks else max(1, LOOKS_BYTES // (4 * observed * max(1, z.shape[1:].numel())))
+    parts = []
+    for part in z.split(rows):
+        looks = torch.stack([model.protect(part, rng).float() for _ in range(observed)])
+        together = looks.transpose(0, 1) if all_looks else combined(looks, law_of(model.defense, looks.flatten(0, 1)))
+        parts.append(together)
+    return torch.cat(parts)
 
 
 @dataclass(frozen=True)
@@ -217,13 +245,23 @@ class Extent:
 
 
 class Attack(ABC):
-    """Base of every attack: settings in the constructor, data in the calls."""
+    """Base of every attack: settings in the constructor, data in the calls.
+
+    **What a wire is.** Where the attacker sees one wire of each image, it is z_wire, (B, ...). Where it sees k of them
+    (`observed` of `Victim`), an attack gets, in `reconstruct` and from `Victim.query` and `Observations.wire` alike,
+    the one wire (B, ...) that the defense's law makes of them: their mean, the weighted mean of the ranked ones or the
+    union of what they show (`Law.looks`); `Victim.law` then tells of that one. An attack that can weigh evidence sets
+    ``all_looks = True``: it gets all of them, (B, k, ...), and `Victim.law` tells of each. Another attack inside it, as
+    its start, is fitted on ``victim.of(start)`` and answers ``victim.one_wire(wire)``.
+    """
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.QUERY})
     """Access without which the attack cannot run."""
     floor: ClassVar[Literal["linear", "mean", "none"]] = "linear"
     """Whose squared error it must beat: the linear attack's, which sees the same, or the mean image's where it sees
     less than the wire; none where its answers are not made for that error."""
+    all_looks: ClassVar[bool] = False
+    """Whether it takes every wire of an image that is observed, (B, k, ...), where k > 1."""
     learns: ClassVar[bool] = False
     """Whether `curve` is the error on held-out images after each epoch of a training."""
     iterates: ClassVar[bool] = False
@@ -238,7 +276,7 @@ class Attack(ABC):
 
     @abstractmethod
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
-        """Images (B, 3, S, S) in [0, 1] from z_wire (B, ...); ``y`` only where labels are granted."""
+        """Images (B, 3, S, S) in [0, 1] from z_wire (B, ...), or (B, k, ...); ``y`` only where labels are granted."""
 
     def check(self, wire: tuple[int, ...], size: int) -> None:
         """Refuse, before any work, wires of this shape (without the batch) or images of ``size`` pixels a side.

@@ -40,6 +40,7 @@ class DeepPriorAttack(Attack):
     """
 
     needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})
+    all_looks: ClassVar = True
     iterates: ClassVar = True
 
     def __init__(
@@ -83,7 +84,7 @@ class DeepPriorAttack(Attack):
     @torch.enable_grad()
     def _optimize(self, wire: Tensor, mode: Mode) -> Tensor:
         rng = torch.Generator(wire.device).manual_seed(self._seed)
-        target = wire.flatten(1).float()
+        target = self.box.target(wire)
         with torch.random.fork_rng():  # layers draw their weights from torch's global generator
             seed_layers(rng)
             nets = Hourglasses(len(wire), self.width).to(wire.device)

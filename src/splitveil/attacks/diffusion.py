@@ -41,6 +41,7 @@ class DiffusionAttack(Attack):
     """
 
     needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})
+    all_looks: ClassVar = True
     iterates: ClassVar = True
 
     def __init__(
@@ -84,12 +85,12 @@ class DiffusionAttack(Attack):
     @torch.no_grad()
     def _sample(self, wire: Tensor, rates: Tensor, mode: Mode) -> Tensor:
         rng, denoiser = torch.Generator(wire.device).manual_seed(self._seed), self.guide.denoiser
-        target = wire.flatten(1).float().repeat_interleave(self.samples, 0)
+        target = self.guide.box.target(wire).repeat_interleave(self.samples, 0)
         rates = rates.view(-1, 1, 1, 1).repeat_interleave(self.samples, 0)
         shape, alpha = denoiser.gaussian.mean.shape, denoiser.alpha
         x = paired(len(wire), self.samples, shape, rng)
         if self.guide.first:
-            y = (2 * self.guide.first.reconstruct(wire) - 1).repeat_interleave(self.samples, 0)
+            y = (2 * self.guide.first.reconstruct(self.guide.box.one_wire(wire)) - 1).repeat_interleave(self.samples, 0)
             x = alpha[self._top].sqrt() * y + (1 - alpha[self._top]).sqrt() * x
         state: State = {"x": x, "t": self._top}
         loop = self._work.loop(f"diffusion {mode}", self.steps, state, rng)

@@ -40,6 +40,7 @@ class LatentAttack(Attack):
     """
 
     needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})
+    all_looks: ClassVar = True
     iterates: ClassVar = True
 
     def __init__(
@@ -101,8 +102,9 @@ class LatentAttack(Attack):
     @torch.enable_grad()
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
         rng = torch.Generator(wire.device).manual_seed(self._seed)
-        target = wire.flatten(1).float()
-        first, best = self._sampled(target, rng), torch.full((len(wire),), math.inf, device=wire.device)
+        target = self.box.target(wire)
+        first = self._sampled(self.box.one_wire(wire).flatten(1).float(), rng)
+        best = torch.full((len(wire),), math.inf, device=wire.device)
         images = torch.empty(0)
         for mode in self._work.each(self.box.modes):
             latent = first.clone().requires_grad_()

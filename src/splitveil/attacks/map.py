@@ -47,6 +47,7 @@ class MapAttack(Attack):
     """
 
     needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})
+    all_looks: ClassVar = True
     iterates: ClassVar = True
 
     def __init__(
@@ -92,9 +93,9 @@ class MapAttack(Attack):
 
     def _search(self, wire: Tensor, weights: Tensor, mode: Mode) -> Tensor:
         rng, guide = torch.Generator(wire.device).manual_seed(self._seed), self.guide
-        target, weights = wire.flatten(1).float(), weights.view(-1, 1, 1, 1)
+        target, weights = guide.box.target(wire), weights.view(-1, 1, 1, 1)
         first = guide.denoiser.gaussian.mean.expand(len(wire), -1, -1, -1) / 2 + 0.5
-        x = (guide.first.reconstruct(wire) if guide.first else first).clone()
+        x = (guide.first.reconstruct(guide.box.one_wire(wire)) if guide.first else first).clone()
         x.grad = torch.zeros_like(x)
         optimizer = torch.optim.Adam([x], self.lr)
         loop = self._work.loop(f"map {mode}", self.steps, {"x": x, "optimizer": optimizer}, rng)

@@ -52,6 +52,7 @@ class RefineAttack(Attack):
     """
 
     needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})
+    all_looks: ClassVar = True
     iterates: ClassVar = True
 
     def __init__(
@@ -85,7 +86,7 @@ class RefineAttack(Attack):
         held, own = hold_out_images(images, rng, "refine")
         if self._first:
             with self._work.share(0.6):
-                self._first.fit(victim, own, rng, self._work)
+                self._first.fit(victim.of(self._first), own, rng, self._work)
         self.mean = torch.stack([to_float(part).mean(0) * len(part) for part in own.images.split(BATCH)]).sum(0)
         self.mean = self.mean.to(victim.device) / len(own)
         self.box = WhiteBox(victim, own, self.draws, rng)
@@ -111,7 +112,7 @@ class RefineAttack(Attack):
         """Images (B, 3, S, S), with a weight (B,) for each."""
         rng, size = torch.Generator(wire.device), PART if wire.device.type == "cpu" else BATCH
         start = self._starts(wire)
-        known = [values.split(size) for values in (start, wire.flatten(1).float(), weights)]
+        known = [values.split(size) for values in (start, self.box.target(wire), weights)]
 
         def objective(u: Tensor) -> tuple[Tensor, Tensor]:
             rng.manual_seed(self._seed)  # one noise for all steps: it must not make one look good or bad
@@ -137,7 +138,9 @@ class RefineAttack(Attack):
         return loss.detach(), torch.autograd.grad(loss.sum(), u)[0]
 
     def _starts(self, wire: Tensor) -> Tensor:
-        return self._first.reconstruct(wire) if self._first else self.mean.expand(len(wire), -1, -1, -1)
+        if self._first:
+            return self._first.reconstruct(self.box.one_wire(wire))
+        return self.mean.expand(len(wire), -1, -1, -1)
 
     def curve(self) -> list[float]:
         return self._curve

@@ -47,6 +47,7 @@ class RmleAttack(Attack):
     """
 
     needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})
+    all_looks: ClassVar = True
     iterates: ClassVar = True
 
     def __init__(
@@ -85,7 +86,7 @@ class RmleAttack(Attack):
         self._typical = float(total_variation(x).mean()), float((x - x.mean(0)).square().mean().clamp(min=1e-6))
         if self._first:
             with self._work.share(0.5):
-                self._first.fit(victim, own, rng, self._work)
+                self._first.fit(victim.of(self._first), own, rng, self._work)
         self.box = WhiteBox(victim, own, self.draws, rng)
         self._seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
         truth = to_float(images.images[order[:count]].to(victim.device))
@@ -120,7 +121,7 @@ class RmleAttack(Attack):
     def _optimize(self, wire: Tensor, weights: Tensor, mode: Mode, restart: int) -> tuple[Tensor, Tensor]:
         """Images (B, 3, S, S) and their distance on the wire (B,), weights (B or 1, 2)."""
         rng = torch.Generator(wire.device).manual_seed(self._seed + restart)
-        target, start = wire.flatten(1).float(), self._starts(wire)
+        target, start = self.box.target(wire), self._starts(wire)
         tv, l2 = (weights / torch.tensor(self._typical, device=wire.device)).T
         center = start if self.center == "start" else torch.zeros_like(start)
         x = start.clone()
@@ -142,7 +143,7 @@ class RmleAttack(Attack):
 
     def _starts(self, wire: Tensor) -> Tensor:
         if self._first:
-            return self._first.reconstruct(wire)
+            return self._first.reconstruct(self.box.one_wire(wire))
         return (self.mean if self.start == "mean" else self.mean * 0 + 0.5).expand(len(wire), -1, -1, -1)
 
     def curve(self) -> list[float]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
-Looks = Literal["mean", "median", "union"]
+Looks = Literal["mean", "ranked", "union"]
+Noise = Literal["gaussian", "laplace"]
+SIMULATED = 2**15
+"""Sets of looks from which the weights of ranked ones are computed."""
 
 
 @dataclass(frozen=True)
@@ -17,31 +22,72 @@ class Law:
     Attributes:
         variance: of the noise on each visible entry, broadcastable to the wire; None: not told, to be measured.
         visible: bool, as the wire: the entries that carry z. None: all do.
-        looks: how several wires of one image are made into one: their "mean", which is sufficient for Gaussian noise;
-            their "median", for noise with a sharp peak; the "union" of what each shows.
+        laplace: the part of ``variance`` that is Laplace noise; all the rest counts as Gaussian.
+        offsets: (K, ...), of which one was added to each wire, all as likely, and nothing else: ``variance`` is None.
     """
 
     variance: Tensor | float | None = 0.0
     visible: Tensor | None = None
-    looks: Looks = "mean"
+    laplace: float = 0.0
+    offsets: Tensor | None = None
 
-    def with_noise(self, variance: Tensor | float, looks: Looks = "mean") -> Law:
+    @property
+    def exact(self) -> bool:
+        """Whether the wire is what z determines, all of it."""
+        return isinstance(self.variance, float) and self.variance == 0 and self.visible is None
+
+    @property
+    def looks(self) -> Looks:
+        """How several wires of one image become one that says (nearly) as much.
+
+        The "mean" is sufficient for Gaussian noise; where entries are hidden, the "union" of what is visible, averaged
+        where it is so several times; for noise with a sharp peak no statistic of one look's size is sufficient, but the
+        best weighted mean of the "ranked" looks has 1.01 times the least variance possible (see `ranked_weights`).
+        """
+        if self.visible is not None:
+            return "union"
+        return "ranked" if self.laplace else "mean"
+
+    def with_noise(self, variance: Tensor | float, kind: Noise = "gaussian") -> Law:
         """The law after independent noise was added to every entry: what was invisible can no longer be told apart.
 
         >>> Law(0.01).with_noise(0.03).variance
         0.04
         """
-        known = None if self.variance is None or self.visible is not None else self.variance + variance
-        return Law(known, None, "median" if "median" in (looks, self.looks) else "mean")
+        if self.variance is None or self.visible is not None:
+            return Law(None)
+        laplace = self.laplace + (float(variance) if kind == "laplace" else 0.0)
+        return replace(self, variance=self.variance + variance, laplace=laplace)
 
     def silent(self) -> Law:
         """The law after something of which nothing is known."""
-        return Law(None, None, self.looks)
+        return Law(None, laplace=self.laplace)
 
     def hiding(self, visible: Tensor, scale: float = 1.0) -> Law:
         """The law after all but the ``visible`` entries were set to zero and these multiplied by ``scale``."""
         variance = None if self.variance is None else self.variance * scale**2
-        return replace(self, variance=variance, visible=visible, looks="union")
+        return Law(variance, visible, self.laplace * scale**2)
+
+    def of_several(self, looks: int) -> Law:
+        """The law of the one wire that `combined` makes of so many."""
+        if looks == 1:
+            return self
+        if self.variance is None or self.looks == "union":  # how often an entry was visible differs between entries
+            return Law(0.0 if replace(self, visible=None).exact else None, self.visible, offsets=self.offsets)
+        weights = self.weights(looks)
+        factor = 1 / looks if weights is None else float(_covariance(looks, self.share()).mv(weights).dot(weights))
+        return Law(self.variance * factor)
+
+    def share(self) -> float:
+        """Part of the noise's variance that is Laplace noise's, to two digits; 1 where the whole is not known."""
+        if not self.laplace or self.variance is None:
+            return 1.0 if self.laplace else 0.0
+        return round(min(1.0, self.laplace / float(torch.as_tensor(self.variance).mean())), 2)
+
+    def weights(self, looks: int) -> Tensor | None:
+        """Of each of the ranked looks in one wire, (looks,); None: all the same."""
+        share = self.share() if self.looks == "ranked" and looks > 2 else 0.0
+        return ranked_weights(looks, share) if share else None
 
 
 def law_of(defense: Any, wire: Tensor) -> Law:
@@ -58,17 +104,47 @@ def combined(looks: Tensor, law: Law) -> Tensor:
     Args:
         law: of the looks, laid one after the other: (k · B, ...).
 
-    >>> import torch
     >>> looks = torch.tensor([[[0.0, 4.0]], [[2.0, 2.0]]])
-    >>> combined(looks, Law(looks="mean"))
+    >>> combined(looks, Law())
     tensor([[1., 3.]])
-    >>> combined(looks, Law(visible=looks.flatten(0, 1) != 0, looks="union"))
+    >>> combined(looks, Law(visible=looks.flatten(0, 1) != 0))
     tensor([[2., 3.]])
     """
-    if law.looks == "median":
-        ranked = looks.sort(0).values
-        return (ranked[(len(looks) - 1) // 2] + ranked[len(looks) // 2]) / 2
-    if law.looks == "mean" or law.visible is None:
+    if law.visible is not None:
+        seen = law.visible.view_as(looks)
+        return (looks * seen).sum(0) / seen.sum(0).clamp(min=1)
+    weights = law.weights(len(looks))
+    if weights is None:
         return looks.mean(0)
-    seen = law.visible.view_as(looks)
-    return (looks * seen).sum(0) / seen.sum(0).clamp(min=1)
+    return torch.einsum("k...,k->...", looks.sort(0).values, weights.to(looks))
+
+
+@cache
+def ranked_weights(looks: int, share: float) -> Tensor:
+    """Weights (looks,) of ranked looks whose sum is the unbiased linear estimate with the least variance.
+
+    w = Σ⁻¹ 1 / (1ᵀ Σ⁻¹ 1), Σ the covariance of the ranked noise (Lloyd, "Least-squares estimation of location and scale
+    parameters using order statistics", Biometrika 1952). Equal for Gaussian noise, all on the middle for many looks
+    with Laplace noise: of variance 2 b², four looks leave 0.42 b² (their mean 0.50, their median 0.42, the best
+    equivariant estimate 0.415), eight 0.181 (0.250, 0.187, 0.180).
+
+    Args:
+        share: part of the noise's variance that is Laplace noise's.
+
+    >>> [round(float(weight), 1) for weight in ranked_weights(3, 1.0)]
+    [0.1, 0.7, 0.1]
+    """
+    ones = torch.ones(looks, dtype=torch.float64)
+    weights = torch.linalg.solve(_covariance(looks, share), ones)
+    weights = weights + weights.flip(0)  # the noise is symmetric, a simulation nearly so
+    return weights / weights.sum()
+
+
+@cache
+def _covariance(looks: int, share: float) -> Tensor:
+    """Of ranked noise of variance 1, (looks, looks), by simulation."""
+    rng = torch.Generator().manual_seed(0)
+    first, second = torch.empty(2, SIMULATED, looks).exponential_(generator=rng)
+    noise = (share / 2) ** 0.5 * (first - second)
+    noise += (1 - share) ** 0.5 * torch.randn(SIMULATED, looks, generator=rng)
+    return torch.cov(noise.double().sort(1).values.T)

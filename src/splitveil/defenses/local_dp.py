@@ -96,9 +96,10 @@ class LocalDP(Defense, helpers=("noise_scale",)):
 
     def law(self, wire: Tensor, before: Law) -> Law:
         scale = self._scale.get(wire[0].numel()) or self.noise_scale(wire[0].numel())
+        clipped = before if before.exact else before.silent()  # earlier noise is clipped too
         if self.mechanism == "laplace":
-            return before.with_noise(2 * scale**2, "median")
-        return before.with_noise(scale**2)
+            return clipped.with_noise(2 * scale**2, "laplace")
+        return clipped.with_noise(scale**2)
 
     def noise_variance(self) -> float:
         # CEM's bound is that of Gaussian noise (see `laplace`) on the variances of z: clipping entries lowers

@@ -12,6 +12,7 @@ from ..memory import FLOAT, SGD
 from ..randomness import stream
 from ..ranges import Count, Weight
 from ..registry import plugin
+from ._law import Law
 from ._model import wire_shape
 from .base import Defense, Step
 from .laplace import laplace_noise
@@ -50,6 +51,9 @@ class Shredder(Defense):
 
     def memory(self, batch: int, feature: tuple[int, ...], classes: int) -> dict[str, int]:
         return {"size": SGD * FLOAT * self.size * math.prod(feature)}
+
+    def law(self, wire: Tensor, before: Law) -> Law:
+        return Law(None, offsets=self.collection.detach()) if before.exact else before.silent()
 
     def loss(self, step: Step) -> Tensor | None:
         return -self.weight * self.collection.abs().mean() if self.weight else None
