@@ -314,6 +314,6 @@ def check_memory(name: str, attack: Attack, victim: Victim, images: Split, answe
         UserError: it does; the message says which parameter needs how much.
     """
     extent = Extent.of(victim, images, answered)
-    observed = 2 * victim._observed * extent.answered * extent.wire_bytes if victim._observed > 1 else 0
+    observed = 2 * victim.observed * extent.answered * extent.wire_bytes if victim.observed > 1 else 0
     needs = {"observed": observed, **attack.memory(extent)}
     check(name, needs, victim.device)
