@@ -12,7 +12,7 @@ from torch import Tensor
 from . import config
 from .comparable import NETWORK, PRIVACY, WORST, Pending, Side, accuracy_row, attack_rows, why_nothing
 from .errors import UserError
-from .evidence import LEAST, LEVEL, MARGIN, hierarchical, holm, over_seeds, p_value
+from .evidence import LEAST, LEVEL, MARGIN, hierarchical, holm, over_seeds, p_value, points_of
 from .metrics import Interval, bootstrap_ci
 from .runs import Run
 
@@ -65,10 +65,9 @@ class Row:
         return f"{'higher' if up else 'lower'}: {'more' if private else 'less'} private"
 
     def _accuracy(self, up: bool) -> str:
-        loss = f"{self.margin:g} point{'' if self.margin == 1 else 's'}"
-        within = self.difference.lo > -self.margin / 100
+        loss, within = points_of(self.margin), self.difference.lo > -self.margin / 100
         if not self.shown:
-            return f"a loss of {loss} is excluded" if within else f"a loss of {loss} is not excluded"
+            return f"a loss of {loss} is{'' if within else ' not'} excluded"
         if up:
             return "higher: more accurate"
         return "lower: less accurate" + (f", by less than {loss}" if within else "")

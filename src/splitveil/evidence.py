@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .errors import UserError
 from .metrics import Interval
 
 LEAST = 3
@@ -14,6 +15,26 @@ LEAST = 3
 LEVEL = 0.05
 MARGIN = 1.0
 """Loss of accuracy, in points, that is to be excluded before an accuracy is called kept."""
+
+
+def checked_margin(points: float) -> float:
+    """Return a loss of accuracy that is to be excluded, in points.
+
+    Raises:
+        UserError: it is none.
+    """
+    if isinstance(points, bool) or not isinstance(points, int | float) or not 0 < points < 100:
+        raise UserError(f"margin is {points}; expected points of accuracy, above 0 and below 100, such as 1")
+    return float(points)
+
+
+def points_of(margin: float) -> str:
+    """A margin in words.
+
+    >>> points_of(1.0), points_of(0.5)
+    ('1 point', '0.5 points')
+    """
+    return f"{margin:g} point{'' if margin == 1 else 's'}"
 
 
 def over_seeds(values: Sequence[float]) -> Interval:

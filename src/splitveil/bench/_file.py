@@ -22,7 +22,7 @@ LISTS = frozenset(name for name, field in SETTINGS.items() if get_origin(field.a
 """Settings whose one value is a list: in a grid their axis is a list of lists."""
 KEYS = (
     *("name", "description", "base", "grid", "zip", "exclude", "include", "seeds"),
-    *("attacks", "suite", "attacker_size", "attacked"),
+    *("attacks", "suite", "attacker_size", "attacked", "margin"),
 )
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 BRACES = re.compile(r"\{[^{}]*\}")
@@ -140,7 +140,7 @@ def read(values: dict[str, Any]) -> GridFile:
         include=_items(values, "include"),
         exclude=_items(values, "exclude"),
         seeds=_seeds(values.get("seeds")),
-        rest={key: values[key] for key in values if key in ("name", "description", *KEYS[-4:])},
+        rest={key: values[key] for key in values if key in ("name", "description", *KEYS[-5:])},
     )
     _check_axes(file)
     _check_names(file)

@@ -24,7 +24,7 @@ from ..comparable import (
 )
 from ..comparison import Comparison, compare_runs, gathered, judged, row_of, to_draw
 from ..errors import UserError
-from ..evidence import MARGIN
+from ..evidence import MARGIN, checked_margin
 from ..metrics import Interval, unpaired_difference
 from . import records
 from .analysis import paired_intervals
@@ -73,8 +73,7 @@ def compare(a: str | Path, b: str | Path, margin: float = MARGIN) -> Comparison 
     ...
     splitveil.errors.UserError: runs/a and runs/../runs/a are the same folder; name two
     """
-    if not 0 < margin < 100:
-        raise UserError(f"margin is {margin:g}; expected points of accuracy, above 0 and below 100, such as 1")
+    checked_margin(margin)
     one, other = _folders(a), _folders(b)
     for first in one:
         for second in other:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from .. import reading
 from ..errors import UserError, unknown
 from ..files import write_json
 from ..reading import Missing
@@ -23,7 +24,8 @@ from . import _check, lock
 from .cell import Places, finished
 from .local import QUEUED, Executor, Job, Local, Slurm, room, slurm_parameters
 from .on_ray import OnRay
-from .records import failure
+from .record_types import GRIDS
+from .records import AGAIN, failure
 from .worker import Tries, Worker, settle
 
 if TYPE_CHECKING:
@@ -96,6 +98,7 @@ def run_grid(
     """
     check_options(on, jobs=jobs, retries=retries, threads=threads, gpus_per_cell=gpus_per_cell, slurm=slurm)
     out = Path(out).absolute()
+    named = _named_margin(grid, out)
     driver = Driver(grid, out, retries, watch or (lambda _: None))
     # Other machines may have images that this one has not.
     if driver.begin(_check.images if on == "local" else None):
@@ -103,7 +106,7 @@ def run_grid(
         executor = _executor(on, out / "logs" / "workers", _devices(grid), **terms)
         worker = driver.worker(threads, executor.limit, parent=lock.Process.here() if on == "local" else None)
         try:
-            describe(grid, out, command)
+            describe(grid, out, command, named)
             driver.run(executor, worker, jobs or executor.capacity())
         finally:
             executor.close()
@@ -146,15 +149,37 @@ def at_once(grid: Grid, on: str, threads: int) -> tuple[int, str]:
     return min(len(grid.cells), most), note
 
 
-def describe(grid: Grid, out: Path, command: str = "") -> None:
+def _named_margin(grid: Grid, out: Path) -> bool:
+    """Whether the grid's margin was, or is now, named before its first cell is done.
+
+    Raises:
+        UserError: another one was.
+    """
+    path = out / "grids" / f"{file_name(grid.name)}.json"
+    if not path.is_file() or not any(Places(out).record(cell.id).is_file() for cell in grid.cells):
+        return True
+    earlier = reading.read_json(path, GRIDS, AGAIN).get("margin")
+    if earlier not in (None, grid.margin):
+        raise UserError(
+            f"the margin of {grid.name} was {earlier:g} when its first cells were trained, now {grid.margin:g}; it is "
+            "named before results are seen: keep it, or use another --out"
+        )
+    return earlier is not None
+
+
+def describe(grid: Grid, out: Path, command: str = "", named: bool = True) -> None:
     """Leave which cells the grid has, and the command that runs it: the name of a run folder says nothing to a reader.
+
+    Args:
+        named: whether the margin was named before the first cell was done; only then it is kept.
 
     Raises:
         UserError: the folder cannot be written.
     """
     cells = {cell.id: cell.axes for cell in grid.cells}
-    about = {"name": grid.name, "description": grid.description, "command": command, "cells": cells}
-    write_json(out / "grids" / f"{file_name(grid.name)}.json", about)
+    about = {"name": grid.name, "description": grid.description, "command": command}
+    about |= {"margin": grid.margin} if named else {}
+    write_json(out / "grids" / f"{file_name(grid.name)}.json", about | {"cells": cells})
 
 
 def file_name(name: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from .. import config
 from ..errors import UserError, did_you_mean
+from ..evidence import MARGIN, checked_margin
 from . import _check
 from ._check import named
 from ._file import LISTS, MAX_CELLS, SETTINGS, GridFile, Row, read
@@ -68,11 +69,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """All cells of a grid, each different training once."""
+    """All cells of a grid, each different training once.
+
+    Attributes:
+        margin: loss of accuracy, in points, that is to be excluded before accuracy is called kept.
+    """
 
     name: str
     description: str
     cells: tuple[Cell, ...]
+    margin: float = MARGIN
 
 
 def presets() -> list[str]:
@@ -85,7 +91,11 @@ def presets() -> list[str]:
 
 
 def load_grid(
-    path_or_preset: str | Path, *, baseline: Sequence[float] | None = None, root: str | Path | None = None
+    path_or_preset: str | Path,
+    *,
+    baseline: Sequence[float] | None = None,
+    root: str | Path | None = None,
+    margin: float | None = None,
 ) -> Grid:
     """Read a grid file or a preset and check every cell; nothing is loaded, trained or written.
 
@@ -94,6 +104,7 @@ def load_grid(
         baseline: add, for every combination of the other settings, the cells of noise alone with these standard
             deviations (`BASELINE_SIGMAS`): ``gaussian:S`` and ``cem:0``, which measures and trains nothing.
         root: folder of the images, whatever the file says.
+        margin: as of `Grid`, whatever the file says.
 
     Raises:
         UserError: what is wrong with the file, or with the first bad cell, which is named by its axes.
@@ -116,7 +127,8 @@ def load_grid(
         cells.setdefault(cell.id, cell)
     _check.trainable(cells.values())
     about = [str(file.rest.get(key) or "").strip() for key in ("name", "description")]
-    return Grid(about[0] or name, about[1], tuple(cells.values()))
+    margin = checked_margin(file.rest.get("margin", MARGIN) if margin is None else margin)
+    return Grid(about[0] or name, about[1], tuple(cells.values()), margin)
 
 
 Settled = tuple[dict[str, Any], config.TrainConfig]

@@ -131,11 +131,12 @@ class Failure(TypedDict):
 
 
 class Described(TypedDict):
-    """``grids/NAME.json``."""
+    """``grids/NAME.json``. ``margin``: loss of accuracy, in points, that was named before the first cell was done."""
 
     name: str
     description: str
     command: str
+    margin: NotRequired[Number]
     cells: dict[Name, dict[str, Any]]
 
 

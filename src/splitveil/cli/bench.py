@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections import Counter
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -81,6 +82,7 @@ def bench(
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     baseline: str | None = None,
     root: Path | None = None,
+    margin: float | None = None,
     where: Where | None = None,
 ) -> None:
     """Train and attack every cell of a grid into OUT/cells/ID; what is done already is not done again.
@@ -101,13 +103,16 @@ def bench(
         noise: add the sweep of noise without CEM, so that every defense is seen against simply adding more noise.
     root
         Folder of the images, whatever the grid says.
+    margin
+        Loss of accuracy, in points, that is to be excluded before accuracy is called kept; 1 unless the grid says
+        another. It is kept with the grid, and cannot be changed once a cell is done.
     """
     from ..bench.driver import run_grid
     from ..bench.grid import load_grid
 
     where = where or Where()
     terms = where.checked()
-    loaded = load_grid(grid, baseline=_sigmas(baseline), root=root)
+    loaded = load_grid(grid, baseline=_sigmas(baseline), root=root, margin=margin)
     if plan:
         _show_plan(loaded, out, where)
     if dry_run:
@@ -117,7 +122,7 @@ def bench(
     if out is None:
         raise UserError("where to? give --out FOLDER, or --plan or --dry-run to only see what the grid takes")
     threads = where.threads if where.threads > 1 else None
-    command = _command(grid, out, baseline=baseline, root=root, threads=threads)
+    command = _command(grid, out, baseline=baseline, root=root, margin=margin, threads=threads)
     with Board(loaded, out) as board:
         state = run_grid(loaded, out, on=where.on, address=where.address, **terms, watch=board, command=command)
     out_console.print(_table(loaded, out, state))
@@ -187,28 +192,43 @@ def _show_plan(grid: Grid, out: Path | None, where: Where) -> None:
 
 
 def _table(grid: Grid, out: Path, state: State) -> Table:
-    """Of all cells; a column for each axis where there is room, else one for all of them and none for the seconds."""
+    """Of all cells; a column for each axis where there is room, else one for all of them and none for the seconds.
+
+    Each row is one training; the caption says how many the configurations have.
+    """
     names = list(dict.fromkeys(name for cell in grid.cells for name in cell.axes))
     heading = escape(f"{grid.name}: {out}")
-    table = _empty(heading, names, ["seconds"])
+    table = _empty(heading, names, ["seconds"], _caption(grid))
     for cell in grid.cells:
         figures = _figures(state.done.get(cell.id))
         table.add_row(cell.id, *(escape(str(cell.axes.get(name, ""))) for name in names), *figures)
     if out_console.measure(table, options=out_console.options.update(max_width=10_000)).maximum <= out_console.width:
         return table
-    table = _empty(heading, ["axes"], [])
+    table = _empty(heading, ["axes"], [], _caption(grid))
     for cell in grid.cells:
         *figures, _ = _figures(state.done.get(cell.id))
         table.add_row(cell.id, escape(title(cell)), *figures)
     return table
 
 
-def _empty(heading: str, axes: list[str], more: list[str]) -> Table:
+def _empty(heading: str, axes: list[str], more: list[str], caption: str) -> Table:
     # What is cut off or broken cannot be copied or read: only axes are folded.
     about = [Column(escape(name), overflow="fold") for name in axes]
     whole = [Column(name, no_wrap=True) for name in ("cell", "accuracy %", "retrained %", "MSE", *more)]
     columns = (whole[0], *about, *whole[1:])
-    return Table(*columns, title=heading, **LOOK)
+    return Table(*columns, title=heading, caption=caption, **LOOK)
+
+
+def _caption(grid: Grid) -> str:
+    """What the brackets cover, and how many seeds there are.
+
+    >>> from splitveil.bench.grid import load_grid
+    >>> _caption(load_grid("smoke"))
+    'each row is one training, brackets over its images; seeds of each configuration: 2'
+    """
+    trainings = Counter(cell.settings.model_dump_json(exclude={"seed", "root", "devices"}) for cell in grid.cells)
+    seeds = " to ".join(dict.fromkeys(map(str, (min(trainings.values()), max(trainings.values())))))
+    return f"each row is one training, brackets over its images; seeds of each configuration: {seeds}"
 
 
 def _figures(record: dict[str, Any] | None) -> tuple[str, str, str, str]:

@@ -85,12 +85,17 @@ def for_page(arena: Arena, found: Sequence[Line]) -> dict[str, Any]:
         "rows": [
             {
                 "method": line.method,
-                "setup": line.setup.name,
+                "setup": f"{line.setup.name} · {_seeds(line.setup)}",
                 "cells": [_page_cell(figure) for figure in line.figures],
             }
             for line in found
         ],
     }
+
+
+def _seeds(setup: Setup) -> str:
+    count = len(setup.records)
+    return f"{count} seed{'' if count == 1 else 's'}"
 
 
 def _page_cell(figure: Figure) -> dict[str, Any]:
@@ -139,7 +144,7 @@ def table(found: Sequence[tuple[Arena, Line]]) -> Table:
                     "seeds": len(line.setup.records),
                 }
             )
-        row = {"method": line.method, "ours": line.setup.name}
+        row = {"method": line.method, "ours": line.setup.name, "seeds": str(len(line.setup.records))}
         for figure in line.figures:
             published, ours, _ = _texts(figure)
             row |= {f"{figure.title}: published": published, f"{figure.title}: ours": ours}

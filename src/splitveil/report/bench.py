@@ -21,6 +21,7 @@ from ..bench.analysis import Arena, arenas
 from ..bench.equal import Equal, equals
 from ..bench.gains import Gain, gains
 from ..bench.paper import method
+from ..evidence import MARGIN, points_of
 from ..files import write_text
 from . import _bench_equal, plots, strips, words
 from ._bench_data import page_data
@@ -81,6 +82,11 @@ class Bench:
             records.grids(folder),
         )
 
+    @property
+    def margin(self) -> float:
+        """Loss of accuracy that is to be excluded, in points: the smallest that a grid has named, else the default."""
+        return min((about["margin"] for about in self.grids if "margin" in about), default=MARGIN)
+
     def all_gains(self) -> list[Gain]:
         """Those of all arenas."""
         return [gain for found in self.gains for gain in found]
@@ -139,7 +145,7 @@ def page(bench: Bench, tables: Sequence[export.Table], drawn: dict[str, dict[str
         sections=SECTIONS.items(),
         arenas=[{"name": arena.name, "plots": _uris(drawn[arena.name])} for arena in bench.arenas],
         eyebrow=_eyebrow(bench),
-        headline=words.headline(bench.arenas, bench.all_gains()),
+        headline=words.headline(bench.arenas, bench.all_gains(), bench.margin),
         leads=_leads(bench, several),
         certainty=words.certainty(bench.arenas),
         gains=bench.all_gains(),
@@ -181,7 +187,7 @@ def _by_need(bench: Bench) -> list[dict[str, Any]]:
 def _leads(bench: Bench, several: bool) -> list[str]:
     texts = [words.front(arena, several) for arena in bench.arenas]
     at_equal = _bench_equal.words([row for found in bench.equal for row in found])
-    return [*texts, *filter(None, [words.cem(bench.all_gains()), at_equal])]
+    return [*texts, *filter(None, [words.cem(bench.all_gains(), bench.margin), at_equal])]
 
 
 def _eyebrow(bench: Bench) -> str:
@@ -248,6 +254,7 @@ def _commands(bench: Bench) -> str:
 
 
 def _settings(bench: Bench) -> dict[str, str]:
+    named = any("margin" in about for about in bench.grids)
     found, environments = bench.records, [record["environment"] for record in bench.records]
     machines = [
         f"{e.get('gpu') or e.get('processor')}, {e.get('cores')} cores"
@@ -258,7 +265,7 @@ def _settings(bench: Bench) -> dict[str, str]:
     training = sum(record["timings"]["train"] for record in found if "trained_as" not in record)
     attacks = sum(sum(record["timings"]["attacks"].values()) for record in found)
     tails = sum(record["timings"].get("tail", 0.0) for record in found if "trained_as" not in record)
-    named = list(dict.fromkeys(json.dumps(a["attack"]) for r in found for a in r["attacks"].values()))
+    attacks_named = list(dict.fromkeys(json.dumps(a["attack"]) for r in found for a in r["attacks"].values()))
     return {
         "Machine": _counted(machines),
         "Versions": _counted(
@@ -266,12 +273,14 @@ def _settings(bench: Bench) -> dict[str, str]:
         ),
         "Code (git commit)": _counted(commits),
         "Seeds": ", ".join(map(str, sorted({record["config"]["seed"] for record in found}))),
+        "Margin of accuracy": points_of(bench.margin)
+        + (", named before the first cell was done" if named else ", the default: none was named beforehand"),
         "Protocol": _counted([record["protocol"] for record in found]),
         "Epochs of training": _counted([record["config"].get("epochs") for record in found]),
         "Training images": _counted([record["config"].get("train_size") or "all" for record in found]),
         "Attacker’s images": _counted([record["attacker_size"] or "all that the protocol gives" for record in found]),
         "Attacked images": _counted([record["attacked"] or "all that the protocol gives" for record in found]),
-        "Attacks": "; ".join(_attack_text(text) for text in named),
+        "Attacks": "; ".join(_attack_text(text) for text in attacks_named),
         "Hours": f"{training / 3600:.1f} of training, {tails / 3600:.1f} of retraining tails, {attacks / 3600:.1f} of "
         "attacks, summed over the cells",
         "Rows of the published table": _counted([method(record["config"]) or "none" for record in found]),

@@ -1,4 +1,4 @@
-"""What a bench shows, in sentences; a difference counts only where its interval excludes zero."""
+"""What a bench shows, in sentences; a difference counts only where it is shown after correction for their number."""
 
 from __future__ import annotations
 
@@ -9,26 +9,46 @@ from ..bench.analysis import NOISE, Arena, Setup, spearman
 from ..bench.export import percent, plus
 from ..bench.gains import Gain
 from ..bench.records import attacker
+from ..evidence import LEAST, LEVEL, MARGIN, holm, p_value, points_of
 from ..metrics import Interval
 
 
-def headline(arenas: Sequence[Arena], gains: Sequence[Gain]) -> str:
-    """The page's title."""
+def headline(arenas: Sequence[Arena], gains: Sequence[Gain], margin: float = MARGIN) -> str:
+    """The page's title.
+
+    Args:
+        margin: loss of accuracy, in points, that is to be excluded before accuracy is called kept.
+    """
     if not gains:
         setups = sum(len(arena.setups) for arena in arenas)
         return f"{_count(setups, 'configuration')}: what accuracy costs in privacy"
-    up, down = counts([gain.mse for gain in gains])
-    loss = counts([gain.accuracy for gain in gains])[1]
-    total = len(gains)
+    total, (up, down) = len(gains), shown(gains, "mse")
     if not up and not down and total == 1:
         return "No effect of CEM on the attacker’s error is shown"
     if not up and not down:
         return "No comparison shows an effect of CEM on the attacker’s error"
+    if any(len(gain.seeds) < LEAST for gain in gains):  # what was changed is a cause only where seeds say so
+        which = (
+            f"higher in {_of(up, total)}{f', lower in {down}' if down else ''}"
+            if up
+            else f"lower in {_of(down, total)}"
+        )
+        return f"In these trainings the attacker’s error with CEM is {which}; {_cost(gains, margin)}"
     if not up:
         return f"CEM makes the attack easier in {_of(down, total)}"
-    cost = f"; accuracy falls in {_of(loss, total, bare=True)}" if loss else "; a loss of accuracy is shown in none"
     also = f", lowers it in {down}" if down else ""
-    return f"CEM raises the attacker’s error in {_of(up, total)}{also}{cost}"
+    return f"CEM raises the attacker’s error in {_of(up, total)}{also}; {_cost(gains, margin)}"
+
+
+def _cost(gains: Sequence[Gain], margin: float) -> str:
+    """What accuracy does: a fall that is shown, and whether a loss of the margin is excluded."""
+    total, falls = len(gains), shown(gains, "accuracy")[1]
+    kept = sum(gain.accuracy.lo > -margin / 100 for gain in gains)
+    loss = f"a loss of {points_of(margin)} of accuracy is"
+    if total == 1:
+        return f"{'accuracy falls, ' if falls else ''}{loss}{'' if kept else ' not'} excluded"
+    fall = f"accuracy falls in {_of(falls, total, bare=True)}, " if falls else ""
+    return f"{fall}{loss} excluded in {_of(kept, total, bare=True) if kept else 'none'}"
 
 
 def front(arena: Arena, several: bool = False) -> str:
@@ -56,31 +76,32 @@ def front(arena: Arena, several: bool = False) -> str:
     )
 
 
-def cem(gains: Sequence[Gain]) -> str:
-    """What CEM changed over all comparisons; empty without any."""
+def cem(gains: Sequence[Gain], margin: float = MARGIN) -> str:
+    """What CEM changed over all comparisons; empty without any. ``margin`` as of `headline`."""
     if not gains:
         return ""
     total = len(gains)
-    error_up, error_down = counts([gain.mse for gain in gains])
-    accuracy_up, accuracy_down = counts([gain.accuracy for gain in gains])
     relative = [100 * gain.relative for gain in gains]
     change = [100 * gain.accuracy.mean for gain in gains]
     if total == 1:
         (only,) = gains
         return (
             f"With CEM the best attacker’s error changes by {_signed(relative[0], 0)} %, accuracy by "
-            f"{_signed(change[0], 1)} points; {_certain(only)}."
+            f"{_signed(change[0], 1)} points ({_count(len(only.seeds), 'seed')}); {_certain(only)}; "
+            f"{_cost(gains, margin)}."
         )
-    text = (
+    (error_up, error_down), (accuracy_up, accuracy_down) = (shown(gains, part) for part in ("mse", "accuracy"))
+    seeds = sorted({len(gain.seeds) for gain in gains})
+    return (
         f"With CEM the best attacker’s error changes by {_signed(statistics.median(relative), 0)} % in the "
-        f"median of {total} comparisons (from {_signed(min(relative), 0)} to {_signed(max(relative), 0)} %); a rise is "
+        f"median of {total} comparisons (from {_signed(min(relative), 0)} to {_signed(max(relative), 0)} %; "
+        f"{' to '.join(map(str, seeds[:: max(1, len(seeds) - 1)]))} seeds each); a rise is "
         f"shown in {error_up}, a fall in {error_down}. Accuracy changes by {_signed(statistics.median(change), 1)} "
         f"points in the median (from {_signed(min(change), 1)} to {_signed(max(change), 1)}); a rise is shown in "
-        f"{accuracy_up}, a fall in {accuracy_down}."
+        f"{accuracy_up}, a fall in {accuracy_down}. Shown: p below {LEVEL:g} after correction for the number of "
+        f"comparisons (Holm). A loss of {points_of(margin)} is excluded "
+        f"in {sum(gain.accuracy.lo > -margin / 100 for gain in gains)}."
     )
-    if total >= 20:
-        text += f" By chance alone, about {round(0.05 * total)} of {total} such intervals would exclude zero."
-    return text
 
 
 def certainty(arenas: Sequence[Arena]) -> str:
@@ -115,6 +136,14 @@ def leakage(arena: Arena) -> str:
             if rho == rho:
                 parts.append(f"{_signed(rho, 2)} at σ = {sigma:g} ({len(pairs)} cells)")
     return f"Rank correlation of leakage and error: {'; '.join(parts)}." if parts else ""
+
+
+def shown(gains: Sequence[Gain], part: str) -> tuple[int, int]:
+    """In how many comparisons a change of ``mse`` or ``accuracy`` upwards, and downwards, is shown (Holm)."""
+    changes = [getattr(gain, part) for gain in gains]
+    p = holm([p_value(change, len(gain.seeds)) for change, gain in zip(changes, gains, strict=True)])
+    sure = [change.mean > 0 for change, value in zip(changes, p, strict=True) if value < LEVEL]
+    return sum(sure), len(sure) - sum(sure)
 
 
 def counts(intervals: Sequence[Interval]) -> tuple[int, int]:
