@@ -121,6 +121,8 @@ def plot(records: Records, path: Path) -> None:
     rows = {row["point"]: row for row in table(records)}
     for kind, color in KINDS.items():
         points = sorted((row for name, row in rows.items() if name.startswith(f"{kind}-")), key=_strength)
+        if not points:
+            continue
         x, y = ([row[key][0] for row in points] for key in ("retrained_accuracy", "best_mse"))
         axis.plot(100 * np.array(x), y, "-", color=color, lw=1.2, label=NAMES[kind])
         for row in points:

@@ -73,7 +73,8 @@ def train(
     table = Table("", "value", title=escape(str(out)))
     accuracy = summary["accuracy"]
     table.add_row("test accuracy", interval(accuracy, percent=True))
-    table.add_row("chosen epoch (on validation images)", f"{summary['epoch'] + 1} of {settings.epochs}")
+    chosen = "chosen epoch (on validation images)" if settings.choose == "best" else "served epoch (the last)"
+    table.add_row(chosen, f"{summary['epoch'] + 1} of {settings.epochs}")
     if summary["leakage_nats"] is not None:
         table.add_row("leakage estimate", f"{summary['leakage_nats']:.0f} nats per image")
     table.add_row("wire", f"{tuple(summary['wire']['shape'])}, {summary['wire']['bytes']} bytes")
