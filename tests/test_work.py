@@ -25,7 +25,14 @@ from test_evaluation import IMAGES, folder, run  # noqa: F401 (fixtures)
 from toy import rng
 
 SMALL = {"epochs": 2, "steps": 4, "restarts": 2, "looks": 1, "network": "custom", "batch_size": 8, "draws": 1}
-SMALL |= {"tuning": 2, "samples": 2, "width": 8, "start": "linear"}
+SMALL |= {"tuning": 2, "samples": 2, "width": 8, "start": "linear", "patience": 4}
+OTHERS = (
+    "decoder:epochs=2,network=custom,batch_size=8",
+    "decoder:steps=60,patience=8,network=custom,batch_size=8,lr=0.1",
+    "gan:epochs=2,network=custom,width=8,batch_size=8",
+    "refine:steps=4,start=decoder,start_steps=6,patience=4,network=custom,batch_size=8,draws=1,tuning=2",
+)
+"""Further ways of attacks that have several."""
 
 
 class Stopped(Exception):
@@ -45,6 +52,8 @@ def stop_at(count: int):
 
 
 def small(name: str) -> Spec:
+    if ":" in name:
+        return Spec.model_validate(name)
     known = inspect.signature(Registry("attacks").get(name)).parameters
     return Spec(name=name, parameters={k: v for k, v in SMALL.items() if k in known})
 
@@ -145,7 +154,7 @@ def attack(name: str, work: Work) -> torch.Tensor:
     return made.reconstruct(victim.query(to_float(pixels(5, 2).images), generator), torch.zeros(5, dtype=torch.long))
 
 
-@pytest.mark.parametrize("name", Registry("attacks").names())
+@pytest.mark.parametrize("name", [*Registry("attacks").names(), *OTHERS])
 def test_every_attack_stopped_anywhere_ends_as_if_it_had_not_been(name, tmp_path, monkeypatch):
     monkeypatch.setattr(work_room, "KEEP_EVERY", -1.0)
     calls: list[int] = []
@@ -157,7 +166,7 @@ def test_every_attack_stopped_anywhere_ends_as_if_it_had_not_been(name, tmp_path
         assert torch.equal(attack(name, Work(store=store)), whole)
 
 
-@pytest.mark.parametrize("name", Registry("attacks").names())
+@pytest.mark.parametrize("name", [*Registry("attacks").names(), *OTHERS])
 def test_every_attack_keeps_to_its_budget(name):
     work = Work(budget=Budget(steps=1))
     attack(name, work)

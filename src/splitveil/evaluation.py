@@ -113,6 +113,7 @@ def evaluate(
     progress: Progress | None = None,
     store: Path | None = None,
     extra: Mapping[str, Metric] | None = None,
+    fits: dict[str, Any] | None = None,
     **terms: Any,
 ) -> Outcome:
     """Fit the attack ``spec`` on what the protocol gives the attacker and score it image by image.
@@ -121,6 +122,7 @@ def evaluate(
         budget: what the attack may spend.
         store: folder in which a stopped attack is kept; the same attack with the same folder goes on.
         extra: further metrics by name: (reconstructions, originals, labels) -> one number per image.
+        fits: of `Work`; give the same dict to attacks that may share a training.
         terms: of `Terms`: protocol_name, attacker_size, attacked, seed, observed.
 
     Raises:
@@ -130,7 +132,7 @@ def evaluate(
     given, budget = stage.given, budget or Budget()
     first = given.attacker_test.subset(torch.arange(min(2, len(given.attacker_test))))
     _scores(to_float(first.images), first, extra)  # a metric that cannot score such images is no surprise at the end
-    work = Work(progress, budget, _kept(store, stage, budget))
+    work = Work(progress, budget, _kept(store, stage, budget), fits)
     judges, own = judged(given.attacker_train, run.settings.seed)
     with work.share(0.5 if stage.attack.iterates else 1):
         stage.attack.fit(stage.victim.of(stage.attack), own, stage.rng, work)
@@ -154,6 +156,7 @@ def evaluate(
         **{f"about_{name}": metric.about for name, metric in (extra or {}).items() if hasattr(metric, "about")},
         "flags": flags,
         "seconds": seconds,
+        **({"shared_seconds": work.shared_seconds} if work.shared_seconds else {}),
         "budget": {"steps": budget.steps, "seconds": budget.seconds, "cut": work.cut},
         "curve": stage.attack.curve(),
         "environment": environment(),

@@ -59,15 +59,37 @@ SUITES: dict[str, tuple[Spec, ...]] = {
         "map:steps=100,weight=null,lr=0.05,start=linear,high=200,low=30,epochs=8,width=16,batch_size=64,"
         "start_epochs=50,draws=1,tuning=8",
     ),
+    # The decoders train until their held-out error no longer falls. `gan`, `diffusion` and `refine` begin with the
+    # first of them: one training serves all four.
+    "standard-v2": _specs(
+        "linear:looks=8",
+        "nearest:neighbors=1,looks=16",
+        "decoder:epochs=50,network=res_normN8C64,lr=0.001,weight_decay=0.0001,batch_size=256,steps=20000,patience=800",
+        "decoder:epochs=50,network=unet_normN1C32,lr=0.001,weight_decay=0.0001,batch_size=256,steps=20000,patience=800",
+        "decoder:epochs=50,network=conv_normN2C64,lr=0.001,weight_decay=0.0001,batch_size=256,steps=20000,patience=800",
+        "refine:steps=150,weight=null,start=decoder,epochs=50,network=res_normN8C64,lr=0.001,weight_decay=0.0001,"
+        "batch_size=256,draws=16,tuning=16,start_steps=20000,patience=800",
+        "gan:epochs=50,warm_epochs=50,network=res_normN8C64,mse_weight=1500.0,penalty=10.0,critic_steps=1,"
+        "lr=0.0001,width=64,batch_size=256,weight_decay=0.0001,critic=plain,critic_lr=null,cosine=null,"
+        "evaluation=false,warm_batch_size=null,steps=4000,warm_steps=20000,patience=800",
+        "rmle:steps=2000,tv=null,l2=null,lr=0.01,restarts=2,start=mean,center=start,draws=4,tuning=16,epochs=50",
+        "latent:epochs=50,steps=1000,size=128,samples=1024,l2=0.01,lr=0.03,network=dense_normN2C64,draws=4,"
+        "batch_size=256",
+        "map:steps=500,weight=null,lr=0.05,start=linear,high=200,low=30,epochs=100,width=64,batch_size=64,"
+        "start_epochs=50,draws=4,tuning=16",
+        "diffusion:steps=250,samples=8,guidance=null,start=decoder,level=500,epochs=100,width=64,batch_size=64,"
+        "start_epochs=50,draws=4,tuning=16,start_steps=20000,patience=800",
+        "confidence:epochs=50,network=dense_normN2C64,lr=0.001,weight_decay=0.0001,batch_size=256",
+    ),
     "quick-v2": _specs(
         "linear:looks=4",
         "nearest:neighbors=1,looks=8",
-        "decoder:epochs=40,network=conv_normN1C32,lr=0.003,weight_decay=0.0001,batch_size=128",
-        "refine:steps=100,weight=null,start=decoder,epochs=40,network=conv_normN1C32,lr=0.003,weight_decay=0.0001,"
-        "batch_size=128,draws=4,tuning=16",
+        "decoder:epochs=20,network=conv_normN1C32,lr=0.003,weight_decay=0.0001,batch_size=128,steps=2500,patience=200",
+        "refine:steps=100,weight=null,start=decoder,epochs=20,network=conv_normN1C32,lr=0.003,weight_decay=0.0001,"
+        "batch_size=128,draws=4,tuning=16,start_steps=2500,patience=200",
     ),
 }
-SUPERSEDED = {"quick-v1": "quick-v2"}
+SUPERSEDED = {"quick-v1": "quick-v2", "standard-v1": "standard-v2"}
 """Suites that are kept for their figures, with the stronger ones that took their place."""
 PRESETS: dict[str, Spec] = {
     "published/decoder": Spec.model_validate(
@@ -144,8 +166,8 @@ def run_suite(
     """Run every attack of the suite and leave ``RUN/attacks/NAME/`` for each and ``RUN/attacks/suite-SUITE.json``.
 
     Attacks that have already been run with these settings are read back, so that a stopped suite goes on, in the middle
-    of an attack too. An attack whose access the protocol does not grant, or that cannot take the wire, is left out
-    before work begins and named under ``skipped``.
+    of an attack too. A decoder with which several of them begin is trained once. An attack whose access the protocol
+    does not grant, or that cannot take the wire, is left out before work begins and named under ``skipped``.
 
     Args:
         progress: from an attack's name to the callback that shows its progress.
@@ -159,7 +181,7 @@ def run_suite(
     Raises:
         UserError: unknown suite or protocol, sizes beyond what there is.
     """
-    start, agreed = time.perf_counter(), evaluation.Terms(**terms)
+    start, agreed, fits = time.perf_counter(), evaluation.Terms(**terms), {}
     parts = evaluation.parts(run.settings, images, agreed.protocol_name, agreed.attacker_size, agreed.attacked)
     summaries: dict[str, dict[str, Any]] = {}
     values: Values = {}
@@ -169,10 +191,11 @@ def run_suite(
         done = finished(run, label, spec, parts, agreed, extra or {})
         if done is None:
             shown = progress(label) if progress else None
-            outcome = evaluation.run_and_save(run, label, spec, images, progress=shown, extra=extra, **terms)
+            outcome = evaluation.run_and_save(run, label, spec, images, progress=shown, extra=extra, fits=fits, **terms)
             done = outcome.summary, outcome.values, outcome.held_out
         summaries[label], values[label], held[label] = done
-    about = {"suite": name, "protocol": parts.name, "seed": agreed.seed, "observed": agreed.observed}
+    about: dict[str, Any] = {"suite": name} | ({"superseded_by": SUPERSEDED[name]} if name in SUPERSEDED else {})
+    about |= {"protocol": parts.name, "seed": agreed.seed, "observed": agreed.observed}
     summary = {**about, **_combined(summaries, values, held)}
     summary["flags"] += reliability.near_duplicates(parts.attacker_train, parts.attacker_test)
     summary |= {"skipped": skipped, "seconds": time.perf_counter() - start, "environment": environment()}

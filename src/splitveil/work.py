@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NotRequired, TypeVar
 
 import torch
 from pydantic import Field, TypeAdapter
@@ -37,6 +37,7 @@ class Counts(TypedDict):
     seconds: reading.Number
     error: float
     ended: bool
+    finished: NotRequired[bool]
 
 
 COUNTED, CLOCK = TypeAdapter(Counts), TypeAdapter(tuple[reading.Number, tuple[float, float]])
@@ -77,6 +78,7 @@ class Loop:
     Attributes:
         done, planned: steps taken, and those that it will take; ``wanted`` without a budget.
         error: current error, for the bar.
+        finished: it has nothing left to do, whatever was planned.
     """
 
     work: Work
@@ -90,6 +92,7 @@ class Loop:
     step_seconds: float = 0.0
     seconds: float = 0.0
     ended: bool = False
+    finished: bool = False
 
     def __post_init__(self) -> None:
         self.wanted = self.rounds * self.per_round
@@ -143,9 +146,15 @@ class Loop:
         if self.work.progress and (self.done % 10 == 0 or self.done == self.planned or self.per_round > 1):
             self.work.progress(self.done, self.planned, self.error)
 
+    def finish(self) -> None:
+        """End after this round, as no further step is of use: it is then complete, and not cut short."""
+        self.finished = True
+        if self.work.progress:
+            self.work.progress(self.done, self.done, self.error)
+
     def spent(self) -> bool:
-        """Whether nothing is left of its steps or of its time."""
-        return self.done >= self.planned or self.work.time_fraction() >= 1
+        """Whether nothing is left to do, or nothing of its steps or of its time."""
+        return self.finished or self.done >= self.planned or self.work.time_fraction() >= 1
 
     def full_seconds(self) -> float:
         """Seconds that all its rounds would take, from those that were taken."""
@@ -163,6 +172,10 @@ class Work:
 
     Args:
         store: folder for checkpoints; None: keeps none.
+        fits: trainings that other attacks of the same suite have made, by what determines them; None: not shared.
+
+    Attributes:
+        shared_seconds: what the trainings took that were taken from ``fits``.
 
     >>> work, state = Work(budget=Budget(steps=3)), {"x": 0}
     >>> for step in work.loop("count", 5, state, torch.Generator()):
@@ -171,8 +184,15 @@ class Work:
     (3, {'count': (3, 5)})
     """
 
-    def __init__(self, progress: Progress | None = None, budget: Budget | None = None, store: Path | None = None):
+    def __init__(
+        self,
+        progress: Progress | None = None,
+        budget: Budget | None = None,
+        store: Path | None = None,
+        fits: dict[str, Any] | None = None,
+    ):
         self.progress, self.budget, self.store = progress, budget or Budget(), store
+        self.fits, self.shared_seconds = fits, 0.0
         self.loops: list[Loop] = []
         self._start, self._earlier = time.perf_counter(), 0.0
         self._from, self._until = 0.0, self.budget.seconds or math.inf
@@ -185,7 +205,7 @@ class Work:
     @property
     def cut(self) -> dict[str, tuple[int, int]]:
         """Loops that the budget ended: name -> (steps taken, steps wanted)."""
-        return {loop.name: (loop.done, loop.wanted) for loop in self.loops if loop.done < loop.wanted}
+        return {x.name: (x.done, x.wanted) for x in self.loops if x.done < x.wanted and not x.finished}
 
     def time_fraction(self) -> float:
         """Part of the current share of the time that is used; 0 without a limit."""
@@ -218,6 +238,11 @@ class Work:
         """
         self.loops.append(Loop(self, name, rounds, per_round, state, rng))
         return self.loops[-1]
+
+    def skip(self, name: str, rng: torch.Generator, seconds: float) -> None:
+        """Count an optimisation that another attack has made: checkpoints are numbered as if it had been made here."""
+        self.loops.append(Loop(self, name, 0, 1, {}, rng, ended=True))
+        self.shared_seconds += seconds
 
     def file(self, loop: Loop) -> Path | None:
         """Where the checkpoint of a loop lies."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -69,3 +71,12 @@ def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
+
+
+def anneal(
+    optimizers: Sequence[torch.optim.Optimizer], rates: Sequence[float], epoch: float, cosine: int | None
+) -> None:
+    """Set each optimizer's rate: along a cosine that reaches 0 after ``cosine`` epochs; None: it stays."""
+    part = 1.0 if cosine is None else (1 + math.cos(math.pi * min(1.0, epoch / cosine))) / 2
+    for optimizer, rate in zip(optimizers, rates, strict=True):
+        optimizer.param_groups[0]["lr"] = part * rate

@@ -44,6 +44,15 @@ def clean(x: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
     return (x - (1 - alpha).sqrt() * noise) / alpha.sqrt()
 
 
+def paired(count: int, samples: int, shape: torch.Size, rng: torch.Generator) -> Tensor:
+    """Normal noise (count · samples, ...): of each image's samples, the second, fourth ... oppose the one before.
+
+    What a sample owes to its noise linearly is then absent from their mean (antithetic variates).
+    """
+    half = torch.randn(count, (samples + 1) // 2, *shape, generator=rng, device=rng.device)
+    return torch.stack([half, -half], 2).flatten(1, 2)[:, :samples].flatten(0, 1)
+
+
 @dataclass(frozen=True)
 class Ddpm:
     """Settings of the model and of its training.

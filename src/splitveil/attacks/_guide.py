@@ -12,7 +12,7 @@ from ..data import Split, to_float
 from ..work import Work
 from ._ddpm import Ddpm
 from ._denoiser import Denoiser
-from ._held_out import Search, choose, hold_out_images
+from ._held_out import Search, choose, fit_start
 from ._white_box import Mode, WhiteBox
 from .base import Attack, Victim
 
@@ -54,10 +54,7 @@ class Guide:
         Raises:
             UserError: fewer than three images.
         """
-        held, own = hold_out_images(images, rng, name)
-        if first:
-            with work.share(0.3):
-                first.fit(victim.of(first), own, rng, work)
+        held, own = fit_start(first, victim, images, rng, work, 0.3, name)
         with work.share(0.6):
             denoiser, curve = prior.learn(own, held, rng, work)
         truth = to_float(held.images[:judges].to(victim.device))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,13 +13,27 @@ from ..data import Split
 from ..errors import UserError
 from ..work import Work
 from ._white_box import Mode
-from .base import Observations, Victim
+from .base import Attack, Observations, Victim
 
 Search = Callable[[Tensor, Tensor, Mode], Tensor]
 """(wires (B, ...), a setting for each (B,), backward pass) -> images (B, 3, S, S) in [0, 1]."""
 
 HELD_OUT = 0.1
 """Part of the attacker's images that chooses the epoch."""
+
+
+class Pairs(Protocol):
+    """Images and what is known of them: `Observations`, or anything else that a decoder may learn from."""
+
+    def __len__(self) -> int: ...
+
+    def wire(self, index: Tensor, rng: torch.Generator) -> Tensor:
+        """What the decoder is given, (B, C, H, W)."""
+        ...
+
+    def images(self, index: Tensor) -> Tensor:
+        """What it should answer, (B, 3, S, S) in [0, 1]."""
+        ...
 
 
 def hold_out_images(images: Split, rng: torch.Generator, name: str) -> tuple[Split, Split]:
@@ -38,6 +53,32 @@ def hold_out(victim: Victim, images: Split, rng: torch.Generator, name: str) -> 
     """The same, as what the wire carries for them."""
     judge, train = hold_out_images(images, rng, name)
     return victim.observe(judge), victim.observe(train)
+
+
+def fit_start(
+    first: Attack | None, victim: Victim, images: Split, rng: torch.Generator, work: Work, part: float, name: str
+) -> tuple[Split, Split]:
+    """Fit the attack whose answer is a start; a tenth of the images that its steps have not used, and the rest.
+
+    An attack that keeps a tenth of its own has all images, and that tenth is the one: its training is then the one that
+    it has alone, and can be shared with it.
+
+    Args:
+        part: of the time, for the fit.
+
+    Raises:
+        UserError: fewer than three images.
+    """
+    if not first or not first.holds_out:
+        held, own = hold_out_images(images, rng, name)
+    else:
+        same = torch.Generator(rng.device)
+        same.set_state(rng.get_state())
+        held, own = hold_out_images(images, same, name)
+    if first:
+        with work.share(part):
+            first.fit(victim.of(first), images if first.holds_out else own, rng, work)
+    return held, own
 
 
 def choose(

@@ -106,6 +106,11 @@ class Victim:
         law = law_of(self._model.defense, wire)
         return law if self.all_looks else law.of_several(self.observed)
 
+    @property
+    def tally(self) -> Tally:
+        """What has been sent through `observe`."""
+        return self._tally
+
     def looks(self) -> float:
         """How often, on average, each image of `observe` has been sent; 0 where there was none."""
         return self._tally.asked / max(1, self._tally.images)
@@ -264,6 +269,8 @@ class Attack(ABC):
     """Whether it takes every wire of an image that is observed, (B, k, ...), where k > 1."""
     learns: ClassVar[bool] = False
     """Whether `curve` is the error on held-out images after each epoch of a training."""
+    holds_out: ClassVar[bool] = False
+    """Whether `fit` begins with `hold_out_images` and uses that part only to choose when to stop."""
     iterates: ClassVar[bool] = False
     """Whether `reconstruct` optimises too, so that a budget of time is shared between it and `fit`."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,25 +17,16 @@ from ..memory import trained
 from ..randomness import seed_layers
 from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
-from ..work import State, Work, copy_weights
+from ..work import State, Work
 from ..zoo import decoders
-from ._held_out import hold_out
+from ._decoder_training import by_epochs, by_steps
+from ._held_out import Pairs, hold_out
+from ._shared import Shared
 from ._sight import Sight, Sighted
 from .base import BATCH, Attack, Extent, Observations, Victim
 
-
-class Pairs(Protocol):
-    """Images and what is known of them: `Observations`, or anything else that a decoder may learn from."""
-
-    def __len__(self) -> int: ...
-
-    def wire(self, index: Tensor, rng: torch.Generator) -> Tensor:
-        """What the decoder is given, (B, C, H, W)."""
-        ...
-
-    def images(self, index: Tensor) -> Tensor:
-        """What it should answer, (B, 3, S, S) in [0, 1]."""
-        ...
+PATIENCE = 800
+"""Steps without a lower held-out error after which the rate is cut."""
 
 
 @plugin("decoder")
@@ -45,19 +36,23 @@ class DecoderAttack(Attack):
     With enough capacity and images it tends to the posterior mean E[x | z_wire], whose error is the MMSE. Where entries
     of the wire are hidden and anybody can tell which, it is given what is expected of these and, as further channels,
     the mask (see `Sight`). The defaults are the published recipe: Adam 1e-3, weight decay 1e-4, cosine to 1e-5, batch
-    256, 50 epochs. The best epoch is chosen on a tenth of the attacker's own images.
+    256, 50 epochs. The best epoch is chosen on a tenth of the attacker's own images. With ``steps`` it trains until the
+    error on these no longer falls (see `Plateau`) and takes the best weights.
 
     Args:
-        epochs: passes over the attacker's images.
+        epochs: passes over the attacker's images, where ``steps`` is None.
         network: decoder network: ``res_normNnCc`` (published), ``conv_normNnCc``, ``unet_normNnCc``,
             ``dense_normNnCc``, with n blocks of c channels, ``custom`` or ``custom_released``.
         lr: Adam's initial rate. weight_decay: Adam's L2 penalty.
+        steps: most steps of a training without a fixed length; None: ``epochs``.
+        patience: its steps without a lower error until the rate is cut.
 
     >>> DecoderAttack(epochs=2).network
     'res_normN8C64'
     """
 
     learns: ClassVar = True
+    holds_out: ClassVar = True
 
     def __init__(
         self,
@@ -66,9 +61,11 @@ class DecoderAttack(Attack):
         lr: Rate = 1e-3,
         weight_decay: Weight = 1e-4,
         batch_size: Batch = BATCH,
+        steps: Count | None = None,
+        patience: Count = PATIENCE,
     ):
         self.epochs, self.network, self.batch_size = epochs, network, batch_size
-        self.lr, self.weight_decay = lr, weight_decay
+        self.lr, self.weight_decay, self.steps, self.patience = lr, weight_decay, steps, patience
         self._curve: list[float] = []
         self._sight: Sight | None = None
 
@@ -82,8 +79,21 @@ class DecoderAttack(Attack):
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)
-        judge, train = self.sighted(victim, *hold_out(victim, images, rng, "decoder"), rng)
-        self.learn(judge, train, rng, work)
+        self.train_on(victim, images, rng, work or Work(), "decoder")
+
+    def train_on(
+        self, victim: Victim, images: Split, rng: torch.Generator, work: Work, name: str
+    ) -> tuple[Pairs, Pairs]:
+        """Fit, or take over the same training of another attack (`Work.fits`); what judged and what was learned."""
+        shared = Shared.of(self, victim, images, rng, work)
+        judge, train = self.sighted(victim, *hold_out(victim, images, rng, name), rng)
+        if shared.made:
+            self._build(judge, rng)
+            self._curve = shared.take(self.decoder)
+        else:
+            self.learn(judge, train, rng, work)
+            shared.keep(self.decoder, self._curve)
+        return judge, train
 
     def sighted(
         self, victim: Victim, judge: Observations, train: Observations, rng: torch.Generator
@@ -93,23 +103,11 @@ class DecoderAttack(Attack):
         return (Sighted(judge, self._sight), Sighted(train, self._sight)) if self._sight else (judge, train)
 
     def learn(self, judge: Pairs, train: Pairs, rng: torch.Generator, work: Work | None = None) -> None:
-        """Train on ``train`` and keep the epoch that is best on ``judge``."""
+        """Train on ``train`` and keep the weights that are best on ``judge``."""
         self._build(judge, rng)
         optimizer = torch.optim.Adam(self.decoder.parameters(), self.lr, weight_decay=self.weight_decay)
-        state: State = {"decoder": self.decoder, "optimizer": optimizer, "best": math.inf, "weights": {}, "curve": []}
-        per_round = math.ceil(len(train) / self.batch_size)
-        loop = (work or Work()).loop("decoder", self.epochs, state, rng, per_round=per_round)
-        for _ in loop:
-            loop.anneal(optimizer, self.lr, min(1e-5, self.lr))
-            self.decoder.train()
-            order = torch.randperm(len(train), generator=rng, device=rng.device)
-            for index in loop.steps(order.split(self.batch_size)):
-                if len(index) > 1:
-                    self._step(train, index, optimizer, rng)
-            loop.error = self.error(judge, torch.Generator(rng.device).manual_seed(0))
-            state["curve"].append(loop.error)
-            if loop.error < state["best"]:
-                state |= {"best": loop.error, "weights": copy_weights(self.decoder)}
+        state: State = {"decoder": self.decoder, "optimizer": optimizer}
+        (by_epochs if self.steps is None else by_steps)(self, state, judge, train, rng, work or Work())
         self._curve = state["curve"]
         if not math.isfinite(state["best"]):
             raise UserError(f"decoder: the error is {self._curve[-1]} in every epoch; lower lr ({self.lr})")
@@ -125,7 +123,8 @@ class DecoderAttack(Attack):
         if fastconv.worth_it() and rng.device.type == "cpu":
             fastconv.accelerate(self.decoder)
 
-    def _step(self, train: Pairs, index: Tensor, optimizer: torch.optim.Optimizer, rng: torch.Generator) -> None:
+    def step(self, train: Pairs, index: Tensor, optimizer: torch.optim.Optimizer, rng: torch.Generator) -> None:
+        """Take one step on the images ``index``."""
         loss = mse_loss(self.decoder(train.wire(index, rng)), train.images(index))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -135,10 +134,10 @@ class DecoderAttack(Attack):
     def error(self, judge: Pairs, rng: torch.Generator) -> float:
         """Mean squared error on ``judge``, the decoder in evaluation mode."""
         self.decoder.eval()
-        total = 0.0
+        total = torch.zeros((), dtype=torch.float64, device=rng.device)  # read once: reading waits for the device
         for index in torch.arange(len(judge), device=rng.device).split(BATCH):
-            total += float((self.decoder(judge.wire(index, rng)) - judge.images(index)).square().mean((1, 2, 3)).sum())
-        return total / len(judge)
+            total += (self.decoder(judge.wire(index, rng)) - judge.images(index)).square().mean((1, 2, 3)).sum()
+        return float(total) / len(judge)
 
     @torch.no_grad()
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:

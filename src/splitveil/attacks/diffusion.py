@@ -12,12 +12,12 @@ from ..errors import UserError
 from ..ranges import Count, Part, Whole
 from ..registry import plugin
 from ..work import State, Work
-from ._ddpm import Ddpm, clean
+from ._ddpm import Ddpm, clean, paired
 from ._denoiser import LEVELS, Level
 from ._guide import Guide
 from ._white_box import Mode
 from .base import BATCH, Attack, Extent, Victim
-from .decoder import DecoderAttack
+from .decoder import PATIENCE, DecoderAttack
 from .linear import LinearAttack
 
 RATES = (0.05, 0.1, 0.2, 0.3, 0.5)
@@ -36,7 +36,7 @@ class DiffusionAttack(Attack):
     Args:
         steps: of the sampler. samples: of each image. guidance: the wire's part of a step's noise; None: chosen.
         start: ``noise``, or the answer of the ``linear`` or ``decoder`` attack. level: its noise, of 1,000.
-        epochs, width, batch_size: of the diffusion model, see `Ddpm`. start_epochs: of the decoder as the start.
+        epochs, width, batch_size: of the diffusion model, see `Ddpm`. start_epochs, start_steps, patience: of a start.
         draws: of the defence's noise in each step. tuning: attacker images on which the rate is chosen.
     """
 
@@ -57,13 +57,16 @@ class DiffusionAttack(Attack):
         start_epochs: Count = 50,
         draws: Count = 4,
         tuning: Count = 16,
+        start_steps: Count | None = None,
+        patience: Count = PATIENCE,
     ):
         self._top = LEVELS - 1 if start == "noise" else level
         if not steps <= self._top < LEVELS:
             raise UserError(f"diffusion: level is {level}, steps {steps}; expected one from {steps} to {LEVELS - 1}")
         self.steps, self.samples, self.guidance, self.draws, self.tuning = steps, samples, guidance, draws, tuning
         self._prior = Ddpm(epochs, width, batch_size)
-        self._first: Attack | None = {"linear": LinearAttack(), "decoder": DecoderAttack(start_epochs)}.get(start)
+        decoder = DecoderAttack(start_epochs, steps=start_steps, patience=patience)
+        self._first: Attack | None = {"linear": LinearAttack(), "decoder": decoder}.get(start)
 
     def memory(self, extent: Extent) -> dict[str, int]:
         drawn = {"samples": self.samples * extent.answered * (4 * extent.image_bytes + extent.wire_bytes)}
@@ -139,12 +142,3 @@ def spherical(noise: Tensor, gradient: Tensor, rate: Tensor) -> Tensor:
     against = -length * gradient / gradient.flatten(1).norm(dim=1).clamp(min=1e-20).view(-1, 1, 1, 1)
     mixed = noise + rate * (against - noise)
     return length * mixed / mixed.flatten(1).norm(dim=1).clamp(min=1e-20).view(-1, 1, 1, 1)
-
-
-def paired(count: int, samples: int, shape: torch.Size, rng: torch.Generator) -> Tensor:
-    """Normal noise (count · samples, ...): of each image's samples, the second, fourth ... oppose the one before.
-
-    What a sample owes to its noise linearly is then absent from their mean (antithetic variates).
-    """
-    half = torch.randn(count, (samples + 1) // 2, *shape, generator=rng, device=rng.device)
-    return torch.stack([half, -half], 2).flatten(1, 2)[:, :samples].flatten(0, 1)

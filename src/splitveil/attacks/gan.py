@@ -17,10 +17,10 @@ from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
 from ..work import State, Work, copy_weights
 from ..zoo.decoders import Network
-from ._critic import Kind, check, critic, gradient_penalty, update
-from ._held_out import hold_out
+from ._critic import Kind, anneal, check, critic, gradient_penalty, update
+from ._held_out import Pairs
 from .base import BATCH, Attack, Extent, Victim
-from .decoder import DecoderAttack, Pairs
+from .decoder import PATIENCE, DecoderAttack
 
 BETAS = (0.5, 0.999)
 
@@ -43,6 +43,7 @@ class GanAttack(Attack):
         critic: "plain", or "published", of the CEM paper's code (images of 25 pixels or more).
         cosine: epochs in which both rates would fall to 0 along a cosine; None: they stay.
         evaluation: the generator's mode while the critic learns. warm_batch_size: of the decoder before it.
+        steps: of the critic, in place of ``epochs``. warm_steps, patience: of a decoder without a fixed length.
 
     >>> GanAttack(epochs=3).warm_epochs
     3
@@ -65,13 +66,16 @@ class GanAttack(Attack):
         cosine: Count | None = None,
         evaluation: bool = False,
         warm_batch_size: Batch | None = None,
+        steps: Count | None = None,
+        warm_steps: Count | None = None,
+        patience: Count = PATIENCE,
     ):
         self.epochs, self.critic_steps, self.width, self.batch_size = epochs, critic_steps, width, batch_size
         self.warm_epochs = min(epochs, 50) if warm_epochs is None else warm_epochs
         self.mse_weight, self.penalty, self.kind = mse_weight, penalty, critic
-        self.rates, self.cosine, self.evaluation = (lr, critic_lr or lr), cosine, evaluation
-        warm = {"weight_decay": weight_decay, "batch_size": warm_batch_size or batch_size}
-        self.warm = DecoderAttack(self.warm_epochs, network, **warm)
+        self.rates, self.cosine, self.evaluation, self.steps = (lr, critic_lr or lr), cosine, evaluation, steps
+        warm_batch_size = warm_batch_size or batch_size
+        self.warm = DecoderAttack(self.warm_epochs, network, 1e-3, weight_decay, warm_batch_size, warm_steps, patience)
 
     def check(self, wire: tuple[int, ...], size: int) -> None:
         super().check(wire, size)
@@ -83,11 +87,10 @@ class GanAttack(Attack):
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)
-        judge, train = self.warm.sighted(victim, *hold_out(victim, images, rng, "gan"), rng)
         work = work or Work()
         check(size := images.images.shape[-1], self.kind)  # before a decoder is trained
         with work.share(0.3):
-            self.warm.learn(judge, train, rng, work)
+            judge, train = self.warm.train_on(victim, images, rng, work, "gan")
         generator = self.warm.decoder
         self.build(size, rng)
         pairs = zip((generator, self.critic), self.rates, strict=True)
@@ -95,9 +98,10 @@ class GanAttack(Attack):
         state: State = {"generator": generator, "critic": self.critic, "best": math.inf, "weights": {}, "curve": []}
         state |= dict(zip(("refiner", "judge"), optimizers, strict=True))
         per_round = math.ceil(len(train) / self.batch_size)
-        loop = work.loop("gan", self.epochs, state, rng, per_round=per_round)
+        epochs = math.ceil(self.steps / per_round) if self.steps else self.epochs
+        loop = work.loop("gan", epochs, state, rng, per_round=per_round)
         for _ in loop:
-            self._anneal(optimizers, loop.fraction * self.epochs)
+            anneal(optimizers, self.rates, loop.fraction * epochs, self.cosine)
             generator.train(not self.evaluation)
             order = torch.randperm(len(train), generator=rng, device=rng.device)
             for index in loop.steps(order.split(self.batch_size)):
@@ -108,7 +112,7 @@ class GanAttack(Attack):
             state["curve"].append(loop.error)
             if loop.error < state["best"]:
                 state |= {"best": loop.error, "weights": copy_weights(generator)}
-        self._curve: list[float] = state["curve"]
+        self._curve = state["curve"]
         if not math.isfinite(state["best"]):
             raise UserError(f"gan: the error is {self._curve[-1]} in every epoch; lower lr {self.rates}")
         generator.load_state_dict(state["weights"])
@@ -118,11 +122,6 @@ class GanAttack(Attack):
         with torch.random.fork_rng():  # layers draw their weights from torch's global generator
             seed_layers(rng)
             self.critic = critic(size, self.width, self.kind).to(rng.device)
-
-    def _anneal(self, optimizers: Sequence[torch.optim.Optimizer], epoch: float) -> None:
-        part = 1.0 if self.cosine is None else (1 + math.cos(math.pi * min(1.0, epoch / self.cosine))) / 2
-        for optimizer, rate in zip(optimizers, self.rates, strict=True):
-            optimizer.param_groups[0]["lr"] = part * rate
 
     def _step(
         self,

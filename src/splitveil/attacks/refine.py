@@ -14,11 +14,11 @@ from ..registry import plugin
 from ..work import Work
 from ..zoo.decoders import Network
 from ._cosine import CosineModel
-from ._held_out import choose, hold_out_images
+from ._held_out import choose, fit_start
 from ._lbfgs import MEMORY, Lbfgs
 from ._white_box import Mode, WhiteBox
 from .base import BATCH, Attack, Extent, Victim
-from .decoder import DecoderAttack
+from .decoder import PATIENCE, DecoderAttack
 from .linear import LinearAttack
 
 WEIGHTS = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
@@ -35,10 +35,10 @@ class RefineAttack(Attack):
     """Calibrated refinement: minimise ‖E_ε D(f(x), ε) − z_wire‖²/(2σ²) + weight · ½ Σ_k c_k(x − x₀)²/λ_k over x.
 
     x₀ is the answer of another attack, c_k the orthonormal cosine coefficients of an image in principal colors, and
-    λ_k the mean square of c_k over that attack's errors on the attacker's held-out images, of which it has seen none:
-    a Gaussian model of how wrong x₀ is. σ² is the variance of the wire's noise on each entry (see `WhiteBox`). By
-    L-BFGS over c_k/√λ_k; all images of a call at once, each with its own loss. The weight where it is None (theory: 1)
-    and the backward pass (see `WhiteBox`) are chosen by the error on held-out images.
+    λ_k the mean square of c_k over that attack's errors on the attacker's held-out images, with which it has made no
+    step (a decoder has chosen its weights by them): a Gaussian model of how wrong x₀ is. σ² is the variance of the
+    wire's noise on each entry (see `WhiteBox`). By L-BFGS over c_k/√λ_k; all images of a call at once, each with its
+    own loss. The weight where it is None (theory: 1) and the backward pass are chosen by the error on held-out images.
 
     For e = Wx + N(0, σ²I), Gaussian x and the mean image as x₀ it is the MMSE estimator.
 
@@ -47,7 +47,8 @@ class RefineAttack(Attack):
     Args:
         steps: of L-BFGS. weight: of the distance to x₀; None: chosen.
         start: ``mean`` image, or the answer of the ``linear`` or ``decoder`` attack.
-        epochs, network, lr, weight_decay, batch_size: of the decoder, where it is the start, see `DecoderAttack`.
+        epochs, network, lr, weight_decay, batch_size, start_steps, patience: of the decoder, where it is the start, see
+            `DecoderAttack` (``start_steps`` is its ``steps``).
         draws: of the defence's noise, the same in each step. tuning: held-out images on which the weight is chosen.
     """
 
@@ -67,11 +68,13 @@ class RefineAttack(Attack):
         batch_size: Batch = BATCH,
         draws: Looks = 16,
         tuning: Count = 16,
+        start_steps: Count | None = None,
+        patience: Count = PATIENCE,
     ):
         self.steps, self.weight, self.draws, self.tuning = steps, weight, draws, tuning
         starts = {
             "linear": LinearAttack,
-            "decoder": lambda: DecoderAttack(epochs, network, lr, weight_decay, batch_size),
+            "decoder": lambda: DecoderAttack(epochs, network, lr, weight_decay, batch_size, start_steps, patience),
         }
         self._first: Attack | None = starts[start]() if start in starts else None
 
@@ -83,10 +86,7 @@ class RefineAttack(Attack):
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)
         self._work = work or Work()
-        held, own = hold_out_images(images, rng, "refine")
-        if self._first:
-            with self._work.share(0.6):
-                self._first.fit(victim.of(self._first), own, rng, self._work)
+        held, own = fit_start(self._first, victim, images, rng, self._work, 0.6, "refine")
         self.mean = torch.stack([to_float(part).mean(0) * len(part) for part in own.images.split(BATCH)]).sum(0)
         self.mean = self.mean.to(victim.device) / len(own)
         self.box = WhiteBox(victim, own, self.draws, rng)

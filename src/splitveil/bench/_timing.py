@@ -131,23 +131,27 @@ def measure(settings: config.TrainConfig, size: Size, attacks: dict[str, config.
 
 
 def attack_seconds(spec: config.Spec, cost: AttackCost, attacker: int, attacked: int) -> float:
-    """Seconds of an attack that learns from ``attacker`` images and answers for ``attacked``.
+    """Seconds of an attack that learns from ``attacker`` images and answers for ``attacked``; at most, where it has no
+    fixed length.
 
     >>> decoder = config.Spec.model_validate("decoder:epochs=10,batch_size=50").resolve("attacks")
     >>> round(attack_seconds(decoder, AttackCost(step=1.0, critic=0.0, memory=0), attacker=1000, attacked=0))
     187
     """
-    batch, epochs = spec.parameters["batch_size"], spec.parameters["epochs"]
+    settings = spec.parameters
+    batch, epochs, ends = settings["batch_size"], settings["epochs"], settings["steps"]
     held = max(1, round(HELD_OUT * attacker))
-    timed = spec.parameters.get("warm_batch_size") or batch  # the batch of the decoder, which `cost.step` is of
+    timed = settings.get("warm_batch_size") or batch  # the batch of the decoder, which `cost.step` is of
     steps, answer = math.ceil((attacker - held) / timed), FORWARD * cost.step / timed
     epoch = steps * cost.step + held * answer
     if spec.name == "gan":
-        refine = cost.step * batch / timed / spec.parameters["critic_steps"]
-        refined = math.ceil((attacker - held) / batch) * (cost.critic + refine) + held * answer
-        warm = spec.parameters["warm_epochs"]
-        return (min(epochs, 50) if warm is None else warm) * epoch + epochs * refined + attacked * answer
-    return epochs * epoch + attacked * answer
+        refine = cost.step * batch / timed / settings["critic_steps"]
+        rounds = math.ceil((attacker - held) / batch)
+        refined = rounds * (cost.critic + refine) + held * answer
+        warm = min(epochs, 50) if settings["warm_epochs"] is None else settings["warm_epochs"]
+        warm = settings["warm_steps"] / steps if settings["warm_steps"] else warm
+        return warm * epoch + (math.ceil(ends / rounds) if ends else epochs) * refined + attacked * answer
+    return (ends / steps if ends else epochs) * epoch + attacked * answer
 
 
 def timed(work: Callable[[], Any], device: torch.device, rounds: int = ROUNDS) -> tuple[float, Any]:
@@ -242,7 +246,7 @@ class _Bench:
     def decoder(self) -> tuple[float, int]:
         """Seconds of a step, and bytes at its peak."""
         network, optimizer = self._build()
-        work = lambda: self.attack._step(self.seen, self.index, optimizer, self.rng)  # noqa: E731
+        work = lambda: self.attack.step(self.seen, self.index, optimizer, self.rng)  # noqa: E731
         step, kept = _measured(work, network, self.device)
         own = sum(p.numel() * p.element_size() for p in network.parameters())
         return step * self.scale, round(kept * self.scale) + 4 * own  # weights, gradients and Adam's two momenta
