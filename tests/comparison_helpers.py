@@ -21,8 +21,13 @@ def values(mse: list[float], **more: list[float]) -> Values:
     return {"mse": mse, "psnr": [10.0] * len(mse), "ssim": [0.5] * len(mse), **more}
 
 
-def attacked(run: Path, label: str, per_image: Values, **changes: Any) -> None:
-    """What an attack leaves, with ``changes`` in its summary (None: without the key)."""
+def attacked(
+    run: Path, label: str, per_image: Values, held_out: dict[str, list[float]] | None = None, **changes: Any
+) -> None:
+    """What an attack leaves, with ``changes`` in its summary (None: without the key).
+
+    ``held_out``: columns of the attacker's images that judge the attack; ``mse``, and perhaps ``wire_distance``.
+    """
     rows = [",".join(map(repr, row)) for row in zip(*per_image.values(), strict=True)]
     lines = [",".join(["image", *per_image]), *(f"{i},{row}" for i, row in enumerate(rows))]
     summary: dict[str, Any] = {
@@ -38,6 +43,11 @@ def attacked(run: Path, label: str, per_image: Values, **changes: Any) -> None:
     }
     folder = run / "attacks" / label
     folder.mkdir(parents=True)
+    if held_out:
+        summary["held_out"] = {"images": len(held_out["mse"]), "mse": sum(held_out["mse"]) / len(held_out["mse"])}
+        judged = [",".join(map(repr, row)) for row in zip(*held_out.values(), strict=True)]
+        table = [",".join(["image", *held_out]), *(f"{i},{row}" for i, row in enumerate(judged))]
+        (folder / "held_out.csv").write_text("\n".join(table) + "\n")
     (folder / "per_image.csv").write_text("\n".join(lines) + "\n")
     (folder / "summary.json").write_text(json.dumps({k: v for k, v in summary.items() if v is not None}))
 

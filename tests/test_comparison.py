@@ -21,6 +21,8 @@ from splitveil.metrics import Interval, binomial_ci, unpaired_difference
 from splitveil.runs import Run
 from training_helpers import IMAGES, fit
 
+ONLY = "best attacker: {}, the only attack that both have"
+
 
 @pytest.fixture
 def runs(tmp_path) -> tuple[Path, Path]:
@@ -181,7 +183,7 @@ def test_answers_on_the_same_images_are_compared_in_pairs(tmp_path):
     assert row.paired
     assert row.verdict == "differs in these two trainings"
     assert unpaired_difference(row.b, row.a).hi > 0  # which as if of different images could not be shown
-    assert notes(a, b) == ""
+    assert notes(a, b) == ONLY.format("decoder")
 
 
 def test_answers_on_other_images_are_not_paired(tmp_path):
@@ -329,7 +331,7 @@ def test_runs_as_they_are_really_left(tmp_path, small):
     assert {metric for _, metric in found} == {"accuracy", "mse", "psnr", "ssim", "ssim_zero"}
     assert all(row.paired for row in found.values())
     assert found["linear", "mse"].verdict == "differs in these two trainings"
-    assert notes(tmp_path / "a", tmp_path / "b") == ""
+    assert notes(tmp_path / "a", tmp_path / "b") == ONLY.format("linear")
 
 
 # The command

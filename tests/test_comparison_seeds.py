@@ -94,15 +94,16 @@ def test_a_seed_without_a_partner_is_left_out(sides, tmp_path):
     found = compare(*sides)
     assert isinstance(found, Comparison)
     assert found.rows[0].seeds == 3
-    assert found.notes == (f"{tmp_path / 'b-7'} left out: the other side has no training with seed 7",)
+    assert found.notes[0] == f"{tmp_path / 'b-7'} left out: the other side has no training with seed 7"
 
 
 def test_a_note_of_one_seed_names_it(sides, tmp_path):
     (tmp_path / "b-1" / "test.csv").unlink()
     found = compare(*sides)
     assert isinstance(found, Comparison)
-    (note,) = found.notes
+    who, note = found.notes
     assert note.startswith("seed 1: accuracy compared unpaired")
+    assert who == "best attacker: decoder, the only attack that both have"
     row = next(row for row in found.rows if row.metric == "accuracy")
     assert (row.seeds, row.paired) == (3, False)
 

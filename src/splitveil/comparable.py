@@ -12,17 +12,20 @@ import torch
 from torch import Tensor
 
 from . import reading
+from .attackers import DISTANCE, best_attacker
 from .metrics import Interval, binomial_ci, unpaired_difference
 
 PRIVACY = {"mse": 1, "psnr": -1, "ssim": -1, "ssim_zero": -1, "lpips": 1, "reidentified": -1}
 """Metrics of a reconstruction: 1 where a higher value is more private, -1 where a lower one is."""
 TOOLS = {"lpips": "sha256", "reidentified": "fingerprint"}
 """Metrics that need a tool, and what tells two of its kind apart (in a summary's ``about_METRIC``)."""
-SHARES = frozenset({"accuracy", "reidentified"})
+ACCURACIES = tuple(reading.ANSWERS)
+SHARES = frozenset({*ACCURACIES, "reidentified"})
 """Metrics of which every image has 0 or 1."""
 REMEDY = "delete it and make it again"
 BASIC = ("mse", "psnr", "ssim")
 """Metrics of every attack, of which a record has the worst case."""
+BEST = "best attacker"
 WORST = "worst case"
 NETWORK = "network"
 
@@ -105,6 +108,58 @@ def _worst(values: Sequence[tuple[dict[str, Tensor], dict[str, Tensor]]], images
     return rows
 
 
+def best_rows(one: Side, other: Side, labels: Sequence[str], images: str | None) -> tuple[list[Pending], str]:
+    """The best attacker that can exist on each side (`attackers.best_attacker`), by each metric that all attacks have.
+
+    Args:
+        labels: attacks that can be compared.
+        images: digest of the attacked images.
+
+    Returns:
+        The rows, and who is best; no rows where attacks were not judged on held-out images, and why.
+    """
+    if not labels:
+        return [], ""
+    chosen, values, names = [], [], []
+    for side in (one, other):
+        table = {label: _per_image(side, label) for label in labels}
+        if len(labels) == 1:
+            names, index = [labels[0]], torch.zeros(len(table[labels[0]]["mse"]), dtype=torch.long)
+        elif best := best_attacker(*_judged(side, labels, table)):
+            names, index = [*names, best.name], torch.tensor([labels.index(name) for name in best.chosen])
+        else:
+            return [], f"{BEST} left out: not all attacks on {side.name} were judged on held-out images; run them again"
+        chosen.append(index)
+        values.append(table)
+    rows = []
+    for name in PRIVACY:
+        if all(name in found for table in values for found in table.values()):
+            a, b = (
+                torch.stack([found[name] for found in table.values()]).gather(0, index[None])[0]
+                for table, index in zip(values, chosen, strict=True)
+            )
+            rows.append(Pending(BEST, name, _side(name, a), _side(name, b), b - a, images))
+    only = f"{BEST}: {labels[0]}, the only attack that both have"
+    return rows, only if len(labels) == 1 else f"{BEST}: {names[0]} on A, {names[1]} on B"
+
+
+def _judged(side: Side, labels: Sequence[str], table: dict[str, dict[str, Tensor]]) -> tuple[Any, Any]:
+    """What `attackers.best_attacker` takes: errors on held-out images, and how far the attacked wires are."""
+    held, attacked = {}, {}
+    for label in labels:
+        folder, summary = side.path / "attacks" / label, side.attacks[label]
+        seen = {DISTANCE} & summary.keys()
+        attacked[label] = {"mse": table[label]["mse"]}
+        if seen:
+            count = summary["images"]["attacked"]
+            found = reading.read_columns(folder / "per_image.csv", seen, "run the attack again", count)
+            attacked[label][DISTANCE] = torch.from_numpy(found[DISTANCE])
+        if count := summary.get("held_out", {}).get("images"):
+            found = reading.read_columns(folder / "held_out.csv", {"mse", *seen}, "run the attack again", count)
+            held[label] = {name: torch.from_numpy(found[name]) for name in ("mse", *seen)}
+    return held, attacked
+
+
 def _obstacle(one: Side, other: Side, label: str) -> str | None:
     """Why the figures of an attack cannot be held against each other; None where they can."""
     first, second = one.attacks[label], other.attacks[label]
@@ -161,23 +216,35 @@ def _same_tool(metric: str, first: dict[str, Any], second: dict[str, Any]) -> bo
     return known[0] is not None and known[0] == known[1]
 
 
-def accuracy_row(one: Side, other: Side) -> tuple[list[Pending], list[str]]:
-    """The accuracy: image by image where both kept their answers on the same test images, else unpaired; notes."""
-    for side in (one, other):
-        if not side.summary["accuracy"]:
-            return [], [f"accuracy left out: that of {side.name} was not measured"]
-    a, b = (read_interval(side.summary["accuracy"]) for side in (one, other))
-    if why := _why_unpaired(one, other):
-        row = Pending(NETWORK, "accuracy", a, b, unpaired_difference(b, a))
-        return [row], [f"accuracy compared unpaired (Newcombe 1998, from Wilson intervals): {why}"]
-    first, second = (_hits(side) for side in (one, other))
-    return [Pending(NETWORK, "accuracy", a, b, second - first, one.summary["test_digest"])], []
+def accuracy_rows(one: Side, other: Side) -> tuple[list[Pending], list[str]]:
+    """The accuracy, and that of retrained tails where both have it; notes.
+
+    Image by image where both kept their answers on the same test images, else unpaired.
+    """
+    rows, notes = [], []
+    for name in ACCURACIES:
+        lacking = [side for side in (one, other) if not side.summary.get(name)]
+        if lacking and name == "accuracy":
+            notes.append(f"accuracy left out: that of {lacking[0].name} was not measured")
+        elif len(lacking) == 1:
+            make = f"splitveil tail {shlex.quote(str(lacking[0].path))}"
+            notes.append(f"accuracy of a retrained tail left out: that of {lacking[0].name} was not measured ({make})")
+        if lacking:
+            continue
+        a, b = (read_interval(side.summary[name]) for side in (one, other))
+        if why := _why_unpaired(one, other, reading.ANSWERS[name]):
+            rows.append(Pending(NETWORK, name, a, b, unpaired_difference(b, a)))
+            notes.append(f"accuracy compared unpaired (Newcombe 1998, from Wilson intervals): {why}")
+        else:
+            first, second = (_hits(side, reading.ANSWERS[name]) for side in (one, other))
+            rows.append(Pending(NETWORK, name, a, b, second - first, one.summary["test_digest"]))
+    return rows, list(dict.fromkeys(notes))
 
 
-def _why_unpaired(one: Side, other: Side) -> str | None:
+def _why_unpaired(one: Side, other: Side, answers: str) -> str | None:
     for side in (one, other):
-        if not (side.path / "test.csv").is_file() or not side.summary.get("test_digest"):
-            return f"{side.name} did not keep its answers (test.csv)"
+        if not (side.path / answers).is_file() or not side.summary.get("test_digest"):
+            return f"{side.name} did not keep its answers ({answers})"
     same = one.summary["test_digest"] == other.summary["test_digest"]
     return None if same else "the test images are not the same"
 
@@ -189,8 +256,8 @@ def _per_image(side: Side, label: str) -> dict[str, Tensor]:
     return {name: torch.from_numpy(table[name]) for name in PRIVACY if name in table and name in summary}
 
 
-def _hits(side: Side) -> Tensor:
-    file, remedy = side.path / "test.csv", "delete it, and the accuracy is compared unpaired"
+def _hits(side: Side, answers: str) -> Tensor:
+    file, remedy = side.path / answers, "delete it, and the accuracy is compared unpaired"
     table = reading.read_columns(file, {"label", "predicted"}, remedy, side.summary["images"]["test"])
     return torch.from_numpy(table["label"] == table["predicted"]).double()
 

@@ -10,7 +10,19 @@ from typing import Any
 from torch import Tensor
 
 from . import config
-from .comparable import NETWORK, PRIVACY, WORST, Pending, Side, accuracy_row, attack_rows, why_nothing
+from .comparable import (
+    ACCURACIES,
+    BEST,
+    NETWORK,
+    PRIVACY,
+    WORST,
+    Pending,
+    Side,
+    accuracy_rows,
+    attack_rows,
+    best_rows,
+    why_nothing,
+)
 from .errors import UserError
 from .evidence import LEAST, LEVEL, MARGIN, hierarchical, holm, over_seeds, p_value, points_of
 from .metrics import Interval, bootstrap_ci
@@ -22,7 +34,8 @@ class Row:
     """One metric of both, and B − A with its 95 % interval.
 
     Attributes:
-        what: an attack's label, ``worst case`` (image by image, over the attacks that both have) or ``network``.
+        what: an attack's label; ``best attacker``, who chooses among the attacks that both have by what can be known
+            without the attacked images; ``worst case``, image by image over these attacks; or ``network``.
         paired: whether the difference was taken image by image.
         seeds: pairs of trainings; of one, the interval is over its images alone.
         p: corrected for the other rows of the table (Holm); None: not corrected.
@@ -57,7 +70,7 @@ class Row:
             these = f"in these {('two', 'four')[self.seeds - 1]} trainings"
             return f"differs {these}" if self.shown else f"no difference shown {these}"
         up = self.difference.mean > 0
-        if self.metric == "accuracy":
+        if self.metric in ACCURACIES:
             return self._accuracy(up)
         if not self.shown:
             return "no difference shown"
@@ -93,7 +106,9 @@ class Comparison:
 
 
 def compare_runs(a: Sequence[Path], b: Sequence[Path], margin: float = MARGIN) -> Comparison:
-    """Every attack that was made on both in the same way and on the same images, their worst case, and the accuracy.
+    """The accuracy, and every attack that was made on both in the same way and on the same images.
+
+    Of several attacks also the best attacker that can exist and the worst case, who knows the truth.
 
     Args:
         a, b: run folders; several of a side are trainings of one configuration, and are compared seed by seed.
@@ -116,10 +131,13 @@ def compare_runs(a: Sequence[Path], b: Sequence[Path], margin: float = MARGIN) -
         pending, refused, notes = attack_rows(one, other)
         if not pending and (len(pairs) == 1 or not one.attacks or not other.attacks):
             raise UserError(why_nothing(one, other, refused, seeds))
-        accuracy, unpaired = accuracy_row(one, other)
-        found.append([*accuracy, *_without_copies(pending)])
+        accuracy, unpaired = accuracy_rows(one, other)
+        labels = list(dict.fromkeys(row.what for row in pending if row.what != WORST))
+        best, who = best_rows(one, other, labels, pending[0].images if pending else None)
+        found.append([*accuracy, *_without_copies([*best, *pending])])
         sides.append((one, other))
-        for note in [*(f"{label} left out: {why}" for label, why in refused.items()), *notes, *unpaired]:
+        left = [f"{label} left out: {why}" for label, why in refused.items()]
+        for note in [*left, *notes, *unpaired, *filter(None, [who])]:
             said.setdefault(note, []).append(seeds[0])
     if not any(row.what != NETWORK for rows in found for row in rows):
         raise UserError(f"{a[0]} and {b[0]}, and the other pairs, cannot be compared: {'; '.join(said)}")
@@ -178,9 +196,9 @@ def _pairs(one: dict[int, Run], other: dict[int, Run]) -> tuple[list[tuple[Run, 
 
 
 def _without_copies(pending: list[Pending]) -> list[Pending]:
-    """Leave out the worst case of a single attack, which is that attack: it would count twice among the rows."""
-    alone = len({row.what for row in pending if row.what != WORST}) == 1
-    return [row for row in pending if not (alone and row.what == WORST)]
+    """Leave out the best attacker and the worst case of a single attack: it would count thrice among the rows."""
+    alone = len({row.what for row in pending} - {BEST, WORST}) == 1
+    return [row for row in pending if not (alone and row.what in (BEST, WORST))]
 
 
 def _flags(pair: tuple[Side, Side], labels: set[str]) -> list[str]:

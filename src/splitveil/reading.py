@@ -22,6 +22,10 @@ UNUSABLE = (RuntimeError, LookupError, TypeError, ValueError, AttributeError)
 """What objects raise when they are given the state of another kind of object."""
 
 
+ANSWERS = {"accuracy": "test.csv", "retrained_accuracy": "test_retrained.csv"}
+"""Files of a run that hold the answers to the test images, by what its summary has of them."""
+
+
 class Missing(UserError):
     """A file that is not there."""
 

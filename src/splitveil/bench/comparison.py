@@ -13,13 +13,16 @@ import torch
 from torch import Tensor
 
 from ..comparable import (
+    ACCURACIES,
     BASIC,
+    BEST,
     NETWORK,
     WORST,
     Pending,
     Side,
-    accuracy_row,
+    accuracy_rows,
     attack_rows,
+    best_rows,
     read_interval,
 )
 from ..comparison import Comparison, compare_runs, gathered, judged, row_of, to_draw
@@ -102,7 +105,9 @@ def _folders(named: str | Path) -> list[Path]:
 
 
 def compare_benches(a: Path, b: Path, margin: float = MARGIN) -> Comparison | Cells:
-    """Accuracy and worst case of every configuration of which both benches have finished cells of one seed.
+    """Accuracy and best attacker of every configuration of which both benches have finished cells of one seed.
+
+    Where not all attacks were judged on held-out images, the worst case stands for the best attacker.
 
     Two benches of one configuration each, with the seeds as their cells, are compared like two sets of runs. A cell
     whose values per image are not there, or are of other images, is compared unpaired, from its record.
@@ -124,7 +129,7 @@ def compare_benches(a: Path, b: Path, margin: float = MARGIN) -> Comparison | Ce
     for name in sorted(common, key=lambda name: first[name]["config"].get("seed", 0)):
         groups[_configuration(first[name])].append(name)
     cells = {name: _cell(a / "cells" / name, b / "cells" / name, first[name], second[name]) for name in common}
-    parts = {group[0]: gathered([cells[name][0] for name in group]) for group in groups.values()}
+    parts = {group[0]: gathered(_of_one_attacker([cells[name][0] for name in group])) for group in groups.values()}
     drawn = iter(_drawn([values for rows in parts.values() for row in rows for values in to_draw(row)]))
     rows = {name: [row_of(row, drawn, margin) for row in found] for name, found in parts.items()}
     corrected = iter(judged([row for found in rows.values() for row in found]))
@@ -138,6 +143,12 @@ def compare_benches(a: Path, b: Path, margin: float = MARGIN) -> Comparison | Ce
     axes = {name: {key: value for key, value in first[name]["axes"].items() if key != "seed"} for name in comparisons}
     only_a, only_b = (tuple(n for n in here if n not in there) for here, there in ((first, second), (second, first)))
     return Cells(comparisons, axes, {group[0]: len(group) for group in groups.values()}, only_a, only_b)
+
+
+def _of_one_attacker(cells: list[list[Pending]]) -> list[list[Pending]]:
+    """The rows of a configuration's cells with the best attacker where all have it, else with the worst case."""
+    left = WORST if all(any(row.what == BEST for row in rows) for rows in cells) else BEST
+    return [[row for row in rows if row.what != left] for rows in cells]
 
 
 def _configuration(record: dict[str, Any]) -> str:
@@ -158,28 +169,36 @@ def _drawn(samples: Sequence[Tensor]) -> list[Interval]:
 
 
 def _cell(a: Path, b: Path, first: dict[str, Any], second: dict[str, Any]) -> tuple[list[Pending], list[str]]:
-    """Accuracy and worst case of a cell, and notes."""
+    """Accuracies, best attacker and worst case of a cell, and notes."""
     try:
         one, other = Side.of(a, "A"), Side.of(b, "B")
         pending, refused, notes = attack_rows(one, other)
-        accuracy, said = accuracy_row(one, other)
+        accuracy, said = accuracy_rows(one, other)
+        labels = list(dict.fromkeys(row.what for row in pending if row.what != WORST))
+        best, _ = best_rows(one, other, labels, pending[0].images if pending else None)
     except UserError as error:
-        return _unpaired(first, second, "accuracy and worst case", str(error))
+        return _unpaired(first, second, "accuracy and attacks", str(error))
     reasons = [f"{label} left out: {why}" for label, why in refused.items()]
     reasons += [f"{label} left out: only one has it" for label in sorted(set(one.attacks) ^ set(other.attacks))]
     if worst := [row for row in pending if row.what == WORST]:
-        return [*accuracy, *worst], [*reasons, *notes, *said]
-    rows, why = _unpaired(first, second, "worst case", "; ".join(reasons))
-    return [*accuracy, *(row for row in rows if row.what == WORST)], [*said, *why]
+        return [*accuracy, *best, *worst], [*reasons, *notes, *said]
+    rows, why = _unpaired(first, second, "attacks", "; ".join(reasons))
+    return [*accuracy, *(row for row in rows if row.what != NETWORK)], [*said, *why]
 
 
 def _unpaired(first: dict[str, Any], second: dict[str, Any], named: str, why: str) -> tuple[list[Pending], list[str]]:
     """What the two records of a cell tell without values per image, as if their images were independent."""
-    rows = [(NETWORK, "accuracy", *(read_interval(record["accuracy"]) for record in (first, second)))]
+    rows = [
+        (NETWORK, name, *(read_interval(record[name]) for record in (first, second)))
+        for name in ACCURACIES
+        if first.get(name) and second.get(name)
+    ]
     notes = [f"{named} compared unpaired, from the intervals (Newcombe 1998; Zou and Donner 2008): {why}"]
     attacks = [{label: attack["attack"] for label, attack in record["attacks"].items()} for record in (first, second)]
     if attacks[0] == attacks[1] and all(first[key] == second[key] for key in ("protocol", "attacker_size")):
-        rows += [(WORST, name, *(read_interval(r["worst_case"][name]) for r in (first, second))) for name in BASIC]
+        for what, key in ((BEST, "best_attacker"), (WORST, "worst_case")):
+            if first.get(key) and second.get(key):
+                rows += [(what, name, *(read_interval(r[key][name]) for r in (first, second))) for name in BASIC]
     else:
-        notes.append("worst case left out: other attacks, or another protocol")
+        notes.append("attacks left out: other attacks, or another protocol")
     return [Pending(what, name, x, y, unpaired_difference(y, x)) for what, name, x, y in rows], notes

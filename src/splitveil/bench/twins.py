@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 PROTOCOLS = ("train_time", "inference_time")
 """Under these a training sees the same images; under ``auxiliary`` the attacker takes some away."""
 TRAINING = ("model.safetensors", "metrics.jsonl", "test.csv")
-RETRAINED = "test_retrained.csv"
 SUMMARY, CONFIG = "summary.json", "config.yaml"
 
 
@@ -61,7 +60,7 @@ def adopt(cell: Cell, places: Places) -> bool:
     source = places.run(other)
     folder.mkdir(parents=True, exist_ok=True)
     summary = reading.read_json(source / SUMMARY, reading.RUN, "train the cell again")
-    for name in (*TRAINING, *([RETRAINED] if "retrained_accuracy" in summary else [])):
+    for name in (*TRAINING, *([reading.ANSWERS["retrained_accuracy"]] if "retrained_accuracy" in summary else [])):
         shutil.copyfile(source / name, folder / name)
     write_json(folder / SUMMARY, summary | {"trained_as": other})
     values = config.load(source / CONFIG) | {"protocol": cell.settings.protocol}

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from ..bench.comparison import Cells
     from ..comparison import Comparison, Row
 
-TITLES = {"accuracy": "accuracy %", "mse": "MSE", "psnr": "PSNR dB", "ssim": "SSIM", "ssim_zero": "SSIM, black border"}
+TITLES = {
+    "accuracy": "accuracy %",
+    "retrained_accuracy": "tail retrained, accuracy %",
+    "mse": "MSE",
+    "psnr": "PSNR dB",
+    "ssim": "SSIM",
+    "ssim_zero": "SSIM, black border",
+}
 TITLES |= {"lpips": "LPIPS", "reidentified": "re-identified %"}
 
 LISTED = 10
@@ -93,7 +100,9 @@ def _runs_table(found: Comparison, a: str, b: str) -> Table:
 
 def _cells_table(found: Cells, a: str, b: str, equal: set[str]) -> Table:
     shown = [m for m in TITLES if any(row.metric == m for cell in found.common.values() for row in cell.rows)]
-    title = escape(f"worst case and accuracy, B − A; A: {a}   B: {b}")
+    attackers = {row.what for cell in found.common.values() for row in cell.rows} - {"network"}
+    who = " or ".join(sorted(attackers)) or "no attack"
+    title = escape(f"{who} and accuracy, B − A; A: {a}   B: {b}")
     columns = ("configuration", "seeds", *(TITLES[m] for m in shown))
     table = Table(*(Column(name, overflow="fold") for name in columns), title=title, **LOOK)
     for name, cell in found.common.items():
