@@ -47,5 +47,12 @@ def mmse(weight: Tensor, sigma: float) -> float:
     return float(torch.linalg.inv(w.T @ w / sigma**2 + torch.eye(D).double() / VARIANCE).trace()) / D
 
 
+def best_of_noise(weight: Tensor, variance: Tensor) -> float:
+    """(1/d) Tr (Wᵀ V⁻¹ W + I/η²)⁻¹: of the best linear attacker, and of the best one where the noise is Gaussian."""
+    w = weight.double()
+    inner = w.T @ (w / variance.flatten().double()[:, None]) + torch.eye(D).double() / VARIANCE
+    return float(torch.linalg.inv(inner).trace()) / D
+
+
 def pixels(split: Split) -> Tensor:
     return to_float(split.images)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ._offsets import Unshifted
 from .base import BATCH, Observations, Victim
 
 LOOKS = 16
@@ -50,16 +51,22 @@ class Sight:
     @classmethod
     def learn(
         cls, victim: Victim, seen: Observations, rng: torch.Generator, judges: Tensor | None = None
-    ) -> Sight | None:
+    ) -> Sight | Unshifted | None:
         """Learn from the attacker's own images, each sent `LOOKS` times; None where the law hides nothing.
+
+        Where it tells of a collection of offsets, this is `Unshifted`.
 
         Args:
             judges: rows of the images that choose the ridge; None: a fifth of them.
         """
         first = torch.zeros(1, dtype=torch.long, device=victim.device)
         law = victim.law(seen.wire(first, torch.Generator(victim.device).manual_seed(0)))
-        if law.visible is None:
+        if law.visible is None and law.offsets is None:
             return None
+        if judges is None:
+            judges = torch.randperm(len(seen), generator=rng, device=rng.device)[: len(seen) // 5]
+        if law.offsets is not None:
+            return Unshifted.learn(victim, seen, law.offsets, rng, judges)
         parts = torch.arange(len(seen), device=victim.device).split(BATCH)
         together = [_together(victim, seen, index, rng) for index in parts]
         known, counts = (torch.cat(each).flatten(1) for each in zip(*together, strict=True))
@@ -67,8 +74,6 @@ class Sight:
         variance = torch.as_tensor(0.0 if law.variance is None else law.variance, device=known.device).flatten()
         if float((counts > 0).float().mean()) < COMPLETE or known.shape[1] > MOST_ENTRIES:
             return cls(victim, *_means(known, counts, x), None, None, variance)
-        if judges is None:
-            judges = torch.randperm(len(x), generator=rng, device=rng.device)[: len(x) // 5]
         others = torch.ones(len(x), dtype=torch.bool, device=x.device).index_fill(0, judges, False)
         of_others = cls(victim, *_moments(known[others], counts[others], x[others]), variance)
         ridge, error = of_others._judge(seen.wire(judges, rng), x[judges])
@@ -118,7 +123,7 @@ class Sight:
 class Sighted:
     """Images with what an attacker sees of them."""
 
-    def __init__(self, seen: Observations, sight: Sight):
+    def __init__(self, seen: Observations, sight: Sight | Unshifted):
         self._seen, self._sight = seen, sight
         self.images, self.labels = seen.images, seen.labels
 

@@ -21,6 +21,7 @@ from ..work import State, Work
 from ..zoo import decoders
 from ._decoder_training import by_epochs, by_steps
 from ._held_out import Pairs, hold_out
+from ._offsets import Unshifted
 from ._shared import Shared
 from ._sight import Sight, Sighted
 from .base import BATCH, Attack, Extent, Observations, Victim
@@ -67,7 +68,7 @@ class DecoderAttack(Attack):
         self.epochs, self.network, self.batch_size = epochs, network, batch_size
         self.lr, self.weight_decay, self.steps, self.patience = lr, weight_decay, steps, patience
         self._curve: list[float] = []
-        self._sight: Sight | None = None
+        self._sight: Sight | Unshifted | None = None
 
     def check(self, wire: tuple[int, ...], size: int) -> None:
         with torch.device("meta"):  # built without memory

@@ -73,7 +73,7 @@ class Law:
         if looks == 1:
             return self
         if self.variance is None or self.looks == "union":  # how often an entry was visible differs between entries
-            return Law(0.0 if replace(self, visible=None).exact else None, self.visible, offsets=self.offsets)
+            return Law(0.0 if replace(self, visible=None).exact else None, self.visible)
         weights = self.weights(looks)
         factor = 1 / looks if weights is None else float(_covariance(looks, self.share()).mv(weights).dot(weights))
         return Law(self.variance * factor)
