@@ -8,7 +8,7 @@ Stages, in this order, each left out with --without NAME:
 - check: every defense and every attack once, small. Says what does not run on this machine.
 - profile: milliseconds of a training step, eager, compiled and captured.
 - ablation: what each ingredient of the fast recipe is worth, on the validation images.
-- cells: the plan of benchmarks/tradeoff_plan.py, several at once.
+- cells: the plan of benchmarks/equal_accuracy_plan.py, several at once.
 
 OUT/records.jsonl gets a line as soon as a cell is done, OUT/profile.json the profile. --archive is a tar of
 ``cifar10/train/CLASS/*.png`` and ``cifar10/test/...``; --root names such a folder that is there already. --rehearse
@@ -28,8 +28,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from pathlib import Path
 from typing import Any
 
+import equal_accuracy_plan
 import gpu_cell
-import tradeoff_plan
 from gpu_cell import Cell
 
 NETWORK = {"data": "cifar10", "arch": "vgg11_bn_sgm", "cut": 4, "bottleneck": 8}
@@ -107,10 +107,10 @@ def ablation(base: dict[str, Any], seeds: int, epochs: int = 8) -> list[Cell]:
 
 def tradeoff(base: dict[str, Any], rehearse: bool) -> list[Cell]:
     """The trade-off curve, seed by seed."""
-    found = tradeoff_plan.cells()
+    found = equal_accuracy_plan.cells()
     if rehearse:
         return [Cell("cem-16-s0", {**base, **found["cem-16-s0"], "epochs": 2}, attacks=gpu_cell.TINY, attacked=5)]
-    return [Cell(name, {**base, **change}, attacked=tradeoff_plan.ATTACKED) for name, change in found.items()]
+    return [Cell(name, {**base, **change}, attacked=equal_accuracy_plan.ATTACKED) for name, change in found.items()]
 
 
 def unpacked(archive: Path, scratch: Path) -> Path:

@@ -1,183 +1,125 @@
-"""Error against accuracy, noise alone beside CEM, and the difference at equal accuracy: what the records say.
+"""Error against accuracy: more noise beside noise with CEM, on 5,000 CIFAR-10 images.
 
-    python benchmarks/gpu.py --archive cifar10.tar.xz --out gpu --without check profile ablation
-    python benchmarks/tradeoff.py gpu/records.jsonl [...]
+    python benchmarks/tradeoff.py [--root data/cifar10] [--out runs/tradeoff] [--jobs 2] [--only PATTERN]
 
-`gpu.py` makes the records (without a GPU too, in days); the plan is that of benchmarks/tradeoff_plan.py. Writes
-benchmarks/tradeoff.json and .png, and prints the differences.
+Every cell is a run folder; finished cells are skipped, a stopped one resumes. Writes benchmarks/tradeoff.json and .png.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-import tradeoff_plan
-from gpu_cell import unpacked
+import cells
 
-from splitveil.files import atomic_write, write_json
-from splitveil.noise_curve import AtEqualAccuracy, at_equal_accuracy
-
-TESTED = 10_000
-Records = dict[str, dict[str, Any]]
-KINDS = {"noise": "#7a7a7a", "cem": "#0b6bcb", "one": "#d1660a", "released": "#8a3ffc"}
-NAMES = {
-    "noise": "noise alone",
-    "cem": "σ 0.025 + CEM",
-    "one": "σ 0.025 + CEM, one Gaussian",
-    "released": "released loss",
+FAMILIES = {
+    "noise": "more noise, no CEM",
+    "bound": "σ 0.025 + CEM (bound)",
+    "released": "σ 0.025 + CEM (released loss)",
 }
 
 
-def read(paths: list[Path]) -> Records:
-    """The records of finished cells by name."""
-    lines = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
-    return {
-        line["cell"]: line
-        for line in lines
-        if "failed" not in line and line["cell"].rsplit("-s", 1)[0] in tradeoff_plan.points()
-    }
+def plan() -> cells.Plan:
+    """More noise alone, and CEM of both losses on little noise; in the order of need."""
+
+    def noise(sigma: float, seed: int = 0) -> tuple[str, dict[str, Any]]:
+        # cem:0 measures the leakage and trains nothing.
+        return f"noise-{sigma}-s{seed}", {"defense": [f"gaussian:{sigma}", "cem:0"], "seed": seed}
+
+    def cem(loss: str, weight: float, seed: int = 0) -> tuple[str, dict[str, Any]]:
+        defense = ["gaussian:0.025", f"cem:weight={weight},loss={loss}"]
+        return f"{loss}-{weight}-s{seed}", {"defense": defense, "seed": seed}
+
+    plan = [noise(0.025), cem("bound", 16), cem("released", 1.6), noise(0.2), cem("bound", 4), noise(0.4)]
+    plan += [noise(0.2, 1), cem("bound", 16, 1), noise(0.2, 2), cem("bound", 16, 2)]
+    plan += [noise(0.2, 3), cem("bound", 16, 3)]
+    plan += [cem("released", 16), noise(0.1), cem("bound", 1.6), cem("released", 4), noise(0.8)]
+    plan += [cem("bound", 0.5), cem("released", 0.5), noise(0.05)]
+    return cells.Plan(
+        cells=dict(plan),
+        settings={**cells.NETWORK, "train_size": 5000, "epochs": 12},
+        attacks=("linear", "decoder:epochs=15,batch_size=64"),
+        attacker_size=1800,
+        attacked=500,
+    )
 
 
-def seeds_of(records: Records, name: str) -> list[int]:
-    """Seeds with which a point is there."""
-    every = tradeoff_plan.SEEDS + tradeoff_plan.MORE_SEEDS
-    return [seed for seed in every if f"{name}-s{seed}" in records]
+def plot(rows: list[dict[str, Any]], attacks: list[str], path: Path) -> None:
+    """Error of each attack against accuracy, one line per way of protecting, 95 % intervals on both axes.
 
-
-def errors_of(record: Mapping[str, Any], which: str) -> np.ndarray:
-    """MSE of each attacked image."""
-    return np.array(record["inference_time"][f"{which}_mse"])
-
-
-def differences(records: Records, which: str = "best") -> dict[str, tuple[list[int], AtEqualAccuracy]]:
-    """Each point against the noise curve at equal accuracy, over the seeds that it and the whole curve have."""
-    curve = [f"noise-{sigma}" for sigma in tradeoff_plan.SIGMAS]
-    found = {}
-    for name in tradeoff_plan.points():
-        seeds = [s for s in seeds_of(records, name) if all(f"{point}-s{s}" in records for point in curve)]
-        if name in (*curve, "none") or not seeds:
-            continue
-        rows = [[records[f"{point}-s{seed}"] for point in (*curve, name)] for seed in seeds]
-        errors = [np.stack([errors_of(row, which) for row in seed]) for seed in rows]
-        hits = [np.stack([unpacked(row["retrained_hits"], TESTED) for row in seed]) for seed in rows]
-        compared = at_equal_accuracy(tradeoff_plan.SIGMAS, errors, hits, shared=(False, True))
-        found[name] = seeds, compared[0]
-    return found
-
-
-def verdict(result: AtEqualAccuracy, seeds: int) -> str:
-    """What the plan says that a difference is worth."""
-    if result.difference is None:
-        return "outside the noise curve"
-    low, high, counts = result.difference.lo, result.difference.hi, tradeoff_plan.DIFFERENCE
-    if seeds < len(tradeoff_plan.SEEDS):
-        return "too few seeds for a verdict"
-    if low > counts:
-        return "protects more than noise"
-    if high < -counts:
-        return "protects less than noise"
-    return "protects as much as noise" if -counts < low and high < counts else "not decided"
-
-
-def table(records: Records) -> list[dict[str, Any]]:
-    """A row for each point: means over its seeds."""
-    rows = []
-    for name in tradeoff_plan.points():
-        found = [records[f"{name}-s{seed}"] for seed in seeds_of(records, name)]
-        if not found:
-            continue
-        means = {key: _mean([record[key]["mean"] for record in found]) for key in ("accuracy", "retrained_accuracy")}
-        means |= {
-            f"{which}_mse": _mean([errors_of(record, which).mean() for record in found])
-            for which in ("best", "worst_case")
-        }
-        for label in found[0]["inference_time"]["attacks"]:
-            each = [record["inference_time"]["attacks"][label] for record in found]
-            means[label] = _mean([one["mse"]["mean"] for one in each])
-        nats = [record["leakage_nats"] for record in found if record["leakage_nats"] is not None]
-        rows.append({"point": name, "seeds": len(found), **means, "leakage_nats": _mean(nats) if nats else None})
-    return rows
-
-
-def _mean(values: list[float]) -> list[float]:
-    """Mean, and standard deviation over the seeds."""
-    return [float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0]
-
-
-def plot(records: Records, path: Path) -> None:
-    """MSE of the best attacker against the accuracy of a retrained tail: circles for trainings, lines at the means."""
+    The lines go through seed 0; hollow dots are further seeds of the points that decide.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(8, 5.2))
-    rows = {row["point"]: row for row in table(records)}
-    for kind, color in KINDS.items():
-        points = sorted((row for name, row in rows.items() if name.startswith(f"{kind}-")), key=_strength)
-        if not points:
-            continue
-        x, y = ([row[key][0] for row in points] for key in ("retrained_accuracy", "best_mse"))
-        axis.plot(100 * np.array(x), y, "-", color=color, lw=1.2, label=NAMES[kind])
-        for row in points:
-            cells = [records[f"{row['point']}-s{seed}"] for seed in seeds_of(records, row["point"])]
-            dots = [(100 * cell["retrained_accuracy"]["mean"], errors_of(cell, "best").mean()) for cell in cells]
-            axis.plot(*zip(*dots, strict=True), "o", ms=4, mfc="none", color=color)
-            place = {"textcoords": "offset points", "fontsize": 8, "color": color}
-            axis.annotate(
-                f"{_strength(row):g}", (100 * row["retrained_accuracy"][0], row["best_mse"][0]), (5, 5), **place
-            )
-    axis.set(xlabel="test accuracy of a retrained tail, %", ylabel="MSE of the best attacker (higher: more private)")
-    axis.set_yscale("log")
-    axis.grid(alpha=0.25, which="both")
-    axis.legend(frameon=False)
-    figure.suptitle(
-        "numbers: σ of the noise or λ of CEM; a circle for each training, lines through the means", fontsize=9
-    )
-    figure.tight_layout()
+    from splitveil.files import atomic_write
+
+    figure, axes = plt.subplots(1, len(attacks), figsize=(12, 4.8), sharex=True)
+    for axis, attack in zip(axes, attacks, strict=True):
+        for (family, label), color in zip(FAMILIES.items(), ("#7a7a7a", "#0b6bcb", "#d1660a"), strict=True):
+            points = sorted(point(row, attack) for row in rows if row["cell"].startswith(family))
+            line = [p for p in points if p.seed == 0]
+            axis.plot([p.x for p in line], [p.y for p in line], "-", color=color, label=label)
+            for p in points:
+                face = color if p.seed == 0 else "white"
+                axis.errorbar(p.x, p.y, xerr=p.dx, yerr=p.dy, fmt="o", ms=4, lw=0.7, color=color, mfc=face)
+                place = {"textcoords": "offset points", "fontsize": 7, "color": color}
+                axis.annotate(f"{p.setting:g}", (p.x, p.y), (4, 4), **place)
+        axis.set(title=f"{attack} attack", xlabel="test accuracy, %", ylabel="attack MSE (higher: more private)")
+        axis.grid(alpha=0.25)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=3, frameon=False)
+    figure.suptitle("numbers: σ of the noise or λ of CEM; hollow: further seeds", fontsize=9)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
 
 
-def _strength(row: Mapping[str, Any]) -> float:
-    return float(row["point"].rpartition("-")[2])
+class Point(NamedTuple):
+    """Accuracy x in percent and error y of a cell, with the half widths of their intervals."""
+
+    setting: float
+    seed: int
+    x: float
+    y: float
+    dx: float
+    dy: float
 
 
-def main() -> None:
-    """Gather, compare, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("records", type=Path, nargs="+")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
-    args = parser.parse_args()
-    records = read(args.records)
-    if not records:
-        sys.exit("there are no records of the plan's cells; make them with benchmarks/gpu.py")
-    answers: dict[str, Any] = {}
-    for which in ("best", "worst_case"):
-        answers[which] = {}
-        for name, (seeds, found) in differences(records, which).items():
-            gain = found.difference
-            interval = None if gain is None else [float(np.exp(end) - 1) for end in (gain.mean, gain.lo, gain.hi)]
-            said = verdict(found, len(seeds))
-            answers[which][name] = {
-                "seeds": seeds,
-                "accuracy": found.accuracy,
-                "noise_mse_at_equal_accuracy": found.reference,
-                "difference": interval,
-                "beyond_the_curve": found.beyond,
-                "verdict": said,
-            }
-            text = "-" if interval is None else "{:+.1%} [{:+.1%}, {:+.1%}]".format(*interval)
-            print(f"{which}, {name} ({len(seeds)} seeds): {text}: {said}")
-    write_json(args.out, {"points": table(records), "at_equal_accuracy": answers, "plan": tradeoff_plan.__doc__})
-    plot(records, args.out.with_suffix(".png"))
+def point(row: dict[str, Any], attack: str) -> Point:
+    """Where a cell lies on the plot."""
+    _, setting, seed = row["cell"].split("-")
+    accuracy, error = row["accuracy"], row[attack]["mse"]
+    half = [(high - low) / 2 for low, high in (accuracy["ci95"], error["ci95"])]
+    return Point(float(setting), int(seed[1:]), 100 * accuracy["mean"], error["mean"], 100 * half[0], half[1])
+
+
+def across_seeds(rows: list[dict[str, Any]], one: str, other: str) -> str:
+    """Differences one − other over the seeds that both have, with Student's 95 % interval."""
+    from scipy import stats
+
+    by_name = {row["cell"]: row for row in rows}
+    seeds = [s for s in range(len(rows)) if f"{one}-s{s}" in by_name and f"{other}-s{s}" in by_name]
+    if len(seeds) < 2:
+        return f"{one} − {other}: fewer than two seeds are done"
+    lines = []
+    for name, value in {
+        "accuracy": lambda row: row["accuracy"]["mean"],
+        "decoder MSE": lambda row: row["decoder"]["mse"]["mean"],
+        "linear MSE": lambda row: row["linear"]["mse"]["mean"],
+    }.items():
+        pairs = [(value(by_name[f"{one}-s{s}"]), value(by_name[f"{other}-s{s}"])) for s in seeds]
+        differences = [a - b for a, b in pairs]
+        mean, error = sum(differences) / len(seeds), stats.sem(differences)
+        low, high = stats.t.interval(0.95, len(seeds) - 1, mean, error)
+        means = [sum(column) / len(seeds) for column in zip(*pairs, strict=True)]
+        lines.append(f"{name}: {means[0]:.4f} − {means[1]:.4f} = {mean:+.4f} [{low:+.4f}, {high:+.4f}]")
+    return f"{one} − {other}, {len(seeds)} seeds: " + "; ".join(lines)
 
 
 if __name__ == "__main__":
-    main()
+    made = plan()
+    if rows := cells.main(made, __doc__ or "", "tradeoff"):
+        plot(rows, made.names(), Path(__file__).with_suffix(".png"))
+        print(across_seeds(rows, "bound-16", "noise-0.2"))

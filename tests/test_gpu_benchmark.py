@@ -34,26 +34,29 @@ def test_a_rerun_leaves_out_what_is_done_and_runs_again_what_failed(tmp_path, mo
 
 def test_the_cells_that_answer_the_question_come_first(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
-    import tradeoff_plan
+    import equal_accuracy_plan
 
     from splitveil import config
 
-    names, decisive = list(tradeoff_plan.cells()), len(tradeoff_plan.decisive()) * len(tradeoff_plan.SEEDS)
+    names, decisive = (
+        list(equal_accuracy_plan.cells()),
+        len(equal_accuracy_plan.decisive()) * len(equal_accuracy_plan.SEEDS),
+    )
     assert not any(name.startswith(("adversarial", "nopeek")) for name in names[:decisive])
-    for settings in tradeoff_plan.cells().values():
+    for settings in equal_accuracy_plan.cells().values():
         config.parse({"data": "cifar10", "recipe": "fast", **settings}).resolve()
 
 
 def simulated(gain: float) -> list[dict[str, object]]:
     """Records of all decisive cells, where CEM multiplies the error of noise at equal accuracy by ``gain``."""
+    import equal_accuracy_plan
     import numpy as np
-    import tradeoff_plan
     from gpu_cell import packed
 
     rng, records = np.random.default_rng(0), []
-    places = dict(zip(tradeoff_plan.SIGMAS, np.linspace(0.1, 1, 5), strict=True))
-    for seed in tradeoff_plan.SEEDS:
-        for name in tradeoff_plan.decisive() | tradeoff_plan.explaining():
+    places = dict(zip(equal_accuracy_plan.SIGMAS, np.linspace(0.1, 1, 5), strict=True))
+    for seed in equal_accuracy_plan.SEEDS:
+        for name in equal_accuracy_plan.decisive() | equal_accuracy_plan.explaining():
             kind, _, strength = name.partition("-")
             place = places[float(strength)] if kind == "noise" else 0.0 if kind == "none" else 0.5
             hits = rng.random(10_000) < 0.9 - 0.2 * place
@@ -69,17 +72,17 @@ def simulated(gain: float) -> list[dict[str, object]]:
 
 def test_the_difference_at_equal_accuracy_is_found_and_drawn(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(BENCHMARKS)
-    import tradeoff
+    import equal_accuracy
 
     path = tmp_path / "records.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in simulated(1.5)))
-    monkeypatch.setattr(sys, "argv", ["tradeoff.py", str(path), "--out", str(tmp_path / "tradeoff.json")])
-    tradeoff.main()
+    monkeypatch.setattr(sys, "argv", ["equal_accuracy.py", str(path), "--out", str(tmp_path / "equal_accuracy.json")])
+    equal_accuracy.main()
     assert "cem-16 (3 seeds)" in capsys.readouterr().out
-    found = json.loads((tmp_path / "tradeoff.json").read_text())["at_equal_accuracy"]["best"]
+    found = json.loads((tmp_path / "equal_accuracy.json").read_text())["at_equal_accuracy"]["best"]
     assert found["cem-16"]["verdict"] == "protects more than noise"
     middle, low, high = found["cem-16"]["difference"]
     assert low < 0.5 < high
     assert abs(middle - 0.5) < 0.2
     assert found["one-16"]["difference"][1] < 0 < found["one-16"]["difference"][2]
-    assert (tmp_path / "tradeoff.png").stat().st_size > 10_000
+    assert (tmp_path / "equal_accuracy.png").stat().st_size > 10_000

@@ -1,4 +1,4 @@
-"""The plan of benchmarks/tradeoff.py and benchmarks/gpu.py, written down before the first run.
+"""The plan of benchmarks/equal_accuracy.py and benchmarks/gpu.py, written down before the first run.
 
 Question: at equal accuracy, does CEM leave the attacker more error than noise alone does?
 
