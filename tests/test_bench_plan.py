@@ -86,6 +86,8 @@ def test_hours_of_a_training():
         "decoder:epochs=3,batch_size=8",
         "gan:epochs=3,warm_epochs=2,batch_size=8,critic_steps=1",
         "gan:epochs=3,warm_epochs=2,batch_size=8,critic_steps=1,critic=published,warm_batch_size=16",
+        "decoder:steps=96,patience=32,batch_size=8",
+        "gan:steps=50,warm_steps=40,patience=16,batch_size=8,critic_steps=1",
     ],
 )
 def test_steps_of_an_attack_are_those_that_it_takes(text, small, monkeypatch):
@@ -99,7 +101,7 @@ def test_steps_of_an_attack_are_those_that_it_takes(text, small, monkeypatch):
     cost = AttackCost(step=1.0, critic=100.0, memory=0)
     refined = 8 / (about.parameters.get("warm_batch_size") or 8)
     wanted = loops["decoder"] + (100 + refined) * loops.get("gan", 0)  # one step of the generator for each critic step
-    assert _timing.attack_seconds(about, cost, len(given.attacker_train), 500) == wanted
+    assert _timing.attack_seconds(about, cost, len(given.attacker_train), 500) == pytest.approx(wanted)
 
 
 def training_model() -> Any:

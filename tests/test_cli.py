@@ -273,6 +273,13 @@ def test_a_budget_ends_an_attack_and_says_so(run, capsys):
     assert "the budget ended decoder after 3 of" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize("text", ["decoder:steps=9", "gan:steps=9", "refine:start_steps=9"])
+def test_epochs_are_refused_where_steps_take_their_place(run, capsys, text):
+    assert "=9 in place of epochs; leave one of them out" in refused(
+        capsys, "attack", run, "--attack", text, "--epochs", "2"
+    )
+
+
 def test_bad_budgets_and_observations(run, capsys):
     assert "the budget is '0'; expected more than 0" in refused(
         capsys, "attack", run, "--attack", "linear", "--budget", "0"

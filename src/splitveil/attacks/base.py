@@ -271,6 +271,8 @@ class Attack(ABC):
     """Whether `curve` is the error on held-out images after each epoch of a training."""
     holds_out: ClassVar[bool] = False
     """Whether `fit` begins with `hold_out_images` and uses that part only to choose when to stop."""
+    instead_of_epochs: ClassVar[str | None] = None
+    """Setting that takes the place of ``epochs`` where it is given."""
     iterates: ClassVar[bool] = False
     """Whether `reconstruct` optimises too, so that a budget of time is shared between it and `fit`."""
 

@@ -54,6 +54,7 @@ class DecoderAttack(Attack):
 
     learns: ClassVar = True
     holds_out: ClassVar = True
+    instead_of_epochs: ClassVar = "steps"
 
     def __init__(
         self,

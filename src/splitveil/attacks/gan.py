@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,9 +31,8 @@ class GanAttack(Attack):
     """WGAN-GP refinement of a decoder: its loss is −C(G(z_wire)) + mse_weight · MSE, C a critic of real images.
 
     Gulrajani et al. 2017, with the loss and the counts of the CEM paper's code: the generator is the `decoder` attack,
-    trained first; 10 critic steps for each of the generator; gradient penalty 10; Adam(0.5, 0.999). The preset
-    ``published/gan`` has its critic, rates, batches and modes too. The noise is redrawn in every batch, the epoch is
-    chosen by the error on the held-out tenth of the attacker's images. Its images are sharper than the decoder's.
+    trained first; gradient penalty 10; Adam(0.5, 0.999). The preset ``published/gan`` has its critic, rates, batches
+    and modes too. Noise is redrawn in every batch; the epoch is chosen by the error on the held-out tenth of images.
 
     Args:
         epochs: passes over the attacker's images of the refinement.
@@ -48,6 +48,8 @@ class GanAttack(Attack):
     >>> GanAttack(epochs=3).warm_epochs
     3
     """
+
+    instead_of_epochs: ClassVar = "steps"
 
     def __init__(
         self,

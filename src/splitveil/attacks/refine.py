@@ -55,6 +55,7 @@ class RefineAttack(Attack):
     needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})
     all_looks: ClassVar = True
     iterates: ClassVar = True
+    instead_of_epochs: ClassVar = "start_steps"
 
     def __init__(
         self,

@@ -86,7 +86,7 @@ def attack(
     attack
         Attack, name:value or name:key=value,..., or published/decoder, published/gan, he2019/rmle; may be repeated.
     suite
-        Frozen suite of attacks: standard-v1, or quick-v2 for two cores; reports the best attacker and the worst case.
+        Frozen suite of attacks: standard-v2, or quick-v2 for two cores; reports the best attacker and the worst case.
     epochs
         Epochs of trained attacks.
     budget
@@ -230,6 +230,12 @@ def _spec(text: str) -> config.Spec:
 
 
 def _with_epochs(spec: config.Spec, epochs: int | None) -> config.Spec:
-    if epochs is None or "epochs" not in inspect.signature(Registry("attacks").get(spec.name)).parameters:
+    kind = Registry("attacks").get(spec.name)
+    if epochs is None or "epochs" not in inspect.signature(kind).parameters:
         return spec
+    if (instead := getattr(kind, "instead_of_epochs", None)) and spec.parameters.get(instead) is not None:
+        raise UserError(
+            f"--epochs is {epochs}, but {spec.name} has {instead}={spec.parameters[instead]} in place of epochs; "
+            "leave one of them out"
+        )
     return config.Spec(name=spec.name, parameters={**spec.parameters, "epochs": epochs})
