@@ -47,6 +47,7 @@ ATTACKS = {
     "linear": "linear:looks=4",
     "decoder": "decoder:epochs=20,network=conv_normN1C32,lr=0.003,weight_decay=0.0001,batch_size=128",
     "rmle": "rmle:steps=100,tv=0.01,l2=null,lr=0.02,restarts=1,start=linear,center=start,draws=2,tuning=8,epochs=50",
+    "shadow": "shadow:steps=500,lr=0.001,epochs=20,network=conv_normN1C32",
 }
 LEARNING = ("linear", "decoder")
 

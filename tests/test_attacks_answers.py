@@ -9,10 +9,13 @@ from torch import nn
 
 import toy
 from splitveil import metrics
+from splitveil.attacks._substitute import imitated
 from splitveil.attacks.base import Victim
-from splitveil.attacks.confidence import ConfidenceAttack
+from splitveil.attacks.confidence import ConfidenceAttack, answered
 from splitveil.attacks.shadow import WIDTHS, ShadowAttack, Substitute, mk_mmd
 from splitveil.data import Access
+from splitveil.defenses._law import Law
+from splitveil.defenses.dropout import Dropout
 from splitveil.errors import UserError
 from splitveil.split import SplitModel
 from splitveil.zoo import decoders
@@ -173,3 +176,41 @@ def test_they_come_out_at_the_size_of_the_image(name, shape, size):
     ).detach()
     assert images.shape == (2, 3, size, size)
     assert 0 <= float(images.min()) <= float(images.max()) <= 1
+
+
+def test_the_substitute_is_seen_through_the_defense():
+    """Behind dropout the substitute's features are hidden as the wires are, and its decoder is told where."""
+    model, _ = toy.model(48, 0.0, (12, 2, 2))
+    model.defense = Dropout(0.5)
+    victim = Victim(model, frozenset({Access.QUERY}))
+    wire, own = victim.query(toy.pixels(toy.images(200, 2)), rng(3)), toy.images(200, 1)
+    attack = ShadowAttack(epochs=1, steps=80, network="custom", lr=3e-3, batch_size=64)
+    attack.fit(victim, own, rng())
+    attack.reconstruct(wire)
+    assert attack.encoder is not None
+    z = attack.encoder(toy.pixels(own)).detach()
+    assert float(z.eq(0).float().mean()) < 0.01
+    crossing = imitated(z, victim.law(wire), rng(), torch.arange(200))
+    assert torch.equal(crossing == 0, wire == 0)
+    assert float(mk_mmd(crossing.flatten(1), wire.flatten(1))) < 0.1 * float(mk_mmd(z.flatten(1), wire.flatten(1)))
+    assert next(attack._decoder.decoder.parameters()).shape[1] == 24
+
+
+@pytest.mark.parametrize(
+    "law", [Law(0.04), Law(0.05).with_noise(0.03, "laplace"), Law(torch.full((12, 2, 2), 0.3)), Law(0.0)]
+)
+def test_imitated_noise_is_as_told(law):
+    z = torch.zeros(4000, 12, 2, 2)
+    told = float(torch.as_tensor(law.variance).mean())
+    assert float(imitated(z, law, rng()).var()) == pytest.approx(told, rel=0.05)
+
+
+def test_of_several_wires_each_is_answered():
+    model, _ = toy.model(48, 0.05, (12, 2, 2))
+    model.tail = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 10), torch.nn.Softmax(1))
+    attack = ConfidenceAttack(epochs=1)
+    victim = Victim(model, frozenset({Access.QUERY, Access.LOGITS}), 3).of(attack)
+    looks = victim.query(toy.pixels(toy.images(5, 1)), rng())
+    each = torch.stack([victim.logits(looks[:, i]) for i in range(3)])
+    assert torch.allclose(answered(victim, looks), each.mean(0))
+    assert not torch.allclose(answered(victim, looks), victim.logits(victim.one_wire(looks)), atol=1e-6)

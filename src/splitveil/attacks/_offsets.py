@@ -8,7 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .base import BATCH, Observations, Victim
+from ._held_out import Pairs
+from .base import BATCH, Victim
 
 MOST_PAIRS = 2**26
 """Pairs of offsets times entries of the wire up to which the attacker finds out which one its own images got."""
@@ -45,7 +46,7 @@ class Unshifted:
 
     @classmethod
     def learn(
-        cls, victim: Victim, seen: Observations, offsets: Tensor, rng: torch.Generator, judges: Tensor
+        cls, victim: Victim, seen: Pairs, offsets: Tensor, rng: torch.Generator, judges: Tensor
     ) -> Unshifted | None:
         """Learn from the attacker's own images; None where the collection is too large to be seen through.
 
@@ -105,7 +106,7 @@ def _moments(z: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return mean, pixels, centered.T @ centered / len(z), centered.T @ (x - pixels) / len(z)
 
 
-def _feature(seen: Observations, index: Tensor, offsets: Tensor, rng: torch.Generator) -> Tensor:
+def _feature(seen: Pairs, index: Tensor, offsets: Tensor, rng: torch.Generator) -> Tensor:
     """The features (B, m) of some images, without the offset that the first of several looks at them had.
 
     Its difference from another look is that of two offsets. Which ones is plain unless all looks had the same: such an

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ._held_out import Pairs
 from ._offsets import Unshifted
-from .base import BATCH, Observations, Victim
+from .base import BATCH, Victim
 
 LOOKS = 16
 """Looks at each of the attacker's own images whose union shows nearly all entries."""
@@ -50,7 +51,7 @@ class Sight:
 
     @classmethod
     def learn(
-        cls, victim: Victim, seen: Observations, rng: torch.Generator, judges: Tensor | None = None
+        cls, victim: Victim, seen: Pairs, rng: torch.Generator, judges: Tensor | None = None
     ) -> Sight | Unshifted | None:
         """Learn from the attacker's own images, each sent `LOOKS` times; None where the law hides nothing.
 
@@ -123,9 +124,9 @@ class Sight:
 class Sighted:
     """Images with what an attacker sees of them."""
 
-    def __init__(self, seen: Observations, sight: Sight | Unshifted):
+    def __init__(self, seen: Pairs, sight: Sight | Unshifted):
         self._seen, self._sight = seen, sight
-        self.images, self.labels = seen.images, seen.labels
+        self.images = seen.images
 
     def __len__(self) -> int:
         return len(self._seen)
@@ -148,7 +149,7 @@ def _moments(known: Tensor, counts: Tensor, x: Tensor) -> tuple[Tensor, Tensor, 
     return mean, pixels, centered.T @ centered / len(x), centered.T @ (x - pixels) / len(x)
 
 
-def _together(victim: Victim, seen: Observations, index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def _together(victim: Victim, seen: Pairs, index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Union of the looks at the images ``index``, and how often each entry was seen."""
     total = count = torch.zeros(())
     for _ in range(LOOKS):

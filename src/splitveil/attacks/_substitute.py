@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Split, to_float
+from ..defenses._law import Law
+from ..defenses.laplace import laplace_noise
 
 
 class Substitute(nn.Module):
@@ -24,19 +26,45 @@ class Substitute(nn.Module):
 
 
 class Substituted:
-    """The attacker's images with the substitute's features."""
+    """The attacker's images with the substitute's features, as the law of the overheard wires has them cross."""
 
-    def __init__(self, encoder: nn.Module, split: Split):
-        self._encoder, self._split = encoder, split
+    def __init__(self, encoder: nn.Module, split: Split, law: Law):
+        self._encoder, self._split, self._law = encoder, split, law
 
     def __len__(self) -> int:
         return len(self._split)
 
     @torch.no_grad()
     def wire(self, index: Tensor, rng: torch.Generator) -> Tensor:
-        """The substitute's features (B, C, H, W)."""
-        return self._encoder(self.images(index))
+        """What would cross of the substitute's features, (B, C, H, W)."""
+        return imitated(self._encoder(self.images(index)), self._law, rng)
 
     def images(self, index: Tensor) -> Tensor:
         """Pixels in [0, 1]."""
         return to_float(self._split.images[index])
+
+
+def imitated(z: Tensor, law: Law, rng: torch.Generator, rows: Tensor | None = None) -> Tensor:
+    """Features z (B, ...) with the noise and the offsets that the law tells of, and entries hidden as on real wires.
+
+    Args:
+        law: of N wires that were overheard.
+        rows: which of them hide the entries of each z, (B,); None: any.
+
+    >>> z = torch.ones(2, 2)
+    >>> imitated(z, Law(visible=torch.tensor([[True, False]])), torch.Generator())
+    tensor([[1., 0.],
+            [1., 0.]])
+    """
+    if law.variance is not None and not law.exact:
+        gaussian = (torch.as_tensor(law.variance, device=z.device) - law.laplace).clamp(min=0).sqrt()
+        z = z + gaussian * torch.randn(z.shape, generator=rng, device=z.device)
+        if law.laplace:
+            z = z + (law.laplace / 2) ** 0.5 * laplace_noise(z, rng)
+    if law.offsets is not None:
+        z = z + law.offsets[torch.randint(len(law.offsets), (len(z),), generator=rng, device=z.device)]
+    if law.visible is not None:
+        if rows is None:
+            rows = torch.randint(len(law.visible), (len(z),), generator=rng, device=z.device)
+        z = z * law.visible[rows]
+    return z

@@ -25,6 +25,11 @@ class ConfidenceAttack(Attack):
     A second reader of the service, who sees its answers and can send images of his own. The logits are standardised
     by the attacker's images; training, choice of the epoch and settings are those of the `decoder` attack.
 
+    The defense's law is of no use here. It says which entries of the wire are hidden, and how much noise is on each;
+    every logit is a function of all entries together, from which neither can be told any more. Whatever the tail makes
+    of the noise, the decoder learns from examples. Of several wires the cloud answers each: what is seen is the mean of
+    these answers, never the answer to a combined wire, which nobody has sent.
+
     Args:
         epochs: passes over the attacker's images.
         network: decoder network; one that begins fully connected suits a vector.
@@ -36,6 +41,7 @@ class ConfidenceAttack(Attack):
     needs: ClassVar = frozenset({Access.QUERY, Access.LOGITS})
     floor: ClassVar = "mean"
     learns: ClassVar = True
+    all_looks: ClassVar = True
 
     def __init__(
         self,
@@ -58,7 +64,7 @@ class ConfidenceAttack(Attack):
         victim.require(*self.needs)
         judge, train = hold_out(victim, images, rng, "confidence")
         rows = torch.arange(len(train), device=victim.device)
-        logits = torch.cat([victim.logits(train.wire(part, rng)) for part in rows.split(BATCH)])
+        logits = torch.cat([answered(victim, train.wire(part, rng)) for part in rows.split(BATCH)])
         self._answers = Answers(victim, logits.mean(0), logits.std(0).clamp(min=1e-6))
         self._decoder.learn(Answered(judge, self._answers), Answered(train, self._answers), rng, work)
 
@@ -76,7 +82,7 @@ class Answers:
         self._victim, self._mean, self._std = victim, mean, std
 
     def __call__(self, wire: Tensor) -> Tensor:
-        return ((self._victim.logits(wire) - self._mean) / self._std)[:, :, None, None]
+        return ((answered(self._victim, wire) - self._mean) / self._std)[:, :, None, None]
 
 
 class Answered:
@@ -91,3 +97,10 @@ class Answered:
     def wire(self, index: Tensor, rng: torch.Generator) -> Tensor:
         """Standardised logits, with the defence's noise drawn anew."""
         return self._answers(self._seen.wire(index, rng))
+
+
+def answered(victim: Victim, wire: Tensor) -> Tensor:
+    """Logits (B, classes) of wires (B, ...), or the mean of those of several wires (B, k, ...) of each image."""
+    if not victim.all_looks:
+        return victim.logits(wire)
+    return victim.logits(wire.flatten(0, 1)).view(len(wire), victim.observed, -1).mean(1)

@@ -24,7 +24,7 @@ from ._held_out import Pairs, hold_out
 from ._offsets import Unshifted
 from ._shared import Shared
 from ._sight import Sight, Sighted
-from .base import BATCH, Attack, Extent, Observations, Victim
+from .base import BATCH, Attack, Extent, Victim
 
 PATIENCE = 800
 """Steps without a lower held-out error after which the rate is cut."""
@@ -97,9 +97,7 @@ class DecoderAttack(Attack):
             shared.keep(self.decoder, self._curve)
         return judge, train
 
-    def sighted(
-        self, victim: Victim, judge: Observations, train: Observations, rng: torch.Generator
-    ) -> tuple[Pairs, Pairs]:
+    def sighted(self, victim: Victim, judge: Pairs, train: Pairs, rng: torch.Generator) -> tuple[Pairs, Pairs]:
         """The same images with what can be seen of a wire that hides entries; it is then seen so in `reconstruct`."""
         self._sight = Sight.learn(victim, train, rng)
         return (Sighted(judge, self._sight), Sighted(train, self._sight)) if self._sight else (judge, train)

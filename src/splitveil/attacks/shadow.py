@@ -17,7 +17,7 @@ from ..registry import plugin
 from ..work import Work
 from ..zoo.decoders import Network
 from ._held_out import hold_out_images
-from ._substitute import Substitute, Substituted
+from ._substitute import Substitute, Substituted, imitated
 from .base import BATCH, Attack, Extent, Victim
 from .decoder import DecoderAttack
 
@@ -29,10 +29,11 @@ WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 class ShadowAttack(Attack):
     """Query-free: sees only the wires under attack, and has images of its own that never pass the encoder.
 
-    A substitute encoder is trained so that its features of the attacker's images are distributed as the observed wires
-    (multi-kernel maximum mean discrepancy, Long et al. 2015, the alignment of FORA, weight 0.8) while a small head can
-    still rebuild the images from them; then the `decoder` attack is trained on the substitute. Alignment fixes the
-    distribution only, not which feature means what: expect little, and read a success as alarming.
+    A substitute encoder is trained so that its features of the attacker's images, with the noise and the hidden entries
+    that the defense's law tells of, are distributed as the observed wires (multi-kernel maximum mean discrepancy, Long
+    et al. 2015, the alignment of FORA, weight 0.8) while a small head can still rebuild the images from them; then the
+    `decoder` attack is trained on the substitute, under the same law. Alignment fixes the distribution only, not which
+    feature means what: expect little, and read a success as alarming.
 
     It learns from the wires of the first call of `reconstruct` (the traffic that it overhears) and answers later calls
     from them, so `fit` only keeps the images.
@@ -71,6 +72,7 @@ class ShadowAttack(Attack):
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         self._images, self._rng, self._work = images.to(victim.device), rng, work or Work()
+        self._victim = victim
         self.encoder: Substitute | None = None
 
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
@@ -78,7 +80,9 @@ class ShadowAttack(Attack):
             with self._work.share(0.5), torch.enable_grad():
                 self.encoder = self._align(wire.float()).eval().requires_grad_(False)
             judge, train = hold_out_images(self._images, self._rng, "shadow")
-            pairs = Substituted(self.encoder, judge), Substituted(self.encoder, train)
+            law = self._victim.law(wire)
+            pairs = Substituted(self.encoder, judge, law), Substituted(self.encoder, train, law)
+            pairs = self._decoder.sighted(self._victim, *pairs, self._rng)
             with torch.enable_grad():
                 self._decoder.learn(*pairs, self._rng, self._work)
         return self._decoder.reconstruct(wire)
@@ -94,13 +98,16 @@ class ShadowAttack(Attack):
         loop = self._work.loop(
             "shadow", self.steps, {"encoder": encoder, "head": head, "optimizer": optimizer}, self._rng
         )
+        law = self._victim.law(wire)
         for _ in loop:
             ours = torch.randint(len(self._images), (self.batch_size,), generator=self._rng, device=wire.device)
             theirs = torch.randint(len(wire), (self.batch_size,), generator=self._rng, device=wire.device)
             x = to_float(self._images.images[ours])
             z = encoder(x)
             rebuilt = interpolate(head(z), (size, size), mode="bilinear", align_corners=False)
-            loss = self.alignment * mk_mmd(z.flatten(1), wire[theirs].flatten(1)) + (rebuilt - x).square().mean()
+            # Hidden in both alike: the discrepancy is then of what can be seen.
+            ours_seen = imitated(z, law, self._rng, theirs).flatten(1)
+            loss = self.alignment * mk_mmd(ours_seen, wire[theirs].flatten(1)) + (rebuilt - x).square().mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
