@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from splitveil.attacks.gan import GanAttack, critic, gradient_penalty
 from splitveil.data import Access
 from splitveil.errors import UserError
 from splitveil.suites import PRESETS, SUITES
+from splitveil.work import Work
 from toy import rng
 
 QUERY = frozenset({Access.QUERY})
@@ -82,6 +84,24 @@ def test_one_generator_step_for_so_many_of_the_critic(monkeypatch, critic_steps,
     monkeypatch.setattr(module, "update", spy)
     GanAttack(3, critic_steps=critic_steps, **{**SMALL, "batch_size": 27}).fit(victim(), toy.images(60, 1), rng())
     assert counts == {"critic": 6, "generator": expected}
+
+
+def test_the_generator_learns_what_the_critic_takes_for_real():
+    """With the critic held and no other loss, steps of the generator raise the critic's score of its images."""
+    attack = GanAttack(1, mse_weight=0.0, penalty=0.0, **SMALL)
+    seen = victim()
+    judge, train = attack.warm.train_on(seen, toy.images(60, 1), rng(), Work(), "gan")
+    attack.build(toy.SIDE, rng())
+    held = torch.optim.SGD(attack.critic.parameters(), 0.0)
+    moved = torch.optim.SGD(attack.warm.decoder.parameters(), 0.01)
+    wire = judge.wire(torch.arange(len(judge)), rng(2))
+    scores: list[float] = []
+    for _ in range(20):
+        with torch.no_grad():
+            scores.append(float(attack.critic(attack.warm.decoder.eval()(wire)).mean()))
+        attack._step(train, torch.arange(len(train)), (moved, held), rng(3), refine=True)
+    assert scores[-1] > scores[0]
+    assert sum(b > a for a, b in pairwise(scores)) >= 15
 
 
 def test_it_begins_with_the_decoder_attack():

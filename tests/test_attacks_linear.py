@@ -76,3 +76,14 @@ def test_the_sampled_latent_is_the_nearest_whatever_offset_wires_share(offset, s
     found = attack._sampled(wires[:40] + 0.1 * spread, rng(5))
     nearest = ((wires[:40] + 0.1 * spread).double()[:, None] - wires.double()).square().sum(2).argmin(1)
     assert torch.equal(found, latents[nearest])
+
+
+@pytest.mark.parametrize("dual", [True, False])
+def test_the_constant_is_not_shrunk(dual):
+    """However large the ridge, what is answered then is the mean of the images, also for wires far from zero."""
+    generator = torch.Generator().manual_seed(0)
+    z, x = 5 + torch.randn(20, 4, generator=generator), 0.9 + 0.01 * torch.randn(20, 3, generator=generator)
+    weights, constant = Ridge(Rows(dual).add(z, x)).weights(1e12)
+    torch.testing.assert_close(
+        (z.double() @ weights + constant)[:2], x.double().mean(0).expand(2, 3), atol=1e-6, rtol=0
+    )

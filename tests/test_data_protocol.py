@@ -118,6 +118,16 @@ def test_duplicates_are_dropped_from_the_attacker(name, size):
         assert not contained(p.attacker_train.images, p.defender_train.images).any()
 
 
+def test_auxiliary_drops_what_the_defender_has_too():
+    """Every training image is there twice, so that many have one copy on either side."""
+    images = image_set()
+    images.train.images[1::2] = images.train.images[::2]
+    p = protocol("auxiliary", images)
+    known = torch.cat([p.defender_train.images, p.utility_val.images])
+    assert not contained(p.attacker_train.images, known).any()
+    assert 0 < len(p.attacker_train) < 150
+
+
 def test_own_protocol_with_overlap_is_an_error():
     p = protocol("train_time", image_set())
     mixed = p.attacker_test.subset(torch.tensor([3, 5]))

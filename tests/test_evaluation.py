@@ -228,3 +228,15 @@ def test_the_wire_is_crossed_with_the_defense(run, scripted):
     noise = seen[0][-12:] - clean.detach()  # after the attacker's own images that judge the attack
     assert float(noise.std()) == pytest.approx(0.05, rel=0.1)
     assert float(noise.flatten(1).corrcoef().tril(-1).abs().max()) < 0.3
+
+
+def test_the_randomness_of_an_attack_follows_from_the_seed_of_the_run(run):
+    other = replace(run, settings=run.settings.model_copy(update={"seed": 4}))
+    spec = Spec.model_validate("linear")
+    states = [
+        evaluation.set_up(one, spec, IMAGES, evaluation.Terms(seed=seed)).rng.get_state()
+        for one, seed in ((run, 0), (run, 0), (other, 0), (run, 1))
+    ]
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+    assert not torch.equal(states[0], states[3])

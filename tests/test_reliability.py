@@ -203,6 +203,12 @@ def test_mirrored_and_shifted_copies_are_near_duplicates():
     assert found(pixels[:1].flip(2)) == []
 
 
+@pytest.mark.parametrize(("levels", "flagged"), [(1, True), (2, True), (3, False), (4, False)])
+def test_how_near_a_near_duplicate_is(levels, flagged):
+    pixels = torch.randint(10, 240, (5, 3, 16, 16), generator=rng(), dtype=torch.int64)
+    assert reliability.alike((pixels[:1] + levels).to(torch.uint8), pixels.to(torch.uint8)).tolist() == [flagged]
+
+
 @pytest.mark.parametrize("size", [16, 17])
 def test_near_duplicates(size):
     pixels = torch.randint(10, 240, (30, 3, size, size), generator=rng(), dtype=torch.int64)

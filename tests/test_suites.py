@@ -24,6 +24,7 @@ from splitveil.data import Access, load, protocol
 from splitveil.errors import UserError
 from splitveil.registry import Registry
 from splitveil.runs import Run
+from splitveil.work import Budget
 from splitveil.zoo import Parts
 
 IMAGES = load("digits", train_size=60, test_size=120)
@@ -323,3 +324,13 @@ def test_suites_use_every_kind_of_access():
     needs = set().union(*(Registry("attacks").get(spec.name).needs for spec in suites.SUITES["standard-v1"]))
     assert needs == {Access.QUERY, Access.WEIGHTS, Access.LOGITS}
     assert isinstance(suites.SUITES["quick-v1"][0], Spec)
+
+
+def test_an_attack_that_a_budget_cut_short_is_made_again(run):
+    text = "decoder:epochs=3,network=custom,batch_size=32"
+    spec, terms = Spec.model_validate(text), evaluation.Terms()
+    parts = evaluation.parts(run.settings, IMAGES, terms.protocol_name, None, None)
+    evaluation.attack_run(run, spec, IMAGES, label="cut", budget=Budget(steps=5))
+    assert suites.finished(run, "cut", spec, parts, terms) is None
+    evaluation.attack_run(run, spec, IMAGES, label="cut")
+    assert suites.finished(run, "cut", spec, parts, terms) is not None

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from lightning_fabric import Fabric
 from safetensors.torch import load_file
 from torch import nn
 from torch.multiprocessing.spawn import ProcessRaisedException
@@ -58,6 +59,13 @@ def test_validation_chooses_the_epoch(tmp_path, small, monkeypatch, accuracies, 
     assert saved.keys() == seen[best].keys()
     assert all(torch.equal(value, seen[best][name]) for name, value in saved.items())
     assert not torch.equal(saved["encoder.0.weight"], seen[2]["encoder.0.weight"])  # the last is never the best here
+
+
+@pytest.mark.parametrize("accuracies", [[0.1, 0.5, 0.5], [0.9, 0.5, 0.5]])
+def test_of_equal_epochs_the_later_is_kept(tmp_path, small, monkeypatch, accuracies):
+    """It has had more of the defense."""
+    scripted(monkeypatch, accuracies)
+    assert fit(tmp_path)["epoch"] == 2
 
 
 def test_the_test_images_choose_nothing(tmp_path, small):
@@ -212,3 +220,33 @@ def test_no_epoch_is_chosen_before_every_defence_acts():
     assert training.settled(Stack()) == 0
     assert training.settled(Stack(early)) == 0
     assert training.settled(Stack(late)) == 3
+
+
+def test_steps_are_those_of_sgd_with_momentum_and_decay(tmp_path, small):
+    """v ← 0.9 v + g + 5e-4 p, p ← p − rate · v, by hand from the gradients that the steps leave."""
+    chosen = settings(lr=0.3, momentum=0.9, weight_decay=5e-4, warmup_epochs=0, defense=("gaussian:0.1",))
+    made = training.Trainer(chosen.resolve(), IMAGES, tmp_path, Fabric(accelerator="cpu", devices=1))
+    made.forward.train()
+    parameters = list(made.model.parameters())
+    expected = [p.detach().clone() for p in parameters]
+    velocity = [torch.zeros_like(p) for p in parameters]
+    for number in range(3):
+        made._step(torch.arange(16), torch.Generator().manual_seed(number), 0.0, None)
+        for p, e, v in zip(parameters, expected, velocity, strict=True):
+            assert p.grad is not None
+            v.mul_(0.9).add_(p.grad + 5e-4 * e)
+            e.sub_(0.3 * v)
+            torch.testing.assert_close(p.detach(), e)
+
+
+def test_images_are_augmented_as_the_settings_say(tmp_path, small, monkeypatch):
+    asked, real = [], training.augment
+
+    def spy(images, rng, **how):
+        asked.append(how)
+        return real(images, rng, **how)
+
+    monkeypatch.setattr(training, "augment", spy)
+    fit(tmp_path, epochs=2, crop_padding=3, flip=True, rotate=7.0)
+    assert len(asked) == 2 * -(-54 // 16)
+    assert all(how == {"crop_padding": 3, "flip": True, "rotate_degrees": 7.0} for how in asked)

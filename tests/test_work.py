@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from typing import Any
 
 import pytest
@@ -93,6 +94,26 @@ def test_a_budget_of_time_is_shared_and_leaves_one_step_to_each(monkeypatch):
     late = work.loop("late", 9, {}, rng())
     assert list(late) == [0]
     assert late.fraction == 1
+
+
+def test_time_that_passed_before_a_stop_counts(tmp_path, monkeypatch):
+    """Ten seconds, stopped after six: four steps of a second are left."""
+    now = [0.0]
+    monkeypatch.setattr(work_room.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(work_room, "KEEP_EVERY", -1.0)
+
+    def steps(until: float) -> int:
+        loop = Work(budget=Budget(seconds=10.0), store=tmp_path).loop("x", 100, {}, rng())
+        for _ in loop:
+            now[0] += 1.0
+            if now[0] >= until:
+                raise Stopped
+        return loop.done
+
+    with pytest.raises(Stopped):
+        steps(until=7.0)  # the seventh step was not kept
+    now[0] = 1000.0  # what passes between the two does not count
+    assert steps(until=math.inf) == 10
 
 
 def test_the_rate_falls_to_its_floor_over_what_may_be_spent():
