@@ -73,6 +73,14 @@ def test_epochs_reaches_trained_attacks_only(run, capsys):
     assert len(summary["curve"]) == 2
 
 
+def test_attacks_that_begin_with_one_decoder_train_it_once(run, capsys):
+    settings = "network=conv_normN0C8,batch_size=8,patience=4"
+    decoder, refine = f"decoder:steps=8,{settings}", f"refine:steps=2,draws=1,tuning=2,start_steps=8,{settings}"
+    main(["attack", str(run), "--attack", decoder, "--attack", refine, "--attacked", "6"])
+    capsys.readouterr()
+    assert json.loads((run / "attacks" / "refine" / "summary.json").read_text())["shared_seconds"] > 0
+
+
 def test_a_suite_reports_the_worst_case(run, capsys, monkeypatch):
     from splitveil import suites
 

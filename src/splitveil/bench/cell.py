@@ -122,12 +122,12 @@ def run_cell(
     parts = evaluation.parts(settings, images, terms.protocol_name, terms.attacker_size, terms.attacked)
     _same_images(cell, Places(out), images)
     fit(settings, images, folder, resume=True, progress=lambda *_: check())
-    run = runs.Run.open(folder)
+    run, fits = runs.Run.open(folder), {}
     tail.retrain(run, images, progress=lambda *_: check())
     for label, spec in cell.attacks.items():
         check()
         if suites.finished(run, label, spec, parts, terms) is None:
-            show = {"label": label, "progress": lambda *_: check()}
+            show = {"label": label, "progress": lambda *_: check(), "fits": fits}
             evaluation.attack_run(run, spec, images, **show, **vars(terms))
     check()
     others = {label: spec for label, spec in _recorded(folder).items() if label not in cell.attacks}

@@ -139,6 +139,7 @@ def _dry_run(run: Any, images: Any, suite: str | None, named: dict[str, config.S
 def _run_named(run: Any, images: Any, named: dict[str, config.Spec], bar: Any, **more: Any) -> dict[str, Any]:
     from ..evaluation import attack_run
 
+    more["fits"] = {}  # a decoder that several of them begin with is trained once
     return {
         label: attack_run(run, spec, images, label=label, progress=bars.attack(bar, label), **more)
         for label, spec in named.items()
