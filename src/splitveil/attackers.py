@@ -17,6 +17,8 @@ DISTANCE = "wire_distance"
 """Name of the column that says how far the wire of an answer is from the wire that was seen."""
 PER_IMAGE = "choice per image"
 FOLDS = 4
+ROUNDING = 1e-9
+"""Part of an error by which two sums of the same numbers may differ."""
 Values = Mapping[str, Mapping[str, Tensor]]
 """Attack -> column -> one number per image."""
 
@@ -71,7 +73,7 @@ def best_attacker(held: Values, attacked: Values) -> BestAttacker | None:
         return alone
     own, theirs = (torch.stack([found[name][DISTANCE].double() for name in names], 1) for found in (held, attacked))
     means = means | {PER_IMAGE: _cross_validated(errors, own)}
-    if means[PER_IMAGE] >= means[single]:
+    if means[PER_IMAGE] >= (1 - ROUNDING) * means[single]:  # it may well be that one attack is chosen for every image
         return BestAttacker(single, alone.chosen, means)
     return BestAttacker(PER_IMAGE, [names[i] for i in _choice(errors, own, theirs).tolist()], means)
 

@@ -1,4 +1,4 @@
-"""The demo: digits, noise alone against noise with CEM, the same attack on both, one page."""
+"""The demo: digits, noise alone against noise with CEM, the same attacks on both, one page."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import bars, config, data, metrics, reading, runs
+from .attackers import BestAttacker, best_attacker
 from .data import ImageSet
 from .errors import UserError
 from .evaluation import Outcome, evaluate, save
@@ -25,7 +26,11 @@ MODELS = {
     "noise": ("Gaussian noise alone", (NOISE, "cem:0")),
     "cem": ("Gaussian noise and CEM", (NOISE, "cem:weight=8,schedule=ramp")),
 }
-ATTACK = config.Spec(name="decoder", parameters={"epochs": 15, "network": "res_normN2C32", "batch_size": 64})
+ATTACKS = {
+    "linear": config.Spec(name="linear"),
+    "decoder": config.Spec(name="decoder", parameters={"epochs": 15, "network": "res_normN2C32", "batch_size": 64}),
+}
+"""The last one's curve is drawn; what is reported is the best attacker, who chooses among them."""
 PROTOCOL = "train_time"
 MARKER = ".splitveil-demo"
 SHOWN = 10
@@ -49,9 +54,9 @@ def run_demo(out: Path, *, seed: int = 0, bar: Any = None) -> Path:
     noise, cem = trained["noise"], trained["cem"]
     result = DemoResult(
         models=[_shown(title, trained[name]) for name, (title, _) in MODELS.items()],
-        originals=noise.outcome.originals[:SHOWN].numpy(),
-        baseline_mse=noise.outcome.summary["baseline_mse"],
-        mse_difference=metrics.paired_difference(cem.outcome.values["mse"], noise.outcome.values["mse"]),
+        originals=noise.last.originals[:SHOWN].numpy(),
+        baseline_mse=noise.last.summary["baseline_mse"],
+        mse_difference=metrics.paired_difference(cem.best("mse"), noise.best("mse")),
         accuracy_difference=metrics.paired_difference(cem.hits, noise.hits),
         settings=_settings(seed, noise),
         command=f"splitveil demo --out {out} --seed {seed}",
@@ -64,8 +69,25 @@ def run_demo(out: Path, *, seed: int = 0, bar: Any = None) -> Path:
 class _Trained:
     summary: dict[str, Any]
     records: list[dict[str, Any]]
-    outcome: Outcome
+    outcomes: dict[str, Outcome]
+    attacker: BestAttacker
     hits: Tensor  # 1 where a test image is classified right
+
+    @property
+    def last(self) -> Outcome:
+        return list(self.outcomes.values())[-1]
+
+    def best(self, metric: str) -> Tensor:
+        """The best attacker's metric on each attacked image, (N,)."""
+        return self._chosen([outcome.values[metric] for outcome in self.outcomes.values()])
+
+    def reconstructions(self) -> Tensor:
+        """The best attacker's answers, uint8 (N, 3, S, S)."""
+        return self._chosen([outcome.reconstructions for outcome in self.outcomes.values()])
+
+    def _chosen(self, parts: list[Tensor]) -> Tensor:
+        index = torch.tensor([list(self.outcomes).index(name) for name in self.attacker.chosen])
+        return torch.stack(parts)[index, torch.arange(len(index))]
 
 
 def _one(folder: Path, images: ImageSet, title: str, defense: tuple[str, ...], seed: int, bar: Any) -> _Trained:
@@ -75,44 +97,46 @@ def _one(folder: Path, images: ImageSet, title: str, defense: tuple[str, ...], s
     progress = bar and bars.training(bar, f"train: {title}", settings.epochs)
     summary = fit(settings, images, folder, progress=progress)
     run = runs.Run.open(folder)
-    progress = bar and bars.attack(bar, f"attack: {title}")
-    outcome = evaluate(run, ATTACK, images, protocol_name=PROTOCOL, progress=progress)
-    save(outcome, run, ATTACK.name)
+    outcomes = {}
+    for name, spec in ATTACKS.items():
+        progress = bar and bars.attack(bar, f"{name} attack: {title}")
+        outcomes[name] = evaluate(run, spec, images, protocol_name=PROTOCOL, progress=progress)
+        save(outcomes[name], run, name)
+    held, values = ({name: getattr(found, part) for name, found in outcomes.items()} for part in ("held_out", "values"))
+    attacker = best_attacker(held, values)
+    assert attacker, "digits leave the attacker images to judge by"
     hits = correct(run.model(images), images.test, torch.Generator().manual_seed(seed)).float()
     records = reading.read_lines(folder / "metrics.jsonl", reading.EPOCH, "run the demo again")
-    return _Trained(summary, records, outcome, hits)
+    return _Trained(summary, records, outcomes, attacker, hits)
 
 
 def _shown(title: str, trained: _Trained) -> DemoModel:
-    found = trained.outcome.summary
     return DemoModel(
         name=title,
+        attacker=trained.attacker.name if len(ATTACKS) > 1 else f"{trained.attacker.name}, the only attack",
         accuracy=metrics.binomial_ci(int(trained.hits.sum()), len(trained.hits)),
-        **{key: _interval(found[key]) for key in ("mse", "ssim", "psnr")},
+        **{key: metrics.bootstrap_ci(trained.best(key)) for key in ("mse", "ssim", "psnr")},
         leakage=[record["leakage_nats"] for record in trained.records],
         accuracy_curve=[record["accuracy_val"] for record in trained.records],
-        attack_curve=found["curve"],
-        seconds=trained.summary["seconds"] + found["seconds"],
-        reconstructions=trained.outcome.reconstructions[:SHOWN].numpy(),
+        attack_curve=trained.last.summary["curve"],
+        seconds=trained.summary["seconds"] + sum(found.summary["seconds"] for found in trained.outcomes.values()),
+        reconstructions=trained.reconstructions()[:SHOWN].numpy(),
     )
 
 
 def _settings(seed: int, trained: _Trained) -> dict[str, str]:
-    machine, counts = trained.summary["environment"], trained.outcome.summary["images"]
-    decoder = ATTACK.parameters
+    machine, counts = trained.summary["environment"], trained.last.summary["images"]
+    judges = trained.last.summary["held_out"]["images"]
+    attacks = ", ".join(f"{name} {spec.parameters}" if spec.parameters else name for name, spec in ATTACKS.items())
     return {
         "images": f"scikit-learn digits, shown as 32×32; {trained.summary['images']['train']} to train on",
         "network": f"{SETTINGS['arch']}, {SETTINGS['cut']} blocks on the device, {SETTINGS['bottleneck']} channels",
         "defenses": "; ".join(f"{title}: {' '.join(defense)}" for title, defense in MODELS.values()),
         "training": f"{SETTINGS['epochs']} epochs; validation images choose the epoch",
-        "attack": f"decoder {decoder['network']}, {decoder['epochs']} epochs on {counts['attacker']} images, "
+        "attacks": f"{attacks}; on {counts['attacker']} images, {judges} of which only judge the attacks; "
         f"scored on {counts['attacked']} others",
         "protocol": f"{PROTOCOL}: the attacker owns the training images and sees exactly what the wire carries",
         "seed": str(seed),
         "versions": f"splitveil {machine['splitveil']}, torch {machine['torch']}, Python {machine['python']}",
         "machine": machine["gpu"] or f"{machine['processor']}, {machine['cores']} cores",
     }
-
-
-def _interval(value: dict[str, Any]) -> metrics.Interval:
-    return metrics.Interval(value["mean"], *value["ci95"])

@@ -21,16 +21,18 @@ class DemoModel:
     """What was measured on one model.
 
     Attributes:
+        attacker: who attacks best, in words.
         accuracy: share of correct test predictions, in [0, 1].
-        mse, ssim, psnr: reconstruction error of the attack; MSE in squared pixel range, PSNR in dB.
+        mse, ssim, psnr: reconstruction error of the best attacker; MSE in squared pixel range, PSNR in dB.
         leakage: estimate of I(x; z_wire) after every training epoch, in nats per image; may be empty.
         accuracy_curve: accuracy after every training epoch, in [0, 1].
-        attack_curve: MSE after every epoch of the attack.
+        attack_curve: MSE after every epoch of the attack that is trained.
         seconds: training and attack together.
         reconstructions: uint8 (K, 3, H, W), in the order of ``DemoResult.originals``.
     """
 
     name: str
+    attacker: str
     accuracy: Interval
     mse: Interval
     ssim: Interval
@@ -108,7 +110,7 @@ def summary(result: DemoResult) -> str:
     noise, cem = result.models
     verb = {1: "rises", 0: "goes", -1: "falls"}[_sign(result.mse_difference)]
     text = (
-        f"At {percent(cem.accuracy)} against {percent(noise.accuracy)} accuracy, the attacker’s mean squared "
+        f"At {percent(cem.accuracy)} against {percent(noise.accuracy)} accuracy, the best attacker’s mean squared "
         f"error {verb} from {noise.mse} to {cem.mse}; guessing the mean image would give "
         f"{result.baseline_mse:.4g}. "
         f"On the same images the difference is {_signed(result.mse_difference)}"
@@ -152,7 +154,7 @@ def _gauges(result: DemoResult) -> list[dict[str, Any]]:
     ceiling = ("ceiling: mean image", result.baseline_mse)
     return [
         {
-            "title": "Attacker’s error",
+            "title": "Best attacker’s error",
             "note": "mean squared error; further right is more private",
             "svg": charts.gauge("Attack error", errors, reference=ceiling, start=0.0),
         },
@@ -188,6 +190,7 @@ def _table(result: DemoResult) -> list[dict[str, Any]]:
             [percent(m.accuracy) for m in models],
             f"{_points(accuracy)}" if accuracy else ABSENT,
         ),
+        row("Best attacker", "by the attacker’s own held-out images", [m.attacker for m in models]),
         row(
             "Attack MSE",
             "higher is more private",
