@@ -25,7 +25,7 @@ def build(name, **arguments):
     torch.manual_seed(0)
     defense = Registry("defenses").get(name)(**arguments)
     model = SplitModel(nn.Identity(), nn.Flatten(), defense=Stack(defense))
-    model.register_buffer("wire_shape", torch.tensor(SHAPE))
-    model.register_buffer("image_shape", torch.tensor((3, 8, 8)))
+    model.wire_shape = tuple(SHAPE)
+    model.image_shape = (3, 8, 8)
     defense.install(model)
     return defense

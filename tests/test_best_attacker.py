@@ -105,7 +105,7 @@ CASES = {
 def channel(case: Case) -> tuple[SplitModel, Tensor]:
     """The linear network behind the defenses of ``case``, and W."""
     model, weight = toy.model(case.entries, 0.0, (12, case.entries // 24, 2))
-    model.register_buffer("wire_shape", torch.tensor((12, case.entries // 24, 2)))
+    model.wire_shape = (12, case.entries // 24, 2)
     stack = Stack(*(Spec.model_validate(spec).resolve("defenses").make("defenses") for spec in case.specs))
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -39,8 +39,8 @@ def network(defense: nn.Module | None = None) -> SplitModel:
     )
     tail = nn.Sequential(nn.Flatten(), nn.Linear(4 * 64, 3))
     model = SplitModel(encoder, tail, defense=defense)
-    model.register_buffer("wire_shape", torch.tensor([4, 8, 8]), persistent=False)
-    model.register_buffer("image_shape", torch.tensor([3, 8, 8]), persistent=False)
+    model.wire_shape = (4, 8, 8)
+    model.image_shape = (3, 8, 8)
     return model
 
 
@@ -99,7 +99,7 @@ def test_networks_of_the_zoo_are_pruned_and_resized_back(arch, cut):
         parts = zoo.build(arch, cut=cut, classes=3, image_size=32, bottleneck=None)
         patrol = Patrol(1, ratio=0.3, double=False)
         model = SplitModel(parts.encoder, parts.tail, defense=Stack(patrol))
-        model.register_buffer("image_shape", torch.tensor([3, 32, 32]), persistent=False)
+        model.image_shape = (3, 32, 32)
         model.eval()
         patrol.install(model)
         return model, patrol
@@ -191,7 +191,7 @@ def test_a_bottleneck_on_a_foreign_network_wraps_it():
     model = tiny()
     model.tail = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
     Bottleneck(2, stride=2).install(model)
-    assert cast("torch.Tensor", model.wire_shape).tolist() == [2, 2, 2]
+    assert model.wire_shape == (2, 2, 2)
     assert model.eval()(torch.rand(1, 3, 5, 5)).shape == (1, 3)
 
 

@@ -31,8 +31,8 @@ def rng(seed: int = 0) -> torch.Generator:
 def tiny(shape=(4, 3, 3)) -> SplitModel:
     """A model whose wire is whatever is asked for; only its shapes matter."""
     model = SplitModel(nn.Conv2d(3, shape[0], 3), nn.Flatten())
-    model.register_buffer("wire_shape", torch.tensor(shape), persistent=False)
-    model.register_buffer("image_shape", torch.tensor([3, 12, 12]), persistent=False)
+    model.wire_shape = tuple(shape)
+    model.image_shape = (3, 12, 12)
     return model
 
 
@@ -284,7 +284,7 @@ def test_values_out_of_range_are_named_in_one_line(name, arguments):
 
 def test_a_model_without_shapes_is_explained():
     model = SplitModel(nn.Conv2d(3, 4, 3), nn.Flatten())
-    with pytest.raises(UserError, match=r"cloak must know the model's wire_shape; build the model with"):
+    with pytest.raises(UserError, match=r"cloak must know the model's wire_shape; give the model an example"):
         Cloak().install(model)
 
 

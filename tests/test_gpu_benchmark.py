@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+
+import numpy as np
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -25,7 +28,7 @@ def test_the_rehearsal_runs_every_stage(tmp_path):
 
 def test_a_rerun_leaves_out_what_is_done_and_runs_again_what_failed(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
-    import gpu
+    gpu = import_module("gpu")
 
     path = tmp_path / "records.jsonl"
     path.write_text('{"cell": "a"}\n{"cell": "b", "failed": "out of memory"}\n')
@@ -34,7 +37,7 @@ def test_a_rerun_leaves_out_what_is_done_and_runs_again_what_failed(tmp_path, mo
 
 def test_the_cells_that_answer_the_question_come_first(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
-    import equal_accuracy_plan
+    equal_accuracy_plan = import_module("equal_accuracy_plan")
 
     from splitveil import config
 
@@ -49,9 +52,8 @@ def test_the_cells_that_answer_the_question_come_first(monkeypatch):
 
 def simulated(gain: float) -> list[dict[str, object]]:
     """Records of all decisive cells, where CEM multiplies the error of noise at equal accuracy by ``gain``."""
-    import equal_accuracy_plan
-    import numpy as np
-    from gpu_cell import packed
+    equal_accuracy_plan = import_module("equal_accuracy_plan")
+    packed = import_module("gpu_cell").packed
 
     rng, records = np.random.default_rng(0), []
     places = dict(zip(equal_accuracy_plan.SIGMAS, np.linspace(0.1, 1, 5), strict=True))
@@ -72,7 +74,7 @@ def simulated(gain: float) -> list[dict[str, object]]:
 
 def test_the_difference_at_equal_accuracy_is_found_and_drawn(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(BENCHMARKS)
-    import equal_accuracy
+    equal_accuracy = import_module("equal_accuracy")
 
     path = tmp_path / "records.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in simulated(1.5)))

@@ -290,7 +290,7 @@ def test_an_offset_of_a_known_collection_is_seen_through():
     """A decoder is given the feature itself, as the attacker finds its own images' features by several looks."""
     model, _ = toy.model(M, 0.0, (12, 2, 2))
     model.defense = shredder = Shredder(size=3, scale=0.3)
-    model.register_buffer("wire_shape", torch.tensor((12, 2, 2)))
+    model.wire_shape = (12, 2, 2)
     shredder.install(model)
     victim, x = Victim(model, ALL), toy.pixels(toy.images(100, 9))
     sight = Sight.learn(victim, victim.observe(toy.images(400, 1)), toy.rng())

@@ -223,7 +223,7 @@ def test_networks_of_others_are_tried_when_they_are_built(order, layout, monkeyp
     settings = config.parse({"data": "digits", "arch": "resnet20_sgm", "cut": 1}).resolve()
     images: Any = SimpleNamespace(classes=("0", "1"), size=32, mean=(0.5,) * 3, std=(0.2,) * 3)
     if order == FIRST or layout:
-        assert runs.build_model(settings, images).wire_shape.tolist() == [6, 16, 16]  # type: ignore[operator]
+        assert runs.build_model(settings, images).wire_shape == (6, 16, 16)
     else:
         with pytest.raises(UserError, match="the encoder's features have their channels at axis"):
             runs.build_model(settings, images)
@@ -253,6 +253,6 @@ def test_a_training_is_not_resumed_with_another_wire(tmp_path, monkeypatch):
 def test_a_checkpoint_of_an_older_version_is_refused_where_the_order_has_changed(order, refused, tmp_path):
     encoder, tail = cut_network(Reordered(order).eval(), "wire", torch.rand(1, 3, 8, 8))
     model = SplitModel(nn.Sequential(encoder), tail)
-    model.register_buffer("wire_shape", torch.tensor([6, 4, 4]))
+    model.wire_shape = (6, 4, 4)
     with pytest.raises(UserError, match="of an older version, which ordered the wire") if refused else nullcontext():
         checkpoints._check_wire({}, model, tmp_path)

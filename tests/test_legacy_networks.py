@@ -54,7 +54,7 @@ def test_the_published_networks_have_the_published_sizes():
     assert settings.bottleneck_relu
     model = runs.build_model(settings, _stub("cifar10", 10))
     assert sum(p.numel() for p in model.encoder.parameters()) == 59864
-    assert model.wire_shape.tolist() == [8, 16, 16]  # type: ignore[operator, union-attr]
+    assert model.wire_shape == (8, 16, 16)
     tiny = config.parse(read_options(f"--dataset tinyimagenet {B}".split(), reading="code").settings).resolve()
     head = runs.build_model(tiny, _stub("tinyimagenet", 200)).tail.get_submodule("head")
     assert sum(p.numel() for p in head.parameters()) == 1414344

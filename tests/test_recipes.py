@@ -116,7 +116,10 @@ def test_cem_without_classes_bounds_with_one_gaussian():
     expected = 0.5 * torch.log1p(z.var(0) / 0.04).sum()
     assert made.leakage() == pytest.approx(float(expected), rel=0.02)
     loss = made.loss(Step(z, y, z, z, z, generator, 1e-5, 0.9, None))
+    assert loss is not None
     assert float(loss) == pytest.approx(16 * cem_module.UNIT / 5 * float(expected), rel=0.02)
     unlabeled = torch.full((4000,), -1)
     made.refit(1, Features(z, unlabeled, 0, generator))
-    assert torch.isfinite(made.loss(Step(z, unlabeled, z, z, z, generator, 1e-5, 0.9, None)))
+    loss = made.loss(Step(z, unlabeled, z, z, z, generator, 1e-5, 0.9, None))
+    assert loss is not None
+    assert torch.isfinite(loss)

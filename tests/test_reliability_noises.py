@@ -47,8 +47,8 @@ def model(*names_or_defenses: str | Defense) -> SplitModel:
     ]
     plain, _ = toy.model(24, 0.0, SHAPE)
     made = SplitModel(plain.encoder, nn.Flatten(), defense=Stack(*parts), layout="channels_first")
-    made.register_buffer("wire_shape", torch.tensor(SHAPE))
-    made.register_buffer("image_shape", torch.tensor((3, toy.SIDE, toy.SIDE)))
+    made.wire_shape = tuple(SHAPE)
+    made.image_shape = (3, toy.SIDE, toy.SIDE)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made.defense.install(made)  # type: ignore[union-attr, operator]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any, cast
 
 import pytest
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from splitveil.cutting import cut_network
+from splitveil.defenses.cem import CEM
+from splitveil.defenses.cloak import Cloak
+from splitveil.defenses.gaussian import Gaussian
 from splitveil.errors import UserError
 from splitveil.randomness import fresh_generator
 from splitveil.split import SplitModel
@@ -330,3 +334,23 @@ def test_hrnet_is_cut():
     network, x = timm.create_model("hrnet_w18_small", num_classes=5).eval(), torch.rand(2, 3, 64, 64)
     encoder, tail = cut_network(network, "layer1", x[:1])
     torch.testing.assert_close(tail(encoder(x)), network(x))
+
+
+def test_a_cut_model_knows_its_shapes_and_installs_its_defenses():
+    """Cloak and vib have weights in the shape of the wire, cem asks the others for their noise."""
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 6 * 4, 10))
+    x = torch.rand(2, 1, 8, 6)
+    model = SplitModel.cut(network, at="1", example=x[:1], defense=[Gaussian(0.2), Cloak(), CEM(16)])
+    assert model.wire_shape == (8, 6, 4)
+    assert model.image_shape == (1, 8, 6)
+    gaussian, cloak, cem = cast("Any", model.defense)
+    assert cloak.rho.shape == (8, 6, 4)
+    assert cem.sigma2 == pytest.approx(gaussian.noise_variance() + cloak.noise_variance())
+    assert model(x, torch.Generator().manual_seed(0)).shape == (2, 10)
+    assert model.training
+
+
+def test_halves_learn_their_shapes_from_an_example_too():
+    halves = nn.Conv2d(3, 4, 3), nn.Sequential(nn.Flatten(), nn.Linear(144, 10))
+    assert SplitModel(*halves, example=torch.rand(1, 3, 8, 8)).wire_shape == (4, 6, 6)
+    assert SplitModel(*halves).wire_shape == ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar
 
 import torch
 import yaml
@@ -69,7 +69,7 @@ def read(
 
 def _check_wire(saved: dict[str, Any], model: SplitModel, path: Path) -> None:
     """Compare the wire's shape: weights of one shape may have been trained, and defenses fitted, in another order."""
-    shape = [int(n) for n in cast(torch.Tensor, model.wire_shape)]
+    shape = list(model.wire_shape)
     if "wire" not in saved:  # a checkpoint of an older version
         if any(getattr(module, "meta", {}).get(MOVED) for module in model.encoder.modules()):
             raise UserError(f"{path} is of an older version, which ordered the wire {shape} otherwise; {REMEDY}")

@@ -86,7 +86,7 @@ class Judge:
         Raises:
             UserError: shapes do not fit.
         """
-        shape = tuple(self.model.image_shape.tolist())  # type: ignore[operator]
+        shape = self.model.image_shape
         if tuple(images.shape[1:]) != shape or labels.shape != images.shape[:1]:
             raise UserError(
                 f"a judge got images {tuple(images.shape)} and labels {tuple(labels.shape)}; "

@@ -58,15 +58,8 @@ def _build(settings: config.TrainConfig, images: data.ImageSet) -> SplitModel:
     )
     stack = Stack(*(spec.make("defenses") for spec in settings.defense))
     about = {"mean": images.mean, "std": images.std, "layout": parts.layout}
-    model = SplitModel(parts.encoder, parts.tail, defense=stack, **about)
     blank = torch.zeros(1, 3, images.size, images.size)
-    model.eval().check_layout(blank)
-    with torch.no_grad():
-        example = model.features(blank)
-    model.register_buffer("wire_shape", torch.tensor(example.shape[1:]), persistent=False)
-    model.register_buffer("image_shape", torch.tensor([3, images.size, images.size]), persistent=False)
-    stack.install(model)
-    return model
+    return SplitModel(parts.encoder, parts.tail, defense=stack, example=blank, **about).eval()
 
 
 def load_images(settings: config.TrainConfig, *, download: bool = False) -> data.ImageSet:
@@ -132,7 +125,7 @@ class Run:
         """
         model = build_model(self.settings, images)
         trained = (self.summary.get("wire") or {}).get("shape")
-        built = [int(n) for n in cast(torch.Tensor, model.wire_shape)]
+        built = list(model.wire_shape)
         if trained is not None and trained != built:
             raise UserError(
                 f"{self.path} was trained with the wire {trained}, which this version orders as {built} "

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .cutting import cut_network
+from .defenses.base import Defense, Stack
 from .errors import UserError
 from .layout import Layout, Ordered, Restored, check_order, parse
 from .randomness import fresh_generator
@@ -22,8 +23,12 @@ class SplitModel(nn.Module):
     Args:
         encoder: normalised images (B, 3, S, S) -> z, on the device.
         tail: z_wire -> logits (B, classes), in the cloud. It must not change its input in place.
-        defense: has ``on_wire(z, rng) -> z_wire``; None sends z as it is.
-        mean, std: of the training pixels, one number per color channel; inputs are pixels in [0, 1].
+        defense: has ``on_wire(z, rng) -> z_wire``; several are a stack, in their order on the wire; None sends z as it
+            is.
+        mean, std: of the training pixels, one number per color channel; inputs are pixels in [0, 1]. Default 0 and 1:
+            the network then normalizes by itself, or not at all.
+        example: pixels (1, C, H, W). With it the model learns its shapes and installs the defense; without it a defense
+            with weights of its own must be installed by ``model.defense.install(model)`` once the shapes are set.
         layout: of the encoder's maps, which cross the wire as (C, H, W): "channels_first", or "channels_last", and
             they are permuted there and back. None: found by trying when an attack first looks, and refused where they
             are not channels first. Tokens are (T, C) in any case.
@@ -40,18 +45,27 @@ class SplitModel(nn.Module):
 
     mean: Tensor
     std: Tensor
+    wire_shape: tuple[int, ...]
+    """Shape of what crosses the wire for one image; () until an example has told it."""
+    image_shape: tuple[int, ...]
+    """(C, H, W) of the images; () until an example has told it."""
 
     def __init__(
         self,
         encoder: nn.Module,
         tail: nn.Module,
         *,
-        defense: nn.Module | None = None,
-        mean: Sequence[float] = (0.0, 0.0, 0.0),
-        std: Sequence[float] = (1.0, 1.0, 1.0),
+        defense: nn.Module | Sequence[Defense] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         layout: Layout | None = None,
+        example: Tensor | None = None,
     ):
         super().__init__()
+        channels = 3 if example is None else example.shape[-3]
+        mean, std = mean or (0.0,) * channels, std or (1.0,) * channels
+        if isinstance(defense, Sequence):
+            defense = Stack(*defense)
         if defense is not None and not callable(getattr(defense, "on_wire", None)):
             raise UserError(f"{type(defense).__name__} is no defense; expected a module with on_wire(z, rng)")
         if len(mean) != len(std) or min(std) <= 0:
@@ -63,6 +77,19 @@ class SplitModel(nn.Module):
         self.defense = defense
         self.register_buffer("mean", torch.tensor(tuple(mean), dtype=torch.float32))
         self.register_buffer("std", torch.tensor(tuple(std), dtype=torch.float32))
+        self.wire_shape, self.image_shape = (), ()
+        if example is not None:
+            self._learn(example)
+
+    @torch.no_grad()
+    def _learn(self, example: Tensor) -> None:
+        """Take the shapes from pixels (1, C, H, W), and install the defense, which may ask for them."""
+        training = self.training
+        self.eval().check_layout(example)
+        self.image_shape, self.wire_shape = tuple(example.shape[1:]), tuple(self.features(example[:1]).shape[1:])
+        with torch.enable_grad():
+            cast("Any", getattr(self.defense, "install", lambda _: None))(self)
+        self.train(training)
 
     @classmethod
     def cut(
@@ -71,12 +98,14 @@ class SplitModel(nn.Module):
         at: str,
         example: Tensor,
         *,
-        mean: Sequence[float] = (0.0, 0.0, 0.0),
-        std: Sequence[float] = (1.0, 1.0, 1.0),
-        defense: nn.Module | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        defense: nn.Module | Sequence[Defense] | None = None,
         layout: Layout | None = None,
     ) -> SplitModel:
         """Cut any network after its layer ``at``, whose maps have ``layout``; see `splitveil.cutting.cut_network`.
+
+        The model learns its shapes from ``example`` and installs the defense.
 
         Example:
             >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
@@ -85,7 +114,8 @@ class SplitModel(nn.Module):
             ['encoder.0.bias', 'encoder.0.weight', 'mean', 'std', 'tail.3.bias', 'tail.3.weight']
         """
         encoder, tail = cut_network(network, at, example, layout=layout)
-        return cls(encoder, tail, defense=defense, mean=mean, std=std, layout="channels_first")
+        pixels = example[:1].detach()
+        return cls(encoder, tail, defense=defense, mean=mean, std=std, layout="channels_first", example=pixels)
 
     def features(self, x: Tensor) -> Tensor:
         """z, before the defense: what nobody outside the device may see. x: pixels in [0, 1]."""

@@ -226,7 +226,7 @@ class Trainer:
     def _extract(self, epoch: int = 0, augmented: bool = False) -> tuple[Tensor, Tensor]:
         """Features of the training images in evaluation mode, as they are or augmented anew: an extra pass."""
         self.model.eval()
-        count = min(len(self.train), capacity(int(self.model.wire_shape.prod())))  # type: ignore[operator]
+        count = min(len(self.train), capacity(math.prod(self.model.wire_shape)))
         # The images may be sorted by class, so that the part that fits must be drawn: always the same one.
         order = torch.randperm(len(self.train), generator=self._rng(REFIT, 0, 1), device=self.fabric.device)[:count]
         rng = self._rng(REFIT, epoch, 2)  # the same on every process
@@ -245,7 +245,7 @@ class Trainer:
             "state": vars(self.state),
             "settings": config.dump(self.settings),
             "images": self.pinned,
-            "wire": [int(n) for n in cast(Tensor, self.model.wire_shape)],
+            "wire": list(self.model.wire_shape),
         }
         save_tensors(self.out / "checkpoint" / "last.pt", state)
         write_text(self.out / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.state.records))
@@ -271,7 +271,7 @@ class Trainer:
         predicted = predict(self.model.eval(), test.images, self._rng(TEST, 0))
         hits = predicted == test.labels.cpu()
         records = self.state.records
-        shape = [int(n) for n in cast(Tensor, self.model.wire_shape)]
+        shape = list(self.model.wire_shape)
         summary = {
             "accuracy": binomial_ci(int(hits.sum()), len(hits)).as_dict(),
             "accuracy_val": self.state.best_accuracy,

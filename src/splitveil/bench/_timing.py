@@ -93,7 +93,7 @@ class Attackers:
         decoder: DecoderAttack = attack.warm if spec.name == "gan" else attack
         victim = Victim(trainer.model, trainer.parts.grants)
         bench = _Bench(decoder, victim.observe(trainer.parts.attacker_train), trainer.fabric.device)
-        shape = [int(n) for n in trainer.model.wire_shape]  # type: ignore[union-attr, operator]
+        shape = list(trainer.model.wire_shape)
         key = f"{decoder.network} {decoder.batch_size} {shape} {bench.side}"
         if key not in self._steps:
             self._steps[key] = bench.decoder()
@@ -203,7 +203,7 @@ def _part(batch: int, device: torch.device) -> int:
 
 
 def _wire(trainer: Trainer) -> int:
-    return 4 * int(trainer.model.wire_shape.prod())  # type: ignore[union-attr, operator]
+    return 4 * math.prod(trainer.model.wire_shape)
 
 
 def _refit(trainer: Trainer, size: Size) -> float:

@@ -29,10 +29,9 @@ def channels_of(model: Any, who: str) -> tuple[int, int, int]:
 
 
 def _shape(model: Any, name: str, who: str) -> tuple[int, ...]:
-    shape = getattr(model, name, None)
-    if shape is None:
+    if not (shape := getattr(model, name, ())):
         raise UserError(
-            f"{who} must know the model's {name}; build the model with splitveil.runs.build_model, "
-            f"or register the buffer {name} before the defense is installed"
+            f"{who} must know the model's {name}; give the model an example: SplitModel(..., example=x[:1]), or "
+            "SplitModel.cut(network, at=..., example=x[:1])"
         )
-    return tuple(int(n) for n in shape)
+    return tuple(shape)

@@ -54,7 +54,7 @@ class Bottleneck(Defense):
         model.tail = nn.Sequential(OrderedDict(bottleneck=up, **cloud))
         example = torch.zeros(1, *shape)
         with torch.no_grad():
-            model.wire_shape = torch.tensor(down(example).shape[1:])
+            model.wire_shape = tuple(down(example).shape[1:])
 
 
 def _children(part: nn.Module, name: str) -> OrderedDict[str, nn.Module]:

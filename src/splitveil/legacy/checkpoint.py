@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -177,7 +177,7 @@ def _summary(model: SplitModel, settings: config.TrainConfig, images: data.Image
     from ..metrics import binomial_ci
     from ..training import correct
 
-    shape = [int(n) for n in cast(Tensor, model.wire_shape)]
+    shape = list(model.wire_shape)
     accuracy, count = None, 0
     if isinstance(images, data.ImageSet):
         split = data.protocol(settings.protocol, images, seed=settings.seed).utility_test
