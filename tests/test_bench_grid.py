@@ -279,6 +279,16 @@ def test_loading_changes_no_random_state():
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_what_a_recipe_changes_is_part_of_the_id_but_not_its_name():
+    def cell(**more):
+        return Cell(config.parse({"data": "cifar10", "defense": ["gaussian:0.1"], **more}).resolve(), {}).id
+
+    fast = config.RECIPES["fast"]
+    assert cell(recipe="published") == cell()
+    assert cell(recipe="fast") == cell(**fast)
+    assert all(cell(**{key: value}) != cell() for key, value in fast.items())
+
+
 @pytest.mark.parametrize(
     ("known", "stack", "changed"),
     [

@@ -27,10 +27,20 @@ LATER: dict[str, dict[str, Any]] = {
     "adversarial": {"padding": "valid"},
     "adversarial_noise": {"padding": "valid"},
     "hsic": {"form": "plain"},
+    "cem": {"per_class": True},
 }
 """Parameters that defenses gained after grids had been trained, at the values with which they are what they were: no
 part of a cell's id, so that what is trained is not trained again. Where such a value is not the default, a cell that
 leaves it to the default is a new one."""
+LATER_SETTINGS: dict[str, Any] = {
+    "nesterov": False,
+    "bias_lr": 1.0,
+    "label_smoothing": 0.0,
+    "schedule": "steps",
+    "alternate_flip": False,
+    "choose": "best",
+}
+"""The same for settings of a training. What a recipe changes is in them, and its name is no part of an id either."""
 ATTACKS = ("published/decoder",)
 """How cells are attacked where a file names neither attacks nor a suite."""
 
@@ -62,7 +72,8 @@ class Cell:
         >>> Cell(settings, {}).id == Cell(settings.model_copy(update={"root": Path("/images")}), {}).id
         True
         """
-        values = self.settings.model_dump(mode="json", exclude={"root", "devices"})
+        values = self.settings.model_dump(mode="json", exclude={"root", "devices", "recipe"})
+        values = {key: value for key, value in values.items() if LATER_SETTINGS.get(key, ...) != value}
         values["defense"] = [_as_before(spec) for spec in values["defense"]]
         return hashlib.sha256(json.dumps(_canonical(values), sort_keys=True).encode()).hexdigest()[:12]
 
