@@ -54,7 +54,7 @@ def test_defenses_that_act_late_act_in_the_rehearsal(late):
 
 
 def test_what_would_stop_a_cell_is_named(small):
-    with pytest.raises(UserError, match=r"^cell defense=\['gaussian:0.1'\]: the loss is nan in epoch 0; lower --lr"):
+    with pytest.raises(UserError, match=r"^cell defense=\['gaussian:0.1'\]: the loss is nan in epoch 0; lower lr"):
         rehearsal.rehearse(Grid("g", "", (cell("gaussian:0.1", lr=1000, weight_decay=1e6),)))
 
 

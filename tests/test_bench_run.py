@@ -122,7 +122,7 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(tmp_path, small):
     assert (set(state.done), set(state.failed)) == ({good.id}, {bad.id})
     note = json.loads((out / "failed" / f"{bad.id}.json").read_text())
     assert note == state.failed[bad.id]
-    assert note["error"].startswith("UserError: the loss is nan in epoch 1; lower --lr")
+    assert note["error"].startswith("UserError: the loss is nan in epoch 1; lower lr")
     assert (note["schema"], note["id"], note["attempts"], note["axes"]) == (
         1,
         bad.id,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from splitveil import config, recipe, training
+from splitveil import config, loop, recipe
 from splitveil.data import augment, to_float
 from splitveil.defenses import cem as cem_module
 from splitveil.defenses.base import Features, Step
@@ -22,7 +22,7 @@ def test_published_is_the_default_and_fast_only_changes_defaults():
     published = config.parse({"data": "digits"})
     assert published == config.parse({"data": "digits", "recipe": "published"})
     fast = config.parse({"data": "digits", "recipe": "fast", "epochs": 30, "lr": 0.4})
-    changed = config.RECIPES["fast"] | {"epochs": 30, "lr": 0.4, "recipe": "fast"}
+    changed = recipe.RECIPES["fast"] | {"epochs": 30, "lr": 0.4, "recipe": "fast"}
     assert fast.model_dump() == published.model_dump() | changed
 
 
@@ -83,14 +83,14 @@ def test_biases_have_their_own_rate(tmp_path):
 
 def test_the_last_epoch_is_served_where_the_recipe_says_so(tmp_path, monkeypatch):
     answers = iter([0.9, 0.1, 0.2])
-    real = training.correct
+    real = loop.correct
 
     def correct(model, split, rng):
         hits = torch.zeros(100, dtype=torch.bool)
         hits[: round(100 * next(answers))] = True
         return hits if len(split) != len(IMAGES.test) else real(model, split, rng)
 
-    monkeypatch.setattr(training, "correct", correct)
+    monkeypatch.setattr(loop, "correct", correct)
     summary = fit(tmp_path / "run", epochs=3, choose="last")
     assert summary["epoch"] == 2
     assert summary["accuracy_val"] == pytest.approx(0.2)

@@ -248,7 +248,7 @@ def test_bad_settings_write_nothing(tmp_path):
 
 @pytest.mark.parametrize("defense", [(), ("gaussian:0.1", "cem:16")])
 def test_a_diverging_loss_is_said_in_one_line(tmp_path, small, defense):
-    with pytest.raises(UserError, match=r"the loss is (nan|inf) in epoch \d; lower --lr") as error:
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) in epoch \d; lower lr") as error:
         fit(tmp_path, lr=1000, weight_decay=1e6, warmup_epochs=0, defense=defense)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "summary.json").exists()

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from splitveil import config, features, recipe, runs, training
+from splitveil import config, features, loop, recipe, runs, training
 from splitveil.data import load, protocol
 from splitveil.defenses.base import Defense, Stack
 from splitveil.errors import UserError
@@ -28,7 +28,7 @@ from training_helpers import IMAGES, fit, records, settings
 
 def scripted(monkeypatch, accuracies: list[float]) -> None:
     """Validation answers with these accuracies, epoch by epoch; the test images are scored as they are."""
-    answers, real = iter(accuracies), training.correct
+    answers, real = iter(accuracies), loop.correct
 
     def correct(model, split, rng):
         if len(split) == len(IMAGES.test):
@@ -37,7 +37,7 @@ def scripted(monkeypatch, accuracies: list[float]) -> None:
         hits[: round(100 * next(answers))] = True
         return hits
 
-    monkeypatch.setattr(training, "correct", correct)
+    monkeypatch.setattr(loop, "correct", correct)
 
 
 @pytest.mark.parametrize(("accuracies", "best"), [([0.1, 0.9, 0.3], 1), ([0.5, 0.5, 0.2], 1), ([0.9, 0.6, 0.5], 1)])
@@ -89,13 +89,13 @@ class Halving(Defense):
 
 def test_a_restructured_network_is_validated_and_trained_as_it_then_is(tmp_path, small, monkeypatch):
     monkeypatch.setattr(runs, "Stack", lambda *_: Stack(Halving()))
-    validated, real = [], training.correct
+    validated, real = [], loop.correct
 
     def spy(model, split, rng):
         validated.append(model.tail[-1].bias.detach().clone())
         return real(model, split, rng)
 
-    monkeypatch.setattr(training, "correct", spy)
+    monkeypatch.setattr(loop, "correct", spy)
     fit(tmp_path, defense=())
     assert torch.equal(validated[0], torch.full((10,), 7.0))  # not the network of before
     assert not torch.equal(validated[1], validated[0])  # the new layer is in the optimiser
@@ -217,9 +217,9 @@ def test_cem_that_only_measures_may_train_one_epoch(tmp_path, small):
 def test_no_epoch_is_chosen_before_every_defence_acts():
     late, early = Defense(), Defense()
     late.acts_after = 3
-    assert training.settled(Stack()) == 0
-    assert training.settled(Stack(early)) == 0
-    assert training.settled(Stack(late)) == 3
+    assert loop.settled(Stack()) == 0
+    assert loop.settled(Stack(early)) == 0
+    assert loop.settled(Stack(late)) == 3
 
 
 def test_steps_are_those_of_sgd_with_momentum_and_decay(tmp_path, small):
@@ -240,13 +240,13 @@ def test_steps_are_those_of_sgd_with_momentum_and_decay(tmp_path, small):
 
 
 def test_images_are_augmented_as_the_settings_say(tmp_path, small, monkeypatch):
-    asked, real = [], training.augment
+    asked, real = [], loop.augment
 
     def spy(images, rng, **how):
         asked.append(how)
         return real(images, rng, **how)
 
-    monkeypatch.setattr(training, "augment", spy)
+    monkeypatch.setattr(loop, "augment", spy)
     fit(tmp_path, epochs=2, crop_padding=3, flip=True, rotate=7.0)
     assert len(asked) == 2 * -(-54 // 16)
     assert all(how == {"crop_padding": 3, "flip": True, "rotate_degrees": 7.0} for how in asked)

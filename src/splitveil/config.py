@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import (
@@ -21,11 +21,11 @@ from pydantic import (
 from . import ranges
 from .errors import UserError, did_you_mean, shown
 from .files import expanded
+from .recipe import Recipe, Several
 from .registry import KINDS, Registry
 
 MAX_SEED = 2**63 - 1
 """The largest that torch's generators take with any sign."""
-Several = Annotated[ranges.Images, Field(ge=2)]
 
 
 class Spec(BaseModel):
@@ -105,29 +105,9 @@ def renewed(stored: dict[str, Any], kind: str) -> dict[str, Any]:
         return stored
 
 
-RECIPES: dict[str, dict[str, Any]] = {
-    "published": {},
-    "fast": {
-        "epochs": 12,
-        "batch_size": 512,
-        "lr": 0.2,
-        "nesterov": True,
-        "bias_lr": 8.0,
-        "label_smoothing": 0.1,
-        "warmup_epochs": 3.0,
-        "schedule": "one-cycle",
-        "alternate_flip": True,
-        "rotate": 0.0,
-        "choose": "last",
-    },
-}
-"""What each recipe changes of the defaults."""
+class TrainConfig(Recipe):
+    """One training: data, network, defense, recipe."""
 
-
-class TrainConfig(BaseModel):
-    """One training: data, network, defence, recipe. The defaults are the published recipe."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     data: str
     """Image set, as `splitveil list data` shows, or folder:PATH."""
     root: Path | None = None
@@ -153,53 +133,6 @@ class TrainConfig(BaseModel):
     protocol: str = "inference_time"
     """Who has which images: train_time, inference_time, or auxiliary, which keeps half the training images for the
     attacker."""
-    recipe: Literal["published", "fast"] = "published"
-    """published, or fast: 12 epochs with a one-cycle rate. It only changes the defaults of what follows."""
-    epochs: int = Field(240, ge=1, le=ranges.MOST)
-    """Passes over the training images."""
-    batch_size: Several = 128
-    """Images per step."""
-    lr: ranges.Rate = 0.05
-    """Highest learning rate of SGD."""
-    momentum: float = Field(0.9, ge=0, lt=1)
-    """Of SGD."""
-    nesterov: bool = False
-    """Nesterov's momentum."""
-    weight_decay: ranges.Weight = 5e-4
-    """Of SGD."""
-    bias_lr: float = Field(1.0, gt=0, le=1_000)
-    """Factor on the learning rate of biases and the scales of norms."""
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """Part of each label that is spread over all classes."""
-    warmup_epochs: ranges.Weight = 1.0
-    """Epochs in which the learning rate rises from 0."""
-    schedule: Literal["steps", "one-cycle"] = "steps"
-    """After the warm-up: steps at the milestones, or a straight line to 0 at the end."""
-    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.25, 0.5, 0.75, 0.875)
-    """Parts of the training after which the learning rate is multiplied by gamma (60/120/180/210 of 240)."""
-    gamma: float = Field(0.2, gt=0, le=1)
-    """Factor on the learning rate at each milestone."""
-    crop_padding: int | None = Field(None, ge=0, le=10_000)
-    """Random crop with this zero padding; none: what the image set publishes (CIFAR 4, digits 2, others 0)."""
-    flip: bool | None = None
-    """Random horizontal flip; none: yes, but not for digits."""
-    alternate_flip: bool = False
-    """Mirror each image in every other epoch, half of them first, instead of by chance."""
-    rotate: float = Field(15.0, ge=0, le=180)
-    """Random rotation by up to this many degrees."""
-    choose: Literal["best", "last"] = "best"
-    """Which epoch is served: the best on the validation images, or the last."""
-    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
-    """auto: bf16 where the processor or GPU computes in it."""
-    devices: int = Field(1, ge=1, le=1_024)
-    """Processes (CPU) or GPUs that share each batch."""
-    seed: ranges.Seed = 0
-    """Of weights, shuffling, augmentation, noise and the division of the images."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_recipe(cls, values: Any) -> Any:
-        return {**RECIPES.get(str(values.get("recipe")), {}), **values} if isinstance(values, dict) else values
 
     def resolve(self) -> TrainConfig:
         """The same with every plug-in parameter and data-dependent default filled in."""
@@ -292,7 +225,8 @@ def load(path: str | Path) -> dict[str, Any]:
 def flags() -> type[BaseModel]:
     """TrainConfig's settings as optional flags: None where a flag was not given, so that a file's value stands."""
     fields: dict[str, Any] = {}
-    for name, field in TrainConfig.model_fields.items():
+    for name in names():
+        field = TrainConfig.model_fields[name]
         kind: Any = tuple[str, ...] if name == "defense" else field.annotation
         default = "" if field.default in (None, ()) or field.is_required() else f" [default: {field.default}]"
         fields[name] = (kind | None, Field(None, description=(field.description or "") + default))
@@ -302,7 +236,13 @@ def flags() -> type[BaseModel]:
 def dump(config: TrainConfig, **more: Any) -> str:
     """YAML that ``load`` and ``parse`` take back; ``more`` are comments (``# key: value``)."""
     head = "".join(f"# {key}: {value}\n" for key, value in more.items())
-    return head + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    values = config.model_dump(mode="json")
+    return head + yaml.safe_dump({name: values[name] for name in names()}, sort_keys=False, allow_unicode=True)
+
+
+def names() -> list[str]:
+    """Return the names of all settings: what is trained, then how."""
+    return sorted(TrainConfig.model_fields, key=lambda name: name in Recipe.model_fields)
 
 
 def _pair(whole: str, text: str) -> tuple[str, Any]:

@@ -1,23 +1,102 @@
-"""The parts of the training recipe that are pure functions: rates, batches, purposes of streams, precision."""
+"""How a model is trained: the settings of a recipe, and the rates, batches, streams and precision that follow."""
 
 from __future__ import annotations
 
+from typing import Annotated, Any, Literal
+
 import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from . import config
+from . import ranges
+
+Several = Annotated[ranges.Images, Field(ge=2)]
+RECIPES: dict[str, dict[str, Any]] = {
+    "published": {},
+    "fast": {
+        "epochs": 12,
+        "batch_size": 512,
+        "lr": 0.2,
+        "nesterov": True,
+        "bias_lr": 8.0,
+        "label_smoothing": 0.1,
+        "warmup_epochs": 3.0,
+        "schedule": "one-cycle",
+        "alternate_flip": True,
+        "rotate": 0.0,
+        "choose": "last",
+    },
+}
+"""What each recipe changes of the defaults."""
 
 
-def learning_rate(settings: config.TrainConfig, progress: float) -> float:
+class Recipe(BaseModel):
+    """How a model is trained. The defaults are the published recipe.
+
+    >>> Recipe(recipe="fast", lr=0.1).epochs
+    12
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    recipe: Literal["published", "fast"] = "published"
+    """published, or fast: 12 epochs with a one-cycle rate. It only changes the defaults of what follows."""
+    epochs: int = Field(240, ge=1, le=ranges.MOST)
+    """Passes over the training images."""
+    batch_size: Several = 128
+    """Images per step."""
+    lr: ranges.Rate = 0.05
+    """Highest learning rate of SGD."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Of SGD."""
+    nesterov: bool = False
+    """Nesterov's momentum."""
+    weight_decay: ranges.Weight = 5e-4
+    """Of SGD."""
+    bias_lr: float = Field(1.0, gt=0, le=1_000)
+    """Factor on the learning rate of biases and the scales of norms."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Part of each label that is spread over all classes."""
+    warmup_epochs: ranges.Weight = 1.0
+    """Epochs in which the learning rate rises from 0."""
+    schedule: Literal["steps", "one-cycle"] = "steps"
+    """After the warm-up: steps at the milestones, or a straight line to 0 at the end."""
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.25, 0.5, 0.75, 0.875)
+    """Parts of the training after which the learning rate is multiplied by gamma (60/120/180/210 of 240)."""
+    gamma: float = Field(0.2, gt=0, le=1)
+    """Factor on the learning rate at each milestone."""
+    crop_padding: int | None = Field(None, ge=0, le=10_000)
+    """Random crop with this zero padding; none: what the image set publishes (CIFAR 4, digits 2, others 0)."""
+    flip: bool | None = None
+    """Random horizontal flip; none: yes, but not for digits."""
+    alternate_flip: bool = False
+    """Mirror each image in every other epoch, half of them first, instead of by chance."""
+    rotate: float = Field(15.0, ge=0, le=180)
+    """Random rotation by up to this many degrees."""
+    choose: Literal["best", "last"] = "best"
+    """Which epoch is served: the best on the validation images, or the last."""
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    """auto: bf16 where the processor or GPU computes in it."""
+    devices: int = Field(1, ge=1, le=1_024)
+    """Processes (CPU) or GPUs that share each batch."""
+    seed: ranges.Seed = 0
+    """Of weights, shuffling, augmentation, noise and the division of the images."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_recipe(cls, values: Any) -> Any:
+        return {**RECIPES.get(str(values.get("recipe")), {}), **values} if isinstance(values, dict) else values
+
+
+def learning_rate(settings: Recipe, progress: float) -> float:
     """Return the rate at ``progress`` in [0, 1) of the training.
 
     After a linear warm-up it is multiplied by ``gamma`` at each milestone, or, of a one-cycle schedule, falls in a
     straight line to 0 (Smith & Topin 2019, without their last phase).
 
-    >>> s = config.parse({"data": "digits"})
+    >>> s = Recipe()
     >>> [round(learning_rate(s, epoch / 240), 6) for epoch in (0.5, 1, 60, 120, 239)]
     [0.025, 0.05, 0.01, 0.002, 8e-05]
-    >>> s = config.parse({"data": "digits", "recipe": "fast", "lr": 0.3})
+    >>> s = Recipe(recipe="fast", lr=0.3)
     >>> [round(learning_rate(s, epoch / 12), 6) for epoch in (1.5, 3, 7.5, 12)]
     [0.15, 0.3, 0.15, 0.0]
     """
@@ -28,23 +107,23 @@ def learning_rate(settings: config.TrainConfig, progress: float) -> float:
     return settings.lr * factor * settings.gamma ** sum(progress >= m - 1e-9 for m in settings.milestones)
 
 
-def pacing_rate(settings: config.TrainConfig, progress: float) -> float:
+def pacing_rate(settings: Recipe, progress: float) -> float:
     """Return the rate by which the schedules of defenses go at ``progress`` in [0, 1) of the training.
 
     It is the training's own. Under a one-cycle schedule it is what the published recipe has at the same part of the
     training: the schedule of CEM, 0.001/rate, is made for those steps, and what it decides is how strong the defense
     is against the task at the beginning (0.02 λ) and in the last quarter (λ), where the rate of every recipe is low.
 
-    >>> s = config.parse({"data": "digits", "recipe": "fast"})
+    >>> s = Recipe(recipe="fast")
     >>> [round(0.001 / pacing_rate(s, part), 3) for part in (0, 0.3, 0.6)], round(pacing_rate(s, 0.8), 6)
     ([0.02, 0.1, 0.5], 0.0004)
     """
     if settings.schedule == "steps":
         return learning_rate(settings, progress)
-    published = config.TrainConfig(data=settings.data, warmup_epochs=0)
-    return learning_rate(published, progress)
+    return learning_rate(PUBLISHED, progress)
 
 
+PUBLISHED = Recipe.model_validate({"warmup_epochs": 0})
 LAYERS, SHUFFLE, STEP, REFIT, VALIDATE, TEST, WEIGHTS, ATTACK, WIRE, JUDGES, MIRROR, TAIL = range(12)
 """Purposes of random streams: `randomness.stream` gets (seed, purpose, epoch, rank)."""
 

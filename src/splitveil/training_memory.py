@@ -11,10 +11,10 @@ from . import memory
 from .data import to_float
 
 if TYPE_CHECKING:
-    from .training import Trainer
+    from .loop import Training
 
 
-def check(trainer: Trainer, rng: torch.Generator) -> None:
+def check(trainer: Training, rng: torch.Generator) -> None:
     """Refuse a batch, or what a defense holds, that needs more memory than there is.
 
     Two images go through the network, and tell what a batch keeps for going back.

@@ -14,7 +14,7 @@ from ..data.protocol import PROTOCOLS, VALIDATION_LIMIT, VALIDATION_SHARE
 from ..defenses.base import Stack
 from ..errors import UserError, unknown
 from ..registry import Registry
-from ..training import check_epochs
+from ..loop import check_epochs
 
 if TYPE_CHECKING:
     from .grid import Cell
