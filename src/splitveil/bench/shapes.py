@@ -13,8 +13,8 @@ from ..data import ImageSet, Split
 from ..data.protocol import PROTOCOLS, VALIDATION_LIMIT, VALIDATION_SHARE
 from ..defenses.base import Stack
 from ..errors import UserError, unknown
-from ..registry import Registry
 from ..loop import check_epochs
+from ..registry import Registry
 
 if TYPE_CHECKING:
     from .grid import Cell
