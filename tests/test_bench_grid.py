@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench_grid_helpers import BASE, STACK, loader
-from splitveil import config, suites
+from splitveil import config, recipe, suites
 from splitveil.bench import _file, grid
 from splitveil.bench.grid import Cell, load_grid
 from splitveil.errors import UserError
@@ -283,7 +283,7 @@ def test_what_a_recipe_changes_is_part_of_the_id_but_not_its_name():
     def cell(**more):
         return Cell(config.parse({"data": "cifar10", "defense": ["gaussian:0.1"], **more}).resolve(), {}).id
 
-    fast = config.RECIPES["fast"]
+    fast = recipe.RECIPES["fast"]
     assert cell(recipe="published") == cell()
     assert cell(recipe="fast") == cell(**fast)
     assert all(cell(**{key: value}) != cell() for key, value in fast.items())
