@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from splitveil import config, evaluation, metrics, reliability, runs, training
+from splitveil import config, evaluation, metrics, reliability, runs, scores, training
 from splitveil.attacks.base import Attack, Victim
 from splitveil.config import Spec
 from splitveil.data import Access, load, protocol, to_float
@@ -156,7 +156,7 @@ def test_a_perfect_reconstruction_is_a_result_and_no_crash(run, scripted):
     scripted(lambda self, wire, y: truth)
     summary = attack(run)
     assert summary["mse"]["mean"] == 0
-    assert summary["psnr"]["mean"] == evaluation.PSNR_LIMIT
+    assert summary["psnr"]["mean"] == scores.PSNR_LIMIT
 
 
 def test_labels_are_given_only_to_attacks_that_need_them(run, scripted):

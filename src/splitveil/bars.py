@@ -33,7 +33,9 @@ def training(bar: Progress, title: str, epochs: int) -> Callable[[int, int, dict
         begun = starts.setdefault(epoch, done - 1)
         length = begun - starts[epoch - 1] if epoch - 1 in starts else 0
         part = (done - begun) / length if length else 0.0
-        note = f"loss {last['loss']:.3f}, validation {last['accuracy_val']:.1%}" if last else ""
+        note = f"loss {last['loss']:.3f}" if last else ""
+        if last and last["accuracy_val"] is not None:
+            note += f", validation {last['accuracy_val']:.1%}"
         bar.update(task, completed=epoch + min(part, 1.0), note=note)
 
     return show

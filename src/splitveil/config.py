@@ -93,6 +93,32 @@ class Spec(BaseModel):
         return Registry(kind).get(self.name)(**self.resolve(kind).parameters)
 
 
+def spec_of(thing: Any, kind: str) -> Spec:
+    """Return a plug-in, however it is given, as a resolved spec: an object, a spec, or text such as ``"cem:16"``.
+
+    Raises:
+        UserError: it is none of these, unknown, or has parameters that do not fit.
+
+    >>> from splitveil.defenses.gaussian import Gaussian
+    >>> spec_of(Gaussian(0.1), "defenses") == spec_of("gaussian:0.1", "defenses")
+    True
+    """
+    if isinstance(thing, str):
+        try:
+            return Spec.model_validate(thing).resolve(kind)
+        except ValidationError as error:
+            raise UserError(explain(error)) from None
+    if isinstance(thing, Spec):
+        return thing.resolve(kind)
+    names = vars(type(thing)).get("__plugin_names__", ())
+    if not names or names[0] not in Registry(kind).names():
+        raise UserError(
+            f"{type(thing).__name__} is no registered {KINDS[kind]}; expected an object of one, or text such as "
+            f"'{Registry(kind).names()[0]}'"
+        )
+    return Spec(name=names[0], parameters=ranges.arguments_of(thing)).resolve(kind)
+
+
 def renewed(stored: dict[str, Any], kind: str) -> dict[str, Any]:
     """A stored plug-in with the parameters that came after it, at the defaults that leave it what it was.
 

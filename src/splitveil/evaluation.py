@@ -8,7 +8,7 @@ import io
 import json
 import math
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,23 +30,15 @@ from .randomness import stream
 from .recipe import ATTACK, JUDGES
 from .report.images import image_grid_png
 from .runs import Run, environment
+from .scores import METRICS, Metric, interval, scored
 from .split import SplitModel
 from .work import Budget, Progress, Work
 
+__all__ = ["METRICS", "Metric", "Outcome", "Terms", "attack_run", "evaluate", "interval", "rehearse"]
 SHOWN = 10
 """Images in the picture: the first of the attacked images, by index and not by beauty."""
-PSNR_LIMIT = 100.0
-"""Decibels at which an image counts as exact: infinity has no mean and no JSON."""
 ONCE = "drawn once per image"
 """How the noise on the attacked wires was drawn: earlier versions drew it anew for each attack."""
-Metric = Callable[[Tensor, Tensor, Tensor], Tensor]
-METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mse": metrics.mse,
-    "psnr": lambda x, y: metrics.psnr(x, y).clamp(max=PSNR_LIMIT),
-    "ssim": metrics.ssim,
-    "ssim_zero": lambda x, y: metrics.ssim(x, y, padding="zero"),
-}
-"""Of every attack; ``ssim_zero`` is the published code's, which surrounds the images with black."""
 
 
 @dataclass(frozen=True)
@@ -128,12 +120,17 @@ def evaluate(
     Raises:
         UserError: unknown names, sizes beyond what there is, access that the protocol does not grant.
     """
-    stage = set_up(run, spec, images, Terms(**terms))
-    given, budget = stage.given, budget or Budget()
+    stage, budget = set_up(run, spec, images, Terms(**terms)), budget or Budget()
+    kept = _kept(store, stage, budget, run.path / "model.safetensors")
+    return made(stage, Work(progress, budget, kept, fits), extra)
+
+
+def made(stage: Stage, work: Work, extra: Mapping[str, Metric] | None = None) -> Outcome:
+    """Fit the attack of ``stage`` and score it image by image; nothing is written but what ``work`` keeps."""
+    given = stage.given
     first = given.attacker_test.subset(torch.arange(min(2, len(given.attacker_test))))
-    _scores(to_float(first.images), first, extra)  # a metric that cannot score such images is no surprise at the end
-    work = Work(progress, budget, _kept(store, stage, budget), fits)
-    judges, own = judged(given.attacker_train, run.settings.seed)
+    scored(to_float(first.images), first, extra)  # a metric that cannot score such images is no surprise at the end
+    judges, own = judged(given.attacker_train, stage.seed)
     with work.share(0.5 if stage.attack.iterates else 1):
         stage.attack.fit(stage.victim.of(stage.attack), own, stage.rng, work)
     # Together, so that a budget of time gives both the same.
@@ -144,7 +141,7 @@ def evaluate(
     distance = _distance(stage, found, wires)
     held_out = {"mse": _judged_error(found, judges), **_part(distance, 0, len(judges))}
     found = found[len(judges) :]
-    values = _scores(found, given.attacker_test, extra) | _part(distance, len(judges), None)
+    values = scored(found, given.attacker_test, extra) | _part(distance, len(judges), None)
     floor = linear_error(stage.victim, own, given.attacker_test, wires[len(judges) :], stage.terms.seed)
     flags = _flags(stage, values["mse"], baseline, floor) + reliability.cut_short(work.cut)
     summary = {
@@ -157,7 +154,7 @@ def evaluate(
         "flags": flags,
         "seconds": seconds,
         **({"shared_seconds": work.shared_seconds} if work.shared_seconds else {}),
-        "budget": {"steps": budget.steps, "seconds": budget.seconds, "cut": work.cut},
+        "budget": {"steps": work.budget.steps, "seconds": work.budget.seconds, "cut": work.cut},
         "curve": stage.attack.curve(),
         "environment": environment(),
     }
@@ -185,9 +182,9 @@ class Terms:
 
 @dataclass(frozen=True)
 class Stage:
-    """Everything that an attack needs, before its first step."""
+    """Everything that an attack needs, before its first step; ``seed`` is that of what is attacked."""
 
-    run_path: Path
+    seed: int
     spec: config.Spec
     terms: Terms
     attack: Attack
@@ -221,19 +218,31 @@ def identity(spec: config.Spec, given: Protocol, terms: Terms) -> dict[str, Any]
 
 def set_up(run: Run, spec: config.Spec, images: ImageSet, terms: Terms) -> Stage:
     """Build the attack and what it sees; everything that can be wrong with the request is found here."""
-    spec = spec.resolve("attacks")
-    attack: Attack = spec.make("attacks")
     pins.check(run.summary, images, run.path)
     given = parts(run.settings, images, terms.protocol_name, terms.attacker_size, terms.attacked)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = run.model(images).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return stage_of(model, spec, given, terms, run.settings.seed)
+
+
+def stage_of(model: SplitModel, spec: config.Spec, given: Protocol, terms: Terms, seed: int) -> Stage:
+    """Build the attack ``spec`` on ``model`` by somebody who has what ``given`` says.
+
+    Args:
+        seed: of what is attacked: the wires under attack and the attack's randomness follow from it.
+
+    Raises:
+        UserError: unknown names, access that is not granted, a wire that the attack cannot take, too little memory.
+    """
+    spec = spec.resolve("attacks")
+    attack: Attack = spec.make("attacks")
     victim = Victim(model, given.grants, terms.observed)
     victim.require(*attack.needs)
-    attack.check(wire_shape(model, given.attacker_test), images.size)
+    attack.check(wire_shape(model, given.attacker_test), given.attacker_test.images.shape[-1])
     check_memory(spec.name, attack, victim, given.attacker_train, len(given.attacker_test))
-    rng = stream(device, run.settings.seed, ATTACK, terms.seed)
-    tap = Interception(victim.of(attack), run.settings.seed, given.name)
-    return Stage(run.path, spec, terms, attack, given, model, victim, tap, rng)
+    rng = stream(victim.device, seed, ATTACK, terms.seed)
+    tap = Interception(victim.of(attack), seed, given.name)
+    return Stage(seed, spec, terms, attack, given, model, victim, tap, rng)
 
 
 def check(run: Run, specs: Collection[config.Spec], images: ImageSet, terms: Terms) -> None:
@@ -325,17 +334,11 @@ def _part(values: dict[str, Tensor], start: int, stop: int | None) -> dict[str, 
     return {name: value[start:stop] for name, value in values.items()}
 
 
-def _scores(found: Tensor, truth: Split, extra: Mapping[str, Metric] | None) -> dict[str, Tensor]:
-    originals = to_float(truth.images)
-    values = {name: metric(found, originals) for name, metric in METRICS.items()}
-    return values | {name: metric(found, originals, truth.labels) for name, metric in (extra or {}).items()}
-
-
-def _kept(store: Path | None, stage: Stage, budget: Budget) -> Path | None:
-    """The folder of checkpoints, emptied where what is in it belongs to another attack or another model."""
+def _kept(store: Path | None, stage: Stage, budget: Budget, model: Path) -> Path | None:
+    """The folder of checkpoints, emptied where it belongs to another attack, or to other weights than ``model``."""
     if store is None:
         return None
-    weights = hashlib.sha256((stage.run_path / "model.safetensors").read_bytes()).hexdigest()
+    weights = hashlib.sha256(model.read_bytes()).hexdigest()
     wanted = json.loads(json.dumps({**stage.identity(), "budget": vars(budget), "weights": weights}))
     note = store / "attack.json"
     remedy = f"remove {store} to begin the attack again"
@@ -386,10 +389,3 @@ def _csv(values: dict[str, Tensor]) -> str:
         [i, *(f"{v:.8g}" if math.isfinite(v) else v for v in row)] for i, row in enumerate(zip(*columns, strict=True))
     )
     return text.getvalue()
-
-
-def interval(values: Tensor) -> metrics.Interval:
-    """95 % interval of the mean over images: Wilson's for hits (bool), else the bootstrap's, from a fixed seed."""
-    if values.dtype == torch.bool:
-        return metrics.binomial_ci(int(values.sum()), len(values))
-    return metrics.bootstrap_ci(values)

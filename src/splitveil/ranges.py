@@ -168,7 +168,7 @@ def checked(function: Called, who: str = "") -> Called:
     """
     if inspect.isclass(function):
         kind: Any = function
-        kind.__init__ = checked(kind.__init__, who)
+        kind.__init__ = _remembering(checked(kind.__init__, who))
         return kind
 
     @functools.wraps(function)
@@ -179,6 +179,30 @@ def checked(function: Called, who: str = "") -> Called:
         return function(*given.args, **given.kwargs)
 
     return checking  # type: ignore[return-value]
+
+
+def arguments_of(thing: object) -> dict[str, Any]:
+    """Return the arguments that an object of a `checked` class was made with, defaults included.
+
+    >>> from splitveil.attacks.nearest import NearestAttack
+    >>> arguments_of(NearestAttack(looks=4))
+    {'neighbors': 1, 'looks': 4}
+    """
+    return dict(getattr(thing, "_made_with", {}))
+
+
+def _remembering(initialize: Callable[..., None]) -> Callable[..., None]:
+    """Let an object keep what it was made with; of a subclass that calls its base's `__init__` what itself got."""
+
+    @functools.wraps(initialize)
+    def remembering(self: Any, *args: Any, **kwargs: Any) -> None:
+        given = inspect.signature(initialize).bind(self, *args, **kwargs)
+        given.apply_defaults()
+        if "_made_with" not in vars(self):  # `object`, as torch's modules refuse attributes before their own __init__
+            object.__setattr__(self, "_made_with", dict(list(given.arguments.items())[1:]))
+        initialize(self, *args, **kwargs)
+
+    return remembering
 
 
 def _given(value: Any) -> str:

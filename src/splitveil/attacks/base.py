@@ -15,6 +15,7 @@ from ..data import Access, Split, to_float
 from ..defenses._law import Law, combined, law_of
 from ..errors import AccessError, UserError
 from ..memory import FLOAT, check, kept
+from ..ranges import arguments_of
 from ..split import SplitModel
 from ..work import Progress, Work
 
@@ -275,6 +276,9 @@ class Attack(ABC):
     """Setting that takes the place of ``epochs`` where it is given."""
     iterates: ClassVar[bool] = False
     """Whether `reconstruct` optimises too, so that a budget of time is shared between it and `fit`."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in arguments_of(self).items())})"
 
     @abstractmethod
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:

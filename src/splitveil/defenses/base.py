@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError, did_you_mean
+from ..ranges import arguments_of
 from ._law import Law
 
 HOOKS = frozenset(
@@ -95,6 +96,9 @@ class Defense(nn.Module):
             if (value := state_dict.get(prefix + name)) is not None:
                 setattr(self, name, torch.empty_like(value))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in arguments_of(self).items())
 
     def install(self, model: Any) -> None:
         """Called once, before training, with the SplitModel that carries this defence."""

@@ -1,0 +1,352 @@
+"""Split a network, train it with defenses and attack it: on modules and tensors, without a folder.
+
+>>> import torch
+>>> from torch import nn
+>>> network = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Sigmoid(), nn.Flatten(), nn.Linear(512, 2))
+>>> x, y = torch.rand(60, 3, 16, 16), torch.arange(60) % 2
+>>> model = split(network, at="1", example=x[:1], defenses=["gaussian:0.1", "cem:16"])
+>>> history = fit(model, (x[:40], y[:40]), epochs=2, batch_size=10)
+>>> result = attack(model, "linear", learn_from=(x[:40], y[:40]), invert=(x[40:], y[40:]))
+>>> 0 < result.mse, len(result.images), len(history)
+(True, 20, 2)
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning_fabric import Fabric
+from pydantic import ValidationError
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from . import bars, config, suites
+from .attacks.base import Attack
+from .data import Access, Protocol, Split, to_float
+from .defenses.base import Defense, Stack
+from .errors import UserError, WireError
+from .evaluation import Outcome, Terms, made, stage_of
+from .layout import Layout
+from .loop import Training
+from .metrics import Interval
+from .recipe import Recipe, precision
+from .scores import interval
+from .split import SplitModel
+from .work import Budget, Work
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Data = Split | tuple[Tensor, Tensor] | Dataset[Any] | DataLoader[Any]
+"""Images and labels: tensors x (N, 3, S, S), in [0, 1] or uint8, and y (N,); a data set of such pairs, or a loader of
+batches of them. They are kept in memory, as uint8."""
+SHOWN = 8
+"""Images in a picture."""
+
+
+def split(
+    network: nn.Module,
+    at: str,
+    example: Tensor,
+    *,
+    defenses: Defense | str | Sequence[Defense | str] = (),
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    layout: Layout | None = None,
+) -> SplitModel:
+    """Cut a network after a layer and put defenses on the wire between the halves.
+
+    Args:
+        network: takes images (B, 3, S, S) and gives logits (B, classes).
+        at: the last layer on the device, as ``network.named_modules()`` calls it.
+        example: pixels (1, 3, S, S) in [0, 1].
+        defenses: in their order on the wire, as objects or as text such as ``"cem:16"``.
+        mean, std: with which the network's images are normalized, a number per channel; None: they are not.
+        layout: "channels_last" where the maps of that layer are, and it cannot be told by trying.
+
+    Raises:
+        UserError: no such layer, a cut that more than one tensor crosses, or defenses that do not fit.
+    """
+    given = [defenses] if isinstance(defenses, str | Defense) else list(defenses)
+    stack = [one if isinstance(one, Defense) else config.spec_of(one, "defenses").make("defenses") for one in given]
+    return SplitModel.cut(network, at, example, mean=mean, std=std, defense=stack, layout=layout)
+
+
+def fit(
+    model: SplitModel, data: Data, *, validate: Data | None = None, progress: bool = True, **settings: Any
+) -> list[dict[str, Any]]:
+    """Train the model in place, with everything that its defenses do in a training, and leave it in evaluation mode.
+
+    Args:
+        data: what it learns from.
+        validate: images that choose the epoch; without them the last one is kept.
+        progress: show a bar where there is a terminal.
+        settings: of `Recipe`: ``recipe`` ("fast" unless it is given), ``epochs``, ``batch_size``, ``lr``, ``seed``, ...
+
+    Returns:
+        A record for each epoch: loss, losses by name, accuracy_val, leakage_nats, seconds, images_per_second.
+
+    Raises:
+        UserError: unknown settings or values out of their range; images that do not fit the model.
+    """
+    train, chooses = images_of(data, "data"), None if validate is None else images_of(validate, "validate")
+    try:
+        recipe = Recipe.model_validate({"recipe": "fast", **settings})
+    except ValidationError as error:
+        raise UserError(config.explain(error)) from None
+    if not isinstance(model.defense, Stack):
+        model.defense = Stack(*([model.defense] if isinstance(model.defense, Defense) else []))
+    gpu = torch.cuda.is_available()
+    chosen: Any = precision(recipe.precision, torch.device("cuda" if gpu else "cpu"))
+    fabric = Fabric(accelerator="cuda" if gpu else "cpu", devices=1, precision=chosen)
+    classes = 1 + int(max(part.labels.max() for part in (train, chooses) if part is not None))
+    with torch.random.fork_rng(), bars.bars() if progress else nullcontext() as bar:
+        training = Training(model, train, chooses, recipe, classes, fabric)
+        training.run(bars.training(bar, "training", recipe.epochs) if bar else None)
+    model.eval()
+    return training.state.records
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an attack achieved.
+
+    Attributes:
+        name: of the attack.
+        outcome: all of it; the properties below are its essence.
+    """
+
+    name: str
+    outcome: Outcome
+
+    @property
+    def mse(self) -> float:
+        """Mean squared error of the reconstructions, pixels in [0, 1]; higher is more private."""
+        return self._mean("mse")
+
+    @property
+    def ssim(self) -> float:
+        """Structural similarity of the reconstructions; lower is more private."""
+        return self._mean("ssim")
+
+    @property
+    def psnr(self) -> float:
+        """Peak signal-to-noise ratio in decibels, at most 100 for each image; lower is more private."""
+        return self._mean("psnr")
+
+    @property
+    def baseline_mse(self) -> float:
+        """Mean squared error of answering the mean of the attacker's images: what no wire at all would leave."""
+        return self.outcome.summary["baseline_mse"]
+
+    @property
+    def flags(self) -> list[str]:
+        """Reasons not to trust the attack's failure or success; none of them means none was found."""
+        return self.outcome.summary["flags"]
+
+    @property
+    def images(self) -> Tensor:
+        """The reconstructions, float (N, 3, S, S) in [0, 1], in the order of ``originals``."""
+        return to_float(self.outcome.reconstructions)
+
+    @property
+    def originals(self) -> Tensor:
+        """The attacked images, float (N, 3, S, S) in [0, 1]."""
+        return to_float(self.outcome.originals)
+
+    def interval(self, metric: str = "mse") -> Interval:
+        """Return the 95 % interval of a metric's mean over the attacked images (bootstrap)."""
+        return interval(self.outcome.values[metric])
+
+    def plot(self, count: int = SHOWN) -> Figure:
+        """Draw the first attacked images above their reconstructions."""
+        from matplotlib.figure import Figure
+
+        count = min(count, len(self.images))
+        figure = Figure(figsize=(1.2 * count, 2.7))
+        axes = figure.subplots(2, count, squeeze=False)
+        for row, shown in enumerate((self.originals, self.images)):
+            for column in range(count):
+                axes[row, column].imshow(shown[column].permute(1, 2, 0).numpy())
+                axes[row, column].set_axis_off()
+        figure.suptitle(f"images and what {self.name} makes of their wire: MSE {self.mse:.4f}, SSIM {self.ssim:.2f}")
+        return figure
+
+    def _mean(self, metric: str) -> float:
+        return float(self.outcome.values[metric].mean())
+
+    def __repr__(self) -> str:
+        flags = "".join(f"\n  flag: {flag}" for flag in self.flags)
+        shown = f"mse={self.mse:.4f}, ssim={self.ssim:.3f}, baseline_mse={self.baseline_mse:.4f}"
+        return f"Result({self.name}: {shown}, {len(self.outcome.originals)} images){flags}"
+
+
+def attack(
+    model: SplitModel,
+    attack: Attack | config.Spec | str,
+    *,
+    learn_from: Data,
+    invert: Data,
+    grants: frozenset[Access] = frozenset(Access),
+    seed: int = 0,
+    observed: int = 1,
+    budget: Budget | None = None,
+    progress: bool = True,
+) -> Result:
+    """Attack what crosses the wire, as somebody would who has images of their own.
+
+    The model stays as it is.
+
+    Args:
+        attack: an object, or text such as ``"decoder:epochs=20"``.
+        learn_from: the attacker's own images. invert: those that are reconstructed from their wires.
+        grants: what the attacker may use: queries, the encoder's weights, labels, the cloud's logits.
+        seed: of the wires under attack and of the attack. observed: wires of each image that the attacker sees.
+        budget: what it may spend.
+
+    Raises:
+        UserError: an image that both sides have, or an attack that cannot take this wire.
+        AccessError: the attack needs what is not granted.
+    """
+    return _attacked(model, attack, _protocol(learn_from, invert, grants), seed, observed, budget, progress, {})
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the attacks of a suite achieved on the same wires.
+
+    Attributes:
+        suite: its name. results: by attack.
+        skipped: attacks that could not be made, with the reason.
+    """
+
+    suite: str
+    results: dict[str, Result]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def best_attacker(self) -> str:
+        """The attack, or the choice per image, that is best on attacker images from which nothing was learned."""
+        found = suites.best_of(self._values(), self._held())
+        if found is None:
+            raise UserError("there are too few images in learn_from to tell the best attacker; give 20 or more")
+        return found["attack"]
+
+    @property
+    def mse(self) -> float:
+        """Mean squared error of the best attacker that can exist."""
+        return float(suites.best_values(self._values(), self._held(), "mse").mean())
+
+    @property
+    def worst_case_mse(self) -> float:
+        """Mean over the images of the lowest error of any attack: nobody without the images can choose so."""
+        return float(suites.worst_case({name: value["mse"] for name, value in self._values().items()}).mean())
+
+    @property
+    def flags(self) -> list[str]:
+        """The flags of all attacks."""
+        return [f"{name}: {flag}" for name, result in self.results.items() for flag in result.flags]
+
+    def _values(self) -> dict[str, dict[str, Tensor]]:
+        return {name: result.outcome.values for name, result in self.results.items()}
+
+    def _held(self) -> dict[str, dict[str, Tensor]]:
+        return {name: result.outcome.held_out for name, result in self.results.items()}
+
+    def __repr__(self) -> str:
+        rows = [f"  {result!r}" for result in self.results.values()]
+        rows += [f"  {name}: not made, {why}" for name, why in self.skipped.items()]
+        return "\n".join([f"Report({self.suite}: mse={self.mse:.4f} by {self.best_attacker})", *rows])
+
+
+def evaluate(
+    model: SplitModel,
+    suite: str | Iterable[Attack | config.Spec | str] = "quick-v2",
+    *,
+    learn_from: Data,
+    invert: Data,
+    grants: frozenset[Access] = frozenset(Access),
+    seed: int = 0,
+    observed: int = 1,
+    progress: bool = True,
+) -> Report:
+    """Make several attacks on the same wires: those of a suite by its name, or the ones that are given.
+
+    Args:
+        suite: a name, or attacks. Others: as of `attack`.
+
+    Raises:
+        UserError: an unknown suite, or none of its attacks can be made.
+    """
+    name = suite if isinstance(suite, str) else "own attacks"
+    chosen = suites.named(suite) if isinstance(suite, str) else suites.labels(tuple(_spec(one) for one in suite))
+    given, fits = _protocol(learn_from, invert, grants), {}
+    results, skipped = {}, {}
+    for label, spec in chosen.items():
+        if missing := spec.make("attacks").needs - grants:
+            skipped[label] = f"it needs {', '.join(sorted(one.value for one in missing))}, which is not granted"
+            continue
+        try:
+            results[label] = _attacked(model, spec, given, seed, observed, None, progress, fits, label)
+        except WireError as error:
+            skipped[label] = str(error)
+    if not results:
+        raise UserError("; ".join(f"{label}: {why}" for label, why in skipped.items()))
+    return Report(name, results, skipped)
+
+
+def images_of(data: Data, name: str) -> Split:
+    """Return images and labels as a `Split` in memory; ``name`` is that of the argument, for messages.
+
+    Raises:
+        UserError: no pairs of images and labels, or images that are neither uint8 nor floats in [0, 1].
+    """
+    if isinstance(data, Split):
+        return data
+    if not isinstance(data, tuple):
+        batched = isinstance(data, DataLoader)
+        pairs = [(x if batched else x[None], torch.as_tensor(y).reshape(-1)) for x, y in data]  # type: ignore[union-attr]
+        data = torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])
+    if len(data) != 2 or not all(torch.is_tensor(part) for part in data):
+        raise UserError(f"{name} is no pair of tensors; expected (x, y): images (N, 3, S, S) and labels (N,)")
+    x, y = data
+    if x.is_floating_point():
+        if not len(x) or not (float(x.min()) >= 0 and float(x.max()) <= 1):  # NaN is neither
+            got = f"from {float(x.min()):.3g} to {float(x.max()):.3g}" if len(x) else "none"
+            raise UserError(f"the images of {name} are {got}; expected pixels in [0, 1], without normalization")
+        x = (x * 255).round().to(torch.uint8)
+    return Split(x.cpu(), y.long().cpu())
+
+
+def _protocol(learn_from: Data, invert: Data, grants: frozenset[Access]) -> Protocol:
+    own, under = images_of(learn_from, "learn_from"), images_of(invert, "invert")
+    return Protocol("own", own, own, under, own, under, grants)
+
+
+def _spec(attack: Attack | config.Spec | str) -> config.Spec:
+    return config.spec_of(attack, "attacks")
+
+
+def _attacked(
+    model: SplitModel,
+    attack: Attack | config.Spec | str,
+    given: Protocol,
+    seed: int,
+    observed: int,
+    budget: Budget | None,
+    progress: bool,
+    fits: dict[str, Any],
+    label: str | None = None,
+) -> Result:
+    spec, device = _spec(attack), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # A copy: a victim is frozen and in evaluation mode.
+    victim = copy.deepcopy(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    stage = stage_of(victim, spec, given, Terms("own", seed=seed, observed=observed), seed)
+    with bars.bars() if progress else nullcontext() as bar:
+        work = Work(bars.attack(bar, label or spec.name) if bar else None, budget, None, fits)
+        return Result(label or spec.name, made(stage, work))

@@ -1,0 +1,172 @@
+"""The front door: modules and tensors in, results out, nothing on the disk."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from splitveil import api
+from splitveil.attacks.decoder import DecoderAttack
+from splitveil.attacks.linear import LinearAttack
+from splitveil.data import Access, Split, load, to_float
+from splitveil.defenses.cem import CEM
+from splitveil.defenses.gaussian import Gaussian
+from splitveil.errors import AccessError, UserError
+from splitveil.split import SplitModel
+
+DIGITS = load("digits", train_size=200, test_size=100)
+X, Y = to_float(DIGITS.train.images), DIGITS.train.labels
+OWN = to_float(DIGITS.test.images[:60]), DIGITS.test.labels[:60]
+UNDER = to_float(DIGITS.test.images[60:]), DIGITS.test.labels[60:]
+
+
+def network(seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        first = [nn.Conv2d(3, 8, 4, 4), nn.BatchNorm2d(8), nn.Sigmoid()]
+        return nn.Sequential(*first, nn.Flatten(), nn.Linear(512, 10))
+
+
+def defended(*defenses: object) -> SplitModel:
+    return api.split(network(), at="2", example=X[:1], defenses=defenses)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def model() -> SplitModel:
+    made = defended(Gaussian(0.1), CEM(16))
+    api.fit(made, (X, Y), validate=(X[:40], Y[:40]), epochs=6, batch_size=20, lr=0.05)
+    return made
+
+
+def test_one_experiment(model):
+    """A trained model classifies, its defense has acted, and an attack says what it reached."""
+    accuracy = float((model(UNDER[0], torch.Generator().manual_seed(0)).argmax(1) == UNDER[1]).float().mean())
+    assert accuracy > 0.5
+    assert model.defense.leakage() > 0  # type: ignore[union-attr, operator]
+    result = api.attack(model, LinearAttack(looks=2), learn_from=OWN, invert=UNDER)
+    assert 0 < result.mse < 0.6 * result.baseline_mse
+    assert 0 < result.ssim <= 1
+    assert result.psnr > 5
+    interval = result.interval()
+    assert interval.lo < result.mse < interval.hi
+    assert result.images.shape == result.originals.shape == (40, 3, 32, 32)
+    torch.testing.assert_close(result.originals, UNDER[0], atol=1 / 255, rtol=0)
+    assert "mse=" in repr(result)
+    assert len(result.plot(3).axes) == 6
+
+
+def test_an_attack_leaves_the_model_as_it_is(model):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train()
+    grads = [p.requires_grad for p in model.parameters()]
+    api.attack(model, "linear", learn_from=OWN, invert=UNDER)
+    assert model.training
+    assert [p.requires_grad for p in model.parameters()] == grads
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    model.eval()
+
+
+def test_text_and_objects_are_the_same():
+    made = [defended(Gaussian(0.1), CEM(4.0)), defended("gaussian:0.1", "cem:4")]
+    for one in made:
+        api.fit(one, (X, Y), epochs=2, batch_size=50)
+    assert all(torch.equal(a, b) for a, b in zip(*(one.state_dict().values() for one in made), strict=True))
+    settings = {"learn_from": OWN, "invert": UNDER}
+    by_text = api.attack(made[0], "decoder:epochs=1,network=custom", **settings)  # type: ignore[arg-type]
+    by_object = api.attack(made[0], DecoderAttack(1, "custom"), **settings)  # type: ignore[arg-type]
+    assert torch.equal(by_text.images, by_object.images)
+
+
+def test_tensors_data_sets_and_loaders_are_the_same():
+    tensors = api.images_of((X[:30], Y[:30]), "x")
+    for other in (
+        TensorDataset(X[:30], Y[:30]),
+        DataLoader(TensorDataset(X[:30], Y[:30]), batch_size=7),
+        (DIGITS.train.images[:30], Y[:30]),
+        Split(DIGITS.train.images[:30], Y[:30]),
+    ):
+        found = api.images_of(other, "x")  # type: ignore[arg-type]
+        assert torch.equal(found.images, tensors.images)
+        assert torch.equal(found.labels, tensors.labels)
+
+
+def test_the_same_seed_trains_the_same():
+    weights = []
+    for seed in (1, 1, 2):
+        made = defended("gaussian:0.1")
+        api.fit(made, (X, Y), epochs=1, seed=seed)
+        weights.append(copy.deepcopy(made.state_dict()))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
+
+
+def test_training_leaves_the_global_generator_alone():
+    state = torch.get_rng_state()
+    api.fit(defended("gaussian:0.1"), (X, Y), epochs=1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_report_has_all_attacks_on_the_same_wires(model):
+    report = api.evaluate(model, [LinearAttack(looks=2), "nearest"], learn_from=OWN, invert=UNDER)
+    assert list(report.results) == ["linear", "nearest"]
+    assert report.worst_case_mse <= report.mse <= max(result.mse for result in report.results.values())
+    assert report.best_attacker in ("linear", "nearest", "choice per image")
+    assert "nearest" in repr(report)
+    alone = api.attack(model, LinearAttack(looks=2), learn_from=OWN, invert=UNDER)
+    assert alone.mse == report.results["linear"].mse
+
+
+def test_what_is_not_granted_is_not_made(model):
+    query = frozenset({Access.QUERY})
+    report = api.evaluate(model, ["linear", "rmle:steps=2"], learn_from=OWN, invert=UNDER, grants=query)
+    assert list(report.results) == ["linear"]
+    assert report.skipped == {"rmle": "it needs weights, which is not granted"}
+    with pytest.raises(AccessError, match="the attack needs weights; the protocol grants query"):
+        api.attack(model, "rmle:steps=2", learn_from=OWN, invert=UNDER, grants=query)
+
+
+def test_a_bad_layer_or_defense_is_named():
+    with pytest.raises(UserError, match="no layer 'conv2'"):
+        api.split(network(), at="conv2", example=X[:1])
+    with pytest.raises(UserError, match="unknown defense 'gausian'; did you mean 'gaussian'"):
+        defended("gausian")
+    with pytest.raises(UserError, match="gaussian: sigma is -1"):
+        defended("gaussian:-1")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ((2 * X, Y), r"the images of data are from 0 to 2; expected pixels in \[0, 1\], without normalization"),
+        ((X[:0], Y[:0]), "the images of data are none"),
+        ((X * float("nan"), Y), "the images of data are from nan to nan"),
+        ((X, Y, Y), r"data is no pair of tensors; expected \(x, y\)"),
+        ((X, Y[:-1]), r"labels are torch.int64 \(199,\); expected"),
+    ],
+)
+def test_bad_images_are_refused(data, message):
+    with pytest.raises(UserError, match=message):
+        api.fit(defended(), data, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epoch": 3}, "epoch: no such setting; did you mean 'epochs'"),
+        ({"epochs": 0}, "epochs is 0; expected"),
+        ({"lr": float("nan")}, "lr is nan; expected"),
+        ({"recipe": "quick"}, "recipe is 'quick'; expected published or fast"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        api.fit(defended(), (X, Y), **settings)
+
+
+def test_images_on_both_sides_are_refused(model):
+    with pytest.raises(UserError, match="share 40 images"):
+        api.attack(model, "linear", learn_from=(X, Y), invert=(X[:40], Y[:40]))
