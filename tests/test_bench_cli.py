@@ -16,7 +16,7 @@ from splitveil.bench import driver, lock, shapes
 from splitveil.bench.grid import Grid, load_grid
 from splitveil.cli import bench as command
 from splitveil.cli import main
-from splitveil.cli.bench import Board
+from splitveil.cli.bench import Board, _say_superseded
 
 GRID = """
 name: tiny
@@ -135,6 +135,15 @@ def test_the_table_fits_a_terminal(grid, tmp_path, monkeypatch, width):
     assert re.search(rf"^{failed.id} .* failed", shown, re.MULTILINE)
     assert "label=some" in shown or width == 160
     assert "…" not in shown
+
+
+@pytest.mark.parametrize(("suite", "said"), [("quick-v1", "quick-v2 attacks better"), ("quick-v2", "")])
+def test_a_suite_whose_place_another_has_taken_is_named(grid, capsys, suite, said):
+    grid.write_text(re.sub("attacks: .*", f"suite: {suite}", GRID))
+    _say_superseded(load_grid(str(grid)))
+    shown = capsys.readouterr().out
+    assert said in shown
+    assert bool(said) == bool(shown)
 
 
 def test_a_plan_runs_nothing(grid, tmp_path, capsys):

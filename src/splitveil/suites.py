@@ -214,6 +214,16 @@ def named(name: str) -> dict[str, Spec]:
     return labels(SUITES[name])
 
 
+def superseded(name: str) -> str:
+    """What is to be said of a suite whose place another has taken; nothing of others.
+
+    >>> superseded("quick-v1"), superseded("quick-v2")
+    ('quick-v1 is kept for its earlier figures; quick-v2 attacks better', '')
+    """
+    later = SUPERSEDED.get(name)
+    return f"{name} is kept for its earlier figures; {later} attacks better" if later else ""
+
+
 def possible(name: str, run: Run, images: ImageSet, parts: Protocol) -> tuple[dict[str, Spec], dict[str, str]]:
     """The suite's attacks that can be made, and the others with the reason: access that is not granted, or the wire.
 

@@ -191,8 +191,8 @@ def _show_suite(run: Any, found: dict[str, Any]) -> None:
     say(f"lowest error, images won: {wins}")
     _say_skipped(found["skipped"])
     say(f"all of it: {run.path / 'attacks' / ('suite-' + found['suite'] + '.json')}")
-    if later := suites.SUPERSEDED.get(found["suite"]):
-        say(f"{found['suite']} is kept for its earlier figures; {later} attacks better")
+    if note := suites.superseded(found["suite"]):
+        say(note)
     show_flags(found["flags"])
 
 

@@ -113,6 +113,7 @@ def bench(
     where = where or Where()
     terms = where.checked()
     loaded = load_grid(grid, baseline=_sigmas(baseline), root=root, margin=margin)
+    _say_superseded(loaded)
     if plan:
         _show_plan(loaded, out, where)
     if dry_run:
@@ -127,6 +128,16 @@ def bench(
         state = run_grid(loaded, out, on=where.on, address=where.address, **terms, watch=board, command=command)
     out_console.print(_table(loaded, out, state))
     _show_failed(out, state)
+
+
+def _say_superseded(grid: Grid) -> None:
+    """Say it where the cells are attacked by a suite whose place another has taken."""
+    from .. import suites
+
+    for name in suites.SUPERSEDED:
+        specs = {label: spec.resolve("attacks") for label, spec in suites.named(name).items()}
+        if any(cell.attacks == specs for cell in grid.cells):
+            say(suites.superseded(name))
 
 
 def _command(grid: str, out: Path, **options: object) -> str:
