@@ -115,6 +115,20 @@ def test_the_command_on_benches(tmp_path, capsys, monkeypatch):
     assert found["cells"]["c1"]["axes"] == {"sigma": 0.1}
 
 
+def test_the_margin_is_the_one_that_a_grid_has_named(tmp_path, capsys):
+    a, b = bench(tmp_path / "a", {"c1": 0.1}), bench(tmp_path / "b", {"c1": 0.4})
+    used = lambda: json.loads((tmp_path / "c.json").read_text())["margin_points"]  # noqa: E731
+    shown(capsys, a, b, "--out", tmp_path / "c.json")
+    assert used() == 1
+    (a / "grids").mkdir()
+    about = {"name": "g", "description": "", "command": "", "margin": 0.5, "cells": {}}
+    (a / "grids" / "g.json").write_text(json.dumps(about))
+    shown(capsys, a, b, "--out", tmp_path / "c.json")
+    assert used() == 0.5
+    shown(capsys, a, b, "--margin", 2, "--out", tmp_path / "c.json")
+    assert used() == 2
+
+
 def test_cells_that_are_equal_take_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(out_console, "width", 200)
     a, b = bench(tmp_path / "a", {"c1": 0.1, "c2": 0.1}), bench(tmp_path / "b", {"c1": 0.1, "c2": 0.3})

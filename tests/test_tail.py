@@ -146,7 +146,7 @@ def test_no_step_waits_for_the_gpu(run):
     tail.retrained(model, fresh, TRAIN)
 
     def watch(epoch: int, done: int, _: object) -> None:
-        torch.cuda.set_sync_debug_mode("error" if done == 1 else "default")  # one step an epoch: the whole second one
+        torch.cuda.set_sync_debug_mode("error" if done == 1 else "default")  # the whole second step
 
     tail.RECIPE["batch_size"], kept = 16, tail.RECIPE["batch_size"]
     try:

@@ -339,6 +339,15 @@ def failure(path: Path) -> dict[str, Any]:
     return _checked(path, FAILURES, "note of a failed cell")
 
 
+def named_margin(folders: Iterable[Path]) -> float | None:
+    """The smallest margin that a grid of these bench folders has named, in points of accuracy; None without any.
+
+    Raises:
+        UserError: as `grids`.
+    """
+    return min((about["margin"] for folder in folders for about in grids(folder) if "margin" in about), default=None)
+
+
 def grids(folder: Path) -> list[dict[str, Any]]:
     """What `driver.describe` left of each grid that was run in a bench folder.
 

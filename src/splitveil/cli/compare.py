@@ -30,7 +30,7 @@ LISTED = 10
 
 
 @app.command
-def compare(a: str, b: str, *, margin: float = 1.0, out: Path | None = None) -> None:
+def compare(a: str, b: str, *, margin: float | None = None, out: Path | None = None) -> None:
     """Show what B does better or worse than A: B − A with 95 % intervals, image by image where both saw the same.
 
     One training of each tells these two apart and no more; a verdict needs three or more of each, with the same seeds.
@@ -43,14 +43,19 @@ def compare(a: str, b: str, *, margin: float = 1.0, out: Path | None = None) -> 
     b
         Another one, or others with the same seeds, attacked in the same way.
     margin
-        Loss of accuracy, in points, that is to be excluded; name it before you look.
+        Loss of accuracy, in points, that is to be excluded; name it before you look. By default the one that a grid has
+        named, else 1.
     out
         Also write all of it as JSON to this file.
     """
     from ..bench.comparison import Cells
     from ..bench.comparison import compare as compare_folders
+    from ..bench.records import named_margin
+    from ..evidence import MARGIN
     from ..files import write_json
 
+    if margin is None:
+        margin = named_margin((Path(a), Path(b))) or MARGIN
     found = compare_folders(a, b, margin)
     if out:
         write_json(out, {"a": a, "b": b, "margin_points": margin, **found.as_dict()})

@@ -85,7 +85,7 @@ class Bench:
     @property
     def margin(self) -> float:
         """Loss of accuracy that is to be excluded, in points: the smallest that a grid has named, else the default."""
-        return min((about["margin"] for about in self.grids if "margin" in about), default=MARGIN)
+        return records.named_margin([self.folder]) or MARGIN
 
     def all_gains(self) -> list[Gain]:
         """Those of all arenas."""
@@ -254,7 +254,7 @@ def _commands(bench: Bench) -> str:
 
 
 def _settings(bench: Bench) -> dict[str, str]:
-    named = any("margin" in about for about in bench.grids)
+    named = records.named_margin([bench.folder]) is not None
     found, environments = bench.records, [record["environment"] for record in bench.records]
     machines = [
         f"{e.get('gpu') or e.get('processor')}, {e.get('cores')} cores"
