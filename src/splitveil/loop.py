@@ -219,7 +219,7 @@ class Training:
         z, wire, logits = self.forward(x, rng)
         losses = {"task": cross_entropy(logits.float(), y, label_smoothing=self.settings.label_smoothing)}
         pace = pacing_rate(self.settings, progress)
-        losses |= self.stack.losses(Step(x, y, z, wire, logits, rng, pace, progress, self.model))
+        losses |= self.stack.losses(Step(x, y, z, wire, logits, rng, pace, progress, self.model, self.state.epoch))
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(torch.stack(list(losses.values())).sum())
         self.optimizer.step()

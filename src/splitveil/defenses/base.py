@@ -28,7 +28,8 @@ class Step:
 
     Shapes: ``x`` (B, 3, S, S) pixels in [0, 1]; ``y`` (B,) class indices; ``z`` (B, ...) the clean feature, with its
     graph; ``wire`` what the cloud receives; ``logits`` (B, classes). ``lr`` is the learning rate by
-    which schedules go (`recipe.pacing_rate`), ``progress`` the part of the training that is done, in [0, 1).
+    which schedules go (`recipe.pacing_rate`), ``progress`` the part of the training that is done, in [0, 1),
+    ``epoch`` the number of epochs that have passed.
     """
 
     x: Tensor
@@ -40,6 +41,7 @@ class Step:
     lr: float
     progress: float
     model: Any
+    epoch: int = 0
 
 
 @dataclass(slots=True)
@@ -90,6 +92,11 @@ class Defense(nn.Module):
             if callable(value) and not name.startswith("_") and name not in allowed and not hasattr(nn.Module, name):
                 hint = did_you_mean(name, HOOKS) or ";"
                 raise TypeError(f"{cls.__name__}.{name} is not a hook{hint} Prefix helpers with an underscore")
+
+    @property
+    def waits(self) -> bool:
+        """Whether it cannot act because `refit` has never been called."""
+        return self.needs_features and any(getattr(self, name) is None for name in self.late_buffers[:1])
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in self.late_buffers:
@@ -195,6 +202,11 @@ class Stack(Defense, helpers=("losses",)):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Each part's weighted loss by name: what the log shows."""
+        if step.epoch and (idle := [name_of(type(part)) for part in self if part.waits]):
+            raise UserError(
+                f"{' and '.join(idle)} did nothing in epoch {step.epoch}: the features of that epoch were not given; "
+                "call end_epoch() of splitveil.OwnLoop after each epoch, or train with splitveil.fit"
+            )
         pairs = ((name_of(type(part)), part.loss(step)) for part in self)
         return {name: value for name, value in pairs if value is not None}
 
