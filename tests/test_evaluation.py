@@ -240,3 +240,12 @@ def test_the_randomness_of_an_attack_follows_from_the_seed_of_the_run(run):
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
     assert not torch.equal(states[0], states[3])
+
+
+def test_an_attack_that_takes_all_looks_is_scored_as_any_other(run):
+    every = attack(run, "refine:steps=3,start=mean,weight=1", observed=3)
+    one = attack(run, "linear", observed=3)
+    assert every["observed"] == one["observed"] == 3
+    assert every["linear_mse"] == one["linear_mse"]
+    assert every["mse"]["mean"] < every["baseline_mse"]
+    assert every["wire_distance"]["mean"] > 0

@@ -155,3 +155,11 @@ def test_without_the_weights_no_distance_is_seen(tmp_path, small, monkeypatch):
     outcome = evaluation.evaluate(Run.open(tmp_path), spec, IMAGES)
     assert DISTANCE not in outcome.values
     assert set(outcome.held_out) == {"mse"}
+
+
+def test_the_distance_is_that_of_the_one_wire_that_several_make():
+    several = tap(0.3, observed=4)
+    images = some(200)
+    distance = wire_distance(several.victim, images / 255, several.wires(images), torch.Generator().manual_seed(0))
+    # The mean of the answer's own draws has an eighth of the noise.
+    assert float(distance.mean()) == pytest.approx(1 + 1 / 8, rel=0.1)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .attacks.base import BATCH, Victim
+from .attacks.base import BATCH, Victim, seen
 from .data import Split, to_float
 from .randomness import stream
 from .recipe import JUDGES, WIRE
@@ -73,14 +73,14 @@ def wire_distance(victim: Victim, found: Tensor, wires: Tensor, rng: torch.Gener
 
     Args:
         found: answers (N, 3, S, S) in [0, 1].
-        wires: what was seen, (N, ...).
+        wires: what was seen, (N, ...): of several wires of each image the one that the law makes of them.
     """
     model, device = victim.white_box(), victim.device
     looks = []
     for part in found.split(BATCH):
         z = model.features(part.to(device))
-        looks.append(torch.stack([model.protect(z, rng).flatten(1).float() for _ in range(LOOKS)]).cpu())
-    draws, seen = torch.cat(looks, 1), wires.flatten(1).float().cpu()
+        looks.append(torch.stack([seen(model, z, rng, victim.observed).flatten(1) for _ in range(LOOKS)]).cpu())
+    draws, known = torch.cat(looks, 1), wires.flatten(1).float().cpu()
     variance = draws.var(0).mean(0)
-    floor = 1e-4 * seen.var(0).mean() if len(seen) > 1 else torch.tensor(1e-8)
-    return ((draws.mean(0) - seen).square() / variance.clamp(min=float(floor) or 1e-12)).mean(1)
+    floor = 1e-4 * known.var(0).mean() if len(known) > 1 else torch.tensor(1e-8)
+    return ((draws.mean(0) - known).square() / variance.clamp(min=float(floor) or 1e-12)).mean(1)
