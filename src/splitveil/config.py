@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -254,6 +255,7 @@ def flags() -> type[BaseModel]:
     for name in names():
         field = TrainConfig.model_fields[name]
         kind: Any = tuple[str, ...] if name == "defense" else field.annotation
+        kind = Annotated[Path, AfterValidator(expanded)] if name == "root" else kind
         default = "" if field.default in (None, ()) or field.is_required() else f" [default: {field.default}]"
         fields[name] = (kind | None, Field(None, description=(field.description or "") + default))
     return create_model("TrainFlags", **fields)
@@ -324,6 +326,16 @@ class _Loader(yaml.SafeLoader):
         self._open: list[str | None] = []
         """Anchors of the values that are being read."""
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        try:
+            value = super().construct_yaml_int(node)
+        except ValueError:  # Python reads no more than thousands of digits
+            value = None
+        if value is None or value.bit_length() > 300:
+            problem = f"{shown(str(node.value))} is larger than any number that is counted; write a smaller one"
+            raise _Unclear(problem=problem, problem_mark=node.start_mark)
+        return value
+
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent) and event.anchor in self._open:
@@ -352,6 +364,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )

@@ -10,7 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from .errors import UserError, shown
+
+LONGEST_NAME = 255
+"""Bytes of a file's name that every usual file system takes."""
 
 
 @contextmanager
@@ -24,7 +27,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f".tmp{path.suffix}", dir=path.parent)
+        suffix = path.suffix if len(path.suffix) < 20 else ""
+        # A part of its name, as a long one leaves no room for more letters.
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:50]}.", suffix=f".tmp{suffix}", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -39,15 +44,26 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def expanded(path: str | Path) -> Path:
-    """The path with ``~`` replaced.
+    """Return the path with ``~`` replaced.
 
     Raises:
-        UserError: that user has no home.
+        UserError: that user has no home; a name in it that no usual file system takes.
+
+    >>> expanded("a/" + "n" * 300)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    splitveil.errors.UserError: 'nnnn... (300 letters) is too long a name; expected at most 255 bytes
     """
     try:
-        return Path(path).expanduser()
+        found = Path(path).expanduser()
     except RuntimeError:
-        raise UserError(f"{path}: no such user, or one without a home; write the folder out, or ./~name") from None
+        name = str(path) if len(str(path)) <= LONGEST_NAME else shown(str(path))
+        raise UserError(f"{name}: no such user, or one without a home; write the folder out, or ./~name") from None
+    if too_long := next((part for part in found.parts if len(os.fsencode(part)) > LONGEST_NAME), None):
+        raise UserError(f"{shown(too_long)} is too long a name; expected at most {LONGEST_NAME} bytes")
+    if "\0" in str(found):
+        raise UserError(f"{shown(str(found))} holds a character that no path can hold; leave it out")
+    return found
 
 
 def write_text(path: str | Path, text: str) -> None:

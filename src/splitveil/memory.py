@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .errors import UserError
+from .ranges import whole
 
 FLOAT = 4
 """Bytes of a float32 number."""
@@ -44,7 +45,7 @@ def _limit(path: Path) -> int | None:
         text = path.read_text().strip()
     except OSError:  # another system, or another version of Linux
         return None
-    return int(text) if text.isdecimal() else None  # "max": none
+    return whole(text)  # "max": none
 
 
 def check(who: str, needs: Mapping[str, int], device: torch.device | str, processes: int = 1) -> None:

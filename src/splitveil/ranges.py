@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import types
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -119,6 +120,15 @@ class Declared:
             more = "" if example is None else f", such as {example}"
             raise UserError(f"{what} is {_given(value)}; expected {self.described}{more}") from None
         return found
+
+
+def whole(text: str) -> int | None:
+    """Return the whole number that a text is; None where it is none, or has more digits than anything that is counted.
+
+    >>> whole("12"), whole("-1"), whole("²"), whole("9" * 5000)
+    (12, None, None, None)
+    """
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from . import reading
-from .errors import UserError
+from .errors import UserError, shown
 from .files import save_tensors
 
 T = TypeVar("T")
@@ -61,10 +61,10 @@ class Budget:
         Raises:
             UserError: anything else, or nothing to spend.
         """
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+        found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smh]?)", text.strip(), re.ASCII)
         if not found or float(found[1]) <= 0 or (not found[2] and "." in found[1]):
             raise UserError(
-                f"the budget is '{text}'; expected more than 0: steps of an optimisation as 500, or time as 90s or 5m"
+                f"the budget is {shown(text)}; expected more than 0: steps of an optimisation as 500, or time as 5m"
             )
         if not found[2]:
             return cls(steps=int(found[1]))

@@ -22,7 +22,7 @@ from ..files import write_json
 from ..reading import Missing
 from . import _check, lock
 from .cell import Places, finished
-from .local import QUEUED, Executor, Job, Local, Slurm, room, slurm_parameters
+from .local import QUEUED, Executor, Job, Local, Slurm, cores, room, slurm_parameters
 from .on_ray import OnRay
 from .record_types import GRIDS
 from .records import AGAIN, failure
@@ -371,6 +371,8 @@ def check_options(
     for name, value, least in (("jobs", jobs, 1), ("threads", threads, 1), ("retries", retries, 0)):
         if value is not None and value < least:
             raise UserError(f"--{name} is {value}; expected at least {least}")
+    if on == "local" and threads > (here := cores()):
+        raise UserError(f"--threads is {threads}; this machine has {here} cores; expected 1 to {here}")
     if threads > THREADS:
         raise UserError(f"--threads is {threads}; expected the cores of one cell, at most {THREADS}")
     if gpus_per_cell is not None and not 0 <= gpus_per_cell < math.inf:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import UserError, unknown
+from ..errors import UserError, shown, unknown
+from ..ranges import whole
 
 MINUTES = 24 * 60
 """Time limit of a Slurm job, unless --slurm time=MINUTES says otherwise; what is not done then goes on in the next."""
@@ -217,12 +218,13 @@ def slurm_parameters(texts: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"--slurm got '{text}'; expected key=value, such as partition=gpu")
         if key not in known:
             raise unknown("parameter of Slurm", key, known)
-        if key == "time" and not (value.isdecimal() and int(value)):
-            raise UserError(f"--slurm time is '{value}'; expected minutes as a whole number, such as time=1440")
+        if key == "time" and not (whole(value)):
+            raise UserError(f"--slurm time is {shown(value)}; expected minutes as a whole number, such as time=1440")
         if key in LISTS:
             found.setdefault(key, []).append(value)
         else:
-            found[key] = int(value) if value.isdecimal() else True if value == "true" else value
+            number = whole(value)
+            found[key] = number if number is not None else True if value == "true" else value
     return found
 
 
@@ -234,8 +236,12 @@ def room(threads: int, devices: int) -> int:
         devices: GPUs, or processes, of a cell.
     """
     gpus = len(gpus_here())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, gpus // devices if gpus else cores // (threads * devices))
+    return max(1, gpus // devices if gpus else cores() // (threads * devices))
+
+
+def cores() -> int:
+    """Return the cores of this machine that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpus_here() -> list[str]:

@@ -11,9 +11,12 @@ from pydantic import ValidationError
 
 from .. import config
 from ..errors import UserError
+from ..files import LONGEST_NAME
 from . import attack, bench, compare, report, tools, train  # noqa: F401 (importing a module registers its commands)
 from ._shared import app
 
+LONGEST_WORD = 300
+"""Letters of a word of a message: longer than the path of any usual file."""
 KEPT = {
     "train": "finished epochs are kept, --resume goes on",
     "bench": "finished cells and epochs are kept, the same command goes on",
@@ -30,15 +33,17 @@ def main(tokens: list[str] | None = None) -> None:
         app(tokens, exit_on_error=False, print_error=False)
     except (UserError, CycloptsError) as error:
         cause = error.__cause__
-        line = " ".join((config.explain(cause) if isinstance(cause, ValidationError) else str(error)).split())
-        print(f"splitveil: {line}", file=sys.stderr)
+        print(
+            f"splitveil: {_line(config.explain(cause) if isinstance(cause, ValidationError) else str(error))}",
+            file=sys.stderr,
+        )
         raise SystemExit(2) from None
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:  # any other is not the user's mistake
             raise
         name = str(error.filename)
-        shown = name if len(name) <= 60 else f"{name[:60]}..."
-        print(f"splitveil: {shown}: the name is too long; expected at most 255 bytes", file=sys.stderr)
+        whole = "name" if any(len(part) > LONGEST_NAME for part in name.split("/")) else "path"
+        print(f"splitveil: {_line(name)}: the {whole} is too long; choose a shorter one", file=sys.stderr)
         raise SystemExit(2) from None
     except (MemoryError, RuntimeError) as error:
         if not _of_memory(error):
@@ -50,6 +55,16 @@ def main(tokens: list[str] | None = None) -> None:
         command = next(iter(tokens or sys.argv[1:]), "")
         print(f"splitveil: stopped; {KEPT.get(command, 'nothing half-written is left')}", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _line(text: str) -> str:
+    """A text as one line, in which no word is so long that it hides the others.
+
+    >>> _line("it is\\n" + "9" * 5000)
+    'it is 999999999999999999999999999999... (5000 letters)'
+    """
+    words = (word if len(word) <= LONGEST_WORD else f"{word[:30]}... ({len(word)} letters)" for word in text.split())
+    return " ".join(words)
 
 
 def _of_memory(error: Exception) -> bool:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
-from cyclopts import App
+from cyclopts import App, Parameter, Token
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 
 from .. import __version__
+from ..files import expanded
 
 app = App(
     name="splitveil",
@@ -19,6 +21,21 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,  # main prints what was kept
 )
+
+
+def _place(kind: Any, tokens: Sequence[Token]) -> Any:
+    """A path of the command line, as a shell would read it; a text stays one."""
+    given = tokens[-1].value
+    place = expanded(given)
+    return place if kind is not str else str(place) if given.startswith("~") else given
+
+
+Place = Annotated[Path, Parameter(converter=_place)]
+"""A path, whose ``~`` is replaced and whose names are checked: every path of every command is one."""
+MaybePlace = Annotated[Path | None, Parameter(converter=_place)]
+"""The same, where it may be left out."""
+PlaceText = Annotated[str, Parameter(converter=_place)]
+"""A path that may also be something else: a pattern, or a name."""
 out_console, error_console = Console(), Console(stderr=True)
 
 LOOK: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}

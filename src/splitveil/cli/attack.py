@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -16,7 +15,7 @@ from rich.table import Column, Table
 from .. import bars, config
 from ..errors import UserError
 from ..registry import Registry
-from ._shared import app, duration, interval, out_console, say, show_flags
+from ._shared import MaybePlace, Place, app, duration, interval, out_console, say, show_flags
 
 TITLES = {"mse": "MSE", "ssim": "SSIM", "psnr": "PSNR dB"}
 
@@ -60,20 +59,20 @@ class Scores:
         Score how often a classifier of clean images, trained once for the run, sees the class in the reconstruction.
     """
 
-    lpips: Path | None = None
+    lpips: MaybePlace = None
     reidentify: Annotated[bool, Parameter(negative="")] = False
 
 
 @app.command
 def attack(
-    run: Path,
+    run: Place,
     *,
     attack: Annotated[list[str] | None, Parameter(negative="")] = None,
     suite: str | None = None,
     epochs: int | None = None,
     budget: str | None = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
-    root: Path | None = None,
+    root: MaybePlace = None,
     terms: Terms | None = None,
     scores: Scores | None = None,
 ) -> None:

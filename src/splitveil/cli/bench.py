@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column, Table
 
 from ..errors import UserError
-from ._shared import LOOK, app, duration, error_console, out_console, say
+from ._shared import LOOK, MaybePlace, PlaceText, app, duration, error_console, out_console, say
 
 if TYPE_CHECKING:
     from ..bench.driver import State
@@ -75,13 +75,13 @@ class Where:
 
 @app.command
 def bench(
-    grid: str,
+    grid: PlaceText,
     *,
-    out: Path | None = None,
+    out: MaybePlace = None,
     plan: Annotated[bool, Parameter(negative="")] = False,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     baseline: str | None = None,
-    root: Path | None = None,
+    root: MaybePlace = None,
     margin: float | None = None,
     where: Where | None = None,
 ) -> None:

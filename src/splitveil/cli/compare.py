@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Column, Table
 
-from ._shared import LOOK, app, out_console, say, show_flags
+from ._shared import LOOK, MaybePlace, PlaceText, app, out_console, say, show_flags
 
 if TYPE_CHECKING:
     from ..bench.comparison import Cells
@@ -30,7 +30,7 @@ LISTED = 10
 
 
 @app.command
-def compare(a: str, b: str, *, margin: float | None = None, out: Path | None = None) -> None:
+def compare(a: PlaceText, b: PlaceText, *, margin: float | None = None, out: MaybePlace = None) -> None:
     """Show what B does better or worse than A: B − A with 95 % intervals, image by image where both saw the same.
 
     One training of each tells these two apart and no more; a verdict needs three or more of each, with the same seeds.

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from ._shared import app, say
+from ._shared import MaybePlace, Place, app, say
 
 
 @app.command
-def report(folder: Path, *, out: Path | None = None) -> None:
+def report(folder: Place, *, out: MaybePlace = None) -> None:
     """Make one page of all cells of a bench: DIR/report.html, with DIR/plots, DIR/tables and DIR/records.sqlite.
 
     Parameters

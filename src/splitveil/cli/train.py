@@ -12,13 +12,13 @@ from rich.table import Table
 
 from .. import bars, config
 from ..errors import UserError
-from ._shared import app, interval, out_console, say
+from ._shared import MaybePlace, Place, app, interval, out_console, say
 
 FLAGS = config.flags()
 
 
 @app.command
-def demo(*, out: Path = Path("demo"), seed: int = 0) -> None:
+def demo(*, out: Place = Path("demo"), seed: int = 0) -> None:
     """Train two small models on digits, noise alone and noise with CEM; attack both; write OUT/report.html.
 
     Parameters
@@ -38,8 +38,8 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> None:
 @app.command
 def train(
     *,
-    out: Path,
-    config_file: Annotated[Path | None, Parameter(name="--config")] = None,
+    out: Place,
+    config_file: Annotated[MaybePlace, Parameter(name="--config")] = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
     download: Annotated[bool, Parameter(negative="")] = False,
     tensorboard: Annotated[bool, Parameter(negative="")] = False,
@@ -85,7 +85,7 @@ def train(
 
 
 @app.command
-def tail(run: Path, *, root: Path | None = None) -> None:
+def tail(run: Place, *, root: MaybePlace = None) -> None:
     """Train the tail of a finished run anew on its frozen wire, and add the accuracy to RUN/summary.json.
 
     The accuracy as trained also says how far the training came; this one what the wire allows, by one short recipe for

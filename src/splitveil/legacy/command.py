@@ -7,7 +7,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UserError, did_you_mean
+from ..errors import UserError, did_you_mean, shown
+from ..files import expanded
+from ..ranges import whole
 from .checkpoint import import_checkpoint
 from .options import SWITCHES
 from .script import read_script
@@ -17,6 +19,8 @@ from .translate import read_options
 ALIASES = {"data": "dataset", "cut": "cutlayer", "bottleneck": "bottleneck_option", "seed": "random_seed"}
 """Our names of published options."""
 OWN = ("reading", "out", "root", "train-size", "test-size", "checkpoint", "normalization")
+PLACES = ("out", "root")
+"""Those that are paths."""
 USAGE = "expected run_exp.sh, a checkpoint folder or options such as --AT_regularization gan_adv_step1"
 
 
@@ -59,7 +63,7 @@ def _sort(argv: Sequence[str]) -> tuple[dict[str, str], list[str], list[str]]:
         word = words.pop(0)
         name, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("--"):
-            places.append(word)
+            places.append(str(expanded(word)))
             continue
         if name in SWITCHES:
             published.append(word)
@@ -70,7 +74,7 @@ def _sort(argv: Sequence[str]) -> tuple[dict[str, str], list[str], list[str]]:
                 continue
             value = words.pop(0)
         if name in OWN:
-            own[name] = value
+            own[name] = str(expanded(value)) if name in PLACES else value
         else:
             if name == "bottleneck" and re.fullmatch(r"\d+", value):
                 value = f"noRELU_C{value}S1"
@@ -89,9 +93,9 @@ def _import(folder: str, own: dict[str, str], published: list[str]) -> str:
     sizes = {}
     for name in ("train-size", "test-size"):
         if name in own:
-            if not own[name].isdigit():
-                raise UserError(f"--{name} is '{own[name]}'; expected a whole number of images")
-            sizes[name.replace("-", "_")] = int(own[name])
+            if (size := whole(own[name])) is None:
+                raise UserError(f"--{name} is {shown(own[name])}; expected a whole number of images")
+            sizes[name.replace("-", "_")] = size
     result = import_checkpoint(
         folder,
         own["out"],

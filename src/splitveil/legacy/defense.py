@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, shown
+from ..ranges import MOST
 
 PARTS = {
     "gan_adv": r"gan_adv",
@@ -91,6 +92,8 @@ def read_defense(option: str, flag: str = "AT_regularization") -> DefenseOption:
     for name, text, number in () if option == "None" else _words(option):
         if not name:
             raise _unknown_word(flag, option, text)
+        if number is not None and number > MOST:
+            raise UserError(f"--{flag} {shown(option)}: {shown(text)} has a number above {MOST}; give a smaller one")
         if name in parts:
             raise UserError(f"--{flag} {option}: '{text}' comes a second time; give each part once")
         parts[name], written[name] = number, text
@@ -132,7 +135,9 @@ def as_published(option: str) -> str:
 
 def _last_number(text: str, word: str) -> int | None:
     rest = text.rpartition(word)
-    return int(rest[2]) if rest[1] and re.fullmatch("[0-9]+(_[0-9]+)*", rest[2]) else None  # as Python reads 1_000
+    if not rest[1] or len(rest[2]) > 18 or not re.fullmatch("[0-9]+(_[0-9]+)*", rest[2]):  # as Python reads 1_000
+        return None
+    return int(rest[2]) if int(rest[2]) <= MOST else None
 
 
 def _words(option: str) -> Iterator[tuple[str, str, float | None]]:

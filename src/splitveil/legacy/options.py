@@ -106,7 +106,9 @@ ATTACK_SWITCHES = (
     "new_log_folder",
     "bhtsne_option",
 )
-BOTTLENECK = re.compile(r"(?P<bare>no(?:RELU|ReLU|relu)_)?(?:K(?P<kernel>\d+))?C(?P<channels>\d+)(?:S(?P<stride>\d+))?")
+BOTTLENECK = re.compile(
+    r"(?P<bare>no(?:RELU|ReLU|relu)_)?(?:K(?P<kernel>\d{1,9}))?C(?P<channels>\d{1,9})(?:S(?P<stride>\d{1,9}))?"
+)
 
 
 def read_flags(argv: Sequence[str], *, attack: bool = False) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import UserError
+from ..ranges import whole
 from .arithmetic import UNKNOWN, calculate
 from .tree import Arithmetic, Assignment, Opaque, Parameter, Part, Substitution, Text, Word, refusal
 
@@ -169,8 +170,8 @@ class Words:
         if name == "?":
             return None if self.state.status is None else str(self.state.status)
         if name.startswith("PIPESTATUS["):
-            stage = int(name[11:-1])
-            status = self.state.stages[stage] if stage < len(self.state.stages) else None
+            stage = whole(name[11:-1])
+            status = self.state.stages[stage] if stage is not None and stage < len(self.state.stages) else None
             return None if status is None else str(status)
         return self.state.env.get(name)
 

@@ -1,0 +1,157 @@
+"""Every option of every command, given a path or a number that cannot be: one line, exit code 2, nothing written."""
+
+from pathlib import Path
+
+import pytest
+
+from splitveil.bench.driver import cores
+from splitveil.cli._shared import app
+from splitveil.files import expanded, write_text
+from test_damaged_files import TINY, answer, run, state_of  # noqa: F401 (the fixture of a finished run)
+
+COMMANDS = [name for name in app if not name.startswith("-")]
+ALONE = {"grid": "smoke", "a": "x", "b": "y", "out": "out", "folder": "x"}
+"""What a command needs beside the option that is tried."""
+
+
+def options(kind):
+    """(command, argument) of every option and parameter of every command that is of this kind."""
+    for command in COMMANDS:
+        for argument in app[command].assemble_argument_collection():
+            if argument.names != ("*",) and kind(argument):
+                yield pytest.param(command, argument, id=f"{command} {argument.names[0]}")
+
+
+def tokens(command, argument, value, finished):
+    """The command with one option, and what else it needs."""
+    name = argument.names[0]
+    if not name.startswith("--"):
+        return [command, value]
+    needed = [other for other in app[command].assemble_argument_collection() if other.required]
+    beside = [(other.names[0], ALONE.get(other.names[0][2:], str(finished))) for other in needed]
+    more = {"train": TINY, "attack": ["--attack", "linear"]}.get(command, [])
+    if name in more:
+        more = [*more[: more.index(name)], *more[more.index(name) + 2 :]]
+    if (command, name) in (("attack", "--suite"), ("attack", "--attack")):
+        more = []
+    return [command, *more, *(f"{key}={given}" for key, given in beside if key != name), f"{name}={value}"]
+
+
+def refused(folder, *given):
+    before, there = state_of(folder), set(Path().iterdir())
+    code, error = answer(*given)
+    assert code == 2, (given, error)
+    assert error.count("\n") == 1, error
+    assert len(error) < 1500, error
+    assert state_of(folder) == before
+    assert set(Path().iterdir()) == there
+    return error
+
+
+def is_path(argument):
+    return "Path" in str(argument.hint) or argument.parameter.converter is not None or argument.names == ("TOKENS",)
+
+
+def has_value(argument):
+    return "bool" not in str(argument.hint)
+
+
+@pytest.mark.parametrize(("command", "argument"), list(options(is_path)))
+def test_paths_of_all_options_are_read_as_a_shell_does(command, argument, run, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    for value, said in (("~nosuchuser/x", "no such user"), ("a/" + "n" * 300, "too long a name")):
+        assert said in refused(run, *tokens(command, argument, value, run))
+
+
+@pytest.mark.parametrize(("command", "argument"), list(options(has_value)))
+def test_numbers_of_thousands_of_digits_are_refused(command, argument, run, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    for value in ("9" * 5000, "-" + "9" * 5000):
+        given = tokens(command, argument, value, run)
+        if command == "legacy" and value.startswith("-"):
+            given = [command, "--lambd", value]
+        refused(run, *given)
+
+
+N = "9" * 5000
+HEX = "0x" + "f" * 5000
+CELLS = "base: {data: digits, arch: resnet20_sgm, cut: 2}\n"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["legacy", "--bottleneck_option", f"noRELU_C{N}S1"],
+        ["legacy", "--bottleneck_option", f"K{N}C8S1"],
+        ["legacy", "--AT_regularization", f"gan_adv_step{N}"],
+        ["legacy", "--AT_regularization", "pruning99999999"],
+        ["legacy", "{run}", "--out", "x", "--train-size", N],
+        ["legacy", "{run}", "--out", "x", "--test-size", "²"],
+        ["bench", "smoke", "--on", "slurm", "--out", "x", "--slurm", f"time={N}"],
+        ["attack", "{run}", "--attack", f"decoder:network=res_normN{N}C64"],
+        ["attack", "{run}", "--attack", f"linear:looks={HEX}"],
+        ["attack", "{run}", "--attack", "linear", "--budget", "²"],
+        ["train", "--data", f"folder:root=x,size={N}", "--out", "x"],
+        ["train", *TINY, "--out", "x", "--defense", f"gaussian:1e{N}"],
+    ],
+    ids=lambda given: " ".join(given)[:60],
+)
+def test_numbers_within_texts_may_have_any_length(given, run, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    refused(run, *(str(run) if word == "{run}" else word for word in given))
+
+
+@pytest.mark.parametrize("number", [N, HEX, "1:" + "59:" * 3000 + "1"])
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ("train", "data: digits\nepochs: {}\n"),
+        ("train", "data: digits\ndefense: [{{gaussian: {{sigma: {}}}}}]\n"),
+        ("train", "data: digits\nmilestones: [{}]\n"),
+        ("bench", CELLS.replace("{", "{{").replace("}", "}}") + "attacks: [linear]\nseeds: {}\n"),
+        ("bench", CELLS.replace("{", "{{").replace("}", "}}") + "attacks: [linear]\nname: {}\n"),
+        ("bench", CELLS.replace("{", "{{").replace("}", "}}") + "attacks: [linear]\ngrid: {{lr: [{}]}}\n"),
+        ("bench", CELLS.replace("{", "{{").replace("}", "}}") + "attacks: {{a: {}}}\n"),
+    ],
+)
+def test_numbers_within_files_may_have_any_length(command, text, number, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.yaml").write_text(text.format(number))
+    given = ["--config", "file.yaml", "--out", "x"] if command == "train" else ["file.yaml", "--plan"]
+    assert "file.yaml, line " in refused(tmp_path, command, *given)
+
+
+def test_the_number_of_a_stage_of_a_pipe_may_have_any_length(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.sh").write_text(f"python main_MIA.py | tee log\npython main_MIA.py --lambd ${{PIPESTATUS[{N}]}}\n")
+    refused(tmp_path, "legacy", "s.sh")
+
+
+@pytest.mark.parametrize("threads", [1024, 0, -1, cores() + 1])
+def test_more_threads_than_the_machine_has_are_refused(threads, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for more in ([], ["--plan"], ["--dry-run"]):
+        error = refused(tmp_path, "bench", "smoke", "--out", "out", "--threads", threads, *more)
+        assert f"--threads is {threads}; " in error
+        if threads > 1:
+            assert f"this machine has {cores()} cores; expected 1 to {cores()}" in error
+
+
+def test_the_home_of_a_path_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expanded("~/runs") == tmp_path / "runs"
+    code, error = answer("compare", "~/a", tmp_path / "b")
+    assert (code, f"{tmp_path}/a" in error) == (2, True)
+
+
+def test_a_name_as_long_as_it_may_be_is_written(tmp_path):
+    for name in ("n" * 255, "n" * 240 + ".json", "ü" * 127, "a." + "n" * 253):
+        write_text(tmp_path / name, "text")
+        assert (tmp_path / name).read_text() == "text"
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_path_that_is_too_long_as_a_whole_is_called_that(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole = str(Path(*["n" * 200] * 30))
+    assert "the path is too long" in refused(tmp_path, "train", *TINY, "--out", whole)
