@@ -29,8 +29,8 @@ from splitveil.defenses.base import Defense, Stack
 from splitveil.errors import UserError
 from splitveil.files import write_json
 from splitveil.interception import Interception, judged
+from splitveil.model import SplitModel
 from splitveil.randomness import stream
-from splitveil.split import SplitModel
 
 DEFENSES = (
     ("dropout:0.2",),

@@ -27,7 +27,7 @@ from splitveil.data import Access, protocol, to_float
 from splitveil.defenses.base import Defense, Stack
 from splitveil.evaluation import mean_image_error
 from splitveil.files import write_json
-from splitveil.split import SplitModel
+from splitveil.model import SplitModel
 
 LEVELS = 8
 

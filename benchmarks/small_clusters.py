@@ -32,7 +32,7 @@ from splitveil import runs
 from splitveil.data import augment, protocol
 from splitveil.defenses import _kmeans, _mixture
 from splitveil.files import write_json
-from splitveil.split import SplitModel
+from splitveil.model import SplitModel
 
 SIGMA2, VARIANCE, DIMENSIONS, CLUSTERS, OTHERS = 0.025**2, 0.02, 512, 5, 10_000
 SETS = (

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from splitveil.defenses.base import Stack
+from splitveil.model import SplitModel
 from splitveil.registry import Registry
-from splitveil.split import SplitModel
 
 SHAPE = (4, 8, 8)
 NOISY = {

@@ -16,7 +16,7 @@ from splitveil.data import Access, Split, load, to_float
 from splitveil.defenses.cem import CEM
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.errors import AccessError, UserError
-from splitveil.split import SplitModel
+from splitveil.model import SplitModel
 
 DIGITS = load("digits", train_size=200, test_size=100)
 X, Y = to_float(DIGITS.train.images), DIGITS.train.labels

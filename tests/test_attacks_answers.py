@@ -17,7 +17,7 @@ from splitveil.data import Access
 from splitveil.defenses._law import Law
 from splitveil.defenses.dropout import Dropout
 from splitveil.errors import UserError
-from splitveil.split import SplitModel
+from splitveil.model import SplitModel
 from splitveil.zoo import decoders
 from toy import rng
 

@@ -24,7 +24,7 @@ from splitveil.defenses.base import Defense
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.defenses.topk import TopK
 from splitveil.errors import UserError
-from splitveil.split import SplitModel
+from splitveil.model import SplitModel
 from splitveil.work import Budget, Work
 from toy import rng
 

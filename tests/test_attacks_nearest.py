@@ -14,7 +14,7 @@ from splitveil.attacks.nearest import NearestAttack, nearest
 from splitveil.data import Access, load, to_float
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.errors import UserError
-from splitveil.split import SplitModel
+from splitveil.model import SplitModel
 
 IMAGES = load("digits", train_size=200, test_size=40)
 

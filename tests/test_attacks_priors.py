@@ -18,7 +18,7 @@ from splitveil.data import Access, load, to_float
 from splitveil.defenses.base import Defense
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.errors import UserError
-from splitveil.split import SplitModel
+from splitveil.model import SplitModel
 from toy import rng
 
 ALL = frozenset(Access)

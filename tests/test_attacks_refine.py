@@ -18,7 +18,7 @@ from splitveil.attacks.refine import LEAST_NOISE, RefineAttack
 from splitveil.data import Access, Split
 from splitveil.defenses.base import Defense
 from splitveil.errors import UserError
-from splitveil.split import SplitModel
+from splitveil.model import SplitModel
 from toy import rng
 
 ALL = frozenset(Access)

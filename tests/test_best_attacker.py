@@ -21,8 +21,8 @@ from splitveil.config import Spec
 from splitveil.data import Access, load
 from splitveil.defenses._law import law_of
 from splitveil.defenses.base import Stack
+from splitveil.model import SplitModel
 from splitveil.registry import Registry
-from splitveil.split import SplitModel
 from test_plugins import small
 
 ALL = frozenset(Access)

@@ -16,7 +16,7 @@ from splitveil.defenses.base import Features, Stack, Step
 from splitveil.defenses.cem import CEM, FLOOR, SWITCH, UNIT
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.errors import UserError
-from splitveil.split import SplitModel
+from splitveil.model import SplitModel
 
 SIGMA, M, CLASSES = 0.3, 6, 3
 

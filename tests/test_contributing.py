@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from splitveil.data import Access
-from splitveil.split import SplitModel
+from splitveil.model import SplitModel
 
 PAGE = Path(__file__).parents[1] / "CONTRIBUTING.md"
 

@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy
 from splitveil import config, runs
 from splitveil.data import load, to_float
 from splitveil.defenses.base import Defense, Features, Step
+from splitveil.model import SplitModel
 from splitveil.registry import Registry
-from splitveil.split import SplitModel
 from test_plugins import small
 
 IMAGES = load("digits", train_size=200, test_size=10)

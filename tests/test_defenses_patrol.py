@@ -16,7 +16,7 @@ from splitveil.defenses.base import Stack
 from splitveil.defenses.bottleneck import Bottleneck
 from splitveil.defenses.patrol import Patrol
 from splitveil.errors import UserError
-from splitveil.split import SplitModel
+from splitveil.model import SplitModel
 from splitveil.training import fit
 from test_defenses_wire import rng, tiny
 

@@ -20,8 +20,8 @@ from splitveil.defenses.shredder import Shredder
 from splitveil.defenses.sparse_coding import SparseCoding, lca, unit
 from splitveil.defenses.topk import TopK
 from splitveil.errors import UserError
+from splitveil.model import SplitModel
 from splitveil.registry import Registry
-from splitveil.split import SplitModel
 
 
 def rng(seed: int = 0) -> torch.Generator:

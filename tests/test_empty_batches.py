@@ -6,7 +6,7 @@ from torch import nn
 
 from splitveil.attacks.base import BATCH, Victim
 from splitveil.data import Access, Split
-from splitveil.split import SplitModel
+from splitveil.model import SplitModel
 
 
 class Reshaping(nn.Module):

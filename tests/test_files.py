@@ -16,7 +16,7 @@ from torch import nn
 from splitveil import files, runs
 from splitveil.errors import UserError
 from splitveil.files import atomic_write, write_json, write_text
-from splitveil.split import SplitModel
+from splitveil.model import SplitModel
 
 
 @contextlib.contextmanager

@@ -12,8 +12,8 @@ from splitveil.attackers import DISTANCE, PER_IMAGE, best_attacker
 from splitveil.attacks.base import Victim
 from splitveil.data import Access, Split
 from splitveil.interception import Interception, judged, wire_distance
+from splitveil.model import SplitModel
 from splitveil.runs import Run
-from splitveil.split import SplitModel
 from training_helpers import IMAGES
 from training_helpers import fit as train
 

@@ -16,7 +16,7 @@ from splitveil.attacks.base import Victim
 from splitveil.data import Access, Split, to_float
 from splitveil.errors import UserError
 from splitveil.layout import LAYOUTS
-from splitveil.split import SplitModel, cut_network
+from splitveil.model import SplitModel, cut_network
 from training_helpers import Killed, fit, killer
 
 

@@ -11,8 +11,8 @@ from splitveil.defenses.cem import CEM
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.defenses.pca import PCA
 from splitveil.errors import UserError
+from splitveil.model import SplitModel
 from splitveil.own_loop import OwnLoop
-from splitveil.split import SplitModel
 
 X, Y = torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 4
 

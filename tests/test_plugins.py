@@ -19,8 +19,8 @@ from splitveil.config import Spec
 from splitveil.data import Access, load, to_float
 from splitveil.defenses.base import Defense, Features, Step
 from splitveil.errors import AccessError, UserError
+from splitveil.model import SplitModel
 from splitveil.registry import KINDS, Registry
-from splitveil.split import SplitModel
 from splitveil.zoo import Parts, decoders
 
 IMAGES = load("digits", train_size=40, test_size=10)

@@ -8,8 +8,8 @@ from torch import nn
 
 from splitveil import randomness
 from splitveil.defenses.gaussian import Gaussian
+from splitveil.model import SplitModel
 from splitveil.randomness import fresh_generator, seed_layers, stream
-from splitveil.split import SplitModel
 
 
 def first_numbers(rng):

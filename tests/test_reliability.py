@@ -22,7 +22,7 @@ from splitveil.defenses.gaussian import Gaussian
 from splitveil.defenses.laplace import Laplace
 from splitveil.defenses.local_dp import LocalDP
 from splitveil.defenses.topk import TopK
-from splitveil.split import SplitModel
+from splitveil.model import SplitModel
 from toy import rng
 
 QUERY, WHITE = frozenset({Access.QUERY}), frozenset({Access.QUERY, Access.WEIGHTS})

@@ -13,8 +13,8 @@ from noisy_defenses import NOISY
 from splitveil import reliability
 from splitveil.defenses.base import Defense, Stack
 from splitveil.defenses.topk import TopK
+from splitveil.model import SplitModel
 from splitveil.registry import Registry
-from splitveil.split import SplitModel
 from toy import rng
 
 IMAGES = toy.images(40, 1)

@@ -15,8 +15,8 @@ from splitveil.defenses.cem import CEM
 from splitveil.defenses.cloak import Cloak
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.errors import UserError
+from splitveil.model import SplitModel
 from splitveil.randomness import fresh_generator
-from splitveil.split import SplitModel
 
 X = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 

@@ -14,7 +14,7 @@ from splitveil import runs, tail
 from splitveil.cli import main
 from splitveil.data import Split, protocol
 from splitveil.errors import UserError
-from splitveil.split import SplitModel
+from splitveil.model import SplitModel
 from splitveil.training import correct
 from training_helpers import IMAGES, fit
 

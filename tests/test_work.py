@@ -19,8 +19,8 @@ from splitveil.config import Spec
 from splitveil.data import Access, Split, to_float
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.errors import UserError
+from splitveil.model import SplitModel
 from splitveil.registry import Registry
-from splitveil.split import SplitModel
 from splitveil.work import Budget, Work
 from test_evaluation import IMAGES, folder, run  # noqa: F401 (fixtures)
 from toy import rng

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from splitveil.data import Split, to_float
 from splitveil.defenses.gaussian import Gaussian
-from splitveil.split import SplitModel
+from splitveil.model import SplitModel
 
 SIDE, ETA, MEAN = 4, 0.08, 0.5  # images far enough from 0 and 1 that clamping them changes nothing
 D = 3 * SIDE * SIDE

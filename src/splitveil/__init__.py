@@ -1,6 +1,69 @@
 """SplitVeil: split inference that keeps the picture on the device, and the attacks and bounds that test it.
 
-Importing this package loads nothing heavy; take what you need from its modules.
+``import splitveil as sv`` loads nothing heavy: what is listed here is imported when it is first used. Every defense and
+attack is there by the name of its class, an attack without the word Attack: ``sv.Gaussian``, ``sv.Decoder``.
+
+>>> import splitveil as sv
+>>> sv.Gaussian(0.1), sv.Linear(looks=2)
+(Gaussian(sigma=0.1), LinearAttack(looks=2))
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import Report, Result, attack, evaluate, fit, split
+    from .data import Access
+    from .errors import UserError
+    from .model import SplitModel
+    from .own_loop import OwnLoop
+
 __version__ = "0.1.0"
+__all__ = [
+    "Access",
+    "OwnLoop",
+    "Report",
+    "Result",
+    "SplitModel",
+    "UserError",
+    "attack",
+    "evaluate",
+    "fit",
+    "split",
+]
+_ROOMS = {
+    "api": ("Report", "Result", "attack", "evaluate", "fit", "split"),
+    "data": ("Access",),
+    "errors": ("UserError",),
+    "model": ("SplitModel",),
+    "own_loop": ("OwnLoop",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what ``name`` stands for (PEP 562)."""
+    for room, names in _ROOMS.items():
+        if name in names:
+            found = getattr(import_module(f".{room}", __name__), name)
+            break
+    else:
+        # Classes only: the import system asks for modules here, which must not load every plug-in.
+        found = _plugins().get(name) if name[:1].isupper() else None
+        if found is None:
+            raise AttributeError(f"module 'splitveil' has no attribute '{name}'")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_plugins(), "__version__"})
+
+
+def _plugins() -> dict[str, type]:
+    """Return the classes of all defenses and attacks by the names under which they are exported."""
+    from .registry import Registry
+
+    things = [Registry(kind).get(name) for kind in ("defenses", "attacks") for name in Registry(kind).names()]
+    return {thing.__name__.removesuffix("Attack"): thing for thing in things if isinstance(thing, type)}

@@ -34,9 +34,9 @@ from .evaluation import Outcome, Terms, made, stage_of
 from .layout import Layout
 from .loop import Training
 from .metrics import Interval
+from .model import SplitModel
 from .recipe import Recipe, precision
 from .scores import interval
-from .split import SplitModel
 from .work import Budget, Work
 
 if TYPE_CHECKING:

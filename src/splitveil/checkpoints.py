@@ -14,7 +14,7 @@ from . import config, pins, reading
 from .cutting import MOVED
 from .data import ImageSet
 from .errors import UserError
-from .split import SplitModel
+from .model import SplitModel
 
 REMEDY = "delete it and --resume starts from the beginning"
 

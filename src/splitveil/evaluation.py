@@ -26,12 +26,12 @@ from .errors import UserError
 from .files import write_json, write_text
 from .floors import linear_error, mean_image_error
 from .interception import Interception, judged, wire_distance
+from .model import SplitModel
 from .randomness import stream
 from .recipe import ATTACK, JUDGES
 from .report.images import image_grid_png
 from .runs import Run, environment
 from .scores import METRICS, Metric, interval, scored
-from .split import SplitModel
 from .work import Budget, Progress, Work
 
 __all__ = ["METRICS", "Metric", "Outcome", "Terms", "attack_run", "evaluate", "interval", "rehearse"]

@@ -19,6 +19,7 @@ from .data import Split, augment, to_float
 from .defenses.base import Features, Stack, Step, name_of
 from .errors import UserError
 from .features import FeatureKeeper, capacity
+from .model import SplitModel
 from .randomness import seed_layers, stream
 from .recipe import (
     LAYERS,
@@ -32,7 +33,6 @@ from .recipe import (
     learning_rate,
     pacing_rate,
 )
-from .split import SplitModel
 
 EVALUATION_BATCH = 256
 Progress = Callable[[int, int, dict[str, Any]], None]

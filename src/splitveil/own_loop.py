@@ -11,9 +11,9 @@ from torch.nn.functional import cross_entropy
 from .defenses.base import Defense, Features, Stack, Step
 from .errors import UserError
 from .features import capacity
+from .model import SplitModel
 from .randomness import stream
 from .recipe import PUBLISHED, REFIT, STEP, learning_rate
-from .split import SplitModel
 
 PATIENCE = 2
 """Passes over the images after which the end of an epoch must have been told."""

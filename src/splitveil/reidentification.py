@@ -25,7 +25,7 @@ from .data import ImageSet, to_float
 from .data.protocol import without
 from .errors import UserError
 from .files import atomic_write
-from .split import SplitModel
+from .model import SplitModel
 
 SEED = 20_250_000
 """Of every judge, so that two runs are judged by the same one."""

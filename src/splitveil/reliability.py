@@ -13,7 +13,7 @@ from .attacks.base import Victim
 from .data import Access, Split, to_float
 from .defenses._law import law_of
 from .metrics import paired_difference
-from .split import SplitModel
+from .model import SplitModel
 
 SAMPLE = 16
 """Images on which the model's behavior is checked."""

@@ -19,7 +19,7 @@ from .defenses.base import Defense, Stack
 from .errors import UserError
 from .files import atomic_write
 from .memory import Limited
-from .split import SplitModel
+from .model import SplitModel
 
 
 def build_model(settings: config.TrainConfig, images: data.ImageSet) -> SplitModel:

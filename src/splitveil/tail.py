@@ -21,10 +21,10 @@ from .data import ImageSet, Split, augment, protocol
 from .errors import UserError
 from .files import write_json, write_text
 from .metrics import binomial_ci
+from .model import SplitModel
 from .randomness import seed_layers, stream
 from .recipe import TAIL, TEST, WEIGHTS, batches, precision
 from .runs import Run, build_model
-from .split import SplitModel
 from .training import Progress, predict
 
 RECIPE: dict[str, Any] = {"epochs": 8, "batch_size": 128, "lr": 0.001}

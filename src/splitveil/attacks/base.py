@@ -15,8 +15,8 @@ from ..data import Access, Split, to_float
 from ..defenses._law import Law, combined, law_of
 from ..errors import AccessError, UserError
 from ..memory import FLOAT, check, kept
+from ..model import SplitModel
 from ..ranges import arguments_of
-from ..split import SplitModel
 from ..work import Progress, Work
 
 __all__ = ["BATCH", "Attack", "Extent", "Observations", "Progress", "Tally", "Victim", "Work", "check_memory"]

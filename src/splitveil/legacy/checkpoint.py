@@ -20,9 +20,9 @@ from torch import Tensor
 from .. import config, data, pins, runs
 from ..errors import UserError, did_you_mean
 from ..files import write_json, write_text
+from ..model import SplitModel
 from ..randomness import stream
 from ..recipe import TEST
-from ..split import SplitModel
 from .fitting import NORMALIZATION, fit
 from .options import read_flags
 from .tensors import FILES, read_checkpoint

@@ -13,9 +13,9 @@ from torch import nn
 
 from ..errors import UserError, did_you_mean
 from ..layout import parse
+from ..model import cut_network
 from ..ranges import Count, Pixels
 from ..registry import plugin
-from ..split import cut_network
 from .base import Bottleneck, Parts, bottleneck_halves, feature_shape
 
 
