@@ -284,7 +284,7 @@ def test_damaged_files_are_named(runs):
 def test_metrics_with_a_tool_are_compared_only_where_the_tool_was_the_same(runs):
     extra = {"lpips": [0.3, 0.4], "reidentified": [1.0, 0.0]}
     for run, judge in zip(runs, ("j1", "j2"), strict=True):
-        tools = {"about_lpips": {"sha256": "w1"}, "about_reidentified": {"fingerprint": judge}}
+        tools: dict[str, Any] = {"about_lpips": {"sha256": "w1"}, "about_reidentified": {"fingerprint": judge}}
         for label in ("decoder", "linear"):
             attacked(run, label, values([0.1, 0.2], **extra), **tools)
     found = rows(*runs)
@@ -302,7 +302,7 @@ def test_a_tool_that_neither_summary_names_may_be_any(runs):
 
 
 def test_the_worst_case_of_hits_is_a_share_with_wilsons_interval(runs):
-    told = {"about_reidentified": {"fingerprint": "j1"}}
+    told: dict[str, Any] = {"about_reidentified": {"fingerprint": "j1"}}
     attacked(runs[0], "decoder", values([0.1] * 4, reidentified=[1.0, 0.0, 0.0, 0.0]), **told)
     attacked(runs[0], "linear", values([0.1] * 4, reidentified=[0.0, 1.0, 0.0, 0.0]), **told)
     for label in ("decoder", "linear"):
