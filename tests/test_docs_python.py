@@ -1,0 +1,29 @@
+"""The code blocks of docs/python.md run, one after the other, as a reader would run them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_page_runs_from_top_to_bottom(capsys):
+    pytest.importorskip("sklearn")
+    names: dict[str, Any] = {}
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text("utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for block in blocks:
+            exec(compile(block, "docs/python.md", "exec"), names)
+    said = capsys.readouterr().out
+    assert "Result(linear: mse=" in said
+    assert names["result"].mse < 0.5 * names["result"].baseline_mse
+    assert "cem" in names["loop"].losses
+    accuracy = (names["model"](names["x"][1500:]).argmax(1) == names["y"][1500:]).float().mean()
+    assert accuracy > 0.7
