@@ -70,8 +70,7 @@ def retrained(
     copied.tail.train().requires_grad_(True)
     images, rng = images.to(device), stream(device, seed, TAIL)
     plans = [batches(len(images), RECIPE["batch_size"], rng) for _ in range(RECIPE["epochs"])]
-    fused = device.type == "cuda" or None
-    optimizer = torch.optim.Adam(copied.tail.parameters(), lr=RECIPE["lr"], fused=fused)
+    optimizer = torch.optim.Adam(copied.tail.parameters(), lr=RECIPE["lr"], fused=device.type == "cuda" or None)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, RECIPE["lr"], total_steps=sum(map(len, plans)))
     with torch.random.fork_rng():  # dropout layers draw from torch's global generators
         seed_layers(stream("cpu", seed, TAIL))
@@ -108,8 +107,7 @@ def retrain(run: Run, images: ImageSet, *, progress: Progress | None = None) -> 
     """
     pins.check(run.summary, images, run.path)
     with claimed(run.path, "training"):
-        summary = Run.open(run.path).summary
-        if done(summary):
+        if done(summary := Run.open(run.path).summary):
             return summary
         start, settings = time.perf_counter(), run.settings
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
