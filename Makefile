@@ -17,10 +17,11 @@ demo: $(INSTALLED)  ## train and attack two small models on digits, write demo/r
 test: $(INSTALLED)  ## run the tests and the examples in the docstrings
 	$(BIN)/python -m pytest -q -n $(WORKERS)
 
-lint: $(INSTALLED)  ## check style, format and types
+lint: $(INSTALLED)  ## check style, format, types and US spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/codespell src tests docs benchmarks/*.py records *.md
 
 bench: $(INSTALLED)  ## measure the speed of training and attacking (CIFAR-10 under data/cifar10)
 	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/speed.py

@@ -1,4 +1,4 @@
-"""Every attack against four defences on CIFAR-10 images: which wins where, and what the published decoder misses.
+"""Every attack against four defenses on CIFAR-10 images: which wins where, and what the published decoder misses.
 
     python benchmarks/attacks.py [--root data/cifar10] [--out runs/attacks] [--jobs 2] [--only PATTERN] [--no-run]
 
@@ -43,7 +43,7 @@ ATTACKER, ATTACKED = 1800, 100
 
 
 def run_cell(job: tuple[str, Path, Path, int]) -> None:
-    """Train one defence and run every attack on it; what is there already is not made again."""
+    """Train one defense and run every attack on it; what is there already is not made again."""
     import torch
 
     from splitveil import config, runs, suites
@@ -85,7 +85,7 @@ def gather(out: Path) -> dict[str, Any]:
 
 
 def show(found: dict[str, Any]) -> None:
-    """MSE of every attack on every defence, then SSIM and seconds."""
+    """MSE of every attack on every defense, then SSIM and seconds."""
     labels = list(dict.fromkeys(label for cell in found.values() for label in cell["attacks"]))
     console = Console(width=170)
     for title, value in (("MSE", mse), ("SSIM", ssim), ("seconds", seconds)):

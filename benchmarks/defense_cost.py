@@ -1,8 +1,8 @@
-"""Cost of a training step with each defence, as a ratio to Gaussian noise alone, on random 32×32 images.
+"""Cost of a training step with each defense, as a ratio to Gaussian noise alone, on random 32×32 images.
 
     python benchmarks/defense_cost.py [--out FILE.json] [--rounds 15] [--threads N] [--only PATTERN]
 
-The defences take turns, one step each per round, so that a slow moment of the machine meets all of them; the
+The defenses take turns, one step each per round, so that a slow moment of the machine meets all of them; the
 ratio is that of the medians. Prints a table and writes the medians with the machine they were measured on.
 """
 
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=0, help="0: as many as torch chooses")
-    parser.add_argument("--only", default="*", help="defences to measure, with * and ?")
+    parser.add_argument("--only", default="*", help="defenses to measure, with * and ?")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -1,4 +1,4 @@
-"""The paper's table in small: every published defence without and with CEM, on CIFAR-10 images.
+"""The paper's table in small: every published defense without and with CEM, on CIFAR-10 images.
 
     python benchmarks/defenses.py [--root data/cifar10] [--out runs/defenses] [--jobs 2] [--only PATTERN]
 
@@ -43,7 +43,7 @@ def plan() -> cells.Plan:
 def show(rows: list[dict[str, Any]]) -> None:
     """The table, without -> with CEM; the better of both attacks is what counts."""
     by_name = {row["cell"]: row for row in rows}
-    table = Table("defence", "accuracy %", "decoder MSE", "linear MSE", "decoder SSIM", title="without → with CEM")
+    table = Table("defense", "accuracy %", "decoder MSE", "linear MSE", "decoder SSIM", title="without → with CEM")
     for name in STACKS:
         pair = [by_name.get(key(name, weight)) for weight in (0, 16)]
         if all(pair):

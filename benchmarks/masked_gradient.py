@@ -1,8 +1,8 @@
-"""A defence without a gradient is not private because the white-box attack failed: 3-bit wires, shown on CIFAR-10.
+"""A defense without a gradient is not private because the white-box attack failed: 3-bit wires, shown on CIFAR-10.
 
     python benchmarks/masked_gradient.py [--run runs/attacks/none] [--attacked 32] [--steps 200]
 
-The wire of a trained run is rounded to eight levels, as a codec would. The gradient of that is zero: an optimisation
+The wire of a trained run is rounded to eight levels, as a codec would. The gradient of that is zero: an optimization
 that trusts it stays where it began. Ours goes around the rounding, and where it had not, the flag would tell. Writes
 benchmarks/masked_gradient.json.
 """
@@ -40,7 +40,7 @@ class Rounded(Defense):
 
 
 class TrustingRmle(RmleAttack):
-    """`rmle` as usually published: it follows the defence's own gradient, whatever that is."""
+    """`rmle` as usually published: it follows the defense's own gradient, whatever that is."""
 
     def _choose(self, truth: Tensor, wire: Tensor) -> None:
         self.box.modes = ("exact",)

@@ -1,8 +1,8 @@
-"""Speed of the white-box optimisation: 128 images at once against a loop over single images, in one run.
+"""Speed of the white-box optimization: 128 images at once against a loop over single images, in one run.
 
     python benchmarks/rmle_speed.py [--run runs/attacks/gaussian] [--images 128] [--steps 1000] [--rounds 3]
 
-Each round optimises one image alone and then all at once, for the same steps; the ratio is of images per second within
+Each round optimizes one image alone and then all at once, for the same steps; the ratio is of images per second within
 a round. Writes benchmarks/rmle_speed.json.
 """
 

@@ -50,7 +50,7 @@ def trainer(images: data.ImageSet, *defense: str) -> Callable[[], object]:
 
 
 def plain_training(images: data.ImageSet) -> Callable[[], object]:
-    """The same network in an ordinary fp32 loop: no augmentation, no defence but the noise."""
+    """The same network in an ordinary fp32 loop: no augmentation, no defense but the noise."""
     parts = zoo.build(NET["arch"], cut=4, classes=10, image_size=32, bottleneck=zoo.Bottleneck(8))
     encoder, tail = parts.encoder.train(), parts.tail.train()
     optimizer = torch.optim.SGD([*encoder.parameters(), *tail.parameters()], 0.05, momentum=0.9, weight_decay=5e-4)

@@ -1,4 +1,4 @@
-"""White-box optimisation: against the closed form, its choices, and defences without a gradient."""
+"""White-box optimization: against the closed form, its choices, and defenses without a gradient."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_it_starts_from_another_attack(monkeypatch, start):
     torch.testing.assert_close(attack.reconstruct(wire), attack._first.reconstruct(wire))
 
 
-# Defences through which the gradient is poor
+# Defenses through which the gradient is poor
 
 
 class Rounded(Defense):

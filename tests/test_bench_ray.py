@@ -60,7 +60,7 @@ class Stage:
         return task()
 
     def cancel(self, task: Any, force: bool) -> None:
-        self.said = {"cancelled": force}
+        self.said = {"canceled": force}
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_a_part_of_a_gpu_for_each_cell(stage):
     assert job.ended()
     assert job.problem() is None
     job.stop()
-    assert ray.said == {"cancelled": True}
+    assert ray.said == {"canceled": True}
 
 
 def test_without_gpus_none_is_asked_for(stage):

@@ -167,7 +167,7 @@ def test_adversarial_noise_moves_the_reconstruction_towards_the_mean_image():
 
     assert distance(wire) < distance(step.z)
     alone = torch.cat([defense.on_wire(z[None], rng()) for z in step.z])
-    assert torch.allclose(alone, wire, atol=1e-6)  # no image's wire depends on its neighbours
+    assert torch.allclose(alone, wire, atol=1e-6)  # no image's wire depends on its neighbors
     with torch.no_grad():
         assert torch.equal(defense.on_wire(step.z, rng(9)), wire)
 

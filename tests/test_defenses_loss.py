@@ -42,7 +42,7 @@ def test_distance_correlation_is_the_naive_formula(seed):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_distance_correlation_of_squared_distances_is_the_root_of_the_rv_coefficient(seed):
-    """Doubly centred squared distances are −2 times the Gram matrix of centred rows (Robert and Escoufier 1976)."""
+    """Doubly centered squared distances are −2 times the Gram matrix of centered rows (Robert and Escoufier 1976)."""
     x, z = (torch.randn(12, k, generator=rng(seed), dtype=torch.float64) + 3 for k in (4, 7))
     z[:, :2] += x[:, :2]
     u, v = x - x.mean(0), z - z.mean(0)
@@ -108,7 +108,7 @@ def test_hsic_is_the_naive_trace():
 
 
 def published_hsic(k: np.ndarray, l: np.ndarray) -> float:  # noqa: E741
-    """The formula of the published code: centred from one side, the inverse written out."""
+    """The formula of the published code: centered from one side, the inverse written out."""
     count = len(k)
     h, ridge = np.eye(count) - 1 / count, 1e-5 * count * np.eye(count)
     of_k, of_l = k @ h, l @ h

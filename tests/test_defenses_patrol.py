@@ -1,4 +1,4 @@
-"""Defences that change the network: pruning, the bottleneck, and how their runs are read back."""
+"""Defenses that change the network: pruning, the bottleneck, and how their runs are read back."""
 
 from __future__ import annotations
 

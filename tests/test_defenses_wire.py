@@ -1,4 +1,4 @@
-"""Defences that act on the wire: rates, scales and guarantees against independent computations."""
+"""Defenses that act on the wire: rates, scales and guarantees against independent computations."""
 
 from __future__ import annotations
 

@@ -61,11 +61,11 @@ def small() -> nn.Sequential:
 def test_the_halves_repeat_the_network(source, name, at, shape):
     network = library(source, name)
     model = SplitModel.cut(network, at=at, example=X[:1], mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)).eval()
-    normalised = (X - torch.tensor([0.5, 0.4, 0.3])[:, None, None]) / torch.tensor([0.2, 0.3, 0.4])[:, None, None]
+    normalized = (X - torch.tensor([0.5, 0.4, 0.3])[:, None, None]) / torch.tensor([0.2, 0.3, 0.4])[:, None, None]
     with torch.no_grad():
         z = model.encode(X)
         before = z.clone()
-        torch.testing.assert_close(model.tail(z), network(normalised), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model.tail(z), network(normalized), rtol=1e-4, atol=1e-5)
         assert torch.equal(z, before), "the tail changed z in place"
     assert z.shape[1:] == shape
     halves = [{id(p) for p in half.parameters()} for half in (model.encoder, model.tail)]

@@ -98,7 +98,7 @@ def test_a_restructured_network_is_validated_and_trained_as_it_then_is(tmp_path,
     monkeypatch.setattr(loop, "correct", spy)
     fit(tmp_path, defense=())
     assert torch.equal(validated[0], torch.full((10,), 7.0))  # not the network of before
-    assert not torch.equal(validated[1], validated[0])  # the new layer is in the optimiser
+    assert not torch.equal(validated[1], validated[0])  # the new layer is in the optimizer
 
 
 def test_no_epoch_before_a_restructuring_is_chosen(tmp_path, small, monkeypatch):

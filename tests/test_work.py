@@ -135,7 +135,7 @@ def test_the_rate_falls_to_its_floor_over_what_may_be_spent():
 
 @pytest.mark.parametrize("text", ["0", "-3", "0s", "1.5", "ten", "5d", ""])
 def test_bad_budgets(text):
-    with pytest.raises(UserError, match=f"the budget is '{text}'; expected more than 0: steps of an optimisation"):
+    with pytest.raises(UserError, match=f"the budget is '{text}'; expected more than 0: steps of an optimization"):
         Budget.parse(text)
 
 

@@ -156,7 +156,7 @@ class TrainConfig(Recipe):
     bottleneck_relu: bool = False
     """A ReLU after it."""
     defense: tuple[Spec, ...] = ()
-    """Defences in their order on the wire: name:value or name:key=value,..."""
+    """Defenses in their order on the wire: name:value or name:key=value,..."""
     protocol: str = "inference_time"
     """Who has which images: train_time, inference_time, or auxiliary, which keeps half the training images for the
     attacker."""

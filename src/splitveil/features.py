@@ -1,4 +1,4 @@
-"""The features of an epoch, kept for the defences that refit themselves from them."""
+"""The features of an epoch, kept for the defenses that refit themselves from them."""
 
 from __future__ import annotations
 

@@ -265,7 +265,7 @@ def _flat(record: dict[str, Any]) -> dict[str, float]:
 
 
 def settled(stack: Stack) -> int:
-    """The first epoch in which every defence acts: an earlier one is never chosen, its weights are not defended.
+    """The first epoch in which every defense acts: an earlier one is never chosen, its weights are not defended.
 
     Those that refit themselves from features have none in epoch 0.
     """

@@ -18,10 +18,10 @@ __all__ = ["SplitModel", "cut_network"]
 
 
 class SplitModel(nn.Module):
-    """``tail(encode(x))``: the only place where normalisation and the defense are applied.
+    """``tail(encode(x))``: the only place where normalization and the defense are applied.
 
     Args:
-        encoder: normalised images (B, 3, S, S) -> z, on the device.
+        encoder: normalized images (B, 3, S, S) -> z, on the device.
         tail: z_wire -> logits (B, classes), in the cloud. It must not change its input in place.
         defense: has ``on_wire(z, rng) -> z_wire``; several are a stack, in their order on the wire; None sends z as it
             is.

@@ -140,7 +140,7 @@ def _depends_on_company(model: SplitModel, x: Tensor, draws: int) -> bool:
 
 @torch.no_grad()
 def of_queries(model: SplitModel, victim: Victim, needs: frozenset[Access], images: Split) -> list[str]:
-    """A stochastic defence attacked without fresh noise: the attack saw each of its images less than twice."""
+    """A stochastic defense attacked without fresh noise: the attack saw each of its images less than twice."""
     looks = victim.looks()
     if Access.WEIGHTS in needs or not 0 < looks < 2:
         return []
@@ -154,7 +154,7 @@ def of_queries(model: SplitModel, victim: Victim, needs: frozenset[Access], imag
 
 
 def cut_short(cut: Mapping[str, tuple[int, int]]) -> list[str]:
-    """The budget ended an optimisation before its time.
+    """The budget ended an optimization before its time.
 
     >>> cut_short({"decoder": (30, 500)})
     ['the budget ended decoder after 30 of 500 steps: a real attacker has more; quote the budget with the figure']

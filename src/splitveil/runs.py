@@ -26,7 +26,7 @@ def build_model(settings: config.TrainConfig, images: data.ImageSet) -> SplitMod
     """The untrained model that ``settings`` (resolved) describes for ``images``; its weights from torch's generator.
 
     Raises:
-        UserError: unknown names, a cut or bottleneck that does not fit, contradictory defences, images too small to
+        UserError: unknown names, a cut or bottleneck that does not fit, contradictory defenses, images too small to
             score.
     """
     metrics.check_size(images.size)
@@ -74,7 +74,7 @@ def load_images(settings: config.TrainConfig, *, download: bool = False) -> data
 
 
 def save_weights(model: SplitModel, path: Path) -> None:
-    """Write encoder.*, tail.*, defense.* and the normalisation as safetensors, in one rename."""
+    """Write encoder.*, tail.*, defense.* and the normalization as safetensors, in one rename."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
     with atomic_write(path) as temporary:
         try:

@@ -31,7 +31,7 @@ TWO = (  # y0 = w1(x0 + x1) + (w2 − w1)x1, y1 = w1(x0 + x1) + (w0 − w1)x0: t
     [[0, 1, 0], [0, -1, 1], [1, -1, 0]],
     [[0, 1, 1, 0], [0, 0, 1, 0], [0, 1, 0, 0]],
 )
-ONE = ([[1]], [[0, 1, 0]], [[0, 1, 0]])  # only the centre tap meets the pixel
+ONE = ([[1]], [[0, 1, 0]], [[0, 1, 0]])  # only the center tap meets the pixel
 
 
 class Plan(NamedTuple):

@@ -45,7 +45,7 @@ COUNTED, CLOCK = TypeAdapter(Counts), TypeAdapter(tuple[reading.Number, tuple[fl
 
 @dataclass(frozen=True)
 class Budget:
-    """What an attack may spend: ``steps`` of any one of its optimisations, or ``seconds`` in all; None: no limit.
+    """What an attack may spend: ``steps`` of any one of its optimizations, or ``seconds`` in all; None: no limit.
 
     >>> Budget.parse("500"), Budget.parse("90s"), Budget.parse("2m").seconds
     (Budget(steps=500, seconds=None), Budget(steps=None, seconds=90.0), 120.0)
@@ -64,7 +64,7 @@ class Budget:
         found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smh]?)", text.strip(), re.ASCII)
         if not found or float(found[1]) <= 0 or (not found[2] and "." in found[1]):
             raise UserError(
-                f"the budget is {shown(text)}; expected more than 0: steps of an optimisation as 500, or time as 5m"
+                f"the budget is {shown(text)}; expected more than 0: steps of an optimization as 500, or time as 5m"
             )
         if not found[2]:
             return cls(steps=int(found[1]))
@@ -73,7 +73,7 @@ class Budget:
 
 @dataclass
 class Loop:
-    """One optimisation: its rounds (epochs, say), and the steps that each round has.
+    """One optimization: its rounds (epochs, say), and the steps that each round has.
 
     Attributes:
         done, planned: steps taken, and those that it will take; ``wanted`` without a budget.
@@ -167,7 +167,7 @@ class Loop:
 class Work:
     """What an attack is given to work with: a bar, a budget, and a folder for what must survive a stop.
 
-    An attack runs every optimisation as a `loop`; nothing else is needed to have all three. Loops must come in the
+    An attack runs every optimization as a `loop`; nothing else is needed to have all three. Loops must come in the
     same order whenever the attack is run again with the same seed.
 
     Args:
@@ -231,7 +231,7 @@ class Work:
                 yield item
 
     def loop(self, name: str, rounds: int, state: State, rng: torch.Generator, *, per_round: int = 1) -> Loop:
-        """An optimisation of ``rounds`` rounds that keeps ``state`` and ``rng``.
+        """An optimization of ``rounds`` rounds that keeps ``state`` and ``rng``.
 
         Args:
             per_round: steps in each round; where it is more than one the attack passes them through `Loop.steps`.
@@ -240,7 +240,7 @@ class Work:
         return self.loops[-1]
 
     def skip(self, name: str, rng: torch.Generator, seconds: float) -> None:
-        """Count an optimisation that another attack has made: checkpoints are numbered as if it had been made here."""
+        """Count an optimization that another attack has made: checkpoints are numbered as if it had been made here."""
         self.loops.append(Loop(self, name, 0, 1, {}, rng, ended=True))
         self.shared_seconds += seconds
 

@@ -26,13 +26,13 @@ ROWS = 512
 
 
 class WhiteBox:
-    """The encoder and its defence as a function of pixels that can be differentiated.
+    """The encoder and its defense as a function of pixels that can be differentiated.
 
-    The wire is the mean over ``draws`` of the defence's noise (expectation over transformation, Athalye et al. 2018),
+    The wire is the mean over ``draws`` of the defense's noise (expectation over transformation, Athalye et al. 2018),
     or the feature itself where the defense tells of noise that is only added.
-    ``modes`` lists the backward passes worth trying: ``exact`` is the defence's own; ``straight`` passes the gradient
-    around the defence (BPDA, the same paper): as the identity where wire and feature have one shape, else through a
-    linear map fitted on the attacker's images. A defence whose derivative is the identity (additive noise) needs only
+    ``modes`` lists the backward passes worth trying: ``exact`` is the defense's own; ``straight`` passes the gradient
+    around the defense (BPDA, the same paper): as the identity where wire and feature have one shape, else through a
+    linear map fitted on the attacker's images. A defense whose derivative is the identity (additive noise) needs only
     ``exact``; one without any derivative (rounding, a detached step) only ``straight``; all others both.
     """
 

@@ -137,7 +137,7 @@ class Tally:
 
 
 class Observations:
-    """Images with what the wire carries for them; each look draws the defence's noise anew."""
+    """Images with what the wire carries for them; each look draws the defense's noise anew."""
 
     def __init__(self, model: SplitModel, split: Split, tally: Tally, observed: int = 1, all_looks: bool = False):
         self._looks = observed, all_looks
@@ -151,7 +151,7 @@ class Observations:
     def wire(self, index: Tensor, rng: torch.Generator) -> Tensor:
         """z_wire (B, ...) of the images ``index``, float32, with fresh noise; (B, observed, ...) where all are seen."""
         self._tally.asked += len(index)
-        # The encoder is deterministic, so its output may be kept; what the attacker gets has passed the defence.
+        # The encoder is deterministic, so its output may be kept; what the attacker gets has passed the defense.
         if self._clean is None:
             first = self._encode(torch.arange(min(BATCH, len(self)), device=self._split.images.device))
             if len(self) * first[0].numel() * 4 > CACHE_BYTES:
@@ -275,7 +275,7 @@ class Attack(ABC):
     instead_of_epochs: ClassVar[str | None] = None
     """Setting that takes the place of ``epochs`` where it is given."""
     iterates: ClassVar[bool] = False
-    """Whether `reconstruct` optimises too, so that a budget of time is shared between it and `fit`."""
+    """Whether `reconstruct` optimizes too, so that a budget of time is shared between it and `fit`."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in arguments_of(self).items())})"
@@ -284,7 +284,7 @@ class Attack(ABC):
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         """Learn from the victim and the attacker's own images; whatever is chosen is chosen on these.
 
-        Optimisations run as loops of ``work`` (keep it for `reconstruct`): bar, budget and resuming come with that.
+        Optimizations run as loops of ``work`` (keep it for `reconstruct`): bar, budget and resuming come with that.
         """
 
     @abstractmethod

@@ -22,7 +22,7 @@ from .decoder import DecoderAttack
 class ConfidenceAttack(Attack):
     """Decoder from the logits that the cloud answers, and from nothing else of the wire.
 
-    A second reader of the service, who sees its answers and can send images of his own. The logits are standardised
+    A second reader of the service, who sees its answers and can send images of his own. The logits are standardized
     by the attacker's images; training, choice of the epoch and settings are those of the `decoder` attack.
 
     The defense's law is of no use here. It says which entries of the wire are hidden, and how much noise is on each;
@@ -76,7 +76,7 @@ class ConfidenceAttack(Attack):
 
 
 class Answers:
-    """z_wire -> standardised logits, as a feature map (B, classes, 1, 1)."""
+    """z_wire -> standardized logits, as a feature map (B, classes, 1, 1)."""
 
     def __init__(self, victim: Victim, mean: Tensor, std: Tensor):
         self._victim, self._mean, self._std = victim, mean, std
@@ -95,7 +95,7 @@ class Answered:
         return len(self._seen)
 
     def wire(self, index: Tensor, rng: torch.Generator) -> Tensor:
-        """Standardised logits, with the defence's noise drawn anew."""
+        """Standardized logits, with the defense's noise drawn anew."""
         return self._answers(self._seen.wire(index, rng))
 
 

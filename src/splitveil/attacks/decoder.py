@@ -32,7 +32,7 @@ PATIENCE = 800
 
 @plugin("decoder")
 class DecoderAttack(Attack):
-    """Decoder trained on the attacker's images to minimise E‖x − D(z_wire)‖², noise redrawn for each batch.
+    """Decoder trained on the attacker's images to minimize E‖x − D(z_wire)‖², noise redrawn for each batch.
 
     With enough capacity and images it tends to the posterior mean E[x | z_wire], whose error is the MMSE. Where entries
     of the wire are hidden and anybody can tell which, it is given what is expected of these and, as further channels,

@@ -1,4 +1,4 @@
-"""White-box optimisation of an untrained network whose shape alone prefers natural images (deep image prior)."""
+"""White-box optimization of an untrained network whose shape alone prefers natural images (deep image prior)."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ CODE = 16
 
 @plugin("deep_prior")
 class DeepPriorAttack(Attack):
-    """Likelihood maximisation with an untrained network: x̂ = g_θ(noise), θ minimises the distance on the wire.
+    """Likelihood maximization with an untrained network: x̂ = g_θ(noise), θ minimizes the distance on the wire.
 
     ‖E_ε D(f(g_θ(n)), ε) − z_wire‖²/(m v) + tv · TV/TV₀, as in `rmle`, over the weights of a convolutional network with
-    skip connections (Ulyanov et al. 2018). Each image has a network of its own; those of a call are optimised at once
+    skip connections (Ulyanov et al. 2018). Each image has a network of its own; those of a call are optimized at once
     as one network of grouped convolutions. Where several backward passes are possible (see `WhiteBox`) the error on
     the attacker's own images chooses.
 
     Args:
         steps: of Adam. tv: weight of total variation. lr: Adam's rate.
-        width: channels of the network. draws: of the defence's noise in each step.
+        width: channels of the network. draws: of the defense's noise in each step.
         tuning: attacker images on which the backward pass is chosen.
     """
 
@@ -55,7 +55,7 @@ class DeepPriorAttack(Attack):
         self.steps, self.tv, self.lr, self.width, self.draws, self.tuning = steps, tv, lr, width, draws, tuning
 
     def check(self, wire: tuple[int, ...], size: int) -> None:
-        if size < 5:  # two halvings must leave more than a pixel to normalise over
+        if size < 5:  # two halvings must leave more than a pixel to normalize over
             raise WireError(f"deep_prior: the images have {size} pixels a side; expected at least 5")
 
     def memory(self, extent: Extent) -> dict[str, int]:
@@ -108,7 +108,7 @@ class DeepPriorAttack(Attack):
 class Hourglasses(nn.Module):
     """``count`` networks of equal shape and separate weights: codes (count, 16, S, S) -> images (count, 3, S, S).
 
-    Two halvings and two doublings with skip connections of 4 channels. Normalisation is over the pixels of one image.
+    Two halvings and two doublings with skip connections of 4 channels. Normalization is over the pixels of one image.
     """
 
     def __init__(self, count: int, width: int, skip: int = 4):
@@ -132,7 +132,7 @@ class Hourglasses(nn.Module):
 
 
 class Grouped(nn.Module):
-    """Convolution, normalisation and leaky ReLU, with separate weights for every image of the batch."""
+    """Convolution, normalization and leaky ReLU, with separate weights for every image of the batch."""
 
     def __init__(self, count: int, inputs: int, outputs: int, stride: int = 1):
         super().__init__()

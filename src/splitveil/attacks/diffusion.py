@@ -37,7 +37,7 @@ class DiffusionAttack(Attack):
         steps: of the sampler. samples: of each image. guidance: the wire's part of a step's noise; None: chosen.
         start: ``noise``, or the answer of the ``linear`` or ``decoder`` attack. level: its noise, of 1,000.
         epochs, width, batch_size: of the diffusion model, see `Ddpm`. start_epochs, start_steps, patience: of a start.
-        draws: of the defence's noise in each step. tuning: attacker images on which the rate is chosen.
+        draws: of the defense's noise in each step. tuning: attacker images on which the rate is chosen.
     """
 
     needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})

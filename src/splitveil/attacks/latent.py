@@ -26,7 +26,7 @@ PIXEL_NOISE = 0.05
 
 @plugin("latent")
 class LatentAttack(Attack):
-    """Latent search: x̂ = G(w), w minimises the distance on the wire plus what the prior of w allows.
+    """Latent search: x̂ = G(w), w minimizes the distance on the wire plus what the prior of w allows.
 
     ‖E_ε D(f(G(w)), ε) − z_wire‖²/(m v) + l2 · ‖w‖²/k with v as in `rmle`, by Adam from the best of many sampled w (Li
     et al. 2023, GLASS). G is the decoder half of a variational autoencoder (Kingma and Welling 2014) of the attacker's
@@ -36,7 +36,7 @@ class LatentAttack(Attack):
     Args:
         epochs: passes over the attacker's images of the generator. steps: of Adam in the search.
         size: k, numbers in w. samples: latents that are tried first. l2: weight of the prior.
-        lr: of the search. network: of the generator. draws: of the defence's noise in each step.
+        lr: of the search. network: of the generator. draws: of the defense's noise in each step.
     """
 
     needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})

@@ -27,7 +27,7 @@ LEAST_NOISE = 1e-3
 
 @plugin("map")
 class MapAttack(Attack):
-    """Maximum a posteriori: minimise ‖E_ε D(f(x), ε) − z_wire‖²/(2σ²) − weight · log π(x) over x in [0, 1].
+    """Maximum a posteriori: minimize ‖E_ε D(f(x), ε) − z_wire‖²/(2σ²) − weight · log π(x) over x in [0, 1].
 
     σ² is the variance of the wire's noise, from two looks at the attacker's own images; the gradient of log π is the
     score of a diffusion model of its images (see `prior_gradient`), at levels of noise that fall from ``high`` to
@@ -43,7 +43,7 @@ class MapAttack(Attack):
         start: ``mean`` image, or the answer of the ``linear`` or ``decoder`` attack.
         high, low: first and last level of noise, of 1,000.
         epochs, width, batch_size: of the diffusion model, see `Ddpm`. start_epochs: of the decoder, where it is the
-            start. draws: of the defence's noise in each step. tuning: attacker images on which the weight is chosen.
+            start. draws: of the defense's noise in each step. tuning: attacker images on which the weight is chosen.
     """
 
     needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})

@@ -23,7 +23,7 @@ class NearestAttack(Attack):
     """Nearest attacker image by Euclidean distance on the wire; with ``neighbors`` > 1, the mean of that many.
 
     x̂ = x_j, j = argmin_j ‖z_wire − z̄_j‖², where z̄_j is the mean of several looks at the attacker's image j, which
-    averages the defence's noise out of what the attacker may repeat (the wire under attack is one look). Its answers
+    averages the defense's noise out of what the attacker may repeat (the wire under attack is one look). Its answers
     are real images: its pixel error may be above the mean image's while they show who or what was sent.
 
     Args:

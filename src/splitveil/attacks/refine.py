@@ -32,7 +32,7 @@ EXACT = 0.01
 
 @plugin("refine")
 class RefineAttack(Attack):
-    """Calibrated refinement: minimise ‖E_ε D(f(x), ε) − z_wire‖²/(2σ²) + weight · ½ Σ_k c_k(x − x₀)²/λ_k over x.
+    """Calibrated refinement: minimize ‖E_ε D(f(x), ε) − z_wire‖²/(2σ²) + weight · ½ Σ_k c_k(x − x₀)²/λ_k over x.
 
     x₀ is the answer of another attack, c_k the orthonormal cosine coefficients of an image in principal colors, and
     λ_k the mean square of c_k over that attack's errors on the attacker's held-out images, with which it has made no
@@ -49,7 +49,7 @@ class RefineAttack(Attack):
         start: ``mean`` image, or the answer of the ``linear`` or ``decoder`` attack.
         epochs, network, lr, weight_decay, batch_size, start_steps, patience: of the decoder, where it is the start, see
             `DecoderAttack` (``start_steps`` is its ``steps``).
-        draws: of the defence's noise, the same in each step. tuning: held-out images on which the weight is chosen.
+        draws: of the defense's noise, the same in each step. tuning: held-out images on which the weight is chosen.
     """
 
     needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})
@@ -131,7 +131,7 @@ class RefineAttack(Attack):
     def _objective(
         self, u: Tensor, start: Tensor, target: Tensor, weights: Tensor, rng: torch.Generator, mode: Mode
     ) -> tuple[Tensor, Tensor]:
-        """What is minimised, (B,), and its gradient, at x = x₀ + Σ_k √λ_k u_k: u (B, 3 S²)."""
+        """What is minimized, (B,), and its gradient, at x = x₀ + Σ_k √λ_k u_k: u (B, 3 S²)."""
         u = u.detach().requires_grad_()
         x = start + self.errors.image(u.view_as(start))
         unit = target.shape[1] / (2 * max(self.noise, LEAST_NOISE))

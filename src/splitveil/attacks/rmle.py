@@ -1,4 +1,4 @@
-"""White-box optimisation of the pixels until the encoder gives the observed wire (rMLE, He et al. 2019)."""
+"""White-box optimization of the pixels until the encoder gives the observed wire (rMLE, He et al. 2019)."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ SPREAD = 0.2  # standard deviation, in pixels, of the noise on the start of the 
 
 @plugin("rmle")
 class RmleAttack(Attack):
-    """Regularised maximum likelihood: minimise over x in [0, 1] the distance on the wire plus what images are like.
+    """Regularized maximum likelihood: minimize over x in [0, 1] the distance on the wire plus what images are like.
 
     ‖E_ε D(f(x), ε) − z_wire‖²/(m v) + tv · TV(x)/TV₀ + l2 · ‖x − c‖²/(d u); v, u: the variances of the attacker's
     wires and pixels over images, TV₀ its images' total variation, so that weights mean the same everywhere. He, Zhang
-    and Lee, ACSAC 2019, with Adam and a cosine to a tenth of lr. All images of a call are optimised at once, each with
+    and Lee, ACSAC 2019, with Adam and a cosine to a tenth of lr. All images of a call are optimized at once, each with
     its own loss: the result does not depend on its neighbors. Weights left at None are chosen, together with the
     backward pass (see `WhiteBox`), by the error on the attacker's own images. Of the restarts each image keeps the one
     nearest on the wire; the truth is never asked.
@@ -43,7 +43,7 @@ class RmleAttack(Attack):
         tv, l2: weights of total variation and of the distance to c; None: chosen. lr: Adam's, in pixels.
         start: first guess: ``grey`` (0.5), ``mean`` image, or the output of the ``linear`` or ``decoder`` attack.
         center: c: ``start`` or ``zero`` (as published).
-        draws: of the defence's noise in each step. tuning: images that choose the weights. epochs: of the decoder.
+        draws: of the defense's noise in each step. tuning: images that choose the weights. epochs: of the decoder.
     """
 
     needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})

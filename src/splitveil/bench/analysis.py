@@ -33,8 +33,8 @@ class Setup:
     Attributes:
         records: one for each seed.
         name: the stack and whatever else differs between the setups of a grid.
-        family: the defences beside noise and CEM, for colors: "noise", "dropout", "adversarial + patrol", ...
-        stack: the defences without CEM, as text.
+        family: the defenses beside noise and CEM, for colors: "noise", "dropout", "adversarial + patrol", ...
+        stack: the defenses without CEM, as text.
         cem: the CEM of the stack as text; empty without, and where its weight is 0.
         sigma: standard deviation of the Gaussian noise, 0 without.
         accuracy, mse: means over the seeds; the interval is Student's over the seeds, and for one seed that of the
@@ -198,7 +198,7 @@ def _setup_key(record: dict[str, Any]) -> str:
 
 
 def _varying(records: list[dict[str, Any]]) -> list[str]:
-    """Settings, beside the defences and the seed, that differ between the records."""
+    """Settings, beside the defenses and the seed, that differ between the records."""
     keys = dict.fromkeys(key for record in records for key in record["config"])
     values = {key: {json.dumps(r["config"].get(key), sort_keys=True) for r in records} for key in keys}
     return [key for key in keys if key not in SILENT and len(values[key]) > 1]

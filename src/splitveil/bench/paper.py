@@ -54,7 +54,7 @@ class Published:
     Attributes:
         arch, cut: the network and where it is cut, as we name them.
         epochs, train_images, test_images: of the published training.
-        undefended: without bottleneck and defence, where published.
+        undefended: without bottleneck and defense, where published.
         attack_epochs: of each attack.
         ssim, psnr: average under the decoder attack, over the rows.
     """
@@ -73,7 +73,7 @@ class Published:
     attack_epochs: dict[str, int]
 
     def row(self, method: str) -> Row | None:
-        """The row of a method, that without defence too."""
+        """The row of a method, that without defense too."""
         every = [*self.rows, *([self.undefended] if self.undefended else [])]
         return next((row for row in every if row.method == method), None)
 
@@ -165,9 +165,9 @@ TABLES: dict[str, Published] = {
 RECIPE: dict[str, Any] = {"batch_size": 128, "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
 ATTACK_BATCH = {"decoder": 256, "gan": 128}
 STRENGTHS = {"nopeek": ("weight", 0.3), "adversarial": ("weight", 0.3), "dropout": ("ratio", 0.2)}
-"""Defence -> its first parameter and what the published scripts give it on CIFAR-10."""
+"""Defense -> its first parameter and what the published scripts give it on CIFAR-10."""
 METHODS: dict[frozenset[str], tuple[str, str]] = {
-    # Our defences beside gaussian and cem -> the row at the published noise, the row with more noise.
+    # Our defenses beside gaussian and cem -> the row at the published noise, the row with more noise.
     frozenset(): ("Bottleneck", ""),
     frozenset({"nopeek"}): ("DistCorr", "Noise_Nopeek"),
     frozenset({"dropout"}): ("Dropout", ""),

@@ -30,7 +30,7 @@ class Rehearsed:
     """One kind of cell.
 
     Attributes:
-        name: its network and defences. cells: how many of the grid are of it.
+        name: its network and defenses. cells: how many of the grid are of it.
         loss: of the last epoch. attacks: that ran. seconds: of the rehearsal.
     """
 
@@ -44,7 +44,7 @@ class Rehearsed:
 def rehearse(grid: Grid, progress: Callable[[int, int], None] | None = None) -> list[Rehearsed]:
     """Train each kind of cell for two epochs on a few hundred of its images, and run two steps of its attacks.
 
-    What takes days should not stop in the middle: images, networks, defences and attacks are those of the grid, only
+    What takes days should not stop in the middle: images, networks, defenses and attacks are those of the grid, only
     the epochs, images and steps are fewer.
 
     Args:
@@ -67,7 +67,7 @@ def rehearse(grid: Grid, progress: Callable[[int, int], None] | None = None) -> 
 
 
 def shortened(settings: config.TrainConfig) -> config.TrainConfig:
-    """The same training in `EPOCHS`; defences that act later do so after the first.
+    """The same training in `EPOCHS`; defenses that act later do so after the first.
 
     >>> one = config.parse({"data": "digits", "epochs": 240, "defense": ["patrol:180"]}).resolve()
     >>> shortened(one).defense[0].parameters["epoch"]

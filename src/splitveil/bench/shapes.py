@@ -180,7 +180,7 @@ def acting(settings: config.TrainConfig) -> int:
 
 
 def title(settings: config.TrainConfig) -> str:
-    """A line that names the images, the network and the defences."""
+    """A line that names the images, the network and the defenses."""
     cut = "" if settings.cut is None else f"/{settings.cut}"
     channels = "" if settings.bottleneck is None else f" C{settings.bottleneck}"
     defenses: Any = "+".join(spec.name for spec in settings.defense) or "no defense"

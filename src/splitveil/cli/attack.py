@@ -89,7 +89,7 @@ def attack(
     epochs
         Epochs of trained attacks.
     budget
-        What each attack may spend: steps of an optimisation as 500, or time as 90s, 5m.
+        What each attack may spend: steps of an optimization as 500, or time as 90s, 5m.
     dry_run
         Take two steps of everything, print what would be done and how long it takes, write nothing.
     root

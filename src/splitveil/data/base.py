@@ -104,6 +104,6 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     share = counts / counts.sum(1, keepdim=True)
     mean = share @ values
     variance = (share * (values - mean[:, None]) ** 2).sum(1)
-    # A constant channel must not make the normalisation divide by zero.
+    # A constant channel must not make the normalization divide by zero.
     std = variance.sqrt().clamp(min=1 / 255)
     return tuple(mean.tolist()), tuple(std.tolist())

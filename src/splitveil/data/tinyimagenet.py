@@ -78,17 +78,17 @@ def _validation(folder: Path, wnids: list[str]) -> Listing:
 def _annotated(folder: Path, wnids: list[str]) -> Listing:
     annotations = folder / "val_annotations.txt"
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
-    labelled: list[tuple[int, str]] = []
+    labeled: list[tuple[int, str]] = []
     for number, line in enumerate(_lines(annotations), 1):
         fields = line.split("\t")
         if len(fields) < 2:
             raise UserError(f"{annotations} line {number} is '{line[:40]}'; expected file<TAB>wnid<TAB>box")
         if fields[1] in label_of:
-            labelled.append((label_of[fields[1]], fields[0]))
-    if not labelled:
+            labeled.append((label_of[fields[1]], fields[0]))
+    if not labeled:
         raise UserError(f"{annotations} names no image of the classes in train/; expected {LAYOUT}")
-    labelled.sort()
-    return Listing([folder / "images" / name for _, name in labelled], [label for label, _ in labelled])
+    labeled.sort()
+    return Listing([folder / "images" / name for _, name in labeled], [label for label, _ in labeled])
 
 
 def _titles(folder: Path, wnids: list[str]) -> list[str]:

@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot
 class Clusters:
     """Hard clusters of each class.
 
-    ``centers`` (C, K, m); ``counts`` (C, K); ``variance`` (C, K, m): mean square deviation from the centre per
+    ``centers`` (C, K, m); ``counts`` (C, K); ``variance`` (C, K, m): mean square deviation from the center per
     dimension, biased (divided by the count), 0 where a cluster is empty.
     """
 
@@ -81,12 +81,12 @@ def fit(
 ) -> Clusters:
     """Lloyd's algorithm in every class at once.
 
-    The centres are looked for among the first ``sample`` features of each class (they come shuffled); assignment,
+    The centers are looked for among the first ``sample`` features of each class (they come shuffled); assignment,
     means and variances are then those of all of them.
 
     Args:
         z: (N, m) features. y: (N,) classes. k: clusters per class, at most.
-        start: (C, K, m) centres of an earlier fit; without them k-means++ chooses.
+        start: (C, K, m) centers of an earlier fit; without them k-means++ chooses.
         tolerance: stops when fewer than this part of the samples changed their cluster.
         smallest: clusters with fewer samples are merged: a class looks for no more clusters than have so many on
             average, and whatever comes out smaller gives its samples to the nearest of the others and stays empty. A
@@ -126,7 +126,7 @@ def fit(
 
 
 def deviations(z: Tensor, y: Tensor, clusters: Clusters) -> tuple[Tensor, Tensor]:
-    """How other samples lie about the centres, each given to the nearest cluster of its class that is not empty.
+    """How other samples lie about the centers, each given to the nearest cluster of its class that is not empty.
 
     A class whose clusters are all empty counts as its first.
 

@@ -33,7 +33,7 @@ def shrunk(counts: Tensor, variance: Tensor) -> Tensor:
     With n members and the unbiased variance s², v = ((n − 1) s² + PRIOR · v₀)/(n − 1 + PRIOR), v₀ the pooled variance
     within the clusters of the class, itself estimated so from that of all classes. A cluster of one has v = v₀ instead
     of 0, whose bound would be infinitely steep. The pooled variances are those *within* clusters: what lies between
-    the centres does not count.
+    the centers does not count.
 
     Args:
         counts: (C, K). variance: (C, K, m), biased (divided by the counts).

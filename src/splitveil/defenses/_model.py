@@ -1,4 +1,4 @@
-"""What a defence may ask of the model that it is installed in."""
+"""What a defense may ask of the model that it is installed in."""
 
 from __future__ import annotations
 

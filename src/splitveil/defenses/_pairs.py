@@ -13,7 +13,7 @@ zeros on the diagonal and the kernel or distance."""
 def squared_distances(x: Tensor) -> Tensor:
     """‖x_i − x_j‖² of rows, (B, m) -> (B, B), with an exact zero diagonal; differentiable.
 
-    One matrix product on centred rows: the centring keeps the differences of large squares small.
+    One matrix product on centered rows: the centring keeps the differences of large squares small.
     """
     x = x - x.detach().mean(0)
     norms = x.square().sum(1)

@@ -21,7 +21,7 @@ class Proxy(nn.Module):
     """A decoder z_wire -> x̂ with its own Adam.
 
     Its gradient comes from whatever backward pass its loss is part of; `learn` then takes the step. The
-    optimiser's state travels with the state dictionary, so that a resumed training goes on bit by bit.
+    optimizer's state travels with the state dictionary, so that a resumed training goes on bit by bit.
     """
 
     def __init__(self, who: str, network: str, objective: Objective, lr: float, padding: Padding):

@@ -102,7 +102,7 @@ def _is_free(encoder: nn.Module, name: str, example: Tensor) -> bool:
 def resize(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> bool:
     """Give layers the shapes of the saved ``tensors``; True where one changed.
 
-    Convolutions, linear and normalising layers also take the numbers of channels that follow from the shapes.
+    Convolutions, linear and normalizing layers also take the numbers of channels that follow from the shapes.
     """
     changed = False
     for name, layer in module.named_modules(prefix=prefix.removesuffix(".")):

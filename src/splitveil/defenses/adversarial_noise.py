@@ -62,7 +62,7 @@ class AdversarialNoise(Defense):
             return z
         decoder = self.proxy.decoder
         training = decoder.training
-        decoder.eval()  # batch statistics would let one image's wire depend on its neighbours
+        decoder.eval()  # batch statistics would let one image's wire depend on its neighbors
         with torch.enable_grad():
             seen = z.detach().float().requires_grad_()
             distance = (decoder(seen) - self.mean_image).square().sum()

@@ -1,6 +1,6 @@
-"""What a defence is: a module with hooks that the training loop and the wire call, and a stack of them.
+"""What a defense is: a module with hooks that the training loop and the wire call, and a stack of them.
 
-Nothing here knows a network, a data set or an attack. A defence overrides the hooks it needs; all others do nothing.
+Nothing here knows a network, a data set or an attack. A defense overrides the hooks it needs; all others do nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HOOKS = frozenset(
 
 @dataclass(slots=True)
 class Step:
-    """One training step as a defence's loss sees it.
+    """One training step as a defense's loss sees it.
 
     Shapes: ``x`` (B, 3, S, S) pixels in [0, 1]; ``y`` (B,) class indices; ``z`` (B, ...) the clean feature, with its
     graph; ``wire`` what the cloud receives; ``logits`` (B, classes). ``lr`` is the learning rate by
@@ -61,7 +61,7 @@ class Features:
 
 
 class Defense(nn.Module):
-    """Base of every defence. Override hooks; a public method that is no hook is refused when the class is made.
+    """Base of every defense. Override hooks; a public method that is no hook is refused when the class is made.
 
     >>> class Shift(Defense):
     ...     def on_wire(self, z, rng):
@@ -83,7 +83,7 @@ class Defense(nn.Module):
     late_buffers: ClassVar[tuple[str, ...]] = ()
     """Buffers that are None until `refit` gives them the shapes of the data, or a saved state does."""
     acts_after: int = 0
-    """Epochs that must have passed before the defence does its work; a training that ends earlier is refused."""
+    """Epochs that must have passed before the defense does its work; a training that ends earlier is refused."""
 
     def __init_subclass__(cls, helpers: tuple[str, ...] = (), **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -108,7 +108,7 @@ class Defense(nn.Module):
         return ", ".join(f"{name}={value!r}" for name, value in arguments_of(self).items())
 
     def install(self, model: Any) -> None:
-        """Called once, before training, with the SplitModel that carries this defence."""
+        """Called once, before training, with the SplitModel that carries this defense."""
 
     def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
         """What crosses the network instead of ``z``; called in training, validation, attack and service alike."""
@@ -125,7 +125,7 @@ class Defense(nn.Module):
         """Called after each epoch with the features of the training set."""
 
     def restructure(self, epoch: int, model: Any) -> bool:
-        """Called after each epoch; True where parameters were replaced: the optimiser is then rebuilt."""
+        """Called after each epoch; True where parameters were replaced: the optimizer is then rebuilt."""
         return False
 
     def restructure_like(self, model: Any, tensors: dict[str, Tensor]) -> bool:
@@ -133,7 +133,7 @@ class Defense(nn.Module):
         return False
 
     def noise_variance(self) -> float:
-        """Variance per dimension of the independent noise that this defence adds to the wire; 0 if none."""
+        """Variance per dimension of the independent noise that this defense adds to the wire; 0 if none."""
         return 0.0
 
     def law(self, wire: Tensor, before: Law) -> Law:
@@ -157,16 +157,16 @@ class Defense(nn.Module):
         return {}
 
     def leakage(self) -> float | None:
-        """Current estimate of I(x; z_wire) in nats per image, where the defence keeps one."""
+        """Current estimate of I(x; z_wire) in nats per image, where the defense keeps one."""
         return None
 
     def own_parameters(self) -> list[nn.Parameter]:
-        """Parameters that the defence trains itself and the main optimiser must leave alone."""
+        """Parameters that the defense trains itself and the main optimizer must leave alone."""
         return []
 
 
 class Stack(Defense, helpers=("losses",)):
-    """Defences in order: the wire passes them left to right, losses add up, noise variances add up.
+    """Defenses in order: the wire passes them left to right, losses add up, noise variances add up.
 
     >>> from splitveil.defenses.gaussian import Gaussian
     >>> round(Stack(Gaussian(0.3), Gaussian(0.4)).noise_variance(), 6)
@@ -249,5 +249,5 @@ class Stack(Defense, helpers=("losses",)):
 
 
 def name_of(kind: type) -> str:
-    """The registered name of a defence's class."""
+    """The registered name of a defense's class."""
     return getattr(kind, "__plugin_names__", (kind.__name__.lower(),))[0]

@@ -1,4 +1,4 @@
-"""A bottleneck as a defence: fewer channels on the wire."""
+"""A bottleneck as a defense: fewer channels on the wire."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Bottleneck(Defense):
     """Bottleneck: a convolution to few channels at the end of the device, one back at the start of the cloud.
 
     The same layers, at the same place and with the same names, as the setting ``bottleneck`` of a training;
-    as a defence it also fits networks that were cut by `SplitModel.cut`. Fewer dimensions mean fewer that can
+    as a defense it also fits networks that were cut by `SplitModel.cut`. Fewer dimensions mean fewer that can
     leak (the bound of CEM has a term per dimension). It changes the network when it is installed, before the
     other parts, so its place in the stack is without effect. Eshratifar et al., "BottleNet", ISLPED 2019;
     ResSFL, CVPR 2022.

@@ -1,4 +1,4 @@
-"""Conditional entropy maximisation (CEM)."""
+"""Conditional entropy maximization (CEM)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SWITCH = 4.1e-4
 
 @plugin("cem")
 class CEM(Defense):
-    """Conditional entropy maximisation: lowers the bound on what the wire says about the image.
+    """Conditional entropy maximization: lowers the bound on what the wire says about the image.
 
     With hard clusters j of weight π_j, within-cluster variances v_jd and Gaussian noise of variance σ², Theorem 2 of
     arXiv 2503.00383 (diagonal covariance) gives, in nats per image,

@@ -1,4 +1,4 @@
-"""Bilateral dependency optimisation (BiDO) with the Hilbert-Schmidt independence criterion."""
+"""Bilateral dependency optimization (BiDO) with the Hilbert-Schmidt independence criterion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ._pairs import MATRICES, squared_distances
 from .base import Defense, Step
 
 EPSILON = 1e-5
-"""Regularisation of the normalised form per image of the batch, as published."""
+"""Regularization of the normalized form per image of the batch, as published."""
 
 
 @plugin("hsic")
@@ -24,9 +24,9 @@ class HSIC(Defense):
 
     L = λ_x · HSIC(x, z) − λ_y · HSIC(z, y), with Gaussian kernels exp(−‖·‖²/(2 s² d)) of x and z (d their
     dimensions) and the linear kernel of the one-hot labels. Peng et al., "Bilateral Dependency Optimization",
-    KDD 2022 (arXiv 2206.05483), whose code computes the normalised form; HSIC: Gretton et al. 2005.
+    KDD 2022 (arXiv 2206.05483), whose code computes the normalized form; HSIC: Gretton et al. 2005.
 
-    Of centred kernel matrices K̃ = HKH and L̃ of a batch of B images:
+    Of centered kernel matrices K̃ = HKH and L̃ of a batch of B images:
 
     - ``form="normalized"``: tr[K̃(K̃ + εBI)⁻¹ L̃(L̃ + εBI)⁻¹], ε = 1e-5: from 0 to B − 1, whatever the kernels' scale.
     - ``form="plain"``: tr(K̃L̃)/(B − 1)². Kernels of high-dimensional images are nearly constant, so at these weights

@@ -125,7 +125,7 @@ def gaussian_sigma(sensitivity: float, epsilon: float, delta: float) -> float:
 
 
 def gaussian_delta(shift: float, epsilon: float) -> float:
-    """The δ that noise of deviation 1 gives at ε for neighbours ``shift`` apart."""
+    """The δ that noise of deviation 1 gives at ε for neighbors ``shift`` apart."""
     # In logarithms: far tails, below 8.3 deviations, would otherwise round to 0 and large ε overflow.
     near, far = log_ndtr([shift / 2 - epsilon / shift, -shift / 2 - epsilon / shift])
     return -math.exp(near) * math.expm1(min(0.0, epsilon + far - near))

@@ -16,7 +16,7 @@ from .base import Defense, Step
 
 @plugin("nopeek")
 class NoPeek(Defense):
-    """Distance correlation: penalises statistical dependence of the feature on the image, batch by batch.
+    """Distance correlation: penalizes statistical dependence of the feature on the image, batch by batch.
 
     L = λ · dCor(x, z), or λ · log dCor (``form="log"``), of the flattened clean feature. Vepakomma et al.,
     "NoPeek: information leakage reduction to share activations", ICDM workshops 2020; dCor: Székely et al.,
@@ -59,7 +59,7 @@ class NoPeek(Defense):
 def distance_correlation(x: Tensor, z: Tensor, squared: bool = False) -> Tensor:
     """dCor of paired rows x (B, p) and z (B, q): in [0, 1], 0 where one side is constant.
 
-    With A, B the doubly centred matrices of pairwise distances, dCov² = mean(A∘B) and
+    With A, B the doubly centered matrices of pairwise distances, dCov² = mean(A∘B) and
     dCor = (dCov²(x,z) / √(dCov²(x,x) · dCov²(z,z)))^½ (the biased V-statistic). ``squared``: of squared distances.
 
     >>> x = torch.arange(6.0)[:, None]

@@ -28,7 +28,7 @@ class Patrol(Defense):
     The first convolution 3 → C becomes 3 → C/4, batch norm, ReLU, C/4 → C. After ``epoch`` epochs the part
     ``ratio`` of the channels of every group of coupled layers with the least Taylor importance |Σ w·∂L/∂w|
     (Molchanov et al., CVPR 2019), over the latest batches, is cut out of the encoder by torch-pruning; what
-    crosses the wire keeps its shape, the optimiser is rebuilt and training goes on. Ding et al., "PATROL",
+    crosses the wire keeps its shape, the optimizer is rebuilt and training goes on. Ding et al., "PATROL",
     WACV 2024; the published system adds attacker-aware training: ``--defense adversarial --defense patrol``. The CEM
     paper's code prunes an epoch earlier, and doubles and prunes a ResNet in another way (docs/defenses.md).
 

@@ -10,9 +10,9 @@ from ..registry import plugin
 from .base import Defense, Features
 
 EXACT = 1024
-"""Dimensions up to which the covariance is decomposed whole; wider features take the randomised method."""
+"""Dimensions up to which the covariance is decomposed whole; wider features take the randomized method."""
 EXTRA, ROUNDS = 10, 6
-"""Oversampling and power iterations of the randomised method."""
+"""Oversampling and power iterations of the randomized method."""
 
 
 @plugin("pca", "linear")

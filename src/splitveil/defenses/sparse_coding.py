@@ -23,7 +23,7 @@ class SparseCoding(Defense):
     a ≈ argmin ½‖z − Da‖² + λ‖a‖₁ with atoms of length 1, by a fixed number of steps of the LCA u ← u + η(Dᵀz
     − u − (DᵀD − I)a), a = soft threshold of u at λ (Rozell et al., Neural Computation 2008); z_wire = Da, or
     a itself (``wire="code"``, where it has the feature's size). The steps are unrolled, so encoder and
-    dictionary learn through them by the task's loss. As a defence: Dibbo et al., "Sparse-coding
+    dictionary learn through them by the task's loss. As a defense: Dibbo et al., "Sparse-coding
     architectures", ECCV 2024, the published ``SCA_new`` (a dense dictionary, λ = 0.01, one step).
 
     Not an entrywise contraction: put noise before it if CEM's leakage shall stay a bound.

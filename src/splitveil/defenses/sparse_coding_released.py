@@ -1,4 +1,4 @@
-"""Sparse coding as the published code computes it: a layer of the encoder, one step without normalisation."""
+"""Sparse coding as the published code computes it: a layer of the encoder, one step without normalization."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SparseCodingReleased(Defense):
 
     A layer z -> Wᵀ S(W z) stands in the encoder before its sigmoid (at its end where it has none). The first
     step of the LCA from 0 is u = S(W z): with the one step that the published ``SCA_new`` takes, inhibition
-    between atoms and leak have no effect, and as W is not kept normalised, this is no sparse *coding* of z.
+    between atoms and leak have no effect, and as W is not kept normalized, this is no sparse *coding* of z.
 
     Args:
         threshold: of S, ≥ 0, in units of the feature. atoms: rows of W; 0: as many as dimensions.

@@ -22,7 +22,7 @@ GAP, LABEL_SIZE, MARGIN = 6, 15, 12
 
 
 def image_grid_png(rows: Sequence[tuple[str, Any]], path: str | Path) -> None:
-    """Write labelled rows of images, column k of every row being the same image k, as one PNG.
+    """Write labeled rows of images, column k of every row being the same image k, as one PNG.
 
     Args:
         rows: (label, images) with images uint8 (K, 3, H, W), arrays or tensors, of one shape.

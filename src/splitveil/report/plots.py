@@ -13,7 +13,7 @@ from ..bench.records import attacker
 from ..files import atomic_write
 
 COLORS = ("#8a6d3b", "#0b6e75", "#c2577f", "#5b5ea6", "#3f7d3a", "#c07a12", "#9a4d8f", "#2f6fb5", "#7a8288", "#2f2f2f")
-"""Of the families of defences in light; the page's style sheet holds the same, and others for dark."""
+"""Of the families of defenses in light; the page's style sheet holds the same, and others for dark."""
 GREY, INK = "#5d666f", "#1c2024"
 STEMS = ("tradeoff", "cem_gain", "learning_curves", "leakage")
 FORMATS = ("png", "svg")
@@ -60,7 +60,7 @@ def families(arena: Arena) -> list[str]:
 
 
 def gain_rows(gains: Sequence[Gain]) -> list[tuple[str, list[Gain]]]:
-    """The rows of the plot of gains: one each or, where these are too many, by stack or by family of defences."""
+    """The rows of the plot of gains: one each or, where these are too many, by stack or by family of defenses."""
     alike = len({gain.setup.cem for gain in gains}) == 1
     own = (lambda gain: gain.without.stack) if alike else (lambda gain: gain.setup.name)
     for name in (own, lambda gain: gain.without.stack, lambda gain: gain.setup.family):

@@ -29,7 +29,7 @@ def build(
         bottleneck: narrows the wire to a few channels; None leaves the feature as it is.
 
     Returns:
-        ``encoder``: normalised images (B, 3, S, S) -> z; ``tail``: z -> logits (B, classes).
+        ``encoder``: normalized images (B, 3, S, S) -> z; ``tail``: z -> logits (B, classes).
 
     Raises:
         UserError: an unknown name (with the nearest), a cut out of range, a bottleneck that does not fit.

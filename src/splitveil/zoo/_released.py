@@ -7,7 +7,7 @@ import math
 from torch import nn
 
 from ..errors import UserError
-from .base import Bottleneck, check_bottleneck, initialise
+from .base import Bottleneck, check_bottleneck, initialize
 
 
 def released_halves(
@@ -46,5 +46,5 @@ def released_halves(
         down, up = ([part for layer in half for part in (layer, nn.ReLU())] for half in (down, up))
     halves = nn.Sequential(*down), nn.Sequential(*up)
     for half in halves:
-        initialise(half)
+        initialize(half)
     return halves

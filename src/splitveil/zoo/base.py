@@ -36,7 +36,7 @@ class Bottleneck:
 
 @dataclass(frozen=True)
 class Parts:
-    """The two halves of a network: normalised images -> ``encoder`` -> z -> ``tail`` -> logits.
+    """The two halves of a network: normalized images -> ``encoder`` -> z -> ``tail`` -> logits.
 
     ``layout`` of the encoder's maps is "channels_first" or "channels_last"; None: found by trying.
     """
@@ -117,8 +117,8 @@ def bottleneck_halves(bottleneck: Bottleneck, shape: tuple[int, ...]) -> tuple[n
         # A strided convolution forgets the remainder of the size; the output padding gives it back.
         lost = ((height - 1) % stride, (width - 1) % stride)
         up = nn.ConvTranspose2d(bottleneck.channels, channels, size, stride, padding, output_padding=lost)
-    initialise(down)
-    initialise(up)
+    initialize(down)
+    initialize(up)
     if bottleneck.relu:
         down, up = nn.Sequential(down, nn.ReLU()), nn.Sequential(up, nn.ReLU())
     return down, up
@@ -136,8 +136,8 @@ def feature_shape(encoder: nn.Module, example: Tensor) -> tuple[int, ...]:
             module.training = mode
 
 
-def initialise(module: nn.Module) -> None:
-    """He initialisation of every convolution (normal, fan-out); linear layers keep torch's own.
+def initialize(module: nn.Module) -> None:
+    """He initialization of every convolution (normal, fan-out); linear layers keep torch's own.
 
     Draws from torch's default generator, like every torch layer: seed it, or build under ``fork_rng``.
     """

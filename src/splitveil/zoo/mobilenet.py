@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..ranges import Count, Pixels
 from ..registry import plugin
-from .base import Bottleneck, Parts, assemble, conv_bn_relu, initialise
+from .base import Bottleneck, Parts, assemble, conv_bn_relu, initialize
 
 STEM, LAST = 32, 1280
 # expansion, width, blocks, stride of the first: Sandler et al. 2018, table 2, with strides for small images.
@@ -63,7 +63,7 @@ def mobilenetv2(
         nn.Linear(LAST, classes),
     )
     for module in [*blocks, head]:
-        initialise(module)
+        initialize(module)
     return assemble(
         arch,
         blocks,

@@ -11,7 +11,7 @@ from torch.nn.functional import relu
 from ..ranges import Count, Pixels
 from ..registry import plugin
 from ._released import released_halves
-from .base import Bottleneck, Parts, assemble, initialise
+from .base import Bottleneck, Parts, assemble, initialize
 from .mobilenet import LAST, STAGES, STEM
 
 
@@ -58,7 +58,7 @@ def mobilenetv2_released(
         blocks.append(nn.Sequential(*stage))
     blocks.append(nn.Sequential(nn.Conv2d(inputs, LAST, 1, bias=False), nn.BatchNorm2d(LAST)))
     for block in blocks:
-        initialise(block)
+        initialize(block)
     return assemble(
         arch,
         blocks,

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from ..ranges import Count, Pixels
 from ..registry import plugin
-from .base import Bottleneck, Parts, assemble, conv_bn_relu, initialise
+from .base import Bottleneck, Parts, assemble, conv_bn_relu, initialize
 
 WIDTHS = (16, 32, 64, 128)
 
@@ -75,7 +75,7 @@ def residual_blocks(arch: str, stem: int) -> list[nn.Module]:
         blocks.append(BasicBlock(inputs, outputs, stride=2))
         blocks += [BasicBlock(outputs, outputs, stride=1) for _ in range(per_stage - 1)]
     for block in blocks:
-        initialise(block)
+        initialize(block)
     return blocks
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from ..ranges import Count, Pixels
 from ..registry import plugin
 from ._released import released_halves
-from .base import Bottleneck, Parts, assemble, initialise
+from .base import Bottleneck, Parts, assemble, initialize
 from .resnet import WIDTHS, residual_blocks, residual_head
 
 
@@ -23,7 +23,7 @@ def resnet_released(
     blocks = residual_blocks(arch, stem=5)
     if arch.endswith("_double"):
         second = nn.Conv2d(WIDTHS[0], WIDTHS[0], 3, padding=1, bias=False)
-        initialise(second)
+        initialize(second)
         blocks[0] = nn.Sequential(blocks[0], second)
     return assemble(
         arch,

@@ -6,7 +6,7 @@ from torch import nn
 
 from ..ranges import Count, Pixels
 from ..registry import plugin
-from .base import Bottleneck, Parts, assemble, initialise
+from .base import Bottleneck, Parts, assemble, initialize
 
 LAYERS = {
     "vgg11": "64 M 128 M 256 256 M 512 512 M 512 512 M",
@@ -62,6 +62,6 @@ def layer_blocks(layers: str, *, batch_norm: bool) -> list[nn.Module]:
         block: list[nn.Module] = [nn.Conv2d(inputs, outputs, 3, padding=1)]
         block += [nn.BatchNorm2d(outputs)] if batch_norm else []
         blocks.append(nn.Sequential(*block, nn.ReLU(inplace=True)))
-        initialise(blocks[-1])
+        initialize(blocks[-1])
         inputs = outputs
     return blocks

@@ -8,7 +8,7 @@ from ..errors import UserError
 from ..ranges import Count, Pixels
 from ..registry import plugin
 from ._released import released_halves
-from .base import Bottleneck, Parts, assemble, initialise
+from .base import Bottleneck, Parts, assemble, initialize
 from .vgg import LAYERS, layer_blocks
 
 NAMES = tuple(f"{name}{bn}{sgm}" for name in LAYERS for bn in ("", "_bn") for sgm in ("", "_sgm"))
@@ -63,5 +63,5 @@ def _doubled(batch_norm: bool) -> nn.Module:
         layers += [nn.BatchNorm2d(outputs)] if batch_norm else []
         layers.append(nn.ReLU(inplace=True))
     block = nn.Sequential(*layers)
-    initialise(block)
+    initialize(block)
     return block

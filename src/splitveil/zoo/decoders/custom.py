@@ -1,4 +1,4 @@
-"""A small attack decoder without normalisation layers, sized by the feature."""
+"""A small attack decoder without normalization layers, sized by the feature."""
 
 from __future__ import annotations
 
