@@ -29,18 +29,21 @@ KEEP_EVERY = 20.0
 """Seconds between two checkpoints of a loop."""
 
 
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class Counts(TypedDict):
     """How far a loop was."""
 
     done: Annotated[int, Field(ge=0)]
-    step_seconds: reading.Number
-    seconds: reading.Number
+    step_seconds: Seconds
+    seconds: Seconds
     error: float
     ended: bool
     finished: NotRequired[bool]
 
 
-COUNTED, CLOCK = TypeAdapter(Counts), TypeAdapter(tuple[reading.Number, tuple[float, float]])
+COUNTED, CLOCK = TypeAdapter(Counts), TypeAdapter(tuple[Seconds, tuple[float, float]])
 
 
 @dataclass(frozen=True)
@@ -274,6 +277,8 @@ class Work:
 
     def _put_back(self, loop: Loop, kept: State) -> None:
         counts = COUNTED.validate_python(kept["counts"], strict=True)
+        if counts["done"] > loop.planned or (counts["done"] == loop.planned and not counts["ended"]):
+            raise ValueError(f"it has taken {counts['done']} of {loop.planned} steps")
         elapsed, share = CLOCK.validate_python((kept["elapsed"], kept["share"]), strict=True)
         for key, value in loop.state.items():
             if hasattr(value, "load_state_dict"):
@@ -282,12 +287,33 @@ class Work:
                 with torch.no_grad():
                     value.copy_(kept["state"][key])
             else:
-                loop.state[key] = kept["state"][key]
+                loop.state[key] = _alike(key, value, kept["state"][key])
         loop.rng.set_state(kept["rng"].cpu())
         for key, count in counts.items():
             setattr(loop, key, count)
         self._earlier = max(self._earlier, elapsed)
         self._from, self._until = share
+
+
+def _alike(key: str, at_first: Any, kept: Any) -> Any:
+    """Return a plain value of a loop's state, where it is of the kind that the loop began with.
+
+    Raises:
+        ValueError: it is not, so that the loop would fail later.
+    """
+    numbers = isinstance(at_first, int | float) and not isinstance(at_first, bool)
+    if not isinstance(kept, int | float if numbers else type(at_first)) or not _plain(kept):
+        raise ValueError(f"{key} is a {type(kept).__name__}")
+    return kept
+
+
+def _plain(value: Any) -> bool:
+    """Whether a value holds only what loops keep: numbers, texts, tensors, lists of these, and weights by name."""
+    if isinstance(value, dict):
+        return all(isinstance(name, str) and isinstance(inner, Tensor) for name, inner in value.items())
+    if isinstance(value, list | tuple):
+        return all(isinstance(inner, int | float | Tensor | list | tuple) and _plain(inner) for inner in value)
+    return isinstance(value, int | float | str | Tensor)
 
 
 def copy_weights(module: torch.nn.Module) -> dict[str, Tensor]:

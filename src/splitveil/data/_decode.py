@@ -133,18 +133,27 @@ def _cache_folder() -> Path:
 
 def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """The cached array; None where there is none or it is damaged (it is then written again)."""
+    header = _header(shape)
     try:
-        array = np.load(path, mmap_mode="c")
-    except (OSError, ValueError, EOFError):
+        with path.open("rb") as handle:
+            whole = handle.read(len(header)) == header
+        whole = whole and path.stat().st_size == len(header) + math.prod(shape)
+    except OSError:
         return None
-    return array if array.shape == shape and array.dtype == np.uint8 else None
+    return np.memmap(path, np.uint8, "c", len(header), shape) if whole else None
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    """What a cached array of this shape begins with: anything else was not written here, and is not read."""
+    written = io.BytesIO()
+    np.lib.format.write_array_header_2_0(written, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return written.getvalue()
 
 
 def _decode_into(cached: Path, paths: Sequence[Path], shape: tuple[int, ...], resize: bool, label: str) -> None:
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     try:
         with atomic_write(cached) as temporary, temporary.open("wb") as handle:
-            np.lib.format.write_array_header_2_0(handle, header)
+            handle.write(_header(shape))
             # Written in order and not through a map: a full disk is then an error and not a dead process.
             for chunk in _chunks(paths, shape[-1], resize, label):
                 handle.write(chunk.data)
