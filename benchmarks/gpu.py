@@ -34,6 +34,7 @@ from gpu_cell import Cell
 
 NETWORK = {"data": "cifar10", "arch": "vgg11_bn_sgm", "cut": 4, "bottleneck": 8}
 DIGITS = {"data": "digits", "root": None, "train_size": 100, "test_size": 60, "epochs": 2, "batch_size": 32}
+DIGITS |= {"arch": "resnet20_sgm", "cut": 2, "bottleneck": 4}
 """What a rehearsal trains on."""
 STAGES = ("check", "profile", "ablation", "cells")
 SMALL = {"epochs": 1, "steps": 2, "iterations": 2, "restarts": 1, "looks": 1, "batch_size": 64, "warm_epochs": 1}
@@ -198,7 +199,8 @@ def main() -> None:
     if "profile" not in args.without:
         from gpu_profile import measure
 
-        found = measure(images, *((8,), 1) if args.rehearse else (tuple(args.batches), 20))
+        network = {key: base[key] for key in ("arch", "cut", "bottleneck")}
+        found = measure(images, network, *((8,), 1) if args.rehearse else (tuple(args.batches), 20))
         (args.out / "profile.json").write_text(json.dumps(found, indent=1))
         print(json.dumps(found), flush=True)
     cells: list[Cell] = []

@@ -18,8 +18,6 @@ from splitveil import config, data, zoo
 from splitveil.recipe import precision
 from splitveil.training import Trainer
 
-NET = {"arch": "vgg11_bn_sgm", "cut": 4, "bottleneck": 8}
-
 
 def synchronize() -> None:
     """Wait for the GPU, where there is one."""
@@ -61,9 +59,9 @@ def matrix_rate(device: torch.device) -> float:
     return 2 * n**3 / (milliseconds(lambda: a @ b, 10) / 1e3)
 
 
-def our_step(images: data.ImageSet, batch: int, *defense: str) -> Callable[[], object]:
+def our_step(images: data.ImageSet, network: dict[str, Any], batch: int, *defense: str) -> Callable[[], object]:
     """A step of the training loop, augmentation and hooks included."""
-    settings = config.parse({"data": images.name, **NET, "recipe": "fast", "defense": defense, "batch_size": batch})
+    settings = config.parse({"data": images.name, **network, "recipe": "fast", "defense": defense, "batch_size": batch})
     gpu = torch.cuda.is_available()
     chosen: Any = precision("auto", torch.device("cuda" if gpu else "cpu"))
     fabric = Fabric(accelerator="cuda" if gpu else "cpu", devices=1, precision=chosen)
@@ -83,8 +81,9 @@ def our_step(images: data.ImageSet, batch: int, *defense: str) -> Callable[[], o
 class Plain:
     """The same network and noise in an ordinary loop, for compiling and capturing."""
 
-    def __init__(self, device: torch.device, batch: int):
-        parts = zoo.build(NET["arch"], cut=4, classes=10, image_size=32, bottleneck=zoo.Bottleneck(8))
+    def __init__(self, net: dict[str, Any], device: torch.device, batch: int):
+        bottleneck = zoo.Bottleneck(net["bottleneck"])
+        parts = zoo.build(net["arch"], cut=net["cut"], classes=10, image_size=32, bottleneck=bottleneck)
         network = nn.Sequential(parts.encoder, Noise(), parts.tail)
         self.network: Any = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         on_gpu = device.type == "cuda"
@@ -128,23 +127,23 @@ class Noise(nn.Module):
         return z + 0.025 * torch.randn_like(z)
 
 
-def measure(images: data.ImageSet, batches: tuple[int, ...], count: int) -> dict[str, Any]:
+def measure(images: data.ImageSet, network: dict[str, Any], batches: tuple[int, ...], count: int) -> dict[str, Any]:
     """Rows of step, batch, milliseconds, time in kernels, images per second and share of the matrix rate."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rate, rows = matrix_rate(device), []
     for batch in batches:
-        plain = Plain(device, batch)
+        plain = Plain(network, device, batch)
         with FlopCounterMode(display=False) as counter:
             plain.step()
         work = counter.get_total_flops()
         steps: dict[str, Callable[[], Callable[[], object]]] = {
-            "ours, gaussian": lambda batch=batch: our_step(images, batch, "gaussian:0.025"),
-            "ours, gaussian + cem": lambda batch=batch: our_step(images, batch, "gaussian:0.025", "cem:16"),
+            "ours, gaussian": lambda batch=batch: our_step(images, network, batch, "gaussian:0.025"),
+            "ours, gaussian + cem": lambda batch=batch: our_step(images, network, batch, "gaussian:0.025", "cem:16"),
             "plain, eager": lambda plain=plain: plain.step,
         }
         if device.type == "cuda":
-            steps["plain, captured"] = lambda batch=batch: Plain(device, batch).captured()
-            steps["plain, compiled"] = lambda batch=batch: Plain(device, batch).compiled()
+            steps["plain, captured"] = lambda batch=batch: Plain(network, device, batch).captured()
+            steps["plain, compiled"] = lambda batch=batch: Plain(network, device, batch).compiled()
         for name, make in steps.items():
             try:
                 step = make()

@@ -235,7 +235,7 @@ TRAINED = "epochs=2,width=8,batch_size=128,draws=2,tuning=16"
     [
         f"map:steps=150,{TRAINED}",
         f"diffusion:steps=40,samples=2,start=linear,{TRAINED}",
-        f"diffusion:steps=40,samples=4,start=noise,{TRAINED}",
+        f"diffusion:steps=60,samples=4,start=noise,{TRAINED}",
     ],
 )
 def test_trained_within_five_percent_of_the_mmse_and_not_below(problem, text):

@@ -120,7 +120,9 @@ def test_the_search_begins_at_the_best_sample():
     found = attack._sampled(target, rng(3))
     latents = torch.randn(300, 4, generator=rng(3))
     with torch.no_grad():
-        losses = torch.stack([attack.box.feature_loss(attack._images(latents), t, rng(), "exact") for t in target])
+        losses = torch.stack(
+            [attack.box.feature_loss(attack._images(latents), t[None], rng(), "exact") for t in target]
+        )
     assert torch.equal(found, latents[losses.argmin(1)])
 
 

@@ -159,7 +159,7 @@ def test_bad_sections(load, sections, expected):
             "shadow: the wire is (5, 192); expected a feature map",
         ),
         ({"data": None}, {}, "data is missing; give data: in the file or --data"),
-        ({"epochs": 0, "lr": 0, "defense": [3]}, {}, "defense.0 is 3; expected"),
+        ({"epochs": 0, "lr": 0, "defense": [3]}, {}, "epochs is 0; expected"),
     ],
 )
 def test_bad_cells(load, base, sections, expected):

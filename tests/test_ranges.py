@@ -167,8 +167,8 @@ def test_a_range_in_words(hint, words):
         (["--root", "~nosuchuser/x", "--out", "run"], "no such user"),
         (["--seed", "9" * 5000, "--out", "run"], "... (5000 letters); expected a whole number from 0 to 922337203"),
         (["--out", "run", "--defense", "gaussian:sigma=" + "9" * 5000], "expected a number from 0 to 1000000"),
-        (["--out", "a" * 300], "the name is too long"),
-        (["--out", "ü" * 130], "the name is too long"),  # 260 bytes
+        (["--out", "a" * 300], "is too long a name"),
+        (["--out", "ü" * 130], "is too long a name"),  # 260 bytes
     ],
 )
 def test_a_value_that_cannot_be_is_one_line(given, says, tmp_path, monkeypatch, capsys):
