@@ -94,6 +94,17 @@ def test_tensors_data_sets_and_loaders_are_the_same():
         assert torch.equal(found.labels, tensors.labels)
 
 
+@pytest.mark.parametrize("defense", ["adversarial:network=custom", "adversarial_noise:network=custom"])
+def test_a_defense_with_an_optimizer_of_its_own_is_trained(defense):
+    """What is kept of the chosen epoch are not only tensors."""
+    made = defended(defense)
+    records = api.fit(made, (X[:40], Y[:40]), epochs=2, batch_size=20)
+    assert len(records) == 2
+    again = defended(defense)
+    again.load_state_dict(made.state_dict())
+    assert all(torch.equal(*pair) for pair in zip(made.parameters(), again.parameters(), strict=True))
+
+
 def test_the_same_seed_trains_the_same():
     weights = []
     for seed in (1, 1, 2):
@@ -144,8 +155,8 @@ def test_a_bad_layer_or_defense_is_named():
         ((2 * X, Y), r"the images of data are from 0 to 2; expected pixels in \[0, 1\], without normalization"),
         ((X[:0], Y[:0]), "the images of data are none"),
         ((X * float("nan"), Y), "the images of data are from nan to nan"),
-        ((X, Y, Y), r"data is no pair of tensors; expected \(x, y\)"),
-        ((X, Y[:-1]), r"labels are torch.int64 \(199,\); expected"),
+        ((X, Y, Y), r"data has 3 parts; expected \(x, y\)"),
+        ((X, Y[:-1]), r"the labels of data have shape \(199,\); expected \(200,\)"),
     ],
 )
 def test_bad_images_are_refused(data, message):
@@ -159,6 +170,8 @@ def test_bad_images_are_refused(data, message):
         ({"epoch": 3}, "epoch: no such setting; did you mean 'epochs'"),
         ({"epochs": 0}, "epochs is 0; expected"),
         ({"lr": float("nan")}, "lr is nan; expected"),
+        ({"optimizer": "adam"}, "optimizer: no such setting; there are alternate_flip, batch_size, bias_lr"),
+        ({"devices": 2}, "devices is 2; fit trains on one; splitveil train has --devices"),
         ({"recipe": "quick"}, "recipe is 'quick'; expected published or fast"),
     ],
 )

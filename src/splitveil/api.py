@@ -23,14 +23,14 @@ import torch
 from lightning_fabric import Fabric
 from pydantic import ValidationError
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from . import bars, config, suites
 from .attacks.base import Attack
-from .data import Access, Protocol, Split, to_float
+from .data import Access, Protocol, to_float
 from .defenses.base import Defense, Stack
 from .errors import UserError, WireError
 from .evaluation import Outcome, Terms, made, stage_of
+from .given import Data, check_images, check_model, example_of, images_of, network_of, outputs_of
 from .layout import Layout
 from .loop import Training
 from .metrics import Interval
@@ -42,9 +42,6 @@ from .work import Budget, Work
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Data = Split | tuple[Tensor, Tensor] | Dataset[Any] | DataLoader[Any]
-"""Images and labels: tensors x (N, 3, S, S), in [0, 1] or uint8, and y (N,); a data set of such pairs, or a loader of
-batches of them. They are kept in memory, as uint8."""
 SHOWN = 8
 """Images in a picture."""
 
@@ -72,9 +69,10 @@ def split(
     Raises:
         UserError: no such layer, a cut that more than one tensor crosses, or defenses that do not fit.
     """
-    given = [defenses] if isinstance(defenses, str | Defense) else list(defenses)
+    network, pixels = network_of(network), example_of(example)
+    given = [defenses] if isinstance(defenses, str | Defense) else list(defenses or ())
     stack = [one if isinstance(one, Defense) else config.spec_of(one, "defenses").make("defenses") for one in given]
-    return SplitModel.cut(network, at, example, mean=mean, std=std, defense=stack, layout=layout)
+    return SplitModel.cut(network, at, pixels, mean=mean, std=std, defense=stack, layout=layout)
 
 
 def fit(
@@ -94,18 +92,31 @@ def fit(
     Raises:
         UserError: unknown settings or values out of their range; images that do not fit the model.
     """
+    check_model(model)
     train, chooses = images_of(data, "data"), None if validate is None else images_of(validate, "validate")
+    for part, name in ((train, "data"), (chooses, "validate")):
+        if part is not None and len(part):
+            check_images(model, part, name)
+            outputs_of(model, part, name)
     try:
         recipe = Recipe.model_validate({"recipe": "fast", **settings})
     except ValidationError as error:
-        raise UserError(config.explain(error)) from None
+        raise UserError(config.explain(error, Recipe.model_fields.keys() - {"devices"})) from None
+    if recipe.devices != 1:
+        raise UserError(f"devices is {recipe.devices}; fit trains on one; splitveil train has --devices")
     if not isinstance(model.defense, Stack):
         model.defense = Stack(*([model.defense] if isinstance(model.defense, Defense) else []))
     gpu = torch.cuda.is_available()
     chosen: Any = precision(recipe.precision, torch.device("cuda" if gpu else "cpu"))
     fabric = Fabric(accelerator="cuda" if gpu else "cpu", devices=1, precision=chosen)
     classes = 1 + int(max(part.labels.max() for part in (train, chooses) if part is not None))
-    with torch.random.fork_rng(), bars.bars() if progress else nullcontext() as bar:
+    # Called within torch.no_grad() or inference_mode() it trains all the same.
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.random.fork_rng(),
+        bars.bars() if progress else nullcontext() as bar,
+    ):
         training = Training(model, train, chooses, recipe, classes, fabric)
         training.run(bars.training(bar, "training", recipe.epochs) if bar else None)
     model.eval()
@@ -213,7 +224,7 @@ def attack(
         UserError: an image that both sides have, or an attack that cannot take this wire.
         AccessError: the attack needs what is not granted.
     """
-    return _attacked(model, attack, _protocol(learn_from, invert, grants), seed, observed, budget, progress, {})
+    return _attacked(model, attack, _protocol(model, learn_from, invert, grants), seed, observed, budget, progress, {})
 
 
 @dataclass(frozen=True)
@@ -285,7 +296,7 @@ def evaluate(
     """
     name = suite if isinstance(suite, str) else "own attacks"
     chosen = suites.named(suite) if isinstance(suite, str) else suites.labels(tuple(_spec(one) for one in suite))
-    given, fits = _protocol(learn_from, invert, grants), {}
+    given, fits = _protocol(model, learn_from, invert, grants), {}
     results, skipped = {}, {}
     for label, spec in chosen.items():
         if missing := spec.make("attacks").needs - grants:
@@ -300,31 +311,11 @@ def evaluate(
     return Report(name, results, skipped)
 
 
-def images_of(data: Data, name: str) -> Split:
-    """Return images and labels as a `Split` in memory; ``name`` is that of the argument, for messages.
-
-    Raises:
-        UserError: no pairs of images and labels, or images that are neither uint8 nor floats in [0, 1].
-    """
-    if isinstance(data, Split):
-        return data
-    if not isinstance(data, tuple):
-        batched = isinstance(data, DataLoader)
-        pairs = [(x if batched else x[None], torch.as_tensor(y).reshape(-1)) for x, y in data]  # type: ignore[union-attr]
-        data = torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])
-    if len(data) != 2 or not all(torch.is_tensor(part) for part in data):
-        raise UserError(f"{name} is no pair of tensors; expected (x, y): images (N, 3, S, S) and labels (N,)")
-    x, y = data
-    if x.is_floating_point():
-        if not len(x) or not (float(x.min()) >= 0 and float(x.max()) <= 1):  # NaN is neither
-            got = f"from {float(x.min()):.3g} to {float(x.max()):.3g}" if len(x) else "none"
-            raise UserError(f"the images of {name} are {got}; expected pixels in [0, 1], without normalization")
-        x = (x * 255).round().to(torch.uint8)
-    return Split(x.cpu(), y.long().cpu())
-
-
-def _protocol(learn_from: Data, invert: Data, grants: frozenset[Access]) -> Protocol:
+def _protocol(model: SplitModel, learn_from: Data, invert: Data, grants: frozenset[Access]) -> Protocol:
+    check_model(model)
     own, under = images_of(learn_from, "learn_from"), images_of(invert, "invert")
+    check_images(model, own, "learn_from")
+    check_images(model, under, "invert")
     return Protocol("own", own, own, under, own, under, grants)
 
 
@@ -347,6 +338,6 @@ def _attacked(
     # A copy: a victim is frozen and in evaluation mode.
     victim = copy.deepcopy(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     stage = stage_of(victim, spec, given, Terms("own", seed=seed, observed=observed), seed)
-    with bars.bars() if progress else nullcontext() as bar:
+    with torch.inference_mode(False), torch.enable_grad(), bars.bars() if progress else nullcontext() as bar:
         work = Work(bars.attack(bar, label or spec.name) if bar else None, budget, None, fits)
         return Result(label or spec.name, made(stage, work))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -112,10 +113,13 @@ def spec_of(thing: Any, kind: str) -> Spec:
     if isinstance(thing, Spec):
         return thing.resolve(kind)
     names = vars(type(thing)).get("__plugin_names__", ())
-    if not names or names[0] not in Registry(kind).names():
+    # A name may be taken in both kinds: that there is such a name is not enough.
+    if not names or names[0] not in Registry(kind).names() or Registry(kind).get(names[0]) is not type(thing):
+        got = f"the class {thing.__name__}" if isinstance(thing, type) else f"an object of {type(thing).__name__}"
+        hint = f"; write {thing.__name__}()" if isinstance(thing, type) else ""
         raise UserError(
-            f"{type(thing).__name__} is no registered {KINDS[kind]}; expected an object of one, or text such as "
-            f"'{Registry(kind).names()[0]}'"
+            f"{got} is no registered {KINDS[kind]}; expected an object of one, or text such as "
+            f"'{Registry(kind).names()[0]}'{hint}"
         )
     return Spec(name=names[0], parameters=ranges.arguments_of(thing)).resolve(kind)
 
@@ -225,9 +229,9 @@ def parse(values: dict[str, Any]) -> TrainConfig:
         raise UserError(explain(error)) from None
 
 
-def explain(error: ValidationError) -> str:
-    """Everything that is wrong, in one line."""
-    return "; ".join(_line(e) for e in error.errors())
+def explain(error: ValidationError, settings: Collection[str] = ()) -> str:
+    """Everything that is wrong, in one line; ``settings`` are the names that a misspelt one may mean."""
+    return "; ".join(_line(e, settings or TrainConfig.model_fields) for e in error.errors())
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -294,13 +298,17 @@ def _hint(error: Any) -> str:
     return error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
 
 
-def _line(error: Any) -> str:
+def _line(error: Any, settings: Collection[str]) -> str:
     place = ".".join(str(part) for part in error["loc"]) or "settings"
     if error["type"] == "extra_forbidden":
-        return f"{place}: no such setting{did_you_mean(place, TrainConfig.model_fields)}"
+        return f"{place}: no such setting{did_you_mean(place, settings) or _known(settings)}"
     if error["type"] == "missing":
         return f"{place} is missing; give {place}: in the file or --{place.replace('_', '-')}"
     return f"{place} is {shown(error['input'])}; {_expected(place) or _hint(error)}"
+
+
+def _known(settings: Collection[str]) -> str:
+    return f"; there are {', '.join(sorted(settings))}"
 
 
 def _expected(setting: str) -> str | None:

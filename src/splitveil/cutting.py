@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from .errors import UserError, did_you_mean
 from .layout import Layout, channel_move, parse
+from .recorded import recorded_len
 from .repeats import verify
 
 MOVED = "channels_moved"
@@ -51,6 +52,8 @@ def cut_network(
         (torch.Size([2, 8, 6, 6]), torch.Size([2, 10]))
     """
     parse(layout)
+    if not isinstance(at, str):
+        raise UserError(f"at is a {type(at).__name__}; expected the name of a layer, as network.named_modules() has it")
     names = [name for name, _ in network.named_modules() if name]
     if at not in names:
         raise UserError(f"the network has no layer '{at}'{did_you_mean(at, names) or _top_level(network)}")
@@ -180,8 +183,10 @@ def _plain(value: Any, values: dict[fx.Node, Any]) -> Any:
 def _trace(network: nn.Module, at: str, example: Tensor, lenient: bool = False) -> tuple[fx.Graph, dict[str, Any]]:
     """The graph around ``at``, and the modules and tensors it refers to, by their names in ``network``."""
     whole = _Whole(network)
+    entered = [network] + [network.get_submodule(name) for name in _ancestors(at)]
     try:
-        graph = _Tracer(at, example.clone(), lenient).trace(whole)
+        with recorded_len(entered):
+            graph = _Tracer(at, example.clone(), lenient).trace(whole)
     except Exception as error:
         raise UserError(
             f"the code around layer '{at}' cannot be traced ({_first_line(error)}); "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import time
@@ -107,6 +108,8 @@ class Training:
     def _setup(self) -> None:
         own = {id(p) for p in self.stack.own_parameters()}
         trained = [p for p in self.model.parameters() if id(p) not in own and p.requires_grad]
+        if not trained:
+            raise UserError("every parameter has requires_grad=False; write net.requires_grad_(True) to train them")
         s = self.settings
         optimizer = torch.optim.SGD(
             _groups(trained, s),
@@ -140,7 +143,7 @@ class Training:
 
     def _keep(self) -> None:
         """Keep the weights of the chosen epoch."""
-        self.chosen = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.chosen = copy.deepcopy(self.model.state_dict())  # not all of it are tensors: a proxy's optimizer is a dict
 
     def _restore(self) -> None:
         """Load the weights of the chosen epoch."""
@@ -192,7 +195,7 @@ class Training:
                 progress(epoch, done + 1, self.state.records[-1] if self.state.records else {})
         losses = {name: float(cast(Tensor, fabric.all_reduce(value))) / len(plan) for name, value in totals.items()}
         if not math.isfinite(loss := sum(losses.values())):
-            raise UserError(f"the loss is {loss} in epoch {epoch}; lower lr (--lr) or the weight of the defense")
+            raise UserError(f"the loss is {loss} in epoch {epoch}; lower lr or the weight of the defense")
         self._agree()
         if keep is not None:
             z, y = keep.gathered(fabric)

@@ -63,20 +63,24 @@ class SplitModel(nn.Module):
     ):
         super().__init__()
         channels = 3 if example is None else example.shape[-3]
-        mean, std = mean or (0.0,) * channels, std or (1.0,) * channels
+        means, stds = _numbers("mean", mean, 0.0, channels), _numbers("std", std, 1.0, channels)
         if isinstance(defense, Sequence):
             defense = Stack(*defense)
         if defense is not None and not callable(getattr(defense, "on_wire", None)):
             raise UserError(f"{type(defense).__name__} is no defense; expected a module with on_wire(z, rng)")
-        if len(mean) != len(std) or min(std) <= 0:
-            raise UserError(f"mean {tuple(mean)} and std {tuple(std)} do not fit; expected a positive std per mean")
+        fits = example is None or len(means) in (1, channels)
+        if len(means) != len(stds) or not fits or not min(stds) > 0:  # NaN is not
+            raise UserError(
+                f"mean {means} and std {stds} do not fit; expected a positive std per mean, for each of {channels} "
+                "channels or one for all"
+            )
         self._layout = parse(layout)
         ordered = layout == "channels_last"
         self.encoder: nn.Module = Ordered(encoder, "channels_last") if ordered else encoder
         self.tail: nn.Module = Restored(tail, "channels_last") if ordered else tail
         self.defense = defense
-        self.register_buffer("mean", torch.tensor(tuple(mean), dtype=torch.float32))
-        self.register_buffer("std", torch.tensor(tuple(std), dtype=torch.float32))
+        self.register_buffer("mean", torch.tensor(means, dtype=torch.float32))
+        self.register_buffer("std", torch.tensor(stds, dtype=torch.float32))
         self.wire_shape, self.image_shape = (), ()
         if example is not None:
             self._learn(example)
@@ -84,12 +88,13 @@ class SplitModel(nn.Module):
     @torch.no_grad()
     def _learn(self, example: Tensor) -> None:
         """Take the shapes from pixels (1, C, H, W), and install the defense, which may ask for them."""
-        training = self.training
+        modes = [(module, module.training) for module in self.modules()]
         self.eval().check_layout(example)
         self.image_shape, self.wire_shape = tuple(example.shape[1:]), tuple(self.features(example[:1]).shape[1:])
         with torch.enable_grad():
             cast("Any", getattr(self.defense, "install", lambda _: None))(self)
-        self.train(training)
+        for module, training in modes:
+            module.training = training
 
     @classmethod
     def cut(
@@ -105,7 +110,8 @@ class SplitModel(nn.Module):
     ) -> SplitModel:
         """Cut any network after its layer ``at``, whose maps have ``layout``; see `splitveil.cutting.cut_network`.
 
-        The model learns its shapes from ``example`` and installs the defense.
+        The model learns its shapes from ``example`` and installs the defense. It is in evaluation mode if the network
+        is.
 
         Example:
             >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
@@ -115,7 +121,8 @@ class SplitModel(nn.Module):
         """
         encoder, tail = cut_network(network, at, example, layout=layout)
         pixels = example[:1].detach()
-        return cls(encoder, tail, defense=defense, mean=mean, std=std, layout="channels_first", example=pixels)
+        made = cls(encoder, tail, defense=defense, mean=mean, std=std, layout="channels_first", example=pixels)
+        return made if network.training else made.eval()
 
     def features(self, x: Tensor) -> Tensor:
         """z, before the defense: what nobody outside the device may see. x: pixels in [0, 1]."""
@@ -134,10 +141,14 @@ class SplitModel(nn.Module):
             self._layout = "channels_first"
 
     def _normalized(self, x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            raise UserError(f"pixels are {x.dtype}; expected floats in [0, 1]: write x / 255")
         return (x - self.mean[:, None, None]) / self.std[:, None, None]
 
     def protect(self, z: Tensor, rng: torch.Generator | None = None) -> Tensor:
         """z_wire: the defense applied to z. ``rng=None`` draws from `randomness.fresh_generator`."""
+        if rng is not None and not isinstance(rng, torch.Generator):
+            raise UserError(f"rng is {rng!r:.40}; expected a generator: torch.Generator().manual_seed(0)")
         if self.defense is None:
             return z
         return cast("Any", self.defense).on_wire(z, fresh_generator(z.device) if rng is None else rng)
@@ -149,3 +160,13 @@ class SplitModel(nn.Module):
     def forward(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
         """Logits (B, classes) of pixels x (B, 3, S, S) in [0, 1]."""
         return self.tail(self.encode(x, rng))
+
+
+def _numbers(name: str, given: Any, default: float, channels: int) -> tuple[float, ...]:
+    """One number per channel, however they are given."""
+    if given is None:
+        return (default,) * channels
+    try:
+        return tuple(torch.as_tensor(given, dtype=torch.float64).reshape(-1).tolist())
+    except (TypeError, ValueError, RuntimeError):
+        raise UserError(f"{name} is {given!r}; expected a number for each channel, as (0.5, 0.5, 0.5)") from None

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from .defenses.base import Defense, Features, Stack, Step
 from .errors import UserError
 from .features import capacity
+from .given import check_model
 from .model import SplitModel
 from .randomness import stream
 from .recipe import PUBLISHED, REFIT, STEP, learning_rate
@@ -45,6 +46,7 @@ class OwnLoop:
     """
 
     def __init__(self, model: SplitModel, *, epochs: int, images: int, seed: int = 0):
+        check_model(model)
         if epochs < 1 or images < 2:
             raise UserError(f"an own loop got {epochs} epochs of {images} images; expected at least 1 of 2 images")
         if not isinstance(model.defense, Stack):

@@ -22,9 +22,10 @@ def verify(network: nn.Module, encoder: nn.Module, tail: nn.Module, example: Ten
     nor is training in which it returns more than a tensor (auxiliary heads are left out of the halves).
 
     Raises:
-        UserError: they differ.
+        UserError: they differ, or the network takes one image only.
     """
     kept = [(value, value.clone()) for value in network.buffers()]
+    _check_batches(network, example, kept)
     modes = [(module, module.training) for half in (network, encoder, tail) for module in half.modules()]
     images = torch.rand(max(BATCHES), *example.shape[1:], generator=torch.Generator().manual_seed(0))
     try:
@@ -43,6 +44,17 @@ def verify(network: nn.Module, encoder: nn.Module, tail: nn.Module, example: Ten
     finally:
         for module, training in modes:
             module.training = training
+
+
+def _check_batches(network: nn.Module, example: Tensor, kept: list[tuple[Tensor, Tensor]]) -> None:
+    """Refuse a network made for single images, as by ``view(1, -1)``; it is in evaluation mode."""
+    pair = torch.cat([example[:1], example[:1]])
+    answers, refused = _answer(network, pair, kept)
+    if len(example) == 1 and (refused or (isinstance(answers, Tensor) and len(answers) != 2)):
+        raise UserError(
+            "the network takes one image at a time, and not a batch of 2; expected logits (B, classes) for images "
+            "(B, 3, S, S): write x.flatten(1) where it has x.view(1, -1)"
+        )
 
 
 def _same(

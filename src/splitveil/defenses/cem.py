@@ -87,7 +87,8 @@ class CEM(Defense):
         self.sigma2 = model.defense.noise_variance()
         if self.variant == "bound" and self.sigma2 == 0:
             raise UserError(
-                "cem: the bound needs noise on the wire (it is infinite at σ = 0); add --defense gaussian:0.025"
+                "cem: the bound needs noise on the wire (it is infinite at σ = 0); add --defense gaussian:0.025, "
+                "in Python defenses=[Gaussian(0.025), ...]"
             )
 
     def memory(self, batch: int, feature: tuple[int, ...], classes: int) -> dict[str, int]:

@@ -1,0 +1,225 @@
+"""What a caller gives from Python: images and labels, an example, a network. Each is taken, or refused in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from .data import Split
+from .errors import UserError
+from .model import SplitModel
+
+Data = Split | tuple[Any, Any] | Dataset[Any] | DataLoader[Any]
+"""Images and labels: tensors or arrays x (N, 3, S, S), in [0, 1] or uint8, and y (N,); a data set of such pairs, or a
+loader of batches of them. They are kept in memory, as uint8."""
+PAIR = "expected (x, y): images (N, 3, S, S) and labels (N,), a Dataset of such pairs or a DataLoader"
+
+
+def images_of(data: Data, name: str) -> Split:
+    """Return images and labels as a `Split` in memory; ``name`` is that of the argument, for messages.
+
+    Raises:
+        UserError: no pairs of images and labels; images that are not (N, 3, S, S), or neither uint8 nor floats in
+            [0, 1]; labels that are not the numbers of classes, from 0 on.
+
+    >>> len(images_of((torch.rand(4, 3, 8, 8), [0, 1, 0, 1]), "data"))
+    4
+    """
+    if isinstance(data, Split):
+        return data
+    parts = data if isinstance(data, tuple) or _is_listed_pair(data) else _collected(data, name)
+    if len(parts) != 2:
+        raise UserError(f"{name} has {len(parts)} parts; {PAIR}")
+    with torch.inference_mode(False):  # what is made in that mode cannot be trained on
+        x, y = (_tensor(part, name) for part in parts)
+        return Split(_pixels(x, name), _labels(y, len(x), name))
+
+
+def example_of(example: Any) -> Tensor:
+    """Return an example as `splitveil.split` needs it, whatever its size.
+
+    Raises:
+        UserError: it is no tensor of floats (1, C, S, S).
+    """
+    if not torch.is_tensor(example):
+        raise UserError(f"example is a {type(example).__name__}; expected a tensor of pixels (1, 3, S, S), e.g. x[:1]")
+    if example.ndim != 4 or not len(example):
+        raise UserError(f"example has shape {tuple(example.shape)}; expected (1, 3, S, S), e.g. x[:1]")
+    _check_size(example, "example")
+    if example.dtype == torch.uint8:
+        return example.float() / 255
+    if not example.is_floating_point():
+        raise UserError(f"example is {example.dtype}; expected floats in [0, 1]")
+    return example.float()
+
+
+def network_of(network: Any) -> nn.Module:
+    """Return a network whose weights are float32, in which training and noise are computed.
+
+    Raises:
+        UserError: it is no module, or has weights of another type.
+    """
+    if not isinstance(network, nn.Module):
+        raise UserError(f"network is a {type(network).__name__}; expected a torch.nn.Module")
+    network = getattr(network, "_orig_mod", network)  # of torch.compile
+    for parameter in network.parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            raise UserError(f"the network's weights are {parameter.dtype}; expected torch.float32: write net.float()")
+    return network
+
+
+def check_model(model: Any) -> None:
+    """Refuse what is no split model."""
+    if not isinstance(model, SplitModel):
+        raise UserError(
+            f"model is a {type(model).__name__}; expected a SplitModel: model = splitveil.split(net, at=..., "
+            "example=x[:1], defenses=[...])"
+        )
+
+
+def check_images(model: SplitModel, split: Split, name: str) -> None:
+    """Refuse images of another size than the model was made for."""
+    if len(split) and model.image_shape and tuple(split.images.shape[1:]) != model.image_shape:
+        raise UserError(
+            f"the images of {name} have shape {tuple(split.images.shape[1:])}, the model was made for "
+            f"{model.image_shape}; resize them, or split the network with an example of theirs"
+        )
+
+
+@torch.no_grad()
+def outputs_of(model: SplitModel, split: Split, name: str) -> int:
+    """Return the number of logits, among which every label of ``split`` must be.
+
+    Raises:
+        UserError: a label beyond them; an output that is not (B, classes).
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    x = split.images[:1].to(model.mean.device).float() / 255
+    logits = model.eval().tail(model.features(x))
+    for module, training in modes:
+        module.training = training
+    if not torch.is_tensor(logits) or logits.ndim != 2:
+        got = tuple(logits.shape) if torch.is_tensor(logits) else type(logits).__name__
+        raise UserError(f"the network's output for one image is {got}; expected logits (1, classes)")
+    lowest, highest = int(split.labels.min()), int(split.labels.max())
+    if highest >= logits.shape[1]:
+        hint = f"write y - {lowest}" if highest - lowest < logits.shape[1] else "give the network more outputs"
+        raise UserError(
+            f"the labels of {name} go from {lowest} to {highest}, the network has {logits.shape[1]} outputs; "
+            f"expected 0 to {logits.shape[1] - 1}: {hint}"
+        )
+    return logits.shape[1]
+
+
+def _is_listed_pair(data: Any) -> bool:
+    """[x, y] of a whole data set, and no list of two (image, label) pairs."""
+    return isinstance(data, list) and len(data) == 2 and not isinstance(data[0], tuple | list)
+
+
+def _collected(data: Any, name: str) -> tuple[Tensor, Tensor]:
+    """Read a data set or a loader, without a trace in the global generator."""
+    batched = isinstance(data, DataLoader) and data.batch_sampler is not None
+    if isinstance(data, str | dict) or torch.is_tensor(data) or not isinstance(data, Iterable | Dataset):
+        raise UserError(f"{name} is a {type(data).__name__}; {PAIR}")
+    images, labels = [], []
+    with torch.random.fork_rng(devices=[]):
+        for item in _items(data):
+            if not isinstance(item, tuple | list) or len(item) != 2:
+                raise UserError(f"{name} yields {_what(item)}; expected pairs (image, label)")
+            image, label = (_tensor(part, name) for part in item)
+            images.append(image if batched else image[None])
+            labels.append(label.reshape(-1) if not batched or label.ndim == 0 else label)
+            if images[0].shape[1:] != images[-1].shape[1:]:
+                sizes = f"{tuple(images[0].shape[1:])} and {tuple(images[-1].shape[1:])}"
+                raise UserError(f"{name} has images of shapes {sizes}; expected one: resize them in its transform")
+    if not images:
+        raise UserError(f"{name} is empty; {PAIR}")
+    return torch.cat(images), torch.cat(labels)
+
+
+def _items(data: Any) -> Iterable[Any]:
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset) and hasattr(data, "__len__"):
+        return (data[index] for index in range(len(data)))  # type: ignore[arg-type]
+    return data
+
+
+def _tensor(value: Any, name: str) -> Tensor:
+    if isinstance(value, Image):
+        raise UserError(f"{name} holds PIL images; expected tensors: end its transform with ToTensor() of torchvision")
+    try:
+        return torch.as_tensor(value).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise UserError(f"{name} holds a {type(value).__name__}, which is no tensor; {PAIR}") from None
+
+
+def _what(item: Any) -> str:
+    return f"{len(item)} parts for an image" if isinstance(item, tuple | list) else f"a {type(item).__name__}"
+
+
+def _check_size(x: Tensor, name: str) -> None:
+    channels, height, width = x.shape[1:]
+    if channels == 1:
+        raise UserError(
+            f"the images of {name} have one channel; expected three: write x.expand(-1, 3, -1, -1), and give the "
+            "network three input channels"
+        )
+    if channels != 3:
+        last = width == 3
+        hint = ": write x.permute(0, 3, 1, 2)" if last else ""
+        raise UserError(f"the images of {name} have shape {tuple(x.shape)}; expected (N, 3, S, S){hint}")
+    if height != width:
+        side = max(height, width)
+        raise UserError(
+            f"the images of {name} are {height} x {width} pixels; expected square ones: write "
+            f"torch.nn.functional.interpolate(x, size=({side}, {side})), or crop them"
+        )
+
+
+def _pixels(x: Tensor, name: str) -> Tensor:
+    """uint8 (N, 3, S, S) of images as they are given."""
+    if x.ndim != 4:
+        hint = "; write x[:, None].expand(-1, 3, -1, -1)" if x.ndim == 3 and x.shape[0] != 3 else ""
+        raise UserError(f"the images of {name} have shape {tuple(x.shape)}; expected (N, 3, S, S){hint}")
+    if not len(x):
+        raise UserError(f"the images of {name} are none; {PAIR}")
+    _check_size(x, name)
+    if x.dtype == torch.uint8:
+        return x.cpu()
+    lowest, highest = float(x.min()), float(x.max())
+    if not x.is_floating_point():
+        hint = ": write x.to(torch.uint8)" if lowest >= 0 and highest <= 255 and x.dtype != torch.bool else ""
+        raise UserError(f"the images of {name} are {x.dtype}; expected uint8, or floats in [0, 1]{hint}")
+    if not (lowest >= 0 and highest <= 1):  # NaN is neither
+        raise UserError(
+            f"the images of {name} are from {lowest:.3g} to {highest:.3g}; expected pixels in [0, 1], without "
+            f"normalization{_range_hint(lowest, highest)}"
+        )
+    return (x.cpu().float() * 255).round().to(torch.uint8)
+
+
+def _range_hint(lowest: float, highest: float) -> str:
+    if lowest < 0:
+        return ": leave it out, and give splitveil.split mean=... and std=... of it"
+    return ": write x / 255" if 1 < highest <= 255 else ""
+
+
+def _labels(y: Tensor, count: int, name: str) -> Tensor:
+    """int64 (N,) of labels as they are given."""
+    if y.shape != (count,):
+        hint = ""
+        if y.ndim == 2 and len(y) == count:
+            hint = ": write y.flatten()" if y.shape[1] == 1 else ": write y.argmax(1)"
+        raise UserError(f"the labels of {name} have shape {tuple(y.shape)}; expected ({count},){hint}")
+    whole = y.cpu().long()
+    if not torch.equal(whole.to(y.dtype), y.cpu()):
+        raise UserError(f"the labels of {name} are no whole numbers; expected those of classes: 0, 1, 2, ...")
+    if count and int(whole.min()) < 0:
+        raise UserError(
+            f"the labels of {name} go down to {int(whole.min())}; expected classes from 0 on: write y - y.min()"
+        )
+    return whole
