@@ -183,3 +183,20 @@ def test_bad_settings_are_refused(settings, message):
 def test_images_on_both_sides_are_refused(model):
     with pytest.raises(UserError, match="share 40 images"):
         api.attack(model, "linear", learn_from=(X, Y), invert=(X[:40], Y[:40]))
+
+
+def test_attacks_that_are_none_or_one(model):
+    with pytest.raises(UserError, match="suite holds no attacks; expected a name such as 'quick-v2'"):
+        api.evaluate(model, [], learn_from=OWN, invert=UNDER)
+    report = api.evaluate(model, LinearAttack(looks=2), learn_from=OWN, invert=UNDER)
+    assert list(report.results) == ["linear"]
+    with pytest.raises(UserError, match="there is no metric 'mae'; expected one of "):
+        report.results["linear"].interval("mae")
+    with pytest.raises(UserError, match=r"expected a set such as \{Access.QUERY"):
+        api.attack(model, "linear", learn_from=OWN, invert=UNDER, grants=["query"])  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="budget is 5; expected a splitveil"):
+        api.attack(model, "linear", learn_from=OWN, invert=UNDER, budget=5)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="invert has 1 image; expected at least 2"):
+        api.attack(model, "linear", learn_from=OWN, invert=(UNDER[0][:1], UNDER[1][:1]))
+    with pytest.raises(UserError, match=r"the class LinearAttack is no registered attack.*write Linear\(\)"):
+        api.attack(model, LinearAttack, learn_from=OWN, invert=UNDER)  # type: ignore[arg-type]

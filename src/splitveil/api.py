@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -172,13 +172,15 @@ class Result:
 
     def interval(self, metric: str = "mse") -> Interval:
         """Return the 95 % interval of a metric's mean over the attacked images (bootstrap)."""
+        if metric not in self.outcome.values:
+            raise UserError(f"there is no metric '{metric}'; expected one of {', '.join(self.outcome.values)}")
         return interval(self.outcome.values[metric])
 
     def plot(self, count: int = SHOWN) -> Figure:
         """Draw the first attacked images above their reconstructions."""
         from matplotlib.figure import Figure
 
-        count = min(count, len(self.images))
+        count = max(1, min(count, len(self.images)))
         figure = Figure(figsize=(1.2 * count, 2.7))
         axes = figure.subplots(2, count, squeeze=False)
         for row, shown in enumerate((self.originals, self.images)):
@@ -224,6 +226,8 @@ def attack(
         UserError: an image that both sides have, or an attack that cannot take this wire.
         AccessError: the attack needs what is not granted.
     """
+    if budget is not None and not isinstance(budget, Budget):
+        raise UserError(f"budget is {budget!r}; expected a splitveil.work.Budget")
     return _attacked(model, attack, _protocol(model, learn_from, invert, grants), seed, observed, budget, progress, {})
 
 
@@ -277,7 +281,7 @@ class Report:
 
 def evaluate(
     model: SplitModel,
-    suite: str | Iterable[Attack | config.Spec | str] = "quick-v2",
+    suite: str | Attack | config.Spec | Iterable[Attack | config.Spec | str] = "quick-v2",
     *,
     learn_from: Data,
     invert: Data,
@@ -294,8 +298,12 @@ def evaluate(
     Raises:
         UserError: an unknown suite, or none of its attacks can be made.
     """
+    if isinstance(suite, Attack | config.Spec):
+        suite = [suite]
     name = suite if isinstance(suite, str) else "own attacks"
     chosen = suites.named(suite) if isinstance(suite, str) else suites.labels(tuple(_spec(one) for one in suite))
+    if not chosen:
+        raise UserError("suite holds no attacks; expected a name such as 'quick-v2', or attacks such as [Linear()]")
     given, fits = _protocol(model, learn_from, invert, grants), {}
     results, skipped = {}, {}
     for label, spec in chosen.items():
@@ -313,10 +321,14 @@ def evaluate(
 
 def _protocol(model: SplitModel, learn_from: Data, invert: Data, grants: frozenset[Access]) -> Protocol:
     check_model(model)
+    if not isinstance(grants, Set) or not all(isinstance(one, Access) for one in grants):
+        raise UserError(f"grants is {grants!r}; expected a set such as {{Access.QUERY, Access.WEIGHTS}}")
     own, under = images_of(learn_from, "learn_from"), images_of(invert, "invert")
+    if len(under) < 2:
+        raise UserError(f"invert has {len(under)} image; expected at least 2, for an interval over them")
     check_images(model, own, "learn_from")
     check_images(model, under, "invert")
-    return Protocol("own", own, own, under, own, under, grants)
+    return Protocol("own", own, own, under, own, under, frozenset(grants))
 
 
 def _spec(attack: Attack | config.Spec | str) -> config.Spec:

@@ -116,7 +116,7 @@ def spec_of(thing: Any, kind: str) -> Spec:
     # A name may be taken in both kinds: that there is such a name is not enough.
     if not names or names[0] not in Registry(kind).names() or Registry(kind).get(names[0]) is not type(thing):
         got = f"the class {thing.__name__}" if isinstance(thing, type) else f"an object of {type(thing).__name__}"
-        hint = f"; write {thing.__name__}()" if isinstance(thing, type) else ""
+        hint = f"; write {thing.__name__.removesuffix('Attack')}()" if isinstance(thing, type) else ""
         raise UserError(
             f"{got} is no registered {KINDS[kind]}; expected an object of one, or text such as "
             f"'{Registry(kind).names()[0]}'{hint}"
