@@ -259,3 +259,17 @@ def test_a_network_may_ask_for_the_length_of_its_batch(at):
     whole = Tokens().eval()
     halves = sv.split(whole, at, X[:1]).eval()
     torch.testing.assert_close(halves(X[:5]), whole(X[:5]), atol=1e-5, rtol=1e-4)
+
+
+def test_a_state_of_a_pruned_network_is_loaded():
+    def made() -> sv.SplitModel:
+        torch.manual_seed(0)
+        encoder = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 3, padding=1), nn.Sigmoid()]
+        net = nn.Sequential(*encoder, nn.Flatten(), nn.Linear(512, 4))
+        return sv.split(net, "3", X[:1], defenses=["patrol:epoch=1,ratio=0.2"])
+
+    trained, again = made(), made().eval()
+    sv.fit(trained, (X, Y), epochs=2, batch_size=10)
+    assert trained.state_dict()["encoder.2.weight"].shape != again.state_dict()["encoder.2.weight"].shape
+    again.load_state_dict(trained.state_dict())
+    assert torch.equal(trained(X), again(X))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -156,6 +156,12 @@ class SplitModel(nn.Module):
     def encode(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
         """z_wire, all that crosses the network: ``protect(features(x))``."""
         return self.protect(self.features(x), rng)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load a saved state; of a defense that cuts channels out, as PATROL, into layers of the saved sizes."""
+        tensors = {name: value for name, value in state_dict.items() if torch.is_tensor(value)}
+        cast("Any", getattr(self.defense, "restructure_like", lambda *_: False))(self, tensors)
+        return super().load_state_dict(state_dict, strict, assign)
 
     def forward(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
         """Logits (B, classes) of pixels x (B, 3, S, S) in [0, 1]."""
