@@ -160,6 +160,18 @@ def test_a_flag_of_the_attack_counts_or_is_named(tmp_path: Path, reading: str, f
     assert (made is None) == (flag in REFUSED)
 
 
+@pytest.mark.parametrize("flag", sorted(ATTACK.keys() - TRAINING.keys() | {"gan_AE_type", "num_client"}))
+def test_a_flag_of_an_attack_alone_counts_or_is_named(tmp_path: Path, flag: str):
+    def message(line: str) -> str:
+        path = tmp_path / "a.sh"
+        path.write_text(line)
+        with pytest.raises(UserError) as refused:
+            read_script(path)
+        return str(refused.value)
+
+    assert message(TEST + word(flag, ATTACK[flag][1])) != message(TEST)
+
+
 def test_the_page_has_every_flag_and_every_value_that_is_not_the_parsers():
     page = (Path(__file__).parent.parent / "docs" / "legacy.md").read_text(encoding="utf-8")
     assert [flag for flag in TRAINING | ATTACK if f"`{flag}`" not in page] == []
@@ -285,7 +297,7 @@ def test_attacks_of_equal_trainings_are_kept(tmp_path: Path):
 def test_attacks_alone_lead_to_the_import(tmp_path: Path):
     path = tmp_path / "a.sh"
     path.write_text("\npython main_test_MIA.py --filename f --gan_AE_type res_normN8C64", encoding="utf-8")
-    with pytest.raises(UserError, match=r"a\.sh, line 2 attacks saves/f.*--attack decoder:network=res_normN8C64$"):
+    with pytest.raises(UserError, match=r"a\.sh, line 2 attacks saves/f.*--attack decoder:network=res_normN8C64; wi"):
         read_script(path)
 
 

@@ -87,19 +87,20 @@ def read_script(path: str | Path, *, reading: Reading = "paper") -> Grid:
 def _runs(found: Sequence[Call], reading: Reading) -> tuple[list[Translation], list[str]]:
     """The trainings with their attacks, and notes on attacks that belong to none."""
     runs: list[tuple[dict[str, Any], Translation]] = []
-    strangers: list[str] = []
+    strangers: list[list[str]] = []
     for call in found:
         try:
             if "test" in call.script:
-                strangers += _attack(call, runs, reading)
+                strangers += [stranger] if (stranger := _attack(call, runs, reading)) else []
             else:
                 flags = _flags(call, attack=False)
                 runs.append((flags, translate(flags, reading)))
         except UserError as error:
             raise UserError(f"line {call.line}: {error}") from None
     if strangers and not runs:
-        raise UserError(strangers[0])
-    return [run for _, run in runs], strangers
+        more = f"; {others} more calls attack networks alike" if (others := len(strangers) - 1) else ""
+        raise UserError("; ".join(strangers[0]) + more)  # what the proposed command leaves out is said with it
+    return [run for _, run in runs], [note for notes in strangers for note in notes]
 
 
 def _text(path: Path) -> str:
