@@ -14,6 +14,8 @@ from splitveil.bench import cell as cells
 from splitveil.bench.cell import Places, run_cell
 from splitveil.bench.grid import Cell, Grid
 from splitveil.bench.worker import Worker
+from splitveil.errors import UserError
+from test_files import little_room
 from training_helpers import settings
 
 ATTACK = {"nearest": config.Spec.model_validate("nearest:neighbors=1,looks=1").resolve("attacks")}
@@ -57,6 +59,14 @@ def test_a_copy_that_was_killed_is_made_again(tmp_path, small, monkeypatch):
         patched.setattr(twins, "write_text", killed)  # the last file of the copy
         with pytest.raises(KeyboardInterrupt):
             run_cell(OTHER, tmp_path)
+    assert run_cell(OTHER, tmp_path)["trained_as"] == ONE.id
+
+
+def test_a_copy_that_finds_no_room_is_one_line(tmp_path, small):
+    run_cell(ONE, tmp_path)
+    with little_room(), pytest.raises(UserError, match=r"cannot write .*model\.safetensors: File too large"):
+        twins.adopt(OTHER, Places(tmp_path))
+    assert not [*Places(tmp_path).run(OTHER.id).glob("*.safetensors")]
     assert run_cell(OTHER, tmp_path)["trained_as"] == ONE.id
 
 

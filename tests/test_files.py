@@ -91,6 +91,13 @@ def test_weights_beyond_the_room_are_one_line(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_tensors_beyond_the_room_are_one_line_that_names_the_disk(tmp_path):
+    with little_room(), pytest.raises(UserError, match=r"cannot write .*a\.pt: the disk is full, or a limit") as error:
+        files.save_tensors(tmp_path / "a.pt", torch.zeros(100_000))
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_where_a_folder_should_be(tmp_path):
     (tmp_path / "a").write_text("file")
     with pytest.raises(UserError, match=r"cannot write .*: "):

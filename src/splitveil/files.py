@@ -88,8 +88,8 @@ def save_tensors(path: str | Path, value: Any) -> None:
     with atomic_write(path) as temporary:
         try:
             torch.save(value, temporary)
-        except RuntimeError as error:  # it hides the system's error: a full disk must read as one
-            raise OSError(str(error).partition("\n")[0]) from error
+        except RuntimeError as error:  # it hides the system's error behind positions in its own archive
+            raise OSError("the disk is full, or a limit on the size of files is reached") from error
 
 
 def _umask() -> int:

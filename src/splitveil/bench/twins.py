@@ -5,13 +5,12 @@ The published tables attack every network under both of its protocols, so that h
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import config, reading
-from ..files import write_json, write_text
+from ..files import atomic_write, write_json, write_text
 
 if TYPE_CHECKING:
     from .cell import Places
@@ -58,10 +57,11 @@ def adopt(cell: Cell, places: Places) -> bool:
     if other is None or (folder / CONFIG).is_file() or not (places.run(other) / SUMMARY).is_file():
         return False
     source = places.run(other)
-    folder.mkdir(parents=True, exist_ok=True)
     summary = reading.read_json(source / SUMMARY, reading.RUN, "train the cell again")
     for name in (*TRAINING, *([reading.ANSWERS["retrained_accuracy"]] if "retrained_accuracy" in summary else [])):
-        shutil.copyfile(source / name, folder / name)
+        content = (source / name).read_bytes()
+        with atomic_write(folder / name) as temporary:  # a full disk is one line in the cell's log
+            temporary.write_bytes(content)
     write_json(folder / SUMMARY, summary | {"trained_as": other})
     values = config.load(source / CONFIG) | {"protocol": cell.settings.protocol}
     version = summary["environment"]["splitveil"]
