@@ -100,6 +100,28 @@ def check_order(encoder: nn.Module, example: Tensor) -> None:
     )
 
 
+def check_rows(encoder: nn.Module, example: Tensor) -> None:
+    """Refuse an encoder whose features are not one for each image, in the order of the images, along axis 0.
+
+    Tokens first, images folded into patches or windows, and a batch of one that is squeezed away would pair wires with
+    other images, and the attack that fails on these would be taken for privacy.
+
+    Raises:
+        UserError: axis 0 does not count the images, or nothing else is left for the wire.
+
+    >>> check_rows(nn.Conv2d(3, 8, 3), torch.zeros(1, 3, 8, 8))
+    """
+    with torch.no_grad():
+        one, two = (encoder(example[:1].expand(count, *example.shape[1:]).clone()) for count in (1, 2))
+    for count, z in ((1, one), (2, two)):
+        if z.dim() < 2 or z.shape != (count, *one.shape[1:]):
+            raise UserError(
+                f"the encoder's features of {count} image(s) are {tuple(z.shape)}; expected ({count}, ...): axis 0 "
+                "counts the images, also where there is one, and another holds their numbers; let the encoder return "
+                "them so (batch_first=True, unflatten, no squeeze), or cut at another layer"
+            )
+
+
 class Ordered(nn.Module):
     """An encoder of ``layout`` whose maps come as (C, H, W)."""
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .cutting import cut_network
 from .defenses.base import Defense, Stack
 from .errors import UserError
-from .layout import Layout, Ordered, Restored, check_order, parse
+from .layout import Layout, Ordered, Restored, check_order, check_rows, parse
 from .randomness import fresh_generator
 
 __all__ = ["SplitModel", "cut_network"]
@@ -74,7 +74,7 @@ class SplitModel(nn.Module):
                 f"mean {means} and std {stds} do not fit; expected a positive std per mean, for each of {channels} "
                 "channels or one for all"
             )
-        self._layout = parse(layout)
+        self._layout, self._tried = parse(layout), False
         ordered = layout == "channels_last"
         self.encoder: nn.Module = Ordered(encoder, "channels_last") if ordered else encoder
         self.tail: nn.Module = Restored(tail, "channels_last") if ordered else tail
@@ -129,16 +129,21 @@ class SplitModel(nn.Module):
         return self.encoder(self._normalized(x))
 
     def check_layout(self, x: Tensor) -> None:
-        """Refuse features that are not as the wire carries them, unless ``layout`` was given. x: pixels (1, 3, S, S).
+        """Refuse features that are not as the wire carries them. x: pixels (1, 3, S, S).
 
-        Tried once; the answer is kept.
+        Tried once; the answer is kept. The order of the axes is not looked at where ``layout`` was given.
 
         Raises:
-            UserError: maps that are not (C, H, W), or of which that cannot be told; tokens that are not (T, C).
+            UserError: an axis 0 that does not count the images; maps that are not (C, H, W), or of which that cannot be
+                told; tokens that are not (T, C).
         """
-        if self._layout is None and len(x):
-            check_order(self.encoder, self._normalized(x))
-            self._layout = "channels_first"
+        if self._tried or not len(x):
+            return
+        pixels = self._normalized(x)
+        check_rows(self.encoder, pixels)
+        if self._layout is None:
+            check_order(self.encoder, pixels)
+        self._layout, self._tried = self._layout or "channels_first", True
 
     def _normalized(self, x: Tensor) -> Tensor:
         if not x.is_floating_point():
