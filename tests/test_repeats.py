@@ -46,6 +46,41 @@ def test_a_frozen_branch_is_refused(middle, where):
         cut_network(Branching(middle), "a", torch.rand(1, 3, 16, 16))
 
 
+@pytest.mark.parametrize(
+    ("middle", "reason"),
+    [
+        (lambda net, z: net.bn(z) if len(z) > 20 else z, "on 21 images in evaluation"),
+        (from_(17), "on 17 images in evaluation"),
+        (lambda net, z: z if z.numel() <= 320 else net.bn(z), "beyond the 64 that can be tried"),
+        (from_(64), "branches on the number of images, beyond"),
+        (lambda net, z: 2 * z if torch.is_grad_enabled() else z, "on 2 images in evaluation with gradients"),
+        (lambda net, z: 2 * z if z.requires_grad else z, "branches on the input itself, by requires_grad"),
+        (lambda net, z: 2 * z if z.max().item() > 1000 else z, "branches on the input itself, by item"),
+        (lambda net, z: 2 * z if torch.equal(z, z.clamp(max=1000)) else z, "the input itself, by equal"),
+        (lambda net, z: 2 * z if max(z[0].tolist()) > 1000 else z, "the input itself, by tolist"),
+    ],
+)
+def test_a_branch_that_no_trial_would_take_is_refused(middle, reason):
+    with pytest.raises(UserError, match=reason):
+        cut_network(Branching(middle), "a", torch.rand(1, 3, 16, 16))
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        lambda net, z: 2 * z if z.dim() == 2 and z.shape[1] == 8 and z.size(-1) < 1000 else z,
+        lambda net, z: torch.cat([part + 1 for part in (z[:1], z[1:])]) if z.shape[0] > 20 else z + 1,
+        lambda net, z: z / z.max().item(),
+        lambda net, z: z * 2 if z.is_floating_point() and z.dtype == torch.float32 else z,
+    ],
+)
+def test_a_branch_that_makes_no_difference_is_taken(middle):
+    network = Branching(middle).eval()
+    encoder, tail = cut_network(network, "a", torch.rand(1, 3, 16, 16))
+    x = torch.rand(30, 3, 16, 16)
+    torch.testing.assert_close(tail(encoder(x)), network(x))
+
+
 def test_the_check_leaves_no_trace():
     network = Branching(lambda net, z: net.bn(z))
     before, twin = copy.deepcopy(network.state_dict()), network.eval()

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from .branches import batches_about
 from .errors import UserError, did_you_mean
 from .layout import Layout, channel_move, parse
 from .recorded import recorded_len
 from .repeats import verify
 
+Traced = tuple[fx.Graph, dict[str, Any], set[int]]
 MOVED = "channels_moved"
 """Entry of an encoder's ``meta``: whether its channels are moved to where the wire carries them."""
 
@@ -62,7 +64,7 @@ def cut_network(
     twin.eval()
     with torch.no_grad():
         expected = _run(twin, example)
-        graph, root = _trace_both_modes(twin, at, example)
+        graph, root, batches = _trace_both_modes(twin, at, example)
         crossing = _crossing(graph, _cut_node(graph, at))
         if crossing:
             raise UserError(_crossing_message(twin, at, example, crossing))
@@ -73,7 +75,7 @@ def cut_network(
         if move is not None:
             _move_channels(encoder, tail, *move)
             _check(encoder, tail, example, expected, at)
-        verify(twin, encoder, tail, example, at)
+        verify(twin, encoder, tail, example, at, batches)
     for module, training in modes:
         module.training = training
     encoder.training = tail.training = network.training
@@ -117,6 +119,7 @@ class _Tracer(fx.Tracer):
         self.example = example
         self.values: dict[fx.Node, Any] = {}
         self.running = False
+        self.batches: set[int] = set()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return not self.at.startswith(f"{module_qualified_name}.")
@@ -141,8 +144,10 @@ class _Tracer(fx.Tracer):
         return proxy
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        known = obj.node in self.values and not isinstance(self.values[obj.node], Tensor)
-        return bool(self.values[obj.node]) if known else super().to_bool(obj)
+        if obj.node not in self.values or isinstance(self.values[obj.node], Tensor):
+            return super().to_bool(obj)
+        self.batches |= batches_about(obj.node, self.values, self.lenient)
+        return bool(self.values[obj.node])
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         value = self.values.get(obj.node)
@@ -180,13 +185,13 @@ def _plain(value: Any, values: dict[fx.Node, Any]) -> Any:
     return value
 
 
-def _trace(network: nn.Module, at: str, example: Tensor, lenient: bool = False) -> tuple[fx.Graph, dict[str, Any]]:
-    """The graph around ``at``, and the modules and tensors it refers to, by their names in ``network``."""
-    whole = _Whole(network)
+def _trace(network: nn.Module, at: str, example: Tensor, lenient: bool = False) -> Traced:
+    """The graph around ``at``, the modules and tensors it refers to, by their names in ``network``, batches to try."""
+    whole, tracer = _Whole(network), _Tracer(at, example.clone(), lenient)
     entered = [network] + [network.get_submodule(name) for name in _ancestors(at)]
     try:
         with recorded_len(entered):
-            graph = _Tracer(at, example.clone(), lenient).trace(whole)
+            graph = tracer.trace(whole)
     except Exception as error:
         raise UserError(
             f"the code around layer '{at}' cannot be traced ({_first_line(error)}); "
@@ -198,27 +203,28 @@ def _trace(network: nn.Module, at: str, example: Tensor, lenient: bool = False) 
             value = _attribute(whole, node.target)
             node.target = node.target.removeprefix("network.")
             root[node.target] = value
-    return graph, root
+    return graph, root, tracer.batches
 
 
-def _trace_both_modes(network: nn.Module, at: str, example: Tensor) -> tuple[fx.Graph, dict[str, Any]]:
+def _trace_both_modes(network: nn.Module, at: str, example: Tensor) -> Traced:
     """Trace in evaluation mode; arguments that follow ``self.training`` keep following it.
 
     A trace freezes ``dropout(x, training=self.training)``. The second trace, in training mode, shows which
     arguments these are. Auxiliary heads, which only training has, are left aside; they may be too large for the
     example. Where training runs other code on the way to the logits, the graph of evaluation stands.
     """
-    graph, root = _trace(network, at, example)
+    graph, root, batches = _trace(network, at, example)
     ancestors = [network] + [network.get_submodule(name) for name in _ancestors(at)]
     for module in ancestors:
         module.training = True
-    training_graph, _ = _trace(network, at, example, lenient=True)
+    training_graph, _, more = _trace(network, at, example, lenient=True)
+    batches |= more
     for module in ancestors:
         module.training = False
     ways = _way_to_logits(graph), _way_to_logits(training_graph)
     pairs = list(zip(*ways, strict=False))
     if len(ways[0]) != len(ways[1]) or any((a.op, a.target) != (b.op, b.target) for a, b in pairs):
-        return graph, root
+        return graph, root, batches
     for node, other in pairs:
         if not any(_follows(*both) for both in _arguments(node, other)):
             continue
@@ -227,7 +233,7 @@ def _trace_both_modes(network: nn.Module, at: str, example: Tensor) -> tuple[fx.
         node.args = tuple(mode if _follows(a, b) else a for a, b in zip(node.args, other.args, strict=True))
         node.kwargs = {key: mode if _follows(a, other.kwargs[key]) else a for key, a in node.kwargs.items()}
         root["training"] = False
-    return graph, root
+    return graph, root, batches
 
 
 def _way_to_logits(graph: fx.Graph) -> list[fx.Node]:
@@ -351,7 +357,7 @@ def _crossing_message(network: nn.Module, at: str, example: Tensor, crossing: li
 
 def _is_legal(network: nn.Module, name: str, example: Tensor) -> bool:
     try:
-        graph, _ = _trace(network, name, example)
+        graph, _, _ = _trace(network, name, example)
         return not _crossing(graph, _cut_node(graph, name))
     except UserError:
         return False

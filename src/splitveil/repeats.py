@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -14,12 +15,18 @@ BATCHES = (1, 2, 3, 8)
 """Numbers of images that are tried."""
 
 
-def verify(network: nn.Module, encoder: nn.Module, tail: nn.Module, example: Tensor, at: str) -> None:
+def verify(
+    network: nn.Module, encoder: nn.Module, tail: nn.Module, example: Tensor, at: str, batches: Collection[int] = ()
+) -> None:
     """Compare ``tail(encoder(x))`` with ``network(x)`` on batches of several sizes, in evaluation and in training.
 
     A trace holds the way that the code took for one image, in one mode. The three share their modules; statistics that
     training changes are put back. A batch that the network itself refuses, as batch norm one image, is no evidence, and
-    nor is training in which it returns more than a tensor (auxiliary heads are left out of the halves).
+    nor is training in which it returns more than a tensor (auxiliary heads are left out of the halves). Two images are
+    tried with gradients too, which code may ask for.
+
+    Args:
+        batches: further numbers of images, at which the traced code may take another way.
 
     Raises:
         UserError: they differ, or the network takes one image only.
@@ -27,15 +34,18 @@ def verify(network: nn.Module, encoder: nn.Module, tail: nn.Module, example: Ten
     kept = [(value, value.clone()) for value in network.buffers()]
     _check_batches(network, example, kept)
     modes = [(module, module.training) for half in (network, encoder, tail) for module in half.modules()]
-    images = torch.rand(max(BATCHES), *example.shape[1:], generator=torch.Generator().manual_seed(0))
+    counts = sorted({*BATCHES, *batches})
+    images = torch.rand(counts[-1], *example.shape[1:], generator=torch.Generator().manual_seed(0))
     try:
-        for training in (False, True):
+        for training, gradients in itertools.product((False, True), repeat=2):
             for half in (network, encoder, tail):
                 half.train(training)
-            for count in BATCHES:
+            for count in (2,) if gradients else counts:
                 x = images[:count].to(example)
-                if not _same(network, lambda z: tail(encoder(z)), x, kept):
-                    mode = "in training" if training else "in evaluation"
+                with torch.set_grad_enabled(gradients):
+                    same = _same(network, lambda z: tail(encoder(z)), x, kept)
+                if not same:
+                    mode = ("in training" if training else "in evaluation") + (" with gradients" if gradients else "")
                     raise UserError(
                         f"cut at '{at}', the halves do not repeat the network's output on {count} images {mode} "
                         "(its code branches on the batch or the mode); cut elsewhere, or write the halves yourself: "
