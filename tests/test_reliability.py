@@ -62,6 +62,30 @@ class Sly(Gaussian):
         return before.with_noise(0.95 * self.sigma**2)
 
 
+class Partly(Gaussian):
+    """Tells of noise of deviation σ in the first channel and none in the others, and draws ``drawn`` of each."""
+
+    def __init__(self, sigma, first, others):
+        super().__init__(sigma)
+        self.first, self.others = first, others
+
+    def on_wire(self, z, rng):
+        noise = torch.randn(z.shape, generator=rng)
+        return z + torch.cat([self.first * noise[:, :1], self.others * noise[:, 1:]], 1)
+
+    def law(self, wire, before):
+        told = torch.zeros(wire.shape[1:])
+        told[0] = self.sigma**2
+        return before.with_noise(told)
+
+
+class Denying(Gaussian):
+    """Tells of no noise at all, and draws some."""
+
+    def on_wire(self, z, rng):
+        return z + 0.1 * torch.randn(z.shape, generator=rng)
+
+
 NOISES = (
     lambda: Gaussian(0.01),
     lambda: Gaussian(0.1),
@@ -83,6 +107,10 @@ NOISES = (
         (Boastful(1.0), "tells of noise of variance 1, but what it draws has 0.0"),
         (Stack(Boastful(0.1), Dropout(0.5)), "tells of noise of variance 0.04, but what it draws has 0.0"),
         (Sly(0.1), None),
+        (Partly(0.1, 0.1, 0.0), None),
+        (Partly(0.1, 0.01, 0.0), "but what it draws has 0.0"),
+        (Partly(0.1, 0.1, 0.1), "carries no noise, but two looks at one image differ there"),
+        (Denying(0.0), "carries no noise, but two looks at one image differ there"),
         (Cloak(low=0.05, high=0.2), None),
         (Stack(Gaussian(0.1), Laplace(0.05), Dropout(0.5)), None),
         (Centered(), "depends on the images beside it"),

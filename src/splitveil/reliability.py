@@ -98,12 +98,19 @@ def _other_noise(model: SplitModel, x: Tensor) -> list[str]:
     looks = torch.stack([model.protect(z, seed).double() for seed in seeds])
     law = law_of(model.defense, looks.flatten(0, 1).float())
     told = law.variance
-    if told is None or (not isinstance(told, Tensor) and told <= 0) or bool(torch.as_tensor(told).le(0).any()):
+    if told is None:
         return []
     seen = torch.ones_like(looks, dtype=torch.bool) if law.visible is None else law.visible.view_as(looks)
     first, second, both = looks[::2], looks[1::2], seen[::2] & seen[1::2]
-    variance = torch.as_tensor(told, dtype=torch.float64, device=x.device)
-    ratios = ((first - second).square() / (2 * variance))[both]
+    # The looks are laid one after the other in the law, which may tell a variance of each entry of each of them.
+    variance = torch.as_tensor(told, dtype=torch.float64, device=x.device).expand_as(looks.flatten(0, 1))
+    variance = variance.view_as(looks)[::2]
+    if bool((first != second)[both & (variance <= 0)].any()):
+        return [
+            "the defense tells that some or all of the wire carries no noise, but two looks at one image differ there: "
+            "the wire that was attacked is not the one that is described; draw the noise as `law` tells it"
+        ]
+    ratios = ((first - second).square() / (2 * variance))[both & (variance > 0)]
     if len(ratios) < 2:
         return []
     drawn, chance = float(ratios.mean()), 3 * float(ratios.std()) / len(ratios) ** 0.5
