@@ -200,3 +200,27 @@ def test_attacks_that_are_none_or_one(model):
         api.attack(model, "linear", learn_from=OWN, invert=(UNDER[0][:1], UNDER[1][:1]))
     with pytest.raises(UserError, match=r"the class LinearAttack is no registered attack.*write Linear\(\)"):
         api.attack(model, LinearAttack, learn_from=OWN, invert=UNDER)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("launcher", [{"SLURM_NTASKS": "2"}, {"SLURM_NTASKS": "1", "SLURM_NODEID": "x"}])
+def test_a_scheduler_around_a_training_is_not_asked(monkeypatch, launcher):
+    whole = {"JOB_ID": "1", "JOB_NAME": "train", "NNODES": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    for name, value in ({f"SLURM_{key}": value for key, value in whole.items()} | launcher).items():
+        monkeypatch.setenv(name, value)
+    assert len(api.fit(defended(), (X[:20], Y[:20]), epochs=1, batch_size=10, progress=False)) == 1
+
+
+def test_what_several_attacks_show_together_is_a_flag_of_the_report():
+    other, labels = UNDER[0].clone(), UNDER[1]
+    other[:3] = (OWN[0][:3] + 1 / 255).clamp(max=1)
+    report = api.evaluate(
+        defended(),
+        ["nearest", "rmle:steps=1,start=grey"],
+        learn_from=OWN,
+        invert=(other, labels),
+        progress=False,
+    )
+    (wins,) = [flag for flag in report.flags if "which sees the wire only, beats rmle" in flag]
+    (copies,) = [flag for flag in report.flags if "3 of 40 attacked images have a near-duplicate" in flag]
+    assert wins in repr(report)
+    assert copies in repr(report)

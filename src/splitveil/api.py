@@ -35,6 +35,7 @@ from .layout import Layout
 from .loop import Training
 from .metrics import Interval
 from .model import SplitModel
+from .one_machine import OneMachine
 from .recipe import Recipe, precision
 from .scores import interval
 from .work import Budget, Work
@@ -108,7 +109,7 @@ def fit(
         model.defense = Stack(*([model.defense] if isinstance(model.defense, Defense) else []))
     gpu = torch.cuda.is_available()
     chosen: Any = precision(recipe.precision, torch.device("cuda" if gpu else "cpu"))
-    fabric = Fabric(accelerator="cuda" if gpu else "cpu", devices=1, precision=chosen)
+    fabric = Fabric(accelerator="cuda" if gpu else "cpu", devices=1, precision=chosen, plugins=[OneMachine()])
     classes = 1 + int(max(part.labels.max() for part in (train, chooses) if part is not None))
     # Called within torch.no_grad() or inference_mode() it trains all the same.
     with (
@@ -238,11 +239,13 @@ class Report:
     Attributes:
         suite: its name. results: by attack.
         skipped: attacks that could not be made, with the reason.
+        doubts: flags that no attack has alone: one with the weights that is beaten by one without, near-duplicates.
     """
 
     suite: str
     results: dict[str, Result]
     skipped: dict[str, str] = field(default_factory=dict)
+    doubts: list[str] = field(default_factory=list)
 
     @property
     def best_attacker(self) -> str:
@@ -264,8 +267,9 @@ class Report:
 
     @property
     def flags(self) -> list[str]:
-        """The flags of all attacks."""
-        return [f"{name}: {flag}" for name, result in self.results.items() for flag in result.flags]
+        """The flags of all attacks, and the doubts."""
+        each = [f"{name}: {flag}" for name, result in self.results.items() for flag in result.flags]
+        return each + self.doubts
 
     def _values(self) -> dict[str, dict[str, Tensor]]:
         return {name: result.outcome.values for name, result in self.results.items()}
@@ -276,6 +280,7 @@ class Report:
     def __repr__(self) -> str:
         rows = [f"  {result!r}" for result in self.results.values()]
         rows += [f"  {name}: not made, {why}" for name, why in self.skipped.items()]
+        rows += [f"  flag: {doubt}" for doubt in self.doubts]
         return "\n".join([f"Report({self.suite}: mse={self.mse:.4f} by {self.best_attacker})", *rows])
 
 
@@ -316,7 +321,9 @@ def evaluate(
             skipped[label] = str(error)
     if not results:
         raise UserError("; ".join(f"{label}: {why}" for label, why in skipped.items()))
-    return Report(name, results, skipped)
+    values = {label: result.outcome.values for label, result in results.items()}
+    needs = {label: chosen[label].make("attacks").needs for label in results}
+    return Report(name, results, skipped, suites.doubts(values, needs, given))
 
 
 def _protocol(model: SplitModel, learn_from: Data, invert: Data, grants: frozenset[Access]) -> Protocol:

@@ -18,7 +18,6 @@ from .config import Spec, renewed
 from .data import Access, ImageSet, Protocol
 from .errors import UserError, WireError, unknown
 from .files import write_json
-from .registry import Registry
 from .runs import Run, environment
 from .work import Progress
 
@@ -197,7 +196,8 @@ def run_suite(
     about: dict[str, Any] = {"suite": name} | ({"superseded_by": SUPERSEDED[name]} if name in SUPERSEDED else {})
     about |= {"protocol": parts.name, "seed": agreed.seed, "observed": agreed.observed}
     summary = {**about, **_combined(summaries, values, held)}
-    summary["flags"] += reliability.near_duplicates(parts.attacker_train, parts.attacker_test)
+    needs = {label: able[label].make("attacks").needs for label in values}
+    summary["flags"] += doubts(values, needs, parts)
     summary |= {"skipped": skipped, "seconds": time.perf_counter() - start, "environment": environment()}
     write_json(run.path / "attacks" / f"suite-{name}.json", summary)
     return summary
@@ -283,9 +283,6 @@ def _combined(summaries: dict[str, dict[str, Any]], values: Values, held: Values
     lowest, won = worst_case(mse), winners(mse)
     highest = {key: _stacked({n: v[key] for n, v in values.items()}).max(0).values for key in ("ssim", "psnr")}
     counts = Counter(won)
-    needs: dict[str, frozenset[Access]] = {
-        label: Registry("attacks").get(next(iter(summary["attack"]))).needs for label, summary in summaries.items()
-    }
     flags = [f"{label}: {flag}" for label, summary in summaries.items() for flag in summary["flags"]]
     told = ("protocol", "seed", "observed", "images", "images_digest", "baseline_mse", "budget", "curve", "environment")
     return {
@@ -303,8 +300,19 @@ def _combined(summaries: dict[str, dict[str, Any]], values: Values, held: Values
         "below_decoder": metrics.paired_difference(mse["decoder"], lowest).as_dict() if "decoder" in mse else None,
         "baseline_mse": next(iter(summaries.values()))["baseline_mse"],
         "images": next(iter(summaries.values()))["images"],
-        "flags": flags + reliability.black_box_wins(mse, needs, _distances(values)),
+        "flags": flags,
     }
+
+
+def doubts(values: Values, needs: dict[str, frozenset[Access]], parts: Protocol) -> list[str]:
+    """Return the flags that several attacks have only together, and that the images of ``parts`` raise.
+
+    Args:
+        values: of each attack. needs: its access.
+    """
+    mse = {label: value["mse"] for label, value in values.items()}
+    found = reliability.black_box_wins(mse, needs, _distances(values))
+    return found + reliability.near_duplicates(parts.attacker_train, parts.attacker_test)
 
 
 def _distances(values: Values) -> dict[str, Tensor] | None:
