@@ -235,7 +235,7 @@ def test_list_shows_every_kind(capsys):
     shown = capsys.readouterr().out
     assert "gaussian" in shown
     assert "vgg11" not in shown
-    assert "expected one of" in refused(capsys, "list", "defence")
+    assert "expected one of" in refused(capsys, "list", "defens")
 
 
 def test_interrupt_is_exit_code_130_and_the_run_resumes(tmp_path):

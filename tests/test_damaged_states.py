@@ -108,7 +108,9 @@ def test_damaged_notes_of_attempts_and_locks_of_a_grid(tmp_path):
             found = Tries.read(note)
             assert min(found.total, found.counted) >= 0
     path = tmp_path / "lock"
-    with claim(path) as lock:
+    held = claim(path)
+    assert held is not None
+    with held as lock:
         owner = json.loads(path.read_text())
         whole = path.read_bytes()
         for new in STRANGE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL.Image import Image
@@ -32,7 +32,7 @@ def images_of(data: Data, name: str) -> Split:
     """
     if isinstance(data, Split):
         return data
-    parts = data if isinstance(data, tuple) or _is_listed_pair(data) else _collected(data, name)
+    parts: Any = data if isinstance(data, tuple) or _is_listed_pair(data) else _collected(data, name)
     if len(parts) != 2:
         raise UserError(f"{name} has {len(parts)} parts; {PAIR}")
     with torch.inference_mode(False):  # what is made in that mode cannot be trained on
@@ -145,7 +145,7 @@ def _collected(data: Any, name: str) -> tuple[Tensor, Tensor]:
 def _items(data: Any) -> Iterable[Any]:
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset) and hasattr(data, "__len__"):
         return (data[index] for index in range(len(data)))  # type: ignore[arg-type]
-    return data
+    return cast("Iterable[Any]", data)
 
 
 def _tensor(value: Any, name: str) -> Tensor:
