@@ -58,6 +58,13 @@ def test_what_is_transparent_is_read_as_it_is_shown(tmp_path, name):
     assert np.array_equal(_decode._read(path), np.broadcast_to(expected, (SIDE, SIDE, 3)).transpose(2, 0, 1))
 
 
+def test_a_palette_may_hold_the_transparency_itself():
+    """As in a webp or tiff that a program made into a palette: no entry is named as transparent."""
+    image = Image.new("P", (4, 4), 0)
+    image.putpalette([0, 0, 0, 0] + 255 * [0, 0, 0, 255], "RGBA")
+    assert _decode._on_white(image).getpixel((0, 0)) == (255, 255, 255)
+
+
 def test_a_color_that_png_calls_transparent_is_white(tmp_path):
     pixels = np.full((4, 4, 3), 7, np.uint8)
     pixels[0, 0] = (9, 8, 7)

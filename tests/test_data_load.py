@@ -90,6 +90,23 @@ def test_cache_is_used_until_a_file_changes(tmp_path, monkeypatch):
     assert values(load("cifar10", root=tmp_path).train) == [0, 77, 20, 21]
 
 
+def test_files_that_change_places_are_decoded_again(tmp_path):
+    """Of one size, and written in the same moment."""
+    folder = tmp_path / "train/a"
+    for part in ("train", "test"):
+        for name, value in (("000.bmp", 5), ("001.bmp", 6)):
+            (tmp_path / part / "a").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((32, 32, 3), value + 20 * (part == "test"), np.uint8)).save(
+                tmp_path / part / "a" / name
+            )
+            os.utime(tmp_path / part / "a" / name, ns=(10**18, 10**18))
+    assert values(load("cifar10", root=tmp_path).train) == [5, 6]
+    (folder / "000.bmp").rename(folder / "x.bmp")
+    (folder / "001.bmp").rename(folder / "000.bmp")
+    (folder / "x.bmp").rename(folder / "001.bmp")
+    assert values(load("cifar10", root=tmp_path).train) == [6, 5]
+
+
 def test_a_damaged_cache_file_is_written_again(tmp_path):
     tree(tmp_path, {"train": 2, "test": 2})
     load("cifar10", root=tmp_path)

@@ -111,7 +111,8 @@ def _key(paths: Sequence[Path], size: int, resize: bool) -> str:
         except OSError as error:
             broken.append(f"cannot read {path}: {error.strerror}; put the file back or fix its rights")
             continue
-        entry = f"\0{folders[path.parent]}\0{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}"
+        # Two files that change places keep their sizes and their times of writing, not those of their entries.
+        entry = f"\0{folders[path.parent]}\0{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
         digest.update(os.fsencode(entry))
     if broken:
         raise BrokenImage(*broken)
@@ -255,7 +256,7 @@ def _on_white(image: Image) -> Image:
     """The image as a viewer shows it: what is transparent has color values that nobody sees."""
     import PIL.Image
 
-    if image.mode not in ("RGBA", "LA", "PA", "RGBa", "La") and image.info.get("transparency") is None:
+    if not image.has_transparency_data and image.mode != "La":  # which Pillow forgets there
         return image
     if image.mode == "La":
         image = image.convert("LA")
