@@ -181,7 +181,7 @@ def test_bad_settings_are_refused(settings, message):
 
 
 def test_images_on_both_sides_are_refused(model):
-    with pytest.raises(UserError, match="share 40 images"):
+    with pytest.raises(UserError, match="learn_from and invert share 40 images; remove them from learn_from"):
         api.attack(model, "linear", learn_from=(X, Y), invert=(X[:40], Y[:40]))
 
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from . import bars, config, suites
 from .attacks.base import Attack
 from .data import Access, Protocol, to_float
+from .data.protocol import contained
 from .defenses.base import Defense, Stack
 from .errors import UserError, WireError
 from .evaluation import Outcome, Terms, made, stage_of
@@ -335,6 +336,8 @@ def _protocol(model: SplitModel, learn_from: Data, invert: Data, grants: frozens
         raise UserError(f"invert has {len(under)} image; expected at least 2, for an interval over them")
     check_images(model, own, "learn_from")
     check_images(model, under, "invert")
+    if shared := int(contained(own.images, under.images).sum()):
+        raise UserError(f"learn_from and invert share {shared} images; remove them from learn_from")
     return Protocol("own", own, own, under, own, under, frozenset(grants))
 
 
