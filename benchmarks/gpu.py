@@ -1,7 +1,7 @@
 """What a borrowed GPU should give, most wanted first, within a time limit; a rerun goes on.
 
     python benchmarks/gpu.py --archive cifar10.tar.xz --seconds 500 --out gpu [--done gpu/records.jsonl]
-    python benchmarks/gpu.py --rehearse --out /tmp/rehearsal
+    python benchmarks/gpu.py --rehearse --out rehearsal
 
 Stages, in this order, each left out with --without NAME:
 
@@ -23,6 +23,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
@@ -182,7 +183,7 @@ def main() -> None:
     parser.add_argument("--without", nargs="*", choices=STAGES, default=[])
     parser.add_argument("--batches", type=int, nargs="+", default=[128, 512, 1024], help="of the profile")
     parser.add_argument("--only", default="", help="of the checks: a part of the name")
-    parser.add_argument("--scratch", type=Path, default=Path("/dev/shm/splitveil"))
+    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "splitveil-gpu")
     parser.add_argument("--rehearse", action="store_true")
     args = parser.parse_args()
     deadline = time.monotonic() + args.seconds

@@ -41,7 +41,7 @@ class Cell:
     attacker_size: int | None = None
     tail: bool = True
     check: bool = False
-    scratch: Path = field(default=Path("/tmp"))
+    scratch: Path = field(default=Path("runs"))
 
 
 def loaded(settings: Any) -> Any:

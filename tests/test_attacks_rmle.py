@@ -9,7 +9,8 @@ from torch import nn
 import toy
 from splitveil import metrics
 from splitveil.attacks import rmle as module
-from splitveil.attacks._white_box import WhiteBox, total_variation
+from splitveil.attacks._total_variation import total_variation
+from splitveil.attacks._white_box import WhiteBox
 from splitveil.attacks.base import Victim
 from splitveil.attacks.decoder import DecoderAttack
 from splitveil.attacks.rmle import RmleAttack

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ._gaussian import means, moments, solved
 from ._held_out import Pairs
 from ._offsets import Unshifted
 from .base import BATCH, Victim
@@ -74,11 +75,11 @@ class Sight:
         x = torch.cat([seen.images(index).flatten(1) for index in parts])
         variance = torch.as_tensor(0.0 if law.variance is None else law.variance, device=known.device).flatten()
         if float((counts > 0).float().mean()) < COMPLETE or known.shape[1] > MOST_ENTRIES:
-            return cls(victim, *_means(known, counts, x), None, None, variance)
+            return cls(victim, *means(known, counts, x), None, None, variance)
         others = torch.ones(len(x), dtype=torch.bool, device=x.device).index_fill(0, judges, False)
-        of_others = cls(victim, *_moments(known[others], counts[others], x[others]), variance)
+        of_others = cls(victim, *moments(known[others], counts[others], x[others]), variance)
         ridge, error = of_others._judge(seen.wire(judges, rng), x[judges])
-        return cls(victim, *_moments(known, counts, x), variance, ridge, error)
+        return cls(victim, *moments(known, counts, x), variance, ridge, error)
 
     def _judge(self, wire: Tensor, x: Tensor) -> tuple[float, float]:
         """The ridge that is best for some of these pairs of wire and image, and its error on all."""
@@ -106,7 +107,7 @@ class Sight:
         there = self.visible(wire)
         target = torch.where(there, wire.flatten(1) - self.mean, 0)
         diagonal = self.variance + self.ridge * self.covariance.diagonal().mean()
-        return _solved(self.covariance, diagonal, there, target, rounds)
+        return solved(self.covariance, diagonal, there, target, rounds)
 
     def images(self, wire: Tensor) -> Tensor:
         """What is expected of the image, (B, d): the MMSE estimate for jointly Gaussian image and wire."""
@@ -136,19 +137,6 @@ class Sighted:
         return self._sight(self._seen.wire(index, rng))
 
 
-def _means(known: Tensor, counts: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the wire's entries (N, m) where they were seen, and of the images (N, d)."""
-    there = counts > 0
-    return (known * there).sum(0) / there.sum(0).clamp(min=1), x.mean(0)
-
-
-def _moments(known: Tensor, counts: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Both means, the covariance of the wire, and the one between wire and images."""
-    mean, pixels = _means(known, counts, x)
-    centered = torch.where(counts > 0, known - mean, 0)
-    return mean, pixels, centered.T @ centered / len(x), centered.T @ (x - pixels) / len(x)
-
-
 def _together(victim: Victim, seen: Pairs, index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Union of the looks at the images ``index``, and how often each entry was seen."""
     total = count = torch.zeros(())
@@ -158,19 +146,3 @@ def _together(victim: Victim, seen: Pairs, index: Tensor, rng: torch.Generator) 
         assert visible is not None
         total, count = total + wire * visible, count + visible.to(wire.dtype)
     return total / count.clamp(min=1), count
-
-
-def _solved(matrix: Tensor, diagonal: Tensor, there: Tensor, target: Tensor, rounds: int) -> Tensor:
-    """Conjugate gradients for (matrix + diag) on the entries ``there``, all rows at once, preconditioned."""
-    scale = (matrix.diagonal() + diagonal).clamp(min=1e-12)
-    x, residual = torch.zeros_like(target), target
-    direction = z = residual / scale
-    power = (residual * z).sum(1, keepdim=True)
-    for _ in range(rounds):
-        image = torch.where(there, direction @ matrix + direction * diagonal, 0)
-        step = power / (direction * image).sum(1, keepdim=True).clamp(min=1e-20)
-        x, residual = x + step * direction, residual - step * image
-        z = residual / scale
-        after = (residual * z).sum(1, keepdim=True)
-        direction, power = z + after / power.clamp(min=1e-20) * direction, after
-    return x

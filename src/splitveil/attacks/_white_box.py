@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data import Split, to_float
+from ._backward import linear_map, slope_of
 from .base import BATCH, Victim, seen
 
 Mode = Literal["exact", "straight"]
@@ -50,12 +51,12 @@ class WhiteBox:
         self.scale = float(first.float().var(0).mean()) or 1.0
         """Variance of the wire over images, per dimension: losses in its unit mean the same for every encoder."""
         self.modes: tuple[Mode, ...] = ("exact",)
-        slope = self._slope(z[:2], rng)
+        slope = slope_of(self.model, z[:2], rng)
         if slope is None or not bool(slope.any()):
             self.modes = ("straight",)
         elif slope.shape != first[:2].shape or not torch.allclose(slope, torch.ones_like(slope)):
             self.modes = ("exact", "straight")
-        self._map = None if z.shape == first.shape else _linear_map(z, first)
+        self._map = None if z.shape == first.shape else linear_map(z, first)
         self._know(victim, first, second)
 
     def _know(self, victim: Victim, first: Tensor, second: Tensor) -> None:
@@ -87,15 +88,6 @@ class WhiteBox:
     def target(self, wire: Tensor) -> Tensor:
         """What `feature_loss` compares with: the looks (B, k · m), or their mean (B, m) where nothing is lost by it."""
         return (wire.mean(1) if self._together else wire).flatten(1).float()
-
-    def _slope(self, z: Tensor, rng: torch.Generator) -> Tensor | None:
-        """Gradient of the sum of the wire with respect to z; None where there is no path."""
-        z = z.detach().requires_grad_()
-        with torch.enable_grad():
-            wire = self.model.protect(z, rng)
-            if not wire.requires_grad:
-                return None
-            return torch.autograd.grad(wire.sum(), z, allow_unused=True)[0]
 
     def wire(self, x: Tensor, rng: torch.Generator, mode: Mode = "exact", draws: int | None = None) -> Tensor:
         """Mean wire (B, m), flattened, of pixels x (B, 3, S, S), with gradients."""
@@ -153,26 +145,3 @@ class WhiteBox:
         if not self._additive:
             rounded = rounded + self.variance / self.draws
         return 2 * self.variance / self._peak * ((error.square() + rounded).sqrt() - rounded.sqrt())
-
-
-def _linear_map(z: Tensor, wire: Tensor) -> Tensor:
-    """Least squares (m_z, m_wire) with a little ridge: the backward pass of a wire that is shaped differently."""
-    a, b = z.flatten(1).double(), wire.flatten(1).double()
-    a, b = a - a.mean(0), b - b.mean(0)
-    gram = a @ a.T  # few rows, many columns: solve in the space of the rows
-    ridge = 1e-3 * gram.diagonal().mean().clamp(min=1e-12) * torch.eye(len(a), dtype=a.dtype, device=a.device)
-    return (a.T @ torch.linalg.solve(gram + ridge, b)).float()
-
-
-def total_variation(x: Tensor) -> Tensor:
-    """Isotropic total variation of each image, per pixel: mean of √(Δ_h² + Δ_v² + 10⁻⁸), (B, 3, S, S) -> (B,).
-
-    Rudin, Osher and Fatemi 1992, forward differences, zero beyond the last row and column.
-
-    >>> step = torch.cat([torch.zeros(1, 3, 4, 2), torch.ones(1, 3, 4, 2)], 3)
-    >>> round(float(total_variation(step)), 3)
-    0.25
-    """
-    vertical = torch.nn.functional.pad(x.diff(dim=2), (0, 0, 0, 1))
-    horizontal = torch.nn.functional.pad(x.diff(dim=3), (0, 1))
-    return (vertical.square() + horizontal.square() + 1e-8).sqrt().mean((1, 2, 3))

@@ -15,7 +15,8 @@ from ..randomness import seed_layers
 from ..ranges import Count, Rate, Weight
 from ..registry import plugin
 from ..work import Work
-from ._white_box import Mode, WhiteBox, total_variation
+from ._total_variation import total_variation
+from ._white_box import Mode, WhiteBox
 from .base import Attack, Extent, Victim
 
 JITTER = (0.5, 0.1, 0.05)

@@ -104,8 +104,7 @@ class LatentAttack(Attack):
         rng = torch.Generator(wire.device).manual_seed(self._seed)
         target = self.box.target(wire)
         first = self._sampled(self.box.one_wire(wire).flatten(1).float(), rng)
-        best = torch.full((len(wire),), math.inf, device=wire.device)
-        images = torch.empty(0)
+        best, images = torch.full((len(wire),), math.inf, device=wire.device), torch.empty(0)
         for mode in self._work.each(self.box.modes):
             latent = first.clone().requires_grad_()
             optimizer = torch.optim.Adam([latent], self.lr)

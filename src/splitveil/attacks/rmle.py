@@ -14,7 +14,8 @@ from ..errors import UserError
 from ..ranges import Count, Looks, Rate, Weight
 from ..registry import plugin
 from ..work import Work
-from ._white_box import Mode, WhiteBox, total_variation
+from ._total_variation import total_variation
+from ._white_box import Mode, WhiteBox
 from .base import Attack, Extent, Victim
 from .decoder import DecoderAttack
 from .linear import LinearAttack

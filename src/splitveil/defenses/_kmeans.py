@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from ._by_class import by_class
+
 
 @dataclass(slots=True)
 class Clusters:
@@ -20,27 +22,6 @@ class Clusters:
     centers: Tensor
     counts: Tensor
     variance: Tensor
-
-
-def by_class(z: Tensor, y: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Group samples by class into one padded array.
-
-    Args:
-        z: (N, m) features. y: (N,) class indices in [0, classes).
-
-    Returns:
-        (C, n, m) features with zeros as padding, n the size of the largest class, and the (C, n) validity mask.
-    """
-    counts = torch.bincount(y, minlength=classes)
-    order = torch.argsort(y, stable=True)
-    sorted_y = y[order]
-    within = torch.arange(len(y), device=y.device) - (counts.cumsum(0) - counts)[sorted_y]
-    n = max(int(counts.max()), 1)
-    slots = torch.full((classes, n), len(y), device=y.device, dtype=torch.long)
-    slots[sorted_y, within] = order
-    valid = slots < len(y)
-    grouped = z[slots.clamp(max=len(y) - 1).flatten()].view(classes, n, -1)
-    return (grouped if valid.all() else grouped * valid[..., None]), valid
 
 
 def seed_centers(grouped: Tensor, valid: Tensor, k: int, rng: torch.Generator) -> Tensor:
