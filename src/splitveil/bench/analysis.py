@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from ..evidence import combined
-from ..metrics import ELEMENTS_AT_ONCE, Interval
+from ..metrics import Interval
+from ..noise_curve import resampled
 from .records import attacker
 
 RESAMPLES = 2000  # as metrics.bootstrap_ci
@@ -111,15 +112,9 @@ def paired_intervals(differences: np.ndarray) -> list[Interval]:
     Interval(mean=2.0, lo=2.0, hi=2.0, level=0.95)
     """
     values = torch.as_tensor(differences, dtype=torch.float64)
-    count, rng, parts = values.shape[1], torch.Generator().manual_seed(0), []
-    at_once = max(1, ELEMENTS_AT_ONCE // count)
-    for start in range(0, RESAMPLES, at_once):
-        drawn = torch.randint(count, (min(at_once, RESAMPLES - start), count), generator=rng)
-        times = torch.zeros(drawn.shape, dtype=torch.float64)
-        times.scatter_add_(1, drawn, torch.ones_like(times))
-        parts.append(times @ values.T / count)
+    means = resampled(values, RESAMPLES, torch.Generator().manual_seed(0))
     tails = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    ends = torch.cat(parts).quantile(tails, dim=0).T.tolist()
+    ends = means.quantile(tails, dim=0).T.tolist()
     return [Interval(row.mean().item(), low, high) for row, (low, high) in zip(values, ends, strict=True)]
 
 
