@@ -28,8 +28,7 @@ from splitveil.model import SplitModel
 from splitveil.work import Budget, Work
 from toy import rng
 
-ALL = frozenset(Access)
-SIGMA = 0.05
+ALL, SIGMA = frozenset(Access), 0.05
 
 
 def small(split: Split) -> Split:

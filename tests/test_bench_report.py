@@ -22,8 +22,7 @@ from PIL import Image
 from report_helpers import add, bench, cell, fail
 from splitveil.bench import analysis, gains, records
 from splitveil.cli import main
-from splitveil.metrics import Interval
-from splitveil.report import _bench_paper, plots, strips, words
+from splitveil.report import _bench_paper, plots, strips
 from splitveil.report.bench import SCRIPTS, Bench, _by_need, build
 
 VOID = {"meta", "img", "input", "br"}
@@ -278,70 +277,6 @@ def test_same_records_same_plots(made, tmp_path):
     plots.draw(tmp_path, arenas, [gains.gains(made.folder, arena) for arena in arenas])
     for path in tmp_path.iterdir():
         assert path.read_bytes() == (made.folder / "plots" / path.name).read_bytes(), path.name
-
-
-def gain(error: tuple[float, float], accuracy: tuple[float, float], seeds: int = 4) -> gains.Gain:
-    """A gain with these two intervals, over so many seeds."""
-    parts = [Interval(sum(ends) / 2, *ends) for ends in (error, accuracy)]
-    return gains.Gain(None, None, tuple(range(seeds)), (), (), *parts, (0.01, 0.012), (0.5, 0.5), True)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("error", "accuracy", "title"),
-    [
-        (
-            (0.1, 0.2),
-            (-0.1, 0.1),
-            "CEM raises the attacker’s error in the one comparison; a loss of 1 point of accuracy is not excluded",
-        ),
-        (
-            (0.1, 0.2),
-            (-0.009, 0.02),
-            "CEM raises the attacker’s error in the one comparison; a loss of 1 point of accuracy is excluded",
-        ),
-        (
-            (0.1, 0.2),
-            (-0.2, -0.1),
-            "CEM raises the attacker’s error in the one comparison; accuracy falls, a loss of 1 point of accuracy is "
-            "not excluded",
-        ),
-        ((-0.1, 0.2), (-0.2, -0.1), "No effect of CEM on the attacker’s error is shown"),
-        ((-0.2, -0.1), (0.1, 0.2), "CEM makes the attack easier in the one comparison"),
-    ],
-)
-def test_the_title_says_what_the_intervals_allow(error, accuracy, title):
-    assert words.headline([], [gain(error, accuracy)]) == title
-
-
-def test_the_margin_decides_what_is_excluded():
-    found = [gain((0.1, 0.2), (-0.009, 0.02))]
-    assert words.headline([], found, 0.5).endswith("a loss of 0.5 points of accuracy is not excluded")
-    assert "a loss of 2 points of accuracy is excluded" in words.cem(found, 2)
-
-
-@pytest.mark.parametrize("seeds", [1, 2])
-def test_of_few_seeds_the_title_speaks_of_these_trainings(seeds):
-    found = [gain((0.1, 0.2), (-0.1, 0.1), seeds), gain((-0.2, -0.1), (-0.1, 0.1), seeds)]
-    assert words.headline([], found).startswith(
-        "In these trainings the attacker’s error with CEM is higher in 1 of 2 comparisons, lower in 1; a loss of"
-    )
-    assert words.headline([], found[1:]).startswith("In these trainings the attacker’s error with CEM is lower in the")
-
-
-def test_the_title_counts():
-    found = [gain((0.1, 0.11), (-0.2, -0.19)), gain((-0.11, -0.1), (0, 0.1)), gain((-0.1, 0.1), (-0.1, 0.1))]
-    assert words.headline([], found) == (
-        "CEM raises the attacker’s error in 1 of 3 comparisons, lowers it in 1; accuracy falls in 1 of 3, a loss of "
-        "1 point of accuracy is excluded in 1 of 3"
-    )
-    assert "a rise is shown in 1, a fall in 1" in words.cem(found)
-    assert "correction for the number of comparisons (Holm). A loss of 1 point is excluded in 1." in words.cem(found)
-
-
-def test_what_one_interval_shows_need_not_be_shown_among_many():
-    barely = gain((0.001, 0.2), (-0.1, 0.1))
-    assert words.shown([barely], "mse") == (1, 0)
-    assert words.shown([barely] * 5, "mse") == (0, 0)
 
 
 def test_the_published_table_is_beside_ours(made):

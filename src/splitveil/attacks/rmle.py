@@ -99,8 +99,7 @@ class RmleAttack(Attack):
         self.tv, self.l2 = self._pairs[0]
         if len(self._pairs) * len(self.box.modes) == 1:
             return
-        best = math.inf
-        weights = torch.tensor(self._pairs, device=wire.device).repeat_interleave(len(truth), 0)
+        best, weights = math.inf, torch.tensor(self._pairs, device=wire.device).repeat_interleave(len(truth), 0)
         for mode in self._work.each(self.box.modes):
             found = self._optimize(wire.repeat(len(self._pairs), *[1] * (wire.dim() - 1)), weights, mode, 0)[0]
             errors = (found.view(len(self._pairs), *truth.shape) - truth).square().mean((1, 2, 3, 4)).tolist()
