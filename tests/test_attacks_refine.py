@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.fft
@@ -155,7 +157,7 @@ def test_coefficients_are_scipys_cosine_transform_of_the_principal_colors():
 def test_the_variances_and_colors_of_gaussian_errors_are_found():
     colors = torch.linalg.qr(torch.randn(3, 3, generator=rng(1)))[0]
     scale = torch.tensor([0.01, 0.03, 0.1])[:, None, None] / (1 + torch.arange(8.0) + torch.arange(8.0)[:, None])
-    made = CosineModel(CosineModel.fit(torch.rand(3, 3, 8, 8)).cosine, colors, scale)
+    made = replace(CosineModel.fit(torch.rand(3, 3, 8, 8)), colors=colors, deviation=scale)
     found = CosineModel.fit(made.image(torch.randn(4000, 3, 8, 8, generator=rng(2))))
     torch.testing.assert_close((found.colors.T @ colors).abs(), torch.eye(3), atol=0.02, rtol=0)
     torch.testing.assert_close(found.deviation, scale, atol=0, rtol=0.06)
@@ -164,7 +166,7 @@ def test_the_variances_and_colors_of_gaussian_errors_are_found():
 def test_few_images_share_their_variances():
     """Three images say little about one coefficient; those of the same frequency are asked too."""
     scale = 0.1 / (1 + torch.arange(16.0) + torch.arange(16.0)[:, None]).expand(3, -1, -1)
-    made = CosineModel(CosineModel.fit(torch.rand(3, 3, 16, 16)).cosine, torch.eye(3), scale)
+    made = replace(CosineModel.fit(torch.rand(3, 3, 16, 16)), colors=torch.eye(3), deviation=scale)
     deviation = CosineModel.fit(made.image(torch.randn(3, 3, 16, 16, generator=rng()))).deviation
     assert float((deviation / scale).log().square().mean()) < 0.1
     assert bool((CosineModel.fit(torch.zeros(2, 3, 16, 16)).deviation > 0).all())

@@ -55,8 +55,10 @@ def test_channel_statistics_equal_numpy():
 
 def test_split_refuses_wrong_tensors():
     good = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
-    with pytest.raises(UserError, match=r"images are torch.float32 .*expected torch.uint8 \(N, 3, S, S\)"):
+    with pytest.raises(UserError, match=r"images are torch.float32 .*expected torch.uint8 \(N, 3 or 1, H, W\)"):
         Split(good.float(), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(UserError, match=r"images are torch.uint8 \(2, 2, 4, 4\); expected"):
+        Split(good[:, :2], torch.zeros(2, dtype=torch.int64))
     with pytest.raises(UserError, match=r"labels are torch.int64 \(3,\); expected torch.int64 \(2,\)"):
         Split(good, torch.zeros(3, dtype=torch.int64))
 

@@ -81,16 +81,15 @@ def test_reading_leaves_the_global_generator_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-GRAY = "have one channel; expected three: write x.expand(-1, 3, -1, -1)"
-
-
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        ((X[:, :1], Y), GRAY),
-        ((X[:, 0], Y), "write x[:, None].expand(-1, 3, -1, -1)"),
-        ((X.permute(0, 2, 3, 1), Y), "expected (N, 3, S, S): write x.permute(0, 3, 1, 2)"),
-        ((X[..., :6], Y), "are 8 x 6 pixels; expected square ones: write torch.nn.functional.interpolate"),
+        ((X[:, :1], Y), "have shape (1, 8, 8), the model was made for (3, 8, 8)"),
+        ((X[:, :2], Y), "expected (N, C, H, W) with C = 3, or 1 of gray images"),
+        ((X[:, 0], Y), "expected (N, C, H, W) with C = 3, or 1 of gray images: write x[:, None]"),
+        ((X.permute(0, 2, 3, 1), Y), "with C = 3, or 1 of gray images: write x.permute(0, 3, 1, 2)"),
+        ((X[..., :6], Y), "have shape (3, 8, 6), the model was made for (3, 8, 8)"),
+        ((X[..., :0], Y), "have shape (20, 3, 8, 0); expected (N, C, H, W)"),
         ((255 * X, Y), "expected pixels in [0, 1], without normalization: write x / 255"),
         ((X - 0.5, Y), "leave it out, and give splitveil.split mean=... and std=..."),
         (((255 * X).long(), Y), "write x.to(torch.uint8)"),
@@ -121,11 +120,10 @@ def test_other_images_are_refused(data, expected):
 @pytest.mark.parametrize(
     ("example", "expected"),
     [
-        (None, "example is a NoneType; expected a tensor of pixels (1, 3, S, S), e.g. x[:1]"),
+        (None, "example is a NoneType; expected a tensor of pixels (1, C, H, W), e.g. x[:1]"),
         ((1, 3, 8, 8), "example is a tuple"),
-        (X[0], "example has shape (3, 8, 8); expected (1, 3, S, S)"),
-        (X[:1, :1], GRAY),
-        (X[:1, ..., :6], "are 8 x 6 pixels"),
+        (X[0], "example has shape (3, 8, 8); expected (1, C, H, W)"),
+        (X[:1, :2], "the images of example have shape (1, 2, 8, 8); expected (N, C, H, W) with C = 3"),
         (X[:1].long(), "example is torch.int64; expected floats"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from splitveil.errors import UserError
 from splitveil.registry import Registry
 from test_damaged_files import TRAIN, answer, run, state_of  # noqa: F401 (the fixture of a finished run)
 
-WIDE = Extent(wire=(64, 16, 16), size=64, images=10**6, answered=256, classes=10, noisy=True, encoder=10_000_000)
+TASK: dict[str, Any] = {"answered": 256, "classes": 10, "noisy": True}
+WIDE = Extent(wire=(64, 16, 16), image=(3, 64, 64), images=10**6, encoder=10_000_000, **TASK)
 """A task as on ImageNet with 64 pixels."""
 
 ATTACKS = [
@@ -72,7 +74,7 @@ def test_the_smaller_space_of_a_regression_counts(small, looks, images):
 
 @pytest.mark.parametrize("name", Registry("attacks").names())
 def test_the_defaults_of_every_attack_fit_a_laptop(small, name):
-    usual = Extent(wire=(8, 8, 8), size=32, images=5000, answered=256, classes=10, noisy=True, encoder=1_100_000)
+    usual = Extent(wire=(8, 8, 8), image=(3, 32, 32), images=5000, encoder=1_100_000, **TASK)
     memory.check(name, Spec.model_validate(name).make("attacks").memory(usual), "cpu")
 
 

@@ -74,10 +74,17 @@ def test_every_number_of_a_network(name, key):
 
 @pytest.mark.parametrize(("name", "key"), numbers("zoo.decoders"))
 def test_every_number_of_a_decoder(name, key):
-    good: dict[str, Any] = {"feature_shape": (2, 4, 4), "image_size": 8}
+    good: dict[str, Any] = {"feature_shape": (2, 4, 4), "image_shape": (3, 8, 8)}
     good |= {} if name.startswith("custom") else {"blocks": 1, "channels": 2}
     for value in (*NEVER, -1):
         refused(lambda value=value: Registry("zoo.decoders").get(name)(**(good | {key: value})), key)
+
+
+def test_the_size_of_the_images_of_a_decoder():
+    value: Any
+    for value in (*NEVER, 0, -1):
+        for size in (value, (3, value, 8), (1, 8, value)):
+            refused(lambda size=size: decoders.build("custom", feature_shape=(2, 4, 4), image_size=size), "image_size")
 
 
 @pytest.mark.parametrize(("name", "key"), numbers("data"))

@@ -61,9 +61,9 @@ def split(
     """Cut a network after a layer and put defenses on the wire between the halves.
 
     Args:
-        network: takes images (B, 3, S, S) and gives logits (B, classes).
+        network: takes images (B, C, H, W) and gives logits (B, classes).
         at: the last layer on the device, as ``network.named_modules()`` calls it.
-        example: pixels (1, 3, S, S) in [0, 1].
+        example: pixels (1, C, H, W) in [0, 1].
         defenses: in their order on the wire, as objects or as text such as ``"cem:16"``.
         mean, std: with which the network's images are normalized, a number per channel; None: they are not.
         layout: "channels_last" where the maps of that layer are, and it cannot be told by trying.
@@ -164,12 +164,12 @@ class Result:
 
     @property
     def images(self) -> Tensor:
-        """The reconstructions, float (N, 3, S, S) in [0, 1], in the order of ``originals``."""
+        """The reconstructions, float (N, C, H, W) in [0, 1], in the order of ``originals``."""
         return to_float(self.outcome.reconstructions)
 
     @property
     def originals(self) -> Tensor:
-        """The attacked images, float (N, 3, S, S) in [0, 1]."""
+        """The attacked images, float (N, C, H, W) in [0, 1]."""
         return to_float(self.outcome.originals)
 
     def interval(self, metric: str = "mse") -> Interval:
@@ -187,7 +187,8 @@ class Result:
         axes = figure.subplots(2, count, squeeze=False)
         for row, shown in enumerate((self.originals, self.images)):
             for column in range(count):
-                axes[row, column].imshow(shown[column].permute(1, 2, 0).numpy())
+                picture = shown[column].expand(3, -1, -1)  # matplotlib shows gray images in false colors
+                axes[row, column].imshow(picture.permute(1, 2, 0).numpy())
                 axes[row, column].set_axis_off()
         figure.suptitle(f"images and what {self.name} makes of their wire: MSE {self.mse:.4f}, SSIM {self.ssim:.2f}")
         return figure

@@ -238,7 +238,7 @@ def stage_of(model: SplitModel, spec: config.Spec, given: Protocol, terms: Terms
     attack: Attack = spec.make("attacks")
     victim = Victim(model, given.grants, terms.observed)
     victim.require(*attack.needs)
-    attack.check(wire_shape(model, given.attacker_test), given.attacker_test.images.shape[-1])
+    attack.check(wire_shape(model, given.attacker_test), min(given.attacker_test.shape[1:]))
     check_memory(spec.name, attack, victim, given.attacker_train, len(given.attacker_test))
     rng = stream(victim.device, seed, ATTACK, terms.seed)
     tap = Interception(victim.of(attack), seed, given.name)

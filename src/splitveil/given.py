@@ -11,20 +11,22 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from .data import Split
+from .data.base import COLORS
 from .errors import UserError
 from .model import SplitModel
 
 Data = Split | tuple[Any, Any] | Dataset[Any] | DataLoader[Any]
-"""Images and labels: tensors or arrays x (N, 3, S, S), in [0, 1] or uint8, and y (N,); a data set of such pairs, or a
-loader of batches of them. They are kept in memory, as uint8."""
-PAIR = "expected (x, y): images (N, 3, S, S) and labels (N,), a Dataset of such pairs or a DataLoader"
+"""Images and labels: tensors or arrays x (N, C, H, W), in [0, 1] or uint8, and y (N,); a data set of such pairs, or a
+loader of batches of them. C is 3, or 1 of gray images. They are kept in memory, as uint8."""
+SHAPE = "(N, C, H, W) with C = 3, or 1 of gray images"
+PAIR = "expected (x, y): images (N, C, H, W) and labels (N,), a Dataset of such pairs or a DataLoader"
 
 
 def images_of(data: Data, name: str) -> Split:
     """Return images and labels as a `Split` in memory; ``name`` is that of the argument, for messages.
 
     Raises:
-        UserError: no pairs of images and labels; images that are not (N, 3, S, S), or neither uint8 nor floats in
+        UserError: no pairs of images and labels; images that are not (N, C, H, W), or neither uint8 nor floats in
             [0, 1]; labels that are not the numbers of classes, from 0 on.
 
     >>> len(images_of((torch.rand(4, 3, 8, 8), [0, 1, 0, 1]), "data"))
@@ -44,13 +46,13 @@ def example_of(example: Any) -> Tensor:
     """Return an example as `splitveil.split` needs it, whatever its size.
 
     Raises:
-        UserError: it is no tensor of floats (1, C, S, S).
+        UserError: it is no tensor of pixels (1, C, H, W).
     """
     if not torch.is_tensor(example):
-        raise UserError(f"example is a {type(example).__name__}; expected a tensor of pixels (1, 3, S, S), e.g. x[:1]")
+        raise UserError(f"example is a {type(example).__name__}; expected a tensor of pixels (1, C, H, W), e.g. x[:1]")
     if example.ndim != 4 or not len(example):
-        raise UserError(f"example has shape {tuple(example.shape)}; expected (1, 3, S, S), e.g. x[:1]")
-    _check_size(example, "example")
+        raise UserError(f"example has shape {tuple(example.shape)}; expected (1, C, H, W), e.g. x[:1]")
+    _check_channels(example, "example")
     if example.dtype == torch.uint8:
         return example.float() / 255
     if not example.is_floating_point():
@@ -161,33 +163,20 @@ def _what(item: Any) -> str:
     return f"{len(item)} parts for an image" if isinstance(item, tuple | list) else f"a {type(item).__name__}"
 
 
-def _check_size(x: Tensor, name: str) -> None:
-    channels, height, width = x.shape[1:]
-    if channels == 1:
-        raise UserError(
-            f"the images of {name} have one channel; expected three: write x.expand(-1, 3, -1, -1), and give the "
-            "network three input channels"
-        )
-    if channels != 3:
-        last = width == 3
-        hint = ": write x.permute(0, 3, 1, 2)" if last else ""
-        raise UserError(f"the images of {name} have shape {tuple(x.shape)}; expected (N, 3, S, S){hint}")
-    if height != width:
-        side = max(height, width)
-        raise UserError(
-            f"the images of {name} are {height} x {width} pixels; expected square ones: write "
-            f"torch.nn.functional.interpolate(x, size=({side}, {side})), or crop them"
-        )
+def _check_channels(x: Tensor, name: str) -> None:
+    if x.shape[1] not in COLORS or 0 in x.shape[2:]:
+        hint = ": write x.permute(0, 3, 1, 2)" if x.shape[3] in COLORS else ""
+        raise UserError(f"the images of {name} have shape {tuple(x.shape)}; expected {SHAPE}{hint}")
 
 
 def _pixels(x: Tensor, name: str) -> Tensor:
-    """uint8 (N, 3, S, S) of images as they are given."""
+    """uint8 (N, C, H, W) of images as they are given."""
     if x.ndim != 4:
-        hint = "; write x[:, None].expand(-1, 3, -1, -1)" if x.ndim == 3 and x.shape[0] != 3 else ""
-        raise UserError(f"the images of {name} have shape {tuple(x.shape)}; expected (N, 3, S, S){hint}")
+        hint = ": write x[:, None]" if x.ndim == 3 and x.shape[0] != 3 else ""
+        raise UserError(f"the images of {name} have shape {tuple(x.shape)}; expected {SHAPE}{hint}")
     if not len(x):
         raise UserError(f"the images of {name} are none; {PAIR}")
-    _check_size(x, name)
+    _check_channels(x, name)
     if x.dtype == torch.uint8:
         return x.cpu()
     lowest, highest = float(x.min()), float(x.max())

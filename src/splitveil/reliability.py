@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -218,12 +219,12 @@ def near_duplicates(train: Split, test: Split) -> list[str]:
 def shifted_alike(images: Tensor, others: Tensor) -> Tensor:
     """bool (N,): which of ``images`` are `alike` one of ``others`` after a shift of up to `SHIFT` pixels each way."""
     found = torch.zeros(len(images), dtype=torch.bool)
-    size = images.shape[-1] - 2 * SHIFT
-    if size < 2 * SHIFT:
+    height, width = (side - 2 * SHIFT for side in images.shape[2:])
+    if min(height, width) < 2 * SHIFT:
         return found
-    middle = others[:, :, SHIFT : SHIFT + size, SHIFT : SHIFT + size]
+    middle = others[:, :, SHIFT : SHIFT + height, SHIFT : SHIFT + width]
     for down, right in itertools.product(range(2 * SHIFT + 1), repeat=2):
-        found |= alike(images[:, :, down : down + size, right : right + size], middle)
+        found |= alike(images[:, :, down : down + height, right : right + width], middle)
     return found
 
 
@@ -237,11 +238,12 @@ def alike(images: Tensor, others: Tensor) -> Tensor:
     tensor([ True, False])
     """
     found = torch.zeros(len(images), dtype=torch.bool)
-    side = COARSE if images.shape[-1] % COARSE == 0 else images.shape[-1]
-    limit = ALIKE / 255 * (3 * side * side) ** 0.5
-    ours = _coarse(images, side)
+    height, width = (COARSE if side % COARSE == 0 else side for side in images.shape[2:])
+    sides = height, width
+    limit = ALIKE / 255 * (images.shape[1] * math.prod(sides)) ** 0.5
+    ours = _coarse(images, sides)
     for part in others.split(4096):
-        near = torch.cdist(ours, _coarse(part, side), compute_mode="donot_use_mm_for_euclid_dist") <= limit * 1.01
+        near = torch.cdist(ours, _coarse(part, sides), compute_mode="donot_use_mm_for_euclid_dist") <= limit * 1.01
         for i, j in near.nonzero().tolist():
             if not found[i]:
                 difference = images[i].cpu().long() - part[j].cpu().long()  # whole numbers: the limit itself counts
@@ -249,8 +251,8 @@ def alike(images: Tensor, others: Tensor) -> Tensor:
     return found
 
 
-def _coarse(images: Tensor, side: int) -> Tensor:
-    return torch.cat([adaptive_avg_pool2d(to_float(part), side).flatten(1) for part in images.cpu().split(4096)])
+def _coarse(images: Tensor, sides: tuple[int, int]) -> Tensor:
+    return torch.cat([adaptive_avg_pool2d(to_float(part), sides).flatten(1) for part in images.cpu().split(4096)])
 
 
 def _twice(model: SplitModel, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,10 +27,11 @@ def check(trainer: Training, rng: torch.Generator) -> None:
     two = to_float(trainer.train.images[:2])
     with torch.enable_grad(), fabric.autocast(), memory.kept(trainer.step) as saved:
         z, _, _ = trainer.step.eval()(two, rng)
-    padded = two.shape[-1] + 2 * (settings.crop_padding or 0)
+    colors, *size = two.shape[1:]
+    padded = colors * math.prod(side + 2 * (settings.crop_padding or 0) for side in size)
     needs = {
         "batch_size": memory.SGD * memory.bytes_of(trainer.step) + batch * saved() // len(two),
-        "crop_padding": 0 if settings.rotate else batch * 3 * padded**2,  # a rotation pads nothing
+        "crop_padding": 0 if settings.rotate else batch * padded,  # a rotation pads nothing
         **trainer.stack.memory(batch, tuple(z.shape[1:]), trainer.classes),
     }
     memory.check("the training", needs, fabric.device, fabric.world_size)

@@ -16,34 +16,35 @@ LEAST = 1e-10
 
 @dataclass(frozen=True)
 class CosineModel:
-    """What `fit` has learned of images (N, 3, S, S).
+    """What `fit` has learned of images (N, C, H, W).
 
     Attributes:
-        cosine: orthonormal cosine transform, (S, S). colors: principal colors in columns, (3, 3).
-        deviation: standard deviation of each coefficient, (3, S, S).
+        down, across: orthonormal cosine transforms, (H, H) and (W, W). colors: principal colors in columns, (C, C).
+        deviation: standard deviation of each coefficient, (C, H, W).
     """
 
-    cosine: Tensor
+    down: Tensor
+    across: Tensor
     colors: Tensor
     deviation: Tensor
 
     @classmethod
     def fit(cls, x: Tensor) -> CosineModel:
-        """The mean squares about zero of the coefficients of x (N, 3, S, S), each drawn a little to its frequency's."""
-        cosine = cosine_transform(x.shape[-1]).to(x)
+        """The mean squares about zero of the coefficients of x (N, C, H, W), each drawn a little to its frequency's."""
+        axes = cosine_transform(x.shape[2]).to(x), cosine_transform(x.shape[3]).to(x)
         colors = torch.linalg.eigh(torch.einsum("bchw,bdhw->cd", x, x))[1]
-        model = cls(cosine, colors, torch.ones_like(x[0]))
+        model = cls(*axes, colors, torch.ones_like(x[0]))
         own = model.coefficients(x).square().mean(0)
         variance = (len(x) * own + POOLED * _same_frequency(own)) / (len(x) + POOLED)
-        return cls(cosine, colors, variance.clamp(min=LEAST).sqrt())
+        return cls(*axes, colors, variance.clamp(min=LEAST).sqrt())
 
     def coefficients(self, x: Tensor) -> Tensor:
-        """Cosine coefficients of the principal colors of x, (B, 3, S, S)."""
-        return self.cosine @ torch.einsum("bchw,cd->bdhw", x, self.colors) @ self.cosine.T
+        """Cosine coefficients of the principal colors of x, (B, C, H, W)."""
+        return self.down @ torch.einsum("bchw,cd->bdhw", x, self.colors) @ self.across.T
 
     def image(self, u: Tensor) -> Tensor:
-        """The image whose coefficients are u (B, 3, S, S) standard deviations."""
-        return torch.einsum("bdhw,cd->bchw", self.cosine.T @ (u * self.deviation) @ self.cosine, self.colors)
+        """The image whose coefficients are u (B, C, H, W) standard deviations."""
+        return torch.einsum("bdhw,cd->bchw", self.down.T @ (u * self.deviation) @ self.across, self.colors)
 
 
 def cosine_transform(size: int) -> Tensor:
@@ -60,9 +61,9 @@ def cosine_transform(size: int) -> Tensor:
 
 
 def _same_frequency(variance: Tensor) -> Tensor:
-    """The mean over all coefficients of a color whose two frequencies have the same sum, (3, S, S)."""
-    index = torch.arange(variance.shape[-1], device=variance.device)
-    ring = (index[:, None] + index).flatten()
+    """The mean over all coefficients of a color whose two frequencies have the same sum, (C, H, W)."""
+    rows, columns = (torch.arange(size, device=variance.device) for size in variance.shape[1:])
+    ring = (rows[:, None] + columns).flatten()
     sums = torch.zeros(len(variance), int(ring.max()) + 1, device=variance.device)
     sums = sums.index_add(1, ring, variance.flatten(1))
     return (sums / torch.bincount(ring))[:, ring].view_as(variance)

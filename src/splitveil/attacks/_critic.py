@@ -10,18 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError, WireError
+from ..zoo.decoders import ImageShape, shape_of
 
 Kind = Literal["plain", "published"]
 SMALLEST = 25
 """Pixels that three halvings leave as the four that the published critic ends with."""
 
 
-def critic(size: int, width: int, kind: str = "plain") -> nn.Module:
-    """Images (B, 3, S, S) -> scores; neither form has batch norm, which would tie images together.
+def critic(size: int | ImageShape, width: int, kind: str = "plain") -> nn.Module:
+    """Images (B, C, H, W) -> scores; neither form has batch norm, which would tie images together.
 
     plain: 3 × 3 convolutions of stride 2 down to 4 pixels, then a linear layer, (B,). published: three 5 × 5
     convolutions of stride 2, the last two with instance norm, then one of 4 × 4, so that images above 32 pixels have
-    a score for each place, (B, places); 1,034,113 parameters for a width of 64, whatever the size.
+    a score for each place, (B, places); 1,034,113 parameters for color images and a width of 64, whatever the size.
+
+    Args:
+        size: (C, H, W) of the images; a number is the side of color images.
 
     Raises:
         UserError: images too small for the published one.
@@ -29,19 +33,20 @@ def critic(size: int, width: int, kind: str = "plain") -> nn.Module:
     >>> critic(48, 64, "published")(torch.zeros(2, 3, 48, 48)).shape
     torch.Size([2, 9])
     """
-    check(size, kind)
+    channels, *sides = shape_of(size)
+    check(min(sides), kind)
     if kind == "published":
-        return _published(width)
+        return _published(channels, width)
     layers: list[nn.Module] = []
-    channels, wide = 3, width
-    while size > 4:
+    wide = width
+    while max(sides) > 4:
         layers += [nn.Conv2d(channels, wide, 3, stride=2, padding=1), nn.LeakyReLU(0.2)]
-        size, channels, wide = (size + 1) // 2, wide, min(2 * wide, 8 * width)
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size * size, 1), nn.Flatten(0))
+        sides, channels, wide = [(side + 1) // 2 for side in sides], wide, min(2 * wide, 8 * width)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * math.prod(sides), 1), nn.Flatten(0))
 
 
 def check(size: int, kind: str) -> None:
-    """Refuse images that are too small for a critic, and a critic that there is not."""
+    """Refuse images whose shorter side has too few pixels for a critic, and a critic that there is not."""
     if kind not in ("plain", "published"):
         raise UserError(f"gan: critic is '{kind}'; expected plain or published")
     if kind == "published" and size < SMALLEST:
@@ -50,8 +55,8 @@ def check(size: int, kind: str) -> None:
         )
 
 
-def _published(width: int) -> nn.Module:
-    layers: list[nn.Module] = [nn.Conv2d(3, width, 5, stride=2, padding=2), nn.LeakyReLU(0.2)]
+def _published(colors: int, width: int) -> nn.Module:
+    layers: list[nn.Module] = [nn.Conv2d(colors, width, 5, stride=2, padding=2), nn.LeakyReLU(0.2)]
     for channels in (width, 2 * width):
         convolution = nn.Conv2d(channels, 2 * channels, 5, stride=2, padding=2)
         layers += [convolution, nn.InstanceNorm2d(2 * channels, affine=True), nn.LeakyReLU(0.2)]

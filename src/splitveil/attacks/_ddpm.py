@@ -67,7 +67,7 @@ class Ddpm:
 
     def memory(self, extent: Extent) -> dict[str, int]:
         """Return what the training takes, as `Attack.memory`."""
-        batch, pixels = extent.batch(self.batch_size) if self.epochs else 1, (3, extent.size, extent.size)
+        batch, pixels = extent.batch(self.batch_size) if self.epochs else 1, extent.image
         return trained("width", lambda: _Halfway(torch.zeros(2, *pixels, device="cpu"), self.width), batch, *pixels)
 
     def learn(self, images: Split, judge: Split, rng: torch.Generator, work: Work) -> tuple[Denoiser, list[float]]:

@@ -34,33 +34,31 @@ class GaussianModel(nn.Module):
     Nearly the covariance of natural images, and exact for white ones: what a network need not learn.
 
     Args:
-        y: images (N, 3, S, S) in [-1, 1].
+        y: images (N, C, H, W) in [-1, 1].
     """
 
     mean: Tensor
-    waves: Tensor
+    down: Tensor
+    across: Tensor
     colors: Tensor
     variance: Tensor
 
     def __init__(self, y: Tensor):
         super().__init__()
-        size = y.shape[-1]
-        k, n = torch.arange(size, device=y.device)[:, None], torch.arange(size, device=y.device)
-        waves = (math.pi / size * (n + 0.5) * k).cos() * math.sqrt(2 / size)
-        waves[0] /= math.sqrt(2)
         self.register_buffer("mean", y.mean(0))
-        self.register_buffer("waves", waves)
+        self.register_buffer("down", waves(y.shape[2], y.device))
+        self.register_buffer("across", waves(y.shape[3], y.device))
         rest = y - self.mean
         self.register_buffer("colors", torch.linalg.eigh(torch.einsum("bcij,bdij->cd", rest, rest))[1].T)
         self.register_buffer("variance", self.transform(rest).square().mean(0))
 
     def transform(self, x: Tensor) -> Tensor:
-        """Coefficients of x (B, 3, S, S); orthonormal."""
-        return self.waves @ torch.einsum("kc,bcij->bkij", self.colors, x) @ self.waves.T
+        """Coefficients of x (B, C, H, W); orthonormal."""
+        return self.down @ torch.einsum("kc,bcij->bkij", self.colors, x) @ self.across.T
 
     def inverse(self, x: Tensor) -> Tensor:
         """Images of coefficients."""
-        return torch.einsum("kc,bkij->bcij", self.colors, self.waves.T @ x @ self.waves)
+        return torch.einsum("kc,bkij->bcij", self.colors, self.down.T @ x @ self.across)
 
     def forward(self, x: Tensor, alpha: Tensor) -> Tensor:
         """E[ε | x_t] in closed form, √(1 − ᾱ)(ᾱΣ + (1 − ᾱ)I)⁻¹(x_t − √ᾱ μ)."""
@@ -68,15 +66,23 @@ class GaussianModel(nn.Module):
         return self.inverse(gain * self.transform(x - alpha.sqrt() * self.mean))
 
 
-class Denoiser(nn.Module):
-    """ε_θ(x_t, t) of noisy images (B, 3, S, S): the Gaussian model's answer plus a U-Net's correction, at first zero.
+def waves(size: int, device: torch.device) -> Tensor:
+    """Return the cosine waves of ``size`` pixels, orthonormal rows (S, S)."""
+    k, n = torch.arange(size, device=device)[:, None], torch.arange(size, device=device)
+    found = (math.pi / size * (n + 0.5) * k).cos() * math.sqrt(2 / size)
+    found[0] /= math.sqrt(2)
+    return found
 
-    Ho et al. 2020, with a U-Net without attention for squares of any size; it sees x_t and the Gaussian model's guess
+
+class Denoiser(nn.Module):
+    """ε_θ(x_t, t) of noisy images (B, C, H, W): the Gaussian model's answer plus a U-Net's correction, at first zero.
+
+    Ho et al. 2020, with a U-Net without attention for images of any size; it sees x_t and the Gaussian model's guess
     of the image. The correction is in units of what that model leaves unexplained at the level (as in Karras et al.
     2022).
 
     Args:
-        y: images (N, 3, S, S) in [-1, 1] for the Gaussian model. width: channels at full size; two halvings double it.
+        y: images (N, C, H, W) in [-1, 1] for the Gaussian model. width: channels at full size; two halvings double it.
     """
 
     alpha: Tensor
@@ -85,16 +91,16 @@ class Denoiser(nn.Module):
         super().__init__()
         self.gaussian = GaussianModel(y)
         self.register_buffer("alpha", alphas().to(y.device))
-        side, widths = y.shape[-1], [width]
+        side, widths, colors = min(y.shape[2:]), [width], y.shape[1]
         while side > 4 and len(widths) < 3:
             side, widths = math.ceil(side / 2), [*widths, 2 * width]
         self.embed = nn.Sequential(nn.Linear(16, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width), nn.SiLU())
-        self.first = nn.Conv2d(6, width, 3, padding=1)
+        self.first = nn.Conv2d(2 * colors, width, 3, padding=1)
         self.down = nn.ModuleList(Block(a, b, 4 * width) for a, b in zip([width, *widths], widths, strict=False))
         self.middle = Block(widths[-1], widths[-1], 4 * width)
         wider = [*widths[1:], widths[-1]]
         self.up = nn.ModuleList(Block(a + b, b, 4 * width) for a, b in zip(wider, widths, strict=True))
-        self.last = nn.Conv2d(width, 3, 3, padding=1)
+        self.last = nn.Conv2d(width, colors, 3, padding=1)
         for parameter in self.last.parameters():
             nn.init.zeros_(parameter)
 

@@ -13,10 +13,10 @@ from ..defenses.laplace import laplace_noise
 class Substitute(nn.Module):
     """A small convolutional encoder to the shape (C, H, W) of the wire, with its scale free: the attacker's guess."""
 
-    def __init__(self, shape: tuple[int, ...], width: int = 64):
+    def __init__(self, shape: tuple[int, ...], colors: int = 3, width: int = 64):
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(colors, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
             nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
             nn.AdaptiveAvgPool2d(shape[1:]), nn.Conv2d(width, shape[0], 3, padding=1),
         )  # fmt: skip

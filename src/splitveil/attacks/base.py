@@ -196,14 +196,14 @@ class Extent:
     """How much an attack has before it: what its memory depends on.
 
     Attributes:
-        wire: shape of what crosses the wire, without the batch. size: pixels of a side of the images.
+        wire: shape of what crosses the wire, without the batch. image: (C, H, W) of an image.
         images: of the attacker. answered: wires that `Attack.reconstruct` gets at once. classes: of the network.
         noisy: whether the defense draws noise: without it, several draws are one.
         encoder: bytes that a backward pass through the encoder keeps for each image.
     """
 
     wire: tuple[int, ...]
-    size: int
+    image: tuple[int, int, int]
     images: int
     answered: int
     classes: int
@@ -222,7 +222,7 @@ class Extent:
             classes = model.tail(wire).shape[1]
         noisy, encoder = victim._noisy(z), saved() // len(two)
         shape = tuple(wire.shape[1:])
-        return cls(shape, two.shape[-1], len(images), min(BATCH, answered), classes, noisy, encoder)
+        return cls(shape, images.shape, len(images), min(BATCH, answered), classes, noisy, encoder)
 
     @property
     def wire_bytes(self) -> int:
@@ -232,7 +232,12 @@ class Extent:
     @property
     def image_bytes(self) -> int:
         """Bytes of an image."""
-        return 3 * FLOAT * self.size**2
+        return FLOAT * math.prod(self.image)
+
+    @property
+    def size(self) -> int:
+        """Pixels of the longer side of an image."""
+        return max(self.image[1:])
 
     def batch(self, size: int) -> int:
         """Images in a batch of at most ``size``."""
@@ -289,12 +294,13 @@ class Attack(ABC):
 
     @abstractmethod
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
-        """Images (B, 3, S, S) in [0, 1] from z_wire (B, ...), or (B, k, ...); ``y`` only where labels are granted."""
+        """Images (B, C, H, W) in [0, 1] from z_wire (B, ...), or (B, k, ...); ``y`` only where labels are granted."""
 
     def check(self, wire: tuple[int, ...], size: int) -> None:
-        """Refuse, before any work, wires of this shape (without the batch) or images of ``size`` pixels a side.
+        """Refuse, before any work, wires of this shape (without the batch) or images of this size.
 
-        By default whatever the attacks refuse that this one holds, as its start or its decoder.
+        ``size`` is the number of pixels of the images' shorter side. By default whatever the attacks refuse that this
+        one holds, as its start or its decoder.
 
         Raises:
             WireError: the attack cannot take them.

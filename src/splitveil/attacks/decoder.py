@@ -76,7 +76,7 @@ class DecoderAttack(Attack):
             decoders.build(self.network, feature_shape=wire, image_size=size)
 
     def memory(self, extent: Extent) -> dict[str, int]:
-        build = partial(decoders.build, self.network, feature_shape=extent.wire, image_size=extent.size)
+        build = partial(decoders.build, self.network, feature_shape=extent.wire, image_size=extent.image)
         return trained("network", build, extent.batch(self.batch_size), *extent.wire)
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
@@ -115,10 +115,11 @@ class DecoderAttack(Attack):
 
     def _build(self, seen: Pairs, rng: torch.Generator) -> None:
         first = torch.zeros(1, dtype=torch.long, device=rng.device)
-        shape, size = seen.wire(first, rng).shape[1:], seen.images(first).shape[-1]
+        shape, (channels, height, width) = seen.wire(first, rng).shape[1:], seen.images(first).shape[1:]
         with torch.random.fork_rng():  # layers draw their weights from torch's global generator
             seed_layers(rng)
-            decoder = decoders.build(self.network, feature_shape=tuple(shape), image_size=size)
+            image = channels, height, width
+            decoder = decoders.build(self.network, feature_shape=tuple(shape), image_size=image)
         self.decoder: nn.Module = decoder.to(rng.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if fastconv.worth_it() and rng.device.type == "cpu":
             fastconv.accelerate(self.decoder)

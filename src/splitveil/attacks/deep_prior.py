@@ -60,14 +60,15 @@ class DeepPriorAttack(Attack):
             raise WireError(f"deep_prior: the images have {size} pixels a side; expected at least 5")
 
     def memory(self, extent: Extent) -> dict[str, int]:
-        code = 2, CODE, extent.size, extent.size
-        two = trained("width", lambda: Hourglasses(2, self.width), *code)  # each image has a network of its own
+        colors, *size = extent.image
+        # Each image has a network of its own.
+        two = trained("width", lambda: Hourglasses(2, self.width, colors), 2, CODE, *size)
         return {name: extent.answered * needed // 2 for name, needed in two.items()} | extent.search(self.draws)
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)
-        self._work, self._curve, self._size = work or Work(), [], images.images.shape[-1]
-        self.check((), self._size)
+        self._work, self._curve, self._image = work or Work(), [], images.shape
+        self.check((), min(self._image[1:]))
         self.box = WhiteBox(victim, images, self.draws, rng)
         self._seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
         x = to_float(images.images[: self.tuning].to(victim.device))
@@ -88,8 +89,8 @@ class DeepPriorAttack(Attack):
         target = self.box.target(wire)
         with torch.random.fork_rng():  # layers draw their weights from torch's global generator
             seed_layers(rng)
-            nets = Hourglasses(len(wire), self.width).to(wire.device)
-        code = torch.randn(len(wire), CODE, self._size, self._size, generator=rng, device=wire.device)
+            nets = Hourglasses(len(wire), self.width, self._image[0]).to(wire.device)
+        code = torch.randn(len(wire), CODE, *self._image[1:], generator=rng, device=wire.device)
         optimizer = torch.optim.Adam(nets.parameters(), self.lr)
         loop = self._work.loop(f"deep_prior {mode}", self.steps, {"nets": nets, "optimizer": optimizer}, rng)
         for _ in loop:
@@ -107,18 +108,18 @@ class DeepPriorAttack(Attack):
 
 
 class Hourglasses(nn.Module):
-    """``count`` networks of equal shape and separate weights: codes (count, 16, S, S) -> images (count, 3, S, S).
+    """``count`` networks of equal shape and separate weights: codes (count, 16, H, W) -> images (count, C, H, W).
 
     Two halvings and two doublings with skip connections of 4 channels. Normalization is over the pixels of one image.
     """
 
-    def __init__(self, count: int, width: int, skip: int = 4):
+    def __init__(self, count: int, width: int, colors: int = 3, skip: int = 4):
         super().__init__()
         self.down = nn.ModuleList([Grouped(count, CODE, width, 2), Grouped(count, width, width, 2)])
         self.skip = nn.ModuleList([Grouped(count, CODE, skip), Grouped(count, width, skip)])
         self.bottom = Grouped(count, width, width)
         self.up = nn.ModuleList([Grouped(count, width + skip, width) for _ in range(2)])
-        self.last = nn.Conv2d(count * width, count * 3, 1, groups=count)
+        self.last = nn.Conv2d(count * width, count * colors, 1, groups=count)
 
     def forward(self, code: Tensor) -> Tensor:
         skips = []
@@ -129,7 +130,7 @@ class Hourglasses(nn.Module):
         for up, side in zip(self.up, reversed(skips), strict=True):
             larger = interpolate(x, side.shape[2:], mode="bilinear", align_corners=False)
             x = up(torch.cat([larger, side], 1))
-        return self.last(x.reshape(1, -1, *x.shape[2:])).view(len(x), 3, *x.shape[2:]).sigmoid()
+        return self.last(x.reshape(1, -1, *x.shape[2:])).view(len(x), -1, *x.shape[2:]).sigmoid()
 
 
 class Grouped(nn.Module):

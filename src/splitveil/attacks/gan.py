@@ -17,7 +17,7 @@ from ..randomness import seed_layers
 from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
 from ..work import State, Work, copy_weights
-from ..zoo.decoders import Network
+from ..zoo.decoders import ImageShape, Network
 from ._critic import Kind, anneal, check, critic, gradient_penalty, update
 from ._held_out import Pairs
 from .base import BATCH, Attack, Extent, Victim
@@ -84,17 +84,17 @@ class GanAttack(Attack):
         check(size, self.kind)
 
     def memory(self, extent: Extent) -> dict[str, int]:
-        pixels = extent.batch(self.batch_size), 3, extent.size, extent.size
-        return super().memory(extent) | trained("width", lambda: critic(extent.size, self.width, self.kind), *pixels)
+        pixels = extent.batch(self.batch_size), *extent.image
+        return super().memory(extent) | trained("width", lambda: critic(extent.image, self.width, self.kind), *pixels)
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
         victim.require(*self.needs)
         work = work or Work()
-        check(size := images.images.shape[-1], self.kind)  # before a decoder is trained
+        check(min(images.shape[1:]), self.kind)  # before a decoder is trained
         with work.share(0.3):
             judge, train = self.warm.train_on(victim, images, rng, work, "gan")
         generator = self.warm.decoder
-        self.build(size, rng)
+        self.build(images.shape, rng)
         pairs = zip((generator, self.critic), self.rates, strict=True)
         optimizers = tuple(torch.optim.Adam(network.parameters(), rate, BETAS) for network, rate in pairs)
         state: State = {"generator": generator, "critic": self.critic, "best": math.inf, "weights": {}, "curve": []}
@@ -119,8 +119,8 @@ class GanAttack(Attack):
             raise UserError(f"gan: the error is {self._curve[-1]} in every epoch; lower lr {self.rates}")
         generator.load_state_dict(state["weights"])
 
-    def build(self, size: int, rng: torch.Generator) -> None:
-        """Make the critic of images of ``size`` pixels."""
+    def build(self, size: int | ImageShape, rng: torch.Generator) -> None:
+        """Make the critic of images of a shape, or of the side of square color images."""
         with torch.random.fork_rng():  # layers draw their weights from torch's global generator
             seed_layers(rng)
             self.critic = critic(size, self.width, self.kind).to(rng.device)

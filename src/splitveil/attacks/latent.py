@@ -59,7 +59,7 @@ class LatentAttack(Attack):
         self.l2, self.lr, self.network, self.draws = l2, lr, network, draws
 
     def memory(self, extent: Extent) -> dict[str, int]:
-        build = partial(decoders.build, self.network, feature_shape=(self.size, 1, 1), image_size=extent.size)
+        build = partial(decoders.build, self.network, feature_shape=(self.size, 1, 1), image_size=extent.image)
         sampled = self.samples * (FLOAT * (self.size + extent.answered) + extent.wire_bytes)
         learned = trained("size or network", build, extent.batch(self.batch_size), self.size, 1, 1)
         return {**learned, "samples": sampled, **extent.search(self.draws)}
@@ -72,9 +72,9 @@ class LatentAttack(Attack):
         self.box = WhiteBox(victim, images, self.draws, rng)
         with torch.random.fork_rng():  # layers draw their weights from torch's global generator
             seed_layers(rng)
-            shape, pixels = (self.size, 1, 1), images.images.shape[-1]
-            self.generator = decoders.build(self.network, feature_shape=shape, image_size=pixels).to(victim.device)
-            encoder = _encoder(pixels, 2 * self.size).to(victim.device)
+            generator = decoders.build(self.network, feature_shape=(self.size, 1, 1), image_size=images.shape)
+            self.generator = generator.to(victim.device)
+            encoder = _encoder(images.shape, 2 * self.size).to(victim.device)
         self._train(encoder, images, rng)
         self.generator.eval().requires_grad_(False)
         self._seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
@@ -142,9 +142,9 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
 
 
-def _encoder(size: int, outputs: int, width: int = 32) -> nn.Module:
-    side = min(8, math.ceil(size / 4))
+def _encoder(image: decoders.ImageShape, outputs: int, width: int = 32) -> nn.Module:
+    colors, *sides = image[0], *(min(8, math.ceil(pixels / 4)) for pixels in image[1:])
     return nn.Sequential(
-        nn.Conv2d(3, width, 3, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(width, 2 * width, 3, 2, 1), nn.LeakyReLU(0.2),
-        nn.AdaptiveAvgPool2d(side), nn.Flatten(), nn.Linear(2 * width * side * side, outputs),
+        nn.Conv2d(colors, width, 3, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(width, 2 * width, 3, 2, 1), nn.LeakyReLU(0.2),
+        nn.AdaptiveAvgPool2d(tuple(sides)), nn.Flatten(), nn.Linear(2 * width * math.prod(sides), outputs),
     )  # fmt: skip

@@ -64,7 +64,7 @@ class LinearAttack(Attack):
         self._sight = sight if sight and sight.error < error else None
 
     def memory(self, extent: Extent) -> dict[str, int]:
-        rows, columns, pixels = extent.images * self.looks, math.prod(extent.wire), 3 * extent.size**2
+        rows, columns, pixels = extent.images * self.looks, math.prod(extent.wire), math.prod(extent.image)
         small = min(rows, columns)
         # In double precision; eigh holds the matrix, its vectors and twice as much to work in.
         numbers = 5 * small**2 + small * pixels * 2 + columns * pixels

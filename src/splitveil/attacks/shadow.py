@@ -65,8 +65,8 @@ class ShadowAttack(Attack):
         super().check(wire, size)
 
     def memory(self, extent: Extent) -> dict[str, int]:
-        pixels = self.batch_size, 3, extent.size, extent.size
-        found = trained("wire", lambda: Substitute(extent.wire), *pixels)
+        pixels = self.batch_size, *extent.image
+        found = trained("wire", lambda: Substitute(extent.wire, extent.image[0]), *pixels)
         pairs = (2 * self.batch_size) ** 2  # of the batch and as many wires, drawn with repetition
         return {**super().memory(extent), "batch_size": FLOAT * pairs * (1 + len(WIDTHS)), **found}
 
@@ -88,12 +88,12 @@ class ShadowAttack(Attack):
         return self._decoder.reconstruct(wire)
 
     def _align(self, wire: Tensor) -> Substitute:
-        size = self._images.images.shape[-1]
-        self.check(tuple(wire.shape[1:]), size)
+        colors, *size = self._images.shape
+        self.check(tuple(wire.shape[1:]), min(size))
         with torch.random.fork_rng():  # layers draw their weights from torch's global generator
             seed_layers(self._rng)
-            encoder = Substitute(tuple(wire.shape[1:])).to(wire.device)
-            head = nn.Conv2d(wire.shape[1], 3, 1).to(wire.device)
+            encoder = Substitute(tuple(wire.shape[1:]), colors).to(wire.device)
+            head = nn.Conv2d(wire.shape[1], colors, 1).to(wire.device)
         optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters()], self.lr)
         loop = self._work.loop(
             "shadow", self.steps, {"encoder": encoder, "head": head, "optimizer": optimizer}, self._rng
@@ -104,7 +104,7 @@ class ShadowAttack(Attack):
             theirs = torch.randint(len(wire), (self.batch_size,), generator=self._rng, device=wire.device)
             x = to_float(self._images.images[ours])
             z = encoder(x)
-            rebuilt = interpolate(head(z), (size, size), mode="bilinear", align_corners=False)
+            rebuilt = interpolate(head(z), size, mode="bilinear", align_corners=False)
             # Hidden in both alike: the discrepancy is then of what can be seen.
             ours_seen = imitated(z, law, self._rng, theirs).flatten(1)
             loss = self.alignment * mk_mmd(ours_seen, wire[theirs].flatten(1)) + (rebuilt - x).square().mean()

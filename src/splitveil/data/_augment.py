@@ -28,7 +28,7 @@ def augment(
     """Random crop, then random horizontal flip, then random rotation, drawn for each image on its own.
 
     Args:
-        images: uint8, (B, 3, S, S).
+        images: uint8, (B, C, H, W).
         rng: the only source of randomness; on the device of ``images``.
         crop_padding: zero pixels added on every side before a window of the old size is cut out.
         flip: mirror left-right with probability 1/2.
@@ -36,7 +36,7 @@ def augment(
         rotate_degrees: angles are uniform in [-rotate_degrees, rotate_degrees]; bilinear, zeros outside.
 
     Returns:
-        float32, (B, 3, S, S), in [0, 1]. Without rotation the pixels are exact copies. With rotation all
+        float32, (B, C, H, W), in [0, 1]. Without rotation the pixels are exact copies. With rotation all
         three are one resampling, so what a crop moved out of the window may be turned back into it.
 
     >>> x = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
@@ -58,12 +58,11 @@ def augment(
 def window(images: Tensor, shift: Tensor, mirror: Tensor, padding: int) -> Tensor:
     """Integer shift, then flip: out[b, :, y, x] = images[b, :, y + shift[0, b], x' + shift[1, b]], else zero.
 
-    x' = S - 1 - x where ``mirror[b]``, else x. Shapes: images (B, C, S, S), mirror (B,), shift (2, B) in
+    x' = W - 1 - x where ``mirror[b]``, else x. Shapes: images (B, C, H, W), mirror (B,), shift (2, B) in
     [-padding, padding].
     """
-    size = images.shape[-1]
     if padding:
-        views = F.pad(images, [padding] * 4).unfold(2, size, 1).unfold(3, size, 1)
+        views = F.pad(images, [padding] * 4).unfold(2, images.shape[2], 1).unfold(3, images.shape[3], 1)
         rows, columns = shift + padding
         images = views[torch.arange(len(images), device=images.device), :, rows, columns]
     return torch.where(mirror[:, None, None, None], images.flip(-1), images)
@@ -72,13 +71,16 @@ def window(images: Tensor, shift: Tensor, mirror: Tensor, padding: int) -> Tenso
 def warp(images: Tensor, shift: Tensor, mirror: Tensor, degrees: Tensor) -> Tensor:
     """``window``, then a counter-clockwise rotation about the center, as one bilinear resampling.
 
-    Shapes: images float (B, C, S, S), shift (2, B), mirror (B,), degrees (B,).
+    Shapes: images float (B, C, H, W), shift (2, B), mirror (B,), degrees (B,).
     """
+    height, width = images.shape[2:]
     angle = torch.deg2rad(degrees)
     cos, sin = angle.cos(), angle.sin()
     sign = 1 - 2 * mirror.to(cos.dtype)
-    dy, dx = 2 * shift.to(cos.dtype) / images.shape[-1]
-    # Maps every output pixel to its source; the y axis points down, hence the signs of sin.
-    theta = torch.stack([sign * cos, -sign * sin, dx, sin, cos, dy], 1).view(-1, 2, 3)
+    dy, dx = 2 * shift.to(cos.dtype) / torch.tensor([[height], [width]], device=shift.device)
+    # Maps every output pixel to its source; the y axis points down, hence the signs of sin. Both axes run from -1 to 1,
+    # whatever the sides: a turn must know which is longer.
+    rows = [sign * cos, -sign * sin * (height / width), dx, sin * (width / height), cos, dy]
+    theta = torch.stack(rows, 1).view(-1, 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -11,12 +11,16 @@ from torch import Tensor
 from ..errors import UserError
 
 
+COLORS = (1, 3)
+"""Channels that images may have."""
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """Images and their labels.
 
     Attributes:
-        images: uint8, (N, 3, S, S), pixels 0 to 255.
+        images: uint8, (N, C, H, W), pixels 0 to 255; C is 3, or 1 of gray images.
         labels: int64, (N,), indices into the class list of the data set.
 
     >>> split = Split(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 0, 1, 1]))
@@ -32,16 +36,22 @@ class Split:
         if (
             images.dtype != torch.uint8
             or images.ndim != 4
-            or images.shape[1] != 3
-            or images.shape[2] != images.shape[3]
+            or images.shape[1] not in COLORS
+            or 0 in images.shape[2:]
         ):
-            raise UserError(f"images are {images.dtype} {tuple(images.shape)}; expected torch.uint8 (N, 3, S, S)")
+            raise UserError(f"images are {images.dtype} {tuple(images.shape)}; expected torch.uint8 (N, 3 or 1, H, W)")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
             got = f"{labels.dtype} {tuple(labels.shape)}"
             raise UserError(f"labels are {got}; expected torch.int64 ({len(images)},)")
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
 
     def subset(self, indices: Tensor) -> Split:
         """The images at ``indices`` (int64, (M,)), copied, in that order."""
@@ -89,16 +99,16 @@ class ImageSet:
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel over all pixels of ``images`` (uint8, (N, 3, S, S)).
+    """Mean and standard deviation of each channel over all pixels of ``images`` (uint8, (N, C, H, W)).
 
     Pixels are scaled to [0, 1]. Computed from the histogram, hence exact, and without a float copy.
 
     >>> channel_statistics(torch.full((2, 3, 4, 4), 255, dtype=torch.uint8))[0]
     (1.0, 1.0, 1.0)
     """
-    counts = torch.zeros(3, 256, dtype=torch.float64)
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.float64)
     for part in images.split(4096):
-        for channel in range(3):
+        for channel in range(len(counts)):
             counts[channel] += torch.bincount(part[:, channel].flatten().cpu(), minlength=256)
     values = torch.arange(256, dtype=torch.float64) / 255
     share = counts / counts.sum(1, keepdim=True)

@@ -13,7 +13,7 @@ def wire_shape(model: Any, who: str) -> tuple[int, ...]:
 
 
 def image_shape(model: Any, who: str) -> tuple[int, int, int]:
-    """(3, S, S) of the images."""
+    """(C, H, W) of the images."""
     channels, height, width = _shape(model, "image_shape", who)
     return channels, height, width
 

@@ -31,8 +31,8 @@ class Proxy(nn.Module):
 
     def build(self, model: Any) -> None:
         """Make the decoder for the model's wire; its weights come from torch's generator."""
-        size = image_shape(model, self.who)[-1]
-        build = partial(decoders.build, self.network, feature_shape=wire_shape(model, self.who), image_size=size)
+        shapes = {"feature_shape": wire_shape(model, self.who), "image_size": image_shape(model, self.who)}
+        build = partial(decoders.build, self.network, **shapes)
         check(self.who, trained("network", build, 2, *wire_shape(model, self.who)), "cpu")
         self.decoder = build()
         self.adam = torch.optim.Adam(self.decoder.parameters(), self.lr)

@@ -9,11 +9,12 @@ from pydantic import AfterValidator
 from torch import nn
 
 from ...errors import UserError, WireError, unknown
-from ...ranges import Pixels, checked, value_of
+from ...ranges import Declared, Pixels, checked, value_of
 from ...registry import Registry
+from .base import ImageShape, shape_of
 from .entry import to_maps
 
-__all__ = ["Network", "build"]
+__all__ = ["ImageShape", "Network", "build", "shape_of"]
 
 _NAME = re.compile(r"(?P<family>.+)N(?P<blocks>\d+)C(?P<channels>\d+)")
 
@@ -28,8 +29,8 @@ Network = Annotated[str, AfterValidator(_known)]
 
 
 @checked
-def build(name: str, *, feature_shape: tuple[int, ...], image_size: Pixels) -> nn.Module:
-    """Build the decoder ``name``: z (B, ...) -> images (B, 3, S, S) in [0, 1].
+def build(name: str, *, feature_shape: tuple[int, ...], image_size: int | ImageShape) -> nn.Module:
+    """Build the decoder ``name``: z (B, ...) -> images (B, C, H, W) in [0, 1].
 
     Tokens (T, C) and vectors (m,) are turned into maps by a layer in front (`splitveil.zoo.decoders.entry`).
 
@@ -37,7 +38,7 @@ def build(name: str, *, feature_shape: tuple[int, ...], image_size: Pixels) -> n
         name: ``res_``, ``conv_``, ``unet_`` or ``dense_normNnCc`` (n blocks of c channels), ``custom``
             or ``custom_released``.
         feature_shape: (C, H, W), (T, C) or (m,) of what crosses the wire.
-        image_size: S, in pixels.
+        image_size: (C, H, W) of the images; a number is the side S of color images (3, S, S).
 
     Raises:
         UserError: an unknown name (with the nearest).
@@ -48,19 +49,25 @@ def build(name: str, *, feature_shape: tuple[int, ...], image_size: Pixels) -> n
         >>> sum(p.numel() for p in decoder.parameters())
         711539
     """
-    shape = tuple(feature_shape)
+    shape, image = tuple(feature_shape), _image(image_size)
     if len(shape) not in (1, 2, 3) or min(shape) < 1:
         raise WireError(
-            f"decoder {name} cannot turn features {shape} into images of {image_size} pixels; "
+            f"decoder {name} cannot turn features {shape} into images {image}; "
             "expected (channels, height, width), (tokens, channels) or (numbers,)"
         )
     key, numbers = _read(name)
     registry = Registry("zoo.decoders")
-    entrance = None if len(shape) == 3 or key.startswith("dense_") else to_maps(shape, image_size)
+    entrance = None if len(shape) == 3 or key.startswith("dense_") else to_maps(shape, max(image[1:]))
     if entrance is None:
-        return registry.get(key)(feature_shape=shape, image_size=image_size, **numbers)
-    rest = registry.get(key)(feature_shape=entrance.shape, image_size=image_size, **numbers)
+        return registry.get(key)(feature_shape=shape, image_shape=image, **numbers)
+    rest = registry.get(key)(feature_shape=entrance.shape, image_shape=image, **numbers)
     return nn.Sequential(entrance, rest)
+
+
+def _image(size: int | ImageShape) -> ImageShape:
+    channels, height, width = shape_of(size)
+    sides = (Declared.of(Pixels).checked("image_size", side) for side in (height, width))  # type: ignore[union-attr]
+    return (channels, *sides)  # type: ignore[return-value]
 
 
 def _read(name: str) -> tuple[str, dict[str, int]]:

@@ -7,24 +7,35 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
+ImageShape = tuple[int, int, int]
+"""Channels, height and width of the images that a decoder gives."""
 Blocks = Annotated[int, Field(ge=0, le=256)]
 Channels = Annotated[int, Field(ge=1, le=4096)]
 
 
-def doublings(feature_shape: tuple[int, int, int], image_size: int) -> int:
-    """How often a feature is doubled without passing the image's size.
+def shape_of(size: int | ImageShape) -> ImageShape:
+    """Return the shape of images: of square color images, where only their side is given.
 
-    >>> doublings((8, 8, 8), 32), doublings((8, 10, 10), 48), doublings((8, 64, 64), 32)
+    >>> shape_of(32), shape_of((1, 20, 28))
+    ((3, 32, 32), (1, 20, 28))
+    """
+    return (3, size, size) if isinstance(size, int) else size
+
+
+def doublings(feature_shape: tuple[int, int, int], image_shape: ImageShape) -> int:
+    """Return how often a feature is doubled without passing the image's height or width.
+
+    >>> doublings((8, 8, 8), (3, 32, 32)), doublings((8, 5, 7), (1, 20, 28)), doublings((8, 64, 64), (3, 32, 32))
     (2, 2, 0)
     """
-    ratio = image_size // max(feature_shape[1:])
+    ratio = min(whole // part for whole, part in zip(image_shape[1:], feature_shape[1:], strict=True))
     return max(0, ratio.bit_length() - 1)
 
 
-def upsampling(feature_shape: tuple[int, int, int], image_size: int, channels: int) -> list[nn.Module]:
+def upsampling(feature_shape: tuple[int, int, int], image_shape: ImageShape, channels: int) -> list[nn.Module]:
     """Transposed convolutions with batch norm and ReLU, each doubling the size, up to the image's size."""
     layers: list[nn.Module] = []
-    for _ in range(doublings(feature_shape, image_size)):
+    for _ in range(doublings(feature_shape, image_shape)):
         layers += [
             nn.ConvTranspose2d(channels, channels, 3, stride=2, padding=1, output_padding=1),
             nn.BatchNorm2d(channels),
@@ -33,9 +44,9 @@ def upsampling(feature_shape: tuple[int, int, int], image_size: int, channels: i
     return layers
 
 
-def to_image(feature_shape: tuple[int, int, int], image_size: int) -> list[nn.Module]:
+def to_image(feature_shape: tuple[int, int, int], image_shape: ImageShape) -> list[nn.Module]:
     """Pixels in [0, 1] at the exact size: interpolation where doubling does not reach it, then a sigmoid."""
-    factor = 2 ** doublings(feature_shape, image_size)
-    exact = all(side * factor == image_size for side in feature_shape[1:])
-    resize = [] if exact else [nn.Upsample((image_size, image_size), mode="bilinear", align_corners=False)]
+    factor, size = 2 ** doublings(feature_shape, image_shape), image_shape[1:]
+    exact = all(factor * part == whole for whole, part in zip(size, feature_shape[1:], strict=True))
+    resize = [] if exact else [nn.Upsample(size, mode="bilinear", align_corners=False)]
     return [*resize, nn.Sigmoid()]

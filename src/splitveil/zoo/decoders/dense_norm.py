@@ -6,9 +6,8 @@ import math
 
 from torch import nn
 
-from ...ranges import Pixels
 from ...registry import plugin
-from .base import Blocks, Channels, to_image, upsampling
+from .base import Blocks, Channels, ImageShape, to_image, upsampling
 from .res_norm import ResidualBlock
 
 SIDE = 4
@@ -16,13 +15,15 @@ SIDE = 4
 
 
 @plugin("dense_normNnCc")
-def dense_norm(*, feature_shape: tuple[int, ...], image_size: Pixels, blocks: Blocks, channels: Channels) -> nn.Module:
+def dense_norm(
+    *, feature_shape: tuple[int, ...], image_shape: ImageShape, blocks: Blocks, channels: Channels
+) -> nn.Module:
     """``dense_normNnCc``: a dense layer to c channels of 4×4, n residual blocks, then transposed convolutions.
 
-    Upsampling ×2 until the image's size, a residual block to RGB, sigmoid. Every pixel may depend on all of the wire.
+    Upsampling ×2 until the image's size, a residual block to the image's channels, sigmoid. Every pixel may depend on
+    all of the wire.
     """
-    side = min(SIDE, image_size)
-    grown = (channels, side, side)
+    grown = (channels, min(SIDE, image_shape[1]), min(SIDE, image_shape[2]))
     layers: list[nn.Module] = [
         nn.Flatten(),
         nn.Linear(math.prod(feature_shape), math.prod(grown)),
@@ -30,5 +31,5 @@ def dense_norm(*, feature_shape: tuple[int, ...], image_size: Pixels, blocks: Bl
     ]
     for _ in range(blocks):
         layers += [ResidualBlock(channels, channels), nn.ReLU()]
-    layers += upsampling(grown, image_size, channels)
-    return nn.Sequential(*layers, ResidualBlock(channels, 3), *to_image(grown, image_size))
+    layers += upsampling(grown, image_shape, channels)
+    return nn.Sequential(*layers, ResidualBlock(channels, image_shape[0]), *to_image(grown, image_shape))

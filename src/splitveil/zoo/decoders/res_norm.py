@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ...ranges import Pixels
 from ...registry import plugin
-from .base import Blocks, Channels, to_image, upsampling
+from .base import Blocks, Channels, ImageShape, to_image, upsampling
 
 
 class ResidualBlock(nn.Module):
@@ -32,16 +31,16 @@ class ResidualBlock(nn.Module):
 
 @plugin("res_normNnCc")
 def res_norm(
-    *, feature_shape: tuple[int, int, int], image_size: Pixels, blocks: Blocks, channels: Channels
+    *, feature_shape: tuple[int, int, int], image_shape: ImageShape, blocks: Blocks, channels: Channels
 ) -> nn.Module:
     """``res_normNnCc``: n residual blocks of c channels, then transposed convolutions; published: N8C64.
 
-    A residual block to c channels, n more, ×2 up to the image's size, a residual block to RGB, sigmoid. The published
-    one is the same from two doublings on (8×8 to 32 pixels, 12×12 to 48, 16×16 to 64); below, it has residual blocks in
-    place of those that are not needed.
+    A residual block to c channels, n more, ×2 up to the image's size, a residual block to the image's channels,
+    sigmoid. The published one is the same from two doublings on (8×8 to 32 pixels, 12×12 to 48, 16×16 to 64); below, it
+    has residual blocks in place of those that are not needed.
     """
     layers: list[nn.Module] = [ResidualBlock(feature_shape[0], channels), nn.ReLU()]
     for _ in range(blocks):
         layers += [ResidualBlock(channels, channels), nn.ReLU()]
-    layers += upsampling(feature_shape, image_size, channels)
-    return nn.Sequential(*layers, ResidualBlock(channels, 3), *to_image(feature_shape, image_size))
+    layers += upsampling(feature_shape, image_shape, channels)
+    return nn.Sequential(*layers, ResidualBlock(channels, image_shape[0]), *to_image(feature_shape, image_shape))

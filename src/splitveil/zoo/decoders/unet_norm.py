@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from ...ranges import Pixels
 from ...registry import plugin
-from .base import Blocks, Channels, to_image, upsampling
+from .base import Blocks, Channels, ImageShape, to_image, upsampling
 from .res_norm import ResidualBlock
 
 LEVELS = 2
@@ -42,16 +41,17 @@ class UNet(nn.Module):
 
 @plugin("unet_normNnCc")
 def unet_norm(
-    *, feature_shape: tuple[int, int, int], image_size: Pixels, blocks: Blocks, channels: Channels
+    *, feature_shape: tuple[int, int, int], image_shape: ImageShape, blocks: Blocks, channels: Channels
 ) -> nn.Module:
     """``unet_normNnCc``: a U-Net of c, 2c, 4c channels (1 + n residual blocks each), then transposed convolutions.
 
-    Upsampling ×2 until the image's size, a residual block to RGB, sigmoid. Its receptive field is the whole feature.
+    Upsampling ×2 until the image's size, a residual block to the image's channels, sigmoid. Its receptive field is the
+    whole feature.
     """
     levels = min(LEVELS, min(feature_shape[1:]).bit_length() - 1)
     layers = [UNet(feature_shape[0], channels, blocks, levels), nn.ReLU()]
-    layers += upsampling(feature_shape, image_size, channels)
-    return nn.Sequential(*layers, ResidualBlock(channels, 3), *to_image(feature_shape, image_size))
+    layers += upsampling(feature_shape, image_shape, channels)
+    return nn.Sequential(*layers, ResidualBlock(channels, image_shape[0]), *to_image(feature_shape, image_shape))
 
 
 def _stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
