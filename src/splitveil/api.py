@@ -64,7 +64,7 @@ def split(
         network: takes images (B, C, H, W) and gives logits (B, classes).
         at: the last layer on the device, as ``network.named_modules()`` calls it.
         example: pixels (1, C, H, W) in [0, 1].
-        defenses: in their order on the wire, as objects or as text such as ``"cem:16"``.
+        defenses: in their order on the wire, as objects, of classes of your own too, or as text such as ``"cem:16"``.
         mean, std: with which the network's images are normalized, a number per channel; None: they are not.
         layout: "channels_last" where the maps of that layer are, and it cannot be told by trying.
 
@@ -219,7 +219,7 @@ def attack(
     The model stays as it is.
 
     Args:
-        attack: an object, or text such as ``"decoder:epochs=20"``.
+        attack: an object, of a class of your own too, or text such as ``"decoder:epochs=20"``.
         learn_from: the attacker's own images. invert: those that are reconstructed from their wires.
         grants: what the attacker may use: queries, the encoder's weights, labels, the cloud's logits.
         seed: of the wires under attack and of the attack. observed: wires of each image that the attacker sees.
@@ -343,6 +343,8 @@ def _protocol(model: SplitModel, learn_from: Data, invert: Data, grants: frozens
 
 
 def _spec(attack: Attack | config.Spec | str) -> config.Spec:
+    if isinstance(attack, Attack) and not config.is_registered(attack, "attacks"):
+        return config.OwnSpec.of(attack)
     return config.spec_of(attack, "attacks")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 from collections.abc import Collection
@@ -14,6 +15,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     create_model,
     model_serializer,
@@ -95,6 +97,42 @@ class Spec(BaseModel):
         return Registry(kind).get(self.name)(**self.resolve(kind).parameters)
 
 
+class OwnSpec(Spec):
+    """An object of a class that is not registered, where a spec is expected: it stands for itself.
+
+    >>> class Mine:
+    ...     def __init__(self, size):
+    ...         self.size = size
+    >>> OwnSpec.of(Mine(3)).model_dump(), OwnSpec.of(Mine(3)).make("attacks").size
+    ({'Mine': {'size': 3}}, 3)
+    """
+
+    _thing: Any = PrivateAttr()
+
+    @classmethod
+    def of(cls, thing: Any) -> OwnSpec:
+        """Return what stands for an object; its settings are what it was made with, or its public attributes."""
+        settings = ranges.arguments_of(thing) or {k: v for k, v in vars(thing).items() if not k.startswith("_")}
+        plain = {key: value if isinstance(value, ranges.PLAIN) else shown(value) for key, value in settings.items()}
+        found = cls(name=type(thing).__name__, parameters=plain)
+        found._thing = thing
+        return found
+
+    def resolve(self, kind: str) -> Spec:
+        return self
+
+    def make(self, kind: str) -> Any:
+        """Return a copy of the object, which stays as it was given."""
+        return copy.deepcopy(self._thing)
+
+
+def is_registered(thing: Any, kind: str) -> bool:
+    """Return whether an object is of the class that stands under its name among the plug-ins of a kind."""
+    names = vars(type(thing)).get("__plugin_names__", ())
+    # A name may be taken in both kinds: that there is such a name is not enough.
+    return bool(names) and names[0] in Registry(kind).names() and Registry(kind).get(names[0]) is type(thing)
+
+
 def spec_of(thing: Any, kind: str) -> Spec:
     """Return a plug-in, however it is given, as a resolved spec: an object, a spec, or text such as ``"cem:16"``.
 
@@ -112,16 +150,14 @@ def spec_of(thing: Any, kind: str) -> Spec:
             raise UserError(explain(error)) from None
     if isinstance(thing, Spec):
         return thing.resolve(kind)
-    names = vars(type(thing)).get("__plugin_names__", ())
-    # A name may be taken in both kinds: that there is such a name is not enough.
-    if not names or names[0] not in Registry(kind).names() or Registry(kind).get(names[0]) is not type(thing):
+    if not is_registered(thing, kind):
         got = f"the class {thing.__name__}" if isinstance(thing, type) else f"an object of {type(thing).__name__}"
         hint = f"; write {thing.__name__.removesuffix('Attack')}()" if isinstance(thing, type) else ""
         raise UserError(
             f"{got} is no registered {KINDS[kind]}; expected an object of one, or text such as "
             f"'{Registry(kind).names()[0]}'{hint}"
         )
-    return Spec(name=names[0], parameters=ranges.arguments_of(thing)).resolve(kind)
+    return Spec(name=type(thing).__plugin_names__[0], parameters=ranges.arguments_of(thing)).resolve(kind)
 
 
 def renewed(stored: dict[str, Any], kind: str) -> dict[str, Any]:

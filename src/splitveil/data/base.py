@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..errors import UserError
 
-
 COLORS = (1, 3)
 """Channels that images may have."""
 
@@ -33,12 +32,7 @@ class Split:
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
-        if (
-            images.dtype != torch.uint8
-            or images.ndim != 4
-            or images.shape[1] not in COLORS
-            or 0 in images.shape[2:]
-        ):
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in COLORS or 0 in images.shape[2:]:
             raise UserError(f"images are {images.dtype} {tuple(images.shape)}; expected torch.uint8 (N, 3 or 1, H, W)")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
             got = f"{labels.dtype} {tuple(labels.shape)}"
