@@ -17,10 +17,12 @@ demo: $(INSTALLED)  ## train and attack two small models on digits, write demo/r
 test: $(INSTALLED)  ## run the tests and the examples in the docstrings
 	$(BIN)/python -m pytest -q -n $(WORKERS)
 
-lint: $(INSTALLED)  ## check style, format, types and US spelling
+lint: $(INSTALLED)  ## check style, format, types, US spelling, dependencies and the order of the rooms
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/deptry src
 	$(BIN)/codespell src tests docs benchmarks/*.py records *.md
 
 bench: $(INSTALLED)  ## measure the speed of training and attacking (CIFAR-10 under data/cifar10)

@@ -21,16 +21,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from splitveil import evaluation, metrics, runs
+from splitveil import metrics, runs
 from splitveil.attacks.base import Victim
 from splitveil.config import Spec
 from splitveil.data import Protocol, to_float
 from splitveil.defenses.base import Defense, Stack
 from splitveil.errors import UserError
-from splitveil.files import write_json
-from splitveil.interception import Interception, judged
+from splitveil.evaluation import evaluate
+from splitveil.evaluation.interception import Interception, judged
 from splitveil.model import SplitModel
 from splitveil.randomness import stream
+from splitveil.statistics import intervals
+from splitveil.storage.files import write_json
 
 DEFENSES = (
     ("dropout:0.2",),
@@ -84,7 +86,7 @@ def errors(model: SplitModel, given: Protocol, spec: str, seed: int) -> tuple[Te
     judges, own = judged(given.attacker_train, seed)
     attack.fit(victim, own, stream(victim.device, seed))
     asked = judges.joined(given.attacker_test)
-    found, _ = evaluation.reconstruct(attack, Interception(victim, seed, given.name), asked)
+    found, _ = evaluate.reconstruct(attack, Interception(victim, seed, given.name), asked)
     mse = metrics.mse(found, to_float(asked.images))
     return mse[len(judges) :], float(mse[: len(judges)].mean()), time.perf_counter() - start
 
@@ -99,7 +101,7 @@ def compared(model: SplitModel, given: Protocol, attacks: list[str], seed: int) 
         for name, defense in (("silent", Silent(told)), ("told", told)):
             model.defense = defense
             found[name], judged_mse, seconds = errors(model, given, ATTACKS[label], seed)
-            interval = metrics.bootstrap_ci(found[name]).as_dict()
+            interval = intervals.bootstrap_ci(found[name]).as_dict()
             rows.setdefault(label, {})[name] = {"mse": interval, "judged_mse": judged_mse, "seconds": seconds}
             if name not in best or judged_mse < best[name][0]:
                 best[name] = (judged_mse, label, found[name])
@@ -109,7 +111,7 @@ def compared(model: SplitModel, given: Protocol, attacks: list[str], seed: int) 
 
 
 def _difference(silent: Tensor, told: Tensor) -> dict[str, Any]:
-    change = metrics.paired_difference(told, silent)
+    change = intervals.paired_difference(told, silent)
     before = float(silent.mean())
     ends = [100 * end / before for end in (change.lo, change.hi)]
     return {
@@ -155,7 +157,7 @@ def main() -> None:
     except UserError as error:
         parser.error(str(error))
     images = runs.load_images(run.settings)
-    given = evaluation.parts(run.settings, images, "inference_time", None, args.attacked)
+    given = evaluate.parts(run.settings, images, "inference_time", None, args.attacked)
     counts = {"attacker": len(given.attacker_train), "attacked": len(given.attacker_test)}
     about = {"images": counts, "accuracy": run.summary["accuracy"], "config": run.settings.model_dump(mode="json")}
     about["config"].pop("root", None)

@@ -46,8 +46,9 @@ def run_cell(job: tuple[str, Path, Path, int]) -> None:
     """Train one defense and run every attack on it; what is there already is not made again."""
     import torch
 
-    from splitveil import config, runs, suites
-    from splitveil.training import fit
+    from splitveil import config, runs
+    from splitveil.evaluation import suites
+    from splitveil.training.trainer import fit
 
     name, root, out, threads = job
     torch.set_num_threads(threads)
@@ -137,8 +138,8 @@ def main() -> None:
         jobs = [(name, args.root.absolute(), args.out, args.threads) for name in names]
         with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
             pool.map(run_cell, jobs, chunksize=1)
-    from splitveil.files import write_json
     from splitveil.runs import environment
+    from splitveil.storage.files import write_json
 
     found = gather(args.out)
     how = {**SETTINGS, "cells": CELLS, "attacks": ATTACKS, "attacker": ATTACKER, "attacked": ATTACKED}

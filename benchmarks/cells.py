@@ -46,8 +46,8 @@ def run_cell(job: Job) -> None:
     import torch
 
     from splitveil import config, runs
-    from splitveil.evaluation import attack_run
-    from splitveil.training import fit
+    from splitveil.evaluation.evaluate import attack_run
+    from splitveil.training.trainer import fit
 
     torch.set_num_threads(job.threads)
     plan, folder = job.plan, job.out / job.name
@@ -96,8 +96,8 @@ def main(plan: Plan, description: str, stem: str) -> list[dict[str, Any]]:
         jobs = [Job(plan, name, args.root.absolute(), args.out, args.threads) for name in names]
         with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
             pool.map(run_cell, jobs, chunksize=1)
-    from splitveil.files import write_json
     from splitveil.runs import environment
+    from splitveil.storage.files import write_json
 
     rows = finished(plan, args.out)
     how = {**plan.settings, "attacks": plan.attacks, "attacker_size": plan.attacker_size, "attacked": plan.attacked}

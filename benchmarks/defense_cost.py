@@ -22,9 +22,9 @@ from splitveil import config
 from splitveil.data import ImageSet, Split
 from splitveil.defenses._model import wire_shape
 from splitveil.defenses.base import Features
-from splitveil.files import write_json
 from splitveil.runs import environment
-from splitveil.training import Trainer
+from splitveil.storage.files import write_json
+from splitveil.training.trainer import Trainer
 
 BASE = "gaussian:0.025"
 DEFENSES = (

@@ -20,8 +20,8 @@ import equal_accuracy_plan
 import numpy as np
 from gpu_cell import unpacked
 
-from splitveil.files import atomic_write, write_json
-from splitveil.noise_curve import AtEqualAccuracy, at_equal_accuracy
+from splitveil.statistics.noise_curve import AtEqualAccuracy, at_equal_accuracy
+from splitveil.storage.files import atomic_write, write_json
 
 TESTED = 10_000
 Records = dict[str, dict[str, Any]]

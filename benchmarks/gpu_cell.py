@@ -71,7 +71,7 @@ def run(cell: Cell) -> dict[str, Any]:
 
 def _work(cell: Cell, folder: Path) -> dict[str, Any]:
     from splitveil import config, runs
-    from splitveil.training import fit
+    from splitveil.training.trainer import fit
 
     settings = config.parse(cell.settings).resolve()
     images = loaded(settings)
@@ -86,7 +86,7 @@ def _work(cell: Cell, folder: Path) -> dict[str, Any]:
         "training_seconds": round(summary["seconds"], 1),
     }
     if cell.tail:
-        from splitveil.tail import ANSWERS, retrain
+        from splitveil.evaluation.tail import ANSWERS, retrain
 
         record["retrained_accuracy"] = retrain(made, images)["retrained_accuracy"]
         rows = [row.split(",") for row in (folder / ANSWERS).read_text().splitlines()[1:]]
@@ -97,9 +97,9 @@ def _work(cell: Cell, folder: Path) -> dict[str, Any]:
 
 
 def _attacked(cell: Cell, made: Any, images: Any, protocol: str) -> dict[str, Any]:
-    from splitveil import suites
     from splitveil.config import Spec
-    from splitveil.evaluation import run_and_save
+    from splitveil.evaluation import suites
+    from splitveil.evaluation.evaluate import run_and_save
 
     specs = suites.labels(tuple(Spec.model_validate(text) for text in cell.attacks))
     terms: dict[str, Any] = {"protocol_name": protocol, "attacked": cell.attacked, "attacker_size": cell.attacker_size}

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from splitveil import config, data, zoo
 from splitveil.recipe import precision
-from splitveil.training import Trainer
+from splitveil.training.trainer import Trainer
 
 
 def synchronize() -> None:

@@ -21,7 +21,7 @@ import torch
 from splitveil import runs
 from splitveil.attacks._ridge import JITTER, Ridge, Rows
 from splitveil.attacks.linear import RIDGES
-from splitveil.files import write_json
+from splitveil.storage.files import write_json
 
 LOOKS = 4
 

@@ -18,16 +18,18 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from splitveil import metrics, reliability, runs
+from splitveil import metrics, runs
 from splitveil.attacks.base import Attack, Victim
 from splitveil.attacks.decoder import DecoderAttack
 from splitveil.attacks.linear import LinearAttack
 from splitveil.attacks.rmle import RmleAttack
 from splitveil.data import Access, protocol, to_float
 from splitveil.defenses.base import Defense, Stack
-from splitveil.evaluation import mean_image_error
-from splitveil.files import write_json
+from splitveil.evaluation import reliability
+from splitveil.evaluation.evaluate import mean_image_error
 from splitveil.model import SplitModel
+from splitveil.statistics import intervals
+from splitveil.storage.files import write_json
 
 LEVELS = 8
 
@@ -83,7 +85,7 @@ def report(args: argparse.Namespace, errors: dict[str, Tensor], needs: dict[str,
     """Table, flags of an evaluation with either white-box attack, record."""
     table = Table("attack", "MSE", title=f"{LEVELS} levels on the wire; mean image {baseline:.4f}")
     for name, error in errors.items():
-        table.add_row(name, str(metrics.bootstrap_ci(error)))
+        table.add_row(name, str(intervals.bootstrap_ci(error)))
     Console().print(table)
     flags = {}
     for title, left_out in {
@@ -94,7 +96,7 @@ def report(args: argparse.Namespace, errors: dict[str, Tensor], needs: dict[str,
         flags[title] = reliability.black_box_wins(kept, needs)
         print(f"white box {title}: {'; '.join(flags[title]) or 'no flag'}")
     record = {
-        "mse": {name: metrics.bootstrap_ci(error).as_dict() for name, error in errors.items()},
+        "mse": {name: intervals.bootstrap_ci(error).as_dict() for name, error in errors.items()},
         "baseline_mse": baseline,
         "flags": flags,
         "attacked": args.attacked,

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from splitveil.report.images import image_grid_png
+from splitveil.pictures import image_grid_png
 
 ATTACKS = {"linear": {"linear": {"looks": 4}}, "decoder": {"decoder": {"epochs": 50, "network": "res_normN8C64"}}}
 FAMILIES = (None, "dropout:0.2", "nopeek:0.5", "adversarial:0.3", "hsic:0.05")

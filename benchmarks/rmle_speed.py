@@ -20,7 +20,7 @@ from splitveil import runs
 from splitveil.attacks.base import Victim
 from splitveil.attacks.rmle import RmleAttack
 from splitveil.data import Access, to_float
-from splitveil.files import write_json
+from splitveil.storage.files import write_json
 
 
 def main() -> None:

@@ -25,8 +25,8 @@ from typing import Any
 
 import yaml
 
-from splitveil.files import write_json
 from splitveil.runs import environment
+from splitveil.storage.files import write_json
 
 MAIN = "from splitveil.cli import main; main()"
 SCRIPT = """
@@ -37,8 +37,8 @@ import torch
 
 from splitveil import runs
 from splitveil.bench.grid import load_grid
-from splitveil.evaluation import attack_run
-from splitveil.training import fit
+from splitveil.evaluation.evaluate import attack_run
+from splitveil.training.trainer import fit
 
 torch.set_num_threads(1)
 for cell in load_grid(sys.argv[1]).cells:

@@ -31,8 +31,8 @@ from torch import Tensor
 from splitveil import runs
 from splitveil.data import augment, protocol
 from splitveil.defenses import _kmeans, _mixture
-from splitveil.files import write_json
 from splitveil.model import SplitModel
+from splitveil.storage.files import write_json
 
 SIGMA2, VARIANCE, DIMENSIONS, CLUSTERS, OTHERS = 0.025**2, 0.02, 512, 5, 10_000
 SETS = (

@@ -23,14 +23,15 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn.functional import cross_entropy, mse_loss
 
-from splitveil import config, data, fastconv, runs, zoo
+from splitveil import config, data, runs, zoo
 from splitveil.attacks.base import Victim
 from splitveil.attacks.decoder import DecoderAttack
 from splitveil.defenses import _kmeans
 from splitveil.defenses.base import Features
-from splitveil.features import FeatureKeeper
-from splitveil.files import write_json
-from splitveil.training import Trainer
+from splitveil.nn import fastconv
+from splitveil.storage.files import write_json
+from splitveil.training.feature_buffer import FeatureKeeper
+from splitveil.training.trainer import Trainer
 
 NET = {"arch": "vgg11_bn_sgm", "cut": 4, "bottleneck": 8}
 BATCH = 128

@@ -57,15 +57,15 @@ def copied(path: Path) -> Iterator[Run]:
 
 def suite(path: Path, name: str, images: Any, terms: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Run a suite from the beginning: its summary and the MSE of each attacked image, of the best attacker too."""
-    from splitveil import evaluation, suites
+    from splitveil.evaluation import evaluate, suites
 
     def said(label: str) -> Any:
         print(f"{name}: {label}", flush=True)
         return lambda *_: None
 
     with copied(path) as run:
-        agreed = evaluation.Terms(**terms)
-        parts = evaluation.parts(run.settings, images, agreed.protocol_name, agreed.attacker_size, agreed.attacked)
+        agreed = evaluate.Terms(**terms)
+        parts = evaluate.parts(run.settings, images, agreed.protocol_name, agreed.attacker_size, agreed.attacked)
         summary = suites.run_suite(run, name, images, progress=said, **terms)
         specs = suites.named(name)
         done = {label: suites.finished(run, label, specs[label], parts, agreed) for label in summary["attacks"]}
@@ -77,9 +77,9 @@ def suite(path: Path, name: str, images: Any, terms: dict[str, Any]) -> tuple[di
 
 def difference(found: Tensor, reference: Tensor) -> dict[str, Any]:
     """Of two attacks on the same images: both means, and the paired change in percent of the reference."""
-    from splitveil import metrics
+    from splitveil.statistics import intervals
 
-    change, before = metrics.paired_difference(found, reference), float(reference.mean())
+    change, before = intervals.paired_difference(found, reference), float(reference.mean())
     ends = [100 * end / before for end in (change.lo, change.hi)]
     return {"from": before, "to": float(found.mean()), "change_percent": 100 * change.mean / before, "ci95": ends}
 
@@ -113,8 +113,8 @@ def suites_compared(path: Path, images: Any, terms: dict[str, Any]) -> dict[str,
 
 def gan_compared(path: Path, images: Any, terms: dict[str, Any], scale: str) -> dict[str, Any]:
     """The decoder, and what gan makes of it."""
-    from splitveil import evaluation
     from splitveil.config import Spec
+    from splitveil.evaluation import evaluate
 
     decoder, gan = SCALES[scale]
     texts = {"decoder": decoder} | {f"gan {n}": gan.replace("CRITIC", str(n)) for n in CRITIC_STEPS}
@@ -123,7 +123,7 @@ def gan_compared(path: Path, images: Any, terms: dict[str, Any], scale: str) -> 
     with copied(path) as run:
         for label, text in texts.items():
             print(f"gan: {label}", flush=True)
-            found[label] = evaluation.evaluate(run, Spec.model_validate(text), images, fits=fits, **terms)
+            found[label] = evaluate.evaluate(run, Spec.model_validate(text), images, fits=fits, **terms)
     rows: dict[str, Any] = {}
     start = found["decoder"]
     for label, one in found.items():
@@ -174,7 +174,7 @@ def main() -> None:
     import torch
 
     from splitveil import runs
-    from splitveil.files import write_json
+    from splitveil.storage.files import write_json
 
     if args.device == "cuda" and not torch.cuda.is_available():
         sys.exit("--device cuda: torch sees no GPU here; leave --device out, or run where there is one")

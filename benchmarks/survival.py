@@ -27,10 +27,10 @@ from typing import Any
 
 from splitveil.bench.cell import Places, steps
 from splitveil.bench.grid import Grid, load_grid
-from splitveil.bench.lock import Owner, holder
+from splitveil.bench.lease import Owner, holder
 from splitveil.errors import UserError
-from splitveil.files import write_json
 from splitveil.runs import environment
+from splitveil.storage.files import write_json
 
 DEFAULT = Path(__file__).with_suffix(".yaml")
 WAIT = 4 * 3600.0

@@ -54,7 +54,7 @@ def plot(rows: list[dict[str, Any]], attacks: list[str], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    from splitveil.files import atomic_write
+    from splitveil.storage.files import atomic_write
 
     figure, axes = plt.subplots(1, len(attacks), figsize=(12, 4.8), sharex=True)
     for axis, attack in zip(axes, attacks, strict=True):

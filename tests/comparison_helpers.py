@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from splitveil import config
-from splitveil.bench.comparison import compare
 from splitveil.cli import main
 from splitveil.errors import UserError
-from splitveil.metrics import binomial_ci, bootstrap_ci
+from splitveil.results.bench_comparison import compare
+from splitveil.statistics.intervals import binomial_ci, bootstrap_ci
 
 Values = dict[str, list[float]]
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from splitveil import config, metrics
-from splitveil.bench import records
+from splitveil import config
 from splitveil.bench.grid import Cell
-from splitveil.report.images import image_grid_png
+from splitveil.bench.record import build
+from splitveil.pictures import image_grid_png
+from splitveil.results import records
+from splitveil.statistics import intervals
 
 NETWORK = {"data": "cifar10", "arch": "vgg11_bn_sgm", "cut": 4, "bottleneck": 8, "train_size": 500, "epochs": 3}
 ATTACKS = {"linear": "linear", "decoder": "decoder:epochs=2"}
@@ -20,7 +22,7 @@ IMAGES = 40
 
 
 def interval(values: Any) -> dict[str, Any]:
-    return metrics.bootstrap_ci(values).as_dict()
+    return intervals.bootstrap_ci(values).as_dict()
 
 
 def cell(*defense: str, seed: int = 0, **settings: Any) -> Cell:
@@ -43,7 +45,7 @@ def run_folder(
     folder.mkdir(parents=True)
     environment = {"splitveil": "0.1.0", "torch": "2.14", "python": "3.11", "processor": "any", "cores": 2, "gpu": None}
     summary = {
-        "accuracy": metrics.binomial_ci(round(1000 * accuracy), 1000).as_dict(),
+        "accuracy": intervals.binomial_ci(round(1000 * accuracy), 1000).as_dict(),
         **{"accuracy_val": accuracy, "epoch": 2, "leakage_nats": 100 * accuracy, "seconds": 12.0},
         **{"wire": {"shape": [8, 8, 8], "bytes": 2048}, "parameters": {"encoder": 1, "tail": 2, "defense": 0}},
         **{"environment": environment, "images": {"train": 90, "test": 1000}},
@@ -81,7 +83,7 @@ def add(out: Path, of: Cell, accuracy: float, error: float, *, grid: str = "smal
     errors = {"linear": 1.3 * error * hard, "decoder": error * hard}
     digest = more.pop("digest", f"images-{of.settings.seed}")
     folder = run_folder(out / "cells" / of.id, of, accuracy, errors, digest=digest, **more)
-    record = records.build(folder, of, grid=grid, attempts=1, started=time.time() - 20)
+    record = build(folder, of, grid=grid, attempts=1, started=time.time() - 20)
     records.write(folder, record)
     return record
 

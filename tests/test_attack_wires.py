@@ -9,14 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from splitveil import config, evaluation, runs, suites, training
+from splitveil import config, runs
 from splitveil.attacks.base import Attack
 from splitveil.bench.cell import Places, run_cell
 from splitveil.bench.grid import Cell
 from splitveil.cli import main
 from splitveil.data import load
 from splitveil.errors import UserError, WireError
+from splitveil.evaluation import evaluate, suites
 from splitveil.registry import Registry
+from splitveil.training import trainer
 from splitveil.zoo import Parts
 
 SIZES: dict[str, Any] = {"train_size": 60, "test_size": 40}
@@ -41,7 +43,7 @@ def trained(shape: str, folder, monkeypatch) -> runs.Run:
 
     monkeypatch.setattr(runs.zoo, "build", build)
     values = {"data": "digits", **SIZES, "epochs": 1, "precision": "32-true", "protocol": "train_time"}
-    training.fit(config.parse(values), IMAGES, folder)
+    trainer.fit(config.parse(values), IMAGES, folder)
     return runs.Run.open(folder)
 
 
@@ -71,7 +73,7 @@ def test_an_attack_that_cannot_take_the_wire_is_refused_before_work(attack, tmp_
     run = trained(shape, tmp_path / "run", monkeypatch)
     spec = config.Spec.model_validate(attack)
     with pytest.raises(UserError, match=expected):
-        evaluation.evaluate(run, spec, IMAGES, protocol_name="train_time")
+        evaluate.evaluate(run, spec, IMAGES, protocol_name="train_time")
     # Of several attacks, none begins where one cannot be made.
     for more in ([], ["--dry-run"]):
         with pytest.raises(SystemExit) as stop:
@@ -128,9 +130,9 @@ def test_a_shape_that_the_defense_changes_is_what_counts(tmp_path, monkeypatch):
 
     run = trained("maps", tmp_path / "run", monkeypatch)
     model = run.model(IMAGES)
-    assert evaluation.wire_shape(model, IMAGES.test) == (6, 8, 8)
+    assert evaluate.wire_shape(model, IMAGES.test) == (6, 8, 8)
     model.defense = Flat()
-    assert evaluation.wire_shape(model, IMAGES.test) == (384,)
+    assert evaluate.wire_shape(model, IMAGES.test) == (384,)
 
 
 @pytest.mark.usefixtures("idle")

@@ -17,6 +17,7 @@ from splitveil.defenses.base import Defense
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.errors import AccessError, UserError
 from splitveil.model import SplitModel
+from splitveil.statistics import intervals
 from toy import rng
 
 
@@ -29,7 +30,7 @@ def test_the_linear_attack_reaches_the_mmse_and_goes_no_lower(m, sigma):
     attack = LinearAttack(looks=2)
     attack.fit(victim, toy.images(6000, 3), rng())
     truth = to_float(test.images)
-    interval = metrics.bootstrap_ci(metrics.mse(attack.reconstruct(victim.query(truth, rng(4))), truth))
+    interval = intervals.bootstrap_ci(metrics.mse(attack.reconstruct(victim.query(truth, rng(4))), truth))
     assert interval.mean == pytest.approx(mmse, rel=0.05)
     assert interval.hi > mmse  # nobody beats the MMSE
 

@@ -25,7 +25,8 @@ from splitveil.defenses.gaussian import Gaussian
 from splitveil.defenses.topk import TopK
 from splitveil.errors import UserError
 from splitveil.model import SplitModel
-from splitveil.work import Budget, Work
+from splitveil.runtime import Budget, Work
+from splitveil.statistics import intervals
 from toy import rng
 
 ALL, SIGMA = frozenset(Access), 0.05
@@ -245,8 +246,8 @@ def test_trained_within_five_percent_of_the_mmse_and_not_below(problem, text):
     found = attack.reconstruct(wire)
     assert excess(found, problem) < 0.05
     errors = metrics.mse(found, truth)
-    assert metrics.paired_difference(errors, metrics.mse(best, truth)).hi > 0
-    assert metrics.bootstrap_ci(errors).hi > toy.mmse(weight, SIGMA)
+    assert intervals.paired_difference(errors, metrics.mse(best, truth)).hi > 0
+    assert intervals.bootstrap_ci(errors).hi > toy.mmse(weight, SIGMA)
 
 
 def test_a_single_sample_has_twice_the_error_and_a_pair_much_less(problem):

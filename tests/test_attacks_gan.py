@@ -17,8 +17,8 @@ from splitveil.attacks.decoder import DecoderAttack
 from splitveil.attacks.gan import GanAttack, critic, gradient_penalty
 from splitveil.data import Access
 from splitveil.errors import UserError
-from splitveil.suites import PRESETS, SUITES
-from splitveil.work import Work
+from splitveil.evaluation.suites import PRESETS, SUITES
+from splitveil.runtime import Work
 from toy import rng
 
 QUERY = frozenset({Access.QUERY})

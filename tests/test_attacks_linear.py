@@ -15,7 +15,7 @@ from splitveil.attacks.base import Victim
 from splitveil.attacks.latent import LatentAttack
 from splitveil.attacks.linear import LinearAttack
 from splitveil.data import Access, to_float
-from splitveil.work import Budget, Work
+from splitveil.runtime import Budget, Work
 from toy import rng
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from comparison_helpers import bench, refused, shown, trained
-from splitveil.bench.comparison import Cells, compare
 from splitveil.cli._shared import out_console
-from splitveil.metrics import Interval, bootstrap_ci, unpaired_difference
+from splitveil.results.bench_comparison import Cells, compare
+from splitveil.statistics.intervals import Interval, bootstrap_ci, unpaired_difference
 
 
 def cells(a: Path, b: Path) -> Cells:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from report_helpers import add, cell
-from splitveil.bench.analysis import arenas
-from splitveil.bench.equal import OUTSIDE, RETRAINED, TRAINED, Equal, equals
-from splitveil.bench.records import gather
+from splitveil.evaluation.tail import ANSWERS
 from splitveil.report.bench import build
-from splitveil.tail import ANSWERS
+from splitveil.results.equal_accuracy import OUTSIDE, RETRAINED, TRAINED, Equal, equals
+from splitveil.results.groups import arenas
+from splitveil.results.records import gather
 
 NOISE = {0.025: (0.62, 0.010), 0.1: (0.58, 0.013), 0.4: (0.50, 0.020)}
 

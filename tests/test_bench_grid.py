@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench_grid_helpers import BASE, STACK, loader
-from splitveil import config, recipe, suites
-from splitveil.bench import _file, grid
+from splitveil import config, recipe
+from splitveil.bench import grid, grid_file
 from splitveil.bench.grid import Cell, load_grid
 from splitveil.errors import UserError
+from splitveil.evaluation import suites
 
 
 @pytest.fixture
@@ -162,7 +163,7 @@ def test_cells_are_counted_before_they_are_made(lists, rows, included, seeds):
     values["grid"]["d"] = ["digits"]
     values["zip"] = {"cut": list(range(rows)), "epochs": list(range(rows))} if rows else {}
     values["include"] = [{"data": "x", "arch": "y", "lr": [0.1] * included}] if included else []
-    file = _file.read(values)
+    file = grid_file.read(values)
     made = list(file.rows())
     assert len(made) == sum(file.counts) == seeds * (max(1, rows) * math.prod(map(len, lists)) + included)
     main = [row.settings for row in made if not row.included]

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from bench_grid_helpers import loader, message
-from splitveil.bench import _file, grid
+from splitveil.bench import grid, grid_file
 from splitveil.bench.grid import BASELINE_SIGMAS, load_grid
 from splitveil.errors import UserError
 
@@ -172,7 +172,7 @@ def test_every_error_of_a_cell_at_once(load):
 
 
 def test_ten_million_cells_are_refused_with_their_count(tmp_path, monkeypatch):
-    monkeypatch.setattr(_file.GridFile, "rows", lambda self: pytest.fail("the grid was written out"))
+    monkeypatch.setattr(grid_file.GridFile, "rows", lambda self: pytest.fail("the grid was written out"))
     ten, hundred = list(range(10)), list(range(1, 101))
     path = tmp_path / "grid.yaml"
     path.write_text(

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from splitveil.bench import local
-from splitveil.bench.local import Local, Slurm, slurm_parameters
+from splitveil.bench.executors import submitit_jobs
+from splitveil.bench.executors.submitit_jobs import Local, Slurm, slurm_parameters
 from splitveil.errors import UserError
 
 SBATCH = """#!/bin/bash
@@ -53,8 +53,8 @@ def slurm(tmp_path, monkeypatch) -> Path:
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_STUB", str(folder))
-    monkeypatch.setattr(local, "ASK_EVERY", 0.1)
-    monkeypatch.setattr(local, "NETWORK", 0.5)
+    monkeypatch.setattr(submitit_jobs, "ASK_EVERY", 0.1)
+    monkeypatch.setattr(submitit_jobs, "NETWORK", 0.5)
     return folder
 
 
@@ -85,7 +85,7 @@ def plain(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
 
 
 def test_a_local_worker_has_its_threads_and_gpus_and_leaves_no_litter(tmp_path, monkeypatch):
-    monkeypatch.setattr(local, "gpus_here", lambda: ["3", "GPU-a", "7"])
+    monkeypatch.setattr(submitit_jobs, "gpus_here", lambda: ["3", "GPU-a", "7"])
     executor = Local(tmp_path / "logs", threads=3, devices=2)
     job = ended(executor.start(plain(report, tmp_path / "seen"), "a", 1))
     assert job.problem() is None
@@ -133,7 +133,7 @@ def test_a_slurm_worker(tmp_path, slurm):
     seen = eval((tmp_path / "seen").read_text())
     assert (seen["OMP_NUM_THREADS"], seen["SUBMITIT_EXECUTOR"]) == ("2", "slurm")
     script = (slurm / "script").read_text()
-    for line in ("partition=gpu", "gpus-per-node=1", f"time={local.MINUTES}", "cpus-per-task=2"):
+    for line in ("partition=gpu", "gpus-per-node=1", f"time={submitit_jobs.MINUTES}", "cpus-per-task=2"):
         assert f"#SBATCH --{line}\n" in script
     assert "\nulimit -c 0\n" in script
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from splitveil.bench import lock
+from splitveil.bench import lease
 from splitveil.errors import UserError
 
 FORK = multiprocessing.get_context("fork")
@@ -25,22 +25,22 @@ def path(tmp_path) -> Path:
     return tmp_path / "locks" / "cell.lock"
 
 
-def leave(path: Path, process: lock.Process, job: str = "") -> lock.Owner:
+def leave(path: Path, process: lease.Process, job: str = "") -> lease.Owner:
     """A lock file as ``process`` would have made it."""
-    owner = lock.Owner(process, "token", job)
+    owner = lease.Owner(process, "token", job)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(asdict(owner)))
     return owner
 
 
-def dead() -> lock.Process:
+def dead() -> lease.Process:
     """A process that was."""
     with FORK.Pool(1) as pool:
-        return pool.apply(lock.Process.here)
+        return pool.apply(lease.Process.here)
 
 
-def elsewhere() -> lock.Process:
-    return replace(lock.Process.here(), host="another machine")
+def elsewhere() -> lease.Process:
+    return replace(lease.Process.here(), host="another machine")
 
 
 def age(path: Path, seconds: float) -> None:
@@ -48,46 +48,46 @@ def age(path: Path, seconds: float) -> None:
 
 
 def test_one_holds_it_until_it_is_released(path):
-    held = lock.claim(path, "job")
+    held = lease.claim(path, "job")
     assert held
-    assert lock.claim(path) is None
-    assert lock.holder(path) == held.owner
-    assert held.owner.process == lock.Process.here()
+    assert lease.claim(path) is None
+    assert lease.holder(path) == held.owner
+    assert held.owner.process == lease.Process.here()
     held.release()
-    assert lock.holder(path) is None
+    assert lease.holder(path) is None
     assert [file.name for file in path.parent.iterdir()] in ([], [".clock"])
-    with lock.claim(path) or pytest.fail("it is free"):
-        assert lock.claim(path) is None
+    with lease.claim(path) or pytest.fail("it is free"):
+        assert lease.claim(path) is None
 
 
 def test_that_of_a_dead_process_is_free(path):
     leave(path, dead())
-    assert lock.holder(path) is None
-    held = lock.claim(path)
+    assert lease.holder(path) is None
+    held = lease.claim(path)
     assert held
-    assert lock.holder(path) == held.owner
+    assert lease.holder(path) == held.owner
     held.release()
 
 
 def test_that_of_a_killed_process_is_free_before_anybody_has_buried_it(path):
-    process = FORK.Process(target=lambda: lock.claim(path) and time.sleep(60))
+    process = FORK.Process(target=lambda: lease.claim(path) and time.sleep(60))
     process.start()
-    while not (owner := lock.holder(path)):
+    while not (owner := lease.holder(path)):
         time.sleep(0.01)
     assert owner.process.pid == process.pid
-    assert lock.claim(path) is None
+    assert lease.claim(path) is None
     os.kill(owner.process.pid, signal.SIGKILL)
     os.waitid(os.P_PID, owner.process.pid, os.WEXITED | os.WNOWAIT)  # dead, but still in the table of processes
     assert owner.process.alive() is False
-    held = lock.claim(path)
+    held = lease.claim(path)
     assert held
     held.release()
     process.join()
 
 
 def test_a_process_number_given_to_another_process_deceives_nobody(path):
-    leave(path, replace(lock.Process.here(), started="long ago"))
-    held = lock.claim(path)
+    leave(path, replace(lease.Process.here(), started="long ago"))
+    held = lease.claim(path)
     assert held
     held.release()
 
@@ -95,13 +95,13 @@ def test_a_process_number_given_to_another_process_deceives_nobody(path):
 def test_that_of_another_machine_is_free_when_its_heart_has_stopped(path):
     owner = leave(path, elsewhere())
     assert owner.process.alive() is None
-    assert lock.holder(path) == owner
-    assert lock.claim(path) is None
-    age(path, lock.STALE - 10)
-    assert lock.claim(path) is None
-    age(path, lock.STALE + 10)
-    assert lock.holder(path) is None
-    held = lock.claim(path)
+    assert lease.holder(path) == owner
+    assert lease.claim(path) is None
+    age(path, lease.STALE - 10)
+    assert lease.claim(path) is None
+    age(path, lease.STALE + 10)
+    assert lease.holder(path) is None
+    held = lease.claim(path)
     assert held
     held.release()
 
@@ -109,11 +109,11 @@ def test_that_of_another_machine_is_free_when_its_heart_has_stopped(path):
 def test_the_age_of_a_lock_is_told_by_the_file_systems_clock(path, monkeypatch):
     leave(path, elsewhere())
     monkeypatch.setattr(time, "time", lambda: 4e9)  # a machine whose clock is decades ahead
-    assert lock.claim(path) is None
+    assert lease.claim(path) is None
 
 
 def test_the_heart_beats_and_notices_that_the_lock_is_anothers(path):
-    held = lock.claim(path, heartbeat=0.01)
+    held = lease.claim(path, heartbeat=0.01)
     assert held
     age(path, 1000)
     deadline = time.monotonic() + 30
@@ -126,13 +126,13 @@ def test_the_heart_beats_and_notices_that_the_lock_is_anothers(path):
         time.sleep(0.01)
     assert held.lost
     held.release()
-    assert lock.holder(path) == other
+    assert lease.holder(path) == other
 
 
 def race(path: Path, gate: Any, wins: Any, rounds: int) -> None:
     for number in range(rounds):
         gate.wait()
-        if held := lock.claim(path.with_name(f"{number}.lock")):
+        if held := lease.claim(path.with_name(f"{number}.lock")):
             with wins.get_lock():
                 wins[number] += 1
         gate.wait()
@@ -160,8 +160,8 @@ def test_of_many_takers_one_wins(path, stale):
 
 def test_a_taker_that_comes_second_finds_that_the_file_is_another(path, monkeypatch):
     leave(path, dead())
-    judge, second, found = lock._dead, threading.Event(), []
-    thread = threading.Thread(target=lambda: found.append(lock.claim(path)))
+    judge, second, found = lease._dead, threading.Event(), []
+    thread = threading.Thread(target=lambda: found.append(lease.claim(path)))
 
     def slow(*arguments: Any) -> bool:
         verdict = judge(*arguments)
@@ -171,12 +171,12 @@ def test_a_taker_that_comes_second_finds_that_the_file_is_another(path, monkeypa
             thread.join(0.3)
         return verdict
 
-    monkeypatch.setattr(lock, "_dead", slow)
-    held = lock.claim(path)
+    monkeypatch.setattr(lease, "_dead", slow)
+    held = lease.claim(path)
     thread.join(30)
     assert found == [None]
     assert held
-    assert lock.holder(path) == held.owner
+    assert lease.holder(path) == held.owner
     held.release()
 
 
@@ -184,41 +184,41 @@ def test_a_lock_that_was_replaced_while_one_waited_is_the_next_ones_to_judge(pat
     leave(path, dead())
     newer = path.with_name("newer")  # of a taker that has died too: a third may be about to take it over
     newer.write_text(path.read_text())
-    flock = lock.fcntl.flock
+    flock = lease.fcntl.flock
 
     def wait(file: Any, operation: int) -> None:
         if newer.exists():
             os.replace(newer, path)
         flock(file, operation)
 
-    monkeypatch.setattr(lock.fcntl, "flock", wait)
-    assert lock.claim(path) is None
-    held = lock.claim(path)
+    monkeypatch.setattr(lease.fcntl, "flock", wait)
+    assert lease.claim(path) is None
+    held = lease.claim(path)
     assert held
     held.release()
 
 
 def test_the_lock_of_a_worker_that_is_said_to_be_dead_is_broken(path):
     leave(path, elsewhere(), job="a")
-    assert not lock.break_(path, "b")
+    assert not lease.break_(path, "b")
     assert path.exists()
-    assert lock.break_(path, "a")
+    assert lease.break_(path, "a")
     assert not path.exists()
-    assert not lock.break_(path, "a")
+    assert not lease.break_(path, "a")
 
 
 def test_but_not_where_it_is_seen_alive(path):
-    with lock.claim(path, "a") or pytest.fail("it is free"):
-        assert not lock.break_(path, "a")
+    with lease.claim(path, "a") or pytest.fail("it is free"):
+        assert not lease.break_(path, "a")
         assert path.exists()
 
 
 def test_an_unreadable_lock_is_free_after_a_while(path):
     path.parent.mkdir()
     path.write_text("{")
-    assert lock.claim(path) is None
-    age(path, lock.STALE + 10)
-    held = lock.claim(path)
+    assert lease.claim(path) is None
+    age(path, lease.STALE + 10)
+    held = lease.claim(path)
     assert held
     held.release()
 
@@ -226,6 +226,6 @@ def test_an_unreadable_lock_is_free_after_a_while(path):
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "locks").write_text("a file")
     with pytest.raises(UserError, match=r"^cannot lock .*cell\.lock: .*; choose another folder for --out$"):
-        lock.claim(tmp_path / "locks" / "cell.lock")
+        lease.claim(tmp_path / "locks" / "cell.lock")
     with pytest.raises(UserError, match=r"^cannot write .*\.clock: .*; choose another folder for --out$"):
-        lock.clock(tmp_path / "locks")
+        lease.clock(tmp_path / "locks")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from splitveil import config, training
+from splitveil import config
 from splitveil.attacks.base import Victim
 from splitveil.bench import _timing, plan, shapes
 from splitveil.bench._timing import AttackCost, Cost
@@ -22,7 +22,8 @@ from splitveil.bench.plan import Parts
 from splitveil.data import load, protocol
 from splitveil.errors import UserError
 from splitveil.recipe import batches
-from splitveil.work import Budget, Work
+from splitveil.runtime import Budget, Work
+from splitveil.training import trainer
 from training_helpers import IMAGES, SIZES, fit, settings
 
 CPU = torch.device("cpu")
@@ -287,7 +288,7 @@ def test_the_shape_of_a_training_is_json_of_what_costs():
 def test_steps_are_those_of_the_training_loop(small, tmp_path):
     """The number of steps per epoch that the hours are computed with is what the loop reports."""
     taken: list[int] = []
-    training.fit(settings(epochs=2), IMAGES, tmp_path / "run", progress=lambda _, done, __: taken.append(done))
+    trainer.fit(settings(epochs=2), IMAGES, tmp_path / "run", progress=lambda _, done, __: taken.append(done))
     parts = Parts.of(cell(epochs=2), shapes.Size(60, 20, 10, 32))
     free = Cost(step=1.0, look=0.0, refit=0.0, disk=0, memory=0, wire=8, features=False)
     assert plan.training_seconds(settings(epochs=2), parts, free) == max(taken)

@@ -10,11 +10,12 @@ import yaml
 
 from bench_grid_helpers import BASE
 from splitveil import config
-from splitveil.bench import grid, paper
+from splitveil.bench import grid
 from splitveil.bench.grid import load_grid
+from splitveil.evaluation.suites import PRESETS
 from splitveil.legacy import read_options
 from splitveil.legacy.command import run as legacy
-from splitveil.suites import PRESETS
+from splitveil.results import published_tables
 
 
 @cache
@@ -86,16 +87,16 @@ def test_rows_of_the_tables_are_what_the_published_options_mean(name):
         }
 
 
-@pytest.mark.parametrize("data", paper.TABLES)
+@pytest.mark.parametrize("data", published_tables.TABLES)
 def test_the_tables_have_the_strengths_of_the_published_rows(data):
     """0.1 times the strength of distance correlation on every set but CIFAR-10: nothing of it is reported to differ."""
     found = {
         name: {
             cell.settings.defense[i].parameters[key] for cell in preset(f"paper/{data}").cells for i in at(cell, name)
         }
-        for name, (key, _) in paper.STRENGTHS.items()
+        for name, (key, _) in published_tables.STRENGTHS.items()
     }
-    assert found == {name: {paper.published_strength(name, data)} for name in paper.STRENGTHS}
+    assert found == {name: {published_tables.published_strength(name, data)} for name in published_tables.STRENGTHS}
     assert found["nopeek"] == {0.3 if data == "cifar10" else 0.03}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from splitveil.bench.on_ray import OnRay
+from splitveil.bench.executors.ray_tasks import OnRay
 from splitveil.errors import UserError
 
 

@@ -20,10 +20,10 @@ import pytest
 from PIL import Image
 
 from report_helpers import add, bench, cell, fail
-from splitveil.bench import analysis, gains, records
 from splitveil.cli import main
-from splitveil.report import _bench_paper, plots, strips
+from splitveil.report import plots, published_table, thumbnails
 from splitveil.report.bench import SCRIPTS, Bench, _by_need, build
+from splitveil.results import cem_effect, groups, records
 
 VOID = {"meta", "img", "input", "br"}
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>'\"&"
@@ -234,7 +234,7 @@ def test_noise_is_a_line_for_each_other_setting(tmp_path):
         for sigma in (0.1, 0.2):
             add(tmp_path, cell(f"gaussian:{sigma}", "cem:0", bottleneck=channels), 0.5, 0.01)
     add(tmp_path, cell("gaussian:0.1", bottleneck=4), 0.5, 0.01)  # one strength is no line
-    (arena,) = analysis.arenas(records.gather(tmp_path))
+    (arena,) = groups.arenas(records.gather(tmp_path))
     found = {name: [setup.sigma for setup in line] for name, line in plots.noise_lines(arena).items()}
     names = [f"more noise, no CEM · bottleneck {channels}" for channels in (16, 8)]
     assert found == {name: [0.1, 0.2] for name in names}
@@ -243,7 +243,7 @@ def test_noise_is_a_line_for_each_other_setting(tmp_path):
 def test_intervals_over_few_seeds_stay_where_values_can_lie(tmp_path):
     for seed, (accuracy, error) in enumerate([(0.95, 0.002), (0.99, 0.02)]):
         add(tmp_path, cell("gaussian:0.1", seed=seed), accuracy, error)
-    (setup,) = analysis.arenas(records.gather(tmp_path))[0].setups
+    (setup,) = groups.arenas(records.gather(tmp_path))[0].setups
     assert (setup.accuracy.hi, setup.mse.lo) == (1, 0)
     assert setup.accuracy.lo < 0.9
 
@@ -273,8 +273,8 @@ def test_arenas_have_plots_of_their_own(tmp_path, monkeypatch):
 
 
 def test_same_records_same_plots(made, tmp_path):
-    arenas = analysis.arenas(records.gather(made.folder))
-    plots.draw(tmp_path, arenas, [gains.gains(made.folder, arena) for arena in arenas])
+    arenas = groups.arenas(records.gather(made.folder))
+    plots.draw(tmp_path, arenas, [cem_effect.gains(made.folder, arena) for arena in arenas])
     for path in tmp_path.iterdir():
         assert path.read_bytes() == (made.folder / "plots" / path.name).read_bytes(), path.name
 
@@ -294,8 +294,8 @@ def test_the_published_table_is_beside_ours(made):
 
 
 def test_a_difference_is_colored_by_its_sign(made):
-    (arena,) = analysis.arenas(records.gather(made.folder))
-    table = _bench_paper.for_page(arena, _bench_paper.lines(arena))
+    (arena,) = groups.arenas(records.gather(made.folder))
+    table = published_table.for_page(arena, published_table.lines(arena))
     accuracy, error = table["rows"][0]["cells"]
     assert (accuracy["tone"], accuracy["difference"][0]) == ("worse", "−")
     assert (error["tone"], error["difference"][0]) == ("better", "+")
@@ -313,13 +313,13 @@ def test_the_fronts_pictures_come_first(made):
 
 def test_pictures_keep_to_their_budget(made):
     found = records.gather(made.folder)
-    assert strips.gather(made.folder, found, cells=5).cells.keys() == {record["id"] for record in found[:5]}
-    assert strips.gather(made.folder, found, cells=5).left_out == 7
-    assert len(strips.gather(made.folder, found, budget=1).cells) == 1
+    assert thumbnails.gather(made.folder, found, cells=5).cells.keys() == {record["id"] for record in found[:5]}
+    assert thumbnails.gather(made.folder, found, cells=5).left_out == 7
+    assert len(thumbnails.gather(made.folder, found, budget=1).cells) == 1
 
 
 def test_long_curves_are_thinned_to_their_last_epoch():
-    from splitveil.report._bench_data import _curve
+    from splitveil.report.page_data import _curve
 
     rows = [{"epoch": epoch, "loss": 1.0, "accuracy_val": 0.5} for epoch in range(240)]
     kept = _curve(rows, 100)["epoch"]

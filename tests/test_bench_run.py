@@ -16,7 +16,7 @@ import torch
 from forked import FORK, Forked
 from splitveil import config
 from splitveil.bench import cell as cells
-from splitveil.bench import driver, lock, worker
+from splitveil.bench import driver, lease, worker
 from splitveil.bench.cell import Places, run_cell
 from splitveil.bench.driver import Driver, State, run_grid
 from splitveil.bench.grid import Cell, Grid
@@ -41,7 +41,7 @@ def run(wanted: Grid, out: Path, *, jobs: int = 1, retries: int = 2, executor: A
     driver.describe(wanted, out)
     one = Driver(wanted, out, retries, lambda _: None)
     if one.begin():
-        one.run(executor or Forked(), one.worker(1, None, lock.Process.here()), jobs)
+        one.run(executor or Forked(), one.worker(1, None, lease.Process.here()), jobs)
     return one.state()
 
 
@@ -204,7 +204,7 @@ def test_two_commands_at_once_train_each_cell_once(tmp_path, small):
 
 def test_a_cell_that_another_command_has_is_left_alone_until_it_is_free(tmp_path, small):
     out, one = tmp_path / "out", cell()
-    held = lock.claim(Places(out).lock(one.id), "another")
+    held = lease.claim(Places(out).lock(one.id), "another")
     assert held
     seen: list[State] = []
 
@@ -216,14 +216,14 @@ def test_a_cell_that_another_command_has_is_left_alone_until_it_is_free(tmp_path
     driver.describe(grid(one), out)
     waiting = Driver(grid(one), out, 2, watch)
     assert waiting.begin()
-    waiting.run(Forked(), waiting.worker(1, None, lock.Process.here()), 1)
+    waiting.run(Forked(), waiting.worker(1, None, lease.Process.here()), 1)
     assert [(len(state.running), len(state.own), len(state.free)) for state in seen[:2]] == [(1, 0, 0)] * 2
     assert set(waiting.done) == {one.id}
 
 
 def test_a_worker_that_lost_its_lock_stops(tmp_path, small):
     out, one = tmp_path / "out", cell()
-    held = lock.claim(Places(out).lock(one.id), heartbeat=1000)
+    held = lease.claim(Places(out).lock(one.id), heartbeat=1000)
     assert held
     held._lost.set()
     late = Worker((one,), out, "tests", 2, "job")
@@ -248,7 +248,7 @@ def test_workers_that_end_before_they_begin_are_an_error(tmp_path, small, monkey
 def test_an_interrupted_driver_leaves_no_worker_behind(tmp_path, small, monkeypatch):
     out, one = tmp_path / "out", cell(epochs=10_000)
     driver.describe(grid(one), out)
-    owners: list[lock.Owner] = []
+    owners: list[lease.Owner] = []
 
     def interrupt(state: State) -> None:
         owners.extend(state.running.values())
@@ -258,9 +258,9 @@ def test_an_interrupted_driver_leaves_no_worker_behind(tmp_path, small, monkeypa
     stopped = Driver(grid(one), out, 2, interrupt)
     stopped.begin()
     with pytest.raises(KeyboardInterrupt):
-        stopped.run(Forked(), stopped.worker(1, None, lock.Process.here()), 1)
+        stopped.run(Forked(), stopped.worker(1, None, lease.Process.here()), 1)
     assert owners[0].process.alive() is False
-    assert lock.holder(Places(out).lock(one.id)) is None
+    assert lease.holder(Places(out).lock(one.id)) is None
 
 
 def test_another_attack_trains_nothing_anew(tmp_path, small):

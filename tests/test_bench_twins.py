@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from splitveil import config, runs
-from splitveil.bench import _timing, lock, plan, twins
+from splitveil.bench import _timing, lease, plan, twins
 from splitveil.bench import cell as cells
 from splitveil.bench.cell import Places, run_cell
 from splitveil.bench.grid import Cell, Grid
@@ -93,14 +93,14 @@ def test_who_has_a_twin():
 
 def test_a_worker_leaves_the_twin_of_a_cell_at_work_for_later(tmp_path, small):
     third = cell("train_time", seed=1)
-    held = lock.claim(Places(tmp_path).lock(ONE.id), "another")
+    held = lease.claim(Places(tmp_path).lock(ONE.id), "another")
     assert held
     worker = Worker((OTHER, third), tmp_path, "tests", 2, "job")
     assert [one.id for one in worker._order(Places(tmp_path), set())] == [third.id, OTHER.id]
     held.release()
     assert [one.id for one in worker._order(Places(tmp_path), set())] == [OTHER.id, third.id]
     run_cell(ONE, tmp_path)  # its network is there, though somebody may still attack it
-    with lock.claim(Places(tmp_path).lock(ONE.id), "another"):  # type: ignore[union-attr]
+    with lease.claim(Places(tmp_path).lock(ONE.id), "another"):  # type: ignore[union-attr]
         assert [one.id for one in worker._order(Places(tmp_path), set())] == [OTHER.id, third.id]
 
 

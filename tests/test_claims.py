@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from splitveil.evidence import over_seeds
-from splitveil.metrics import Interval
+from splitveil.statistics.evidence import over_seeds
+from splitveil.statistics.intervals import Interval
 
 ROOT = Path(__file__).parent.parent
 RECORDS = sorted((ROOT / "records").glob("*.json"))

@@ -9,10 +9,10 @@ import textwrap
 import pytest
 
 from splitveil import runs
-from splitveil.claims import LOCK, claimed
 from splitveil.config import Spec
 from splitveil.errors import UserError
-from splitveil.evaluation import attack_run
+from splitveil.evaluation.evaluate import attack_run
+from splitveil.storage.claims import LOCK, claimed
 from training_helpers import IMAGES, fit
 
 SLURM = {
@@ -31,7 +31,7 @@ SLURM = {
 def hold(folder):
     """Start a process that holds ``folder`` until it is ended."""
     code = f"""
-        from splitveil.claims import claimed
+        from splitveil.storage.claims import claimed
         import sys, time
         with claimed({str(folder)!r}, "training"):
             print("held", flush=True)
@@ -74,7 +74,7 @@ def test_a_folder_that_only_a_killed_training_has_locked_can_be_trained_in(tmp_p
 
 def test_of_many_that_start_together_one_works(tmp_path):
     code = f"""
-        from splitveil.claims import claimed
+        from splitveil.storage.claims import claimed
         from splitveil.errors import UserError
         import pathlib, time
         for turn in range(200):

@@ -16,8 +16,8 @@ import pytest
 import torch
 import yaml
 
-from splitveil import files
 from splitveil.cli import main
+from splitveil.storage import files
 
 TINY = ["--data", "digits", "--train-size", "60", "--test-size", "60", "--arch", "resnet20_sgm", "--epochs", "1"]
 NOISE = ["--cut", "4", "--bottleneck", "2", "--defense", "gaussian:0.1"]
@@ -82,7 +82,7 @@ def test_attacks_that_begin_with_one_decoder_train_it_once(run, capsys):
 
 
 def test_a_suite_reports_the_worst_case(run, capsys, monkeypatch):
-    from splitveil import suites
+    from splitveil.evaluation import suites
 
     monkeypatch.setitem(suites.SUITES, "tiny-v1", suites._specs("linear:looks=1", "nearest:looks=1"))
     main(["attack", str(run), "--suite", "tiny-v1", "--attacked", "10", "--protocol", "train_time"])
@@ -265,11 +265,11 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(run, capsys):
 
 
 def test_a_dry_run_of_a_suite_names_what_is_left_out(run, capsys, monkeypatch):
-    from splitveil import evaluation, suites
     from splitveil.data import Access
+    from splitveil.evaluation import evaluate, suites
 
-    whole = evaluation.parts
-    monkeypatch.setattr(evaluation, "parts", lambda *of: replace(whole(*of), grants=frozenset({Access.QUERY})))
+    whole = evaluate.parts
+    monkeypatch.setattr(evaluate, "parts", lambda *of: replace(whole(*of), grants=frozenset({Access.QUERY})))
     monkeypatch.setitem(suites.SUITES, "tiny-v1", suites._specs("linear:looks=1", "confidence:epochs=1"))
     main(["attack", str(run), "--suite", "tiny-v1", "--attacked", "4", "--dry-run"])
     assert "left out: confidence: the protocol does not grant logits" in capsys.readouterr().out
@@ -301,7 +301,7 @@ def test_bad_budgets_and_observations(run, capsys):
 
 
 def test_further_metrics_are_printed_and_kept(run, capsys, monkeypatch, tmp_path):
-    from splitveil import reidentification
+    from splitveil.evaluation import reidentification
 
     class Fair:
         def metrics(self):

@@ -11,15 +11,16 @@ import pytest
 import torch
 
 from comparison_helpers import attacked, refused, shown, trained, values
-from splitveil import evaluation, metrics
-from splitveil.bench.comparison import compare
 from splitveil.cli import main
 from splitveil.cli._shared import out_console
-from splitveil.comparison import Comparison, Row
 from splitveil.config import Spec
 from splitveil.errors import UserError
-from splitveil.metrics import Interval, binomial_ci, unpaired_difference
+from splitveil.evaluation import evaluate
+from splitveil.results.bench_comparison import compare
+from splitveil.results.comparison import Comparison, Row
 from splitveil.runs import Run
+from splitveil.statistics import intervals
+from splitveil.statistics.intervals import Interval, binomial_ci, unpaired_difference
 from training_helpers import IMAGES, fit
 
 ONLY = "best attacker: {}, the only attack that both have"
@@ -69,7 +70,7 @@ def test_pairing_cancels_the_images_own_spread(runs):
     assert difference.mean == pytest.approx(float(change.mean()), abs=1e-6)
     assert difference.hi - difference.mean == pytest.approx(half, rel=0.1)
     assert difference.mean - difference.lo == pytest.approx(half, rel=0.1)
-    paired = metrics.paired_difference(hard + change, hard)
+    paired = intervals.paired_difference(hard + change, hard)
     assert (difference.lo, difference.hi) == pytest.approx((paired.lo, paired.hi), abs=half / 10)
     reversed_ = rows(runs[1], runs[0])["decoder", "mse"]
     assert reversed_.difference.mean == pytest.approx(-difference.mean)
@@ -327,7 +328,7 @@ def test_runs_as_they_are_really_left(tmp_path, small):
     for name, defense in (("a", ()), ("b", ("gaussian:0.5",))):
         fit(tmp_path / name, epochs=1, defense=defense)
         spec = Spec.model_validate("linear:1")
-        evaluation.attack_run(Run.open(tmp_path / name), spec, IMAGES, protocol_name="train_time")
+        evaluate.attack_run(Run.open(tmp_path / name), spec, IMAGES, protocol_name="train_time")
     found = rows(tmp_path / "a", tmp_path / "b")
     assert {metric for _, metric in found} == {"accuracy", "mse", "psnr", "ssim", "ssim_zero"}
     assert all(row.paired for row in found.values())

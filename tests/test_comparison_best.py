@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from comparison_helpers import attacked, trained, values
-from splitveil.bench.comparison import compare
-from splitveil.comparison import Comparison
-from splitveil.metrics import binomial_ci
+from splitveil.results.bench_comparison import compare
+from splitveil.results.comparison import Comparison
+from splitveil.statistics.intervals import binomial_ci
 
 
 @pytest.fixture

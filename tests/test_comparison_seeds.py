@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from comparison_helpers import attacked, bench, refused, shown, trained, values
-from splitveil.bench.comparison import Cells, compare
 from splitveil.cli._shared import out_console
-from splitveil.comparison import Comparison, Row
 from splitveil.errors import UserError
-from splitveil.evidence import hierarchical, over_seeds
+from splitveil.results.bench_comparison import Cells, compare
+from splitveil.results.comparison import Comparison, Row
+from splitveil.statistics.evidence import hierarchical, over_seeds
 
 RISE = {0: 0.30, 1: 0.32, 2: 0.31}
 """Of the error of each image, by seed; a little more from image to image."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import re
+import tomllib
 import types
 from pathlib import Path
 
@@ -52,3 +53,11 @@ def test_they_work_together(example):
     attack.fit(victim, images.train, rng)
     expected = (images.train.images / 255).mean(0).expand(4, -1, -1, -1)
     assert torch.allclose(attack.reconstruct(wire), expected)
+
+
+def test_the_rooms_of_the_page_are_those_of_the_contract():
+    settings = tomllib.loads((PAGE.parent / "pyproject.toml").read_text("utf-8"))
+    (contract,) = settings["tool"]["importlinter"]["contracts"]
+    section = PAGE.read_text("utf-8").partition("## The rooms")[2].partition("\n## ")[0]
+    rows = [re.findall(r"`(\w+)`", line.split("|")[1]) for line in section.splitlines() if line.startswith("| `")]
+    assert rows == [layer.split(" | ") for layer in contract["layers"]]

@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from splitveil.bench.lock import Owner, claim
+from splitveil.bench.lease import Owner, claim
 from splitveil.bench.worker import Tries
 from splitveil.data._decode import decode
 from splitveil.errors import UserError
-from splitveil.work import Work
+from splitveil.runtime import Work
 from test_damaged_files import STRANGE, changed, json_damage
 
 

@@ -17,7 +17,7 @@ from splitveil.attacks.decoder import DecoderAttack
 from splitveil.config import Spec
 from splitveil.data import Access
 from splitveil.errors import UserError
-from splitveil.work import Budget
+from splitveil.runtime import Budget
 from toy import rng
 
 ALL = frozenset(Access)
@@ -152,7 +152,7 @@ def test_what_a_budget_may_end_is_not_shared():
 
 def test_a_stopped_attack_goes_on_where_the_shared_training_is_gone(tmp_path, monkeypatch):
     """Checkpoints are numbered as if every training had been made here."""
-    from splitveil import work as work_room
+    from splitveil import runtime as work_room
 
     monkeypatch.setattr(work_room, "KEEP_EVERY", -1.0)
     fits: dict[str, Any] = {}

@@ -17,7 +17,7 @@ from splitveil.defenses.adversarial_noise import AdversarialNoise
 from splitveil.defenses.base import Step
 from splitveil.errors import UserError
 from splitveil.metrics import ssim
-from splitveil.training import fit
+from splitveil.training.trainer import fit
 from test_defenses_wire import rng, tiny
 
 NETWORK = "conv_normN0C16"

@@ -17,7 +17,7 @@ from splitveil.defenses.bottleneck import Bottleneck
 from splitveil.defenses.patrol import Patrol
 from splitveil.errors import UserError
 from splitveil.model import SplitModel
-from splitveil.training import fit
+from splitveil.training.trainer import fit
 from test_defenses_wire import rng, tiny
 
 pytest.importorskip("torch_pruning")

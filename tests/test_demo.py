@@ -5,9 +5,9 @@ import torch
 
 from splitveil import config, demo
 from splitveil.cli import main
-from splitveil.comparable import Side, best_rows
 from splitveil.errors import UserError
-from splitveil.metrics import bootstrap_ci
+from splitveil.results.comparable import Side, best_rows
+from splitveil.statistics.intervals import bootstrap_ci
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 from splitveil.errors import UserError
-from splitveil.metrics import Interval, binomial_ci, bootstrap_ci, mse, paired_difference, psnr, ssim
+from splitveil.metrics import mse, psnr, ssim
+from splitveil.pictures import image_grid_png
 from splitveil.report import charts
 from splitveil.report.demo import DemoModel, DemoResult, demo_page, headline, summary
-from splitveil.report.images import image_grid_png
+from splitveil.statistics.intervals import Interval, binomial_ci, bootstrap_ci, paired_difference
 
 VOID = {"meta", "img", "line", "circle", "polyline", "br"}
 

@@ -11,13 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from splitveil import config, evaluation, metrics, reliability, runs, scores, training
+from splitveil import config, metrics, runs
 from splitveil.attacks.base import Attack, Victim
 from splitveil.config import Spec
 from splitveil.data import Access, load, protocol, to_float
 from splitveil.errors import AccessError, UserError
-from splitveil.interception import judged
+from splitveil.evaluation import evaluate, reliability, scores
+from splitveil.evaluation.interception import judged
 from splitveil.runs import Run
+from splitveil.training import trainer
 from splitveil.zoo import Parts
 
 IMAGES = load("digits", train_size=60, test_size=120)
@@ -39,7 +41,7 @@ def folder(tmp_path_factory):
         {"data": "digits", "train_size": 60, "test_size": 120, "epochs": 1, "precision": "32-true", "seed": 3,
          "defense": ["gaussian:0.05"]}
     )  # fmt: skip
-    training.fit(settings, IMAGES, path)
+    trainer.fit(settings, IMAGES, path)
     yield path
     patch.undo()
 
@@ -50,7 +52,7 @@ def run(folder):
 
 
 def attack(run: Run, text: str = "linear", **options: Any) -> dict[str, Any]:
-    return evaluation.attack_run(run, Spec.model_validate(text), IMAGES, **options)
+    return evaluate.attack_run(run, Spec.model_validate(text), IMAGES, **options)
 
 
 class Fixed(Attack):
@@ -178,7 +180,7 @@ def test_access_that_the_protocol_does_not_grant(run, monkeypatch):
     def without_queries(*args, **options):
         return replace(protocol(*args, **options), grants=frozenset({Access.WEIGHTS}))
 
-    monkeypatch.setattr(evaluation, "protocol", without_queries)
+    monkeypatch.setattr(evaluate, "protocol", without_queries)
     with pytest.raises(AccessError, match="needs query; the protocol grants weights"):
         attack(run)
 
@@ -234,7 +236,7 @@ def test_the_randomness_of_an_attack_follows_from_the_seed_of_the_run(run):
     other = replace(run, settings=run.settings.model_copy(update={"seed": 4}))
     spec = Spec.model_validate("linear")
     states = [
-        evaluation.set_up(one, spec, IMAGES, evaluation.Terms(seed=seed)).rng.get_state()
+        evaluate.set_up(one, spec, IMAGES, evaluate.Terms(seed=seed)).rng.get_state()
         for one, seed in ((run, 0), (run, 0), (other, 0), (run, 1))
     ]
     assert torch.equal(states[0], states[1])

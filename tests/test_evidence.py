@@ -9,10 +9,10 @@ import pytest
 import torch
 from scipy import stats
 
-from splitveil.comparable import Pending
-from splitveil.comparison import Row, judged, row_of
-from splitveil.evidence import combined, hierarchical, holm, over_seeds, p_value
-from splitveil.metrics import Interval, bootstrap_ci
+from splitveil.results.comparable import Pending
+from splitveil.results.comparison import Row, judged, row_of
+from splitveil.statistics.evidence import combined, hierarchical, holm, over_seeds, p_value
+from splitveil.statistics.intervals import Interval, bootstrap_ci
 
 SEED_SPREAD, IMAGE_SPREAD = {"mse": 0.0019, "accuracy": 0.025}, {"mse": 0.0035, "accuracy": 0.16}
 """As measured: standard deviations over training seeds, and over the images of a difference of two trainings."""

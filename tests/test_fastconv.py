@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
-from splitveil import fastconv, winograd
-from splitveil.fastconv import WinogradConv2d, accelerate, conv3x3, pays, restore
+from splitveil.nn import fastconv, winograd
+from splitveil.nn.fastconv import WinogradConv2d, accelerate, conv3x3, pays, restore
 
 
 def problem(

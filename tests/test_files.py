@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from splitveil import files, runs
+from splitveil import runs
 from splitveil.errors import UserError
-from splitveil.files import atomic_write, write_json, write_text
 from splitveil.model import SplitModel
+from splitveil.storage import files
+from splitveil.storage.files import atomic_write, write_json, write_text
 
 
 @contextlib.contextmanager

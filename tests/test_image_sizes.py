@@ -9,11 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from splitveil import config, evaluation, metrics, runs, training
+from splitveil import config, metrics, runs
 from splitveil.cli import main
 from splitveil.data import ImageSet, Split
 from splitveil.errors import UserError
+from splitveil.evaluation import evaluate
 from splitveil.runs import Run
+from splitveil.training import trainer
 
 SETTINGS = {"arch": "resnet20_sgm", "cut": 2, "bottleneck": 2, "batch_size": 8, "protocol": "train_time", "epochs": 1}
 
@@ -43,7 +45,7 @@ def test_what_is_refused_is_exactly_what_ssim_cannot_score(size):
 def test_small_images_are_refused_before_training(tmp_path, size):
     settings = config.parse({**SETTINGS, "data": "noise"})
     with pytest.raises(UserError, match=rf"images are {size} × {size} pixels.* needs 11 × 11; enlarge them.*size=32"):
-        training.fit(settings, noise(size), tmp_path / "run")
+        trainer.fit(settings, noise(size), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -74,7 +76,7 @@ def test_the_hint_of_the_command_helps(tmp_path, capsys, monkeypatch):
 def test_a_run_of_an_earlier_version_is_refused_before_the_attack(tmp_path, monkeypatch):
     settings, images = config.parse({**SETTINGS, "data": "noise"}), noise(8)
     monkeypatch.setattr(runs.metrics, "check_size", lambda size: None)
-    training.fit(settings, images, tmp_path / "run")
+    trainer.fit(settings, images, tmp_path / "run")
     monkeypatch.undo()
 
     def never(*_):
@@ -82,14 +84,12 @@ def test_a_run_of_an_earlier_version_is_refused_before_the_attack(tmp_path, monk
 
     monkeypatch.setattr("splitveil.attacks.linear.LinearAttack.fit", never)
     with pytest.raises(UserError, match="enlarge them"):
-        evaluation.attack_run(
-            Run.open(tmp_path / "run"), config.Spec(name="linear"), images, protocol_name="train_time"
-        )
+        evaluate.attack_run(Run.open(tmp_path / "run"), config.Spec(name="linear"), images, protocol_name="train_time")
 
 
 def test_another_metric_that_cannot_score_the_images_is_found_before_the_attack(tmp_path, monkeypatch):
     settings, images = config.parse({**SETTINGS, "data": "noise"}), noise(12)
-    training.fit(settings, images, tmp_path / "run")
+    trainer.fit(settings, images, tmp_path / "run")
 
     def picky(found, truth, labels):
         raise UserError("picky: wants 16 pixels")
@@ -99,7 +99,7 @@ def test_another_metric_that_cannot_score_the_images_is_found_before_the_attack(
 
     monkeypatch.setattr("splitveil.attacks.linear.LinearAttack.fit", never)
     with pytest.raises(UserError, match="picky"):
-        evaluation.evaluate(
+        evaluate.evaluate(
             Run.open(tmp_path / "run"),
             config.Spec(name="linear"),
             images,

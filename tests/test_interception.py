@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from splitveil import evaluation, suites
-from splitveil.attackers import DISTANCE, PER_IMAGE, best_attacker
 from splitveil.attacks.base import Victim
 from splitveil.data import Access, Split
-from splitveil.interception import Interception, judged, wire_distance
+from splitveil.evaluation import evaluate, suites
+from splitveil.evaluation.interception import Interception, judged, wire_distance
 from splitveil.model import SplitModel
 from splitveil.runs import Run
+from splitveil.statistics.best_attacker import DISTANCE, PER_IMAGE, best_attacker
 from training_helpers import IMAGES
 from training_helpers import fit as train
 
@@ -93,7 +93,7 @@ def test_copies_of_an_attack_have_the_worst_case_of_one(tmp_path, small, monkeyp
     copies = {f"linear{i}": spec for i, spec in enumerate(suites._specs(*["linear:looks=4"] * 12))}
     monkeypatch.setattr(suites, "named", lambda name: dict(copies))
     found = suites.run_suite(run, "twelve", IMAGES, protocol_name="train_time")
-    alone = evaluation.attack_run(run, copies["linear0"], IMAGES, protocol_name="train_time")
+    alone = evaluate.attack_run(run, copies["linear0"], IMAGES, protocol_name="train_time")
     assert found["worst_case"]["mse"] == found["best_attacker"]["mse"] == alone["mse"]
 
 
@@ -147,12 +147,10 @@ def test_a_distance_that_tells_nothing_is_not_followed():
 
 def test_without_the_weights_no_distance_is_seen(tmp_path, small, monkeypatch):
     train(tmp_path, defense=("gaussian:0.1",))
-    real = evaluation.protocol
-    monkeypatch.setattr(
-        evaluation, "protocol", lambda *a, **o: replace(real(*a, **o), grants=frozenset({Access.QUERY}))
-    )
+    real = evaluate.protocol
+    monkeypatch.setattr(evaluate, "protocol", lambda *a, **o: replace(real(*a, **o), grants=frozenset({Access.QUERY})))
     (spec,) = suites._specs("linear:looks=1")
-    outcome = evaluation.evaluate(Run.open(tmp_path), spec, IMAGES)
+    outcome = evaluate.evaluate(Run.open(tmp_path), spec, IMAGES)
     assert DISTANCE not in outcome.values
     assert set(outcome.held_out) == {"mse"}
 

@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from splitveil import checkpoints, config, runs, zoo
+from splitveil import config, runs, zoo
 from splitveil.attacks.base import Victim
+from splitveil.cutting.layout import LAYOUTS
+from splitveil.cutting.network import cut_network
 from splitveil.data import Access, Split, to_float
 from splitveil.errors import UserError
-from splitveil.layout import LAYOUTS
-from splitveil.model import SplitModel, cut_network
+from splitveil.model import SplitModel
+from splitveil.training import checkpoints
 from training_helpers import Killed, fit, killer
 
 

@@ -173,7 +173,7 @@ def test_imported_dropout_is_not_rescaled(
 
 
 def test_an_imported_run_can_be_attacked(folder: Path, tmp_path: Path, images: data.ImageSet):
-    from splitveil.evaluation import attack_run
+    from splitveil.evaluation.evaluate import attack_run
 
     import_checkpoint(folder, tmp_path / "run", options=OPTIONS, train_size=40, test_size=20)
     summary = attack_run(Run.open(tmp_path / "run"), config.Spec.model_validate("linear"), images)

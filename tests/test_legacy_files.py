@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from published import PublishedVGG, layouts, random_tensors, save_layout
 from splitveil import config, data
 from splitveil.errors import UserError
-from splitveil.evaluation import attack_run
+from splitveil.evaluation.evaluate import attack_run
+from splitveil.evaluation.perceptual import _read
 from splitveil.legacy.command import run
 from splitveil.legacy.tensors import read_tensors
-from splitveil.perceptual import _read
 from splitveil.runs import Run, load_file
 
 OPTIONS = ["--bottleneck_option", "noRELU_C8S1", "--data", "digits", "--cut", "4"]

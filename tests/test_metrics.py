@@ -13,7 +13,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from splitveil import metrics
 from splitveil.errors import UserError
-from splitveil.metrics import Interval, binomial_ci, bootstrap_ci, mse, paired_difference, psnr, ssim
+from splitveil.metrics import mse, psnr, ssim
+from splitveil.statistics.intervals import Interval, binomial_ci, bootstrap_ci, paired_difference
 
 
 def pair(seed: int, shape: tuple[int, ...] = (3, 3, 32, 32), noise: float = 0.2) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,7 +8,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.optimize import isotonic_regression
 
 from splitveil.errors import UserError
-from splitveil.noise_curve import at_equal_accuracy, isotonic, on_curve
+from splitveil.statistics.noise_curve import at_equal_accuracy, isotonic, on_curve
 
 SIGMAS = (0.025, 0.05, 0.1, 0.2, 0.4)
 

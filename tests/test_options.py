@@ -6,7 +6,7 @@ import pytest
 
 from splitveil.bench.driver import cores
 from splitveil.cli._shared import app
-from splitveil.files import expanded, write_text
+from splitveil.storage.files import expanded, write_text
 from test_damaged_files import TINY, answer, run, state_of  # noqa: F401 (the fixture of a finished run)
 
 COMMANDS = [name for name in app if not name.startswith("-")]

@@ -12,7 +12,7 @@ from splitveil.defenses.gaussian import Gaussian
 from splitveil.defenses.pca import PCA
 from splitveil.errors import UserError
 from splitveil.model import SplitModel
-from splitveil.own_loop import OwnLoop
+from splitveil.training.own_loop import OwnLoop
 
 X, Y = torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 4
 

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from splitveil import perceptual
 from splitveil.errors import UserError
-from splitveil.perceptual import Lpips
+from splitveil.evaluation import perceptual
+from splitveil.evaluation.perceptual import Lpips
 
 BLOCKS = ((0, 2), (2, 5), (5, 8), (8, 10), (10, 12))  # AlexNet's layers up to each of its five ReLUs
 

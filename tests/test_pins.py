@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from splitveil import config, pins, runs, training
+from splitveil import config, runs
 from splitveil.bench.cell import run_cell
 from splitveil.bench.grid import Cell, load_grid
 from splitveil.cli import main
 from splitveil.data import load
 from splitveil.errors import UserError
+from splitveil.training import pins, trainer
 
 SMALL = ["--arch", "resnet20_sgm", "--cut", "2", "--bottleneck", "2", "--batch-size", "8", "--epochs", "1"]
 VALUES = {"arch": "resnet20_sgm", "cut": 2, "bottleneck": 2, "batch_size": 8, "protocol": "train_time"}
@@ -101,14 +102,14 @@ def test_a_stopped_training_goes_on_with_moved_images_but_not_with_others(tmp_pa
 
     out, first = tmp_path / "run", config.parse(settings)
     with pytest.raises(KeyboardInterrupt):
-        training.fit(first, runs.load_images(first), out, progress=stop)
+        trainer.fit(first, runs.load_images(first), out, progress=stop)
     other = config.parse(settings | {"root": images(tmp_path / "other", seed=1)})
     before = (out / "config.yaml").read_bytes()
     with pytest.raises(UserError, match="other training images and test images than"):
-        training.fit(other, runs.load_images(other), out, resume=True)
+        trainer.fit(other, runs.load_images(other), out, resume=True)
     assert (out / "config.yaml").read_bytes() == before
     moved = config.parse(settings | {"root": (tmp_path / "base").rename(tmp_path / "moved")})
-    assert training.fit(moved, runs.load_images(moved), out, resume=True)["train_digest"]
+    assert trainer.fit(moved, runs.load_images(moved), out, resume=True)["train_digest"]
     assert runs.Run.open(out).settings.root == tmp_path / "moved"
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from splitveil import config, loop, recipe
+from splitveil import config, recipe
 from splitveil.data import augment, to_float
 from splitveil.defenses import cem as cem_module
 from splitveil.defenses.base import Features, Step
 from splitveil.runs import Run
-from splitveil.training import Trainer
+from splitveil.training import loop
+from splitveil.training.trainer import Trainer
 from training_helpers import IMAGES, fit, records, settings
 
 

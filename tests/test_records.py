@@ -18,9 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from report_helpers import IMAGES, add, bench, cell, fail, run_folder
-from splitveil import evidence, metrics
-from splitveil.bench import analysis, export, gains, records
+from splitveil.bench import record
+from splitveil.bench.record import build
 from splitveil.errors import UserError
+from splitveil.results import cem_effect, export, groups, records
+from splitveil.statistics import evidence, intervals
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,7 @@ def test_the_worst_case_is_taken_image_by_image(tmp_path):
     of = cell("gaussian:0.1")
     a, b = np.linspace(0.01, 0.03, IMAGES), np.linspace(0.03, 0.01, IMAGES)
     run = run_folder(tmp_path / "run", of, 0.5, {"linear": a, "decoder": b})
-    found = records.build(run, of, grid="g", attempts=1, started=0.0)["worst_case"]
+    found = build(run, of, grid="g", attempts=1, started=0.0)["worst_case"]
     lowest = np.minimum(a, b)
     assert found["mse"]["mean"] == pytest.approx(lowest.mean())
     assert found["ssim"]["mean"] == pytest.approx((1 - 10 * lowest).mean())
@@ -86,14 +88,14 @@ def test_attacks_on_different_images_make_no_record(tmp_path):
     run = run_folder(tmp_path / "run", of, 0.5, dict.fromkeys(of.attacks, np.full(IMAGES, 0.01)))
     change(run / "attacks" / "linear" / "summary.json", images_digest="others")
     with pytest.raises(UserError, match=r"scored on different images \(images-0, others\); delete its folder attacks/"):
-        records.build(run, of, grid="g", attempts=1, started=0.0)
+        build(run, of, grid="g", attempts=1, started=0.0)
 
 
 def test_a_missing_attack_is_named(tmp_path):
     of = cell("gaussian:0.1")
     run = run_folder(tmp_path / "run", of, 0.5, {"decoder": np.full(IMAGES, 0.01)})
     with pytest.raises(UserError, match=r"cannot read .*attacks/linear/summary.json: No such file"):
-        records.build(run, of, grid="g", attempts=1, started=0.0)
+        build(run, of, grid="g", attempts=1, started=0.0)
 
 
 @pytest.mark.parametrize(
@@ -197,10 +199,10 @@ def test_the_database_holds_the_records(folder, tmp_path):
 
 
 def test_code_outside_git_has_no_commit(monkeypatch, tmp_path):
-    state = records.git_state()
+    state = record.git_state()
     assert state is None or re.fullmatch("[0-9a-f]{40}", state["commit"])
-    monkeypatch.setattr(records, "__file__", str(tmp_path / "records.py"))
-    assert records.git_state() is None
+    monkeypatch.setattr(record, "__file__", str(tmp_path / "record.py"))
+    assert record.git_state() is None
 
 
 points = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=20)
@@ -208,7 +210,7 @@ points = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, m
 
 @given(points)
 def test_the_front_is_what_nothing_beats(found):
-    front = analysis.pareto(found)
+    front = groups.pareto(found)
     beaten = [any(b[0] >= a[0] and b[1] >= a[1] and b != a for b in found) for a in found]
     assert {found[place] for place in front} == {point for point, worse in zip(found, beaten, strict=True) if not worse}
     assert [found[place][0] for place in front] == sorted({found[place][0] for place in front})
@@ -228,7 +230,7 @@ def test_rank_correlation_is_scipys(pairs):
     from scipy import stats
 
     x, y = zip(*pairs, strict=True)
-    ours = analysis.spearman(x, y)
+    ours = groups.spearman(x, y)
     if len(set(x)) == 1 or len(set(y)) == 1:
         assert math.isnan(ours)
     else:
@@ -238,13 +240,13 @@ def test_rank_correlation_is_scipys(pairs):
 @pytest.mark.parametrize("count", [2, 500, 3000])  # 3000: more than one round of resampling
 def test_many_paired_intervals_are_the_single_ones(count):
     values = torch.randn(3, count, generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy()
-    for row, found in zip(values, analysis.paired_intervals(values), strict=True):
-        single = metrics.paired_difference(row, np.zeros(count))
+    for row, found in zip(values, groups.paired_intervals(values), strict=True):
+        single = intervals.paired_difference(row, np.zeros(count))
         assert [found.mean, found.lo, found.hi] == pytest.approx([single.mean, single.lo, single.hi], abs=1e-12)
 
 
 def test_setups_gather_their_seeds(folder):
-    (arena,) = analysis.arenas(records.gather(folder))
+    (arena,) = groups.arenas(records.gather(folder))
     assert arena.name == "cifar10"
     assert {len(setup.records) for setup in arena.setups} == {2}
     names = {setup.name: setup for setup in arena.setups}
@@ -265,7 +267,7 @@ def test_only_like_is_compared_with_like(tmp_path):
     bench(tmp_path, seeds=1)
     add(tmp_path, cell("gaussian:0.025", data="cifar100"), 0.9, 0.9)
     add(tmp_path, cell("gaussian:0.025", protocol="train_time"), 0.95, 0.95)
-    found = analysis.arenas(records.gather(tmp_path))
+    found = groups.arenas(records.gather(tmp_path))
     assert {arena.name for arena in found} == {
         "cifar10, inference_time",
         "cifar100, inference_time",
@@ -277,13 +279,13 @@ def test_only_like_is_compared_with_like(tmp_path):
 def test_what_differs_beside_the_defense_is_in_the_name(tmp_path):
     add(tmp_path, cell("gaussian:0.1"), 0.5, 0.01)
     add(tmp_path, cell("gaussian:0.1", epochs=9), 0.6, 0.01)
-    (arena,) = analysis.arenas(records.gather(tmp_path))
+    (arena,) = groups.arenas(records.gather(tmp_path))
     assert [setup.name for setup in arena.setups] == ["gaussian:0.1 · epochs 3", "gaussian:0.1 · epochs 9"]
 
 
 def test_the_gain_is_paired_within_seeds_then_taken_over_them(folder):
-    (arena,) = analysis.arenas(records.gather(folder))
-    found = {gain.without.stack: gain for gain in gains.gains(folder, arena)}
+    (arena,) = groups.arenas(records.gather(folder))
+    found = {gain.without.stack: gain for gain in cem_effect.gains(folder, arena)}
     assert found.keys() == {"gaussian:0.025", "gaussian:0.025 + dropout:0.2"}
     gain = found["gaussian:0.025"]
     by_seed = []
@@ -292,7 +294,7 @@ def test_the_gain_is_paired_within_seeds_then_taken_over_them(folder):
         for setup in (gain.without, gain.setup):
             (record,) = [r for r in setup.records if r["config"]["seed"] == seed]
             errors[setup.cem] = records.per_image(folder / "cells" / record["id"], "decoder")["mse"]
-        by_seed.append(metrics.paired_difference(errors["cem:16"], errors[""]))
+        by_seed.append(intervals.paired_difference(errors["cem:16"], errors[""]))
     for ours, single in zip(gain.mse_by_seed, by_seed, strict=True):
         assert [ours.mean, ours.lo, ours.hi] == pytest.approx([single.mean, single.lo, single.hi])
     assert gain.mse == evidence.over_seeds([part.mean for part in gain.mse_by_seed])
@@ -304,14 +306,14 @@ def test_the_gain_is_paired_within_seeds_then_taken_over_them(folder):
 def test_what_was_attacked_on_other_images_is_no_pair(tmp_path, digest):
     add(tmp_path, cell("gaussian:0.1", "cem:0"), 0.6, 0.01)
     add(tmp_path, cell("gaussian:0.1", "cem:16"), 0.6, 0.02, digest=digest)
-    (arena,) = analysis.arenas(records.gather(tmp_path))
-    assert gains.gains(tmp_path, arena) == []
+    (arena,) = groups.arenas(records.gather(tmp_path))
+    assert cem_effect.gains(tmp_path, arena) == []
 
 
 def test_one_seed_has_the_interval_of_its_images(tmp_path):
     bench(tmp_path, seeds=1)
-    (arena,) = analysis.arenas(records.gather(tmp_path))
-    for gain in gains.gains(tmp_path, arena):
+    (arena,) = groups.arenas(records.gather(tmp_path))
+    for gain in cem_effect.gains(tmp_path, arena):
         assert gain.mse == gain.mse_by_seed[0]
         assert gain.accuracy == gain.accuracy_by_seed[0]
 
@@ -323,26 +325,26 @@ def test_accuracy_is_paired_where_both_answered_the_same_images(tmp_path, same):
         record = add(tmp_path, cell("gaussian:0.1", f"cem:{weight}"), 0.6, 0.01, test_digest=digest)
         rows = [f"{i},0,{int(not hit)}" for i, hit in enumerate(answered)]
         (tmp_path / "cells" / record["id"] / "test.csv").write_text("\n".join(["image,label,predicted", *rows]) + "\n")
-    (arena,) = analysis.arenas(records.gather(tmp_path))
-    (gain,) = gains.gains(tmp_path, arena)
+    (arena,) = groups.arenas(records.gather(tmp_path))
+    (gain,) = cem_effect.gains(tmp_path, arena)
     assert gain.accuracy_paired == same
     assert gain.accuracy.mean == pytest.approx(0)
-    share = metrics.binomial_ci(600, 1000)
+    share = intervals.binomial_ci(600, 1000)
     expected = (
-        metrics.paired_difference(np.roll(right, 20).astype(float), right.astype(float))
+        intervals.paired_difference(np.roll(right, 20).astype(float), right.astype(float))
         if same
-        else metrics.unpaired_difference(share, share)
+        else intervals.unpaired_difference(share, share)
     )
     assert [gain.accuracy.lo, gain.accuracy.hi] == pytest.approx([expected.lo, expected.hi], abs=1e-12)
 
 
 def test_csv_gives_back_the_numbers(folder):
-    found = analysis.arenas(records.gather(folder))
+    found = groups.arenas(records.gather(folder))
     rows = list(csv.DictReader(io.StringIO(export.cells_table(found).csv())))
     by_id = {row["id"]: row for row in rows}
-    for record in records.gather(folder):
-        assert float(by_id[record["id"]]["worst_mse_hi"]) == record["worst_case"]["mse"]["ci95"][1]
-        assert float(by_id[record["id"]]["decoder_mse"]) == record["attacks"]["decoder"]["mse"]["mean"]
+    for left in records.gather(folder):
+        assert float(by_id[left["id"]]["worst_mse_hi"]) == left["worst_case"]["mse"]["ci95"][1]
+        assert float(by_id[left["id"]]["decoder_mse"]) == left["attacks"]["decoder"]["mse"]["mean"]
     assert sum(int(row["front"]) for row in rows) == 6
 
 
@@ -356,8 +358,8 @@ def test_latex_is_whole_and_escaped():
 
 
 def test_gains_as_latex(folder):
-    (arena,) = analysis.arenas(records.gather(folder))
-    text = export.gains_table([(arena, gain) for gain in gains.gains(folder, arena)]).latex()
+    (arena,) = groups.arenas(records.gather(folder))
+    text = export.gains_table([(arena, gain) for gain in cem_effect.gains(folder, arena)]).latex()
     line = next(line for line in text.splitlines() if line.startswith("gaussian:0.025 + dropout"))
     assert line.count("&") == 7
     assert r"57.0 $\to$" not in line  # without comes first

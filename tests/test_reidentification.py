@@ -12,12 +12,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from splitveil import evaluation, reidentification, runs, training, zoo
+from splitveil import runs, zoo
 from splitveil.config import Spec
 from splitveil.data import Split, load, protocol, to_float
 from splitveil.errors import UserError
-from splitveil.reidentification import FILE, Judge, fingerprint, independent_of, judge_for
+from splitveil.evaluation import evaluate, reidentification
+from splitveil.evaluation.reidentification import FILE, Judge, fingerprint, independent_of, judge_for
 from splitveil.runs import Run
+from splitveil.training import trainer
 from training_helpers import IMAGES, fit, settings, tiny
 
 DIGITS = load("digits", train_size=600, test_size=100)
@@ -34,13 +36,13 @@ def judge():
 @pytest.fixture
 def trained(monkeypatch) -> list[dict[str, Any]]:
     """Every training that is started: its settings, images and the folder."""
-    real, calls = training.fit, []
+    real, calls = trainer.fit, []
 
     def spy(settings, images, out, **options):
         calls.append({"settings": settings, "images": images, "out": out, **options})
         return real(settings, images, out, **options)
 
-    monkeypatch.setattr(training, "fit", spy)
+    monkeypatch.setattr(trainer, "fit", spy)
     return calls
 
 
@@ -61,7 +63,7 @@ def test_it_recognises_originals_and_nothing_in_noise(judge):
 def test_every_image_is_judged_on_its_own(judge, monkeypatch):
     test = DIGITS.test
     whole = judge.correct(test.images, test.labels)
-    monkeypatch.setattr(training, "EVALUATION_BATCH", 7)
+    monkeypatch.setattr(trainer, "EVALUATION_BATCH", 7)
     assert torch.equal(judge.correct(test.images, test.labels), whole)
 
 
@@ -159,9 +161,9 @@ def test_judge_and_victim_are_of_other_families(victim, size):
 
 def test_as_metrics_of_an_attack(tmp_path, small, judge):
     chosen = settings(epochs=1, defense=(), test_size=100, train_size=600)
-    training.fit(chosen, DIGITS, tmp_path / "run")
+    trainer.fit(chosen, DIGITS, tmp_path / "run")
     run = Run.open(tmp_path / "run")
-    outcome = evaluation.evaluate(run, Spec.model_validate("linear:1"), DIGITS, extra=judge.metrics())
+    outcome = evaluate.evaluate(run, Spec.model_validate("linear:1"), DIGITS, extra=judge.metrics())
     truth = protocol("inference_time", DIGITS, seed=0).attacker_test
     assert torch.equal(outcome.values["recognized"], judge.correct(truth.images, truth.labels))
     assert outcome.summary["about_reidentified"] == outcome.summary["about_recognized"] == judge.about

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 import toy
-from splitveil import reliability
 from splitveil.attacks.base import Victim
 from splitveil.attacks.decoder import DecoderAttack
 from splitveil.attacks.linear import LinearAttack
@@ -22,6 +21,7 @@ from splitveil.defenses.gaussian import Gaussian
 from splitveil.defenses.laplace import Laplace
 from splitveil.defenses.local_dp import LocalDP
 from splitveil.defenses.topk import TopK
+from splitveil.evaluation import reliability
 from splitveil.model import SplitModel
 from toy import rng
 

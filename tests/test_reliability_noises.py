@@ -10,9 +10,9 @@ from torch import nn
 
 import toy
 from noisy_defenses import NOISY
-from splitveil import reliability
 from splitveil.defenses.base import Defense, Stack
 from splitveil.defenses.topk import TopK
+from splitveil.evaluation import reliability
 from splitveil.model import SplitModel
 from splitveil.registry import Registry
 from toy import rng

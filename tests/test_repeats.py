@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from splitveil.cutting import cut_network
+from splitveil.cutting.network import cut_network
 from splitveil.errors import UserError
 
 

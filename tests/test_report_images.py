@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from splitveil.errors import UserError
-from splitveil.report.images import image_grid_png, read_image_grid
+from splitveil.pictures import image_grid_png, read_image_grid
 
 
 @given(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from splitveil.cutting import cut_network
+from splitveil.cutting.network import cut_network
 from splitveil.defenses.cem import CEM
 from splitveil.defenses.cloak import Cloak
 from splitveil.defenses.gaussian import Gaussian

@@ -15,16 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from splitveil import config, evaluation, metrics, runs, suites, training
+from splitveil import config, runs
 from splitveil.attacks import _held_out, _plateau, diffusion, gan, latent, linear, refine, rmle
 from splitveil.attacks import map as map_
 from splitveil.attacks.decoder import DecoderAttack
 from splitveil.config import Spec
 from splitveil.data import Access, load, protocol
 from splitveil.errors import UserError
+from splitveil.evaluation import evaluate, suites
 from splitveil.registry import Registry
 from splitveil.runs import Run
-from splitveil.work import Budget
+from splitveil.runtime import Budget
+from splitveil.statistics import intervals
+from splitveil.training import trainer
 from splitveil.zoo import Parts
 
 IMAGES = load("digits", train_size=60, test_size=120)
@@ -57,7 +60,7 @@ def folder(tmp_path_factory):
     patch.setitem(suites.SUITES, "tiny-v1", suites._specs(*TINY))
     path = tmp_path_factory.mktemp("runs") / "run"
     values = {"data": "digits", "train_size": 60, "test_size": 120, "epochs": 1, "precision": "32-true", "seed": 3}
-    training.fit(config.parse({**values, "defense": ["gaussian:0.05"]}), IMAGES, path)
+    trainer.fit(config.parse({**values, "defense": ["gaussian:0.05"]}), IMAGES, path)
     yield path
     patch.undo()
 
@@ -183,13 +186,13 @@ def test_a_suite_goes_on_where_it_stopped(run, monkeypatch):
     first = suites.run_suite(run, "tiny-v1", IMAGES)
     (run.path / "attacks" / "nearest" / "summary.json").unlink()
     asked: list[str] = []
-    real = evaluation.evaluate
+    real = evaluate.evaluate
 
     def spy(run, spec, *args, **options):
         asked.append(spec.name)
         return real(run, spec, *args, **options)
 
-    monkeypatch.setattr(evaluation, "evaluate", spy)
+    monkeypatch.setattr(evaluate, "evaluate", spy)
     again = suites.run_suite(run, "tiny-v1", IMAGES)
     assert asked == ["nearest"]
     assert again["winner"] == first["winner"]
@@ -213,9 +216,9 @@ def test_an_attack_that_gained_parameters_is_not_run_again(run, monkeypatch):
     kept = json.loads(before)
     assert kept["attack"]["rmle"].pop("restarts") == 1
     asked: list[str] = []
-    real = evaluation.evaluate
+    real = evaluate.evaluate
     monkeypatch.setattr(
-        evaluation, "evaluate", lambda run, spec, *a, **o: asked.append(spec.name) or real(run, spec, *a, **o)
+        evaluate, "evaluate", lambda run, spec, *a, **o: asked.append(spec.name) or real(run, spec, *a, **o)
     )
     left.write_text(json.dumps(kept))
     assert suites.run_suite(run, "tiny-v1", IMAGES)["attacks"]["rmle"]["attack"]["rmle"]["restarts"] == 1
@@ -234,12 +237,12 @@ def test_access_that_is_not_granted_is_named(run, monkeypatch):
     def query_only(*args, **options):
         return replace(protocol(*args, **options), grants=frozenset({Access.QUERY}))
 
-    monkeypatch.setattr(evaluation, "protocol", query_only)
+    monkeypatch.setattr(evaluate, "protocol", query_only)
     summary = suites.run_suite(run, "tiny-v1", IMAGES, seed=5)
     assert list(summary["attacks"]) == ["linear", "nearest"]
     assert summary["skipped"] == {"rmle": "the protocol does not grant weights"}
     monkeypatch.setattr(
-        evaluation, "protocol", lambda *a, **o: replace(protocol(*a, **o), grants=frozenset({Access.LABELS}))
+        evaluate, "protocol", lambda *a, **o: replace(protocol(*a, **o), grants=frozenset({Access.LABELS}))
     )
     refused = "no attack of tiny-v1 can be made under protocol inference_time: linear: the protocol does not grant que"
     with pytest.raises(UserError, match=refused):
@@ -253,13 +256,13 @@ def test_flags_of_its_attacks_and_of_their_comparison(run, monkeypatch):
         generator = torch.Generator().manual_seed(0)
         mse = truth[spec.name] * (1 + 0.01 * torch.rand(12, generator=generator))
         values = {"mse": mse, "psnr": -10 * mse.log10(), "ssim": 1 - mse}
-        summary = {key: metrics.bootstrap_ci(value).as_dict() for key, value in values.items()}
+        summary = {key: intervals.bootstrap_ci(value).as_dict() for key, value in values.items()}
         flags = ["no better"] if spec.name == "nearest" else []
         summary |= {"attack": spec.resolve("attacks").model_dump(), "baseline_mse": 0.3, "flags": flags, "seconds": 1.0}
         picture = torch.zeros(12, 3, 32, 32, dtype=torch.uint8)
-        return evaluation.Outcome({**summary, "images": {}}, values, {"mse": mse[:4]}, picture, picture)
+        return evaluate.Outcome({**summary, "images": {}}, values, {"mse": mse[:4]}, picture, picture)
 
-    monkeypatch.setattr(evaluation, "evaluate", scripted)
+    monkeypatch.setattr(evaluate, "evaluate", scripted)
     summary = suites.run_suite(run, "tiny-v1", IMAGES, seed=9)
     assert summary["flags"][0] == "nearest: no better"
     assert summary["flags"][1].startswith("linear, which sees the wire only, beats rmle")
@@ -301,7 +304,7 @@ def test_a_suite_trains_the_decoder_of_several_attacks_once(run, monkeypatch):
     found = suites.run_suite(run, "shared-v1", IMAGES)["attacks"]
     assert len(trained) == 1
     for label, spec in suites.named("shared-v1").items():
-        assert found[label]["mse"] == evaluation.evaluate(run, spec, IMAGES).summary["mse"]
+        assert found[label]["mse"] == evaluate.evaluate(run, spec, IMAGES).summary["mse"]
         assert ("shared_seconds" in found[label]) == (label != "decoder")
 
 
@@ -328,9 +331,9 @@ def test_suites_use_every_kind_of_access():
 
 def test_an_attack_that_a_budget_cut_short_is_made_again(run):
     text = "decoder:epochs=3,network=custom,batch_size=32"
-    spec, terms = Spec.model_validate(text), evaluation.Terms()
-    parts = evaluation.parts(run.settings, IMAGES, terms.protocol_name, None, None)
-    evaluation.attack_run(run, spec, IMAGES, label="cut", budget=Budget(steps=5))
+    spec, terms = Spec.model_validate(text), evaluate.Terms()
+    parts = evaluate.parts(run.settings, IMAGES, terms.protocol_name, None, None)
+    evaluate.attack_run(run, spec, IMAGES, label="cut", budget=Budget(steps=5))
     assert suites.finished(run, "cut", spec, parts, terms) is None
-    evaluation.attack_run(run, spec, IMAGES, label="cut")
+    evaluate.attack_run(run, spec, IMAGES, label="cut")
     assert suites.finished(run, "cut", spec, parts, terms) is not None

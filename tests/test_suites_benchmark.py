@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from splitveil import suites
+from splitveil.evaluation import suites
 from test_evaluation import folder, run  # noqa: F401 (fixtures)
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"

@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from splitveil import runs, tail
+from splitveil import runs
 from splitveil.cli import main
 from splitveil.data import Split, protocol
 from splitveil.errors import UserError
+from splitveil.evaluation import tail
 from splitveil.model import SplitModel
-from splitveil.training import correct
+from splitveil.training.trainer import correct
 from training_helpers import IMAGES, fit
 
 TRAIN = protocol("inference_time", IMAGES, seed=0).defender_train

@@ -15,11 +15,12 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from splitveil import config, recipe, training
+from splitveil import config, recipe
 from splitveil.data import protocol, to_float
 from splitveil.errors import UserError
 from splitveil.randomness import stream
 from splitveil.runs import Run
+from splitveil.training import trainer as training
 from training_helpers import IMAGES, Killed, fit, killer, records, settings, without_times
 
 # The run folder

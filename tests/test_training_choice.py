@@ -15,12 +15,14 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from splitveil import config, features, loop, recipe, runs, training
+from splitveil import config, recipe, runs
 from splitveil.data import load, protocol
 from splitveil.defenses.base import Defense, Stack
 from splitveil.errors import UserError
 from splitveil.randomness import stream
 from splitveil.runs import Run
+from splitveil.training import feature_buffer, loop
+from splitveil.training import trainer as training
 from training_helpers import IMAGES, fit, records, settings
 
 # Which epoch
@@ -192,7 +194,7 @@ def test_a_batch_without_two_images_for_each_process_is_refused(tmp_path, small)
 
 @pytest.mark.parametrize("refit", ["epoch", "pass"])
 def test_a_wire_too_wide_for_the_memory_keeps_all_classes(tmp_path, small, monkeypatch, refit):
-    monkeypatch.setattr(features, "FEATURE_BYTES", 4 * 256 * 40)  # room for 40 of 54 images
+    monkeypatch.setattr(feature_buffer, "FEATURE_BYTES", 4 * 256 * 40)  # room for 40 of 54 images
     by_class = replace(IMAGES, train=IMAGES.train.subset(IMAGES.train.labels.argsort(stable=True)))
     training.fit(settings(epochs=2, defense=("gaussian:0.1", f"cem:refit={refit}")), by_class, tmp_path / refit)
     counts = load_file(tmp_path / refit / "model.safetensors")["defense.parts.1.counts"].sum(1)

@@ -12,16 +12,16 @@ import torch
 from torch import nn
 
 import toy
-from splitveil import evaluation, reliability
-from splitveil import work as work_room
+from splitveil import runtime as work_room
 from splitveil.attacks.base import BATCH, Victim, seen
 from splitveil.config import Spec
 from splitveil.data import Access, Split, to_float
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.errors import UserError
+from splitveil.evaluation import evaluate, reliability
 from splitveil.model import SplitModel
 from splitveil.registry import Registry
-from splitveil.work import Budget, Work
+from splitveil.runtime import Budget, Work
 from test_evaluation import IMAGES, folder, run  # noqa: F401 (fixtures)
 from toy import rng
 
@@ -202,17 +202,17 @@ def test_every_attack_keeps_to_its_budget(name):
 def test_a_stopped_attack_of_a_run_goes_on_and_cleans_up(run, monkeypatch):  # noqa: F811
     monkeypatch.setattr(work_room, "KEEP_EVERY", -1.0)
     spec = Spec.model_validate("decoder:epochs=3,network=custom,batch_size=32")
-    whole = evaluation.attack_run(run, spec, IMAGES, label="whole")
+    whole = evaluate.attack_run(run, spec, IMAGES, label="whole")
     with pytest.raises(Stopped):
-        evaluation.attack_run(run, spec, IMAGES, label="parts", progress=stop_at(7))
+        evaluate.attack_run(run, spec, IMAGES, label="parts", progress=stop_at(7))
     left = run.path / "attacks" / "parts"
     assert (left / "partial" / "000.pt").is_file()
     assert not (left / "summary.json").exists()
-    other = evaluation.attack_run(run, spec, IMAGES, label="parts", seed=1)  # another attack: not from these
-    assert other["mse"] == evaluation.evaluate(run, spec, IMAGES, seed=1).summary["mse"]
+    other = evaluate.attack_run(run, spec, IMAGES, label="parts", seed=1)  # another attack: not from these
+    assert other["mse"] == evaluate.evaluate(run, spec, IMAGES, seed=1).summary["mse"]
     with pytest.raises(Stopped):
-        evaluation.attack_run(run, spec, IMAGES, label="parts", progress=stop_at(7))
-    again = evaluation.attack_run(run, spec, IMAGES, label="parts")
+        evaluate.attack_run(run, spec, IMAGES, label="parts", progress=stop_at(7))
+    again = evaluate.attack_run(run, spec, IMAGES, label="parts")
     assert again["mse"] == whole["mse"]
     assert again["curve"] == whole["curve"]
     assert not (left / "partial").exists()
@@ -220,7 +220,7 @@ def test_a_stopped_attack_of_a_run_goes_on_and_cleans_up(run, monkeypatch):  # n
 
 def test_a_budget_is_written_down_and_flagged(run):  # noqa: F811
     spec = Spec.model_validate("decoder:epochs=3,network=custom,batch_size=32")
-    summary = evaluation.attack_run(run, spec, IMAGES, label="short", budget=Budget(steps=5))
+    summary = evaluate.attack_run(run, spec, IMAGES, label="short", budget=Budget(steps=5))
     assert summary["budget"] == {"steps": 5, "seconds": None, "cut": {"decoder": (5, 9)}}
     assert any(flag.startswith("the budget ended decoder after 5 of 9 steps") for flag in summary["flags"])
     assert json.loads((run.path / "attacks/short/summary.json").read_text())["budget"]["cut"] == {"decoder": [5, 9]}
@@ -230,7 +230,7 @@ def test_a_budget_is_written_down_and_flagged(run):  # noqa: F811
 def test_a_dry_run_counts_the_steps_and_writes_nothing(run):  # noqa: F811
     before = sorted(run.path.rglob("*"))
     spec = Spec.model_validate("rmle:steps=7,restarts=3,start=mean,tv=0,l2=1")
-    found = evaluation.rehearse(run, spec, IMAGES, attacked=4)
+    found = evaluate.rehearse(run, spec, IMAGES, attacked=4)
     assert found["loops"] == [["rmle exact", 7]] * 3
     assert found["needs"] == ["query", "weights"]
     assert found["images"]["attacked"] == 4

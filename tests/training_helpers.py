@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from splitveil import config, training
+from splitveil import config
 from splitveil.data import load
+from splitveil.training import trainer
 from splitveil.zoo import Parts
 
 SIZES: dict[str, Any] = {"train_size": 60, "test_size": 20}
@@ -35,8 +36,8 @@ def settings(**values: Any) -> config.TrainConfig:
     return config.parse({**base, "epochs": 3, "batch_size": 16, "defense": ("gaussian:0.1", "cem:16"), **values})
 
 
-def fit(out: Path, progress: training.Progress | None = None, resume: bool = False, **values: Any):
-    return training.fit(settings(**values), IMAGES, out, progress=progress, resume=resume)
+def fit(out: Path, progress: trainer.Progress | None = None, resume: bool = False, **values: Any):
+    return trainer.fit(settings(**values), IMAGES, out, progress=progress, resume=resume)
 
 
 def records(out: Path) -> list[dict[str, Any]]:

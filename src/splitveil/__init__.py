@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .data import Access
     from .errors import UserError
     from .model import SplitModel
-    from .own_loop import OwnLoop
+    from .training.own_loop import OwnLoop
 
 __version__ = "0.1.0"
 __all__ = [
@@ -38,7 +38,7 @@ _ROOMS = {
     "data": ("Access",),
     "errors": ("UserError",),
     "model": ("SplitModel",),
-    "own_loop": ("OwnLoop",),
+    "training.own_loop": ("OwnLoop",),
 }
 
 

@@ -24,22 +24,23 @@ from lightning_fabric import Fabric
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from . import bars, config, suites
+from . import config, progress_bars
 from .attacks.base import Attack
+from .cutting.layout import Layout
 from .data import Access, Protocol, to_float
 from .data.protocol import contained
 from .defenses.base import Defense, Stack
 from .errors import UserError, WireError
-from .evaluation import Outcome, Terms, made, stage_of
+from .evaluation import suites
+from .evaluation.evaluate import Outcome, Terms, made, stage_of
+from .evaluation.scores import interval
 from .given import Data, check_images, check_model, example_of, images_of, network_of, outputs_of
-from .layout import Layout
-from .loop import Training
-from .metrics import Interval
 from .model import SplitModel
-from .one_machine import OneMachine
 from .recipe import Recipe, precision
-from .scores import interval
-from .work import Budget, Work
+from .runtime import Budget, Work
+from .statistics.intervals import Interval
+from .training.loop import Training
+from .training.one_machine import OneMachine
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -117,10 +118,10 @@ def fit(
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.random.fork_rng(),
-        bars.bars() if progress else nullcontext() as bar,
+        progress_bars.bars() if progress else nullcontext() as bar,
     ):
         training = Training(model, train, chooses, recipe, classes, fabric)
-        training.run(bars.training(bar, "training", recipe.epochs) if bar else None)
+        training.run(progress_bars.training(bar, "training", recipe.epochs) if bar else None)
     model.eval()
     return training.state.records
 
@@ -230,7 +231,7 @@ def attack(
         AccessError: the attack needs what is not granted.
     """
     if budget is not None and not isinstance(budget, Budget):
-        raise UserError(f"budget is {budget!r}; expected a splitveil.work.Budget")
+        raise UserError(f"budget is {budget!r}; expected a splitveil.runtime.Budget")
     return _attacked(model, attack, _protocol(model, learn_from, invert, grants), seed, observed, budget, progress, {})
 
 
@@ -363,6 +364,6 @@ def _attacked(
     # A copy: a victim is frozen and in evaluation mode.
     victim = copy.deepcopy(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     stage = stage_of(victim, spec, given, Terms("own", seed=seed, observed=observed), seed)
-    with torch.inference_mode(False), torch.enable_grad(), bars.bars() if progress else nullcontext() as bar:
-        work = Work(bars.attack(bar, label or spec.name) if bar else None, budget, None, fits)
+    with torch.inference_mode(False), torch.enable_grad(), progress_bars.bars() if progress else nullcontext() as bar:
+        work = Work(progress_bars.attack(bar, label or spec.name) if bar else None, budget, None, fits)
         return Result(label or spec.name, made(stage, work))

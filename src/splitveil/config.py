@@ -24,9 +24,9 @@ from pydantic import (
 
 from . import ranges
 from .errors import UserError, did_you_mean, shown
-from .files import expanded
 from .recipe import Recipe, Several
 from .registry import KINDS, Registry
+from .storage.files import expanded
 
 MAX_SEED = 2**63 - 1
 """The largest that torch's generators take with any sign."""

@@ -10,14 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import bars, config, data, metrics, reading, runs
-from .attackers import BestAttacker, best_attacker
+from . import config, data, progress_bars, runs
 from .data import ImageSet
 from .errors import UserError
-from .evaluation import Outcome, evaluate, save
-from .files import write_text
+from .evaluation.evaluate import Outcome, evaluate, save
 from .report.demo import DemoModel, DemoResult, demo_page
-from .training import correct, fit
+from .statistics import intervals
+from .statistics.best_attacker import BestAttacker, best_attacker
+from .storage import reading
+from .storage.files import write_text
+from .training.trainer import correct, fit
 
 SETTINGS: dict[str, Any] = {"data": "digits", "arch": "resnet20_sgm", "cut": 5, "bottleneck": 2, "epochs": 12}
 NOISE = "gaussian:0.05"
@@ -56,8 +58,8 @@ def run_demo(out: Path, *, seed: int = 0, bar: Any = None) -> Path:
         models=[_shown(title, trained[name]) for name, (title, _) in MODELS.items()],
         originals=noise.last.originals[:SHOWN].numpy(),
         baseline_mse=noise.last.summary["baseline_mse"],
-        mse_difference=metrics.paired_difference(cem.best("mse"), noise.best("mse")),
-        accuracy_difference=metrics.paired_difference(cem.hits, noise.hits),
+        mse_difference=intervals.paired_difference(cem.best("mse"), noise.best("mse")),
+        accuracy_difference=intervals.paired_difference(cem.hits, noise.hits),
         settings=_settings(seed, noise),
         command=f"splitveil demo --out {out} --seed {seed}",
     )
@@ -94,12 +96,12 @@ def _one(folder: Path, images: ImageSet, title: str, defense: tuple[str, ...], s
     if folder.exists():
         shutil.rmtree(folder)
     settings = config.parse({**SETTINGS, "defense": defense, "seed": seed}).resolve()
-    progress = bar and bars.training(bar, f"train: {title}", settings.epochs)
+    progress = bar and progress_bars.training(bar, f"train: {title}", settings.epochs)
     summary = fit(settings, images, folder, progress=progress)
     run = runs.Run.open(folder)
     outcomes = {}
     for name, spec in ATTACKS.items():
-        progress = bar and bars.attack(bar, f"{name} attack: {title}")
+        progress = bar and progress_bars.attack(bar, f"{name} attack: {title}")
         outcomes[name] = evaluate(run, spec, images, protocol_name=PROTOCOL, progress=progress)
         save(outcomes[name], run, name)
     held, values = ({name: getattr(found, part) for name, found in outcomes.items()} for part in ("held_out", "values"))
@@ -114,8 +116,8 @@ def _shown(title: str, trained: _Trained) -> DemoModel:
     return DemoModel(
         name=title,
         attacker=trained.attacker.name if len(ATTACKS) > 1 else f"{trained.attacker.name}, the only attack",
-        accuracy=metrics.binomial_ci(int(trained.hits.sum()), len(trained.hits)),
-        **{key: metrics.bootstrap_ci(trained.best(key)) for key in ("mse", "ssim", "psnr")},
+        accuracy=intervals.binomial_ci(int(trained.hits.sum()), len(trained.hits)),
+        **{key: intervals.bootstrap_ci(trained.best(key)) for key in ("mse", "ssim", "psnr")},
         leakage=[record["leakage_nats"] for record in trained.records],
         accuracy_curve=[record["accuracy_val"] for record in trained.records],
         attack_curve=trained.last.summary["curve"],

@@ -1,4 +1,4 @@
-"""How far a reconstruction is from its image, and how sure the average over images is.
+"""How far a reconstruction is from its image: mean squared error, PSNR and SSIM.
 
 Images are float tensors (B, C, H, W) in [0, 1]; every metric returns one number per image, (B,).
 Values are checked (NaN, range) only where no gradient is asked for: a check in a training step would stall
@@ -8,10 +8,7 @@ the accelerator. Shapes and types are always checked.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import NormalDist
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -164,139 +161,3 @@ def _check_range(images: Tensor) -> None:
         raise UserError("a metric got images with NaN; look for a diverged training or attack")
     if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
         raise UserError(f"a metric got images with values from {low:.4g} to {high:.4g}; expected [0, 1]: clamp them")
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its confidence interval [lo, hi].
-
-    >>> interval = Interval(0.02314, 0.02251, 0.02377)
-    >>> str(interval), f"{interval:.3f}"
-    ('0.0231 [0.0225, 0.0238]', '0.023 [0.023, 0.024]')
-    >>> interval.as_dict()
-    {'mean': 0.02314, 'ci95': [0.02251, 0.02377]}
-    """
-
-    mean: float
-    lo: float
-    hi: float
-    level: float = 0.95
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON; the key names the level."""
-        return {"mean": self.mean, f"ci{100 * self.level:g}": [self.lo, self.hi]}
-
-    def __format__(self, spec: str) -> str:
-        return f"{self.mean:{spec}} [{self.lo:{spec}}, {self.hi:{spec}}]" if spec else str(self)
-
-    def __str__(self) -> str:
-        """As many decimals as the width of the interval supports: two significant digits of it."""
-        width = abs(self.hi - self.lo)
-        if not math.isfinite(width) or width <= 1e-9 * abs(self.mean):  # nothing but rounding
-            return format(self, ".4g")
-        return format(self, f".{max(0, 1 - math.floor(math.log10(width)))}f")
-
-
-def bootstrap_ci(
-    values: Tensor | Sequence[float] | Any,
-    rng: torch.Generator | None = None,
-    level: float = 0.95,
-    resamples: int = 2000,
-) -> Interval:
-    """Percentile-bootstrap interval of the mean (Efron and Tibshirani 1993, ch. 13) of independent values.
-
-    Args:
-        values: one number per image, (n,), n ≥ 2, all finite.
-        rng: where the resampling comes from; None: a fixed seed, so that equal values give equal intervals.
-        level: share of repetitions of the experiment whose interval should hold the true mean.
-        resamples: number of bootstrap samples.
-
-    Raises:
-        UserError: fewer than two values, a value that is NaN or infinite, or a level outside (0, 1).
-
-    >>> interval = bootstrap_ci([0.0, 1.0, 2.0, 3.0])
-    >>> interval.mean, 0 <= interval.lo < 1.5 < interval.hi <= 3
-    (1.5, True)
-    """
-    rng = torch.Generator().manual_seed(0) if rng is None else rng
-    sample = torch.as_tensor(values).detach().to(device=rng.device, dtype=torch.float64)
-    count = sample.numel()
-    if sample.dim() != 1 or count < 2:
-        raise UserError(f"a confidence interval got values of shape {tuple(sample.shape)}; expected (n,), n at least 2")
-    if not bool(sample.isfinite().all()):
-        bad = int((~sample.isfinite()).sum())
-        raise UserError(f"a confidence interval got {bad} of {count} values that are NaN or infinite; leave them out")
-    _check_level(level)
-    if resamples < 1:
-        raise UserError(f"a confidence interval got resamples={resamples}; expected at least 1 (2000 is usual)")
-    means = []
-    at_once = max(1, ELEMENTS_AT_ONCE // count)
-    for start in range(0, resamples, at_once):
-        rows = min(at_once, resamples - start)
-        drawn = torch.randint(count, (rows, count), generator=rng, device=rng.device)
-        means.append(sample[drawn].mean(dim=1))
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64, device=rng.device)
-    low, high = torch.cat(means).quantile(tails).tolist()
-    return Interval(sample.mean().item(), low, high, level)
-
-
-def paired_difference(a: Any, b: Any, rng: torch.Generator | None = None, level: float = 0.95) -> Interval:
-    """Bootstrap interval of mean(a − b), where a[i] and b[i] were measured on the same image.
-
-    The images' own spread cancels, so this is much narrower than the difference of two intervals.
-
-    >>> paired_difference([2.0, 3.0, 5.0], [1.0, 2.0, 4.0])
-    Interval(mean=1.0, lo=1.0, hi=1.0, level=0.95)
-    """
-    first, second = (torch.as_tensor(values).detach().double().cpu() for values in (a, b))
-    if first.shape != second.shape:
-        raise UserError(
-            f"a paired difference got {tuple(first.shape)} and {tuple(second.shape)} values; "
-            "expected both from the same images"
-        )
-    return bootstrap_ci(first - second, rng, level)
-
-
-def binomial_ci(correct: int, n: int, level: float = 0.95) -> Interval:
-    """Accuracy with its Wilson score interval (Wilson 1927), sound also near 0 and 1.
-
-    Raises:
-        UserError: n below 1 or ``correct`` outside 0..n.
-
-    >>> f"{binomial_ci(50, 100):.4f}"
-    '0.5000 [0.4038, 0.5962]'
-    """
-    if n < 1 or not 0 <= correct <= n:
-        raise UserError(f"an accuracy got {correct} correct of {n}; expected 0 <= correct <= n and n at least 1")
-    _check_level(level)
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share, weight = correct / n, z * z / n
-    center = (share + weight / 2) / (1 + weight)
-    half = z / (1 + weight) * math.sqrt(share * (1 - share) / n + weight / (4 * n))
-    return Interval(share, max(0.0, min(share, center - half)), min(1.0, max(share, center + half)), level)
-
-
-def unpaired_difference(a: Interval, b: Interval) -> Interval:
-    """Interval of a − b from the two intervals alone, a and b measured independently.
-
-    lo = a − b − √((a − a.lo)² + (b.hi − b)²), hi = a − b + √((a.hi − a)² + (b − b.lo)²). Of two Wilson intervals this
-    is method 10 of Newcombe ("Interval estimation for the difference between independent proportions", Statistics in
-    Medicine 17, 1998), of others MOVER (Zou and Donner, Statistics in Medicine 27, 2008). On the same images it is
-    wider than :func:`paired_difference` where the two go together.
-
-    Raises:
-        UserError: the intervals have different levels.
-
-    >>> f"{unpaired_difference(binomial_ci(56, 70), binomial_ci(48, 80)):.4f}"
-    '0.2000 [0.0524, 0.3339]'
-    """
-    if a.level != b.level:
-        raise UserError(f"a difference got intervals of levels {a.level} and {b.level}; expected the same for both")
-    mean = a.mean - b.mean
-    low, high = math.hypot(a.mean - a.lo, b.hi - b.mean), math.hypot(a.hi - a.mean, b.mean - b.lo)
-    return Interval(mean, mean - low, mean + high, a.level)
-
-
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise UserError(f"a confidence interval got level={level}; expected a share between 0 and 1, such as 0.95")

@@ -8,10 +8,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .cutting import cut_network
+from .cutting.layout import Layout, Ordered, Restored, check_order, check_rows, parse
+from .cutting.network import cut_network
 from .defenses.base import Defense, Stack
 from .errors import UserError
-from .layout import Layout, Ordered, Restored, check_order, check_rows, parse
 from .randomness import fresh_generator
 
 __all__ = ["SplitModel", "cut_network"]
@@ -108,7 +108,7 @@ class SplitModel(nn.Module):
         defense: nn.Module | Sequence[Defense] | None = None,
         layout: Layout | None = None,
     ) -> SplitModel:
-        """Cut any network after its layer ``at``, whose maps have ``layout``; see `splitveil.cutting.cut_network`.
+        """Cut any network after its layer ``at``, whose maps have ``layout``; see `cutting.network.cut_network`.
 
         The model learns its shapes from ``example`` and installs the defense. It is in evaluation mode if the network
         is.

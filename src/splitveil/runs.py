@@ -13,13 +13,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from . import __version__, config, data, metrics, reading, zoo
-from .claims import LOCK
+from . import __version__, config, data, metrics, zoo
 from .defenses.base import Defense, Stack
 from .errors import UserError
-from .files import atomic_write
 from .memory import Limited
 from .model import SplitModel
+from .storage import reading
+from .storage.claims import LOCK
+from .storage.files import atomic_write
 
 
 def build_model(settings: config.TrainConfig, images: data.ImageSet) -> SplitModel:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from .. import fastconv
 from ..data import Split, to_float
 from ..memory import trained
+from ..nn import fastconv
 from ..randomness import seed_layers
-from ..work import State, Work, copy_weights
+from ..runtime import State, Work, copy_weights
 from ._denoiser import LEVELS, Denoiser
 from .base import BATCH, Extent
 

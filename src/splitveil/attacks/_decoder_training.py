@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..work import State, Work, copy_weights
+from ..runtime import State, Work, copy_weights
 from ._held_out import Pairs
 from ._plateau import Plateau
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..data import Split, to_float
-from ..work import Work
+from ..runtime import Work
 from ._ddpm import Ddpm
 from ._denoiser import Denoiser
 from ._held_out import Search, choose, fit_start

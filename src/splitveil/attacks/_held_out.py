@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..data import Split
 from ..errors import UserError
-from ..work import Work
+from ..runtime import Work
 from ._white_box import Mode
 from .base import Attack, Observations, Victim
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..work import Loop, State, Work, copy_weights
+from ..runtime import Loop, State, Work, copy_weights
 
 CHECKS = 4
 """How often the held-out error is read within the patience."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Split, to_float
-from ..work import Work, copy_weights
+from ..runtime import Work, copy_weights
 from .base import Victim
 
 if TYPE_CHECKING:

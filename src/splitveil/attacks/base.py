@@ -17,7 +17,7 @@ from ..errors import AccessError, UserError
 from ..memory import FLOAT, check, kept
 from ..model import SplitModel
 from ..ranges import arguments_of
-from ..work import Progress, Work
+from ..runtime import Progress, Work
 
 __all__ = ["BATCH", "Attack", "Extent", "Observations", "Progress", "Tally", "Victim", "Work", "check_memory"]
 

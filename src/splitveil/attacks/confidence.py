@@ -11,7 +11,7 @@ from torch import Tensor
 from ..data import Access, Split
 from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
-from ..work import Work
+from ..runtime import Work
 from ..zoo.decoders import Network
 from ._held_out import hold_out
 from .base import BATCH, Attack, Extent, Observations, Victim

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from .. import fastconv
 from ..data import Split
 from ..errors import UserError
 from ..memory import trained
+from ..nn import fastconv
 from ..randomness import seed_layers
 from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
-from ..work import State, Work
+from ..runtime import State, Work
 from ..zoo import decoders
 from ._decoder_training import by_epochs, by_steps
 from ._held_out import Pairs, hold_out

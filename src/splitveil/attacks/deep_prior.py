@@ -14,7 +14,7 @@ from ..memory import trained
 from ..randomness import seed_layers
 from ..ranges import Count, Rate, Weight
 from ..registry import plugin
-from ..work import Work
+from ..runtime import Work
 from ._total_variation import total_variation
 from ._white_box import Mode, WhiteBox
 from .base import Attack, Extent, Victim

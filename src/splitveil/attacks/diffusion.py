@@ -11,7 +11,7 @@ from ..data import Access, Split
 from ..errors import UserError
 from ..ranges import Count, Part, Whole
 from ..registry import plugin
-from ..work import State, Work
+from ..runtime import State, Work
 from ._ddpm import Ddpm, clean, paired
 from ._denoiser import LEVELS, Level
 from ._guide import Guide

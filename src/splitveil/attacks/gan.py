@@ -16,7 +16,7 @@ from ..memory import trained
 from ..randomness import seed_layers
 from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
-from ..work import State, Work, copy_weights
+from ..runtime import State, Work, copy_weights
 from ..zoo.decoders import ImageShape, Network
 from ._critic import Kind, anneal, check, critic, gradient_penalty, update
 from ._held_out import Pairs

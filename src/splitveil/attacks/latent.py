@@ -15,7 +15,7 @@ from ..memory import FLOAT, trained
 from ..randomness import seed_layers
 from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
-from ..work import Work
+from ..runtime import Work
 from ..zoo import decoders
 from ._white_box import WhiteBox
 from .base import BATCH, Attack, Extent, Victim

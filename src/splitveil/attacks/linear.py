@@ -12,7 +12,7 @@ from ..data import Split
 from ..errors import UserError
 from ..ranges import Looks
 from ..registry import plugin
-from ..work import Work
+from ..runtime import Work
 from ._ridge import Ridge, Rows
 from ._sight import Sight
 from .base import BATCH, Attack, Extent, Victim

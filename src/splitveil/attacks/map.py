@@ -11,7 +11,7 @@ from ..data import Access, Split
 from ..errors import UserError
 from ..ranges import Count, Rate, Weight, Whole
 from ..registry import plugin
-from ..work import Work
+from ..runtime import Work
 from ._ddpm import Ddpm, score
 from ._denoiser import Denoiser, Level
 from ._guide import Guide

@@ -11,7 +11,7 @@ from ..data import Split, to_float
 from ..errors import UserError
 from ..ranges import Count, Looks
 from ..registry import plugin
-from ..work import Work
+from ..runtime import Work
 from .base import BATCH, Attack, Extent, Victim
 
 ROWS = 4096

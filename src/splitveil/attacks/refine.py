@@ -11,7 +11,7 @@ from torch import Tensor
 from ..data import Access, Split, to_float
 from ..ranges import Batch, Count, Looks, Rate, Weight
 from ..registry import plugin
-from ..work import Work
+from ..runtime import Work
 from ..zoo.decoders import Network
 from ._cosine import CosineModel
 from ._held_out import choose, fit_start

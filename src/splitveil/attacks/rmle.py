@@ -13,7 +13,7 @@ from ..data import Access, Split, to_float
 from ..errors import UserError
 from ..ranges import Count, Looks, Rate, Weight
 from ..registry import plugin
-from ..work import Work
+from ..runtime import Work
 from ._total_variation import total_variation
 from ._white_box import Mode, WhiteBox
 from .base import Attack, Extent, Victim

@@ -14,7 +14,7 @@ from ..memory import FLOAT, trained
 from ..randomness import seed_layers
 from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
-from ..work import Work
+from ..runtime import Work
 from ..zoo.decoders import Network
 from ._held_out import hold_out_images
 from ._substitute import Substitute, Substituted, imitated

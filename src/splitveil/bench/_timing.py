@@ -22,8 +22,8 @@ from ..attacks._held_out import HELD_OUT
 from ..attacks.base import CACHE_BYTES, Observations, Victim
 from ..attacks.decoder import DecoderAttack
 from ..defenses.base import Features
-from ..features import capacity
-from ..training import Trainer, correct
+from ..training.feature_buffer import capacity
+from ..training.trainer import Trainer, correct
 from .shapes import Size, stand_in
 
 TIMED = ("decoder", "gan")

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import config, pins, reading
-from . import records, twins
+from .. import config
+from ..results import records
+from ..storage import reading
+from ..training import pins
+from . import record, twins
 
 if TYPE_CHECKING:
     from ..data import ImageSet
@@ -72,12 +75,12 @@ def finished(cell: Cell, out: Path) -> dict[str, Any] | None:
     path = Places(out).record(cell.id)
     if not path.is_file():
         return None
-    record = records.read(path)
-    sizes = (record["attacker_size"], record["attacked"]) == (cell.attacker_size, cell.attacked)
-    there = {label: config.renewed(attack["attack"], "attacks") for label, attack in record["attacks"].items()}
+    found = records.read(path)
+    sizes = (found["attacker_size"], found["attacked"]) == (cell.attacker_size, cell.attacked)
+    there = {label: config.renewed(attack["attack"], "attacks") for label, attack in found["attacks"].items()}
     asked = {label: spec.resolve("attacks").model_dump(mode="json") for label, spec in cell.attacks.items()}
-    complete = sizes and asked.items() <= there.items() and record.get("retrained_accuracy") is not None
-    return record if complete else None
+    complete = sizes and asked.items() <= there.items() and found.get("retrained_accuracy") is not None
+    return found if complete else None
 
 
 def run_cell(
@@ -106,8 +109,9 @@ def run_cell(
     """
     import torch
 
-    from .. import evaluation, runs, suites, tail
-    from ..training import fit
+    from .. import runs
+    from ..evaluation import evaluate, suites, tail
+    from ..training.trainer import fit
     from . import shapes
 
     started, check = time.time(), check or (lambda: None)
@@ -116,10 +120,10 @@ def run_cell(
     twins.adopt(cell, Places(out))
     settings = _as_begun(cell.settings, folder)
     images = images or runs.load_images(cell.settings)
-    terms = evaluation.Terms(settings.protocol, cell.attacker_size, cell.attacked)
+    terms = evaluate.Terms(settings.protocol, cell.attacker_size, cell.attacked)
     # Before the training, which may take days: attackers that want more images than there are, or another wire.
     shapes.check_network(cell, images)
-    parts = evaluation.parts(settings, images, terms.protocol_name, terms.attacker_size, terms.attacked)
+    parts = evaluate.parts(settings, images, terms.protocol_name, terms.attacker_size, terms.attacked)
     _same_images(cell, Places(out), images)
     fit(settings, images, folder, resume=True, progress=lambda *_: check())
     run, fits = runs.Run.open(folder), {}
@@ -128,16 +132,16 @@ def run_cell(
         check()
         if suites.finished(run, label, spec, parts, terms) is None:
             show = {"label": label, "progress": lambda *_: check(), "fits": fits}
-            evaluation.attack_run(run, spec, images, **show, **vars(terms))
+            evaluate.attack_run(run, spec, images, **show, **vars(terms))
     check()
     others = {label: spec for label, spec in _recorded(folder).items() if label not in cell.attacks}
     kept = [label for label, spec in others.items() if suites.finished(run, label, spec, parts, terms)]
     labels = (*kept, *cell.attacks)
-    record = records.build(folder, cell, labels=labels, grid=grid, attempts=attempts, started=started)
+    made = record.build(folder, cell, labels=labels, grid=grid, attempts=attempts, started=started)
     # Sums are rounded in another order with another number of threads: it belongs to what the figures depend on.
-    record["environment"] = {**record["environment"], "threads": torch.get_num_threads()}
-    records.write(folder, record)
-    return record
+    made["environment"] = {**made["environment"], "threads": torch.get_num_threads()}
+    records.write(folder, made)
+    return made
 
 
 def _same_images(cell: Cell, places: Places, images: ImageSet) -> None:

@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from .. import reading
 from ..errors import UserError, unknown
-from ..files import write_json
-from ..reading import Missing
-from . import _check, lock
+from ..results.record_types import GRIDS
+from ..results.records import AGAIN, failure
+from ..storage import reading
+from ..storage.files import write_json
+from ..storage.reading import Missing
+from . import checks, lease
 from .cell import Places, finished
-from .local import QUEUED, Executor, Job, Local, Slurm, cores, room, slurm_parameters
-from .on_ray import OnRay
-from .record_types import GRIDS
-from .records import AGAIN, failure
+from .executors.ray_tasks import OnRay
+from .executors.submitit_jobs import QUEUED, Executor, Job, Local, Slurm, cores, room, slurm_parameters
 from .worker import Tries, Worker, settle
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class State:
 
     done: dict[str, dict[str, Any]]
     failed: dict[str, dict[str, Any]]
-    running: dict[str, lock.Owner]
+    running: dict[str, lease.Owner]
     own: frozenset[str]
     free: tuple[Cell, ...]
 
@@ -101,10 +101,10 @@ def run_grid(
     named = _named_margin(grid, out)
     driver = Driver(grid, out, retries, watch or (lambda _: None))
     # Other machines may have images that this one has not.
-    if driver.begin(_check.images if on == "local" else None):
+    if driver.begin(checks.images if on == "local" else None):
         terms = {"threads": threads, "address": address, "gpus_per_cell": gpus_per_cell, "slurm": slurm}
         executor = _executor(on, out / "logs" / "workers", _devices(grid), **terms)
-        worker = driver.worker(threads, executor.limit, parent=lock.Process.here() if on == "local" else None)
+        worker = driver.worker(threads, executor.limit, parent=lease.Process.here() if on == "local" else None)
         try:
             describe(grid, out, command, named)
             driver.run(executor, worker, jobs or executor.capacity())
@@ -229,14 +229,14 @@ class Driver:
         for cell in left:
             tries = self.places.tries(cell.id)
             # A cell that another command is at is that one's to count.
-            if tries.is_file() and (held := lock.claim(self.places.lock(cell.id))):
+            if tries.is_file() and (held := lease.claim(self.places.lock(cell.id))):
                 with held:
                     write_json(tries, asdict(replace(Tries.read(tries), counted=0, running=False)))
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 self.places.failed(cell.id).unlink()
         return bool(left)
 
-    def worker(self, threads: int, limit: int | None, parent: lock.Process | None) -> Worker:
+    def worker(self, threads: int, limit: int | None, parent: lease.Process | None) -> Worker:
         """What a worker is told, but its name."""
         cells = tuple(cell for cell in self.grid.cells if cell.id not in self.done)
         return Worker(cells, self.out, self.grid.name, self.retries, "", threads, limit, parent)
@@ -266,15 +266,15 @@ class Driver:
 
     def state(self) -> State:
         """Look at the folder."""
-        running: dict[str, lock.Owner] = {}
+        running: dict[str, lease.Owner] = {}
         free: list[Cell] = []
-        now, begun = lock.clock(self.out / "locks"), self.places.begun()
+        now, begun = lease.clock(self.out / "locks"), self.places.begun()
         for cell in self.grid.cells:
             if cell.id not in begun:
                 free.append(cell)
             elif cell.id in self.done or self._over(cell):
                 continue
-            elif owner := lock.holder(self.places.lock(cell.id), now=now):
+            elif owner := lease.holder(self.places.lock(cell.id), now=now):
                 running[cell.id] = owner
             elif not self._over(cell) and not self._given_up(cell):  # it may have ended in between
                 free.append(cell)
@@ -296,7 +296,7 @@ class Driver:
         path = self.places.tries(cell.id)
         if Tries.read(path).counted <= self.retries:
             return False
-        if held := lock.claim(self.places.lock(cell.id)):
+        if held := lease.claim(self.places.lock(cell.id)):
             with held:
                 settle(cell, self.out, self.retries)
         return self._over(cell)
@@ -321,7 +321,7 @@ class Driver:
         for name in ended:
             del self._started[name]
             for path in (self.out / "locks").glob("*.lock"):
-                lock.break_(path, name)
+                lease.break_(path, name)
         return ended
 
     def _judge(self, ended: dict[str, Started], state: State) -> None:

@@ -13,25 +13,15 @@ from typing import Any
 
 from .. import config
 from ..errors import UserError, did_you_mean
-from ..evidence import MARGIN, checked_margin
-from . import _check
-from ._check import named
-from ._file import LISTS, MAX_CELLS, SETTINGS, GridFile, Row, read
+from ..results.earlier_versions import as_before
+from ..statistics.evidence import MARGIN, checked_margin
+from . import checks
+from .checks import named
+from .grid_file import LISTS, MAX_CELLS, SETTINGS, GridFile, Row, read
 
 PRESETS = Path(__file__).parent / "presets"
 BASELINE_SIGMAS = (0.025, 0.05, 0.1, 0.2, 0.4)
 """Noise that a grid's defenses are compared with, where no other is named."""
-LATER: dict[str, dict[str, Any]] = {
-    "dropout": {"rescale": True},
-    "nopeek": {"squared": False, "normalized": False},
-    "adversarial": {"padding": "valid"},
-    "adversarial_noise": {"padding": "valid"},
-    "hsic": {"form": "plain"},
-    "cem": {"per_class": True},
-}
-"""Parameters that defenses gained after grids had been trained, at the values with which they are what they were: no
-part of a cell's id, so that what is trained is not trained again. Where such a value is not the default, a cell that
-leaves it to the default is a new one."""
 LATER_SETTINGS: dict[str, Any] = {
     "nesterov": False,
     "bias_lr": 1.0,
@@ -74,7 +64,7 @@ class Cell:
         """
         values = self.settings.model_dump(mode="json", exclude={"root", "devices", "recipe"})
         values = {key: value for key, value in values.items() if LATER_SETTINGS.get(key, ...) != value}
-        values["defense"] = [_as_before(spec) for spec in values["defense"]]
+        values["defense"] = [as_before(spec) for spec in values["defense"]]
         return hashlib.sha256(json.dumps(_canonical(values), sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -136,7 +126,7 @@ def load_grid(
     for axes, settings in rows:
         cell = Cell(settings, axes=axes, **options)
         cells.setdefault(cell.id, cell)
-    _check.trainable(cells.values())
+    checks.trainable(cells.values())
     about = [str(file.rest.get(key) or "").strip() for key in ("name", "description")]
     margin = checked_margin(file.rest.get("margin", MARGIN) if margin is None else margin)
     return Grid(about[0] or name, about[1], tuple(cells.values()), margin)
@@ -243,7 +233,7 @@ def _attack_options(rest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _attacks(rest: dict[str, Any]) -> dict[str, config.Spec]:
-    from .. import suites  # with all that scores an attack
+    from ..evaluation import suites  # with all that scores an attack
 
     texts, suite = rest.get("attacks"), rest.get("suite")
     if texts is not None and suite is not None:
@@ -308,23 +298,6 @@ def _noise_alone(defense: tuple[config.Spec, ...]) -> float | None:
     """sigma, where nothing but Gaussian noise acts: a CEM of weight 0 only measures."""
     acting = [spec for spec in defense if spec.name != "cem" or spec.parameters["weight"]]
     return acting[0].parameters["sigma"] if [spec.name for spec in acting] == ["gaussian"] else None
-
-
-def _as_before(spec: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """A defense without the parameters that came later, where they change nothing."""
-    ((name, parameters),) = spec.items()
-    later = LATER.get(name, {})
-    return {name: {key: value for key, value in parameters.items() if key not in later or value != later[key]}}
-
-
-def as_trained(spec: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """A stored defense with the parameters that came after it, at the values with which it was trained.
-
-    >>> as_trained({"hsic": {"weight": 0.05}})
-    {'hsic': {'form': 'plain', 'weight': 0.05}}
-    """
-    ((name, parameters),) = spec.items()
-    return {name: {**LATER.get(name, {}), **parameters}}
 
 
 def _canonical(value: Any) -> Any:

@@ -16,10 +16,10 @@ import torch
 
 from .. import config, memory
 from ..errors import UserError
-from ..tail import RECIPE
+from ..evaluation.tail import RECIPE
 from . import _timing, shapes, twins
-from ._check import named
 from .cell import finished
+from .checks import named
 from .grid import Cell, Grid
 from .shapes import Parts, Size
 

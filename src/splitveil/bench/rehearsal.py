@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .. import config, evaluation, reading, runs
+from .. import config, runs
 from ..data import ImageSet, Split
 from ..data._select import balanced
-from ..training import fit
+from ..evaluation import evaluate
+from ..storage import reading
+from ..training.trainer import fit
 from . import shapes
-from ._check import named
+from .checks import named
 from .grid import Cell, Grid
 
 EPOCHS = 2
@@ -84,12 +86,12 @@ def shortened(settings: config.TrainConfig) -> config.TrainConfig:
 def _one(cell: Cell, count: int) -> Rehearsed:
     start = time.perf_counter()
     settings, images = shortened(cell.settings), _few(runs.load_images(cell.settings))
-    terms = evaluation.Terms(settings.protocol)
+    terms = evaluate.Terms(settings.protocol)
     with tempfile.TemporaryDirectory() as folder:
         fit(settings, images, folder)
         run = runs.Run.open(Path(folder))
         for spec in cell.attacks.values():
-            evaluation.rehearse(run, spec, images, **vars(terms))
+            evaluate.rehearse(run, spec, images, **vars(terms))
         loss = _last_loss(Path(folder))
     return Rehearsed(shapes.title(cell.settings), count, loss, tuple(cell.attacks), time.perf_counter() - start)
 

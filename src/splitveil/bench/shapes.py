@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .. import config, evaluation, metrics, runs
+from .. import config, metrics, runs
 from ..data import ImageSet, Split
 from ..data.protocol import PROTOCOLS, VALIDATION_LIMIT, VALIDATION_SHARE
 from ..defenses.base import Stack
 from ..errors import UserError, unknown
-from ..loop import check_epochs
+from ..evaluation import evaluate
 from ..registry import Registry
+from ..training.loop import check_epochs
 
 if TYPE_CHECKING:
     from .grid import Cell
@@ -171,7 +172,7 @@ def check_network(cell: Cell, images: ImageSet | None = None) -> None:
             raise unknown("model", settings.arch, names)
         return
     with torch.random.fork_rng():  # layers draw their weights from torch's global generator
-        evaluation.check_wire(runs.build_model(settings, images), cell.attacks.values(), images)
+        evaluate.check_wire(runs.build_model(settings, images), cell.attacks.values(), images)
 
 
 def acting(settings: config.TrainConfig) -> int:

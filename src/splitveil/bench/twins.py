@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import config, reading
-from ..files import atomic_write, write_json, write_text
+from .. import config
+from ..storage import reading
+from ..storage.files import atomic_write, write_json, write_text
 
 if TYPE_CHECKING:
     from .cell import Places

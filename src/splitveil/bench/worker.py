@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from .. import reading
-from ..files import write_json
-from . import records, twins
+from ..results import records
+from ..storage import reading
+from ..storage.files import write_json
+from . import twins
 from .cell import Places, finished, mark, run_cell
-from .lock import Lock, Process, claim
+from .lease import Lock, Process, claim
 
 if TYPE_CHECKING:
     from ..data import ImageSet

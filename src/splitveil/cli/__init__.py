@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from .. import config
 from ..errors import UserError
-from ..files import LONGEST_NAME
+from ..storage.files import LONGEST_NAME
 from . import attack, bench, compare, report, tools, train  # noqa: F401 (importing a module registers its commands)
 from ._shared import app
 

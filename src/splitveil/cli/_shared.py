@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from .. import __version__
-from ..files import expanded
+from ..storage.files import expanded
 
 app = App(
     name="splitveil",

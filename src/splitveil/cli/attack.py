@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from rich.markup import escape
 from rich.table import Column, Table
 
-from .. import bars, config
+from .. import config, progress_bars
 from ..errors import UserError
 from ..registry import Registry
 from ._shared import MaybePlace, Place, app, duration, interval, out_console, say, show_flags
@@ -95,8 +95,10 @@ def attack(
     root
         Folder of the images, where they have moved since the training.
     """
-    from .. import evaluation, pins, runs, suites
-    from ..work import Budget
+    from .. import runs
+    from ..evaluation import evaluate, suites
+    from ..runtime import Budget
+    from ..training import pins
 
     if bool(attack) == bool(suite):
         raise UserError("name what attacks: either --attack NAME (several times if you like) or --suite quick-v2")
@@ -110,22 +112,23 @@ def attack(
     agreed = {f.name: getattr(terms or Terms(), f.name) for f in fields(Terms)}
     agreed["protocol_name"] = agreed.pop("protocol") or opened.settings.protocol
     if named:
-        evaluation.check(opened, named.values(), images, evaluation.Terms(**agreed))
+        evaluate.check(opened, named.values(), images, evaluate.Terms(**agreed))
     if dry_run:
         _dry_run(opened, images, suite, named, agreed)
         return
-    with bars.bars() as bar:
+    with progress_bars.bars() as bar:
         more = {**agreed, "extra": _more_metrics(opened, images, scores or Scores(), bar)}
+        shown = functools.partial(progress_bars.attack, bar)
         if suite:
-            found = suites.run_suite(opened, suite, images, progress=functools.partial(bars.attack, bar), **more)
+            found = suites.run_suite(opened, suite, images, progress=shown, **more)
         else:
             found = _run_named(opened, images, named, bar, budget=spent, **more)
     (_show_suite if suite else _show_named)(opened, found)
 
 
 def _dry_run(run: Any, images: Any, suite: str | None, named: dict[str, config.Spec], terms: dict[str, Any]) -> None:
-    from .. import suites
-    from ..evaluation import parts, rehearse
+    from ..evaluation import suites
+    from ..evaluation.evaluate import parts, rehearse
 
     left_out: dict[str, str] = {}
     if suite:
@@ -136,11 +139,11 @@ def _dry_run(run: Any, images: Any, suite: str | None, named: dict[str, config.S
 
 
 def _run_named(run: Any, images: Any, named: dict[str, config.Spec], bar: Any, **more: Any) -> dict[str, Any]:
-    from ..evaluation import attack_run
+    from ..evaluation.evaluate import attack_run
 
     more["fits"] = {}  # a decoder that several of them begin with is trained once
     return {
-        label: attack_run(run, spec, images, label=label, progress=bars.attack(bar, label), **more)
+        label: attack_run(run, spec, images, label=label, progress=progress_bars.attack(bar, label), **more)
         for label, spec in named.items()
     }
 
@@ -153,13 +156,13 @@ def _show_named(run: Any, rows: dict[str, dict[str, Any]]) -> None:
 
 
 def _more_metrics(run: Any, images: Any, scores: Scores, bar: Any) -> dict[str, Any]:
-    from .. import perceptual, reidentification
+    from ..evaluation import perceptual, reidentification
 
     extra: dict[str, Any] = {}
     if scores.lpips:
         extra["lpips"] = perceptual.Lpips.load(scores.lpips)
     if scores.reidentify:
-        show = bars.training(bar, "judge of clean images", reidentification.EPOCHS)
+        show = progress_bars.training(bar, "judge of clean images", reidentification.EPOCHS)
         extra |= reidentification.judge_for(run, images, progress=show).metrics()
     return extra
 
@@ -177,7 +180,7 @@ def _rehearsals(found: dict[str, dict[str, Any]]) -> Table:
 
 
 def _show_suite(run: Any, found: dict[str, Any]) -> None:
-    from .. import suites
+    from ..evaluation import suites
 
     all_seconds = {"seconds": found["seconds"]}
     best = found["best_attacker"]
@@ -219,7 +222,7 @@ def _attack_table(run: Any, rows: dict[str, dict[str, Any]], about: dict[str, An
 
 
 def _spec(text: str) -> config.Spec:
-    from ..suites import PRESETS
+    from ..evaluation.suites import PRESETS
 
     if text in PRESETS:
         return PRESETS[text]

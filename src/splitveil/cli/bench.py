@@ -132,7 +132,7 @@ def bench(
 
 def _say_superseded(grid: Grid) -> None:
     """Say it where the cells are attacked by a suite whose place another has taken."""
-    from .. import suites
+    from ..evaluation import suites
 
     for name in suites.SUPERSEDED:
         specs = {label: spec.resolve("attacks") for label, spec in suites.named(name).items()}
@@ -161,11 +161,11 @@ def _sigmas(baseline: str | None) -> tuple[float, ...] | None:
 def _show_rehearsal(grid: Grid, threads: int) -> None:
     import torch
 
-    from .. import bars
+    from .. import progress_bars
     from ..bench.rehearsal import rehearse
 
     torch.set_num_threads(threads)
-    with bars.bars() as bar:
+    with progress_bars.bars() as bar:
         task = bar.add_task("trying", total=None, note="")
         found = rehearse(grid, lambda done, total: bar.update(task, completed=done, total=total))
     table = Table("training", "cells", "loss", "attacks", "seconds", title=escape(f"{grid.name}: dry run"))
@@ -177,13 +177,13 @@ def _show_rehearsal(grid: Grid, threads: int) -> None:
 
 
 def _show_plan(grid: Grid, out: Path | None, where: Where) -> None:
-    from .. import bars
+    from .. import progress_bars
     from ..bench import plan
     from ..bench.driver import at_once
 
     on, threads = where.on, where.threads
     most, about = (where.jobs, "") if where.jobs else at_once(grid, on, threads)
-    with bars.bars() as bar:
+    with progress_bars.bars() as bar:
         task = bar.add_task("timing steps", total=None, note="")
         show = lambda done, total: bar.update(task, completed=done, total=total)  # noqa: E731
         found = plan.estimate(grid, out, jobs=most, threads=threads, here=on == "local", progress=show)
@@ -244,7 +244,7 @@ def _caption(grid: Grid) -> str:
 
 def _figures(record: dict[str, Any] | None) -> tuple[str, str, str, str]:
     """Both accuracies, the best attacker's error and seconds of a cell, in as many digits as one reads."""
-    from ..bench.records import attacker
+    from ..results.records import attacker
 
     if record is None:
         return "[red]failed[/red]", "", "", ""

@@ -12,8 +12,8 @@ from rich.table import Column, Table
 from ._shared import LOOK, MaybePlace, PlaceText, app, out_console, say, show_flags
 
 if TYPE_CHECKING:
-    from ..bench.comparison import Cells
-    from ..comparison import Comparison, Row
+    from ..results.bench_comparison import Cells
+    from ..results.comparison import Comparison, Row
 
 TITLES = {
     "accuracy": "accuracy %",
@@ -48,11 +48,11 @@ def compare(a: PlaceText, b: PlaceText, *, margin: float | None = None, out: May
     out
         Also write all of it as JSON to this file.
     """
-    from ..bench.comparison import Cells
-    from ..bench.comparison import compare as compare_folders
-    from ..bench.records import named_margin
-    from ..evidence import MARGIN
-    from ..files import write_json
+    from ..results.bench_comparison import Cells
+    from ..results.bench_comparison import compare as compare_folders
+    from ..results.records import named_margin
+    from ..statistics.evidence import MARGIN
+    from ..storage.files import write_json
 
     if margin is None:
         margin = named_margin((Path(a), Path(b))) or MARGIN
@@ -148,7 +148,7 @@ def _scaled(metric: str) -> int:
 
 def _caption(rows: Sequence[Row]) -> str:
     """What the intervals cover, and what p was corrected for."""
-    from ..evidence import LEAST
+    from ..statistics.evidence import LEAST
 
     few, least = (choice(row.seeds for row in rows) for choice in (max, min))
     over = "over the seeds, and the images within each" if few > 1 else "over the images alone"

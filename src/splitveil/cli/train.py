@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from rich.markup import escape
 from rich.table import Table
 
-from .. import bars, config
+from .. import config, progress_bars
 from ..errors import UserError
 from ._shared import MaybePlace, Place, app, interval, out_console, say
 
@@ -30,7 +30,7 @@ def demo(*, out: Place = Path("demo"), seed: int = 0) -> None:
     """
     from ..demo import run_demo
 
-    with bars.bars() as bar:
+    with progress_bars.bars() as bar:
         page = run_demo(out, seed=seed, bar=bar)
     say(f"open {page.absolute()} in a browser")
 
@@ -61,14 +61,14 @@ def train(
         Write the curves of OUT/metrics.jsonl for TensorBoard too, under OUT/tensorboard.
     """
     from .. import runs
-    from ..training import fit
+    from ..training.trainer import fit
 
     values = config.load(config_file) if config_file else {}
     given = flags.model_dump(exclude_none=True) if flags else {}  # type: ignore[attr-defined]
     settings = config.parse(_over(values, given)).resolve()
     images = runs.load_images(settings, download=download)
-    with bars.bars() as bar:
-        show = bars.training(bar, "training", settings.epochs)
+    with progress_bars.bars() as bar:
+        show = progress_bars.training(bar, "training", settings.epochs)
         summary = fit(settings, images, out, resume=resume, progress=show, tensorboard=tensorboard)
     table = Table("", "value", title=escape(str(out)))
     accuracy = summary["accuracy"]
@@ -99,12 +99,12 @@ def tail(run: Place, *, root: MaybePlace = None) -> None:
         Folder of the images, where they have moved since the training.
     """
     from .. import runs
-    from ..tail import RECIPE, retrain
+    from ..evaluation.tail import RECIPE, retrain
 
     opened = runs.Run.open(run)
     images = runs.load_images(opened.settings.model_copy(update={"root": root}) if root else opened.settings)
-    with bars.bars() as bar:
-        summary = retrain(opened, images, progress=bars.training(bar, "retraining the tail", RECIPE["epochs"]))
+    with progress_bars.bars() as bar:
+        summary = retrain(opened, images, progress=progress_bars.training(bar, "retraining the tail", RECIPE["epochs"]))
     known = summary["accuracy"]  # an imported checkpoint has none where its images were not at hand
     table = Table("", "value", title=escape(str(run)))
     table.add_row("test accuracy, as trained", interval(known, percent=True) if known else "not measured")

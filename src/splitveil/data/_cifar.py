@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from ..files import expanded
+from ..storage.files import expanded
 from ._folders import DEFAULT_ROOT, Sizes, Statistics, image_set, list_parts
 from ._select import chosen
 from .base import ImageSet, Split

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import atomic_write, expanded
+from ..storage.files import atomic_write, expanded
 
 if TYPE_CHECKING:
     from PIL.Image import Image

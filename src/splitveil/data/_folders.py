@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
-from ..files import expanded
+from ..storage.files import expanded
 from ._decode import BrokenImage, decode, try_out
 from ._select import chosen
 from .base import ImageSet, Split, channel_statistics

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
-from ..files import expanded
+from ..storage.files import expanded
 from ..ranges import Images, Pixels
 from ..registry import plugin
 from ._decode import dimensions

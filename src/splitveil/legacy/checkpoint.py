@@ -17,12 +17,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .. import config, data, pins, runs
+from .. import config, data, runs
 from ..errors import UserError, did_you_mean
-from ..files import write_json, write_text
 from ..model import SplitModel
 from ..randomness import stream
 from ..recipe import TEST
+from ..storage.files import write_json, write_text
+from ..training import pins
 from .fitting import NORMALIZATION, fit
 from .options import read_flags
 from .tensors import FILES, read_checkpoint
@@ -174,8 +175,8 @@ def _images(
 
 @torch.no_grad()
 def _summary(model: SplitModel, settings: config.TrainConfig, images: data.ImageSet | int) -> dict[str, Any]:
-    from ..metrics import binomial_ci
-    from ..training import correct
+    from ..statistics.intervals import binomial_ci
+    from ..training.trainer import correct
 
     shape = list(model.wire_shape)
     accuracy, count = None, 0

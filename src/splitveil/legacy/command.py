@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError, did_you_mean, shown
-from ..files import expanded
 from ..ranges import whole
+from ..storage.files import expanded
 from .checkpoint import import_checkpoint
 from .options import SWITCHES
 from .script import read_script
@@ -117,7 +117,7 @@ def _import(folder: str, own: dict[str, str], published: list[str]) -> str:
 def _out(text: str, own: dict[str, str]) -> str:
     if "out" not in own:
         return text
-    from ..files import write_text
+    from ..storage.files import write_text
 
     if Path(own["out"]).exists():
         raise UserError(f"{own['out']} exists; choose another --out for the YAML")

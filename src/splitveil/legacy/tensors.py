@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import is_safetensors
+from ..storage.files import is_safetensors
 
 FILES = {"f": "the device part", "cloud": "the cloud part", "classifier": "the classifier"}
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")

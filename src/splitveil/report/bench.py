@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from ..bench import export, records
-from ..bench.analysis import Arena, arenas
-from ..bench.equal import Equal, equals
-from ..bench.gains import Gain, gains
-from ..bench.paper import method
-from ..evidence import MARGIN, points_of
-from ..files import write_text
-from . import _bench_equal, plots, strips, words
-from ._bench_data import page_data
-from ._bench_paper import Line, for_page, lines, table
+from ..results import export, records
+from ..results.cem_effect import Gain, gains
+from ..results.equal_accuracy import Equal, equals
+from ..results.groups import Arena, arenas
+from ..results.published_tables import method
+from ..statistics.evidence import MARGIN, points_of
+from ..storage.files import write_text
+from . import captions, equal_accuracy_table, plots, thumbnails
+from .page_data import page_data
+from .published_table import Line, for_page, lines, table
 
 T = TypeVar("T")
 LOG_LINES, LOG_BYTES, FAILURES = 20, 32 * 2**10, 50
@@ -133,7 +133,7 @@ def page(bench: Bench, tables: Sequence[export.Table], drawn: dict[str, dict[str
     data = page_data(bench.arenas, bench.gains, bench.equal, {"cells": csv["cells"], "gains": csv["cem_gain"]}) | {
         "base": base
     }
-    shown = strips.gather(bench.folder, _by_need(bench))
+    shown = thumbnails.gather(bench.folder, _by_need(bench))
     ours = "\n".join(files("splitveil.report").joinpath("templates", name).read_text("utf-8") for name in SCRIPTS)
     scripts = [get_plotlyjs().replace("</script", r"<\/script"), f'(() => {{\n"use strict";\n{ours}\n}})();']
     several = len(bench.arenas) > 1
@@ -145,18 +145,20 @@ def page(bench: Bench, tables: Sequence[export.Table], drawn: dict[str, dict[str
         sections=SECTIONS.items(),
         arenas=[{"name": arena.name, "plots": _uris(drawn[arena.name])} for arena in bench.arenas],
         eyebrow=_eyebrow(bench),
-        headline=words.headline(bench.arenas, bench.all_gains(), bench.margin),
+        headline=captions.headline(bench.arenas, bench.all_gains(), bench.margin),
         leads=_leads(bench, several),
-        certainty=words.certainty(bench.arenas),
+        certainty=captions.certainty(bench.arenas),
         gains=bench.all_gains(),
         accuracy_paired=all(gain.accuracy_paired for gain in bench.all_gains()),
         several_seeds=any(len(gain.seeds) > 1 for gain in bench.all_gains()),
         no_gain=_no_gain(bench),
-        equal=[_bench_equal.for_page(a, found) for a, found in zip(bench.arenas, bench.equal, strict=True) if found],
+        equal=[
+            equal_accuracy_table.for_page(a, found) for a, found in zip(bench.arenas, bench.equal, strict=True) if found
+        ],
         papers=[for_page(a, found) for a, found in zip(bench.arenas, bench.published, strict=True) if found],
         pictures_note=_pictures_note(shown),
         leakage_words=" ".join(
-            f"{arena.name}: {text}" if several else text for arena in bench.arenas if (text := words.leakage(arena))
+            f"{arena.name}: {text}" if several else text for arena in bench.arenas if (text := captions.leakage(arena))
         ),
         failures=[_failure(bench.folder, note) for note in bench.failed[:FAILURES]],
         failures_left_out=max(0, len(bench.failed) - FAILURES),
@@ -170,9 +172,9 @@ def _tables(bench: Bench) -> list[export.Table]:
     def each(groups: Sequence[Sequence[T]]) -> list[tuple[Arena, T]]:
         return [(arena, one) for arena, found in zip(bench.arenas, groups, strict=True) for one in found]
 
-    at_equal = {id(row.setup): _bench_equal.short(row) for found in bench.equal for row in found}
+    at_equal = {id(row.setup): equal_accuracy_table.short(row) for found in bench.equal for row in found}
     gained = export.gains_table(each(bench.gains), at_equal)
-    equal = _bench_equal.table(each(bench.equal))
+    equal = equal_accuracy_table.table(each(bench.equal))
     return [export.cells_table(bench.arenas), gained, equal, table(each(bench.published))]
 
 
@@ -185,9 +187,9 @@ def _by_need(bench: Bench) -> list[dict[str, Any]]:
 
 
 def _leads(bench: Bench, several: bool) -> list[str]:
-    texts = [words.front(arena, several) for arena in bench.arenas]
-    at_equal = _bench_equal.words([row for found in bench.equal for row in found])
-    return [*texts, *filter(None, [words.cem(bench.all_gains(), bench.margin), at_equal])]
+    texts = [captions.front(arena, several) for arena in bench.arenas]
+    at_equal = equal_accuracy_table.words([row for found in bench.equal for row in found])
+    return [*texts, *filter(None, [captions.cem(bench.all_gains(), bench.margin), at_equal])]
 
 
 def _eyebrow(bench: Bench) -> str:
@@ -207,7 +209,7 @@ def _no_gain(bench: Bench) -> str:
     )
 
 
-def _pictures_note(shown: strips.Strips) -> str:
+def _pictures_note(shown: thumbnails.Strips) -> str:
     if not shown.left_out:
         return ""
     return (

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup, escape
 
-from ..metrics import Interval
+from ..statistics.intervals import Interval
 
 WIDTH, HEIGHT = 310, 220  # of a line chart
 LEFT, RIGHT, TOP, BOTTOM = 54, 12, 12, 42

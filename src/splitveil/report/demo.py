@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..metrics import Interval
+from ..pictures import checked, data_uri
+from ..statistics.intervals import Interval
 from . import charts
-from .images import checked, data_uri
 
 ABSENT = "–"
 

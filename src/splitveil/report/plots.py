@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..bench.analysis import NOISE, Arena, Setup, noise_alone
-from ..bench.gains import Gain
-from ..bench.records import attacker
-from ..files import atomic_write
+from ..results.cem_effect import Gain
+from ..results.groups import NOISE, Arena, Setup, noise_alone
+from ..results.records import attacker
+from ..storage.files import atomic_write
 
 COLORS = ("#8a6d3b", "#0b6e75", "#c2577f", "#5b5ea6", "#3f7d3a", "#c07a12", "#9a4d8f", "#2f6fb5", "#7a8288", "#2f2f2f")
 """Of the families of defenses in light; the page's style sheet holds the same, and others for dark."""

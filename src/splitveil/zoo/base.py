@@ -11,8 +11,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ..cutting.layout import Layout
 from ..errors import UserError
-from ..layout import Layout
 from ..ranges import Count, checked
 
 

@@ -11,9 +11,9 @@ from types import ModuleType
 import torch
 from torch import nn
 
+from ..cutting.layout import parse
+from ..cutting.network import cut_network
 from ..errors import UserError, did_you_mean
-from ..layout import parse
-from ..model import cut_network
 from ..ranges import Count, Pixels
 from ..registry import plugin
 from .base import Bottleneck, Parts, bottleneck_halves, feature_shape

@@ -1,0 +1,1 @@
+"""Networks cut in two at a named layer."""

@@ -1,0 +1,1 @@
+"""Attacks on trained models: their scores, suites, and the reasons not to trust them."""

@@ -1,0 +1,394 @@
+"""An attack on a finished run, scored image by image and left in the run folder."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+import shutil
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import config, metrics
+from ..attacks.base import BATCH, Attack, Victim, check_memory
+from ..data import Access, ImageSet, Protocol, Split, protocol, to_float
+from ..data.protocol import divide
+from ..errors import UserError
+from ..model import SplitModel
+from ..pictures import image_grid_png
+from ..randomness import stream
+from ..recipe import ATTACK, JUDGES
+from ..runs import Run, environment
+from ..runtime import Budget, Progress, Work
+from ..statistics.best_attacker import DISTANCE
+from ..storage import reading
+from ..storage.claims import claimed
+from ..storage.files import write_json, write_text
+from ..training import pins
+from . import reliability
+from .floors import linear_error, mean_image_error
+from .interception import Interception, judged, wire_distance
+from .scores import METRICS, Metric, interval, scored
+
+__all__ = ["METRICS", "Metric", "Outcome", "Terms", "attack_run", "evaluate", "interval", "rehearse"]
+SHOWN = 10
+"""Images in the picture: the first of the attacked images, by index and not by beauty."""
+ONCE = "drawn once per image"
+"""How the noise on the attacked wires was drawn: earlier versions drew it anew for each attack."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an attack achieved.
+
+    ``summary`` is what summary.json holds; ``values`` each metric per image, (N,); ``held_out`` the error and the
+    distance on the wire of each of the attacker's images that judge the attack; ``originals`` and ``reconstructions``
+    uint8 (N, 3, S, S), in the same order as ``values``.
+    """
+
+    summary: dict[str, Any]
+    values: dict[str, Tensor]
+    held_out: dict[str, Tensor]
+    originals: Tensor
+    reconstructions: Tensor
+
+
+def attack_run(
+    run: Run, spec: config.Spec, images: ImageSet, *, label: str | None = None, **options: Any
+) -> dict[str, Any]:
+    """`evaluate`, and leave ``RUN/attacks/LABEL/`` with summary.json, per_image.csv, held_out.csv and a picture.
+
+    An attack that is stopped leaves ``RUN/attacks/LABEL/partial/``, from which the same attack goes on.
+
+    Args:
+        label: name of the folder; the attack's by default.
+        options: as of `evaluate`.
+    """
+    label = label or spec.name
+    return run_and_save(run, label, spec, images, **options).summary
+
+
+def run_and_save(run: Run, label: str, spec: config.Spec, images: ImageSet, **options: Any) -> Outcome:
+    """`evaluate` and `save` while no other process attacks the run under this label."""
+    with claimed(run.path / "attacks" / label, "attack"):
+        outcome = evaluate(run, spec, images, store=partial(run, label), **options)
+        save(outcome, run, label)
+    return outcome
+
+
+def partial(run: Run, label: str) -> Path:
+    """Where a stopped attack keeps what it needs to go on."""
+    return run.path / "attacks" / label / "partial"
+
+
+def save(outcome: Outcome, run: Run, name: str) -> None:
+    """Write the files of an attack; the summary last, so that its presence says the attack is done."""
+    folder = run.path / "attacks" / name
+    rows = [("original", outcome.originals[:SHOWN]), (name, outcome.reconstructions[:SHOWN])]
+    image_grid_png(rows, folder / "reconstructions.png")
+    write_text(folder / "per_image.csv", _csv(outcome.values))
+    write_text(folder / "held_out.csv", _csv(outcome.held_out))
+    write_json(folder / "summary.json", outcome.summary)
+    shutil.rmtree(partial(run, name), ignore_errors=True)
+
+
+def evaluate(
+    run: Run,
+    spec: config.Spec,
+    images: ImageSet,
+    *,
+    budget: Budget | None = None,
+    progress: Progress | None = None,
+    store: Path | None = None,
+    extra: Mapping[str, Metric] | None = None,
+    fits: dict[str, Any] | None = None,
+    **terms: Any,
+) -> Outcome:
+    """Fit the attack ``spec`` on what the protocol gives the attacker and score it image by image.
+
+    Args:
+        budget: what the attack may spend.
+        store: folder in which a stopped attack is kept; the same attack with the same folder goes on.
+        extra: further metrics by name: (reconstructions, originals, labels) -> one number per image.
+        fits: of `Work`; give the same dict to attacks that may share a training.
+        terms: of `Terms`: protocol_name, attacker_size, attacked, seed, observed.
+
+    Raises:
+        UserError: unknown names, sizes beyond what there is, access that the protocol does not grant.
+    """
+    stage, budget = set_up(run, spec, images, Terms(**terms)), budget or Budget()
+    kept = _kept(store, stage, budget, run.path / "model.safetensors")
+    return made(stage, Work(progress, budget, kept, fits), extra)
+
+
+def made(stage: Stage, work: Work, extra: Mapping[str, Metric] | None = None) -> Outcome:
+    """Fit the attack of ``stage`` and score it image by image; nothing is written but what ``work`` keeps."""
+    given = stage.given
+    first = given.attacker_test.subset(torch.arange(min(2, len(given.attacker_test))))
+    scored(to_float(first.images), first, extra)  # a metric that cannot score such images is no surprise at the end
+    judges, own = judged(given.attacker_train, stage.seed)
+    with work.share(0.5 if stage.attack.iterates else 1):
+        stage.attack.fit(stage.victim.of(stage.attack), own, stage.rng, work)
+    # Together, so that a budget of time gives both the same.
+    asked = judges.joined(given.attacker_test)
+    found, wires = reconstruct(stage.attack, stage.tap, asked, work)
+    seconds = work.seconds
+    baseline = mean_image_error(given.attacker_train, given.attacker_test)
+    distance = _distance(stage, found, wires)
+    held_out = {"mse": _judged_error(found, judges), **_part(distance, 0, len(judges))}
+    found = found[len(judges) :]
+    values = scored(found, given.attacker_test, extra) | _part(distance, len(judges), None)
+    floor = linear_error(stage.victim, own, given.attacker_test, wires[len(judges) :], stage.terms.seed)
+    flags = _flags(stage, values["mse"], baseline, floor) + reliability.cut_short(work.cut)
+    summary = {
+        **stage.identity(),
+        **{name: interval(value).as_dict() for name, value in values.items()},
+        "held_out": {"images": len(judges), "mse": float(held_out["mse"].mean()) if len(judges) else None},
+        "baseline_mse": float(baseline.mean()),
+        "linear_mse": None if floor is None else float(floor.mean()),
+        **{f"about_{name}": metric.about for name, metric in (extra or {}).items() if hasattr(metric, "about")},
+        "flags": flags,
+        "seconds": seconds,
+        **({"shared_seconds": work.shared_seconds} if work.shared_seconds else {}),
+        "budget": {"steps": work.budget.steps, "seconds": work.budget.seconds, "cut": work.cut},
+        "curve": stage.attack.curve(),
+        "environment": environment(),
+    }
+    return Outcome(summary, values, held_out, given.attacker_test.images, torch.round(found * 255).to(torch.uint8))
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Under what an attack is made.
+
+    Attributes:
+        protocol_name: who has which images, and what the attacker may see.
+        attacker_size: train the attack on only this many of its images, class-balanced.
+        attacked: reconstruct only this many images, class-balanced.
+        seed: of the attack's own randomness; which images it gets depends on the run's seed only.
+        observed: wires of each image that the attacker sees and combines, as of a video or a request sent again.
+    """
+
+    protocol_name: str = "inference_time"
+    attacker_size: int | None = None
+    attacked: int | None = None
+    seed: int = 0
+    observed: int = 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Everything that an attack needs, before its first step; ``seed`` is that of what is attacked."""
+
+    seed: int
+    spec: config.Spec
+    terms: Terms
+    attack: Attack
+    given: Protocol
+    model: SplitModel
+    victim: Victim
+    tap: Interception
+    rng: torch.Generator
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two attacks the same."""
+        return identity(self.spec, self.given, self.terms)
+
+
+def identity(spec: config.Spec, given: Protocol, terms: Terms) -> dict[str, Any]:
+    """What makes two attacks the same: the attack, the images of both sides, and what was granted.
+
+    ``images_digest`` is the SHA-256 of the attacked images: errors on equal ones may be compared image by image.
+    """
+    test = given.attacker_test.images
+    return {
+        "attack": spec.resolve("attacks").model_dump(),
+        "protocol": given.name,
+        "seed": terms.seed,
+        "observed": terms.observed,
+        "wire": ONCE,
+        "images": {"attacker": len(given.attacker_train), "attacked": len(test)},
+        "images_digest": given.attacker_test.digest(),
+    }
+
+
+def set_up(run: Run, spec: config.Spec, images: ImageSet, terms: Terms) -> Stage:
+    """Build the attack and what it sees; everything that can be wrong with the request is found here."""
+    pins.check(run.summary, images, run.path)
+    given = parts(run.settings, images, terms.protocol_name, terms.attacker_size, terms.attacked)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = run.model(images).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return stage_of(model, spec, given, terms, run.settings.seed)
+
+
+def stage_of(model: SplitModel, spec: config.Spec, given: Protocol, terms: Terms, seed: int) -> Stage:
+    """Build the attack ``spec`` on ``model`` by somebody who has what ``given`` says.
+
+    Args:
+        seed: of what is attacked: the wires under attack and the attack's randomness follow from it.
+
+    Raises:
+        UserError: unknown names, access that is not granted, a wire that the attack cannot take, too little memory.
+    """
+    spec = spec.resolve("attacks")
+    attack: Attack = spec.make("attacks")
+    victim = Victim(model, given.grants, terms.observed)
+    victim.require(*attack.needs)
+    attack.check(wire_shape(model, given.attacker_test), min(given.attacker_test.shape[1:]))
+    check_memory(spec.name, attack, victim, given.attacker_train, len(given.attacker_test))
+    rng = stream(victim.device, seed, ATTACK, terms.seed)
+    tap = Interception(victim.of(attack), seed, given.name)
+    return Stage(seed, spec, terms, attack, given, model, victim, tap, rng)
+
+
+def check(run: Run, specs: Collection[config.Spec], images: ImageSet, terms: Terms) -> None:
+    """Find out whether these attacks can be made on ``run``, before the work on the first begins.
+
+    Raises:
+        UserError: sizes beyond what there is.
+        AccessError, WireError: access that the protocol does not grant; a wire that an attack cannot take.
+    """
+    given = parts(run.settings, images, terms.protocol_name, terms.attacker_size, terms.attacked)
+    model = run.model(images)
+    victim = Victim(model, given.grants, terms.observed)
+    for spec in specs:
+        victim.require(*spec.make("attacks").needs)
+    check_wire(model, specs, images)
+    for spec in specs:
+        check_memory(spec.name, spec.make("attacks"), victim, given.attacker_train, len(given.attacker_test))
+
+
+def check_wire(model: SplitModel, specs: Iterable[config.Spec], images: ImageSet) -> None:
+    """Find out whether these attacks can take the wire of ``model``, which need not be trained yet.
+
+    Raises:
+        WireError: one cannot.
+    """
+    wire = wire_shape(model, images.test)
+    for spec in specs:
+        spec.make("attacks").check(wire, images.size)
+
+
+@torch.no_grad()
+def wire_shape(model: SplitModel, images: Split) -> tuple[int, ...]:
+    """Shape of what crosses the wire for one of ``images``, without the batch."""
+    two = to_float(images.images[:2].to(model.mean.device))
+    return tuple(model.eval().encode(two, torch.Generator(two.device).manual_seed(0)).shape[1:])
+
+
+def rehearse(run: Run, spec: config.Spec, images: ImageSet, **terms: Any) -> dict[str, Any]:
+    """Two steps of every loop of the attack, on its real images; nothing is written.
+
+    Returns:
+        attack, protocol and images as in a summary; ``needs``; ``loops``: [name, steps]; ``seconds``:
+        an estimate of the whole attack, from the two steps.
+    """
+    stage = set_up(run, spec, images, Terms(**terms))
+    test, work = stage.given.attacker_test, Work(budget=Budget(steps=2))
+    stage.attack.fit(stage.victim.of(stage.attack), stage.given.attacker_train, stage.rng, work)
+    fitted, fit_seconds = len(work.loops), work.seconds
+    first = test.subset(torch.arange(min(BATCH, len(test))))
+    reconstruct(stage.attack, stage.tap, first, work)
+    judges, _ = judged(stage.given.attacker_train, run.settings.seed)
+    batches = math.ceil((len(judges) + len(test)) / BATCH)
+    taken = [(loop.seconds, loop.full_seconds()) for loop in work.loops]
+    again = sum(full - spent for spent, full in taken[:fitted]) + fit_seconds
+    again += batches * (work.seconds - fit_seconds + sum(full - spent for spent, full in taken[fitted:]))
+    return {
+        **stage.identity(),
+        "needs": sorted(access.value for access in stage.attack.needs),
+        "loops": [[loop.name, loop.wanted] for loop in work.loops],
+        "seconds": again,
+    }
+
+
+@torch.no_grad()
+def reconstruct(attack: Attack, tap: Interception, split: Split, work: Work | None = None) -> tuple[Tensor, Tensor]:
+    """Reconstructions (N, 3, S, S), and the wires (N, ...), one of each image, that say what was seen; on the CPU."""
+    found, wires = [], []
+    batches = zip(split.images.split(BATCH), split.labels.split(BATCH), strict=True)
+    for images, labels in (work or Work()).each(batches):
+        wire = tap.wires(images)
+        known = labels.to(wire.device) if Access.LABELS in attack.needs else None
+        found.append(attack.reconstruct(wire, known).cpu())
+        wires.append(tap.victim.one_wire(wire).cpu())
+    return torch.cat(found), torch.cat(wires)
+
+
+def _distance(stage: Stage, found: Tensor, wires: Tensor) -> dict[str, Tensor]:
+    if Access.WEIGHTS not in stage.given.grants:
+        return {}
+    rng = stream(stage.victim.device, stage.terms.seed, JUDGES)
+    return {DISTANCE: wire_distance(stage.victim, found, wires, rng)}
+
+
+def _judged_error(found: Tensor, judges: Split) -> Tensor:
+    return metrics.mse(found[: len(judges)], to_float(judges.images)) if len(judges) else torch.zeros(0)
+
+
+def _part(values: dict[str, Tensor], start: int, stop: int | None) -> dict[str, Tensor]:
+    return {name: value[start:stop] for name, value in values.items()}
+
+
+def _kept(store: Path | None, stage: Stage, budget: Budget, model: Path) -> Path | None:
+    """The folder of checkpoints, emptied where it belongs to another attack, or to other weights than ``model``."""
+    if store is None:
+        return None
+    weights = hashlib.sha256(model.read_bytes()).hexdigest()
+    wanted = json.loads(json.dumps({**stage.identity(), "budget": vars(budget), "weights": weights}))
+    note = store / "attack.json"
+    remedy = f"remove {store} to begin the attack again"
+    if store.is_dir() and (not note.is_file() or reading.read_json(note, reading.ANY, remedy) != wanted):
+        shutil.rmtree(store)
+    write_json(note, wanted)
+    return store
+
+
+def _flags(stage: Stage, mse: Tensor, baseline: Tensor, floor: Tensor | None) -> list[str]:
+    attack, given = stage.attack, stage.given
+    flags = [] if attack.floor == "none" else reliability.no_better_than_the_mean(mse, baseline)
+    if attack.floor == "linear" and floor is not None and not flags:
+        flags += reliability.no_better_than_linear(mse, floor)
+    if attack.learns:
+        flags += reliability.still_falling(attack.curve())
+    flags += reliability.of_model(stage.model, given.attacker_test)
+    return flags + reliability.of_queries(stage.model, stage.victim, attack.needs, given.attacker_train)
+
+
+def parts(
+    settings: config.TrainConfig, images: ImageSet, name: str, attacker_size: int | None, attacked: int | None
+) -> Protocol:
+    """Who has which images when a run of ``settings`` is attacked under protocol ``name``; sizes as in `evaluate`."""
+    trained = settings.protocol
+    if name != trained and "auxiliary" in (name, trained):
+        raise UserError(
+            f"the run was trained under protocol {trained}, so its attacker cannot be {name}'s: "
+            f"train it with --protocol {name}, or attack it with --protocol {trained}"
+        )
+    if attacked is not None and attacked < 2:
+        raise UserError(f"attacked is {attacked}; expected at least 2 images: one has no confidence interval")
+    given = protocol(name, images, seed=settings.seed, attacker_test_size=attacked)
+    if attacker_size is None:
+        return given
+    if not 2 <= attacker_size <= len(given.attacker_train):
+        raise UserError(f"attacker size {attacker_size}: protocol {name} has {len(given.attacker_train)} images for it")
+    fewer, _ = divide(given.attacker_train, attacker_size, torch.Generator().manual_seed(settings.seed))
+    return Protocol(**{**vars(given), "attacker_train": fewer})
+
+
+def _csv(values: dict[str, Tensor]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", *values])
+    columns = [value.to(torch.float64).tolist() for value in values.values()]
+    writer.writerows(
+        [i, *(f"{v:.8g}" if math.isfinite(v) else v for v in row)] for i, row in enumerate(zip(*columns, strict=True))
+    )
+    return text.getvalue()

@@ -1,0 +1,232 @@
+"""Re-identification: how often a classifier that has nothing to do with the victim sees the class in a reconstruction.
+
+The judge is the evaluator's tool, neither the defender's nor the attacker's: it is trained on the clean training images
+of the run's image set, with another network and another seed than the victim.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from typing_extensions import TypedDict
+
+from .. import config, runs
+from ..data import ImageSet, to_float
+from ..data.protocol import without
+from ..errors import UserError
+from ..model import SplitModel
+from ..storage import reading
+from ..storage.files import atomic_write
+from ..training import trainer
+
+SEED = 20_250_000
+"""Of every judge, so that two runs are judged by the same one."""
+EPOCHS = 30
+ARCH = "resnet20"
+FILE = "judge.safetensors"
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A classifier of clean images that scores reconstructions.
+
+    Attributes:
+        about: network, seed, epochs, number of training images, ``accuracy`` on the clean test images with its
+            interval, and the fingerprint of all it was made from. A share of reconstructions that are recognized
+            means little without that accuracy beside it.
+    """
+
+    model: SplitModel
+    about: dict[str, Any]
+
+    @classmethod
+    def train(
+        cls,
+        images: ImageSet,
+        seed: int = SEED,
+        progress: trainer.Progress | None = None,
+        *,
+        arch: str = ARCH,
+        epochs: int = EPOCHS,
+    ) -> Judge:
+        """Train a judge with the project's own recipe on the clean training images of ``images``.
+
+        Training images whose pixels are among the test images are left out: whatever an attack reconstructs is a test
+        image, which the judge must not have seen. A tenth of the training images chooses the epoch.
+
+        Raises:
+            UserError: unknown network, or too few images.
+        """
+        identity = fingerprint(images, seed, arch=arch, epochs=epochs)
+        known = replace(images, train=without(images.train, [images.test]))
+        settings = _settings(images, seed, arch, epochs)
+        # Layers draw their weights from torch's global generators, which are the caller's.
+        with torch.random.fork_rng(), tempfile.TemporaryDirectory(prefix="splitveil-judge-") as folder:
+            summary = trainer.fit(settings, known, folder, progress=progress)
+            model = runs.Run.open(folder).model(known)
+        about = {"network": arch, "seed": seed, "epochs": epochs, "images": summary["images"]["train"]}
+        return cls(_placed(model), about | {"accuracy": summary["accuracy"], "fingerprint": identity})
+
+    @torch.no_grad()
+    def correct(self, images: Tensor, labels: Tensor) -> Tensor:
+        """bool (N,), on the CPU: whose class the judge sees in ``images``.
+
+        Args:
+            images: (N, 3, S, S), uint8 or floats in [0, 1], of the size of the training images.
+            labels: int64, (N,).
+
+        Raises:
+            UserError: shapes do not fit.
+        """
+        shape = self.model.image_shape
+        if tuple(images.shape[1:]) != shape or labels.shape != images.shape[:1]:
+            raise UserError(
+                f"a judge got images {tuple(images.shape)} and labels {tuple(labels.shape)}; "
+                f"expected (N, {', '.join(map(str, shape))}) and (N,)"
+            )
+        found = []
+        for part in images.split(trainer.EVALUATION_BATCH):
+            x = (to_float(part) if part.dtype == torch.uint8 else part.float()).to(self.model.mean.device)
+            found.append(self.model.tail(self.model.features(x.to(memory_format=torch.channels_last))).argmax(1))
+        return torch.cat(found).cpu() == labels.cpu()
+
+    def metrics(self) -> dict[str, Seen]:
+        """What `evaluation.evaluate` takes as ``extra``.
+
+        ``reidentified``: the true class is seen in the reconstruction; ``recognized``: in the original, which is
+        what the judge can do at best.
+        """
+        return {"reidentified": Seen(self, False), "recognized": Seen(self, True)}
+
+    def save(self, path: str | Path) -> None:
+        """Write weights and ``about`` as one safetensors file, in one rename."""
+        tensors = {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
+        with atomic_write(path) as temporary:
+            try:
+                save_file(tensors, temporary, metadata={"judge": json.dumps(self.about)})
+            except SafetensorError as error:  # it wraps the system's error: a full disk must read as one
+                raise OSError(str(error)) from error
+
+    @classmethod
+    def load(cls, path: str | Path, images: ImageSet) -> Judge:
+        """Read a judge of ``images`` back.
+
+        Raises:
+            UserError: the file is missing, damaged, no judge, or a judge of other images.
+        """
+        path = Path(path)
+        about = _about(path)
+        arch, seed, epochs = about["network"], about["seed"], about["epochs"]
+        if fingerprint(images, seed, arch=arch, epochs=epochs) != about["fingerprint"]:
+            raise UserError(f"{path} was trained on other images than {images.name} here; delete it, a new one is made")
+        with torch.random.fork_rng():  # as above
+            model = runs.build_model(_settings(images, seed, arch, epochs), images)
+        runs.load_weights(model, path)
+        return cls(_placed(model), about)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Whether ``judge`` sees the true class, as a metric of an attack: in the original, or in the reconstruction."""
+
+    judge: Judge
+    original: bool
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Of the judge."""
+        return self.judge.about
+
+    def __call__(self, found: Tensor, truth: Tensor, labels: Tensor) -> Tensor:
+        """bool (N,) of reconstructions and originals (N, 3, S, S) and their classes (N,)."""
+        return self.judge.correct(truth if self.original else found, labels)
+
+
+def judge_for(
+    run: runs.Run,
+    images: ImageSet,
+    *,
+    cache: str | Path | None = None,
+    progress: trainer.Progress | None = None,
+    epochs: int = EPOCHS,
+) -> Judge:
+    """The judge of a run, trained where it is not kept yet.
+
+    Args:
+        cache: folder in which runs with the same images share a judge, under its fingerprint; without it the judge is
+            kept as ``RUN/judge.safetensors``.
+        progress: as of `training.fit`.
+    """
+    arch = independent_of(run.settings.arch, images.size)
+    identity = fingerprint(images, SEED, arch=arch, epochs=epochs)
+    path = run.path / FILE if cache is None else Path(cache) / f"judge-{identity[:12]}.safetensors"
+    if path.is_file() and _about(path)["fingerprint"] == identity:
+        return Judge.load(path, images)
+    judge = Judge.train(images, progress=progress, arch=arch, epochs=epochs)
+    judge.save(path)
+    return judge
+
+
+def independent_of(victim: str, image_size: int) -> str:
+    """The judge's network: of another family than the victim's, and cheap to train.
+
+    >>> independent_of("vgg11_bn_sgm", 32), independent_of("timm:resnet18@layer2", 32)
+    ('resnet20', 'vgg11_bn')
+    """
+    if "resnet" not in victim:
+        return ARCH
+    return "vgg11_bn" if image_size >= 32 else "mobilenetv2"  # VGG's poolings leave nothing of smaller images
+
+
+def fingerprint(images: ImageSet, seed: int, *, arch: str, epochs: int) -> str:
+    """SHA-256, in hexadecimal, of all that makes a judge: the images, their classes, network, seed and epochs."""
+    labels = [split.labels.cpu().numpy().tobytes() for split in (images.train, images.test)]
+    parts = [images.train.digest(), images.test.digest(), images.classes, arch, seed, epochs]
+    return hashlib.sha256(b"".join([*labels, json.dumps(parts).encode()])).hexdigest()
+
+
+def _settings(images: ImageSet, seed: int, arch: str, epochs: int) -> config.TrainConfig:
+    # Where the network is cut does not matter: nothing is defended. train_time: all but a tenth is trained on.
+    values = {"data": images.name, "arch": arch, "cut": 1, "protocol": "train_time", "epochs": epochs, "seed": seed}
+    return config.parse(values).resolve()
+
+
+def _placed(model: SplitModel) -> SplitModel:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+class About(TypedDict):
+    """What a judge's file says of it."""
+
+    network: str
+    seed: reading.Count
+    epochs: reading.Count
+    images: reading.Count
+    accuracy: reading.Interval
+    fingerprint: str
+
+
+ABOUT = TypeAdapter(About)
+
+
+def _about(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, "pt") as file:
+            stored = (file.metadata() or {}).get("judge", "")
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read the judge {path}: {error}; delete it, a new one is made") from None
+    try:
+        return dict(ABOUT.validate_json(stored, strict=True))
+    except ValidationError:
+        raise UserError(f"{path} holds no judge; expected what Judge.save wrote; move it away") from None

@@ -1,0 +1,261 @@
+"""Reasons not to trust an attack evaluation, each as one sentence that says what to do (the idea is AutoAttack's)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from ..attacks.base import Victim
+from ..data import Access, Split, to_float
+from ..defenses._law import law_of
+from ..model import SplitModel
+from ..statistics.intervals import paired_difference
+
+SAMPLE = 16
+"""Images on which the model's behavior is checked."""
+LOOKS = 128
+"""Draws of the defense's noise that are averaged where the wires of one image are compared."""
+ALIKE = 2
+"""Root mean squared difference, in grey levels of 255, up to which two images are the same to the eye."""
+COARSE = 8
+"""Side to which images are averaged before near-duplicates are looked for."""
+NOISE_MARGIN = 0.1
+"""How far the variance that is drawn may be from the one that is told, as a part of it, chance apart."""
+PAIRS = 8
+"""Pairs of looks whose difference gives the variance that is drawn."""
+FALL, LEAST_CURVE = 0.01, 5
+"""Fall of the error in the last tenth of a training that is too much, and epochs below which nothing is said."""
+SHIFT, SHIFTED = 2, 100
+"""Pixels by which near-duplicates may be shifted, and attacked images for which such are looked for: the first."""
+LOOKED_AT = 1000
+"""Attacked images whose near-duplicates are looked for: the first."""
+
+
+def no_better_than_the_mean(mse: Tensor, baseline: Tensor) -> list[str]:
+    """The attack's errors (N,) are not shown to be below those of answering the mean training image (N,)."""
+    if paired_difference(mse, baseline).hi < 0:
+        return []
+    return ["the attack does no better than the mean training image: it may have failed, not the wire been private"]
+
+
+def no_better_than_linear(mse: Tensor, floor: Tensor) -> list[str]:
+    """The attack's errors (N,) are not below those of the linear attack on the same wires (N,)."""
+    ours, theirs = float(mse.mean()), float(floor.mean())
+    if ours < theirs:
+        return []
+    return [
+        f"the attack does not beat the linear one ({ours:.4g} against {theirs:.4g} on the same wires), which takes "
+        "seconds: it has not learned what there is; give it more epochs, steps or images, or another network"
+    ]
+
+
+def still_falling(curve: Sequence[float]) -> list[str]:
+    """The error on held-out images still fell by more than `FALL` in the last tenth of the training.
+
+    >>> still_falling([1.0] * 20), len(still_falling([0.9**k for k in range(20)]))
+    ([], 1)
+    """
+    tenth = max(1, len(curve) // 10)
+    if len(curve) < LEAST_CURVE or min(curve) >= (1 - FALL) * min(curve[:-tenth]):
+        return []
+    return [
+        f"the attack's error on held-out images still fell by {1 - min(curve) / min(curve[:-tenth]):.0%} in the last "
+        "tenth of its training: it was stopped early; train it longer"
+    ]
+
+
+@torch.no_grad()
+def of_model(model: SplitModel, images: Split) -> list[str]:
+    """What is wrong with the wire itself: noise that is claimed but never drawn, images that depend on each other.
+
+    ``images``: any, of which 16 are sent.
+    """
+    x = to_float(images.images[:SAMPLE]).to(model.mean.device)
+    first, second = _twice(model, x)
+    found = _other_noise(model, x)
+    claimed = getattr(model.defense, "noise_variance", lambda: 0.0)()
+    if not found and claimed > 0 and torch.equal(first, second):
+        found.append(
+            f"the defense claims noise of variance {claimed:.3g}, but two looks at one image are equal: the wire "
+            "that was attacked is not the one that is served; draw the noise from the generator in on_wire"
+        )
+    if _depends_on_company(model, x, draws=1 if torch.equal(first, second) else LOOKS):
+        found.append(
+            "an image's wire depends on the images beside it, so what was attacked in batches is not what is "
+            "served one by one; make the defense act on each image alone"
+        )
+    return found
+
+
+def _other_noise(model: SplitModel, x: Tensor) -> list[str]:
+    """Whether the variance of the noise, over many looks, is another one than the defense tells."""
+    z = model.features(x)
+    seeds = [torch.Generator(x.device).manual_seed(seed) for seed in range(2 * PAIRS)]
+    looks = torch.stack([model.protect(z, seed).double() for seed in seeds])
+    law = law_of(model.defense, looks.flatten(0, 1).float())
+    told = law.variance
+    if told is None:
+        return []
+    seen = torch.ones_like(looks, dtype=torch.bool) if law.visible is None else law.visible.view_as(looks)
+    first, second, both = looks[::2], looks[1::2], seen[::2] & seen[1::2]
+    # The looks are laid one after the other in the law, which may tell a variance of each entry of each of them.
+    variance = torch.as_tensor(told, dtype=torch.float64, device=x.device).expand_as(looks.flatten(0, 1))
+    variance = variance.view_as(looks)[::2]
+    if bool((first != second)[both & (variance <= 0)].any()):
+        return [
+            "the defense tells that some or all of the wire carries no noise, but two looks at one image differ there: "
+            "the wire that was attacked is not the one that is described; draw the noise as `law` tells it"
+        ]
+    ratios = ((first - second).square() / (2 * variance))[both & (variance > 0)]
+    if len(ratios) < 2:
+        return []
+    drawn, chance = float(ratios.mean()), 3 * float(ratios.std()) / len(ratios) ** 0.5
+    if abs(drawn - 1) <= NOISE_MARGIN + chance:
+        return []
+    return [
+        f"the defense tells of noise of variance {float(variance.mean()):.3g}, but what it draws has {drawn:.3g} times "
+        "that: the wire that was attacked is not the one that is described; draw the noise as `law` tells it"
+    ]
+
+
+def _depends_on_company(model: SplitModel, x: Tensor, draws: int) -> bool:
+    """Whether an image's mean wire over draws is another one in a batch than alone, beyond what noise explains.
+
+    Each look has its own generator, and the spread of the looks says how far their means differ by chance.
+    """
+    z = model.features(x)
+    single = [model.features(one) for one in x.split(1)]
+    seeds = iter(range(draws * (1 + len(x))))
+    totals = torch.zeros(4, *model.protect(z, torch.Generator(x.device).manual_seed(0)).shape, dtype=torch.float64)
+    for _ in range(draws):
+        batch = model.protect(z, torch.Generator(x.device).manual_seed(next(seeds)))
+        alone = torch.cat([model.protect(one, torch.Generator(x.device).manual_seed(next(seeds))) for one in single])
+        batch, alone = batch.double().cpu(), alone.double().cpu()
+        totals += torch.stack([batch, alone, batch.square(), alone.square()])
+    together, apart, *squares = totals / draws
+    difference = float((together - apart).square().mean())
+    spread = squares[0] - together.square() + squares[1] - apart.square()
+    chance = float(spread.mean()) / max(1, draws - 1)
+    # Rounding differs with the batch and may flip a comparison: only a difference that matters counts.
+    rounding = 1e-10 * float(together.square().mean())  # of a wire that is all but constant
+    return difference > 1.5 * chance + 0.01 * float(together.var(0).mean()) + rounding
+
+
+@torch.no_grad()
+def of_queries(model: SplitModel, victim: Victim, needs: frozenset[Access], images: Split) -> list[str]:
+    """A stochastic defense attacked without fresh noise: the attack saw each of its images less than twice."""
+    looks = victim.looks()
+    if Access.WEIGHTS in needs or not 0 < looks < 2:
+        return []
+    first, second = _twice(model, to_float(images.images[:SAMPLE]).to(model.mean.device))
+    if torch.equal(first, second):
+        return []
+    return [
+        f"the defense is stochastic, but the attack had only {looks:.1f} looks at each of its images: it may have "
+        "learned one draw of the noise; redraw it for every pass (more epochs or looks)"
+    ]
+
+
+def cut_short(cut: Mapping[str, tuple[int, int]]) -> list[str]:
+    """The budget ended an optimization before its time.
+
+    >>> cut_short({"decoder": (30, 500)})
+    ['the budget ended decoder after 30 of 500 steps: a real attacker has more; quote the budget with the figure']
+    """
+    parts = ", ".join(f"{name} after {done} of {wanted} steps" for name, (done, wanted) in cut.items())
+    return [f"the budget ended {parts}: a real attacker has more; quote the budget with the figure"] if cut else []
+
+
+def black_box_wins(
+    values: dict[str, Tensor], needs: dict[str, frozenset[Access]], distances: dict[str, Tensor] | None = None
+) -> list[str]:
+    """The best attack without the weights beats the best with them, beyond the 95 % interval of their difference.
+
+    No reason where the answers of the latter are nearer on the wire: it has found what it searched for, and the mean of
+    all likely images has less squared error than the likeliest one, as it must where the noise is large.
+
+    ``values``: per-image MSE (N,) of each attack; ``needs``: its access; ``distances``: see
+    `interception.wire_distance`.
+    """
+    white = {name: float(v.mean()) for name, v in values.items() if Access.WEIGHTS in needs[name]}
+    black = {name: float(v.mean()) for name, v in values.items() if Access.WEIGHTS not in needs[name]}
+    if not white or not black:
+        return []
+    best_white, best_black = min(white, key=lambda n: white[n]), min(black, key=lambda n: black[n])
+    if paired_difference(values[best_white], values[best_black]).lo <= 0:
+        return []
+    if distances and float(distances[best_white].mean()) <= float(distances[best_black].mean()):
+        return []
+    return [
+        f"{best_black}, which sees the wire only, beats {best_white}, which has the weights "
+        f"({black[best_black]:.4g} against {white[best_white]:.4g}): gradients may be masked or steps too few; the "
+        "white-box figure is no measure of this defense"
+    ]
+
+
+def near_duplicates(train: Split, test: Split) -> list[str]:
+    """Attacked images that the attacker has all but a shade of, as they are or mirrored, or shifted by some pixels.
+
+    Exact copies are refused by `Protocol`.
+    """
+    images = test.images[:LOOKED_AT]
+    found = alike(images, train.images) | alike(images.flip(3), train.images)
+    few = images[:SHIFTED]
+    found[: len(few)] |= shifted_alike(few, train.images) | shifted_alike(few.flip(3), train.images)
+    if not int(found.sum()):
+        return []
+    return [
+        f"{int(found.sum())} of {len(images)} attacked images have a near-duplicate among the attacker's (2 of 255 "
+        f"grey levels; also mirrored, and the first {len(few)} shifted by up to {SHIFT} pixels): they may be "
+        "remembered, not reconstructed; remove them"
+    ]
+
+
+def shifted_alike(images: Tensor, others: Tensor) -> Tensor:
+    """bool (N,): which of ``images`` are `alike` one of ``others`` after a shift of up to `SHIFT` pixels each way."""
+    found = torch.zeros(len(images), dtype=torch.bool)
+    height, width = (side - 2 * SHIFT for side in images.shape[2:])
+    if min(height, width) < 2 * SHIFT:
+        return found
+    middle = others[:, :, SHIFT : SHIFT + height, SHIFT : SHIFT + width]
+    for down, right in itertools.product(range(2 * SHIFT + 1), repeat=2):
+        found |= alike(images[:, :, down : down + height, right : right + width], middle)
+    return found
+
+
+def alike(images: Tensor, others: Tensor) -> Tensor:
+    """bool (N,): which of ``images`` (uint8, (N, 3, S, S)) are within `ALIKE` of one of ``others``, up to 2 of 255.
+
+    Means over blocks are nearer to each other than the images are, so the coarse search misses none.
+
+    >>> images = torch.tensor([10, 100]).view(2, 1, 1, 1).expand(2, 3, 8, 8).to(torch.uint8)
+    >>> alike(images, images[:1] + 1)
+    tensor([ True, False])
+    """
+    found = torch.zeros(len(images), dtype=torch.bool)
+    height, width = (COARSE if side % COARSE == 0 else side for side in images.shape[2:])
+    sides = height, width
+    limit = ALIKE / 255 * (images.shape[1] * math.prod(sides)) ** 0.5
+    ours = _coarse(images, sides)
+    for part in others.split(4096):
+        near = torch.cdist(ours, _coarse(part, sides), compute_mode="donot_use_mm_for_euclid_dist") <= limit * 1.01
+        for i, j in near.nonzero().tolist():
+            if not found[i]:
+                difference = images[i].cpu().long() - part[j].cpu().long()  # whole numbers: the limit itself counts
+                found[i] = difference.square().sum() <= ALIKE**2 * difference.numel()
+    return found
+
+
+def _coarse(images: Tensor, sides: tuple[int, int]) -> Tensor:
+    return torch.cat([adaptive_avg_pool2d(to_float(part), sides).flatten(1) for part in images.cpu().split(4096)])
+
+
+def _twice(model: SplitModel, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Two looks at the same images from one generator, as a victim's queries follow each other."""
+    rng = torch.Generator(x.device).manual_seed(0)
+    return model.encode(x, rng).float(), model.encode(x, rng).float()

@@ -1,0 +1,37 @@
+"""What is measured of reconstructed images, one number for each, and the interval of its mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from .. import metrics
+from ..data import Split, to_float
+from ..statistics import intervals
+
+PSNR_LIMIT = 100.0
+"""Decibels at which an image counts as exact: infinity has no mean and no JSON."""
+Metric = Callable[[Tensor, Tensor, Tensor], Tensor]
+METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": metrics.mse,
+    "psnr": lambda x, y: metrics.psnr(x, y).clamp(max=PSNR_LIMIT),
+    "ssim": metrics.ssim,
+    "ssim_zero": lambda x, y: metrics.ssim(x, y, padding="zero"),
+}
+"""Of every attack; ``ssim_zero`` is the published code's, which surrounds the images with black."""
+
+
+def scored(found: Tensor, truth: Split, extra: Mapping[str, Metric] | None) -> dict[str, Tensor]:
+    """Return every metric of the reconstructions ``found`` of ``truth`` by name, (N,) each."""
+    originals = to_float(truth.images)
+    values = {name: metric(found, originals) for name, metric in METRICS.items()}
+    return values | {name: metric(found, originals, truth.labels) for name, metric in (extra or {}).items()}
+
+
+def interval(values: Tensor) -> intervals.Interval:
+    """95 % interval of the mean over images: Wilson's for hits (bool), else the bootstrap's, from a fixed seed."""
+    if values.dtype == torch.bool:
+        return intervals.binomial_ci(int(values.sum()), len(values))
+    return intervals.bootstrap_ci(values)

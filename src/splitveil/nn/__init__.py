@@ -1,0 +1,1 @@
+"""Faster layers for processors that need them."""

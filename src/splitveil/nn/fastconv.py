@@ -1,0 +1,149 @@
+"""Faster convolution layers for CPUs that have neither bfloat16 nor AVX-512 arithmetic.
+
+`accelerate` gives the 3×3 convolutions of a network the forward and backward passes of
+`splitveil.nn.winograd`; parameters, buffers and the keys of the state dict stay as they are. Which kernel a
+layer uses depends on shapes only, never on timing, so a run repeats bit by bit on the same machine.
+
+Relative error (2-norm, float32 against float64, batch 128, 64 to 512 channels, maps of 1 to 32 pixels):
+outputs 2e-6, gradients of the maps 3e-6, of the weights 3e-6; the ordinary kernels have 7e-7, 1e-6 and 6e-6.
+Forward and backward of a layer with 256 channels, batch 128, two AVX2 cores: 2.2 times faster on 8×8 maps;
+with 512 channels 2.5 times on 4×4 and 5 times on 2×2 maps. VGG-11 on 32×32 images trains 2.1 times faster
+than in NCHW with the ordinary kernels. Each layer has more steps than the ordinary kernel, and each step
+waits for all threads: on cores that are already busy, two threads lose the gain; use one thread per process.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from . import winograd
+
+MIN_CHANNELS = 64  # below, the transforms cost as much as the products that they save
+MAX_TILES = 16  # per map: 16×16 pixels; wider maps of few channels are bound by memory
+MIN_TILES = 32  # per batch: below, transforming the weights costs more than it saves
+MAX_PRODUCTS = 0.5  # of the direct convolution's; 5×5 maps need 0.64, as their tiles cover 8×8 pixels
+
+
+class _Winograd(torch.autograd.Function):
+    """The convolution on channels-last maps. Second derivatives take PyTorch's own formulas."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return winograd.forward(x.permute(0, 2, 3, 1).contiguous(), weight, bias).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        (x, weight), dy, needs = ctx.saved_tensors, grads[0], ctx.needs_input_grad
+        if torch.is_grad_enabled():  # create_graph: every step must itself be differentiable
+            ones = [1, 1]
+            return torch.ops.aten.convolution_backward(
+                dy, x, weight, [len(weight)], ones, ones, ones, False, [0, 0], 1, list(needs)
+            )
+        pixels, signal = (t.permute(0, 2, 3, 1).contiguous() for t in (x, dy))
+        dx, dw = winograd.backward(pixels, weight, signal, needs[0], needs[1])
+        db = signal.sum((0, 1, 2)) if needs[2] else None
+        return None if dx is None else dx.permute(0, 3, 1, 2), dw, db
+
+
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.conv2d(x, weight, bias, padding=1)` by Winograd's algorithm, differentiable any number of times.
+
+    Args:
+        x: (B, C, H, W), best channels-last. weight: (O, C, 3, 3). bias: (O). float32 or float64, CPU.
+
+    Returns:
+        (B, O, H, W), channels-last.
+
+    >>> conv3x3(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 3, 3)).flatten()
+    tensor([4., 4., 4., 4.])
+    """
+    return _Winograd.apply(x, weight, bias)  # pyright: ignore[reportReturnType]
+
+
+def pays(shape: torch.Size, outputs: int) -> bool:
+    """Whether Winograd's algorithm is the faster one for maps of this shape (B, C, H, W).
+
+    >>> pays(torch.Size([128, 256, 8, 8]), 256), pays(torch.Size([128, 3, 32, 32]), 64)
+    (True, False)
+    """
+    count, channels, height, width = shape
+    if min(channels, outputs) < MIN_CHANNELS or min(height, width) < 1:
+        return False
+    p = winograd.plan(height, width, torch.float32)
+    tiles = p.tiles[0] * p.tiles[1]
+    few_products = tiles * len(p.filter) <= MAX_PRODUCTS * 9 * height * width
+    return few_products and tiles <= MAX_TILES and count * tiles >= MIN_TILES
+
+
+class WinogradConv2d(nn.Conv2d):
+    """`nn.Conv2d` that takes Winograd's algorithm where it is faster and allowed, else the ordinary kernel.
+
+    >>> layer = WinogradConv2d(64, 64, 3, padding=1)
+    >>> sorted(layer.state_dict()) == sorted(nn.Conv2d(64, 64, 3, padding=1).state_dict())
+    True
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
+        allowed = _plain_run() and _eligible(self) and _plain_tensors(input, weight, bias)
+        if allowed and pays(input.shape, self.out_channels):
+            return conv3x3(input, weight, bias)
+        return super()._conv_forward(input, weight, bias)
+
+
+def _eligible(layer: nn.Conv2d) -> bool:
+    geometry = layer.kernel_size, layer.stride, layer.dilation, layer.groups, layer.padding_mode
+    plain = geometry == ((3, 3), (1, 1), (1, 1), 1, "zeros") and layer.padding in ((1, 1), "same")
+    return plain and min(layer.in_channels, layer.out_channels) >= MIN_CHANNELS
+
+
+def _plain_run() -> bool:
+    """No autocast, export, compilation or function transform: these need operators that they know."""
+    special = torch.is_autocast_enabled("cpu") or torch._C._get_tracing_state() is not None
+    special = special or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
+    return not (special or torch._C._are_functorch_transforms_active())
+
+
+def _plain_tensors(x: Tensor, *parameters: Tensor | None) -> bool:
+    return x.ndim == 4 and all(
+        type(t) in (Tensor, nn.Parameter)
+        and t.dtype == torch.float32
+        and t.device.type == "cpu"
+        and forward_ad.unpack_dual(t).tangent is None
+        for t in (x, *parameters)
+        if t is not None
+    )
+
+
+def accelerate(module: nn.Module) -> int:
+    """Let the eligible layers of a network be `WinogradConv2d`; returns how many. `restore` undoes it.
+
+    Eligible: exactly `nn.Conv2d`, 3×3, stride 1, padding 1, no dilation, no groups, 64 channels or more on
+    both sides. Fastest with channels-last images. Call it where `worth_it()`.
+
+    >>> network = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.Conv2d(64, 64, 3, padding=1))
+    >>> accelerate(network), type(network[1]).__name__, restore(network)
+    (1, 'WinogradConv2d', 1)
+    """
+    layers = [m for m in module.modules() if type(m) is nn.Conv2d and _eligible(m)]
+    for layer in layers:
+        layer.__class__ = WinogradConv2d
+    return len(layers)
+
+
+def restore(module: nn.Module) -> int:
+    """Make every `WinogradConv2d` of a network a plain `nn.Conv2d` again; returns how many."""
+    layers = [m for m in module.modules() if type(m) is WinogradConv2d]
+    for layer in layers:
+        layer.__class__ = nn.Conv2d  # pyright: ignore[reportAttributeAccessIssue]
+    return len(layers)
+
+
+def worth_it() -> bool:
+    """True on CPUs with neither bfloat16 nor AVX-512 arithmetic: there the ordinary kernels are the limit."""
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx2")) and not any(able.get(k) for k in ("avx512_f", "avx512_bf16", "amx_bf16"))

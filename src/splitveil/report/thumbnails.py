@@ -1,0 +1,81 @@
+"""What the strongest attack made of the first attacked images, one strip for each cell, up to a budget of bytes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..pictures import read_image_grid
+from ..results.groups import strongest
+from ..results.records import per_image
+
+SHOWN = 10
+CELLS, BUDGET = 300, 12 * 2**20
+"""So many cells' strips, and bytes of them all, go into a page."""
+GAP = 16  # between two images of a strip: this part of their width
+
+
+@dataclass
+class Strips:
+    """The strips of a page.
+
+    Attributes:
+        cells: id of the cell -> its strip: ``uri``, ``originals`` (a key), ``errors`` (MSE of each image).
+        originals: key -> ``uri``, ``count``; cells that were attacked on the same images share them.
+        left_out: cells whose strip did not fit.
+    """
+
+    cells: dict[str, dict[str, Any]] = field(default_factory=dict)
+    originals: dict[str, dict[str, Any]] = field(default_factory=dict)
+    left_out: int = 0
+
+
+def gather(folder: Path, records: Iterable[dict[str, Any]], cells: int = CELLS, budget: int = BUDGET) -> Strips:
+    """The strips of ``records``, in order of need, up to a number of cells and bytes; a cell may have no picture."""
+    strips, spent = Strips(), 0
+    for record in records:
+        cell, label = folder / "cells" / record["id"], strongest(record)
+        sheet = cell / "attacks" / label / "reconstructions.png"
+        if len(strips.cells) >= cells or spent >= budget or not sheet.is_file():
+            strips.left_out += 1
+            continue
+        errors = per_image(cell, label)["mse"]
+        originals, found = read_image_grid(sheet, limit=min(SHOWN, len(errors)))
+        key = hashlib.sha256(originals.tobytes()).hexdigest()[:12]
+        if key not in strips.originals:
+            strips.originals[key] = {"uri": strip_uri(originals), "count": len(originals)}
+            spent += len(strips.originals[key]["uri"])
+        strips.cells[record["id"]] = {
+            "uri": strip_uri(found),
+            "originals": key,
+            "errors": [float(f"{error:.4g}") for error in errors[: len(found)]],
+        }
+        spent += len(strips.cells[record["id"]]["uri"])
+    return strips
+
+
+def strip_uri(images: np.ndarray) -> str:
+    """uint8 (K, 3, S, S) side by side with transparent gaps, as one PNG in a ``data:`` address; nothing is lost.
+
+    >>> strip_uri(np.zeros((2, 3, 16, 16), np.uint8))[:22]
+    'data:image/png;base64,'
+    """
+    from PIL import Image
+
+    count, _, side, _ = images.shape
+    gap = max(1, side // GAP)
+    strip = np.zeros((side, count * (side + gap) - gap, 4), np.uint8)
+    for place, image in enumerate(images):
+        left = place * (side + gap)
+        strip[:, left : left + side, :3] = image.transpose(1, 2, 0)
+        strip[:, left : left + side, 3] = 255
+    buffer = io.BytesIO()
+    Image.fromarray(strip).save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,271 @@
+"""What of two run folders may be compared, and what may not and why: the same attack, images and tools."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..statistics.best_attacker import DISTANCE, best_attacker
+from ..statistics.intervals import Interval, binomial_ci, unpaired_difference
+from ..storage import reading
+
+PRIVACY = {"mse": 1, "psnr": -1, "ssim": -1, "ssim_zero": -1, "lpips": 1, "reidentified": -1}
+"""Metrics of a reconstruction: 1 where a higher value is more private, -1 where a lower one is."""
+TOOLS = {"lpips": "sha256", "reidentified": "fingerprint"}
+"""Metrics that need a tool, and what tells two of its kind apart (in a summary's ``about_METRIC``)."""
+ACCURACIES = tuple(reading.ANSWERS)
+SHARES = frozenset({*ACCURACIES, "reidentified"})
+"""Metrics of which every image has 0 or 1."""
+REMEDY = "delete it and make it again"
+BASIC = ("mse", "psnr", "ssim")
+"""Metrics of every attack, of which a record has the worst case."""
+BEST = "best attacker"
+WORST = "worst case"
+NETWORK = "network"
+
+
+@dataclass(frozen=True)
+class Pending:
+    """One metric of one pair of trainings.
+
+    Attributes:
+        a, b: intervals where these are known, else values per image.
+        change: B − A per image, (N,), or its interval where it could not be paired.
+        images: digest of the images, where it is known.
+    """
+
+    what: str
+    metric: str
+    a: Interval | Tensor
+    b: Interval | Tensor
+    change: Interval | Tensor
+    images: str | None = None
+
+
+@dataclass(frozen=True)
+class Side:
+    """What a run folder left, and what to call it: its summary, and those of its attacks by label."""
+
+    name: str
+    path: Path
+    summary: dict[str, Any]
+    attacks: dict[str, dict[str, Any]]
+
+    @classmethod
+    def of(cls, path: Path, name: str | None = None) -> Side:
+        left = sorted(path.glob("attacks/*/summary.json"))
+        attacks = {file.parent.name: reading.read_json(file, reading.ATTACK, REMEDY) for file in left}
+        return cls(name or str(path), path, reading.read_json(path / "summary.json", reading.RUN, REMEDY), attacks)
+
+
+def attack_rows(one: Side, other: Side) -> tuple[list[Pending], dict[str, str], list[str]]:
+    """Rows of the attacks that can be compared and of their worst case; the others with the reason; notes."""
+    refused: dict[str, str] = {}
+    pending: list[Pending] = []
+    values: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+    notes: dict[str, None] = {}
+    for label, first in one.attacks.items():
+        if label not in other.attacks:
+            continue
+        second = other.attacks[label]
+        if why := _obstacle(one, other, label):
+            refused[label] = why
+            continue
+        pair = _per_image(one, label), _per_image(other, label)
+        for metric in [name for name in TOOLS if name in pair[0] and name in pair[1]]:
+            if not _same_tool(metric, first, second):
+                notes[f"{metric} left out: it was not measured with the same tool, or the summaries do not say"] = None
+                del pair[0][metric], pair[1][metric]
+        values.append(pair)
+        pending += [
+            Pending(
+                label,
+                name,
+                read_interval(first[name]),
+                read_interval(second[name]),
+                pair[1][name] - pair[0][name],
+                first["images_digest"],
+            )
+            for name in PRIVACY
+            if name in pair[0] and name in pair[1]
+        ]
+    return pending + _worst(values, pending[0].images if pending else None), refused, list(notes)
+
+
+def _worst(values: Sequence[tuple[dict[str, Tensor], dict[str, Tensor]]], images: str | None) -> list[Pending]:
+    """The strongest attack of each side on every image, by each metric that all attacks have."""
+    rows = []
+    for name, sign in PRIVACY.items():
+        if values and all(name in side for pair in values for side in pair):
+            a, b = (sign * torch.stack([sign * pair[i][name] for pair in values]).min(0).values for i in (0, 1))
+            rows.append(Pending(WORST, name, _side(name, a), _side(name, b), b - a, images))
+    return rows
+
+
+def best_rows(one: Side, other: Side, labels: Sequence[str], images: str | None) -> tuple[list[Pending], str]:
+    """The best attacker that can exist on each side (`attackers.best_attacker`), by each metric that all attacks have.
+
+    Args:
+        labels: attacks that can be compared.
+        images: digest of the attacked images.
+
+    Returns:
+        The rows, and who is best; no rows where attacks were not judged on held-out images, and why.
+    """
+    if not labels:
+        return [], ""
+    chosen, values, names = [], [], []
+    for side in (one, other):
+        table = {label: _per_image(side, label) for label in labels}
+        if len(labels) == 1:
+            names, index = [labels[0]], torch.zeros(len(table[labels[0]]["mse"]), dtype=torch.long)
+        elif best := best_attacker(*_judged(side, labels, table)):
+            names, index = [*names, best.name], torch.tensor([labels.index(name) for name in best.chosen])
+        else:
+            return [], f"{BEST} left out: not all attacks on {side.name} were judged on held-out images; run them again"
+        chosen.append(index)
+        values.append(table)
+    rows = []
+    for name in PRIVACY:
+        if all(name in found for table in values for found in table.values()):
+            a, b = (
+                torch.stack([found[name] for found in table.values()]).gather(0, index[None])[0]
+                for table, index in zip(values, chosen, strict=True)
+            )
+            rows.append(Pending(BEST, name, _side(name, a), _side(name, b), b - a, images))
+    only = f"{BEST}: {labels[0]}, the only attack that both have"
+    return rows, only if len(labels) == 1 else f"{BEST}: {names[0]} on A, {names[1]} on B"
+
+
+def _judged(side: Side, labels: Sequence[str], table: dict[str, dict[str, Tensor]]) -> tuple[Any, Any]:
+    """What `attackers.best_attacker` takes: errors on held-out images, and how far the attacked wires are."""
+    held, attacked = {}, {}
+    for label in labels:
+        folder, summary = side.path / "attacks" / label, side.attacks[label]
+        seen = {DISTANCE} & summary.keys()
+        attacked[label] = {"mse": table[label]["mse"]}
+        if seen:
+            count = summary["images"]["attacked"]
+            found = reading.read_columns(folder / "per_image.csv", seen, "run the attack again", count)
+            attacked[label][DISTANCE] = torch.from_numpy(found[DISTANCE])
+        if count := summary.get("held_out", {}).get("images"):
+            found = reading.read_columns(folder / "held_out.csv", {"mse", *seen}, "run the attack again", count)
+            held[label] = {name: torch.from_numpy(found[name]) for name in ("mse", *seen)}
+    return held, attacked
+
+
+def _obstacle(one: Side, other: Side, label: str) -> str | None:
+    """Why the figures of an attack cannot be held against each other; None where they can."""
+    first, second = one.attacks[label], other.attacks[label]
+    if first["attack"] != second["attack"]:
+        return f"other settings ({_differing(first['attack'], second['attack'])})"
+    terms = {
+        "protocol": [found["protocol"] for found in (first, second)],
+        "wires observed": [found.get("observed", 1) for found in (first, second)],
+        "images to learn from": [found["images"]["attacker"] for found in (first, second)],
+        "budget in steps": [found.get("budget", {}).get("steps") for found in (first, second)],
+        "budget in seconds": [found.get("budget", {}).get("seconds") for found in (first, second)],
+    }
+    for name, (ours, theirs) in terms.items():
+        if ours != theirs:
+            return f"{name}: {ours} and {theirs}"
+    silent = [side.name for side, found in ((one, first), (other, second)) if not found.get("images_digest")]
+    if silent:
+        return f"it is not known which images were attacked on {' and '.join(silent)}; run the attack again"
+    return "other images were attacked" if first["images_digest"] != second["images_digest"] else None
+
+
+def _differing(first: dict[str, Any], second: dict[str, Any]) -> str:
+    ((name, ours),), ((other, theirs),) = first.items(), second.items()
+    if name != other:
+        return f"{name} and {other}"
+    keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+    return ", ".join(f"{key} {ours.get(key)} and {theirs.get(key)}" for key in keys)
+
+
+def why_nothing(one: Side, other: Side, refused: dict[str, str], seeds: Sequence[int]) -> str:
+    """Why two runs of these seeds have no attack to compare, and what to do."""
+    for side in (one, other):
+        if not side.attacks:
+            return (
+                f"{side.path} has no finished attack; make one: "
+                f"splitveil attack {shlex.quote(str(side.path))} --attack decoder"
+            )
+    if not refused:
+        names = [", ".join(side.attacks) for side in (one, other)]
+        return f"{one.path} ({names[0]}) and {other.path} ({names[1]}) share no attack; make the same one on both"
+    alike = {why: [label for label in refused if refused[label] == why] for why in refused.values()}
+    reasons = "; ".join(f"{', '.join(labels)}: {why}" for why, labels in alike.items())
+    hint = ""
+    if "other images were attacked" in refused.values() and seeds[0] != seeds[1]:
+        hint = (
+            f"; which ones depends on the run's seed ({seeds[0]} and {seeds[1]}): --protocol train_time without "
+            "--attacked takes the whole test set"
+        )
+    return f"{one.path} and {other.path} cannot be compared: {reasons}{hint}"
+
+
+def _same_tool(metric: str, first: dict[str, Any], second: dict[str, Any]) -> bool:
+    known = [found.get(f"about_{metric}", {}).get(TOOLS[metric]) for found in (first, second)]
+    return known[0] is not None and known[0] == known[1]
+
+
+def accuracy_rows(one: Side, other: Side) -> tuple[list[Pending], list[str]]:
+    """The accuracy, and that of retrained tails where both have it; notes.
+
+    Image by image where both kept their answers on the same test images, else unpaired.
+    """
+    rows, notes = [], []
+    for name in ACCURACIES:
+        lacking = [side for side in (one, other) if not side.summary.get(name)]
+        if lacking and name == "accuracy":
+            notes.append(f"accuracy left out: that of {lacking[0].name} was not measured")
+        elif len(lacking) == 1:
+            make = f"splitveil tail {shlex.quote(str(lacking[0].path))}"
+            notes.append(f"accuracy of a retrained tail left out: that of {lacking[0].name} was not measured ({make})")
+        if lacking:
+            continue
+        a, b = (read_interval(side.summary[name]) for side in (one, other))
+        if why := _why_unpaired(one, other, reading.ANSWERS[name]):
+            rows.append(Pending(NETWORK, name, a, b, unpaired_difference(b, a)))
+            notes.append(f"accuracy compared unpaired (Newcombe 1998, from Wilson intervals): {why}")
+        else:
+            first, second = (_hits(side, reading.ANSWERS[name]) for side in (one, other))
+            rows.append(Pending(NETWORK, name, a, b, second - first, one.summary["test_digest"]))
+    return rows, list(dict.fromkeys(notes))
+
+
+def _why_unpaired(one: Side, other: Side, answers: str) -> str | None:
+    for side in (one, other):
+        if not (side.path / answers).is_file() or not side.summary.get("test_digest"):
+            return f"{side.name} did not keep its answers ({answers})"
+    same = one.summary["test_digest"] == other.summary["test_digest"]
+    return None if same else "the test images are not the same"
+
+
+def _per_image(side: Side, label: str) -> dict[str, Tensor]:
+    """Each metric of an attack per image, float64 (N,)."""
+    file, summary = side.path / "attacks" / label / "per_image.csv", side.attacks[label]
+    table = reading.read_columns(file, set(BASIC), "run the attack again", summary["images"]["attacked"])
+    return {name: torch.from_numpy(table[name]) for name in PRIVACY if name in table and name in summary}
+
+
+def _hits(side: Side, answers: str) -> Tensor:
+    file, remedy = side.path / answers, "delete it, and the accuracy is compared unpaired"
+    table = reading.read_columns(file, {"label", "predicted"}, remedy, side.summary["images"]["test"])
+    return torch.from_numpy(table["label"] == table["predicted"]).double()
+
+
+def _side(metric: str, values: Tensor) -> Interval | Tensor:
+    return binomial_ci(int(values.sum()), len(values)) if metric in SHARES else values
+
+
+def read_interval(value: dict[str, Any]) -> Interval:
+    """An interval as a summary holds it."""
+    return Interval(value["mean"], *value["ci95"])

@@ -1,0 +1,34 @@
+"""Parameters that defenses gained after records had been written, and the values that those records stand for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+LATER: dict[str, dict[str, Any]] = {
+    "dropout": {"rescale": True},
+    "nopeek": {"squared": False, "normalized": False},
+    "adversarial": {"padding": "valid"},
+    "adversarial_noise": {"padding": "valid"},
+    "hsic": {"form": "plain"},
+    "cem": {"per_class": True},
+}
+"""Parameters that defenses gained after grids had been trained, at the values with which they are what they were: no
+part of a cell's id, so that what is trained is not trained again. Where such a value is not the default, a cell that
+leaves it to the default is a new one."""
+
+
+def as_before(spec: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """A defense without the parameters that came later, where they change nothing."""
+    ((name, parameters),) = spec.items()
+    later = LATER.get(name, {})
+    return {name: {key: value for key, value in parameters.items() if key not in later or value != later[key]}}
+
+
+def as_trained(spec: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """A stored defense with the parameters that came after it, at the values with which it was trained.
+
+    >>> as_trained({"hsic": {"weight": 0.05}})
+    {'hsic': {'form': 'plain', 'weight': 0.05}}
+    """
+    ((name, parameters),) = spec.items()
+    return {name: {**LATER.get(name, {}), **parameters}}

@@ -1,0 +1,158 @@
+"""How sure a difference is: over trainings and their images, and over the rows of a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import UserError
+from .intervals import Interval
+
+LEAST = 3
+"""Pairs of trainings from which on a difference may be put down to what was changed; of fewer it is of these alone."""
+LEVEL = 0.05
+MARGIN = 1.0
+"""Loss of accuracy, in points, that is to be excluded before an accuracy is called kept."""
+
+
+def checked_margin(points: float) -> float:
+    """Return a loss of accuracy that is to be excluded, in points.
+
+    Raises:
+        UserError: it is none.
+    """
+    if isinstance(points, bool) or not isinstance(points, int | float) or not 0 < points < 100:
+        raise UserError(f"margin is {points}; expected points of accuracy, above 0 and below 100, such as 1")
+    return float(points)
+
+
+def points_of(margin: float) -> str:
+    """A margin in words.
+
+    >>> points_of(1.0), points_of(0.5)
+    ('1 point', '0.5 points')
+    """
+    return f"{margin:g} point{'' if margin == 1 else 's'}"
+
+
+def over_seeds(values: Sequence[float]) -> Interval:
+    """Return the mean of independent values with Student's 95 % interval, mean ± t·s/√n.
+
+    Args:
+        values: one for each seed, at least two.
+
+    >>> f"{over_seeds([1.0, 2.0, 3.0]):.2f}"
+    '2.00 [-0.48, 4.48]'
+    """
+    return student(float(np.mean(values)), float(np.var(values, ddof=1)) / len(values), len(values))
+
+
+def combined(parts: Sequence[Interval], least: float = -math.inf, most: float = math.inf) -> Interval:
+    """Over the seeds (Student), of one seed its own interval; cut to [``least``, ``most``], where the value must lie.
+
+    Seeds that happen to agree leave Student's interval without width. It is never taken narrower than that of the
+    images would be if every seed had images of its own: mean half width / √seeds.
+
+    >>> f"{combined([Interval(0.5, 0.4, 0.6), Interval(0.5, 0.4, 0.6)]):.3f}"
+    '0.500 [0.429, 0.571]'
+    >>> f"{combined([Interval(0.95, 0.94, 0.96), Interval(0.99, 0.98, 0.995)], 0, 1):.2f}"
+    '0.97 [0.72, 1.00]'
+    """
+    if len(parts) == 1:
+        return parts[0]
+    found, root = over_seeds([part.mean for part in parts]), math.sqrt(len(parts))
+    low = float(np.mean([part.mean - part.lo for part in parts])) / root
+    high = float(np.mean([part.hi - part.mean for part in parts])) / root
+    lo, hi = min(found.lo, found.mean - low), max(found.hi, found.mean + high)
+    return Interval(found.mean, max(least, lo), min(most, hi))
+
+
+def hierarchical(changes: Sequence[np.ndarray | Interval], shared: bool = False) -> Interval:
+    """Return the mean change over several pairs of trainings, with the interval of the hierarchical bootstrap.
+
+    The bootstrap draws pairs, then the images within each (Davison and Hinkley 1997, section 3.8). The variance of its
+    mean is known, so that nothing need be drawn: of n pairs with means d_i and image variances v_i over m_i images,
+
+        Σ (d_i − d̄)² / (n (n − 1)) + Σ v_i / (n² m_i),
+
+    with n − 1 for the bootstrap's n. As percentiles of few pairs are far too narrow (of three pairs one interval in
+    four misses), the interval is mean ± t·√variance with Student's t of n − 1 degrees of freedom. The images' part is
+    also in the d_i: the interval is Student's over the pairs, and wider where images vary more than trainings.
+
+    Args:
+        changes: of each pair B − A per image (N,), or, where images could not be paired, its mean and 95 % interval.
+        shared: all pairs saw the same images, which are then drawn once for all: averaging over pairs does not
+            average their choice out.
+
+    >>> hierarchical([np.full(9, 1.0), np.full(9, 2.0), np.full(9, 3.0)]) == over_seeds([1.0, 2.0, 3.0])
+    True
+    """
+    count = len(changes)
+    means = [float(np.mean(change.mean if isinstance(change, Interval) else change)) for change in changes]
+    variance = float(np.var(means, ddof=1)) / count + image_variance(changes, shared)
+    return student(float(np.mean(means)), variance, count)
+
+
+def image_variance(changes: Sequence[np.ndarray | Interval], shared: bool = False) -> float:
+    """Variance that the choice of images gives the mean over ``changes``; arguments as for `hierarchical`."""
+    arrays = [change for change in changes if not isinstance(change, Interval)]
+    if shared and len(arrays) == len(changes):
+        return float(np.mean(arrays, axis=0).var()) / len(arrays[0])
+    single = [
+        ((change.hi - change.lo) / (2 * quantile(1))) ** 2
+        if isinstance(change, Interval)
+        else float(change.var()) / len(change)
+        for change in changes
+    ]
+    return sum(single) / len(changes) ** 2
+
+
+def student(mean: float, variance: float, count: int) -> Interval:
+    """Mean ± quantile·√variance; the quantile as in `quantile`."""
+    half = quantile(count) * math.sqrt(variance)
+    return Interval(mean, mean - half, mean + half)
+
+
+def quantile(count: int) -> float:
+    """Half width of a 95 % interval in standard errors: Student's over ``count`` pairs, the normal one for one pair.
+
+    >>> [round(quantile(count), 2) for count in (1, 2, 3, 5)]
+    [1.96, 12.71, 4.3, 2.78]
+    """
+    from scipy.special import ndtri, stdtrit
+
+    return float(ndtri(0.975) if count == 1 else stdtrit(count - 1, 0.975))
+
+
+def p_value(difference: Interval, count: int = 1) -> float:
+    """Two-sided p value that belongs to an interval over ``count`` pairs: below 0.05 where that excludes zero.
+
+    The distance of its end that is nearer to zero stands for `quantile` standard errors.
+
+    >>> round(p_value(Interval(1.0, 0.0, 2.0)), 3), round(p_value(over_seeds([1.0, 2.0, 3.0]), 3), 4)
+    (0.05, 0.0742)
+    """
+    from scipy.special import ndtr, stdtr
+
+    half = difference.mean - difference.lo if difference.mean > 0 else difference.hi - difference.mean
+    if difference.mean == 0:
+        return 1.0
+    if half <= 0:
+        return 0.0
+    score = -quantile(count) * abs(difference.mean) / half
+    return 2 * float(ndtr(score) if count == 1 else stdtr(count - 1, score))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """P values corrected for their number (Holm 1979): below 0.05 any of them is shown, all together at that level.
+
+    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    found, highest = [1.0] * len(values), 0.0
+    for rank, place in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
+        highest = max(highest, min(1.0, (len(values) - rank) * values[place]))
+        found[place] = highest
+    return found

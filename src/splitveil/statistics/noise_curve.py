@@ -1,0 +1,184 @@
+"""Defenses at equal accuracy: their error against that of noise alone where noise alone is as accurate.
+
+A defense that leaves the attacker more error at a lower accuracy may do no better than more noise would. Noise alone at
+several strengths σ gives a curve, error against accuracy, on which the error at any accuracy in between is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from .evidence import quantile
+from .intervals import ELEMENTS_AT_ONCE, Interval
+
+RESAMPLES = 2000
+LEAST_POINTS = 3
+"""Strengths of noise from which on there is a curve."""
+TINY = 1e-12
+"""Stands for an error of zero, which has no logarithm."""
+FINE = 32
+"""Points between two strengths at which the curve is inverted."""
+
+
+def isotonic(values: np.ndarray) -> np.ndarray:
+    """Return the non-decreasing sequence nearest to each row of (..., K) in squares (isotonic regression).
+
+    fit_k = max over i ≤ k of min over j ≥ k of mean(values_i, ..., values_j) (Barlow et al. 1972).
+
+    >>> isotonic(np.array([[1.0, 3.0, 2.0], [3.0, 2.0, 1.0]])).tolist()
+    [[1.0, 2.5, 2.5], [2.0, 2.0, 2.0]]
+    """
+    count = values.shape[-1]
+    sums = np.concatenate([np.zeros_like(values[..., :1]), values.cumsum(-1)], -1)
+    start, stop = np.meshgrid(np.arange(count), np.arange(count), indexing="ij")
+    means = (sums[..., None, 1:] - sums[..., :-1, None]) / np.where(stop >= start, stop - start + 1, 1)
+    means = np.where(stop >= start, means, np.inf)
+    lowest = np.minimum.accumulate(means[..., ::-1], -1)[..., ::-1]  # over the ends at k or later
+    return np.where(start <= stop, lowest, -np.inf).max(-2)
+
+
+def on_curve(
+    sigmas: Sequence[float], accuracy: np.ndarray, log_mse: np.ndarray, wanted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the log error of noise alone at the accuracy ``wanted`` (...), and whether the curve reaches it (...).
+
+    Accuracy falls and the error rises with σ: both are made monotone (`isotonic`) and interpolated over log σ, without
+    overshooting (PCHIP, Fritsch and Carlson 1980). Where several strengths have the wanted accuracy, the strongest
+    counts. Nothing is extrapolated: beyond the curve its nearer end is given, and it is said.
+
+    Args:
+        sigmas: K strengths, rising.
+        accuracy, log_mse: of each strength, (..., K); they are broadcast against ``wanted``.
+
+    >>> found, inside = on_curve([0.1, 0.2, 0.4], np.array([0.9, 0.8, 0.6]), np.log([1, 2, 4]), np.array(0.8))
+    >>> round(float(np.exp(found)), 6), bool(inside)
+    (2.0, True)
+    """
+    from scipy.interpolate import PchipInterpolator
+
+    place = np.log(sigmas)
+    part = np.arange(FINE) / FINE
+    fine = np.append((place[:-1, None] + part * np.diff(place)[:, None]).ravel(), place[-1])
+    falling, rising = PchipInterpolator(place, np.stack([-isotonic(-accuracy), isotonic(log_mse)]), axis=-1)(fine)
+    asked = np.clip(wanted, falling[..., -1], falling[..., 0])
+    reached = (falling >= asked[..., None] - 1e-12).sum(-1)  # points that are as accurate: the first so many
+    left = np.clip(reached - 1, 0, len(fine) - 2)[..., None]
+    a, b, low, high = (
+        np.take_along_axis(values, left + step, -1)[..., 0] for values in (falling, rising) for step in (0, 1)
+    )
+    share = np.where(a > b, (a - asked) / np.where(a > b, a - b, 1), 0.0).clip(0, 1)
+    return low + share * (high - low), np.asarray(asked == wanted)
+
+
+@dataclass(frozen=True)
+class AtEqualAccuracy:
+    """A defense against noise alone.
+
+    Attributes:
+        accuracy: of the defense, over the seeds.
+        reference: MSE of noise alone at that accuracy; None: outside the curve.
+        difference: log MSE of the defense minus that of noise alone at the same accuracy; None: outside the curve.
+        beyond: part of the resamples in which the accuracy was outside the curve, whose end was taken.
+        raw: by σ, log MSE of the defense minus that of noise alone of this strength, however accurate that is.
+    """
+
+    accuracy: float
+    reference: float | None
+    difference: Interval | None
+    beyond: float
+    raw: dict[float, Interval]
+
+
+def at_equal_accuracy(
+    sigmas: Sequence[float],
+    errors: Sequence[np.ndarray],
+    hits: Sequence[np.ndarray],
+    *,
+    shared: tuple[bool, bool] = (False, False),
+    resamples: int = RESAMPLES,
+) -> list[AtEqualAccuracy]:
+    """Compare defenses with noise alone at equal accuracy, with 95 % intervals over seeds and images.
+
+    The hierarchical bootstrap draws seeds, the same for all rows, and within each its images, the same for all rows. Of
+    n seeds n − 1 are drawn, so that the variance of a mean over them is not too small (Rao and Wu 1988); the interval
+    is the difference ± Student's quantile for n seeds times the standard deviation over the resamples, as percentiles
+    of few seeds are far too narrow. Of one seed it is over the images alone.
+
+    Args:
+        sigmas: strengths of noise alone, K of them, rising.
+        errors: for each seed the MSE per attacked image, (K + D, N): noise alone at each strength, then D defenses.
+        hits: for each seed 1 where a test image is classified right, (K + D, M), in the same order.
+        shared: whether all seeds have the same attacked images, and the same test images.
+        resamples: of the bootstrap.
+
+    Raises:
+        UserError: fewer than `LEAST_POINTS` strengths, strengths that do not rise, or arrays that do not fit.
+    """
+    _check(sigmas, errors, hits)
+    rng, seeds, count = torch.Generator().manual_seed(0), len(errors), len(sigmas)
+    drawn = torch.randint(seeds, (resamples, max(1, seeds - 1)), generator=rng).numpy()
+    means = [_over_seeds(values, same, drawn, rng) for values, same in zip((errors, hits), shared, strict=True)]
+    samples = _against_curve(sigmas, *means)
+    whole = _against_curve(sigmas, *(np.mean([v.mean(1) for v in values], 0)[None] for values in (errors, hits)))
+
+    def interval(name: str, *place: int) -> Interval:
+        mean, spread = float(whole[name][0, *place]), float(samples[name][:, *place].std(ddof=1))
+        return Interval(mean, mean - quantile(seeds) * spread, mean + quantile(seeds) * spread)
+
+    return [
+        AtEqualAccuracy(
+            float(whole["accuracy"][0, d]),
+            float(np.exp(whole["reference"][0, d])) if whole["inside"][0, d] else None,
+            interval("difference", d) if whole["inside"][0, d] else None,
+            float(1 - samples["inside"][:, d].mean()),
+            {sigma: interval("raw", d, k) for k, sigma in enumerate(sigmas)},
+        )
+        for d in range(len(errors[0]) - count)
+    ]
+
+
+def _check(sigmas: Sequence[float], errors: Sequence[np.ndarray], hits: Sequence[np.ndarray]) -> None:
+    if len(sigmas) < LEAST_POINTS or np.any(np.diff(sigmas) <= 0) or sigmas[0] <= 0:
+        raise UserError(f"a curve of noise got the strengths {list(sigmas)}; expected {LEAST_POINTS} or more, rising")
+    if len(errors) != len(hits) or len({len(rows) for rows in (*errors, *hits)}) != 1:
+        raise UserError("a curve of noise got errors and answers of different seeds or rows; expected the same of both")
+
+
+def _against_curve(sigmas: Sequence[float], mse: np.ndarray, share: np.ndarray) -> dict[str, np.ndarray]:
+    """What means (R, K + D) say of the D defenses, (R, D) each; "raw" has (R, D, K)."""
+    count, log = len(sigmas), np.log(np.maximum(mse, TINY))
+    accuracy, own = share[:, count:], log[:, count:]
+    reference, inside = on_curve(sigmas, share[:, None, :count], log[:, None, :count], accuracy)
+    about = {"accuracy": accuracy, "reference": reference, "inside": inside, "difference": own - reference}
+    return about | {"raw": own[..., None] - log[:, None, :count]}
+
+
+def _over_seeds(values: Sequence[np.ndarray], shared: bool, drawn: np.ndarray, rng: torch.Generator) -> np.ndarray:
+    """Means over the drawn seeds of means over resampled images, (R, rows)."""
+    rows, resamples = len(values[0]), len(drawn)
+    sample = np.arange(resamples)[:, None]
+    if shared:
+        stacked = torch.as_tensor(np.concatenate(values), dtype=torch.float64)
+        means = resampled(stacked, resamples, rng).numpy().reshape(resamples, len(values), rows)
+        return means[sample, drawn].mean(1)
+    means = [resampled(torch.as_tensor(v, dtype=torch.float64), resamples, rng).numpy() for v in values]
+    # A seed that is drawn twice has its images drawn twice: the second time those of the next sample.
+    return np.stack(means, 1)[(sample + np.arange(drawn.shape[1])) % resamples, drawn].mean(1)
+
+
+def resampled(values: Tensor, resamples: int, rng: torch.Generator) -> Tensor:
+    """Return the means (resamples, rows) of ``values`` (rows, images) over images drawn anew, the same for all rows."""
+    count, parts = values.shape[1], []
+    at_once = max(1, ELEMENTS_AT_ONCE // count)
+    for start in range(0, resamples, at_once):
+        drawn = torch.randint(count, (min(at_once, resamples - start), count), generator=rng)
+        times = torch.zeros(drawn.shape, dtype=torch.float64)
+        times.scatter_add_(1, drawn, torch.ones_like(times))
+        parts.append(times @ values.T / count)
+    return torch.cat(parts)

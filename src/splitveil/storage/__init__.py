@@ -1,0 +1,1 @@
+"""Files and folders: written whole, read back through typed models, claimed by one process at a time."""

@@ -1,0 +1,109 @@
+"""Files appear whole or not at all: written under a temporary name, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, shown
+
+LONGEST_NAME = 255
+"""Bytes of a file's name that every usual file system takes."""
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path in the folder of ``path``; rename it onto ``path`` when the block succeeds.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; nothing is left behind.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        suffix = path.suffix if len(path.suffix) < 20 else ""
+        # A part of its name, as a long one leaves no room for more letters.
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:50]}.", suffix=f".tmp{suffix}", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"cannot write {path}: {reason}; free some space or choose another folder") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def expanded(path: str | Path) -> Path:
+    """Return the path with ``~`` replaced.
+
+    Raises:
+        UserError: that user has no home; a name in it that no usual file system takes.
+
+    >>> expanded("a/" + "n" * 300)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    splitveil.errors.UserError: 'nnnn... (300 letters) is too long a name; expected at most 255 bytes
+    """
+    try:
+        found = Path(path).expanduser()
+    except RuntimeError:
+        name = str(path) if len(str(path)) <= LONGEST_NAME else shown(str(path))
+        raise UserError(f"{name}: no such user, or one without a home; write the folder out, or ./~name") from None
+    if too_long := next((part for part in found.parts if len(os.fsencode(part)) > LONGEST_NAME), None):
+        raise UserError(f"{shown(too_long)} is too long a name; expected at most {LONGEST_NAME} bytes")
+    if "\0" in str(found):
+        raise UserError(f"{shown(str(found))} holds a character that no path can hold; leave it out")
+    return found
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``text`` to ``path`` in one rename."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` as indented JSON to ``path`` in one rename; NaN is refused, JSON has none."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def save_tensors(path: str | Path, value: Any) -> None:
+    """Write ``value`` with ``torch.save`` to ``path`` in one rename.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; what was there stays.
+    """
+    import torch
+
+    with atomic_write(path) as temporary:
+        try:
+            torch.save(value, temporary)
+        except RuntimeError as error:  # it hides the system's error behind positions in its own archive
+            raise OSError("the disk is full, or a limit on the size of files is reached") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors do, whatever its name: the length of a header, then its brace.
+
+    >>> is_safetensors(Path(__file__))
+    False
+    """
+    with path.open("rb") as file:
+        head = file.read(9)
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8

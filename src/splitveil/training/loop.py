@@ -1,0 +1,274 @@
+"""The training loop: SGD on lightning-fabric, with the hooks of the defenses. It knows no folder."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ..data import Split, augment, to_float
+from ..defenses.base import Features, Stack, Step, name_of
+from ..errors import UserError
+from ..model import SplitModel
+from ..nn import fastconv
+from ..randomness import seed_layers, stream
+from ..recipe import LAYERS, MIRROR, REFIT, SHUFFLE, STEP, VALIDATE, Recipe, batches, learning_rate, pacing_rate
+from . import memory
+from .checkpoints import State
+from .feature_buffer import FeatureKeeper, capacity
+
+EVALUATION_BATCH = 256
+Progress = Callable[[int, int, dict[str, Any]], None]
+"""Called after each step with (epoch, steps done in all, the last epoch's record)."""
+
+
+class TrainingStep(nn.Module):
+    """What one step computes under autocast, as one forward (DDP and Fabric hook into forward)."""
+
+    def __init__(self, model: SplitModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """z, z_wire, logits of pixels x (B, 3, S, S)."""
+        z = self.model.features(x)
+        wire = self.model.protect(z, rng)
+        return z, wire, self.model.tail(wire)
+
+
+@torch.no_grad()
+def predict(model: SplitModel, images: Tensor, rng: torch.Generator) -> Tensor:
+    """int64 (N,): the class that the split model sees in each of ``images`` (uint8) from the noisy wire."""
+    found = []
+    for part in images.split(EVALUATION_BATCH):
+        x = to_float(part.to(model.mean.device)).to(memory_format=torch.channels_last)
+        found.append(model(x, rng).argmax(1))
+    return torch.cat(found).cpu()
+
+
+def correct(model: SplitModel, split: Split, rng: torch.Generator) -> Tensor:
+    """bool (N,): which images the split model classifies right from the noisy wire."""
+    return predict(model, split.images, rng) == split.labels.cpu()
+
+
+class Training:
+    """Train a split model on images in memory; `run` goes from the state that there is to the last epoch.
+
+    Args:
+        model: its defense is a `Stack` that is installed.
+        train: the images that it learns from. validate: those that choose the epoch and are learned from by nothing;
+            without them the last epoch is kept.
+        settings: the recipe. classes: of the labels.
+
+    Raises:
+        UserError: fewer than two images for each process, a defense that would not act in so few epochs, or a step that
+            needs more memory than there is.
+    """
+
+    def __init__(
+        self, model: SplitModel, train: Split, validate: Split | None, settings: Recipe, classes: int, fabric: Fabric
+    ):
+        self.model, self.settings, self.classes, self.fabric = model, settings, classes, fabric
+        self.validate = validate
+        if len(train) < 2 * fabric.world_size:
+            raise UserError(
+                f"{len(train)} training images are too few for {fabric.world_size} processes; "
+                "expected at least two for each"
+            )
+        self.stack = cast(Stack, model.defense)
+        check_epochs(self.stack, settings.epochs)
+        self.settled = min(settled(self.stack), settings.epochs - 1)
+        self.step = TrainingStep(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.train = train.to(fabric.device)
+        self.mirror = torch.rand(len(train), generator=self._rng(MIRROR, 0), device=fabric.device) < 0.5
+        if fastconv.worth_it() and fabric.device.type == "cpu":
+            fastconv.accelerate(model)
+        self.state = State()
+        self._setup()
+        memory.check(self, self._rng(STEP, 0))
+
+    def _setup(self) -> None:
+        own = {id(p) for p in self.stack.own_parameters()}
+        trained = [p for p in self.model.parameters() if id(p) not in own and p.requires_grad]
+        if not trained:
+            raise UserError("every parameter has requires_grad=False; write net.requires_grad_(True) to train them")
+        s = self.settings
+        optimizer = torch.optim.SGD(
+            _groups(trained, s),
+            lr=s.lr,
+            momentum=s.momentum,
+            weight_decay=s.weight_decay,
+            nesterov=s.nesterov,
+            fused=self.fabric.device.type == "cuda" or None,
+        )
+        ignored = [name for name, p in self.step.named_parameters() if id(p) in own]
+        nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.step, ignored)
+        self.forward, self.optimizer = self.fabric.setup(self.step, optimizer)
+
+    def _rng(self, purpose: int, epoch: int, rank: int = 0, device: torch.device | None = None) -> torch.Generator:
+        return stream(device or self.fabric.device, self.settings.seed, purpose, epoch, rank)
+
+    def run(self, progress: Progress | None = None) -> None:
+        """Train to the last epoch and load the chosen one; `state` then has the record of each."""
+        while self.state.epoch < self.settings.epochs:
+            epoch = self.state.epoch
+            record = self._whole_epoch(epoch, progress)
+            self.state.records.append(record)
+            self.fabric.log_dict(_flat(record), step=epoch)
+            if self._chosen(epoch, record["accuracy_val"]):
+                self.state.best_epoch, self.state.best_accuracy = epoch, record["accuracy_val"] or 0.0
+                self._keep()
+            self.state.epoch += 1
+            self._checkpoint()
+        self.fabric.barrier()  # the chosen weights are kept before anybody reads them
+        self._restore()
+
+    def _keep(self) -> None:
+        """Keep the weights of the chosen epoch."""
+        self.chosen = copy.deepcopy(self.model.state_dict())  # not all of it are tensors: a proxy's optimizer is a dict
+
+    def _restore(self) -> None:
+        """Load the weights of the chosen epoch."""
+        self.model.load_state_dict(self.chosen)
+
+    def _checkpoint(self) -> None:
+        """Keep what a stopped training goes on from."""
+
+    def _whole_epoch(self, epoch: int, progress: Progress | None) -> dict[str, Any]:
+        start = time.perf_counter()
+        record = self._epoch(epoch, progress)
+        if self.stack.restructure(epoch, self.model):
+            self._setup()
+            self.state.best_accuracy = -1.0  # what was chosen before is not the defended network
+        accuracy = None
+        if self.validate is not None:
+            hits = correct(self.model.eval(), self.validate, self._rng(VALIDATE, epoch))
+            accuracy = hits.float().mean().item()
+        seconds = time.perf_counter() - start
+        return record | {
+            "accuracy_val": accuracy,
+            "leakage_nats": self.stack.leakage(),
+            "seconds": seconds,
+            "images_per_second": len(self.train) / seconds,
+        }
+
+    def _chosen(self, epoch: int, accuracy: float | None) -> bool:
+        if self.settings.choose == "last" or accuracy is None:
+            return epoch == self.settings.epochs - 1
+        # On a tie the later: it has had more of the defense.
+        return epoch >= self.settled and accuracy >= self.state.best_accuracy
+
+    def _epoch(self, epoch: int, progress: Progress | None) -> dict[str, Any]:
+        fabric, settings = self.fabric, self.settings
+        rng = self._rng(STEP, epoch, fabric.global_rank)
+        # Dropout layers draw from the global generator: seeded per epoch, a resumed run repeats an uninterrupted one.
+        seed_layers(self._rng(LAYERS, epoch, fabric.global_rank))
+        plan = batches(len(self.train), settings.batch_size, self._rng(SHUFFLE, epoch), 2 * fabric.world_size)
+        keep = FeatureKeeper(len(self.train), fabric.device) if self.stack.wants_features else None
+        totals: dict[str, Tensor] = {}
+        self.forward.train()
+        for number, index in enumerate(plan):
+            done = epoch * len(plan) + number
+            share = index[fabric.global_rank :: fabric.world_size]
+            losses = self._step(share, rng, done / (settings.epochs * len(plan)), keep)
+            for name, value in losses.items():
+                totals[name] = totals.get(name, torch.zeros((), device=fabric.device)) + value.detach()
+            if progress:
+                progress(epoch, done + 1, self.state.records[-1] if self.state.records else {})
+        losses = {name: float(cast(Tensor, fabric.all_reduce(value))) / len(plan) for name, value in totals.items()}
+        if not math.isfinite(loss := sum(losses.values())):
+            raise UserError(f"the loss is {loss} in epoch {epoch}; lower lr or the weight of the defense")
+        self._agree()
+        if keep is not None:
+            z, y = keep.gathered(fabric)
+            extract = functools.partial(self._extract, epoch)
+            features = Features(z, y, self.classes, self._rng(REFIT, epoch), extract)
+            self.stack.refit(epoch, features)
+        return {"epoch": epoch, "loss": loss, "losses": losses}
+
+    def _agree(self) -> None:
+        """Give every process the first one's batch-norm statistics: each has updated them on its own share."""
+        if self.fabric.world_size > 1:
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    def _step(
+        self, index: Tensor, rng: torch.Generator, progress: float, keep: FeatureKeeper | None
+    ) -> dict[str, Tensor]:
+        lr = learning_rate(self.settings, progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group.get("factor", 1.0)
+        y = self.train.labels[index]
+        x = self._augmented(index, rng)
+        self.stack.before_step(x, y, self.model)
+        z, wire, logits = self.forward(x, rng)
+        losses = {"task": cross_entropy(logits.float(), y, label_smoothing=self.settings.label_smoothing)}
+        pace = pacing_rate(self.settings, progress)
+        losses |= self.stack.losses(Step(x, y, z, wire, logits, rng, pace, progress, self.model, self.state.epoch))
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(torch.stack(list(losses.values())).sum())
+        self.optimizer.step()
+        if keep is not None:
+            keep.add(z, y)
+        return losses
+
+    def _augmented(self, index: Tensor, rng: torch.Generator) -> Tensor:
+        s = self.settings
+        turned = {"crop_padding": s.crop_padding or 0, "flip": bool(s.flip), "rotate_degrees": s.rotate}
+        if s.flip and s.alternate_flip:
+            turned["mirror"] = self.mirror[index] ^ bool(self.state.epoch % 2)
+        return augment(self.train.images[index], rng, **turned).to(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def _extract(self, epoch: int = 0, augmented: bool = False) -> tuple[Tensor, Tensor]:
+        """Features of the training images in evaluation mode, as they are or augmented anew: an extra pass."""
+        self.model.eval()
+        count = min(len(self.train), capacity(math.prod(self.model.wire_shape)))
+        # The images may be sorted by class, so that the part that fits must be drawn: always the same one.
+        order = torch.randperm(len(self.train), generator=self._rng(REFIT, 0, 1), device=self.fabric.device)[:count]
+        rng = self._rng(REFIT, epoch, 2)  # the same on every process
+        z = []
+        for index in order.split(EVALUATION_BATCH):
+            x = self._augmented(index, rng) if augmented else to_float(self.train.images[index])
+            z.append(self.model.features(x.to(memory_format=torch.channels_last)).flatten(1))
+        return torch.cat(z), self.train.labels[order]
+
+
+def _groups(trained: list[nn.Parameter], settings: Recipe) -> list[Any]:
+    """The parameters for SGD; matrices and the others apart where these have another learning rate."""
+    if settings.bias_lr == 1:
+        return trained
+    others = {"params": [p for p in trained if p.ndim < 2], "factor": settings.bias_lr}
+    return [{"params": [p for p in trained if p.ndim >= 2]}, others]
+
+
+def _flat(record: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a record as a logger takes them."""
+    losses = {f"loss/{name}": value for name, value in record["losses"].items()}
+    rest = {key: value for key, value in record.items() if key not in ("epoch", "losses") and value is not None}
+    return rest | losses
+
+
+def settled(stack: Stack) -> int:
+    """The first epoch in which every defense acts: an earlier one is never chosen, its weights are not defended.
+
+    Those that refit themselves from features have none in epoch 0.
+    """
+    return max([int(stack.wants_features), *(part.acts_after for part in stack)])
+
+
+def check_epochs(stack: Stack, epochs: int) -> None:
+    for part in stack:
+        if part.acts_after >= epochs:
+            raise UserError(
+                f"{name_of(type(part))} acts from epoch {part.acts_after + 1} on, but the training has {epochs}; "
+                "train longer"
+            )

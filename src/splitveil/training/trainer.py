@@ -1,0 +1,206 @@
+"""A training in its run folder: checkpoints, resuming, several processes, the summary."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch.multiprocessing.spawn import ProcessRaisedException
+
+from .. import config
+from ..data import ImageSet, protocol
+from ..errors import UserError
+from ..randomness import seed_layers, stream
+from ..recipe import TEST, WEIGHTS, precision
+from ..runs import build_model, check_folder, environment, load_weights, parameter_counts, save_weights
+from ..statistics.intervals import binomial_ci
+from ..storage import reading
+from ..storage.claims import claimed
+from ..storage.files import save_tensors, write_json, write_text
+from . import checkpoints, pins
+from .loop import EVALUATION_BATCH, Progress, Training, correct, predict
+from .one_machine import OneMachine
+
+__all__ = ["EVALUATION_BATCH", "Progress", "Trainer", "correct", "fit", "predict"]
+
+
+class Trainer(Training):
+    """One training in its run folder; ``finish`` goes from the last checkpoint to the summary."""
+
+    def __init__(self, settings: config.TrainConfig, images: ImageSet, out: Path, fabric: Fabric):
+        self.images, self.out = images, out
+        self.config, self.pinned = settings, pins.of(images)
+        self.parts = protocol(settings.protocol, images, seed=settings.seed)
+        seed_layers(stream("cpu", settings.seed, WEIGHTS))  # the weights are drawn from the global generator
+        model, parts = build_model(settings, images), self.parts
+        super().__init__(model, parts.defender_train, parts.utility_val, settings, len(images.classes), fabric)
+
+    def finish(self, progress: Progress | None = None) -> dict[str, Any]:
+        """Train to the last epoch, load the chosen one, score it on the test images; the summary."""
+        self.run(progress)
+        return self._summary()
+
+    def _keep(self) -> None:
+        if self.fabric.is_global_zero:
+            save_weights(self.model, self.out / "model.safetensors")
+
+    def _restore(self) -> None:
+        load_weights(self.model, self.out / "model.safetensors")
+
+    def _checkpoint(self) -> None:
+        if not self.fabric.is_global_zero:
+            return
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "state": vars(self.state),
+            "settings": config.dump(self.config),
+            "images": self.pinned,
+            "wire": list(self.model.wire_shape),
+        }
+        save_tensors(self.out / "checkpoint" / "last.pt", state)
+        write_text(self.out / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.state.records))
+
+    def resume(self) -> None:
+        """Go back to the last checkpoint; without one, to the beginning."""
+        path = self.out / "checkpoint" / "last.pt"
+        if not path.is_file():
+            return
+        saved = checkpoints.read(path, self.model, self.fabric.device, self.config, self.images, self.out)
+        try:
+            if self.stack.restructure_like(self.model, saved["model"]):
+                self._setup()
+            self.model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.state = checkpoints.State.of(saved["state"])
+        except (*reading.UNUSABLE, UserError) as error:
+            raise checkpoints.unusable(path, error) from None
+
+    def _summary(self) -> dict[str, Any]:
+        test = self.parts.utility_test
+        predicted = predict(self.model.eval(), test.images, self._rng(TEST, 0))
+        hits = predicted == test.labels.cpu()
+        records = self.state.records
+        shape = list(self.model.wire_shape)
+        summary = {
+            "accuracy": binomial_ci(int(hits.sum()), len(hits)).as_dict(),
+            "accuracy_val": self.state.best_accuracy,
+            "epoch": self.state.best_epoch,
+            "leakage_nats": records[self.state.best_epoch]["leakage_nats"],
+            "seconds": sum(r["seconds"] for r in records),
+            "images": {"train": len(self.train), "test": len(hits)},
+            **self.pinned,
+            "parameters": parameter_counts(self.model),
+            "wire": {"shape": shape, "bytes": 4 * math.prod(shape)},
+            "precision": precision(self.settings.precision, self.fabric.device),
+            "environment": environment(),
+        }
+        if self.fabric.is_global_zero:
+            rows = enumerate(zip(test.labels.tolist(), predicted.tolist(), strict=True))
+            lines = [f"{image},{label},{answer}\n" for image, (label, answer) in rows]
+            write_text(self.out / "test.csv", "image,label,predicted\n" + "".join(lines))
+            write_json(self.out / "summary.json", summary)  # last: it marks the run as finished
+        return summary
+
+
+def _tensorboard(out: Path) -> TensorBoardLogger:
+    try:
+        return TensorBoardLogger(out, name="tensorboard", version="")
+    except ModuleNotFoundError as error:
+        raise UserError(f"--tensorboard needs a package: {error.name}; pip install 'splitveil[all]'") from None
+
+
+def fit(
+    settings: config.TrainConfig,
+    images: ImageSet,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    tensorboard: bool = False,
+) -> dict[str, Any]:
+    """Train what ``settings`` describes on ``images`` and leave the run folder ``out``; returns its summary.
+
+    Raises:
+        UserError: the folder holds a run already, another process trains in it, or, on resuming, it is of other
+            settings.
+
+    >>> import tempfile
+    >>> from splitveil.data import load
+    >>> settings = config.parse({"data": "digits", "arch": "resnet20_sgm", "cut": 2, "epochs": 1, "train_size": 60})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     summary = fit(settings, load("digits", train_size=60, test_size=20), folder)
+    >>> sorted(summary["accuracy"])
+    ['ci95', 'mean']
+    """
+    settings, out = settings.resolve(), Path(out)
+    check_folder(settings, out, resume)
+    with claimed(out, "training"):
+        check_folder(settings, out, resume)  # again: another training may have come before the claim
+        return _fit(settings, images, out, resume, progress, tensorboard)
+
+
+def _fit(
+    settings: config.TrainConfig,
+    images: ImageSet,
+    out: Path,
+    resume: bool,
+    progress: Progress | None,
+    tensorboard: bool,
+) -> dict[str, Any]:
+    if resume and (out / "summary.json").is_file():
+        summary = reading.read_json(out / "summary.json", reading.RUN, "delete it, and --resume makes it again")
+        pins.check(summary, images, out)
+        return summary
+    gpu = torch.cuda.is_available()
+    if gpu and settings.devices > torch.cuda.device_count():
+        raise UserError(f"--devices {settings.devices}: this machine has {torch.cuda.device_count()} GPUs")
+    several = settings.devices > 1
+    if several and settings.batch_size < 2 * settings.devices:
+        raise UserError(
+            f"batch size {settings.batch_size} is too small for --devices {settings.devices}; "
+            f"expected at least {2 * settings.devices}: two images for each"
+        )
+    fabric = Fabric(
+        loggers=[_tensorboard(out)] if tensorboard else [],
+        accelerator="cuda" if gpu else "cpu",
+        devices=settings.devices,
+        strategy=DDPStrategy(start_method="spawn") if several else "auto",
+        precision=precision(settings.precision, torch.device("cuda" if gpu else "cpu")),  # type: ignore[arg-type]
+        plugins=[OneMachine()],
+    )
+    # Spawned processes cannot carry a bar across; the first one's records are in metrics.jsonl.
+    try:
+        # Bound, and not arguments: launching looks into those, and refuses frozen dataclasses.
+        shown = None if several else progress
+        train = functools.partial(_train, settings=settings, images=images, out=out, resume=resume, progress=shown)
+        return fabric.launch(train)
+    except ProcessRaisedException as error:  # carries the traceback of the process as text
+        _, ours, message = str(error).rpartition(f"\n{UserError.__module__}.{UserError.__name__}: ")
+        if not ours:
+            raise
+        raise UserError(message.strip()) from None
+
+
+def _train(
+    fabric: Fabric,
+    settings: config.TrainConfig,
+    images: ImageSet,
+    out: Path,
+    resume: bool,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    with torch.random.fork_rng():  # layers draw weights and dropout from torch's global generators
+        trainer = Trainer(settings, images, out, fabric)
+        if resume:
+            trainer.resume()
+        if fabric.is_global_zero:
+            write_text(out / "config.yaml", config.dump(settings, splitveil=environment()["splitveil"]))
+        return trainer.finish(progress)
