@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
-from ..storage.files import expanded
 from ..ranges import Images, Pixels
 from ..registry import plugin
+from ..storage.files import expanded
 from ._decode import dimensions
 from ._folders import Listing, class_names, image_set, list_classes, list_parts, loose, say_skipped
 from ._select import spread
