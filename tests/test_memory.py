@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_damaged_files import TRAIN, answer, run, state_of  # noqa: F401 (the fixture of a finished run)
 from torch import nn
 
 import toy
@@ -17,7 +18,6 @@ from splitveil.data import Access
 from splitveil.defenses.base import Stack
 from splitveil.errors import UserError
 from splitveil.registry import Registry
-from test_damaged_files import TRAIN, answer, run, state_of  # noqa: F401 (the fixture of a finished run)
 
 TASK: dict[str, Any] = {"answered": 256, "classes": 10, "noisy": True}
 WIDE = Extent(wire=(64, 16, 16), image=(3, 64, 64), images=10**6, encoder=10_000_000, **TASK)

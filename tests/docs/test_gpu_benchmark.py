@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def test_the_rehearsal_runs_every_stage(tmp_path):

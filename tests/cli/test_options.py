@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
+from test_damaged_files import TINY, answer, run, state_of  # noqa: F401 (the fixture of a finished run)
 
 from splitveil.bench.driver import cores
 from splitveil.cli._shared import app
 from splitveil.storage.files import expanded, write_text
-from test_damaged_files import TINY, answer, run, state_of  # noqa: F401 (the fixture of a finished run)
 
 COMMANDS = [name for name in app if not name.startswith("-")]
 ALONE = {"grid": "smoke", "a": "x", "b": "y", "out": "out", "folder": "x"}

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from splitveil.evaluation import suites
 from test_evaluation import folder, run  # noqa: F401 (fixtures)
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+from splitveil.evaluation import suites
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 DECODER = "network=conv_normN0C8,lr=0.003,weight_decay=0.0001,batch_size=32,epochs=1"
 OPEN = f"{DECODER},patience=8"
 GAN = "gan:network=conv_normN0C8,critic_steps=CRITIC,width=4,batch_size=32,steps=10,warm_epochs=1,warm_steps=24"

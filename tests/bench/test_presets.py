@@ -118,7 +118,7 @@ def test_tables_have_every_row_without_and_with_cem_under_both_protocols(name, r
 
 
 def test_the_example_of_the_documentation(tmp_path):
-    text = (Path(__file__).parents[1] / "docs" / "bench.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "bench.md").read_text(encoding="utf-8")
     (tmp_path / "grid.yaml").write_text(text.split("```yaml\n")[1].split("```")[0], encoding="utf-8")
     loaded = load_grid(tmp_path / "grid.yaml")
     assert loaded.name == "my-grid"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_evaluation import IMAGES, folder, run  # noqa: F401 (fixtures)
 from torch import nn
 
 import toy
@@ -22,7 +23,6 @@ from splitveil.evaluation import evaluate, reliability
 from splitveil.model import SplitModel
 from splitveil.registry import Registry
 from splitveil.runtime import Budget, Work
-from test_evaluation import IMAGES, folder, run  # noqa: F401 (fixtures)
 from toy import rng
 
 SMALL = {"epochs": 2, "steps": 4, "restarts": 2, "looks": 1, "network": "custom", "batch_size": 8, "draws": 1}

@@ -14,7 +14,7 @@ import torch
 from splitveil.data import Access
 from splitveil.model import SplitModel
 
-PAGE = Path(__file__).parents[1] / "CONTRIBUTING.md"
+PAGE = Path(__file__).parents[2] / "CONTRIBUTING.md"
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_damaged_files import STRANGE, changed, json_damage
 
 from splitveil.bench.lease import Owner, claim
 from splitveil.bench.worker import Tries
 from splitveil.data._decode import decode
 from splitveil.errors import UserError
 from splitveil.runtime import Work
-from test_damaged_files import STRANGE, changed, json_damage
 
 
 def npy(array):

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_wire import rng, tiny
 
 from splitveil.defenses.base import Step
 from splitveil.defenses.hsic import HSIC, gaussian_kernel, hsic, normalized_hsic
 from splitveil.defenses.nopeek import NoPeek, distance_correlation
 from splitveil.defenses.vib import VIB, gaussian_kl
-from test_defenses_wire import rng, tiny
 
 
 def make_step(z: torch.Tensor, x: torch.Tensor | None = None, classes: int = 3) -> Step:

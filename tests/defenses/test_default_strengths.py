@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_plugins import small
 from torch.nn.functional import cross_entropy
 
 from splitveil import config, runs
@@ -16,7 +17,6 @@ from splitveil.data import load, to_float
 from splitveil.defenses.base import Defense, Features, Step
 from splitveil.model import SplitModel
 from splitveil.registry import Registry
-from test_plugins import small
 
 IMAGES = load("digits", train_size=200, test_size=10)
 X, Y = to_float(IMAGES.train.images), IMAGES.train.labels

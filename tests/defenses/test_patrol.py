@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_wire import rng, tiny
 from torch import nn
 
 from splitveil import config, runs, zoo
@@ -18,7 +19,6 @@ from splitveil.defenses.patrol import Patrol
 from splitveil.errors import UserError
 from splitveil.model import SplitModel
 from splitveil.training.trainer import fit
-from test_defenses_wire import rng, tiny
 
 pytest.importorskip("torch_pruning")
 

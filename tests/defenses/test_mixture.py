@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_cem import CLASSES, SIGMA, M, bound, data, fitted, nearest
 from torch import Tensor
 
 from splitveil.defenses import _kmeans, _mixture
-from test_cem import CLASSES, SIGMA, M, bound, data, fitted, nearest
 
 
 def rng(seed: int = 0) -> torch.Generator:

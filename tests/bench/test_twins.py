@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_files import little_room
 
 from splitveil import config, runs
 from splitveil.bench import _timing, lease, plan, twins
@@ -15,7 +16,6 @@ from splitveil.bench.cell import Places, run_cell
 from splitveil.bench.grid import Cell, Grid
 from splitveil.bench.worker import Worker
 from splitveil.errors import UserError
-from test_files import little_room
 from training_helpers import settings
 
 ATTACK = {"nearest": config.Spec.model_validate("nearest:neighbors=1,looks=1").resolve("attacks")}

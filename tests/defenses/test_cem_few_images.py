@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from test_cem import SIGMA, M, gradient, install
 from torch import Tensor
 
 from splitveil.defenses.base import Features
 from splitveil.defenses.cem import CEM, UNIT
-from test_cem import SIGMA, M, gradient, install
 
 
 def strength(per_cluster: int, z: Tensor, y: Tensor, fresh: Tensor) -> list[float]:

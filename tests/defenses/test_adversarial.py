@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_wire import rng, tiny
 from torch import nn
 from torch.nn.functional import conv2d
 
@@ -18,7 +19,6 @@ from splitveil.defenses.base import Step
 from splitveil.errors import UserError
 from splitveil.metrics import ssim
 from splitveil.training.trainer import fit
-from test_defenses_wire import rng, tiny
 
 NETWORK = "conv_normN0C16"
 

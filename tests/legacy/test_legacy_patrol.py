@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_layouts import BOTTLENECK, published_state, same, save
 from torch import nn
 
 from published import PublishedResNet20, PublishedVGG, layouts, random_tensors, save_layout
@@ -17,7 +18,6 @@ from splitveil.errors import UserError
 from splitveil.legacy import import_checkpoint
 from splitveil.legacy.fitting import _stub
 from splitveil.runs import Run
-from test_legacy_layouts import BOTTLENECK, published_state, same, save
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import pytest
 from splitveil.statistics.evidence import over_seeds
 from splitveil.statistics.intervals import Interval
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RECORDS = sorted((ROOT / "records").glob("*.json"))
 KEYS = {"schema", "claim", "setting", "quote", "figure", "recompute", "command", "seeds", "machine", "commit", "note"}
 DIGITS = 1e-6
@@ -81,7 +81,7 @@ def test_a_record_says_how_it_was_measured(path):
     assert record["claim"].endswith(".")
     assert record["command"]
     assert record["machine"]
-    script = re.search(r"benchmarks/\w+\.py|tests/\w+\.py", record["command"])
+    script = re.search(r"benchmarks/\w+\.py|tests/[\w/]+\.py", record["command"])
     assert script is None or (ROOT / script[0]).is_file()
 
 

@@ -9,7 +9,7 @@ import yaml
 
 import splitveil
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_version_is_that_of_the_package():

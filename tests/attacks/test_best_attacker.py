@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from test_plugins import small
 from torch import Tensor
 
 import toy
@@ -23,7 +24,6 @@ from splitveil.defenses._law import law_of
 from splitveil.defenses.base import Stack
 from splitveil.model import SplitModel
 from splitveil.registry import Registry
-from test_plugins import small
 
 ALL = frozenset(Access)
 M = 48
@@ -145,7 +145,7 @@ def test_every_defense_that_draws_its_wire_has_a_case(monkeypatch):
             missing.append(name)
     assert not missing, (
         f"{', '.join(missing)} draws its wire at random, but no case says how well an attacker can do who knows it: "
-        "add to CASES in tests/test_best_attacker.py a stack with it, such as Case(('name:strength',), of_noise), and "
+        "add to CASES in tests/attacks/test_best_attacker.py a stack, such as Case(('name:strength',), of_noise), and "
         "a function for the least error in the linear-Gaussian channel; if `linear` stays above 1.02 times that, write "
         "the defense's hook `law` (docs/defenses.md)"
     )
