@@ -14,10 +14,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import Report, Result, attack, evaluate, fit, split
+    from .api import attack, evaluate, fit, split
     from .data import Access
     from .errors import UserError
     from .model import SplitModel
+    from .outcomes import Report, Result
+    from .saved import Saved, load, save
     from .training.own_loop import OwnLoop
 
 __version__ = "0.1.0"
@@ -26,18 +28,23 @@ __all__ = [
     "OwnLoop",
     "Report",
     "Result",
+    "Saved",
     "SplitModel",
     "UserError",
     "attack",
     "evaluate",
     "fit",
+    "load",
+    "save",
     "split",
 ]
 _ROOMS = {
-    "api": ("Report", "Result", "attack", "evaluate", "fit", "split"),
+    "api": ("attack", "evaluate", "fit", "split"),
     "data": ("Access",),
     "errors": ("UserError",),
     "model": ("SplitModel",),
+    "outcomes": ("Report", "Result"),
+    "saved": ("Saved", "load", "save"),
     "training.own_loop": ("OwnLoop",),
 }
 

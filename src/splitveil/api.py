@@ -16,8 +16,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence, Set
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -27,26 +26,19 @@ from torch import Tensor, nn
 from . import config, progress_bars
 from .attacks.base import Attack
 from .cutting.layout import Layout
-from .data import Access, Protocol, to_float
+from .data import Access, Protocol
 from .data.protocol import contained
 from .defenses.base import Defense, Stack
 from .errors import UserError, WireError
 from .evaluation import suites
-from .evaluation.evaluate import Outcome, Terms, made, stage_of
-from .evaluation.scores import interval
+from .evaluation.evaluate import Outcome, Stage, Terms, made, stage_of
 from .given import Data, check_images, check_model, example_of, images_of, network_of, outputs_of
 from .model import SplitModel
+from .outcomes import Report, Result
 from .recipe import Recipe, precision
 from .runtime import Budget, Work
-from .statistics.intervals import Interval
 from .training.loop import Training
 from .training.one_machine import OneMachine
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-SHOWN = 8
-"""Images in a picture."""
 
 
 def split(
@@ -122,85 +114,8 @@ def fit(
     ):
         training = Training(model, train, chooses, recipe, classes, fabric)
         training.run(progress_bars.training(bar, "training", recipe.epochs) if bar else None)
-    model.eval()
+    model.eval().trained_by = recipe.model_dump(mode="json")
     return training.state.records
-
-
-@dataclass(frozen=True)
-class Result:
-    """What an attack achieved.
-
-    Attributes:
-        name: of the attack.
-        outcome: all of it; the properties below are its essence.
-    """
-
-    name: str
-    outcome: Outcome
-
-    @property
-    def mse(self) -> float:
-        """Mean squared error of the reconstructions, pixels in [0, 1]; higher is more private."""
-        return self._mean("mse")
-
-    @property
-    def ssim(self) -> float:
-        """Structural similarity of the reconstructions; lower is more private."""
-        return self._mean("ssim")
-
-    @property
-    def psnr(self) -> float:
-        """Peak signal-to-noise ratio in decibels, at most 100 for each image; lower is more private."""
-        return self._mean("psnr")
-
-    @property
-    def baseline_mse(self) -> float:
-        """Mean squared error of answering the mean of the attacker's images: what no wire at all would leave."""
-        return self.outcome.summary["baseline_mse"]
-
-    @property
-    def flags(self) -> list[str]:
-        """Reasons not to trust the attack's failure or success; none of them means none was found."""
-        return self.outcome.summary["flags"]
-
-    @property
-    def images(self) -> Tensor:
-        """The reconstructions, float (N, C, H, W) in [0, 1], in the order of ``originals``."""
-        return to_float(self.outcome.reconstructions)
-
-    @property
-    def originals(self) -> Tensor:
-        """The attacked images, float (N, C, H, W) in [0, 1]."""
-        return to_float(self.outcome.originals)
-
-    def interval(self, metric: str = "mse") -> Interval:
-        """Return the 95 % interval of a metric's mean over the attacked images (bootstrap)."""
-        if metric not in self.outcome.values:
-            raise UserError(f"there is no metric '{metric}'; expected one of {', '.join(self.outcome.values)}")
-        return interval(self.outcome.values[metric])
-
-    def plot(self, count: int = SHOWN) -> Figure:
-        """Draw the first attacked images above their reconstructions."""
-        from matplotlib.figure import Figure
-
-        count = max(1, min(count, len(self.images)))
-        figure = Figure(figsize=(1.2 * count, 2.7))
-        axes = figure.subplots(2, count, squeeze=False)
-        for row, shown in enumerate((self.originals, self.images)):
-            for column in range(count):
-                picture = shown[column].expand(3, -1, -1)  # matplotlib shows gray images in false colors
-                axes[row, column].imshow(picture.permute(1, 2, 0).numpy())
-                axes[row, column].set_axis_off()
-        figure.suptitle(f"images and what {self.name} makes of their wire: MSE {self.mse:.4f}, SSIM {self.ssim:.2f}")
-        return figure
-
-    def _mean(self, metric: str) -> float:
-        return float(self.outcome.values[metric].mean())
-
-    def __repr__(self) -> str:
-        flags = "".join(f"\n  flag: {flag}" for flag in self.flags)
-        shown = f"mse={self.mse:.4f}, ssim={self.ssim:.3f}, baseline_mse={self.baseline_mse:.4f}"
-        return f"Result({self.name}: {shown}, {len(self.outcome.originals)} images){flags}"
 
 
 def attack(
@@ -231,60 +146,11 @@ def attack(
         AccessError: the attack needs what is not granted.
     """
     if budget is not None and not isinstance(budget, Budget):
-        raise UserError(f"budget is {budget!r}; expected a splitveil.runtime.Budget")
-    return _attacked(model, attack, _protocol(model, learn_from, invert, grants), seed, observed, budget, progress, {})
-
-
-@dataclass(frozen=True)
-class Report:
-    """What the attacks of a suite achieved on the same wires.
-
-    Attributes:
-        suite: its name. results: by attack.
-        skipped: attacks that could not be made, with the reason.
-        doubts: flags that no attack has alone: one with the weights that is beaten by one without, near-duplicates.
-    """
-
-    suite: str
-    results: dict[str, Result]
-    skipped: dict[str, str] = field(default_factory=dict)
-    doubts: list[str] = field(default_factory=list)
-
-    @property
-    def best_attacker(self) -> str:
-        """The attack, or the choice per image, that is best on attacker images from which nothing was learned."""
-        found = suites.best_of(self._values(), self._held())
-        if found is None:
-            raise UserError("there are too few images in learn_from to tell the best attacker; give 20 or more")
-        return found["attack"]
-
-    @property
-    def mse(self) -> float:
-        """Mean squared error of the best attacker that can exist."""
-        return float(suites.best_values(self._values(), self._held(), "mse").mean())
-
-    @property
-    def worst_case_mse(self) -> float:
-        """Mean over the images of the lowest error of any attack: nobody without the images can choose so."""
-        return float(suites.worst_case({name: value["mse"] for name, value in self._values().items()}).mean())
-
-    @property
-    def flags(self) -> list[str]:
-        """The flags of all attacks, and the doubts."""
-        each = [f"{name}: {flag}" for name, result in self.results.items() for flag in result.flags]
-        return each + self.doubts
-
-    def _values(self) -> dict[str, dict[str, Tensor]]:
-        return {name: result.outcome.values for name, result in self.results.items()}
-
-    def _held(self) -> dict[str, dict[str, Tensor]]:
-        return {name: result.outcome.held_out for name, result in self.results.items()}
-
-    def __repr__(self) -> str:
-        rows = [f"  {result!r}" for result in self.results.values()]
-        rows += [f"  {name}: not made, {why}" for name, why in self.skipped.items()]
-        rows += [f"  flag: {doubt}" for doubt in self.doubts]
-        return "\n".join([f"Report({self.suite}: mse={self.mse:.4f} by {self.best_attacker})", *rows])
+        raise UserError(f"budget is {budget!r}; expected a splitveil.work.Budget")
+    given = _protocol(model, learn_from, invert, grants)
+    victim, spec = _victim(model), _spec(attack)
+    stage = stage_of(victim, spec, given, Terms("own", seed=seed, observed=observed), seed)
+    return Result(spec.name, _outcome(stage, spec.name, budget, progress, {}), victim.cpu())
 
 
 def evaluate(
@@ -312,21 +178,24 @@ def evaluate(
     chosen = suites.named(suite) if isinstance(suite, str) else suites.labels(tuple(_spec(one) for one in suite))
     if not chosen:
         raise UserError("suite holds no attacks; expected a name such as 'quick-v2', or attacks such as [Linear()]")
-    given, fits = _protocol(model, learn_from, invert, grants), {}
-    results, skipped = {}, {}
+    given, victim = _protocol(model, learn_from, invert, grants), _victim(model)
+    fits: dict[str, Any] = {}
+    terms, outcomes, skipped = Terms("own", seed=seed, observed=observed), {}, {}
     for label, spec in chosen.items():
         if missing := spec.make("attacks").needs - grants:
             skipped[label] = f"it needs {', '.join(sorted(one.value for one in missing))}, which is not granted"
             continue
         try:
-            results[label] = _attacked(model, spec, given, seed, observed, None, progress, fits, label)
+            stage = stage_of(victim, spec, given, terms, seed)
+            outcomes[label] = _outcome(stage, label, None, progress, fits)
         except WireError as error:
             skipped[label] = str(error)
-    if not results:
+    if not outcomes:
         raise UserError("; ".join(f"{label}: {why}" for label, why in skipped.items()))
-    values = {label: result.outcome.values for label, result in results.items()}
-    needs = {label: chosen[label].make("attacks").needs for label in results}
-    return Report(name, results, skipped, suites.doubts(values, needs, given))
+    values = {label: outcome.values for label, outcome in outcomes.items()}
+    needs = {label: chosen[label].make("attacks").needs for label in outcomes}
+    results = {label: Result(label, outcome, victim.cpu()) for label, outcome in outcomes.items()}
+    return Report(name, results, skipped, suites.doubts(values, needs, given), victim)
 
 
 def _protocol(model: SplitModel, learn_from: Data, invert: Data, grants: frozenset[Access]) -> Protocol:
@@ -349,21 +218,12 @@ def _spec(attack: Attack | config.Spec | str) -> config.Spec:
     return config.spec_of(attack, "attacks")
 
 
-def _attacked(
-    model: SplitModel,
-    attack: Attack | config.Spec | str,
-    given: Protocol,
-    seed: int,
-    observed: int,
-    budget: Budget | None,
-    progress: bool,
-    fits: dict[str, Any],
-    label: str | None = None,
-) -> Result:
-    spec, device = _spec(attack), torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    # A copy: a victim is frozen and in evaluation mode.
-    victim = copy.deepcopy(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    stage = stage_of(victim, spec, given, Terms("own", seed=seed, observed=observed), seed)
+def _victim(model: SplitModel) -> SplitModel:
+    """Return a copy: what is attacked is frozen and in evaluation mode."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return copy.deepcopy(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _outcome(stage: Stage, label: str, budget: Budget | None, progress: bool, fits: dict[str, Any]) -> Outcome:
     with torch.inference_mode(False), torch.enable_grad(), progress_bars.bars() if progress else nullcontext() as bar:
-        work = Work(progress_bars.attack(bar, label or spec.name) if bar else None, budget, None, fits)
-        return Result(label or spec.name, made(stage, work))
+        return made(stage, Work(progress_bars.attack(bar, label) if bar else None, budget, None, fits))

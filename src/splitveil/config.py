@@ -28,6 +28,8 @@ from .recipe import Recipe, Several
 from .registry import KINDS, Registry
 from .storage.files import expanded
 
+OWN = "own"
+"""Image set and network of a run that was saved from Python: they are their user's, and no name stands for them."""
 MAX_SEED = 2**63 - 1
 """The largest that torch's generators take with any sign."""
 

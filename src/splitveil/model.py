@@ -82,6 +82,12 @@ class SplitModel(nn.Module):
         self.register_buffer("mean", torch.tensor(means, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(stds, dtype=torch.float32))
         self.wire_shape, self.image_shape = (), ()
+        self.at: str | None = None
+        """Layer after which `cut` has cut a network; None: the halves were given."""
+        self.given_layout = self._layout
+        """What was said of the maps' order."""
+        self.trained_by: dict[str, Any] = {}
+        """Settings of the training by `splitveil.fit`; empty: there was none."""
         if example is not None:
             self._learn(example)
 
@@ -122,6 +128,7 @@ class SplitModel(nn.Module):
         encoder, tail = cut_network(network, at, example, layout=layout)
         pixels = example[:1].detach()
         made = cls(encoder, tail, defense=defense, mean=mean, std=std, layout="channels_first", example=pixels)
+        made.at, made.given_layout = at, parse(layout)
         return made if network.training else made.eval()
 
     def features(self, x: Tensor) -> Tensor:

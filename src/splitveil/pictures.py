@@ -25,7 +25,7 @@ def image_grid_png(rows: Sequence[tuple[str, Any]], path: str | Path) -> None:
     """Write labeled rows of images, column k of every row being the same image k, as one PNG.
 
     Args:
-        rows: (label, images) with images uint8 (K, 3, H, W), arrays or tensors, of one shape.
+        rows: (label, images) with images uint8 (K, C, H, W), color or gray, arrays or tensors, of one shape.
         path: where the PNG goes; written whole or not at all.
 
     Raises:
@@ -108,11 +108,11 @@ def data_uri(image: np.ndarray) -> str:
 
 
 def checked(images: Any) -> np.ndarray:
-    """``images`` as a NumPy array; UserError unless it is uint8 (K, 3, H, W), K at least 1."""
+    """``images`` as a NumPy array (K, 3, H, W); UserError unless it is uint8 (K, 3 or 1, H, W), K at least 1."""
     pixels = np.asarray(images)
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3 or pixels.size == 0:
-        raise UserError(f"pictures came as {pixels.dtype} {pixels.shape}; expected uint8 (K, 3, H, W)")
-    return pixels
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or pixels.size == 0:
+        raise UserError(f"pictures came as {pixels.dtype} {pixels.shape}; expected uint8 (K, 3 or 1, H, W)")
+    return np.broadcast_to(pixels, (len(pixels), 3, *pixels.shape[2:]))
 
 
 def _enlargement(tiles: np.ndarray) -> int:

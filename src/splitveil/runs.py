@@ -64,7 +64,16 @@ def _build(settings: config.TrainConfig, images: data.ImageSet) -> SplitModel:
 
 
 def load_images(settings: config.TrainConfig, *, download: bool = False) -> data.ImageSet:
-    """The image set of a run; ``root``, where images may have moved to, counts more than a folder in ``data``."""
+    """The image set of a run; ``root``, where images may have moved to, counts more than a folder in ``data``.
+
+    Raises:
+        UserError: a run that was saved from Python, whose images no folder holds.
+    """
+    if settings.data == config.OWN:
+        raise UserError(
+            "the run was saved from Python, with images and a network of your own; go on there: "
+            "splitveil.load(folder, network=net).model, which splitveil.attack takes"
+        )
     return data.load(
         config.divided(settings.data)[0] if settings.root else settings.data,
         root=settings.root,

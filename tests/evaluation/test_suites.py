@@ -276,7 +276,7 @@ def test_the_distance_to_the_published_decoder():
     summaries = {n: {"attack": {n: {}}, "baseline_mse": 1, "images": {}, "flags": []} for n in values}
     for summary in summaries.values():
         summary |= {"mse": {}, "ssim": {}, "psnr": {}, "seconds": 0}
-    combined = suites._combined(summaries, values, {n: {"mse": 1 - v["mse"]} for n, v in values.items()})
+    combined = suites.combined(summaries, values, {n: {"mse": 1 - v["mse"]} for n, v in values.items()})
     assert combined["below_decoder"]["mean"] == pytest.approx(0.1)
     assert combined["best_attacker"]["attack"] == "decoder"
     assert combined["best_attacker"]["mse"]["mean"] == pytest.approx(0.4)

@@ -197,7 +197,7 @@ def run_suite(
         summaries[label], values[label], held[label] = done
     about: dict[str, Any] = {"suite": name} | ({"superseded_by": SUPERSEDED[name]} if name in SUPERSEDED else {})
     about |= {"protocol": parts.name, "seed": agreed.seed, "observed": agreed.observed}
-    summary = {**about, **_combined(summaries, values, held)}
+    summary = {**about, **combined(summaries, values, held)}
     needs = {label: able[label].make("attacks").needs for label in values}
     summary["flags"] += doubts(values, needs, parts)
     summary |= {"skipped": skipped, "seconds": time.perf_counter() - start, "environment": environment()}
@@ -280,7 +280,12 @@ def _chosen(best: BestAttacker, values: Values, metric: str) -> Tensor:
     return _stacked({label: value[metric] for label, value in values.items()}).gather(0, index)[0]
 
 
-def _combined(summaries: dict[str, dict[str, Any]], values: Values, held: Values) -> dict[str, Any]:
+def combined(summaries: dict[str, dict[str, Any]], values: Values, held: Values) -> dict[str, Any]:
+    """Return what the file of a suite holds of its attacks together.
+
+    Args:
+        summaries: of each attack. values, held: of its attacked and its held-out images.
+    """
     mse = {label: value["mse"] for label, value in values.items()}
     lowest, won = worst_case(mse), winners(mse)
     highest = {key: _stacked({n: v[key] for n, v in values.items()}).max(0).values for key in ("ssim", "psnr")}

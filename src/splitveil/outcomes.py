@@ -1,0 +1,162 @@
+"""What attacks from Python achieved: a result of one, a report of several on the same wires."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from .data import to_float
+from .errors import UserError
+from .evaluation import suites
+from .evaluation.evaluate import Outcome
+from .evaluation.scores import interval
+from .statistics.intervals import Interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .model import SplitModel
+
+
+SHOWN = 8
+"""Images in a picture."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an attack achieved.
+
+    Attributes:
+        name: of the attack.
+        outcome: all of it; the properties below are its essence.
+        model: that was attacked, as it was then; None: it was read from a folder without its network.
+    """
+
+    name: str
+    outcome: Outcome
+    model: SplitModel | None = field(default=None, compare=False)
+
+    @property
+    def mse(self) -> float:
+        """Mean squared error of the reconstructions, pixels in [0, 1]; higher is more private."""
+        return self._mean("mse")
+
+    @property
+    def ssim(self) -> float:
+        """Structural similarity of the reconstructions; lower is more private."""
+        return self._mean("ssim")
+
+    @property
+    def psnr(self) -> float:
+        """Peak signal-to-noise ratio in decibels, at most 100 for each image; lower is more private."""
+        return self._mean("psnr")
+
+    @property
+    def baseline_mse(self) -> float:
+        """Mean squared error of answering the mean of the attacker's images: what no wire at all would leave."""
+        return self.outcome.summary["baseline_mse"]
+
+    @property
+    def flags(self) -> list[str]:
+        """Reasons not to trust the attack's failure or success; none of them means none was found."""
+        return self.outcome.summary["flags"]
+
+    @property
+    def images(self) -> Tensor:
+        """The reconstructions, float (N, C, H, W) in [0, 1], in the order of ``originals``."""
+        return self._pictures(self.outcome.reconstructions)
+
+    @property
+    def originals(self) -> Tensor:
+        """The attacked images, float (N, C, H, W) in [0, 1]."""
+        return self._pictures(self.outcome.originals)
+
+    def interval(self, metric: str = "mse") -> Interval:
+        """Return the 95 % interval of a metric's mean over the attacked images (bootstrap)."""
+        if metric not in self.outcome.values:
+            raise UserError(f"there is no metric '{metric}'; expected one of {', '.join(self.outcome.values)}")
+        return interval(self.outcome.values[metric])
+
+    def plot(self, count: int = SHOWN) -> Figure:
+        """Draw the first attacked images above their reconstructions."""
+        from matplotlib.figure import Figure
+
+        count = max(1, min(count, len(self.images)))
+        figure = Figure(figsize=(1.2 * count, 2.7))
+        axes = figure.subplots(2, count, squeeze=False)
+        for row, shown in enumerate((self.originals, self.images)):
+            for column in range(count):
+                picture = shown[column].expand(3, -1, -1)  # matplotlib shows gray images in false colors
+                axes[row, column].imshow(picture.permute(1, 2, 0).numpy())
+                axes[row, column].set_axis_off()
+        figure.suptitle(f"images and what {self.name} makes of their wire: MSE {self.mse:.4f}, SSIM {self.ssim:.2f}")
+        return figure
+
+    def _pictures(self, images: Tensor) -> Tensor:
+        if not len(images):
+            raise UserError(f"{self.name}: its folder holds the figures and no arrays; look at its reconstructions.png")
+        return to_float(images)
+
+    def _mean(self, metric: str) -> float:
+        return float(self.outcome.values[metric].mean())
+
+    def __repr__(self) -> str:
+        flags = "".join(f"\n  flag: {flag}" for flag in self.flags)
+        shown = f"mse={self.mse:.4f}, ssim={self.ssim:.3f}, baseline_mse={self.baseline_mse:.4f}"
+        return f"Result({self.name}: {shown}, {len(self.outcome.values['mse'])} images){flags}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the attacks of a suite achieved on the same wires.
+
+    Attributes:
+        suite: its name. results: by attack.
+        skipped: attacks that could not be made, with the reason.
+        doubts: flags that no attack has alone: one with the weights that is beaten by one without, near-duplicates.
+        model: as of `Result`.
+    """
+
+    suite: str
+    results: dict[str, Result]
+    skipped: dict[str, str] = field(default_factory=dict)
+    doubts: list[str] = field(default_factory=list)
+    model: SplitModel | None = field(default=None, compare=False)
+
+    @property
+    def best_attacker(self) -> str:
+        """The attack, or the choice per image, that is best on attacker images from which nothing was learned."""
+        found = suites.best_of(self._values(), self._held())
+        if found is None:
+            raise UserError("there are too few images in learn_from to tell the best attacker; give 20 or more")
+        return found["attack"]
+
+    @property
+    def mse(self) -> float:
+        """Mean squared error of the best attacker that can exist."""
+        return float(suites.best_values(self._values(), self._held(), "mse").mean())
+
+    @property
+    def worst_case_mse(self) -> float:
+        """Mean over the images of the lowest error of any attack: nobody without the images can choose so."""
+        return float(suites.worst_case({name: value["mse"] for name, value in self._values().items()}).mean())
+
+    @property
+    def flags(self) -> list[str]:
+        """The flags of all attacks, and the doubts."""
+        each = [f"{name}: {flag}" for name, result in self.results.items() for flag in result.flags]
+        return each + self.doubts
+
+    def _values(self) -> dict[str, dict[str, Tensor]]:
+        return {name: result.outcome.values for name, result in self.results.items()}
+
+    def _held(self) -> dict[str, dict[str, Tensor]]:
+        return {name: result.outcome.held_out for name, result in self.results.items()}
+
+    def __repr__(self) -> str:
+        rows = [f"  {result!r}" for result in self.results.values()]
+        rows += [f"  {name}: not made, {why}" for name, why in self.skipped.items()]
+        rows += [f"  flag: {doubt}" for doubt in self.doubts]
+        return "\n".join([f"Report({self.suite}: mse={self.mse:.4f} by {self.best_attacker})", *rows])

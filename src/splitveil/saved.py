@@ -1,0 +1,354 @@
+"""Models and results from Python in a folder, and back: weights, settings and figures, never code."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, TypeAdapter
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from typing_extensions import TypedDict
+
+from . import __version__, config
+from .config import OWN
+from .defenses.base import Defense, Stack
+from .errors import UserError
+from .evaluation import evaluate, suites
+from .evaluation.evaluate import Outcome
+from .evaluation.scores import METRICS
+from .given import check_model, network_of
+from .model import SplitModel
+from .outcomes import Report, Result
+from .runs import Run, environment, load_images, load_weights, parameter_counts, save_weights
+from .statistics.best_attacker import DISTANCE
+from .storage import reading
+from .storage.claims import LOCK, claimed
+from .storage.files import atomic_write, expanded, write_json, write_text
+
+MODEL, WEIGHTS, IMAGES = "model.json", "model.safetensors", "images.npz"
+REMEDY = "save it again"
+
+
+class _Defense(TypedDict):
+    name: str
+    parameters: dict[str, Any]
+    registered: bool
+
+
+class _Model(TypedDict):
+    """What `MODEL` says: how the halves come about again from a network that is given."""
+
+    splitveil: str
+    network: str
+    at: str | None
+    layout: Literal["channels_first", "channels_last"] | None
+    image: Annotated[list[reading.Count], Field(min_length=3, max_length=3)]
+    wire: list[reading.Count]
+    defenses: list[_Defense]
+
+
+_KIND = TypeAdapter(_Model)
+
+
+def save(thing: SplitModel | Result | Report, path: str | Path) -> Path:
+    """Write a model, with what attacks achieved on it, into a folder that `splitveil compare` reads.
+
+    It holds what `splitveil train` and `splitveil attack` leave: config.yaml, model.safetensors, summary.json and
+    attacks/NAME/; the images of an attack are kept in images.npz beside its picture. A further result on the same model
+    may be saved into the same folder.
+
+    Args:
+        path: a new or empty folder, or one that holds this model.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: the folder holds something else, or cannot be written.
+
+    >>> import tempfile, splitveil as sv
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.Sigmoid(), nn.Flatten(), nn.Linear(36, 2))
+    >>> x, y = torch.rand(40, 3, 12, 12), torch.arange(40) % 2
+    >>> model = sv.split(net, at="1", example=x[:1], defenses=["gaussian:0.1"])
+    >>> result = sv.attack(model, "linear", learn_from=(x[:20], y[:20]), invert=(x[20:], y[20:]))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     saved = load(save(result, f"{folder}/mine"), network=net)
+    >>> saved.results["linear"].images.shape, saved.model.at
+    (torch.Size([20, 3, 12, 12]), '1')
+    """
+    if not isinstance(thing, SplitModel | Result | Report):
+        raise UserError(f"save got a {type(thing).__name__}; expected a SplitModel, a Result or a Report")
+    model = thing if isinstance(thing, SplitModel) else thing.model
+    if model is None:
+        raise UserError("save got figures without their model; load them with network=..., or copy their folder")
+    check_model(model)
+    if not model.image_shape:
+        raise UserError("the model does not know its shapes; make it with an example: SplitModel(..., example=x[:1])")
+    path = expanded(path)
+    with claimed(path, "saving"):
+        _save_model(model, path)
+        results = thing.results if isinstance(thing, Report) else {}
+        for label, result in ({thing.name: thing} if isinstance(thing, Result) else results).items():
+            _save_result(result, label, path)
+        if isinstance(thing, Report):
+            _save_report(thing, path)
+    return path
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a folder holds.
+
+    Attributes:
+        path: the folder. results: of the attacks in it, by label. reports: by the name of their suite.
+    """
+
+    path: Path
+    results: dict[str, Result] = field(default_factory=dict)
+    reports: dict[str, Report] = field(default_factory=dict)
+    _model: SplitModel | None = field(default=None, repr=False)
+
+    @property
+    def model(self) -> SplitModel:
+        """The trained model, in evaluation mode.
+
+        Raises:
+            UserError: it needs a network that was not given.
+        """
+        if self._model is None:
+            raise UserError(
+                f"{self.path} holds the weights of a {_read(self.path)['network']}, which no file can build; give one "
+                f"of the same layers: splitveil.load({str(self.path)!r}, network=net).model"
+            )
+        return self._model
+
+    @property
+    def report(self) -> Report:
+        """The report, where there is one.
+
+        Raises:
+            UserError: there is none, or more than one.
+        """
+        if len(self.reports) != 1:
+            names = ", ".join(self.reports) or "none"
+            raise UserError(f"{self.path} holds the reports {names}; name one: reports[...], or look at results")
+        return next(iter(self.reports.values()))
+
+
+def load(
+    path: str | Path,
+    network: nn.Module | tuple[nn.Module, nn.Module] | None = None,
+    *,
+    defenses: Sequence[Defense | str] | None = None,
+) -> Saved:
+    """Read a folder that `save`, or `splitveil train` and `splitveil attack`, have left. No code of it runs.
+
+    Args:
+        network: of the same layers as the one that was split (its weights are replaced), or a pair of encoder and tail
+            where the halves were given. Not needed for the results alone, nor for a run of `splitveil train`.
+        defenses: in their order, where some were of classes of your own.
+
+    Raises:
+        UserError: no such folder, a damaged file, or a network or defenses that do not fit.
+    """
+    path = expanded(path)
+    if (path / MODEL).is_file():
+        model = None if network is None else _rebuilt(_read(path), path, network, defenses)
+    else:
+        if network is not None or defenses is not None:
+            raise UserError(f"{path} holds no model from Python; leave network and defenses out")
+        run = Run.open(path)
+        model = run.model(load_images(run.settings))
+    left = sorted(path.glob("attacks/*/summary.json"))
+    results = {file.parent.name: Result(file.parent.name, _outcome(file.parent), model) for file in left}
+    reports = [_report(file, results, model) for file in sorted(path.glob("attacks/suite-*.json"))]
+    return Saved(path, results, {report.suite: report for report in reports}, model)
+
+
+def _save_model(model: SplitModel, path: Path) -> None:
+    if (path / "summary.json").is_file() and (path / MODEL).is_file():
+        old = load_file(path / WEIGHTS) if (path / WEIGHTS).is_file() else {}
+        new = {k: v.detach().cpu() for k, v in model.state_dict().items() if isinstance(v, Tensor)}
+        same = old.keys() == new.keys() and all(torch.equal(old[name], new[name]) for name in new)
+        if not same or _read(path) != _about(model):
+            raise UserError(f"{path} holds another model; choose an empty or new folder")
+        return
+    others = sorted(one.name for one in path.iterdir() if one.name != LOCK)
+    if others and not (path / MODEL).is_file():  # else it was stopped while it saved
+        raise UserError(f"{path} exists and holds {others[0]}; choose an empty or new folder")
+    write_json(path / MODEL, _about(model))
+    save_weights(model, path / WEIGHTS)
+    write_text(path / "config.yaml", _config(model))
+    shape = list(model.wire_shape)
+    summary = {
+        **dict.fromkeys(("accuracy", "epoch", "seconds")),
+        "images": {"train": None, "test": None},
+        "parameters": parameter_counts(model),
+        "wire": {"shape": shape, "bytes": 4 * math.prod(shape)},
+        "environment": environment(),
+    }
+    write_json(path / "summary.json", summary)  # last: it marks the run as finished
+
+
+def _about(model: SplitModel) -> dict[str, Any]:
+    network = "network" if model.at is not None else "pair (encoder, tail)"
+    parts = [model.defense] if model.defense is not None and not isinstance(model.defense, Stack) else model.defense
+    return {
+        "splitveil": __version__,
+        "network": network,
+        "at": model.at,
+        "layout": model.given_layout,
+        "image": list(model.image_shape),
+        "wire": list(model.wire_shape),
+        "defenses": [_described(part) for part in parts or ()],  # type: ignore[union-attr]
+    }
+
+
+def _described(defense: Any) -> dict[str, Any]:
+    registered = config.is_registered(defense, "defenses")
+    spec = config.spec_of(defense, "defenses") if registered else config.OwnSpec.of(defense)
+    return {"name": spec.name, "parameters": dict(spec.parameters), "registered": registered}
+
+
+def _config(model: SplitModel) -> str:
+    """What `splitveil train` would have written, as far as it is known."""
+    about = _about(model)["defenses"]
+    named = [{one["name"]: one["parameters"]} for one in about if one["registered"]]
+    trained = {**model.trained_by}
+    if trained:  # `fit` augments only where it is asked to
+        trained |= {"crop_padding": trained["crop_padding"] or 0, "flip": bool(trained["flip"])}
+    notes = {"saved_from": "Python, with splitveil.save", "splitveil": __version__}
+    if own := [one["name"] for one in about if not one["registered"]]:
+        notes["further_defenses"] = ", ".join(own)
+    if not trained:
+        notes["training"] = "unknown; the settings below are defaults"
+    settings = config.parse({"data": OWN, "arch": OWN, "defense": named, **trained})
+    return config.dump(settings.resolve(), **notes)
+
+
+def _save_result(result: Result, label: str, path: Path) -> None:
+    outcome, folder = result.outcome, path / "attacks" / label
+    if (folder / "summary.json").is_file():
+        kept = reading.read_json(folder / "summary.json", reading.ATTACK, REMEDY)
+        names = ("attack", "seed", "observed", "images", "images_digest", "mse")
+        if all(kept.get(name) == outcome.summary.get(name) for name in names):
+            return
+        raise UserError(f"{folder} holds another result; choose an empty or new folder")
+    with atomic_write(folder / IMAGES) as temporary, temporary.open("wb") as file:
+        pictures = outcome.originals.numpy(), outcome.reconstructions.numpy()
+        np.savez_compressed(file, originals=pictures[0], reconstructions=pictures[1])
+    evaluate.save(outcome, Run.open(path), label)
+
+
+def _save_report(report: Report, path: Path) -> None:
+    outcomes = {label: result.outcome for label, result in report.results.items()}
+    first = next(iter(outcomes.values())).summary
+    together = suites.combined(
+        {label: outcome.summary for label, outcome in outcomes.items()},
+        {label: outcome.values for label, outcome in outcomes.items()},
+        {label: outcome.held_out for label, outcome in outcomes.items()},
+    )
+    about = {"suite": report.suite, **{key: first[key] for key in ("protocol", "seed", "observed")}}
+    seconds = sum(outcome.summary["seconds"] for outcome in outcomes.values())
+    summary = {**about, **together, "skipped": report.skipped, "doubts": report.doubts, "seconds": seconds}
+    summary["flags"] += report.doubts
+    write_json(path / "attacks" / f"suite-{report.suite.replace(' ', '-')}.json", summary)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return reading.read_json(path / MODEL, _KIND, REMEDY)
+
+
+def _rebuilt(about: dict[str, Any], path: Path, network: Any, defenses: Sequence[Defense | str] | None) -> SplitModel:
+    own = [one["name"] for one in about["defenses"] if not one["registered"]]
+    if own and defenses is None:
+        names = ", ".join(one["name"] for one in about["defenses"])
+        raise UserError(
+            f"{path} was defended by {names}, of which {', '.join(own)} is a class of your own; give all of them in "
+            "their order: defenses=[...]"
+        )
+    texts = [config.Spec(name=one["name"], parameters=one["parameters"]) for one in about["defenses"]]
+    given = texts if defenses is None else defenses
+    stack = [one if isinstance(one, Defense) else config.spec_of(one, "defenses").make("defenses") for one in given]
+    blank, layout = torch.zeros(1, *about["image"]), about["layout"]
+    normalization = _normalization(path)
+    if about["at"] is not None:
+        whole = network_of(network)
+        model = SplitModel.cut(whole, about["at"], blank, defense=stack, layout=layout, **normalization)
+    elif isinstance(network, tuple | list) and len(network) == 2:
+        halves = [network_of(half) for half in network]
+        model = SplitModel(*halves, defense=stack, layout=layout, example=blank, **normalization)
+    else:
+        raise UserError(f"{path} was made of two halves; give both: network=(encoder, tail)")
+    if list(model.wire_shape) != about["wire"]:
+        raise UserError(
+            f"{path} has the wire {tuple(about['wire'])}, the network that was given {model.wire_shape}; give one of "
+            "the same layers"
+        )
+    _check_names(model, path)
+    load_weights(model, path / WEIGHTS)
+    return model.eval()
+
+
+def _normalization(path: Path) -> dict[str, list[float]]:
+    """The numbers by which the images are normalized; they are among the weights."""
+    try:
+        tensors = load_file(path / WEIGHTS)
+        return {name: tensors[name].tolist() for name in ("mean", "std")}
+    except (OSError, KeyError, SafetensorError) as error:
+        raise UserError(f"cannot read the weights {path / WEIGHTS}: {error}; {REMEDY}") from None
+
+
+def _check_names(model: SplitModel, path: Path) -> None:
+    """Refuse a network that lacks layers of the one that was saved: their weights would be left out."""
+    kept = {name for name in load_file(path / WEIGHTS) if name.startswith(("encoder.", "tail."))}
+    if unknown := sorted(kept - model.state_dict().keys()):
+        raise UserError(
+            f"{path / WEIGHTS} holds {unknown[0]}, which the network that was given has not; give one of the same "
+            "layers"
+        )
+
+
+def _outcome(folder: Path) -> Outcome:
+    remedy = f"remove {folder}, and make the attack again"
+    summary = reading.read_json(folder / "summary.json", reading.ATTACK, remedy)
+    seen = {DISTANCE} & summary.keys()
+    names = {name for name in METRICS if name in summary} | seen
+    count = summary["images"]["attacked"]
+    table = reading.read_columns(folder / "per_image.csv", names, remedy, count)
+    values = {name: torch.from_numpy(column).float() for name, column in table.items() if name != "image"}
+    held = suites.held_out(folder, seen, summary, remedy) if "held_out" in summary else {}
+    return Outcome(summary, values, held, *_images(folder / IMAGES, count, remedy))
+
+
+def _images(path: Path, count: int, remedy: str) -> tuple[Tensor, Tensor]:
+    """Originals and reconstructions, uint8 (N, C, H, W); none of an attack by the command line."""
+    if not path.is_file():
+        return torch.zeros(0, 3, 1, 1, dtype=torch.uint8), torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = [torch.from_numpy(arrays[name]) for name in ("originals", "reconstructions")]
+        if any(images.dtype != torch.uint8 or images.ndim != 4 or len(images) != count for images in found):
+            raise ValueError(f"expected {count} images of bytes")
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged ({error}); {remedy}") from None
+    return found[0], found[1]
+
+
+def _report(path: Path, results: dict[str, Result], model: SplitModel | None) -> Report:
+    said = reading.read_json(path, reading.ANY, REMEDY)
+    try:
+        made = {label: results[label] for label in said["attacks"]}
+        alone = {f"{label}: {flag}" for label, result in made.items() for flag in result.flags}
+        doubts = said.get("doubts", [flag for flag in said["flags"] if flag not in alone])
+        return Report(str(said["suite"]), made, dict(said["skipped"]), list(doubts), model)
+    except reading.UNUSABLE as error:
+        raise UserError(f"{path} is damaged ({error}); {REMEDY}") from None
