@@ -1,7 +1,7 @@
 """SplitVeil: split inference that keeps the picture on the device, and the attacks and bounds that test it.
 
-``import splitveil as sv`` loads nothing heavy: what is listed here is imported when it is first used. Every defense and
-attack is there by the name of its class, an attack without the word Attack: ``sv.Gaussian``, ``sv.Decoder``.
+``import splitveil as sv`` loads nothing heavy: what is listed here is imported when it is first used. Every defense,
+attack and bound is there by the name of its class, without the word Attack or Bound: ``sv.Gaussian``, ``sv.Decoder``.
 
 >>> import splitveil as sv
 >>> sv.Gaussian(0.1), sv.Linear(looks=2)
@@ -32,6 +32,7 @@ __all__ = [
     "SplitModel",
     "UserError",
     "attack",
+    "bound",
     "evaluate",
     "fit",
     "load",
@@ -39,7 +40,7 @@ __all__ = [
     "split",
 ]
 _ROOMS = {
-    "api": ("attack", "evaluate", "fit", "split"),
+    "api": ("attack", "bound", "evaluate", "fit", "split"),
     "data": ("Access",),
     "errors": ("UserError",),
     "model": ("SplitModel",),
@@ -69,8 +70,12 @@ def __dir__() -> list[str]:
 
 
 def _plugins() -> dict[str, type]:
-    """Return the classes of all defenses and attacks by the names under which they are exported."""
+    """Return the classes of all defenses, attacks and bounds by the names under which they are exported."""
     from .registry import Registry
 
-    things = [Registry(kind).get(name) for kind in ("defenses", "attacks") for name in Registry(kind).names()]
-    return {thing.__name__.removesuffix("Attack"): thing for thing in things if isinstance(thing, type)}
+    things = [Registry(kind).get(name) for kind in ("defenses", "attacks", "bounds") for name in Registry(kind).names()]
+    return {
+        thing.__name__.removesuffix("Attack").removesuffix("Bound"): thing
+        for thing in things
+        if isinstance(thing, type)
+    }

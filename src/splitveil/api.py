@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from . import config, progress_bars
 from .attacks.base import Attack
+from .bounds.base import Bound, Channel, Estimate
 from .cutting.layout import Layout
 from .data import Access, Protocol
 from .data.protocol import contained
@@ -116,6 +117,30 @@ def fit(
         training.run(progress_bars.training(bar, "training", recipe.epochs) if bar else None)
     model.eval().trained_by = recipe.model_dump(mode="json")
     return training.state.records
+
+
+def bound(model: SplitModel, bound: Bound | config.Spec | str, images: Data, *, seed: int = 0) -> list[Estimate]:
+    """Bound or estimate what the wire gives away about images like the given ones.
+
+    Args:
+        model: trained, with its defenses.
+        bound: an object such as ``Mixture(clusters=3)``, or text such as ``"mixture:3"``.
+        images: that the model was not trained on; half of them fit densities, a tenth chooses, the rest are scored.
+        seed: of the division of the images and of the noise.
+
+    Returns:
+        One estimate or several; each says whether it is a lower or an upper bound, of what, and how sure it is.
+
+    Raises:
+        UserError: the bound says nothing about this wire (`bounds.base.BoundError`), or the images do not fit the model.
+    """
+    check_model(model)
+    split = images_of(images, "images")
+    check_images(model, split, "images")
+    rng = torch.Generator().manual_seed(seed)
+    channel = Channel.of(model, split, rng)
+    made: Bound = bound if isinstance(bound, Bound) else config.spec_of(bound, "bounds").make("bounds")
+    return made.estimate(channel, torch.Generator(channel.device).manual_seed(seed))
 
 
 def attack(

@@ -24,6 +24,7 @@ KINDS = {
     "data": "data set",
     "defenses": "defense",
     "attacks": "attack",
+    "bounds": "bound",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import math
 import re
 import tomllib
 import types
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from splitveil.bounds.base import Channel
 from splitveil.data import Access
 from splitveil.model import SplitModel
 
@@ -29,7 +31,7 @@ def example() -> dict[str, types.ModuleType]:
 
 
 def test_there_is_one_example_per_kind(example):
-    assert list(example) == ["clip", "mean_image", "stripes", "tiny"]
+    assert list(example) == ["clip", "mean_image", "bits", "stripes", "tiny"]
 
 
 def test_their_docstrings_run(example):
@@ -51,6 +53,9 @@ def test_they_work_together(example):
     assert float(wire.abs().max()) == pytest.approx(0.1)
     attack = example["mean_image"].MeanImage()
     attack.fit(victim, images.train, rng)
+    channel = Channel.of(model, images.train, rng)
+    (cap,) = example["bits"].Bits(8).estimate(channel, rng)
+    assert cap.value == pytest.approx(8 * math.log(2) * wire[0].numel())
     expected = (images.train.images / 255).mean(0).expand(4, -1, -1, -1)
     assert torch.allclose(attack.reconstruct(wire), expected)
 

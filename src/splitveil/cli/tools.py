@@ -19,6 +19,7 @@ LISTS = {
     "data": "data",
     "defenses": "defenses",
     "attacks": "attacks",
+    "bounds": "bounds",
 }
 
 
@@ -38,7 +39,7 @@ def legacy(*tokens: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> Non
 
 @app.command(name="list")
 def list_(what: str | None = None, /) -> None:
-    """Show what can be named: models, decoders, data, defenses, attacks.
+    """Show what can be named: models, decoders, data, defenses, attacks, bounds.
 
     Parameters
     ----------
@@ -50,7 +51,7 @@ def list_(what: str | None = None, /) -> None:
     for title, kind in LISTS.items():
         if what in (None, title):
             registry = Registry(kind)
-            settings = kind in ("defenses", "attacks")
+            settings = kind in ("defenses", "attacks", "bounds")
             table = Table("name", "what it is", *(["settings"] * settings), title=title, title_justify="left")
             for name, line in registry.describe():
                 table.add_row(name, escape(line), *([escape(_settings(registry.get(name)))] * settings))

@@ -18,7 +18,7 @@ from ._law import Law
 
 HOOKS = frozenset(
     {"install", "on_wire", "before_step", "loss", "refit", "restructure", "noise_variance", "leakage", "own_parameters"}
-    | {"restructure_like", "law", "memory"}
+    | {"restructure_like", "law", "gaussian_law", "memory"}
 )
 
 
@@ -146,6 +146,22 @@ class Defense(nn.Module):
         """
         return before if type(self).on_wire is Defense.on_wire else before.silent()
 
+    def gaussian_law(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return mean and variance of the wire where it is Gaussian, entry by entry, given the image; else None.
+
+        Args:
+            mean, variance: those of what enters this defense, (B, ...); the variance is 0 where it is certain.
+
+        A defense that does not change the wire passes them on. One that changes it is tried twice: where nothing is
+        drawn, a wire that was certain stays certain. Whoever adds Gaussian noise overrides this.
+        """
+        if type(self).on_wire is Defense.on_wire:
+            return mean, variance
+        if bool(variance.any()):
+            return None
+        first, again = (self.on_wire(mean, torch.Generator(mean.device).manual_seed(seed)) for seed in (0, 1))
+        return (first, torch.zeros_like(first)) if torch.equal(first, again) else None
+
     def memory(self, batch: int, feature: tuple[int, ...], classes: int) -> dict[str, int]:
         """Return what takes memory in a step of ``batch`` images, by the parameter that it grows with -> bytes.
 
@@ -230,6 +246,12 @@ class Stack(Defense, helpers=("losses",)):
         for part in self:
             before = part.law(wire, before)
         return before
+
+    def gaussian_law(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor] | None:
+        found: tuple[Tensor, Tensor] | None = (mean, variance)
+        for part in self:
+            found = None if found is None else part.gaussian_law(*found)
+        return found
 
     def memory(self, batch: int, feature: tuple[int, ...], classes: int) -> dict[str, int]:
         parts = ((name_of(type(part)), part.memory(batch, feature, classes)) for part in self)

@@ -55,5 +55,8 @@ class Cloak(Defense):
     def law(self, wire: Tensor, before: Law) -> Law:
         return before.with_noise(self._sigma().detach().square())
 
+    def gaussian_law(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        return mean, variance + self._sigma().detach().square()
+
     def noise_variance(self) -> float:
         return self.low**2

@@ -41,5 +41,8 @@ class Gaussian(Defense):
     def law(self, wire: Tensor, before: Law) -> Law:
         return before.with_noise(self.sigma**2)
 
+    def gaussian_law(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        return mean, variance + self.sigma**2
+
     def noise_variance(self) -> float:
         return self.sigma**2

@@ -57,8 +57,11 @@ class VIB(Defense):
         self.prior_mean = nn.Parameter(torch.zeros(channels, 1, 1))
         self.prior_log_sigma = nn.Parameter(torch.zeros(channels, 1, 1))
 
+    def _log_sigma(self, z: Tensor) -> Tensor:
+        return self.log_sigma(z).float().clamp(*RANGE)
+
     def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
-        log_sigma = self.log_sigma(z).float().clamp(*RANGE)
+        log_sigma = self._log_sigma(z)
         if self.training and torch.is_grad_enabled():  # for the loss: what arrives here need not be the encoder's z
             prior = self.prior_mean, self.prior_log_sigma.clamp(*RANGE)
             self._last = gaussian_kl(z.float(), log_sigma, *prior).flatten(1).sum(1).mean()
@@ -68,6 +71,9 @@ class VIB(Defense):
     def law(self, wire: Tensor, before: Law) -> Law:
         """Gaussian, of a variance that depends on the image: it is measured."""
         return before.silent()
+
+    def gaussian_law(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor] | None:
+        return None if bool(variance.any()) else (mean, self._log_sigma(mean).mul(2).exp())
 
     def loss(self, step: Step) -> Tensor | None:
         nats, self._last = self._last, None

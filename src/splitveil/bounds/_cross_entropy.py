@@ -1,0 +1,33 @@
+"""I(x; z_wire) ≤ E[log p(z_wire|x) − log q(z_wire)] for any density q that was not made of the same images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..statistics.intervals import Interval
+from ._gaussians import Mixture
+from .base import Channel, Estimate
+
+SIGNIFICANCE = 1.959964
+"""Standard errors on each side of a mean that make a 95 % interval."""
+ASSUMPTIONS = (
+    "The images are drawn from the population that the answer is about, and the model was not trained on them.",
+    "The noise on the wire is Gaussian with the variance that the defense declares, and drawn anew for every query.",
+    "One wire of each image is seen; for k wires the bound is k times as large.",
+)
+
+
+def gaps(channel: Channel, part: str, q: Mixture, rng: torch.Generator) -> Tensor:
+    """Return log p(z_wire|x) − log q(z_wire) of one fresh wire of each image of a part, (N,), in nats."""
+    law = channel.conditional(part)
+    wire = law.draw(rng)
+    return law.log_density(wire) - q.log_density(wire)
+
+
+def upper_bound(channel: Channel, q: Mixture, about: str, rng: torch.Generator) -> Estimate:
+    """Return the mean gap on the held-out images: an unbiased estimate of an upper bound, whatever q is."""
+    values = gaps(channel, "held_out", q, rng)
+    mean, error = float(values.mean()), float(values.std() / len(values) ** 0.5)
+    interval = Interval(mean, mean - SIGNIFICANCE * error, mean + SIGNIFICANCE * error)
+    return Estimate(mean, "upper", "leakage", about, ASSUMPTIONS, len(values), interval)

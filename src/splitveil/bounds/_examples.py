@@ -1,0 +1,47 @@
+"""Channels whose leakage is known in closed form, for examples and tests."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Split
+from ..defenses.gaussian import Gaussian
+from ..model import SplitModel
+from .base import Channel
+
+
+class Rows(nn.Module):
+    """Features that are looked up: the pixels of an image spell its row number."""
+
+    def __init__(self, rows: Tensor):
+        super().__init__()
+        self.register_buffer("rows", rows)
+        self.rows: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        digits = (x.flatten(1)[:, :3] * 255).round().long()
+        return self.rows[digits[:, 0] * 65536 + digits[:, 1] * 256 + digits[:, 2]]
+
+
+def channel_of(features: Tensor, labels: Tensor, sigma: float, rng: torch.Generator) -> Channel:
+    """Return the channel whose features (N, D) are given, with Gaussian noise."""
+    numbers = torch.arange(len(features))
+    digits = torch.stack([numbers // 65536, numbers // 256 % 256, numbers % 256], 1).to(torch.uint8)
+    pixels = torch.zeros(len(features), 3, 4, 4, dtype=torch.uint8)
+    pixels.view(len(features), -1)[:, :3] = digits
+    model = SplitModel(Rows(features), nn.Identity(), defense=[Gaussian(sigma)])
+    return Channel.of(model, Split(pixels, labels), rng)
+
+
+def linear_channel(sigma: float, dimension: int = 8, images: int = 4000, seed: int = 0) -> tuple[Channel, float]:
+    """Return a channel with Gaussian features of random covariance, and its leakage in nats.
+
+    I(x; z_wire) = ½ log det(I + Cov(z)/σ²).
+    """
+    rng = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(dimension, dimension, generator=rng, dtype=torch.float64) / dimension**0.5
+    features = torch.randn(images, dimension, generator=rng, dtype=torch.float64) @ mixing.T
+    covariance = mixing @ mixing.T
+    exact = 0.5 * torch.logdet(torch.eye(dimension, dtype=torch.float64) + covariance / sigma**2)
+    return channel_of(features.float(), torch.zeros(images, dtype=torch.long), sigma, rng), float(exact)

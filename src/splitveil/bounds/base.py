@@ -1,0 +1,211 @@
+"""What a bound is: a class that examines a wire as a random channel and answers with estimates.
+
+An `Estimate` says whether it is a lower bound, an upper bound or a point estimate, of which quantity, how sure it is,
+and under which assumptions it holds. `Channel` holds what every bound looks at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..data import Split, to_float
+from ..data.protocol import divide
+from ..errors import UserError
+from ..model import SplitModel
+from ..ranges import arguments_of
+from ..statistics.intervals import Interval
+
+Kind = Literal["lower", "upper", "point"]
+Quantity = Literal["leakage", "mse", "success"]
+UNITS: dict[Quantity, str] = {"leakage": "nats per image", "mse": "squared pixel range", "success": "probability"}
+SIGNS: dict[Kind, str] = {"lower": "at least", "upper": "at most", "point": "about"}
+PARTS = ("fit", "choose", "held_out")
+SHARES = (0.5, 0.1, 0.4)
+"""Parts of the images that a density is fitted on, that choose among several, and that the estimate is made of."""
+BATCH = 500
+
+
+class BoundError(UserError):
+    """A bound says nothing about this wire; the message names the assumption that does not hold."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One number about a wire, with everything that is needed to read it.
+
+    Attributes:
+        value: in the unit of ``quantity`` (`UNITS`).
+        kind: "lower" or "upper" where it is a bound under ``assumptions``; "point" where it is none.
+        quantity: "leakage", the mutual information I(x; z_wire); "mse", an attacker's error on pixels in [0, 1];
+            "success", the probability that an attacker is right.
+        about: what was computed, in a few words.
+        assumptions: sentences without which it does not hold.
+        images: how many it was computed from.
+        interval: 95 % interval of ``value``; None where it has no sampling error.
+
+    Raises:
+        UserError: an unknown kind or quantity, or a value that is not finite.
+
+    >>> print(Estimate(12.5, "upper", "leakage", "one Gaussian", images=100, interval=Interval(12.5, 12.1, 12.9)))
+    at most 12.50 [12.10, 12.90] nats per image (one Gaussian, 100 images)
+    """
+
+    value: float
+    kind: Kind
+    quantity: Quantity
+    about: str = ""
+    assumptions: tuple[str, ...] = ()
+    images: int = 0
+    interval: Interval | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("kind", self.kind, SIGNS), ("quantity", self.quantity, UNITS)):
+            if value not in known:
+                raise UserError(f"{name} is {value!r}; expected one of {', '.join(known)}")
+        if not math.isfinite(self.value):
+            raise UserError(f"an estimate is {self.value}; expected a finite number, or a BoundError that says why not")
+
+    def __str__(self) -> str:
+        number = str(self.interval) if self.interval else format(self.value, ".4g")
+        of = ", ".join(part for part in (self.about, f"{self.images:,} images" if self.images else "") if part)
+        return f"{SIGNS[self.kind]} {number} {UNITS[self.quantity]}" + (f" ({of})" if of else "")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {
+            "value": self.value,
+            "kind": self.kind,
+            "quantity": self.quantity,
+            "unit": UNITS[self.quantity],
+            "about": self.about,
+            "assumptions": list(self.assumptions),
+            "images": self.images,
+            "interval": self.interval.as_dict() if self.interval else None,
+        }
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """z_wire given the image: N(``mean``, diag(``variance``)), both (N, D)."""
+
+    mean: Tensor
+    variance: Tensor
+
+    def draw(self, rng: torch.Generator) -> Tensor:
+        """Return one wire for each image, (N, D)."""
+        noise = torch.randn(self.mean.shape, generator=rng, device=self.mean.device, dtype=self.mean.dtype)
+        return self.mean + self.variance.sqrt() * noise
+
+    def log_density(self, wire: Tensor) -> Tensor:
+        """Return log p(z_wire | x) of each wire (N, D) for its own image, (N,), in nats."""
+        square = (wire - self.mean).square() / self.variance
+        return -0.5 * (square + (2 * math.pi * self.variance).log()).sum(1)
+
+
+class Channel:
+    """A split model as a random channel from an image to its wire, and the images on which it is examined.
+
+    Args:
+        model: with its defense. It is examined in evaluation mode, on the device where it is.
+        fit, choose, held_out: images that the model was not trained on. Densities are fitted on the first, chosen
+            between on the second; the third, used once, gives the estimate.
+
+    >>> from torch import nn
+    >>> from splitveil.defenses.gaussian import Gaussian
+    >>> model = SplitModel(nn.Flatten(), nn.Identity(), defense=[Gaussian(0.5)], example=torch.rand(1, 3, 2, 2))
+    >>> images = Split(torch.zeros(40, 3, 2, 2, dtype=torch.uint8), torch.zeros(40, dtype=torch.long))
+    >>> channel = Channel.of(model, images, torch.Generator().manual_seed(0))
+    >>> channel.dimension, len(channel.held_out), float(channel.conditional("fit").variance[0, 0])
+    (12, 16, 0.25)
+    """
+
+    def __init__(self, model: SplitModel, fit: Split, choose: Split, held_out: Split):
+        self.model = model.eval()
+        self.fit, self.choose, self.held_out = fit, choose, held_out
+        self.device = model.mean.device
+        self._features: dict[str, Tensor] = {}
+
+    @classmethod
+    def of(cls, model: SplitModel, images: Split, rng: torch.Generator, shares: Sequence[float] = SHARES) -> Channel:
+        """Divide images (``shares``: fit, choose, held out), balanced by class.
+
+        Raises:
+            UserError: fewer than 20 images.
+        """
+        if len(images) < 20:
+            raise UserError(f"{len(images)} images; a bound needs at least 20, and hundreds to be of use")
+        fit, rest = divide(images, round(shares[0] * len(images)), rng)
+        choose, held_out = divide(rest, round(shares[1] * len(images)), rng)
+        return cls(model, fit, choose, held_out)
+
+    @property
+    def dimension(self) -> int:
+        """Return the number of values on the wire of one image."""
+        return int(self.features("choose")[:1].numel())
+
+    def labels(self, part: str) -> Tensor:
+        """Return the classes of a part's images, (N,)."""
+        return getattr(self, part).labels.to(self.device)
+
+    @torch.no_grad()
+    def features(self, part: str) -> Tensor:
+        """Return the clean features of a part ("fit", "choose" or "held_out"), (N, ...), computed once."""
+        if part not in PARTS:
+            raise UserError(f"part is {part!r}; expected one of {', '.join(PARTS)}")
+        if part not in self._features:
+            images = getattr(self, part).images.split(BATCH)
+            self._features[part] = torch.cat([self.model.features(to_float(x.to(self.device))) for x in images])
+        return self._features[part]
+
+    @torch.no_grad()
+    def conditional(self, part: str) -> Conditional:
+        """Return the Gaussian law of each image's wire given the image, in float64.
+
+        Raises:
+            BoundError: the wire carries no noise, or a defense whose noise is not Gaussian.
+        """
+        z = self.features(part)
+        found = self._law(z)
+        mean, variance = (value.double().flatten(1) for value in found)
+        if not bool((variance > 0).all()):
+            raise BoundError(
+                "the wire carries no noise: given the image it is certain, and the leakage has no bound; add a defense "
+                "with noise, such as gaussian:0.025"
+            )
+        return Conditional(mean, variance)
+
+    def _law(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        defense: Any = self.model.defense
+        start = z.float(), torch.zeros_like(z, dtype=torch.float32)
+        told = start if defense is None else getattr(defense, "gaussian_law", lambda *_: None)(*start)
+        if told is None:
+            raise BoundError(
+                f"the wire of {defense} has no Gaussian density given the image; bounds from densities need defenses "
+                "that add Gaussian noise last (gaussian, cloak, vib)"
+            )
+        return told[0], told[1].expand_as(told[0])
+
+
+class Bound:
+    """Base of every bound: settings go to the constructor, the channel to `estimate`."""
+
+    def __init__(self) -> None:
+        pass
+
+    def estimate(self, channel: Channel, rng: torch.Generator) -> list[Estimate]:
+        """Return what the bound says about ``channel``.
+
+        Raises:
+            BoundError: it says nothing about this wire.
+        """
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        """Return the class with its settings."""
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in arguments_of(self).items())})"
