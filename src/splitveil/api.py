@@ -22,24 +22,27 @@ import torch
 from lightning_fabric import Fabric
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from . import config, progress_bars
 from .attacks.base import Attack
 from .bounds.base import Bound, Channel, Estimate
 from .cutting.layout import Layout
-from .data import Access, Protocol
+from .data import Access, Protocol, Split
 from .data.protocol import contained
+from .data.streamed import Streamed
 from .defenses.base import Defense, Stack
 from .errors import UserError, WireError
 from .evaluation import suites
 from .evaluation.evaluate import Outcome, Stage, Terms, made, stage_of
-from .given import Data, check_images, check_model, example_of, images_of, network_of, outputs_of
+from .given import Data, check_images, check_model, example_of, images_of, network_of, outputs_of, training_images_of
 from .model import SplitModel
 from .outcomes import Report, Result
 from .recipe import Recipe, precision
 from .runtime import Budget, Work
-from .training.loop import Training
+from .training.loop import EVALUATION_BATCH, Training
 from .training.one_machine import OneMachine
+from .training.streamed import StreamedTraining
 
 
 def split(
@@ -77,7 +80,8 @@ def fit(
     """Train the model in place, with everything that its defenses do in a training, and leave it in evaluation mode.
 
     Args:
-        data: what it learns from.
+        data: what it learns from. A `DataLoader` is gone through in each epoch, with its batches, order, workers and
+            transforms, and never held in memory.
         validate: images that choose the epoch; without them the last one is kept.
         progress: show a bar where there is a terminal.
         settings: of `Recipe`: ``recipe`` ("fast" unless it is given), ``epochs``, ``batch_size``, ``lr``, ``seed``, ...
@@ -89,23 +93,21 @@ def fit(
         UserError: unknown settings or values out of their range; images that do not fit the model.
     """
     check_model(model)
-    train, chooses = images_of(data, "data"), None if validate is None else images_of(validate, "validate")
+    recipe = _recipe(data, settings)
+    train = training_images_of(data, "data", recipe.batch_size)
+    chooses = None if validate is None else training_images_of(validate, "validate", EVALUATION_BATCH)
+    classes = 1
     for part, name in ((train, "data"), (chooses, "validate")):
         if part is not None and len(part):
-            check_images(model, part, name)
-            outputs_of(model, part, name)
-    try:
-        recipe = Recipe.model_validate({"recipe": "fast", **settings})
-    except ValidationError as error:
-        raise UserError(config.explain(error, Recipe.model_fields.keys() - {"devices"})) from None
-    if recipe.devices != 1:
-        raise UserError(f"devices is {recipe.devices}; fit trains on one; splitveil train has --devices")
+            first = part if isinstance(part, Split) else part.first
+            check_images(model, first, name)
+            outputs = outputs_of(model, first, name)
+            classes = max(classes, 1 + int(part.labels.max()) if isinstance(part, Split) else outputs)
     if not isinstance(model.defense, Stack):
         model.defense = Stack(*([model.defense] if isinstance(model.defense, Defense) else []))
     gpu = torch.cuda.is_available()
     chosen: Any = precision(recipe.precision, torch.device("cuda" if gpu else "cpu"))
     fabric = Fabric(accelerator="cuda" if gpu else "cpu", devices=1, precision=chosen, plugins=[OneMachine()])
-    classes = 1 + int(max(part.labels.max() for part in (train, chooses) if part is not None))
     # Called within torch.no_grad() or inference_mode() it trains all the same.
     with (
         torch.inference_mode(False),
@@ -113,7 +115,8 @@ def fit(
         torch.random.fork_rng(),
         progress_bars.bars() if progress else nullcontext() as bar,
     ):
-        training = Training(model, train, chooses, recipe, classes, fabric)
+        kind: Any = StreamedTraining if isinstance(train, Streamed) else Training
+        training = kind(model, train, chooses, recipe, classes, fabric)
         training.run(progress_bars.training(bar, "training", recipe.epochs) if bar else None)
     model.eval().trained_by = recipe.model_dump(mode="json")
     return training.state.records
@@ -221,6 +224,23 @@ def evaluate(
     needs = {label: chosen[label].make("attacks").needs for label in outcomes}
     results = {label: Result(label, outcome, victim.cpu()) for label, outcome in outcomes.items()}
     return Report(name, results, skipped, suites.doubts(values, needs, given), victim)
+
+
+def _recipe(data: Data, settings: dict[str, Any]) -> Recipe:
+    """Return the recipe of a training on ``data``; a loader has the size of its batches."""
+    own = data.batch_size if isinstance(data, DataLoader) and data.batch_sampler is not None else None
+    if own is not None and own < 2:
+        raise UserError(f"data gives batches of {own} image; expected at least 2: DataLoader(..., batch_size=128)")
+    if own is not None and settings.get("batch_size", own) != own:
+        raise UserError(f"batch_size is {settings['batch_size']}, but the loader gives batches of {own}; leave it out")
+    more = {} if own is None else {"batch_size": own}
+    try:
+        recipe = Recipe.model_validate({"recipe": "fast", **settings, **more})
+    except ValidationError as error:
+        raise UserError(config.explain(error, Recipe.model_fields.keys() - {"devices"})) from None
+    if recipe.devices != 1:
+        raise UserError(f"devices is {recipe.devices}; fit trains on one; splitveil train has --devices")
+    return recipe
 
 
 def _protocol(model: SplitModel, learn_from: Data, invert: Data, grants: frozenset[Access]) -> Protocol:

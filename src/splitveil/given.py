@@ -8,18 +8,25 @@ from typing import Any, cast
 import torch
 from PIL.Image import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from .data import Split
 from .data.base import COLORS
+from .data.streamed import Streamed
 from .errors import UserError
+from .memory import capacity
 from .model import SplitModel
 
 Data = Split | tuple[Any, Any] | Dataset[Any] | DataLoader[Any]
 """Images and labels: tensors or arrays x (N, C, H, W), in [0, 1] or uint8, and y (N,); a data set of such pairs, or a
-loader of batches of them. C is 3, or 1 of gray images. They are kept in memory, as uint8."""
+loader of batches of them. C is 3, or 1 of gray images. They are kept in memory as uint8, but for those that a training
+reads anew in each epoch (`training_images_of`)."""
 SHAPE = "(N, C, H, W) with C = 3, or 1 of gray images"
 PAIR = "expected (x, y): images (N, C, H, W) and labels (N,), a Dataset of such pairs or a DataLoader"
+
+
+SHARE = 0.25
+"""Part of the memory that the images of a data set may take; above it they are read anew in each epoch."""
 
 
 def images_of(data: Data, name: str) -> Split:
@@ -40,6 +47,38 @@ def images_of(data: Data, name: str) -> Split:
     with torch.inference_mode(False):  # what is made in that mode cannot be trained on
         x, y = (_tensor(part, name) for part in parts)
         return Split(_pixels(x, name), _labels(y, len(x), name))
+
+
+def training_images_of(data: Data, name: str, batch_size: int) -> Split | Streamed:
+    """Return images and labels for a training: in memory, or as a stream that is gone through in each epoch.
+
+    A loader with a length is a stream, and so is a data set whose images would take more than a `SHARE` of the memory.
+
+    Args:
+        batch_size: of the stream of a data set.
+
+    Raises:
+        UserError: as `images_of`; batches of a single image.
+
+    >>> from torch.utils.data import TensorDataset
+    >>> images = TensorDataset(torch.rand(10, 1, 8, 8), torch.arange(10))
+    >>> stream = training_images_of(DataLoader(images, batch_size=4), "data", 128)
+    >>> len(stream), [len(part) for part in stream]
+    (10, [4, 4, 2])
+    """
+    loader = data if isinstance(data, DataLoader) else None
+    if loader is None and isinstance(data, Dataset) and _is_too_large(data, name):
+        loader = DataLoader(data, batch_size, shuffle=True)
+    if loader is None or loader.batch_sampler is None or not _has_length(loader):
+        return images_of(data, name)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            stream = Streamed(loader, lambda item: Split(*_pair(item, name)))
+        except StopIteration:
+            raise UserError(f"{name} is empty; {PAIR}") from None
+    if len(stream.first) < 2:
+        raise UserError(f"{name} gives batches of {len(stream.first)} image; expected at least 2: give it a batch_size")
+    return stream
 
 
 def example_of(example: Any) -> Tensor:
@@ -131,17 +170,41 @@ def _collected(data: Any, name: str) -> tuple[Tensor, Tensor]:
     images, labels = [], []
     with torch.random.fork_rng(devices=[]):
         for item in _items(data):
-            if not isinstance(item, tuple | list) or len(item) != 2:
-                raise UserError(f"{name} yields {_what(item)}; expected pairs (image, label)")
-            image, label = (_tensor(part, name) for part in item)
-            images.append(image if batched else image[None])
-            labels.append(label.reshape(-1) if not batched or label.ndim == 0 else label)
+            image, label = _pair(item, name, batched)
+            images.append(image)
+            labels.append(label)
             if images[0].shape[1:] != images[-1].shape[1:]:
                 sizes = f"{tuple(images[0].shape[1:])} and {tuple(images[-1].shape[1:])}"
                 raise UserError(f"{name} has images of shapes {sizes}; expected one: resize them in its transform")
     if not images:
         raise UserError(f"{name} is empty; {PAIR}")
     return torch.cat(images), torch.cat(labels)
+
+
+def _pair(item: Any, name: str, batched: bool = True) -> tuple[Tensor, Tensor]:
+    """uint8 (B, C, H, W) and int64 (B,) of what a loader or a data set yields: as small as they can be, at once."""
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        raise UserError(f"{name} yields {_what(item)}; expected pairs (image, label)")
+    image, label = (_tensor(part, name) for part in item)
+    pixels = _pixels(image if batched else image[None], name)
+    return pixels, _labels(label.reshape(-1) if not batched or label.ndim == 0 else label, len(pixels), name)
+
+
+def _has_length(loader: DataLoader[Any]) -> bool:
+    try:
+        return len(loader) > 0
+    except TypeError:  # of a data set that only ends
+        return False
+
+
+def _is_too_large(data: Dataset[Any], name: str) -> bool:
+    """Whether the images of a data set would take more than their share of the memory."""
+    has = capacity()
+    if isinstance(data, TensorDataset | IterableDataset) or has is None or not hasattr(data, "__len__"):
+        return False
+    count = len(data)  # type: ignore[arg-type]
+    with torch.random.fork_rng(devices=[]):
+        return count > 0 and count * _pair(data[0], name, False)[0].numel() > SHARE * has
 
 
 def _items(data: Any) -> Iterable[Any]:

@@ -6,7 +6,7 @@ import copy
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ..data import Split, augment, to_float
+from ..data.streamed import Streamed
 from ..defenses.base import Features, Stack, Step, name_of
 from ..errors import UserError
 from ..model import SplitModel
@@ -74,7 +75,13 @@ class Training:
     """
 
     def __init__(
-        self, model: SplitModel, train: Split, validate: Split | None, settings: Recipe, classes: int, fabric: Fabric
+        self,
+        model: SplitModel,
+        train: Split,
+        validate: Split | Streamed | None,
+        settings: Recipe,
+        classes: int,
+        fabric: Fabric,
     ):
         self.model, self.settings, self.classes, self.fabric = model, settings, classes, fabric
         self.validate = validate
@@ -94,6 +101,11 @@ class Training:
         self.state = State()
         self._setup()
         memory.check(self, self._rng(STEP, 0))
+
+    @property
+    def count(self) -> int:
+        """Number of images of an epoch."""
+        return len(self.train)
 
     def _setup(self) -> None:
         own = {id(p) for p in self.stack.own_parameters()}
@@ -150,14 +162,16 @@ class Training:
             self.state.best_accuracy = -1.0  # what was chosen before is not the defended network
         accuracy = None
         if self.validate is not None:
-            hits = correct(self.model.eval(), self.validate, self._rng(VALIDATE, epoch))
+            rng, parts = self._rng(VALIDATE, epoch), self.validate
+            parts = [parts] if isinstance(parts, Split) else parts
+            hits = torch.cat([correct(self.model.eval(), part, rng) for part in parts])
             accuracy = hits.float().mean().item()
         seconds = time.perf_counter() - start
         return record | {
             "accuracy_val": accuracy,
             "leakage_nats": self.stack.leakage(),
             "seconds": seconds,
-            "images_per_second": len(self.train) / seconds,
+            "images_per_second": self.count / seconds,
         }
 
     def _chosen(self, epoch: int, accuracy: float | None) -> bool:
@@ -167,23 +181,23 @@ class Training:
         return epoch >= self.settled and accuracy >= self.state.best_accuracy
 
     def _epoch(self, epoch: int, progress: Progress | None) -> dict[str, Any]:
-        fabric, settings = self.fabric, self.settings
+        fabric = self.fabric
         rng = self._rng(STEP, epoch, fabric.global_rank)
         # Dropout layers draw from the global generator: seeded per epoch, a resumed run repeats an uninterrupted one.
         seed_layers(self._rng(LAYERS, epoch, fabric.global_rank))
-        plan = batches(len(self.train), settings.batch_size, self._rng(SHUFFLE, epoch), 2 * fabric.world_size)
-        keep = FeatureKeeper(len(self.train), fabric.device) if self.stack.wants_features else None
+        planned, parts = self._plan(epoch)
+        keep = FeatureKeeper(self.count, fabric.device) if self.stack.wants_features else None
         totals: dict[str, Tensor] = {}
         self.forward.train()
-        for number, index in enumerate(plan):
-            done = epoch * len(plan) + number
-            share = index[fabric.global_rank :: fabric.world_size]
-            losses = self._step(share, rng, done / (settings.epochs * len(plan)), keep)
+        steps = 0
+        for steps, part in enumerate(parts, 1):
+            done = epoch * planned + min(steps, planned) - 1  # a loader may give more than it tells
+            losses = self._step(part, rng, done / (self.settings.epochs * planned), keep)
             for name, value in losses.items():
                 totals[name] = totals.get(name, torch.zeros((), device=fabric.device)) + value.detach()
             if progress:
                 progress(epoch, done + 1, self.state.records[-1] if self.state.records else {})
-        losses = {name: float(cast(Tensor, fabric.all_reduce(value))) / len(plan) for name, value in totals.items()}
+        losses = {name: float(cast(Tensor, fabric.all_reduce(value))) / steps for name, value in totals.items()}
         if not math.isfinite(loss := sum(losses.values())):
             raise UserError(f"the loss is {loss} in epoch {epoch}; lower lr or the weight of the defense")
         self._agree()
@@ -194,20 +208,27 @@ class Training:
             self.stack.refit(epoch, features)
         return {"epoch": epoch, "loss": loss, "losses": losses}
 
+    def _plan(self, epoch: int) -> tuple[int, Iterable[Any]]:
+        """Return how many steps the epoch has, and what each is made on: here the places of its images."""
+        fabric = self.fabric
+        plan = batches(self.count, self.settings.batch_size, self._rng(SHUFFLE, epoch), 2 * fabric.world_size)
+        return len(plan), (index[fabric.global_rank :: fabric.world_size] for index in plan)
+
+    def _pair(self, part: Any, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return the augmented pixels and the classes of what a step is made on."""
+        return self._augmented(part, rng), self.train.labels[part]
+
     def _agree(self) -> None:
         """Give every process the first one's batch-norm statistics: each has updated them on its own share."""
         if self.fabric.world_size > 1:
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
-    def _step(
-        self, index: Tensor, rng: torch.Generator, progress: float, keep: FeatureKeeper | None
-    ) -> dict[str, Tensor]:
+    def _step(self, part: Any, rng: torch.Generator, progress: float, keep: FeatureKeeper | None) -> dict[str, Tensor]:
         lr = learning_rate(self.settings, progress)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("factor", 1.0)
-        y = self.train.labels[index]
-        x = self._augmented(index, rng)
+        x, y = self._pair(part, rng)
         self.stack.before_step(x, y, self.model)
         z, wire, logits = self.forward(x, rng)
         losses = {"task": cross_entropy(logits.float(), y, label_smoothing=self.settings.label_smoothing)}
@@ -221,19 +242,22 @@ class Training:
         return losses
 
     def _augmented(self, index: Tensor, rng: torch.Generator) -> Tensor:
+        alternate = self.settings.flip and self.settings.alternate_flip
+        mirror = self.mirror[index] ^ bool(self.state.epoch % 2) if alternate else None
+        return self._turned(self.train.images[index], rng, mirror)
+
+    def _turned(self, images: Tensor, rng: torch.Generator, mirror: Tensor | None = None) -> Tensor:
         s = self.settings
         turned = {"crop_padding": s.crop_padding or 0, "flip": bool(s.flip), "rotate_degrees": s.rotate}
-        if s.flip and s.alternate_flip:
-            turned["mirror"] = self.mirror[index] ^ bool(self.state.epoch % 2)
-        return augment(self.train.images[index], rng, **turned).to(memory_format=torch.channels_last)
+        return augment(images, rng, **turned, mirror=mirror).to(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def _extract(self, epoch: int = 0, augmented: bool = False) -> tuple[Tensor, Tensor]:
         """Features of the training images in evaluation mode, as they are or augmented anew: an extra pass."""
         self.model.eval()
-        count = min(len(self.train), capacity(math.prod(self.model.wire_shape)))
+        count = min(self.count, capacity(math.prod(self.model.wire_shape)))
         # The images may be sorted by class, so that the part that fits must be drawn: always the same one.
-        order = torch.randperm(len(self.train), generator=self._rng(REFIT, 0, 1), device=self.fabric.device)[:count]
+        order = torch.randperm(self.count, generator=self._rng(REFIT, 0, 1), device=self.fabric.device)[:count]
         rng = self._rng(REFIT, epoch, 2)  # the same on every process
         z = []
         for index in order.split(EVALUATION_BATCH):

@@ -23,7 +23,7 @@ def check(trainer: Training, rng: torch.Generator) -> None:
         UserError: something does not fit; the message names it and how much it would take.
     """
     settings, fabric = trainer.settings, trainer.fabric
-    batch = math.ceil(min(settings.batch_size, len(trainer.train)) / fabric.world_size)
+    batch = math.ceil(min(settings.batch_size, trainer.count) / fabric.world_size)
     two = to_float(trainer.train.images[:2])
     with torch.enable_grad(), fabric.autocast(), memory.kept(trainer.step) as saved:
         z, _, _ = trainer.step.eval()(two, rng)
