@@ -248,8 +248,10 @@ class Training:
 
     def _turned(self, images: Tensor, rng: torch.Generator, mirror: Tensor | None = None) -> Tensor:
         s = self.settings
-        turned = {"crop_padding": s.crop_padding or 0, "flip": bool(s.flip), "rotate_degrees": s.rotate}
-        return augment(images, rng, **turned, mirror=mirror).to(memory_format=torch.channels_last)
+        turned: dict[str, Any] = {"crop_padding": s.crop_padding or 0, "flip": bool(s.flip), "rotate_degrees": s.rotate}
+        if mirror is not None:
+            turned["mirror"] = mirror
+        return augment(images, rng, **turned).to(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def _extract(self, epoch: int = 0, augmented: bool = False) -> tuple[Tensor, Tensor]:
