@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from splitveil.pictures import image_grid_png
+from splitveil.pictures import save_arrays
 
 ATTACKS = {"linear": {"linear": {"looks": 4}}, "decoder": {"decoder": {"epochs": 50, "network": "res_normN8C64"}}}
 FAMILIES = (None, "dropout:0.2", "nopeek:0.5", "adversarial:0.3", "hsic:0.05")
@@ -61,7 +61,7 @@ def write(folder: Path, count: int) -> None:
     combinations = itertools.cycle(itertools.product(FAMILIES, SIGMAS, WEIGHTS))
     seeds = itertools.count()
     per_seed = len(FAMILIES) * len(SIGMAS) * len(WEIGHTS)
-    sheets = [_sheet(folder / f"sheet{number}.png", rng) for number in range(SHEETS)]
+    sheets = [_sheet(folder / f"sheet{number}.npz", rng) for number in range(SHEETS)]
     for number, (family, sigma, weight) in zip(range(count), combinations, strict=False):
         seed = number // per_seed if number % per_seed else next(seeds)
         cell = folder / "cells" / f"{number:012x}"
@@ -70,7 +70,7 @@ def write(folder: Path, count: int) -> None:
             attack = cell / "attacks" / label
             attack.mkdir(parents=True)
             (attack / "per_image.csv").write_text(_errors(record["attacks"][label]["mse"]["mean"], rng))
-            shutil.copy(sheets[(number + seed) % SHEETS], attack / "reconstructions.png")
+            shutil.copy(sheets[(number + seed) % SHEETS], attack / "reconstructions.npz")
         (cell / "test.csv").write_text(_answers(record["accuracy"]["mean"], rng))
         (cell / "record.json").write_text(json.dumps(record, indent=2))
     for sheet in sheets:
@@ -155,7 +155,7 @@ def _sheet(path: Path, rng: Any) -> Path:
     coarse = rng.uniform(0, 255, (10, 3, 9, 9))
     smooth = coarse.repeat(4, 2).repeat(4, 3)[:, :, 2:34, 2:34]
     images = (0.8 * smooth + 0.2 * rng.uniform(0, 255, smooth.shape)).astype(np.uint8)
-    image_grid_png([("original", images), ("decoder", (0.7 * smooth + 30).astype(np.uint8))], path)
+    save_arrays(path, originals=images, reconstructions=(0.7 * smooth + 30).astype(np.uint8))
     return path
 
 

@@ -1,41 +1,49 @@
-"""Sheets of pictures: written, and read back pixel by pixel."""
+"""Sheets of pictures, and the arrays beside them."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from splitveil.errors import UserError
-from splitveil.pictures import image_grid_png, read_image_grid
+from splitveil.pictures import image_grid_png, load_arrays, save_arrays
 
 
-@given(
-    side=st.sampled_from([16, 28, 32, 48, 64, 96, 128]),
-    count=st.integers(1, 4),
-    label=st.sampled_from(["a", "a label that is wider than a picture or two"]),
+@pytest.mark.parametrize("shape", [(16, 16), (32, 20), (128, 128)])
+def test_a_sheet_shows_each_image_enlarged_by_a_whole_factor(shape, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 3, *shape)).astype(np.uint8)
+    image_grid_png([("original", pixels)], tmp_path / "sheet.png")
+    sheet, factor = np.asarray(Image.open(tmp_path / "sheet.png")), max(1, 96 // shape[1])
+    large = pixels[0].transpose(1, 2, 0).repeat(factor, 0).repeat(factor, 1)
+    top, left = 12 + 15 + 6, 12
+    assert (sheet[top : top + large.shape[0], left : left + large.shape[1]] == large).all()
+
+
+def test_arrays_come_back_as_they_were_and_the_file_does_not_depend_on_the_time(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 1, 8, 6)).astype(np.uint8)
+    for name in "ab":
+        save_arrays(tmp_path / f"{name}.npz", originals=images[0], reconstructions=images[1])
+    found = load_arrays(tmp_path / "a.npz", ("originals", "reconstructions"), "")
+    assert (np.stack(found) == images).all()
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"originals": np.zeros((2, 3, 4, 4), np.uint8)},
+        {"originals": np.zeros((2, 3, 4, 4)), "reconstructions": np.zeros((2, 3, 4, 4))},
+        {"originals": np.zeros((2, 3, 4, 4), np.uint8), "reconstructions": np.zeros((1, 3, 4, 4), np.uint8)},
+        {"originals": np.array([print]), "reconstructions": np.array([print])},
+    ],
 )
-@settings(max_examples=25, deadline=None)
-def test_a_sheet_gives_its_pictures_back(side, count, label, tmp_path_factory):
-    pixels = np.random.default_rng(side).integers(0, 256, (2, count, 3, side, side)).astype(np.uint8)
-    path = tmp_path_factory.mktemp("sheets") / "sheet.png"
-    image_grid_png([("original", pixels[0]), (label, pixels[1])], path)
-    assert (read_image_grid(path, limit=count) == pixels).all()
-
-
-def test_pictures_of_large_pixels_keep_their_size(tmp_path):
-    """64 pixels are shown as they are: that a picture could be half as large does not make it so."""
-    pixels = np.random.default_rng(0).integers(0, 256, (1, 2, 3, 32, 32)).astype(np.uint8).repeat(2, 3).repeat(2, 4)
-    image_grid_png([("original", pixels[0])], tmp_path / "sheet.png")
-    assert (read_image_grid(tmp_path / "sheet.png", rows=1) == pixels).all()
-
-
-def test_a_file_that_is_no_sheet(tmp_path):
-    Image.new("RGB", (300, 51)).save(tmp_path / "x.png")
-    with pytest.raises(UserError, match="300 × 51 pixels; expected 2 rows of square images"):
-        read_image_grid(tmp_path / "x.png")
-    (tmp_path / "y.png").write_bytes(b"\x89PNG damaged")
-    with pytest.raises(UserError, match="cannot read the pictures"):
-        read_image_grid(tmp_path / "y.png")
+def test_damaged_arrays_are_named_with_what_to_do(arrays, tmp_path):
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(UserError, match=r"x.npz is damaged \(.*\); run the attack again"):
+        load_arrays(tmp_path / "x.npz", ("originals", "reconstructions"), "run the attack again")
+    whole = (tmp_path / "x.npz").read_bytes()
+    for part in (b"", b"PK damaged", whole[: len(whole) // 2]):
+        (tmp_path / "x.npz").write_bytes(part)
+        with pytest.raises(UserError, match="damaged"):
+            load_arrays(tmp_path / "x.npz", ("originals", "reconstructions"), "run the attack again")

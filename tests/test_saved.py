@@ -154,7 +154,7 @@ def test_saving_that_was_stopped_begins_again(model, tmp_path):
     assert same(sv.load(tmp_path, network()).model, model)
 
 
-@pytest.mark.parametrize("file", ["model.json", "model.safetensors", "attacks/linear/images.npz"])
+@pytest.mark.parametrize("file", ["model.json", "model.safetensors", "attacks/linear/reconstructions.npz"])
 def test_a_damaged_file_is_named(file, report, tmp_path):
     sv.save(report, tmp_path)
     (tmp_path / file).write_bytes(b"nothing of the kind")
@@ -164,9 +164,11 @@ def test_a_damaged_file_is_named(file, report, tmp_path):
 def test_arrays_of_objects_are_not_unpickled(report, tmp_path):
     sv.save(report, tmp_path)
     np.savez(
-        tmp_path / "attacks/linear/images.npz", originals=np.array([{}], dtype=object), reconstructions=np.zeros(1)
+        tmp_path / "attacks/linear/reconstructions.npz",
+        originals=np.array([{}], dtype=object),
+        reconstructions=np.zeros(1),
     )
-    assert "images.npz is damaged" in message(sv.load, tmp_path)
+    assert "reconstructions.npz is damaged" in message(sv.load, tmp_path)
 
 
 def test_the_command_line_compares_saved_reports(report, tmp_path, capsys):

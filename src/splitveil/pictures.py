@@ -1,10 +1,11 @@
-"""Pictures for people: rows of originals above their reconstructions, as PNG."""
+"""Pictures of originals above their reconstructions, as PNG for people and as arrays for programs."""
 
 from __future__ import annotations
 
 import base64
 import io
-import math
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,42 +63,36 @@ def image_grid_png(rows: Sequence[tuple[str, Any]], path: str | Path) -> None:
         sheet.save(temporary, format="PNG")
 
 
-def read_image_grid(path: str | Path, rows: int = 2, limit: int | None = None) -> np.ndarray:
-    """The images of a sheet that `image_grid_png` wrote, at their own size: uint8 (rows, K, 3, S, S), all square.
-
-    Args:
-        rows: how many rows the sheet has.
-        limit: at most this many images of a row; a sheet of few images is as wide as its labels.
-
-    Raises:
-        UserError: the file cannot be read, or is no such sheet.
+def save_arrays(path: str | Path, **images: Any) -> None:
+    """Write arrays of images, uint8 (K, C, H, W) each, to a compressed ``.npz`` in one rename.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
-    ...     images = np.arange(5 * 3 * 32 * 32).astype(np.uint8).reshape(5, 3, 32, 32)
-    ...     image_grid_png([("a", images), ("b", images)], f"{folder}/grid.png")
-    ...     bool((read_image_grid(f"{folder}/grid.png")[1] == images).all())
-    True
+    ...     save_arrays(f"{folder}/x.npz", originals=np.zeros((2, 3, 8, 8), np.uint8))
+    ...     [images.shape for images in load_arrays(Path(folder, "x.npz"), ("originals",), "make it again")]
+    [(2, 3, 8, 8)]
     """
-    from PIL import Image
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **{name: np.asarray(array) for name, array in images.items()})
 
+
+def load_arrays(path: Path, names: Sequence[str], remedy: str) -> list[np.ndarray]:
+    """Return the arrays ``names`` of a file of `save_arrays`, uint8 (K, C, H, W), the same K of each; no code runs.
+
+    Args:
+        remedy: what to do where the file is damaged.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
     try:
-        with Image.open(path) as picture:
-            sheet = np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError) as error:  # Pillow's word for a damaged PNG
-        raise UserError(f"cannot read the pictures {path}: {error}; run the attack again") from None
-    side, rest = divmod(sheet.shape[0] - MARGIN, rows)
-    side -= LABEL_SIZE + GAP + MARGIN
-    columns = (sheet.shape[1] - 2 * MARGIN + GAP) // (side + GAP) if side > 0 else 0
-    count = min(columns, limit or columns)
-    if rest or count < 1:
-        raise UserError(f"{path} has {sheet.shape[1]} × {sheet.shape[0]} pixels; expected {rows} rows of square images")
-    step = LABEL_SIZE + GAP + side + MARGIN
-    tops = [MARGIN + row * step + LABEL_SIZE + GAP for row in range(rows)]
-    lefts = [MARGIN + column * (side + GAP) for column in range(count)]
-    tiles = np.stack([[sheet[top : top + side, left : left + side] for left in lefts] for top in tops])
-    factor = _enlargement(tiles)
-    return tiles[:, :, ::factor, ::factor].transpose(0, 1, 4, 2, 3)
+        with np.load(path, allow_pickle=False) as arrays:
+            found = [arrays[name] for name in names]
+        if any(array.dtype != np.uint8 or array.ndim != 4 or len(array) != len(found[0]) for array in found):
+            raise ValueError("expected arrays of bytes (K, C, H, W), of the same K")
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} is damaged ({error}); {remedy}") from None
+    return found
 
 
 def data_uri(image: np.ndarray) -> str:
@@ -113,16 +108,6 @@ def checked(images: Any) -> np.ndarray:
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or pixels.size == 0:
         raise UserError(f"pictures came as {pixels.dtype} {pixels.shape}; expected uint8 (K, 3 or 1, H, W)")
     return np.broadcast_to(pixels, (len(pixels), 3, *pixels.shape[2:]))
-
-
-def _enlargement(tiles: np.ndarray) -> int:
-    """The largest factor by which the tiles (rows, K, side, side, 3) may have been enlarged."""
-    side = tiles.shape[2]
-    across = (tiles[:, :, :, 1:] != tiles[:, :, :, :-1]).any(axis=(0, 1, 2, 4))
-    down = (tiles[:, :, 1:] != tiles[:, :, :-1]).any(axis=(0, 1, 3, 4))
-    common = math.gcd(side, *(np.flatnonzero(across | down) + 1).tolist())  # pixels change at multiples of the factor
-    possible = (f for f in range(common, 1, -1) if side % f == 0 and f == max(1, SCALE_TO // (side // f)))
-    return next(possible, 1)
 
 
 def _picture(image: np.ndarray) -> Image:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 from pydantic import Field, TypeAdapter
 from safetensors import SafetensorError
@@ -27,13 +25,14 @@ from .evaluation.scores import METRICS
 from .given import check_model, network_of
 from .model import SplitModel
 from .outcomes import Report, Result
+from .pictures import load_arrays
 from .runs import Run, environment, load_images, load_weights, parameter_counts, save_weights
 from .statistics.best_attacker import DISTANCE
 from .storage import reading
 from .storage.claims import LOCK, claimed
-from .storage.files import atomic_write, expanded, write_json, write_text
+from .storage.files import expanded, write_json, write_text
 
-MODEL, WEIGHTS, IMAGES = "model.json", "model.safetensors", "images.npz"
+MODEL, WEIGHTS = "model.json", "model.safetensors"
 REMEDY = "save it again"
 
 
@@ -62,8 +61,8 @@ def save(thing: SplitModel | Result | Report, path: str | Path) -> Path:
     """Write a model, with what attacks achieved on it, into a folder that `splitveil compare` reads.
 
     It holds what `splitveil train` and `splitveil attack` leave: config.yaml, model.safetensors, summary.json and
-    attacks/NAME/; the images of an attack are kept in images.npz beside its picture. A further result on the same model
-    may be saved into the same folder.
+    attacks/NAME/; all images of an attack are kept in reconstructions.npz beside its picture. A further result on the
+    same model may be saved into the same folder.
 
     Args:
         path: a new or empty folder, or one that holds this model.
@@ -242,10 +241,7 @@ def _save_result(result: Result, label: str, path: Path) -> None:
         if all(kept.get(name) == outcome.summary.get(name) for name in names):
             return
         raise UserError(f"{folder} holds another result; choose an empty or new folder")
-    with atomic_write(folder / IMAGES) as temporary, temporary.open("wb") as file:
-        pictures = outcome.originals.numpy(), outcome.reconstructions.numpy()
-        np.savez_compressed(file, originals=pictures[0], reconstructions=pictures[1])
-    evaluate.save(outcome, Run.open(path), label)
+    evaluate.save(outcome, Run.open(path), label, kept=None)
 
 
 def _save_report(report: Report, path: Path) -> None:
@@ -326,21 +322,16 @@ def _outcome(folder: Path) -> Outcome:
     table = reading.read_columns(folder / "per_image.csv", names, remedy, count)
     values = {name: torch.from_numpy(column).float() for name, column in table.items() if name != "image"}
     held = suites.held_out(folder, seen, summary, remedy) if "held_out" in summary else {}
-    return Outcome(summary, values, held, *_images(folder / IMAGES, count, remedy))
+    return Outcome(summary, values, held, *_images(folder / evaluate.ARRAYS, count, remedy))
 
 
 def _images(path: Path, count: int, remedy: str) -> tuple[Tensor, Tensor]:
-    """Originals and reconstructions, uint8 (N, C, H, W); none of an attack by the command line."""
-    if not path.is_file():
-        return torch.zeros(0, 3, 1, 1, dtype=torch.uint8), torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = [torch.from_numpy(arrays[name]) for name in ("originals", "reconstructions")]
-        if any(images.dtype != torch.uint8 or images.ndim != 4 or len(images) != count for images in found):
-            raise ValueError(f"expected {count} images of bytes")
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged ({error}); {remedy}") from None
-    return found[0], found[1]
+    """Return originals and reconstructions, uint8 (N, C, H, W); none where the folder keeps only the first of them."""
+    if path.is_file():
+        originals, found = map(torch.from_numpy, load_arrays(path, ("originals", "reconstructions"), remedy))
+        if len(found) == count:
+            return originals, found
+    return torch.zeros(0, 3, 1, 1, dtype=torch.uint8), torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
 
 
 def _report(path: Path, results: dict[str, Result], model: SplitModel | None) -> Report:

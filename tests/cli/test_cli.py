@@ -61,6 +61,7 @@ def test_attack_prints_a_table_and_leaves_its_files(run, capsys):
         "summary.json",
         "held_out.csv",
         "per_image.csv",
+        "reconstructions.npz",
         "reconstructions.png",
     }
 

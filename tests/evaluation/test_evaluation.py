@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from splitveil.data import Access, load, protocol, to_float
 from splitveil.errors import AccessError, UserError
 from splitveil.evaluation import evaluate, reliability, scores
 from splitveil.evaluation.interception import judged
+from splitveil.pictures import load_arrays
 from splitveil.runs import Run
 from splitveil.training import trainer
 from splitveil.zoo import Parts
@@ -86,6 +88,7 @@ def test_the_folder_and_the_summary(run):
     assert sorted(p.name for p in left.iterdir()) == [
         "held_out.csv",
         "per_image.csv",
+        "reconstructions.npz",
         "reconstructions.png",
         "summary.json",
     ]
@@ -103,6 +106,10 @@ def test_the_folder_and_the_summary(run):
         assert sum(values) / 12 == pytest.approx(summary[name]["mean"], rel=1e-5)
         assert summary[name]["ci95"][0] <= summary[name]["mean"] <= summary[name]["ci95"][1]
     assert (left / "reconstructions.png").read_bytes()[1:4] == b"PNG"
+    originals, found = load_arrays(left / "reconstructions.npz", ("originals", "reconstructions"), "")
+    assert originals.shape == found.shape == (10, 3, 32, 32)
+    errors = np.square((found / 255.0) - originals / 255.0).mean((1, 2, 3))
+    assert errors == pytest.approx([float(row["mse"]) for row in rows[:10]], rel=0.02)  # rounded to bytes
 
 
 def test_the_same_seed_gives_the_same_figures(run):

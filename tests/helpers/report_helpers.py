@@ -12,7 +12,7 @@ import numpy as np
 from splitveil import config
 from splitveil.bench.grid import Cell
 from splitveil.bench.record import build
-from splitveil.pictures import image_grid_png
+from splitveil.pictures import save_arrays
 from splitveil.results import records
 from splitveil.statistics import intervals
 
@@ -73,7 +73,7 @@ def run_folder(
         }
         (attack / "summary.json").write_text(json.dumps(found))
         images = np.random.default_rng(len(label)).integers(0, 256, (2, 4, 3, 32, 32)).astype(np.uint8)
-        image_grid_png([("original", images[0]), (label, images[1])], attack / "reconstructions.png")
+        save_arrays(attack / "reconstructions.npz", originals=images[0], reconstructions=images[1])
     return folder
 
 

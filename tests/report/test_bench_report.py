@@ -21,6 +21,7 @@ from PIL import Image
 
 from report_helpers import add, bench, cell, fail
 from splitveil.cli import main
+from splitveil.errors import UserError
 from splitveil.report import plots, published_table, thumbnails
 from splitveil.report.bench import SCRIPTS, Bench, _by_need, build
 from splitveil.results import cem_effect, groups, records
@@ -316,6 +317,20 @@ def test_pictures_keep_to_their_budget(made):
     assert thumbnails.gather(made.folder, found, cells=5).cells.keys() == {record["id"] for record in found[:5]}
     assert thumbnails.gather(made.folder, found, cells=5).left_out == 7
     assert len(thumbnails.gather(made.folder, found, budget=1).cells) == 1
+
+
+def test_cells_of_earlier_versions_are_shown_without_their_pictures(tmp_path, unplotted):
+    for sigma in (0.1, 0.2):
+        record = add(tmp_path, cell(f"gaussian:{sigma}"), 0.6, 0.01)
+    arrays = tmp_path / "cells" / record["id"] / "attacks" / "decoder" / "reconstructions.npz"
+    arrays.unlink()
+    page = Page(build(tmp_path).read_text())
+    assert record["id"] not in page.data("pictures-data")["cells"]
+    assert len(page.data("pictures-data")["cells"]) == 1
+    assert "The pictures of 1 cells are left out: an earlier version attacked them" in " ".join(page.text.split())
+    arrays.write_bytes(b"no archive")
+    with pytest.raises(UserError, match=r"reconstructions\.npz is damaged"):
+        build(tmp_path)
 
 
 def test_long_curves_are_thinned_to_their_last_epoch():

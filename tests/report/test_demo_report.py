@@ -226,7 +226,7 @@ def test_image_grid_keeps_pixels_and_rows(tmp_path):
     [
         ([], "got no rows"),
         ([("a", np.zeros((2, 3, 8, 8)))], r"float64 \(2, 3, 8, 8\); expected uint8"),
-        ([("a", np.zeros((2, 1, 8, 8), np.uint8))], r"expected uint8 \(K, 3, H, W\)"),
+        ([("a", np.zeros((2, 2, 8, 8), np.uint8))], r"expected uint8 \(K, 3 or 1, H, W\)"),
         (
             [("a", np.zeros((2, 3, 8, 8), np.uint8)), ("b", np.zeros((3, 3, 8, 8), np.uint8))],
             "expected one shape",

@@ -22,7 +22,7 @@ from ..data import Access, ImageSet, Protocol, Split, protocol, to_float
 from ..data.protocol import divide
 from ..errors import UserError
 from ..model import SplitModel
-from ..pictures import image_grid_png
+from ..pictures import image_grid_png, save_arrays
 from ..randomness import stream
 from ..recipe import ATTACK, JUDGES
 from ..runs import Run, environment
@@ -40,6 +40,8 @@ from .scores import METRICS, Metric, interval, scored
 __all__ = ["METRICS", "Metric", "Outcome", "Terms", "attack_run", "evaluate", "interval", "rehearse"]
 SHOWN = 10
 """Images in the picture: the first of the attacked images, by index and not by beauty."""
+ARRAYS = "reconstructions.npz"
+"""The images of the picture as arrays: ``originals`` and ``reconstructions``, uint8 (K, C, S, S)."""
 ONCE = "drawn once per image"
 """How the noise on the attacked wires was drawn: earlier versions drew it anew for each attack."""
 
@@ -65,6 +67,8 @@ def attack_run(
 ) -> dict[str, Any]:
     """`evaluate`, and leave ``RUN/attacks/LABEL/`` with summary.json, per_image.csv, held_out.csv and a picture.
 
+    The images of the picture are also left as arrays, in `ARRAYS`.
+
     An attack that is stopped leaves ``RUN/attacks/LABEL/partial/``, from which the same attack goes on.
 
     Args:
@@ -88,11 +92,17 @@ def partial(run: Run, label: str) -> Path:
     return run.path / "attacks" / label / "partial"
 
 
-def save(outcome: Outcome, run: Run, name: str) -> None:
-    """Write the files of an attack; the summary last, so that its presence says the attack is done."""
+def save(outcome: Outcome, run: Run, name: str, kept: int | None = SHOWN) -> None:
+    """Write the files of an attack; the summary last, so that its presence says the attack is done.
+
+    Args:
+        kept: how many originals and reconstructions the arrays beside the picture hold; None: all.
+    """
     folder = run.path / "attacks" / name
     rows = [("original", outcome.originals[:SHOWN]), (name, outcome.reconstructions[:SHOWN])]
     image_grid_png(rows, folder / "reconstructions.png")
+    arrays = {"originals": outcome.originals[:kept], "reconstructions": outcome.reconstructions[:kept]}
+    save_arrays(folder / ARRAYS, **arrays)
     write_text(folder / "per_image.csv", _csv(outcome.values))
     write_text(folder / "held_out.csv", _csv(outcome.held_out))
     write_json(folder / "summary.json", outcome.summary)

@@ -210,12 +210,18 @@ def _no_gain(bench: Bench) -> str:
 
 
 def _pictures_note(shown: thumbnails.Strips) -> str:
-    if not shown.left_out:
-        return ""
-    return (
-        f"The page holds the pictures of {len(shown.cells):,} cells, those on the front and then the newest; of "
-        f"{shown.left_out:,} they are only in the folder."
-    )
+    notes = []
+    if shown.left_out:
+        notes.append(
+            f"The page holds the pictures of {len(shown.cells):,} cells, those on the front and then the newest; of "
+            f"{shown.left_out:,} they are only in the folder."
+        )
+    if shown.without_arrays:
+        notes.append(
+            f"The pictures of {shown.without_arrays:,} cells are left out: an earlier version attacked them and kept "
+            "no arrays of their images. Look at reconstructions.png in their folders."
+        )
+    return " ".join(notes)
 
 
 def _failure(folder: Path, note: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..pictures import read_image_grid
+from ..evaluation.evaluate import ARRAYS
+from ..pictures import checked, load_arrays
 from ..results.groups import strongest
 from ..results.records import per_image
 
@@ -30,11 +31,13 @@ class Strips:
         cells: id of the cell -> its strip: ``uri``, ``originals`` (a key), ``errors`` (MSE of each image).
         originals: key -> ``uri``, ``count``; cells that were attacked on the same images share them.
         left_out: cells whose strip did not fit.
+        without_arrays: cells of earlier versions, which kept their images in a picture only.
     """
 
     cells: dict[str, dict[str, Any]] = field(default_factory=dict)
     originals: dict[str, dict[str, Any]] = field(default_factory=dict)
     left_out: int = 0
+    without_arrays: int = 0
 
 
 def gather(folder: Path, records: Iterable[dict[str, Any]], cells: int = CELLS, budget: int = BUDGET) -> Strips:
@@ -42,12 +45,16 @@ def gather(folder: Path, records: Iterable[dict[str, Any]], cells: int = CELLS, 
     strips, spent = Strips(), 0
     for record in records:
         cell, label = folder / "cells" / record["id"], strongest(record)
-        sheet = cell / "attacks" / label / "reconstructions.png"
-        if len(strips.cells) >= cells or spent >= budget or not sheet.is_file():
+        arrays = cell / "attacks" / label / ARRAYS
+        if not arrays.is_file():
+            strips.without_arrays += 1
+            continue
+        if len(strips.cells) >= cells or spent >= budget:
             strips.left_out += 1
             continue
         errors = per_image(cell, label)["mse"]
-        originals, found = read_image_grid(sheet, limit=min(SHOWN, len(errors)))
+        images = load_arrays(arrays, ("originals", "reconstructions"), "run the attack again")
+        originals, found = (checked(array[:SHOWN]) for array in images)
         key = hashlib.sha256(originals.tobytes()).hexdigest()[:12]
         if key not in strips.originals:
             strips.originals[key] = {"uri": strip_uri(originals), "count": len(originals)}
@@ -62,20 +69,20 @@ def gather(folder: Path, records: Iterable[dict[str, Any]], cells: int = CELLS, 
 
 
 def strip_uri(images: np.ndarray) -> str:
-    """uint8 (K, 3, S, S) side by side with transparent gaps, as one PNG in a ``data:`` address; nothing is lost.
+    """uint8 (K, 3, H, W) side by side with transparent gaps, as one PNG in a ``data:`` address; nothing is lost.
 
     >>> strip_uri(np.zeros((2, 3, 16, 16), np.uint8))[:22]
     'data:image/png;base64,'
     """
     from PIL import Image
 
-    count, _, side, _ = images.shape
-    gap = max(1, side // GAP)
-    strip = np.zeros((side, count * (side + gap) - gap, 4), np.uint8)
+    count, _, height, width = images.shape
+    gap = max(1, width // GAP)
+    strip = np.zeros((height, count * (width + gap) - gap, 4), np.uint8)
     for place, image in enumerate(images):
-        left = place * (side + gap)
-        strip[:, left : left + side, :3] = image.transpose(1, 2, 0)
-        strip[:, left : left + side, 3] = 255
+        left = place * (width + gap)
+        strip[:, left : left + width, :3] = image.transpose(1, 2, 0)
+        strip[:, left : left + width, 3] = 255
     buffer = io.BytesIO()
     Image.fromarray(strip).save(buffer, format="PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

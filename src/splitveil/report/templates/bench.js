@@ -66,7 +66,7 @@ function panel(cell) {
   const shown = strip
     ? [stripRow(pictures.originals[strip.originals].uri, "original", ""),
        stripRow(strip.uri, cell.strongest, "the attack with the lowest mean error", strip.errors)]
-    : [make("p", { class: "note" }, "The pictures of this cell are not in the page, which would be too large: ",
+    : [make("p", { class: "note" }, "The pictures of this cell are not in the page: ",
         make("a", { href: `${data.base}/${path}` }, path), " in its folder.")];
   element("panel").replaceChildren(make("h3", {}, `${cell.name}, seed ${cell.seed}${cell.front ? " (on the front)" : ""}`), facts,
     ...(flags ? [flags] : []), ...shown);
