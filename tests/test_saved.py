@@ -208,7 +208,10 @@ def test_a_run_of_the_command_line_is_loaded(tmp_path):
     assert same_wire(saved.model, Run.open(tmp_path).model(images))
     kept = json.loads((tmp_path / "attacks/linear/summary.json").read_text())
     assert saved.results["linear"].mse == pytest.approx(kept["mse"]["mean"])
-    assert "no arrays; look at its reconstructions.png" in message(lambda: saved.results["linear"].images)
+    assert len(saved.results["linear"].images) == kept["images"]["attacked"] == 4  # as few as the picture shows
+    (tmp_path / "attacks/linear/reconstructions.npz").unlink()
+    figures = sv.load(tmp_path).results["linear"]
+    assert "not all images as arrays; look at its reconstructions.png" in message(lambda: figures.images)
     assert "leave network and defenses out" in message(sv.load, tmp_path, network())
 
 

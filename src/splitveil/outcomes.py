@@ -96,7 +96,7 @@ class Result:
 
     def _pictures(self, images: Tensor) -> Tensor:
         if not len(images):
-            raise UserError(f"{self.name}: its folder holds the figures and no arrays; look at its reconstructions.png")
+            raise UserError(f"{self.name}: its folder holds not all images as arrays; look at its reconstructions.png")
         return to_float(images)
 
     def _mean(self, metric: str) -> float:

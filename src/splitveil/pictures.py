@@ -73,7 +73,8 @@ def save_arrays(path: str | Path, **images: Any) -> None:
     [(2, 3, 8, 8)]
     """
     with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **{name: np.asarray(array) for name, array in images.items()})
+        arrays: dict[str, Any] = {name: np.asarray(array) for name, array in images.items()}
+        np.savez_compressed(file, **arrays)
 
 
 def load_arrays(path: Path, names: Sequence[str], remedy: str) -> list[np.ndarray]:
