@@ -19,7 +19,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -40,6 +39,7 @@ from .model import SplitModel
 from .outcomes import Report, Result
 from .recipe import Recipe, precision
 from .runtime import Budget, Work
+from .training.fabric import Fabric
 from .training.loop import EVALUATION_BATCH, Training
 from .training.one_machine import OneMachine
 from .training.streamed import StreamedTraining

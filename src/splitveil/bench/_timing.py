@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from .. import config, recipe
@@ -22,6 +21,7 @@ from ..attacks._held_out import HELD_OUT
 from ..attacks.base import CACHE_BYTES, Observations, Victim
 from ..attacks.decoder import DecoderAttack
 from ..defenses.base import Features
+from ..training.fabric import Fabric
 from ..training.feature_buffer import capacity
 from ..training.trainer import Trainer, correct
 from .shapes import Size, stand_in

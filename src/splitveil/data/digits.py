@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..ranges import Images
 from ..registry import plugin
@@ -28,13 +30,9 @@ def digits(
     Split 1,437 / 360; the test images are 36 of each class, evenly spaced, so both parts hold all writers.
     ``root`` and ``download`` have no effect: the images are inside scikit-learn.
     """
-    from sklearn.datasets import load_digits
-
-    raw = load_digits()
-    gray = torch.from_numpy(raw.images).float()[:, None] * (255 / 16)  # type: ignore[attr-defined]
+    gray, labels = _scanned()
     large = F.interpolate(gray, size=(32, 32), mode="bilinear", align_corners=False)
     images = large.round().to(torch.uint8).expand(-1, 3, -1, -1)
-    labels = torch.from_numpy(raw.target).long()  # type: ignore[attr-defined]
     held_out = spread(labels, [TEST_PER_CLASS] * 10)
     train = Split(images[~held_out].contiguous(), labels[~held_out])
     test = Split(images[held_out].contiguous(), labels[held_out])
@@ -42,3 +40,13 @@ def digits(
     test = test.subset(chosen(test.labels, test_size, "test"))
     mean, std = channel_statistics(train.images)
     return ImageSet("digits", train, test, [str(digit) for digit in range(10)], mean, std, 32)
+
+
+@cache
+def _scanned() -> tuple[Tensor, Tensor]:
+    """Return the images (1797, 1, 8, 8) in [0, 255], and their labels: read from text, which is slow, once."""
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    gray = torch.from_numpy(raw.images).float()[:, None] * (255 / 16)  # type: ignore[attr-defined]
+    return gray, torch.from_numpy(raw.target).long()  # type: ignore[attr-defined]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
+
+from .fabric import Fabric
 
 FEATURE_BYTES = 2**29
 """Memory for the features of an epoch; wider wires keep a random part of the images (they come shuffled)."""

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -24,6 +23,7 @@ from ..randomness import seed_layers, stream
 from ..recipe import LAYERS, MIRROR, REFIT, SHUFFLE, STEP, VALIDATE, Recipe, batches, learning_rate, pacing_rate
 from . import memory
 from .checkpoints import State
+from .fabric import Fabric
 from .feature_buffer import FeatureKeeper, capacity
 
 EVALUATION_BATCH = 256

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment, find_free_network_port
+from .fabric import LightningEnvironment, find_free_network_port
 
 
 class OneMachine(LightningEnvironment):

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from ..data import Split, to_float
@@ -15,6 +14,7 @@ from ..data.streamed import Streamed
 from ..errors import UserError
 from ..model import SplitModel
 from ..recipe import REFIT, Recipe
+from .fabric import Fabric
 from .feature_buffer import capacity
 from .loop import Training
 

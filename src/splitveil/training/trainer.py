@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.loggers.tensorboard import TensorBoardLogger
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from .. import config
@@ -25,6 +22,7 @@ from ..storage import reading
 from ..storage.claims import claimed
 from ..storage.files import save_tensors, write_json, write_text
 from . import checkpoints, pins
+from .fabric import DDPStrategy, Fabric, TensorBoardLogger
 from .loop import EVALUATION_BATCH, Progress, Training, correct, predict
 from .one_machine import OneMachine
 
