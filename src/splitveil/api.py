@@ -135,7 +135,7 @@ def bound(model: SplitModel, bound: Bound | config.Spec | str, images: Data, *, 
         One estimate or several; each says whether it is a lower or an upper bound, of what, and how sure it is.
 
     Raises:
-        UserError: the bound says nothing about this wire (`bounds.base.BoundError`), or the images do not fit the model.
+        UserError: the bound says nothing about this wire (then a `bounds.base.BoundError`), or the images do not fit.
     """
     check_model(model)
     split = images_of(images, "images")

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from . import ranges
+from .nn.processor import capabilities
 
 Several = Annotated[ranges.Images, Field(ge=2)]
 RECIPES: dict[str, dict[str, Any]] = {
@@ -146,5 +147,5 @@ def precision(choice: str, device: torch.device) -> str:
         return choice
     if device.type == "cuda":
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    capabilities = torch.cpu.get_capabilities()
-    return "bf16-mixed" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "32-true"
+    able = capabilities()
+    return "bf16-mixed" if able["amx_bf16"] or able["avx512_bf16"] else "32-true"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
-from splitveil.nn import fastconv, winograd
+from splitveil.nn import fastconv, processor, winograd
 from splitveil.nn.fastconv import WinogradConv2d, accelerate, conv3x3, pays, restore
 
 
@@ -200,3 +200,11 @@ def test_rule_depends_on_shapes(shape, outputs, expected):
 def test_worth_it_asks_for_the_arithmetic_units(monkeypatch, able, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     assert fastconv.worth_it() is expected
+
+
+def test_an_older_torch_tells_the_same(monkeypatch):
+    if not hasattr(torch.cpu, "get_capabilities") or not hasattr(torch.cpu, "_is_amx_tile_supported"):
+        pytest.skip("this torch has one of the two")
+    now = processor.capabilities()
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert processor.capabilities() == now

@@ -51,8 +51,8 @@ def full(z: Tensor, noise: Tensor, index: Tensor, count: int, pull: float) -> Mi
     """Return the mixture with one full covariance for each group of features.
 
     C_j = ((n_j − 1) S_j + pull · S)/(n_j − 1 + pull) + diag(noise), where S_j is the covariance within group j and S
-    that of all groups pooled, itself drawn to a multiple of the identity (Ledoit and Wolf, "A well-conditioned estimator for
-    large-dimensional covariance matrices", J. Multivariate Analysis 2004). Both are unchanged by rotations of z.
+    that of all groups pooled, itself drawn to a multiple of the identity (Ledoit and Wolf, "A well-conditioned
+    estimator for large-dimensional covariance matrices", J. Multivariate Analysis 2004). Both turn with z.
 
     Args:
         z: (N, D) means of the wires. noise: (D,) their mean variance.

@@ -24,10 +24,10 @@ class MixtureBound(Bound):
     """Bound the leakage by the cross-entropy of the wire under a mixture of Gaussians.
 
     For any density q, I(x; z_wire) ≤ E[log p(z_wire|x) − log q(z_wire)]. One Gaussian, one per class and one per
-    cluster of each class, with full and with diagonal covariances, are fitted on one part of the images; the density that is
-    best on a second part is scored on the third, with fresh noise. The mean is therefore an unbiased estimate of a true
-    upper bound, and its interval is honest. The estimate that a training logs (Theorem 2 of arXiv 2503.00383) is none
-    of both: it is made of the images that it is about.
+    cluster of each class, with full and with diagonal covariances, are fitted on one part of the images; the density
+    that is best on a second part is scored on the third, with fresh noise. The mean is therefore an unbiased estimate
+    of a true upper bound, and its interval is honest. What a training logs (Theorem 2 of arXiv 2503.00383, with
+    diagonal covariances) is only an estimate: the encoder was trained on the images that it is about.
 
     Args:
         clusters: of each class, at most.

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from . import winograd
+from .processor import capabilities
 
 MIN_CHANNELS = 64  # below, the transforms cost as much as the products that they save
 MAX_TILES = 16  # per map: 16×16 pixels; wider maps of few channels are bound by memory
@@ -145,5 +146,5 @@ def restore(module: nn.Module) -> int:
 
 def worth_it() -> bool:
     """True on CPUs with neither bfloat16 nor AVX-512 arithmetic: there the ordinary kernels are the limit."""
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("avx2")) and not any(able.get(k) for k in ("avx512_f", "avx512_bf16", "amx_bf16"))
+    able = capabilities()
+    return able["avx2"] and not any(able[k] for k in ("avx512_f", "avx512_bf16", "amx_bf16"))
