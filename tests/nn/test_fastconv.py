@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import types
 
 import pytest
 import torch
@@ -202,9 +204,8 @@ def test_worth_it_asks_for_the_arithmetic_units(monkeypatch, able, expected):
     assert fastconv.worth_it() is expected
 
 
-def test_an_older_torch_tells_the_same(monkeypatch):
-    if not hasattr(torch.cpu, "get_capabilities") or not hasattr(torch.cpu, "_is_amx_tile_supported"):
-        pytest.skip("this torch has one of the two")
-    now = processor.capabilities()
-    monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert processor.capabilities() == now
+def test_an_older_torch_is_asked_function_by_function(monkeypatch):
+    has = ("_is_avx2_supported", "_is_amx_tile_supported")
+    older = {name: functools.partial(has.__contains__, name) for name in processor.NAMES.values()}
+    monkeypatch.setattr(processor.torch, "cpu", types.SimpleNamespace(**older))
+    assert processor.capabilities() == {"avx2": True, "avx512_f": False, "avx512_bf16": False, "amx_bf16": True}
