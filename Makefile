@@ -6,10 +6,10 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench
+.PHONY: help demo test lint coverage bench
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED)  ## train and attack two small models on digits, write demo/report.html (about 3 minutes)
 	env -u OMP_NUM_THREADS $(BIN)/splitveil demo --out demo
@@ -24,6 +24,9 @@ lint: $(INSTALLED)  ## check style, format, types, US spelling, dependencies and
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/deptry src
 	$(BIN)/codespell src tests docs benchmarks/*.py records *.md
+
+coverage: $(INSTALLED)  ## run the tests and show which lines they do not reach
+	$(BIN)/python -m pytest -q -n $(WORKERS) --cov=splitveil --cov-report=term-missing:skip-covered
 
 bench: $(INSTALLED)  ## measure the speed of training and attacking (CIFAR-10 under data/cifar10)
 	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/speed.py
