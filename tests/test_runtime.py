@@ -13,7 +13,7 @@ from test_evaluation import IMAGES, folder, run  # noqa: F401 (fixtures)
 from torch import nn
 
 import toy
-from splitveil import runtime as work_room
+from splitveil import runtime as runtime_module
 from splitveil.attacks.base import BATCH, Victim, seen
 from splitveil.config import Spec
 from splitveil.data import Access, Split, to_float
@@ -22,7 +22,7 @@ from splitveil.errors import UserError
 from splitveil.evaluation import evaluate, reliability
 from splitveil.model import SplitModel
 from splitveil.registry import Registry
-from splitveil.runtime import Budget, Work
+from splitveil.runtime import Budget, Runtime
 from toy import rng
 
 SMALL = {"epochs": 2, "steps": 4, "restarts": 2, "looks": 1, "network": "custom", "batch_size": 8, "draws": 1}
@@ -62,10 +62,10 @@ def small(name: str) -> Spec:
 # The loop
 
 
-def count(work: Work, rounds: int, per_round: int = 1) -> dict[str, Any]:
+def count(runtime: Runtime, rounds: int, per_round: int = 1) -> dict[str, Any]:
     """A loop that adds up its steps and draws."""
     state: dict[str, Any] = {"sum": 0.0, "tensor": torch.zeros(2)}
-    loop = work.loop("count", rounds, state, rng(), per_round=per_round)
+    loop = runtime.loop("count", rounds, state, rng(), per_round=per_round)
     for i in loop:
         for step in loop.steps(range(per_round)) if per_round > 1 else [i]:
             state["sum"] += step + 1
@@ -74,24 +74,24 @@ def count(work: Work, rounds: int, per_round: int = 1) -> dict[str, Any]:
 
 
 def test_a_budget_of_steps_ends_a_loop_in_the_middle_of_a_round():
-    work = Work(budget=Budget(steps=5))
-    assert count(work, 4, 3)["sum"] == 1 + 2 + 3 + 1 + 2
-    assert work.cut == {"count": (5, 12)}
-    assert count(Work(budget=Budget(steps=12)), 4, 3)["sum"] == 24
+    runtime = Runtime(budget=Budget(steps=5))
+    assert count(runtime, 4, 3)["sum"] == 1 + 2 + 3 + 1 + 2
+    assert runtime.cut == {"count": (5, 12)}
+    assert count(Runtime(budget=Budget(steps=12)), 4, 3)["sum"] == 24
 
 
 def test_a_budget_of_time_is_shared_and_leaves_one_step_to_each(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(work_room.time, "perf_counter", lambda: now[0])
-    work, taken = Work(budget=Budget(seconds=10.0)), []
-    for _ in work.each("abc"):
-        loop = work.loop("steps", 100, {}, rng())
+    monkeypatch.setattr(runtime_module.time, "perf_counter", lambda: now[0])
+    runtime, taken = Runtime(budget=Budget(seconds=10.0)), []
+    for _ in runtime.each("abc"):
+        loop = runtime.loop("steps", 100, {}, rng())
         for _ in loop:
             now[0] += 1.0
         taken.append(loop.done)
     assert taken == [4, 3, 3]  # 10/3 s, rounded up to a step; then halves of what is left
     now[0] += 100
-    late = work.loop("late", 9, {}, rng())
+    late = runtime.loop("late", 9, {}, rng())
     assert list(late) == [0]
     assert late.fraction == 1
 
@@ -99,11 +99,11 @@ def test_a_budget_of_time_is_shared_and_leaves_one_step_to_each(monkeypatch):
 def test_time_that_passed_before_a_stop_counts(tmp_path, monkeypatch):
     """Ten seconds, stopped after six: four steps of a second are left."""
     now = [0.0]
-    monkeypatch.setattr(work_room.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(work_room, "KEEP_EVERY", -1.0)
+    monkeypatch.setattr(runtime_module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(runtime_module, "KEEP_EVERY", -1.0)
 
     def steps(until: float) -> int:
-        loop = Work(budget=Budget(seconds=10.0), store=tmp_path).loop("x", 100, {}, rng())
+        loop = Runtime(budget=Budget(seconds=10.0), store=tmp_path).loop("x", 100, {}, rng())
         for _ in loop:
             now[0] += 1.0
             if now[0] >= until:
@@ -120,7 +120,7 @@ def test_the_rate_falls_to_its_floor_over_what_may_be_spent():
     parameter = nn.Parameter(torch.zeros(1))
     for budget in (None, Budget(steps=6)):
         optimizer, rates = torch.optim.Adam([parameter], 1.0), []
-        loop = Work(budget=budget).loop("x", 12, {}, rng())
+        loop = Runtime(budget=budget).loop("x", 12, {}, rng())
         for _ in loop:
             loop.anneal(optimizer, 1.0, 0.1)
             rates.append(optimizer.param_groups[0]["lr"])
@@ -140,19 +140,19 @@ def test_bad_budgets(text):
 
 
 def test_a_loop_that_forgets_its_steps_is_a_bug():
-    with pytest.raises(RuntimeError, match="pass its steps through"):
-        list(Work().loop("x", 2, {}, rng(), per_round=3))
+    with pytest.raises(RuntimeError, match="pass them through"):
+        list(Runtime().loop("x", 2, {}, rng(), per_round=3))
 
 
 def test_a_damaged_checkpoint_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(work_room, "KEEP_EVERY", -1.0)
-    whole = count(Work(store=tmp_path), 3)
-    again = count(Work(store=tmp_path), 3)  # ended before: nothing is done again
+    monkeypatch.setattr(runtime_module, "KEEP_EVERY", -1.0)
+    whole = count(Runtime(store=tmp_path), 3)
+    again = count(Runtime(store=tmp_path), 3)  # ended before: nothing is done again
     assert again["sum"] == whole["sum"] == 6
     assert torch.equal(again["tensor"], whole["tensor"])
     (tmp_path / "000.pt").write_bytes(b"no checkpoint")
     with pytest.raises(UserError, match=r"000\.pt is damaged .*; remove .* to begin the attack again"):
-        count(Work(store=tmp_path), 3)
+        count(Runtime(store=tmp_path), 3)
 
 
 # Every attack
@@ -164,43 +164,43 @@ def pixels(n: int, seed: int) -> Split:
     )
 
 
-def attack(name: str, work: Work) -> torch.Tensor:
+def attack(name: str, runtime: Runtime) -> torch.Tensor:
     """Reconstructions of a few small images by an attack with small settings."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         encoder = nn.Sequential(nn.Conv2d(3, 12, 4, 4), nn.Sigmoid())
     victim = Victim(SplitModel(encoder, nn.Flatten(), defense=Gaussian(0.1)), frozenset(Access))
     generator, made = rng(7), small(name).resolve("attacks").make("attacks")
-    made.fit(victim, pixels(33, 1), generator, work)
+    made.fit(victim, pixels(33, 1), generator, runtime)
     return made.reconstruct(victim.query(to_float(pixels(5, 2).images), generator), torch.zeros(5, dtype=torch.long))
 
 
 @pytest.mark.parametrize("name", [*Registry("attacks").names(), *OTHERS])
 def test_every_attack_stopped_anywhere_ends_as_if_it_had_not_been(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(work_room, "KEEP_EVERY", -1.0)
+    monkeypatch.setattr(runtime_module, "KEEP_EVERY", -1.0)
     calls: list[int] = []
-    whole = attack(name, Work(lambda *_: calls.append(1)))
+    whole = attack(name, Runtime(lambda *_: calls.append(1)))
     for stop in {2, len(calls) // 2, len(calls) - 1} & set(range(1, len(calls))):
         store = tmp_path / str(stop)
         with pytest.raises(Stopped):
-            attack(name, Work(stop_at(stop), store=store))
-        assert torch.equal(attack(name, Work(store=store)), whole)
+            attack(name, Runtime(stop_at(stop), store=store))
+        assert torch.equal(attack(name, Runtime(store=store)), whole)
 
 
 @pytest.mark.parametrize("name", [*Registry("attacks").names(), *OTHERS])
 def test_every_attack_keeps_to_its_budget(name):
-    work = Work(budget=Budget(steps=1))
-    attack(name, work)
-    assert all(loop.done == 1 for loop in work.loops)
+    runtime = Runtime(budget=Budget(steps=1))
+    attack(name, runtime)
+    assert all(loop.done == 1 for loop in runtime.loops)
     if "steps" in small(name).parameters or "epochs" in small(name).parameters:
-        assert work.loops
+        assert runtime.loops
 
 
 # A run
 
 
 def test_a_stopped_attack_of_a_run_goes_on_and_cleans_up(run, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(work_room, "KEEP_EVERY", -1.0)
+    monkeypatch.setattr(runtime_module, "KEEP_EVERY", -1.0)
     spec = Spec.model_validate("decoder:epochs=3,network=custom,batch_size=32")
     whole = evaluate.attack_run(run, spec, IMAGES, label="whole")
     with pytest.raises(Stopped):
@@ -240,8 +240,8 @@ def test_a_dry_run_counts_the_steps_and_writes_nothing(run):  # noqa: F811
 
 def test_estimates_scale_with_rounds_and_steps(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(work_room.time, "perf_counter", lambda: now[0])
-    loop = Work(budget=Budget(steps=2)).loop("x", 5, {}, rng(), per_round=10)
+    monkeypatch.setattr(runtime_module.time, "perf_counter", lambda: now[0])
+    loop = Runtime(budget=Budget(steps=2)).loop("x", 5, {}, rng(), per_round=10)
     for _ in loop:
         for _ in loop.steps(range(10)):
             now[0] += 1.0

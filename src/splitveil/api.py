@@ -38,7 +38,7 @@ from .given import Data, check_images, check_model, example_of, images_of, netwo
 from .model import SplitModel
 from .outcomes import Report, Result
 from .recipe import Recipe, precision
-from .runtime import Budget, Work
+from .runtime import Budget, Runtime
 from .training.fabric import Fabric
 from .training.loop import EVALUATION_BATCH, Training
 from .training.one_machine import OneMachine
@@ -174,7 +174,7 @@ def attack(
         AccessError: the attack needs what is not granted.
     """
     if budget is not None and not isinstance(budget, Budget):
-        raise UserError(f"budget is {budget!r}; expected a splitveil.work.Budget")
+        raise UserError(f"budget is {budget!r}; expected a splitveil.runtime.Budget")
     given = _protocol(model, learn_from, invert, grants)
     victim, spec = _victim(model), _spec(attack)
     stage = stage_of(victim, spec, given, Terms("own", seed=seed, observed=observed), seed)
@@ -271,4 +271,4 @@ def _victim(model: SplitModel) -> SplitModel:
 
 def _outcome(stage: Stage, label: str, budget: Budget | None, progress: bool, fits: dict[str, Any]) -> Outcome:
     with torch.inference_mode(False), torch.enable_grad(), progress_bars.bars() if progress else nullcontext() as bar:
-        return made(stage, Work(progress_bars.attack(bar, label) if bar else None, budget, None, fits))
+        return made(stage, Runtime(progress_bars.attack(bar, label) if bar else None, budget, None, fits))

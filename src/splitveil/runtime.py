@@ -1,4 +1,4 @@
-"""The steps of an attack: shown in a bar, held to a budget, kept on disk so that a stopped attack goes on."""
+"""The runtime of an attack: progress, budget, and checkpoints from which a stopped attack goes on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 Progress = Callable[[int, int, float], None]
 """Called with (steps done, steps in all, current error)."""
 State = dict[str, Any]
-"""What a loop must find again: objects with a state_dict, tensors, and plain values that the loop keeps in the dict."""
+"""What a loop must find again after a stop: objects with a state_dict, tensors, and plain values."""
 KEEP_EVERY = 20.0
 """Seconds between two checkpoints of a loop."""
 
@@ -33,7 +33,7 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Counts(TypedDict):
-    """How far a loop was."""
+    """The progress of a loop, as its checkpoint has it."""
 
     done: Annotated[int, Field(ge=0)]
     step_seconds: Seconds
@@ -48,7 +48,7 @@ COUNTED, CLOCK = TypeAdapter(Counts), TypeAdapter(tuple[Seconds, tuple[float, fl
 
 @dataclass(frozen=True)
 class Budget:
-    """What an attack may spend: ``steps`` of any one of its optimizations, or ``seconds`` in all; None: no limit.
+    """The limit of an attack: ``steps`` of each of its optimizations, or ``seconds`` in all; None: no limit.
 
     >>> Budget.parse("500"), Budget.parse("90s"), Budget.parse("2m").seconds
     (Budget(steps=500, seconds=None), Budget(steps=None, seconds=90.0), 120.0)
@@ -59,7 +59,7 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """``500`` steps, or ``90s``, ``5m``, ``1h``.
+        """Return the budget that a text names: ``500`` steps, or the time ``90s``, ``5m``, ``1h``.
 
         Raises:
             UserError: anything else, or nothing to spend.
@@ -75,16 +75,17 @@ class Budget:
 
 
 @dataclass
-class Loop:
+class OptimizationLoop:
     """One optimization: its rounds (epochs, say), and the steps that each round has.
 
     Attributes:
-        done, planned: steps taken, and those that it will take; ``wanted`` without a budget.
+        done: steps taken.
+        planned: steps that it will take: ``wanted``, or fewer where the budget has fewer.
         error: current error, for the bar.
-        finished: it has nothing left to do, whatever was planned.
+        finished: nothing is left to do, whatever was planned.
     """
 
-    work: Work
+    runtime: Runtime
     name: str
     rounds: int
     per_round: int
@@ -99,42 +100,57 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.wanted = self.rounds * self.per_round
-        limit = self.work.budget.steps
+        limit = self.runtime.budget.steps
         self.planned = min(self.wanted, limit) if limit else self.wanted
 
     def __iter__(self) -> Iterator[int]:
-        """Rounds 0, 1, ... from where the loop was stopped; at least one step is taken whatever the budget."""
-        self.work.restore(self)
+        """Yield rounds 0, 1, ... from where the loop was stopped; at least one step is taken whatever the budget."""
+        self.runtime.restore(self)
         kept, stopped_at = time.perf_counter(), self.done
         while not self.ended:
             start, before = time.perf_counter(), self.done
             yield self.done // self.per_round
             if self.done == before:  # the round is the step
                 if self.per_round > 1:
-                    raise RuntimeError(f"loop {self.name}: no step in a round; pass its steps through Loop.steps")
+                    raise RuntimeError(f"loop {self.name}: no step in a round; pass them through loop.steps")
                 self.done += 1
                 self.step_seconds += time.perf_counter() - start
                 self.show()
             self.seconds += time.perf_counter() - start
             self.ended = self.spent()
             if not self.ended and time.perf_counter() - kept > KEEP_EVERY:
-                self.work.save(self)
+                self.runtime.save(self)
                 kept = time.perf_counter()
         if self.done > stopped_at and self.seconds > KEEP_EVERY:
-            self.work.save(self)
+            self.runtime.save(self)
 
     @property
     def fraction(self) -> float:
-        """How far the loop is, in [0, 1): by its steps, or by the time it may take where that ends it sooner."""
-        return min(1.0, max(self.done / self.planned, self.work.time_fraction()))
+        """Return how far the loop is, in [0, 1]: by its steps, or by its time where the time limit ends it sooner."""
+        return min(1.0, max(self.done / self.planned, self.runtime.time_fraction()))
 
     def anneal(self, optimizer: torch.optim.Optimizer, lr: float, floor: float) -> None:
-        """Cosine from ``lr`` to ``floor`` over what the loop may spend (Loshchilov and Hutter 2017, one cycle)."""
+        """Set the rate on a cosine from ``lr`` to ``floor`` over the budget of the loop.
+
+        One cycle of Loshchilov and Hutter 2017, without restarts.
+
+        Args:
+            optimizer: its rate is set in every parameter group.
+            lr: rate at the first step.
+            floor: rate at the last step.
+        """
         for group in optimizer.param_groups:
             group["lr"] = floor + (lr - floor) * (1 + math.cos(math.pi * self.fraction)) / 2
 
     def steps(self, items: Iterable[T]) -> Iterator[T]:
-        """The items of one round, until the budget is used up; each is a step."""
+        """Yield the items of one round, each as one step, until the budget is used up.
+
+        Args:
+            items: what the steps of the round work on, such as the indices of its batches.
+
+        Yields:
+            Item after item.
+        """
         for item in items:
             start = time.perf_counter()
             yield item
@@ -145,45 +161,47 @@ class Loop:
                 return
 
     def show(self) -> None:
-        """Tell the bar."""
-        if self.work.progress and (self.done % 10 == 0 or self.done == self.planned or self.per_round > 1):
-            self.work.progress(self.done, self.planned, self.error)
+        """Report progress."""
+        if self.runtime.progress and (self.done % 10 == 0 or self.done == self.planned or self.per_round > 1):
+            self.runtime.progress(self.done, self.planned, self.error)
 
     def finish(self) -> None:
-        """End after this round, as no further step is of use: it is then complete, and not cut short."""
+        """End the loop after this round as complete, and not as cut short, because no further step is of use."""
         self.finished = True
-        if self.work.progress:
-            self.work.progress(self.done, self.done, self.error)
+        if self.runtime.progress:
+            self.runtime.progress(self.done, self.done, self.error)
 
     def spent(self) -> bool:
-        """Whether nothing is left to do, or nothing of its steps or of its time."""
-        return self.finished or self.done >= self.planned or self.work.time_fraction() >= 1
+        """Return whether the loop has ended: it is finished, or its steps or its time are used up."""
+        return self.finished or self.done >= self.planned or self.runtime.time_fraction() >= 1
 
     def full_seconds(self) -> float:
-        """Seconds that all its rounds would take, from those that were taken."""
+        """Return the seconds that all rounds would take, extrapolated from those that were taken."""
         if not self.done:
             return 0.0
         rounds = max(1, math.ceil(self.done / self.per_round))
         return self.wanted * self.step_seconds / self.done + self.rounds * (self.seconds - self.step_seconds) / rounds
 
 
-class Work:
-    """What an attack is given to work with: a bar, a budget, and a folder for what must survive a stop.
+class Runtime:
+    """The progress bar, the time budget and the checkpoints of an attack.
 
-    An attack runs every optimization as a `loop`; nothing else is needed to have all three. Loops must come in the
-    same order whenever the attack is run again with the same seed.
+    An attack runs every optimization as a `loop`, which takes care of all three. Loops must come in the same order
+    whenever the attack is run again with the same seed.
 
     Args:
+        progress: called after steps with (steps done, steps in all, current error).
+        budget: limit on steps or on time; None: no limit.
         store: folder for checkpoints; None: keeps none.
         fits: trainings that other attacks of the same suite have made, by what determines them; None: not shared.
 
     Attributes:
-        shared_seconds: what the trainings took that were taken from ``fits``.
+        shared_seconds: seconds that the trainings taken from ``fits`` took where they were made.
 
-    >>> work, state = Work(budget=Budget(steps=3)), {"x": 0}
-    >>> for step in work.loop("count", 5, state, torch.Generator()):
+    >>> runtime, state = Runtime(budget=Budget(steps=3)), {"x": 0}
+    >>> for step in runtime.loop("count", 5, state, torch.Generator()):
     ...     state["x"] += step
-    >>> state["x"], work.cut
+    >>> state["x"], runtime.cut
     (3, {'count': (3, 5)})
     """
 
@@ -196,29 +214,33 @@ class Work:
     ):
         self.progress, self.budget, self.store = progress, budget or Budget(), store
         self.fits, self.shared_seconds = fits, 0.0
-        self.loops: list[Loop] = []
+        self.loops: list[OptimizationLoop] = []
         self._start, self._earlier = time.perf_counter(), 0.0
         self._from, self._until = 0.0, self.budget.seconds or math.inf
 
     @property
     def seconds(self) -> float:
-        """Time spent, that before a stop included."""
+        """Return the seconds spent, including those before a stop."""
         return self._earlier + time.perf_counter() - self._start
 
     @property
     def cut(self) -> dict[str, tuple[int, int]]:
-        """Loops that the budget ended: name -> (steps taken, steps wanted)."""
+        """Return the loops that the budget ended: name -> (steps taken, steps wanted)."""
         return {x.name: (x.done, x.wanted) for x in self.loops if x.done < x.wanted and not x.finished}
 
     def time_fraction(self) -> float:
-        """Part of the current share of the time that is used; 0 without a limit."""
+        """Return the used part of the current share of time, 0 without a limit."""
         if self._until == math.inf:
             return 0.0
         return (self.seconds - self._from) / max(1e-9, self._until - self._from)
 
     @contextmanager
     def share(self, part: float) -> Iterator[None]:
-        """What is done inside may take this part of the time that is left."""
+        """Limit what is done inside to a part of the time that is left.
+
+        Args:
+            part: share of the time that is left, in (0, 1].
+        """
         before, now = (self._from, self._until), self.seconds
         self._from, self._until = now, now + part * max(0.0, self._until - now) if part < 1 else self._until
         try:
@@ -227,33 +249,55 @@ class Work:
             self._from, self._until = before
 
     def each(self, items: Iterable[T]) -> Iterator[T]:
-        """The items, each with an equal share of the time that is left."""
+        """Yield the items, each with an equal share of the time that is left.
+
+        Args:
+            items: what is gone through, such as batches of wires.
+
+        Yields:
+            Item after item.
+        """
         listed = list(items)
         for i, item in enumerate(listed):
             with self.share(1 / (len(listed) - i)):
                 yield item
 
-    def loop(self, name: str, rounds: int, state: State, rng: torch.Generator, *, per_round: int = 1) -> Loop:
-        """An optimization of ``rounds`` rounds that keeps ``state`` and ``rng``.
+    def loop(
+        self, name: str, rounds: int, state: State, rng: torch.Generator, *, per_round: int = 1
+    ) -> OptimizationLoop:
+        """Return a new optimization loop that keeps ``state`` and ``rng`` on disk.
 
         Args:
-            per_round: steps in each round; where it is more than one the attack passes them through `Loop.steps`.
+            name: of the optimization, for the bar and for what the budget has cut.
+            rounds: rounds (epochs, say) that it takes unless the budget ends it.
+            state: what the loop must find again after a stop: objects with a state_dict, tensors and plain values.
+            rng: generator that the optimization draws from.
+            per_round: steps in each round; where it is more than one, pass them through `OptimizationLoop.steps`.
+
+        Returns:
+            The loop; iterate over it for the rounds.
         """
-        self.loops.append(Loop(self, name, rounds, per_round, state, rng))
+        self.loops.append(OptimizationLoop(self, name, rounds, per_round, state, rng))
         return self.loops[-1]
 
     def skip(self, name: str, rng: torch.Generator, seconds: float) -> None:
-        """Count an optimization that another attack has made: checkpoints are numbered as if it had been made here."""
-        self.loops.append(Loop(self, name, 0, 1, {}, rng, ended=True))
+        """Count an optimization that another attack has made, so that later checkpoints keep their numbers.
+
+        Args:
+            name: of the optimization.
+            rng: generator as that optimization left it.
+            seconds: what it took.
+        """
+        self.loops.append(OptimizationLoop(self, name, 0, 1, {}, rng, ended=True))
         self.shared_seconds += seconds
 
-    def file(self, loop: Loop) -> Path | None:
-        """Where the checkpoint of a loop lies."""
+    def file(self, loop: OptimizationLoop) -> Path | None:
+        """Return the path of the checkpoint of ``loop``; None where none are kept."""
         number = next(i for i, one in enumerate(self.loops) if one is loop)
         return self.store / f"{number:03d}.pt" if self.store else None
 
-    def save(self, loop: Loop) -> None:
-        """Keep a loop between two of its rounds."""
+    def save(self, loop: OptimizationLoop) -> None:
+        """Save ``loop`` between two of its rounds."""
         if (path := self.file(loop)) is None:
             return
         kept = {key: value.state_dict() if hasattr(value, "state_dict") else value for key, value in loop.state.items()}
@@ -261,8 +305,12 @@ class Work:
         clock = {"elapsed": self.seconds, "share": (self._from, self._until)}
         save_tensors(path, {"state": kept, "rng": loop.rng.get_state(), "counts": counts, **clock})
 
-    def restore(self, loop: Loop) -> None:
-        """Put a loop where it was kept; nothing where it was not."""
+    def restore(self, loop: OptimizationLoop) -> None:
+        """Load the checkpoint of ``loop``; without one, do nothing.
+
+        Raises:
+            UserError: the checkpoint is damaged or of another attack.
+        """
         path = self.file(loop)
         if path is None or not path.is_file():
             return
@@ -275,7 +323,7 @@ class Work:
             reason = str(error).partition("\n")[0][:200]
             raise UserError(f"{path} is not of this attack, or damaged ({reason}); {remedy}") from None
 
-    def _put_back(self, loop: Loop, kept: State) -> None:
+    def _put_back(self, loop: OptimizationLoop, kept: State) -> None:
         counts = COUNTED.validate_python(kept["counts"], strict=True)
         if counts["done"] > loop.planned or (counts["done"] == loop.planned and not counts["ended"]):
             raise ValueError(f"it has taken {counts['done']} of {loop.planned} steps")
@@ -308,7 +356,7 @@ def _alike(key: str, at_first: Any, kept: Any) -> Any:
 
 
 def _plain(value: Any) -> bool:
-    """Whether a value holds only what loops keep: numbers, texts, tensors, lists of these, and weights by name."""
+    """Return whether a value holds only what loops keep: numbers, texts, tensors, lists of these, weights by name."""
     if isinstance(value, dict):
         return all(isinstance(name, str) and isinstance(inner, Tensor) for name, inner in value.items())
     if isinstance(value, list | tuple):
@@ -316,6 +364,9 @@ def _plain(value: Any) -> bool:
     return isinstance(value, int | float | str | Tensor)
 
 
+Work = Runtime  # the name in earlier versions: attacks of other packages may import it
+
+
 def copy_weights(module: torch.nn.Module) -> dict[str, Tensor]:
-    """A copy of a module's state, to be kept while training goes on."""
+    """Return a copy of a module's state that later training steps do not change."""
     return {name: value.detach().clone() for name, value in module.state_dict().items()}

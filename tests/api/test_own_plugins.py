@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import splitveil as sv
-from splitveil.attacks.base import Attack, Victim, Work
+from splitveil.attacks.base import Attack, Runtime, Victim
 from splitveil.data import Split, to_float
 from splitveil.defenses.base import Defense, Step
 from splitveil.registry import plugin
@@ -38,7 +38,7 @@ class Mean(Attack):
     def __init__(self, darker: float = 0.0, like: object = None):
         self.darker, self.like = darker, like
 
-    def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, runtime: Runtime | None = None) -> None:
         self.found = (to_float(images.images).mean(0) - self.darker).clamp(0, 1)
 
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import toy
 from splitveil import metrics
 from splitveil.attacks import decoder as decoder_module
-from splitveil.attacks.base import Observations, Victim, Work
+from splitveil.attacks.base import Observations, Runtime, Victim
 from splitveil.attacks.decoder import DecoderAttack
 from splitveil.attacks.linear import LinearAttack
 from splitveil.data import Access, load, to_float
@@ -81,9 +81,9 @@ def test_what_is_not_granted_is_refused():
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_every_look_draws_the_noise_anew(monkeypatch, cached):
-    from splitveil.attacks import base
+    from splitveil.attacks import _victim
 
-    monkeypatch.setattr(base, "CACHE_BYTES", 2**30 if cached else 0)
+    monkeypatch.setattr(_victim, "CACHE_BYTES", 2**30 if cached else 0)
     split = load("digits", train_size=300).train
     seen, generator = digits_victim().observe(split), rng()
     index = torch.tensor([3, 280, 3])
@@ -116,9 +116,9 @@ def decoder_fit(monkeypatch, errors: list[float] | None = None):
     modes: list[tuple[bool, bool]] = []
     real = DecoderAttack.error
 
-    def spy(self, judge: Observations, rng: torch.Generator) -> float:
-        value = real(self, judge, rng)
-        modes.append((self.decoder.training, len(judge) == 4))
+    def spy(self, held_out: Observations, rng: torch.Generator) -> float:
+        value = real(self, held_out, rng)
+        modes.append((self.decoder.training, len(held_out) == 4))
         states.append({k: v.clone() for k, v in self.decoder.state_dict().items()})
         return errors[len(states) - 1] if errors else value
 
@@ -145,8 +145,8 @@ def test_the_decoder_sees_fresh_noise_in_every_batch(monkeypatch):
     rows = torch.cat(trained).flatten(1)
     assert len(rows.unique(dim=0)) == len(rows)
     # The judge's noise is the same in every epoch, so that epochs are compared on equal terms.
-    judged = [noise for noise in defense.seen if len(noise) == 4]
-    assert sum(torch.equal(a, b) for a in judged for b in judged) == len(judged) + 6
+    tried = [noise for noise in defense.seen if len(noise) == 4]
+    assert sum(torch.equal(a, b) for a in tried for b in tried) == len(tried) + 6
 
 
 def test_reconstruction_is_in_evaluation_mode():
@@ -185,7 +185,7 @@ def test_fitting_again_starts_again():
 def test_progress_counts_the_steps():
     calls: list[tuple[int, int, float]] = []
     attack = DecoderAttack(epochs=2, network="custom", batch_size=8)
-    attack.fit(digits_victim(), load("digits", train_size=20).train, rng(), Work(lambda *call: calls.append(call)))
+    attack.fit(digits_victim(), load("digits", train_size=20).train, rng(), Runtime(lambda *call: calls.append(call)))
     assert [done for done, _, _ in calls] == list(range(1, 7))
     assert {total for _, total, _ in calls} == {6}
     assert calls[-1][2] == attack.curve()[0]
@@ -219,8 +219,8 @@ def test_held_out_images_are_not_trained_on(monkeypatch):
     monkeypatch.setattr(decoder_module.Victim, "observe", spy)
     split = load("digits", train_size=40).train
     DecoderAttack(epochs=1, network="custom").fit(digits_victim(), split, rng())
-    judge, train = parts
-    assert len(judge) == 4
-    together = torch.cat([judge.images, train.images]).flatten(1)
+    held_out, train = parts
+    assert len(held_out) == 4
+    together = torch.cat([held_out.images, train.images]).flatten(1)
     assert torch.equal(together.unique(dim=0), split.images.flatten(1).unique(dim=0))
     assert len(together) == 40

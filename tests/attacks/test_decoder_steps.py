@@ -12,7 +12,7 @@ from torch import nn
 
 import toy
 from splitveil.attacks._plateau import CUT, Plateau
-from splitveil.attacks.base import Attack, Victim, Work
+from splitveil.attacks.base import Attack, Runtime, Victim
 from splitveil.attacks.decoder import DecoderAttack
 from splitveil.config import Spec
 from splitveil.data import Access
@@ -28,51 +28,51 @@ def victim(sigma: float = 0.05) -> Victim:
     return Victim(toy.model(48, sigma, (12, 2, 2))[0], ALL)
 
 
-def read(errors: list[float], steps: int = 100, patience: int = 4) -> tuple[list[float], list[float], Work]:
+def read(errors: list[float], steps: int = 100, patience: int = 4) -> tuple[list[float], list[float], Runtime]:
     """Rates of the steps, the weight in the end, and the work of a training whose held-out errors are these."""
     net, rates = nn.Linear(1, 1), []
     optimizer = torch.optim.SGD(net.parameters(), 1.0)
-    plateau, work, told = Plateau(steps, patience, 1.0), Work(), iter(errors)
+    plateau, runtime, told = Plateau(steps, patience, 1.0), Runtime(), iter(errors)
     state: dict[str, Any] = {"net": net, "optimizer": optimizer}
-    loop, weights = plateau.loop(work, "net", state, rng()), []
+    loop, weights = plateau.loop(runtime, "net", state, rng()), []
     for number in loop:
         for _ in plateau.batches(loop, 10, 2):
             rates.append(optimizer.param_groups[0]["lr"])
         weights.append(float(net.weight.detach()))
         net.weight.data.fill_(number)
         plateau.read(loop, net, next(told))
-    return rates, weights, work
+    return rates, weights, runtime
 
 
 def test_the_rate_is_cut_where_the_error_stalls_and_the_best_weights_go_on():
-    rates, weights, work = read([5.0, 4.0, 3.0, 3.1, 3.2, 3.3, 3.1, 2.0, 2.1, 2.1, 2.1, 2.1, 1.999, 1.999, 2.0, 2.0])
+    rates, weights, runtime = read([5.0, 4.0, 3.0, 3.1, 3.2, 3.3, 3.1, 2.0, 2.1, 2.1, 2.1, 2.1, 1.999, 1.999, 2.0, 2.0])
     steps = [b / a for a, b in itertools.pairwise(rates)]
     assert [i + 1 for i, step in enumerate(steps) if step < 0.5] == [7, 12]
     assert min(steps) == pytest.approx(CUT, rel=0.1)
     assert weights[7] == 2  # where the error was 3.0
-    assert work.loops[0].done == 16  # 1.999 against 2.0 is not what a cut must bring
-    assert not work.cut
+    assert runtime.loops[0].done == 16  # 1.999 against 2.0 is not what a cut must bring
+    assert not runtime.cut
 
 
 @pytest.mark.parametrize(("budget", "taken"), [(None, 40), (Budget(steps=20), 20)])
 def test_an_error_that_falls_takes_all_steps_and_ends_at_the_floor_of_a_cosine(budget, taken):
     net, rates = nn.Linear(1, 1), []
     state: dict[str, Any] = {"net": net, "optimizer": torch.optim.SGD(net.parameters(), 1.0)}
-    plateau, work = Plateau(40, 8, 1.0), Work(budget=budget)
-    loop = plateau.loop(work, "net", state, rng())
+    plateau, runtime = Plateau(40, 8, 1.0), Runtime(budget=budget)
+    loop = plateau.loop(runtime, "net", state, rng())
     for number in loop:
         for _ in plateau.batches(loop, 10, 4):
             rates.append(state["optimizer"].param_groups[0]["lr"])
         plateau.read(loop, net, 0.9**number)
     assert rates == pytest.approx([1e-5 + (1 - 1e-5) * (1 + math.cos(math.pi * k / taken)) / 2 for k in range(taken)])
-    assert work.cut == ({"net": (20, 40)} if budget else {})
+    assert runtime.cut == ({"net": (20, 40)} if budget else {})
 
 
 def test_every_image_is_drawn_before_one_is_drawn_again():
     net = nn.Linear(1, 1)
     state: dict[str, Any] = {"net": net, "optimizer": torch.optim.SGD(net.parameters(), 1.0)}
     plateau = Plateau(20, 40, 1.0)
-    loop = plateau.loop(Work(), "net", state, rng())
+    loop = plateau.loop(Runtime(), "net", state, rng())
     rounds = []
     for _ in loop:
         rounds.append(torch.cat(list(plateau.batches(loop, 7, 3))))
@@ -86,11 +86,11 @@ def test_every_image_is_drawn_before_one_is_drawn_again():
 
 def test_it_ends_by_itself_no_worse_than_the_fixed_recipe_of_as_many_steps():
     images, settings = toy.images(400, 1), {"network": "conv_normN0C8", "batch_size": 64, "lr": 2e-2}
-    attack, work = DecoderAttack(steps=10000, patience=40, **settings), Work()
-    attack.fit(victim(), images, rng(), work)
-    taken = work.loops[0].done
+    attack, runtime = DecoderAttack(steps=10000, patience=40, **settings), Runtime()
+    attack.fit(victim(), images, rng(), runtime)
+    taken = runtime.loops[0].done
     assert 80 < taken < 3000
-    assert not work.cut
+    assert not runtime.cut
     fixed = DecoderAttack(epochs=math.ceil(taken / math.ceil(360 / 64)), **settings)
     fixed.fit(victim(), images, rng())
     assert min(attack.curve()) < 1.05 * min(fixed.curve())
@@ -112,10 +112,12 @@ SAME = {
 }
 
 
-def made(text: str, work: Work, images: int = 1, seed: int = 0, sigma: float = 0.05) -> tuple[Attack, torch.Tensor]:
+def made(
+    text: str, runtime: Runtime, images: int = 1, seed: int = 0, sigma: float = 0.05
+) -> tuple[Attack, torch.Tensor]:
     attack: Attack = Spec.model_validate(text).resolve("attacks").make("attacks")
     seen, generator = victim(sigma), rng(seed)
-    attack.fit(seen, toy.images(200, images), generator, work)
+    attack.fit(seen, toy.images(200, images), generator, runtime)
     found = attack.reconstruct(seen.query(toy.pixels(toy.images(5, 2)), generator))
     return attack, torch.cat([found.flatten(), torch.tensor([seen.looks()])])
 
@@ -124,7 +126,7 @@ def made(text: str, work: Work, images: int = 1, seed: int = 0, sigma: float = 0
 def test_one_training_serves_all_attacks_and_gives_what_each_would_have_had(order):
     fits: dict[str, Any] = {}
     for name in order:
-        alone, shared = Work(), Work(fits=fits)
+        alone, shared = Runtime(), Runtime(fits=fits)
         expected, found = made(SAME[name], alone)[1], made(SAME[name], shared)[1]
         assert torch.equal(found, expected)
         assert bool(shared.shared_seconds) == (name != order[0])
@@ -137,16 +139,16 @@ def test_one_training_serves_all_attacks_and_gives_what_each_would_have_had(orde
 )
 def test_another_training_is_not_shared(other):
     fits: dict[str, Any] = {}
-    made(SAME["decoder"], Work(fits=fits))
-    work = Work(fits=fits)
-    made(**{"text": SAME["decoder"], "work": work, **other})
+    made(SAME["decoder"], Runtime(fits=fits))
+    runtime = Runtime(fits=fits)
+    made(**{"text": SAME["decoder"], "runtime": runtime, **other})
     assert len(fits) == 2
-    assert not work.shared_seconds
+    assert not runtime.shared_seconds
 
 
 def test_what_a_budget_may_end_is_not_shared():
     fits: dict[str, Any] = {}
-    made(SAME["decoder"], Work(fits=fits, budget=Budget(steps=30)))
+    made(SAME["decoder"], Runtime(fits=fits, budget=Budget(steps=30)))
     assert not fits
 
 
@@ -156,14 +158,14 @@ def test_a_stopped_attack_goes_on_where_the_shared_training_is_gone(tmp_path, mo
 
     monkeypatch.setattr(work_room, "KEEP_EVERY", -1.0)
     fits: dict[str, Any] = {}
-    made(SAME["decoder"], Work(fits=fits))
-    expected = made(SAME["refine"], Work())[1]
+    made(SAME["decoder"], Runtime(fits=fits))
+    expected = made(SAME["refine"], Runtime())[1]
 
     def stop(done: int, planned: int, error: float) -> None:
         if planned == 3 and done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        made(SAME["refine"], Work(stop, store=tmp_path, fits=fits))
+        made(SAME["refine"], Runtime(stop, store=tmp_path, fits=fits))
     assert (tmp_path / "001.pt").is_file()
-    assert torch.equal(made(SAME["refine"], Work(store=tmp_path))[1], expected)
+    assert torch.equal(made(SAME["refine"], Runtime(store=tmp_path))[1], expected)

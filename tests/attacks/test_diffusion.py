@@ -25,7 +25,7 @@ from splitveil.defenses.gaussian import Gaussian
 from splitveil.defenses.topk import TopK
 from splitveil.errors import UserError
 from splitveil.model import SplitModel
-from splitveil.runtime import Budget, Work
+from splitveil.runtime import Budget, Runtime
 from splitveil.statistics import intervals
 from toy import rng
 
@@ -122,8 +122,8 @@ class BestDenoiser:
 
 def test_training_goes_from_the_gaussian_model_towards_the_best_denoiser():
     held, own = black_or_white(512, 1), black_or_white(512, 2)
-    plain, none = Ddpm(0, 8, 16).learn(own, held, rng(), Work())
-    trained, curve = Ddpm(8, 8, 16).learn(own, held, rng(), Work())
+    plain, none = Ddpm(0, 8, 16).learn(own, held, rng(), Runtime())
+    trained, curve = Ddpm(8, 8, 16).learn(own, held, rng(), Runtime())
     best: Any = BestDenoiser()
     assert none == []
     assert len(curve) == 8
@@ -135,11 +135,11 @@ def test_training_goes_from_the_gaussian_model_towards_the_best_denoiser():
 def test_the_best_epoch_is_kept_and_none_where_none_is_better(monkeypatch):
     errors = iter([0.5, 0.4, 0.3, 0.6])
     monkeypatch.setattr(_ddpm, "held_out_error", lambda net, judge: next(errors))
-    kept, curve = Ddpm(3, 4, 100).learn(TRAIN, TEST, rng(), Work())
+    kept, curve = Ddpm(3, 4, 100).learn(TRAIN, TEST, rng(), Runtime())
     assert curve == [0.4, 0.3, 0.6]
     assert bool(kept.last.weight.any())
     errors = iter([0.1, 0.4])
-    kept, _ = Ddpm(1, 4, 100).learn(TRAIN, TEST, rng(), Work())
+    kept, _ = Ddpm(1, 4, 100).learn(TRAIN, TEST, rng(), Runtime())
     assert not bool(kept.last.weight.any())
 
 
@@ -302,7 +302,7 @@ def test_the_prior_improves_on_a_linear_start(attack, limit):
 @pytest.mark.parametrize("attack", [MapAttack(steps=60, lr=0.05, **TINY), DiffusionAttack(steps=30, **TINY)])
 def test_a_wire_without_gradient_is_gone_around(attack):
     assert against_start(attack, victim(Rounded()), TRAIN) < 3  # and not as far off as without a gradient
-    assert attack.mode == "straight"
+    assert attack.mode == "straight_through"
 
 
 def test_the_settings_with_the_least_error_on_held_out_images_are_chosen(monkeypatch):
@@ -318,7 +318,7 @@ def test_the_settings_with_the_least_error_on_held_out_images_are_chosen(monkeyp
     monkeypatch.setattr(attack, "_sample", sample)
     seen = victim(TopK(0.5))
     attack.fit(seen, TRAIN, rng())
-    assert (attack.rate, attack.mode) == (0.1, "straight")
+    assert (attack.rate, attack.mode) == (0.1, "straight_through")
     assert [len(rates) for rates in scripted] == [30, 30]
     assert attack.guide.truth.shape == (6, 3, 8, 8)
 
@@ -344,7 +344,7 @@ def test_a_sampler_that_is_cut_still_answers_with_images():
     for steps in (3, None):
         attack = DiffusionAttack(steps=30, samples=2, guidance=0.3, level=600, **TINY)
         attack.fit(seen, TRAIN, rng())
-        attack._work = Work(budget=Budget(steps=steps))
+        attack._runtime = Runtime(budget=Budget(steps=steps))
         truth = to_float(TEST.images)
         errors[steps] = float(metrics.mse(attack.reconstruct(seen.query(truth, rng(1))), truth).mean())
     assert errors[None] < errors[3] < 1.5 * errors[None]

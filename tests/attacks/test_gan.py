@@ -18,7 +18,7 @@ from splitveil.attacks.gan import GanAttack, critic, gradient_penalty
 from splitveil.data import Access
 from splitveil.errors import UserError
 from splitveil.evaluation.suites import PRESETS, SUITES
-from splitveil.runtime import Work
+from splitveil.runtime import Runtime
 from toy import rng
 
 QUERY = frozenset({Access.QUERY})
@@ -90,7 +90,7 @@ def test_the_generator_learns_what_the_critic_takes_for_real():
     """With the critic held and no other loss, steps of the generator raise the critic's score of its images."""
     attack = GanAttack(1, mse_weight=0.0, penalty=0.0, **SMALL)
     seen = victim()
-    judge, train = attack.warm.train_on(seen, toy.images(60, 1), rng(), Work(), "gan")
+    judge, train = attack.warm.train_on(seen, toy.images(60, 1), rng(), Runtime(), "gan")
     attack.build(toy.SIDE, rng())
     held = torch.optim.SGD(attack.critic.parameters(), 0.0)
     moved = torch.optim.SGD(attack.warm.decoder.parameters(), 0.01)

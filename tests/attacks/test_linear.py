@@ -15,7 +15,7 @@ from splitveil.attacks.base import Victim
 from splitveil.attacks.latent import LatentAttack
 from splitveil.attacks.linear import LinearAttack
 from splitveil.data import Access, to_float
-from splitveil.runtime import Budget, Work
+from splitveil.runtime import Budget, Runtime
 from toy import rng
 
 
@@ -58,10 +58,10 @@ def test_no_matrix_of_the_wire_is_made_where_the_images_are_few(monkeypatch):
 
 def test_every_part_is_a_step_of_the_budget():
     model, _ = toy.model(24, 0.1)
-    victim, own, work = Victim(model, frozenset(Access)), toy.images(2000, 3), Work(budget=Budget(steps=1))
+    victim, own, runtime = Victim(model, frozenset(Access)), toy.images(2000, 3), Runtime(budget=Budget(steps=1))
     attack = LinearAttack()
-    attack.fit(victim, own, rng(), work)
-    assert work.cut == {"looks": (1, 7), "ridges": (1, 11), "looks at the others": (1, 2)}
+    attack.fit(victim, own, rng(), runtime)
+    assert runtime.cut == {"looks": (1, 7), "ridges": (1, 11), "looks at the others": (1, 2)}
     assert torch.isfinite(attack.reconstruct(victim.query(to_float(own.images[:4]), rng()))).all()
 
 

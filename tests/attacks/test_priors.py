@@ -83,7 +83,7 @@ def test_deep_prior_reconstructs():
 def test_deep_prior_goes_around_a_defense_without_a_gradient():
     attack = DeepPriorAttack(steps=60, width=8, tv=0.01)
     assert against_mean(attack, victim(Rounded())) < 0.9
-    assert attack.mode == "straight"
+    assert attack.mode == "straight_through"
 
 
 def test_the_jitter_falls_in_thirds(monkeypatch):
@@ -143,8 +143,8 @@ def test_latent_keeps_the_better_backward_pass_for_each_image(monkeypatch):
     attack = LatentAttack(epochs=1, steps=1, size=4, samples=4, network="dense_normN0C8", draws=1)
     plain, _ = toy.model(24, 0.0)
     attack.fit(Victim(plain, ALL), toy.images(40, 1), rng())
-    attack.box.modes = ("exact", "straight")
-    final = {"exact": torch.tensor([0.1, 0.4]), "straight": torch.tensor([0.2, 0.3])}
+    attack.box.modes = ("exact", "straight_through")
+    final = {"exact": torch.tensor([0.1, 0.4]), "straight_through": torch.tensor([0.2, 0.3])}
     kept: dict[str, torch.Tensor] = {}
 
     def scripted(x, target, rng, mode, draws=None):
@@ -155,8 +155,8 @@ def test_latent_keeps_the_better_backward_pass_for_each_image(monkeypatch):
 
     monkeypatch.setattr(attack.box, "feature_loss", scripted)
     found = attack.reconstruct(torch.zeros(2, 24))
-    assert torch.equal(found, torch.stack([kept["exact"][0], kept["straight"][1]]))
-    assert not torch.equal(kept["exact"], kept["straight"])
+    assert torch.equal(found, torch.stack([kept["exact"][0], kept["straight_through"][1]]))
+    assert not torch.equal(kept["exact"], kept["straight_through"])
 
 
 # Bad settings

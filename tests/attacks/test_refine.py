@@ -81,7 +81,7 @@ def test_a_start_that_cannot_be_improved_is_left_alone():
 
 def test_the_start_never_sees_the_images_that_calibrate_it():
     class Spy(Attack):
-        def fit(self, victim, images, rng, work=None):
+        def fit(self, victim, images, rng, runtime=None):
             self.seen = images.images
 
         def reconstruct(self, wire, y=None):

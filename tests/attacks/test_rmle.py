@@ -148,10 +148,10 @@ def box(defense: Defense, draws: int = 4) -> WhiteBox:
     [
         (Gaussian(0.1), ("exact",), 4),
         (Gaussian(0.0), ("exact",), 1),
-        (TopK(0.5), ("exact", "straight"), 1),
-        (Rounded(), ("straight",), 1),
-        (Detached(), ("straight",), 1),
-        (Folded(), ("straight",), 1),
+        (TopK(0.5), ("exact", "straight_through"), 1),
+        (Rounded(), ("straight_through",), 1),
+        (Detached(), ("straight_through",), 1),
+        (Folded(), ("straight_through",), 1),
     ],
 )
 def test_the_backward_passes_worth_trying(defense, modes, draws):

@@ -22,7 +22,7 @@ from splitveil.bench.plan import Parts
 from splitveil.data import load, protocol
 from splitveil.errors import UserError
 from splitveil.recipe import batches
-from splitveil.runtime import Budget, Work
+from splitveil.runtime import Budget, Runtime
 from splitveil.training import trainer
 from training_helpers import IMAGES, SIZES, fit, settings
 
@@ -96,9 +96,11 @@ def test_steps_of_an_attack_are_those_that_it_takes(text, small, monkeypatch):
     monkeypatch.setattr(_timing, "FORWARD", 0)  # leaves only the steps
     about = spec(text.replace(":", ":network=conv_normN0C16,"))
     model, given = training_model(), protocol("inference_time", IMAGES)
-    work = Work(budget=Budget(steps=1))
-    about.make("attacks").fit(Victim(model, given.grants), given.attacker_train, torch.Generator().manual_seed(0), work)
-    loops = {loop.name: loop.wanted for loop in work.loops}
+    runtime = Runtime(budget=Budget(steps=1))
+    about.make("attacks").fit(
+        Victim(model, given.grants), given.attacker_train, torch.Generator().manual_seed(0), runtime
+    )
+    loops = {loop.name: loop.wanted for loop in runtime.loops}
     cost = AttackCost(step=1.0, critic=100.0, memory=0)
     refined = 8 / (about.parameters.get("warm_batch_size") or 8)
     wanted = loops["decoder"] + (100 + refined) * loops.get("gan", 0)  # one step of the generator for each critic step

@@ -63,7 +63,7 @@ class Fixed(Attack):
     needs: ClassVar = frozenset({Access.QUERY})
     answer: ClassVar[Any] = None
 
-    def fit(self, victim: Victim, images, rng, work=None) -> None:
+    def fit(self, victim: Victim, images, rng, runtime=None) -> None:
         self.victim, self.images = victim, images
 
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:

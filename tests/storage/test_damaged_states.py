@@ -15,7 +15,7 @@ from splitveil.bench.lease import Owner, claim
 from splitveil.bench.worker import Tries
 from splitveil.data._decode import decode
 from splitveil.errors import UserError
-from splitveil.runtime import Work
+from splitveil.runtime import Runtime
 
 
 def npy(array):
@@ -59,7 +59,7 @@ def stopped(folder):
     optimizer = torch.optim.Adam(net.parameters())
     state = {"net": net, "optimizer": optimizer, "x": torch.zeros(3), "best": math.inf, "curve": [], "weights": {}}
     state["parts"] = []
-    return Work(store=folder).loop("fit", 5, state, torch.Generator())
+    return Runtime(store=folder).loop("fit", 5, state, torch.Generator())
 
 
 def states(saved):
@@ -81,11 +81,11 @@ def test_a_damaged_state_of_an_attack_is_one_line(tmp_path):
     loop = stopped(tmp_path)
     loop.state |= {"best": 0.5, "curve": [0.7, 0.5], "weights": {"w": torch.ones(2)}, "parts": [[torch.ones(2)] * 2]}
     loop.done, loop.seconds = 2, 1.0
-    loop.work.save(loop)
+    loop.runtime.save(loop)
     path = tmp_path / "000.pt"
     whole = path.read_bytes()
     again = stopped(tmp_path)
-    again.work.restore(again)
+    again.runtime.restore(again)
     assert (again.done, again.state["curve"]) == (2, [0.7, 0.5])
     files = [b"", whole[:100], whole[: len(whole) // 2], b"PK\x03\x04"]
     for damaged in states(torch.load(path, weights_only=True)):
@@ -96,7 +96,7 @@ def test_a_damaged_state_of_an_attack_is_one_line(tmp_path):
         path.write_bytes(damaged)
         other = stopped(tmp_path)
         with pytest.raises(UserError, match=r"^[^\n]*000\.pt [^\n]*remove [^\n]* to begin the attack again$"):
-            other.work.restore(other)
+            other.runtime.restore(other)
 
 
 def test_damaged_notes_of_attempts_and_locks_of_a_grid(tmp_path):

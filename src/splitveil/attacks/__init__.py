@@ -1,0 +1,1 @@
+"""Attacks on what crosses the wire: one file for each, on `base`."""

@@ -19,7 +19,10 @@ def slope_of(model: SplitModel, z: Tensor, rng: torch.Generator) -> Tensor | Non
 
 
 def linear_map(z: Tensor, wire: Tensor) -> Tensor:
-    """Least squares (m_z, m_wire) with a little ridge: the backward pass of a wire that is shaped differently."""
+    """Return the matrix (m_z, m_wire) of a ridge regression from z to the wire.
+
+    It is the backward pass where the wire is shaped differently from the feature.
+    """
     a, b = z.flatten(1).double(), wire.flatten(1).double()
     a, b = a - a.mean(0), b - b.mean(0)
     gram = a @ a.T  # few rows, many columns: solve in the space of the rows

@@ -16,10 +16,11 @@ LEAST = 1e-10
 
 @dataclass(frozen=True)
 class CosineModel:
-    """What `fit` has learned of images (N, C, H, W).
+    """Variances of the cosine coefficients of images (N, C, H, W).
 
     Attributes:
-        down, across: orthonormal cosine transforms, (H, H) and (W, W). colors: principal colors in columns, (C, C).
+        down, across: orthonormal cosine transforms, (H, H) and (W, W).
+        colors: principal colors in columns, (C, C).
         deviation: standard deviation of each coefficient, (C, H, W).
     """
 
@@ -30,7 +31,7 @@ class CosineModel:
 
     @classmethod
     def fit(cls, x: Tensor) -> CosineModel:
-        """The mean squares about zero of the coefficients of x (N, C, H, W), each drawn a little to its frequency's."""
+        """Return the model whose variances are mean squares about zero, each pooled with those of its frequency."""
         axes = cosine_transform(x.shape[2]).to(x), cosine_transform(x.shape[3]).to(x)
         colors = torch.linalg.eigh(torch.einsum("bchw,bdhw->cd", x, x))[1]
         model = cls(*axes, colors, torch.ones_like(x[0]))
@@ -39,16 +40,16 @@ class CosineModel:
         return cls(*axes, colors, variance.clamp(min=LEAST).sqrt())
 
     def coefficients(self, x: Tensor) -> Tensor:
-        """Cosine coefficients of the principal colors of x, (B, C, H, W)."""
+        """Return the cosine coefficients (B, C, H, W) of the principal colors of x."""
         return self.down @ torch.einsum("bchw,cd->bdhw", x, self.colors) @ self.across.T
 
     def image(self, u: Tensor) -> Tensor:
-        """The image whose coefficients are u (B, C, H, W) standard deviations."""
+        """Return the images whose coefficients are u (B, C, H, W) standard deviations."""
         return torch.einsum("bdhw,cd->bchw", self.down.T @ (u * self.deviation) @ self.across, self.colors)
 
 
 def cosine_transform(size: int) -> Tensor:
-    """Orthonormal DCT-II as a matrix: √(2/S) cos(π (2n + 1) k / 2S), the first row divided by √2.
+    """Return the orthonormal DCT-II matrix (S, S): √(2/S) cos(π (2n + 1) k / 2S), the first row divided by √2.
 
     >>> c = cosine_transform(4)
     >>> torch.allclose(c @ c.T, torch.eye(4), atol=1e-6)
@@ -61,7 +62,7 @@ def cosine_transform(size: int) -> Tensor:
 
 
 def _same_frequency(variance: Tensor) -> Tensor:
-    """The mean over all coefficients of a color whose two frequencies have the same sum, (C, H, W)."""
+    """Return, for each coefficient, the mean over its color's coefficients with the same sum of frequencies."""
     rows, columns = (torch.arange(size, device=variance.device) for size in variance.shape[1:])
     ring = (rows[:, None] + columns).flatten()
     sums = torch.zeros(len(variance), int(ring.max()) + 1, device=variance.device)

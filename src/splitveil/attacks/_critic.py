@@ -18,7 +18,7 @@ SMALLEST = 25
 
 
 def critic(size: int | ImageShape, width: int, kind: str = "plain") -> nn.Module:
-    """Images (B, C, H, W) -> scores; neither form has batch norm, which would tie images together.
+    """Return a network that scores images (B, C, H, W), without batch norm, which would tie images together.
 
     plain: 3 × 3 convolutions of stride 2 down to 4 pixels, then a linear layer, (B,). published: three 5 × 5
     convolutions of stride 2, the last two with instance norm, then one of 4 × 4, so that images above 32 pixels have
@@ -26,6 +26,8 @@ def critic(size: int | ImageShape, width: int, kind: str = "plain") -> nn.Module
 
     Args:
         size: (C, H, W) of the images; a number is the side of color images.
+        width: channels of the first layer.
+        kind: ``plain`` or ``published``.
 
     Raises:
         UserError: images too small for the published one.
@@ -46,7 +48,7 @@ def critic(size: int | ImageShape, width: int, kind: str = "plain") -> nn.Module
 
 
 def check(size: int, kind: str) -> None:
-    """Refuse images whose shorter side has too few pixels for a critic, and a critic that there is not."""
+    """Refuse an unknown critic, and images whose shorter side has too few pixels for the critic."""
     if kind not in ("plain", "published"):
         raise UserError(f"gan: critic is '{kind}'; expected plain or published")
     if kind == "published" and size < SMALLEST:
@@ -64,7 +66,10 @@ def _published(colors: int, width: int) -> nn.Module:
 
 
 def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
-    """E (‖∇C(x)‖₂ − 1)² at x uniform between each real image and its fake (Gulrajani et al. 2017, eq. 3), a scalar."""
+    """Return E (‖∇C(x)‖₂ − 1)² at x uniform between each real image and its fake, a scalar.
+
+    Gulrajani et al. 2017, eq. 3.
+    """
     part = torch.rand(len(real), 1, 1, 1, generator=rng, device=real.device)
     between = (part * real + (1 - part) * fake).requires_grad_()
     (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
@@ -81,7 +86,7 @@ def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 def anneal(
     optimizers: Sequence[torch.optim.Optimizer], rates: Sequence[float], epoch: float, cosine: int | None
 ) -> None:
-    """Set each optimizer's rate: along a cosine that reaches 0 after ``cosine`` epochs; None: it stays."""
+    """Set each optimizer's rate on a cosine that reaches 0 after ``cosine`` epochs; None: the rates stay."""
     part = 1.0 if cosine is None else (1 + math.cos(math.pi * min(1.0, epoch / cosine))) / 2
     for optimizer, rate in zip(optimizers, rates, strict=True):
         optimizer.param_groups[0]["lr"] = part * rate

@@ -15,7 +15,7 @@ Level = Annotated[int, Field(ge=0, lt=LEVELS)]
 
 
 def alphas(levels: int = LEVELS) -> Tensor:
-    """ᾱ_t, the part of the image's variance that is left at level t, (levels,): from nearly 1 down to nearly 0.
+    """Return ᾱ_t, the part of the image's variance left at level t, (levels,): from nearly 1 down to nearly 0.
 
     The cosine schedule, ᾱ_t = h(t)/h(0), h(t) = cos²((t/T + 0.008)/1.008 · π/2) with steps of at most 0.999 (Nichol
     and Dhariwal 2021, eq. 17): x_t = √ᾱ_t y + √(1 − ᾱ_t) ε for images y in [-1, 1].
@@ -53,15 +53,15 @@ class GaussianModel(nn.Module):
         self.register_buffer("variance", self.transform(rest).square().mean(0))
 
     def transform(self, x: Tensor) -> Tensor:
-        """Coefficients of x (B, C, H, W); orthonormal."""
+        """Return the coefficients of x (B, C, H, W) in an orthonormal basis."""
         return self.down @ torch.einsum("kc,bcij->bkij", self.colors, x) @ self.across.T
 
     def inverse(self, x: Tensor) -> Tensor:
-        """Images of coefficients."""
+        """Return the images that have these coefficients."""
         return torch.einsum("kc,bkij->bcij", self.colors, self.down.T @ x @ self.across)
 
     def forward(self, x: Tensor, alpha: Tensor) -> Tensor:
-        """E[ε | x_t] in closed form, √(1 − ᾱ)(ᾱΣ + (1 − ᾱ)I)⁻¹(x_t − √ᾱ μ)."""
+        """Return E[ε | x_t] in closed form, √(1 − ᾱ)(ᾱΣ + (1 − ᾱ)I)⁻¹(x_t − √ᾱ μ)."""
         gain = (1 - alpha).sqrt() / (alpha * self.variance + 1 - alpha)
         return self.inverse(gain * self.transform(x - alpha.sqrt() * self.mean))
 
@@ -105,7 +105,7 @@ class Denoiser(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """The noise expected in x at level t, () or (B,)."""
+        """Return the noise expected in x at level t, () or (B,)."""
         alpha = self.alpha[t].view(-1, 1, 1, 1)
         noise, variance, mean = self.gaussian(x, alpha), self.gaussian.variance, self.gaussian.mean
         typical = variance.mean().clamp(min=1e-6)

@@ -7,20 +7,20 @@ from torch import Tensor
 
 
 def means(known: Tensor, counts: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the wire's entries (N, m) where they were seen, and of the images (N, d)."""
+    """Return the means of the wire's entries (N, m), each over the rows that show it, and of the images (N, d)."""
     there = counts > 0
     return (known * there).sum(0) / there.sum(0).clamp(min=1), x.mean(0)
 
 
 def moments(known: Tensor, counts: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Both means, the covariance of the wire, and the one between wire and images."""
+    """Return both means, the covariance of the wire, and the one between wire and images."""
     mean, pixels = means(known, counts, x)
     centered = torch.where(counts > 0, known - mean, 0)
     return mean, pixels, centered.T @ centered / len(x), centered.T @ (x - pixels) / len(x)
 
 
 def solved(matrix: Tensor, diagonal: Tensor, there: Tensor, target: Tensor, rounds: int) -> Tensor:
-    """Conjugate gradients for (matrix + diag) on the entries ``there``, all rows at once, preconditioned."""
+    """Solve (matrix + diag) u = target on the entries ``there`` by preconditioned conjugate gradients."""
     scale = (matrix.diagonal() + diagonal).clamp(min=1e-12)
     x, residual = torch.zeros_like(target), target
     direction = z = residual / scale

@@ -1,4 +1,4 @@
-"""What leads a search for the image behind a wire: the encoder's gradient, a diffusion model, a first guess."""
+"""The guide of a search for the image behind a wire: the encoder's gradient, a diffusion model, a first guess."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..data import Split, to_float
-from ..runtime import Work
+from ..runtime import Runtime
 from ._ddpm import Ddpm
 from ._denoiser import Denoiser
 from ._held_out import Search, choose, fit_start
@@ -19,7 +19,7 @@ from .base import Attack, Victim
 
 @dataclass(frozen=True)
 class Guide:
-    """What an attacker with the encoder's weights prepares.
+    """What an attacker with the encoder's weights prepares before a search.
 
     Attributes:
         denoiser: of the attacker's images in [-1, 1].
@@ -44,24 +44,24 @@ class Guide:
         victim: Victim,
         images: Split,
         rng: torch.Generator,
-        work: Work,
+        runtime: Runtime,
         *,
         draws: int,
-        judges: int,
+        held_out: int,
     ) -> Guide:
-        """Train all of it; a tenth of the images, from which the ``judges`` come, is kept from the training.
+        """Train all parts; a tenth of the images, from which the ``held_out`` ones come, is kept from the training.
 
         Raises:
             UserError: fewer than three images.
         """
-        held, own = fit_start(first, victim, images, rng, work, 0.3, name)
-        with work.share(0.6):
-            denoiser, curve = prior.learn(own, held, rng, work)
-        truth = to_float(held.images[:judges].to(victim.device))
+        held, own = fit_start(first, victim, images, rng, runtime, 0.3, name)
+        with runtime.share(0.6):
+            denoiser, curve = prior.learn(own, held, rng, runtime)
+        truth = to_float(held.images[:held_out].to(victim.device))
         wire = victim.query(truth, rng)
         return cls(WhiteBox(victim, own, draws, rng), denoiser, first, truth, wire, curve)
 
-    def choose(self, settings: Sequence[float], search: Search, work: Work) -> tuple[float, Mode]:
-        """The setting and the backward pass with the lowest error on the held-out images: all settings at once."""
-        chosen, through, _ = choose(settings, self.box.modes, search, self.truth, self.wire, work)
+    def choose(self, settings: Sequence[float], search: Search, runtime: Runtime) -> tuple[float, Mode]:
+        """Return the setting and the backward pass with the lowest error on the held-out images."""
+        chosen, through, _ = choose(settings, self.box.modes, search, self.truth, self.wire, runtime)
         return chosen, through

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..data import Split
 from ..errors import UserError
-from ..runtime import Work
+from ..runtime import Runtime
 from ._white_box import Mode
 from .base import Attack, Observations, Victim
 
@@ -19,25 +19,25 @@ Search = Callable[[Tensor, Tensor, Mode], Tensor]
 """(wires (B, ...), a setting for each (B,), backward pass) -> images (B, 3, S, S) in [0, 1]."""
 
 HELD_OUT = 0.1
-"""Part of the attacker's images that chooses the epoch."""
+"""Part of the attacker's images on which the epoch is chosen."""
 
 
 class Pairs(Protocol):
-    """Images and what is known of them: `Observations`, or anything else that a decoder may learn from."""
+    """Images with their wires: `Observations`, or anything else that a decoder may learn from."""
 
     def __len__(self) -> int: ...
 
     def wire(self, index: Tensor, rng: torch.Generator) -> Tensor:
-        """What the decoder is given, (B, C, H, W)."""
+        """Return what the decoder is given, (B, C, H, W)."""
         ...
 
     def images(self, index: Tensor) -> Tensor:
-        """What it should answer, (B, 3, S, S) in [0, 1]."""
+        """Return what the decoder should answer, (B, C, H, W) in [0, 1]."""
         ...
 
 
 def hold_out_images(images: Split, rng: torch.Generator, name: str) -> tuple[Split, Split]:
-    """The attacker's images as a tenth that judges and the rest to learn from.
+    """Return a tenth of the attacker's images, on which the attack chooses, and the rest to learn from.
 
     Raises:
         UserError: fewer than three images.
@@ -50,21 +50,27 @@ def hold_out_images(images: Split, rng: torch.Generator, name: str) -> tuple[Spl
 
 
 def hold_out(victim: Victim, images: Split, rng: torch.Generator, name: str) -> tuple[Observations, Observations]:
-    """The same, as what the wire carries for them."""
-    judge, train = hold_out_images(images, rng, name)
-    return victim.observe(judge), victim.observe(train)
+    """Return the parts of `hold_out_images` together with what the wire carries for them."""
+    held_out, train = hold_out_images(images, rng, name)
+    return victim.observe(held_out), victim.observe(train)
 
 
 def fit_start(
-    first: Attack | None, victim: Victim, images: Split, rng: torch.Generator, work: Work, part: float, name: str
+    first: Attack | None, victim: Victim, images: Split, rng: torch.Generator, runtime: Runtime, part: float, name: str
 ) -> tuple[Split, Split]:
-    """Fit the attack whose answer is a start; a tenth of the images that its steps have not used, and the rest.
+    """Fit the attack whose answer is a start; return a tenth of the images that its steps have not used, and the rest.
 
-    An attack that keeps a tenth of its own has all images, and that tenth is the one: its training is then the one that
-    it has alone, and can be shared with it.
+    An attack that holds out a tenth itself gets all images, and its tenth is returned: its training is then the same as
+    without a refinement, and can be shared.
 
     Args:
-        part: of the time, for the fit.
+        first: attack that is fitted; None: there is none.
+        victim: view of the model.
+        images: of the attacker.
+        rng: generator of all that is drawn.
+        runtime: of the attack whose start this is.
+        part: share of the time for the fit.
+        name: of the attack, for messages.
 
     Raises:
         UserError: fewer than three images.
@@ -76,27 +82,32 @@ def fit_start(
         same.set_state(rng.get_state())
         held, own = hold_out_images(images, same, name)
     if first:
-        with work.share(part):
-            first.fit(victim.of(first), images if first.holds_out else own, rng, work)
+        with runtime.share(part):
+            first.fit(victim.of(first), images if first.holds_out else own, rng, runtime)
     return held, own
 
 
 def choose(
-    settings: Sequence[float], modes: Sequence[Mode], search: Search, truth: Tensor, wire: Tensor, work: Work
+    settings: Sequence[float], modes: Sequence[Mode], search: Search, truth: Tensor, wire: Tensor, runtime: Runtime
 ) -> tuple[float, Mode, float | None]:
-    """The setting and the backward pass with the lowest error on held-out images, and that error.
+    """Return the setting and the backward pass with the lowest error on held-out images, and that error.
 
-    All settings are tried at once. Where there is nothing to choose nothing is tried, and the error is None.
+    All settings are tried at once. Where there is only one choice nothing is tried, and the error is None.
 
     Args:
-        truth, wire: the held-out images (J, 3, S, S) and what the wire carries for them.
+        settings: values of the setting.
+        modes: backward passes that are possible.
+        search: the attack's search.
+        truth: held-out images (J, 3, S, S).
+        wire: what the wire carries for them.
+        runtime: each backward pass gets an equal share of its time.
     """
     best, chosen, through = math.inf, settings[0], modes[0]
     if len(settings) * len(modes) == 1:
         return chosen, through, None
     each = torch.tensor(settings, device=wire.device).repeat_interleave(len(truth))
     wires = wire.repeat(len(settings), *[1] * (wire.dim() - 1))
-    for mode in work.each(modes):
+    for mode in runtime.each(modes):
         answers = search(wires, each, mode).view(len(settings), *truth.shape)
         errors = (answers - truth).square().mean((1, 2, 3, 4)).tolist()
         if min(errors) < best:

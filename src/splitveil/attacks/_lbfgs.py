@@ -10,13 +10,11 @@ from torch import Tensor
 Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Points (B, n) -> values (B,) and gradients (B, n); row by row, and the same for the same points."""
 DECREASE = 1e-4
-"""Part of the decrease promised by the slope that a step must bring (Armijo)."""
+"""Part of the decrease promised by the slope that a step must bring (Armijo's rule)."""
 SHORTER = 0.3
-"""Factor on a step that did not bring it."""
+"""Factor on a step that did not decrease the value enough."""
 MEMORY = 10
-"""Steps that a row remembers."""
-MEMORY = 10
-"""Steps that a row remembers."""
+"""Number of past steps that each row remembers."""
 
 
 class Lbfgs:
@@ -56,7 +54,7 @@ class Lbfgs:
         self.direction = torch.where(better[:, None], self._downhill(), self.direction)
 
     def _remember(self, better: Tensor, move: Tensor, bend: Tensor) -> None:
-        """Take up the newest curvature, where there is any: a pair of weight zero says nothing."""
+        """Add the newest pair of step and gradient change; one without positive curvature gets weight zero."""
         curvature, size = (move * bend).sum(1), bend.square().sum(1)
         useful = better & (curvature > 1e-10 * size)
         at = int(self.count) % len(self.moves)
@@ -66,7 +64,7 @@ class Lbfgs:
         self.count += 1
 
     def _downhill(self) -> Tensor:
-        """Minus the inverse Hessian, as far as it is known, times the gradient: the two loops over the pairs."""
+        """Return minus the inverse Hessian, as far as it is known, times the gradient: the two loops over the pairs."""
         order = [(int(self.count) - 1 - i) % len(self.moves) for i in range(min(int(self.count), len(self.moves)))]
         q, parts = self.gradient.clone(), []
         for i in order:
@@ -80,7 +78,7 @@ class Lbfgs:
         return -q
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that it is, for a checkpoint."""
+        """Return all state, for a checkpoint."""
         return {name: value.clone() for name, value in vars(self).items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

@@ -18,7 +18,7 @@ LOOKS = 4
 MOST_ENTRIES = 8192
 """Width of the wire up to which its covariance is learned."""
 RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
-"""Among which one is chosen, in units of the mean variance of the feature."""
+"""Ridges among which one is chosen, in units of the mean variance of the feature."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Unshifted:
 
     Attributes:
         offsets: (K, m).
-        mean, pixels: of the feature, (m,), and of the images, (d,).
-        covariance, cross: of the feature, (m, m), and between feature and images, (m, d).
-        ridge: r, with the least error on held-out images; error: of `images` on these.
+        mean, pixels: means of the feature, (m,), and of the images, (d,).
+        covariance, cross: covariances of the feature, (m, m), and between feature and images, (m, d).
+        ridge: r, with the least error on held-out images; error: mean squared error of `images` on these.
     """
 
     offsets: Tensor
@@ -46,25 +46,29 @@ class Unshifted:
 
     @classmethod
     def learn(
-        cls, victim: Victim, seen: Pairs, offsets: Tensor, rng: torch.Generator, judges: Tensor
+        cls, victim: Victim, seen: Pairs, offsets: Tensor, rng: torch.Generator, held_out: Tensor
     ) -> Unshifted | None:
-        """Learn from the attacker's own images; None where the collection is too large to be seen through.
+        """Learn from the attacker's own images; return None where the collection is too large to be seen through.
 
         Args:
-            offsets: (K, ...). judges: rows of the images that choose the ridge.
+            victim: view of the model.
+            seen: the attacker's images with their wires.
+            offsets: (K, ...).
+            rng: generator of the defense's noise.
+            held_out: rows of the images that choose the ridge.
         """
         offsets = offsets.flatten(1).double()
-        if len(offsets) ** 2 * offsets.shape[1] > MOST_PAIRS or offsets.shape[1] > MOST_ENTRIES or not len(judges):
+        if len(offsets) ** 2 * offsets.shape[1] > MOST_PAIRS or offsets.shape[1] > MOST_ENTRIES or not len(held_out):
             return None
         parts = torch.arange(len(seen), device=victim.device).split(BATCH)
         z = torch.cat([_feature(seen, index, offsets, rng) for index in parts])
         x = torch.cat([seen.images(index).flatten(1) for index in parts])
         known = ~z[:, 0].isnan()
-        others = known.index_fill(0, judges, False)
+        others = known.index_fill(0, held_out, False)
         if int(others.sum()) < 2:
             return None
-        of_others, wire = cls(offsets, *_moments(z[others], x[others])), seen.wire(judges, rng)
-        errors = {ridge: replace(of_others, ridge=ridge)._error(wire, x[judges]) for ridge in RIDGES}
+        of_others, wire = cls(offsets, *_moments(z[others], x[others])), seen.wire(held_out, rng)
+        errors = {ridge: replace(of_others, ridge=ridge)._error(wire, x[held_out]) for ridge in RIDGES}
         ridge = min(errors, key=lambda ridge: errors[ridge])
         return cls(offsets, *_moments(z[known], x[known]), ridge, errors[ridge])
 
@@ -73,13 +77,13 @@ class Unshifted:
 
     @cached_property
     def _factor(self) -> Tensor:
-        """Lower triangular root of C + r I."""
+        """Return the lower triangular root of C + r I."""
         ridge = self.ridge * self.covariance.diagonal().mean().clamp(min=1e-12)
         return torch.linalg.cholesky(self.covariance + ridge * torch.eye(len(self.mean)).to(self.mean))
 
     @cached_property
     def _shifts(self) -> Tensor:
-        """The offsets, white: (K, m)."""
+        """Return the whitened offsets (K, m)."""
         return torch.linalg.solve_triangular(self._factor, self.offsets.T, upper=False).T
 
     def _unshifted(self, wire: Tensor) -> Tensor:
@@ -90,12 +94,12 @@ class Unshifted:
         return wire - part @ self.offsets
 
     def images(self, wire: Tensor) -> Tensor:
-        """What is expected of the image behind each wire (B, ...): (B, d)."""
+        """Return the expected image behind each wire (B, ...): (B, d)."""
         weights = torch.cholesky_solve(self.cross, self._factor)
         return (self.pixels + (self._unshifted(wire) - self.mean) @ weights).float()
 
     def __call__(self, wire: Tensor) -> Tensor:
-        """What is expected of the feature behind each wire, in the shape of the wire (B, ...)."""
+        """Return the expected feature behind each wire, in the shape of the wire (B, ...)."""
         return self._unshifted(wire).view_as(wire).to(wire.dtype)
 
 
@@ -107,9 +111,9 @@ def _moments(z: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _feature(seen: Pairs, index: Tensor, offsets: Tensor, rng: torch.Generator) -> Tensor:
-    """The features (B, m) of some images, without the offset that the first of several looks at them had.
+    """Return the features (B, m) of some images, with the offset of the first of several looks subtracted.
 
-    Its difference from another look is that of two offsets. Which ones is plain unless all looks had the same: such an
+    The difference of two looks is that of two offsets, which tells both unless all looks had the same one: such an
     image's feature is NaN.
     """
     first, *others = (seen.wire(index, rng).flatten(1).double() for _ in range(LOOKS))

@@ -9,30 +9,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..runtime import Loop, State, Work, copy_weights
+from ..runtime import OptimizationLoop, Runtime, State, copy_weights
 
 CHECKS = 4
 """How often the held-out error is read within the patience."""
 LEAST_FALL = 1e-3
-"""Part by which the error must fall to count as falling."""
+"""Relative fall of the error that counts as falling."""
 CUT = 0.3
 """Factor on the rate where the error has stopped falling."""
 LEAST_GAIN = 3e-3
-"""Part by which the error must fall after a cut for another cut to be tried."""
+"""Relative fall of the error after a cut that makes another cut worth trying."""
 FLOOR = 1e-5
 """The rate at the end of the steps that may be taken, if the training gets there."""
 
 
 @dataclass(frozen=True)
 class Plateau:
-    """How such a training goes: the rate is cut where the error has stalled, from the best weights on.
+    """A training whose rate is cut where the held-out error has stalled; it then goes on from the best weights.
 
     The error has stalled where ``patience`` steps have not brought it down by `LEAST_FALL`. A cut that has not brought
     it down by `LEAST_GAIN` when it stalls again was the last one. The rate never lies above a cosine over the steps
     that may be taken, so that a training that is not done by then ends as one of that fixed length.
 
     Args:
-        steps: at most. patience: steps, see above. lr: first rate.
+        steps: most steps.
+        patience: steps without a fall of the error, see above.
+        lr: first rate.
 
     >>> Plateau(6000, 400, 1e-3).every
     100
@@ -44,17 +46,20 @@ class Plateau:
 
     @property
     def every(self) -> int:
-        """Steps between two readings of the error."""
+        """Return the steps between two readings of the error."""
         return max(1, min(self.patience // CHECKS, self.steps))
 
-    def loop(self, work: Work, name: str, state: State, rng: torch.Generator) -> Loop:
-        """The loop of the training; a round ends with a reading, see `read`. What it must remember joins ``state``."""
+    def loop(self, runtime: Runtime, name: str, state: State, rng: torch.Generator) -> OptimizationLoop:
+        """Return the loop of the training, each round of which ends with a reading (see `read`).
+
+        What the loop must remember is added to ``state``.
+        """
         state |= {"best": math.inf, "weights": {}, "curve": []}
         state |= {"rate": self.lr, "lowest": math.inf, "fell": 0, "before": math.inf}
-        return work.loop(name, self.steps // self.every, state, rng, per_round=self.every)
+        return runtime.loop(name, self.steps // self.every, state, rng, per_round=self.every)
 
-    def batches(self, loop: Loop, count: int, size: int) -> Iterator[Tensor]:
-        """Indices of the batches of a round; the optimizer in the loop's state gets the rate of each.
+    def batches(self, loop: OptimizationLoop, count: int, size: int) -> Iterator[Tensor]:
+        """Yield the indices of the batches of a round; set the rate of each in the optimizer of the loop's state.
 
         All images are drawn before one is drawn again.
         """
@@ -67,8 +72,8 @@ class Plateau:
                 group["lr"] = min(group["lr"], loop.state["rate"])
             yield index
 
-    def read(self, loop: Loop, net: torch.nn.Module, error: float) -> None:
-        """Take note of the held-out error, keep the best weights, cut the rate or end the loop."""
+    def read(self, loop: OptimizationLoop, net: torch.nn.Module, error: float) -> None:
+        """Record the held-out error, keep the best weights, and cut the rate or end the loop."""
         state = loop.state
         state["curve"].append(error)
         loop.error = error

@@ -10,7 +10,7 @@ JITTER = 1e-9
 
 
 class Rows:
-    """What a regression from z (N, m) to x (N, p) needs of its rows, added part by part.
+    """The data of a regression from z (N, m) to x (N, p), added part by part.
 
     With at most m rows in all, the rows themselves are kept (N² and N·m numbers); with more, their moments (m²).
 
@@ -43,7 +43,10 @@ class Rows:
         return self
 
     def centered(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        """(matrix, target, mean of z, mean of x, rows): the matrix of the smaller space, and centered rows if kept."""
+        """Return (matrix, target, mean of z, mean of x, rows).
+
+        The matrix is that of the smaller space; the rows are centered, or None where only moments are kept.
+        """
         if self.dual:
             z, x = (torch.cat(side).double() for side in zip(*self.parts, strict=True))
             mean_z, mean_x = z.mean(0), x.mean(0)
@@ -63,16 +66,16 @@ class Ridge:
         self._values, self._target = values.clamp_min(0), self._vectors.T @ target
 
     def project(self, z: Tensor) -> Tensor:
-        """z (N, m) in the eigenvectors: what `predict` takes, the same for every r."""
+        """Return z (N, m) in the eigenvectors: what `predict` takes, the same for every r."""
         centered = z.double() - self.mean_z
         return (centered if self._rows is None else centered @ self._rows.T) @ self._vectors
 
     def predict(self, projected: Tensor, ridge: float) -> Tensor:
-        """A z + b."""
+        """Return A z + b."""
         return (projected / (self._values + ridge + JITTER)) @ self._target + self.mean_x
 
     def weights(self, ridge: float) -> tuple[Tensor, Tensor]:
-        """A transposed (m, p), and b (p,), float64."""
+        """Return A transposed, (m, p), and b, (p,), float64."""
         found = self._vectors @ (self._target / (self._values + ridge + JITTER)[:, None])
         found = found if self._rows is None else self._rows.T @ found
         return found, self.mean_x - self.mean_z @ found

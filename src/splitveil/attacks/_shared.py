@@ -1,4 +1,4 @@
-"""A training that several attacks of a suite have in common is made once, with the result that each would have had."""
+"""The training that several attacks of a suite share: made once, with the result that each would have had."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Split, to_float
-from ..runtime import Work, copy_weights
+from ..runtime import Runtime, copy_weights
 from .base import Victim
 
 if TYPE_CHECKING:
     from .decoder import DecoderAttack
 
 LOOKED_AT = 16
-"""Images whose wires tell one victim from another."""
+"""Number of images whose wires tell one victim from another."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """What a training left: weights, curve, generator, looks at the attacker's images, and the seconds that it took."""
+    """The result of a training: weights, curve, generator, wires asked for, and the seconds that it took."""
 
     weights: dict[str, Tensor]
     curve: list[float]
@@ -33,44 +33,47 @@ class Made:
 
 @dataclass(frozen=True)
 class Shared:
-    """The training of a decoder, as `Work.fits` knows it.
+    """The training of a decoder, to be shared through `Runtime.fits`.
 
     Attributes:
         key: digest of all that determines it: settings, images, victim, state of the generator; None: not shared.
         made: the same training, where it has been made.
-        asked, seconds: when this began.
+        asked, seconds: wires asked for, and seconds spent, before the training.
     """
 
     key: str | None
     made: Made | None
     victim: Victim
     rng: torch.Generator
-    work: Work
+    runtime: Runtime
     asked: int
     seconds: float
 
     @classmethod
-    def of(cls, attack: DecoderAttack, victim: Victim, images: Split, rng: torch.Generator, work: Work) -> Shared:
-        """Before the generator is used. What a budget may end is not shared."""
+    def of(cls, attack: DecoderAttack, victim: Victim, images: Split, rng: torch.Generator, runtime: Runtime) -> Shared:
+        """Look for the training among those made; call this before the generator is used.
+
+        A training that a budget may end is not shared.
+        """
         key = None
-        if work.fits is not None and not (work.budget.steps or work.budget.seconds):
+        if runtime.fits is not None and not (runtime.budget.steps or runtime.budget.seconds):
             key = _digest(attack, victim, images, rng)
-        made = work.fits.get(key) if key and work.fits else None
-        return cls(key, made, victim, rng, work, victim.tally.asked, work.seconds)
+        made = runtime.fits.get(key) if key and runtime.fits else None
+        return cls(key, made, victim, rng, runtime, victim.tally.asked, runtime.seconds)
 
     def keep(self, net: nn.Module, curve: list[float]) -> None:
-        """Leave a training to those who need the same."""
-        if self.key and self.work.fits is not None:
-            asked, seconds = self.victim.tally.asked - self.asked, self.work.seconds - self.seconds
-            self.work.fits[self.key] = Made(copy_weights(net), list(curve), self.rng.get_state(), asked, seconds)
+        """Offer a training to other attacks."""
+        if self.key and self.runtime.fits is not None:
+            asked, seconds = self.victim.tally.asked - self.asked, self.runtime.seconds - self.seconds
+            self.runtime.fits[self.key] = Made(copy_weights(net), list(curve), self.rng.get_state(), asked, seconds)
 
     def take(self, net: nn.Module) -> list[float]:
-        """Give the network and the generator what the training left them; returns its curve."""
+        """Restore the network and the generator as the training left them, and return its curve."""
         assert self.made
         net.load_state_dict(self.made.weights)
         self.rng.set_state(self.made.rng)
         self.victim.tally.asked = self.asked + self.made.asked
-        self.work.skip("decoder", self.rng, self.made.seconds)
+        self.runtime.skip("decoder", self.rng, self.made.seconds)
         return list(self.made.curve)
 
 

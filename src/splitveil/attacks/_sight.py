@@ -1,4 +1,4 @@
-"""How an attacker sees a wire on which entries are missing and anybody can tell which."""
+"""A wire on which entries are hidden and anybody can tell which, as an attacker sees it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ._offsets import Unshifted
 from .base import BATCH, Victim
 
 LOOKS = 16
-"""Looks at each of the attacker's own images whose union shows nearly all entries."""
+"""Number of looks at each of the attacker's own images, whose union shows nearly all entries."""
 COMPLETE = 0.9
 """Part of the entries that the union must show: below it they are hidden by rule, not at random."""
 MOST_ENTRIES = 8192
@@ -22,9 +22,9 @@ MOST_ENTRIES = 8192
 ROUNDS, EXACT = 16, 100
 """Rounds of conjugate gradients for a decoder's input, which need not be exact, and for an answer."""
 RIDGES = (1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
-"""Among which one is chosen, in units of the mean variance of the wire."""
-JUDGED = 256
-"""Images on which it is chosen, at most."""
+"""Ridges among which one is chosen, in units of the mean variance of the wire."""
+MOST_HELD_OUT = 256
+"""Most images on which the ridge is chosen."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Sight:
 
     Attributes:
         victim: says which entries of a wire are visible.
-        mean, pixels: of the wire where all of it is visible, (m,), and of the images, (d,).
-        covariance, cross: of the wire, (m, m), and between wire and images, (m, d); None: the entries are hidden by
+        mean, pixels: means of the wire where all of it is visible, (m,), and of the images, (d,).
+        covariance, cross: covariances of the wire, (m, m), and of wire and images, (m, d); None: entries are hidden by
             rule and not at random, or the wire is too wide.
-        variance: of the noise on visible entries, 0 or (m,).
-        ridge: with the least error on held-out images: few images make a covariance that explains only themselves.
-        error: of `images` on these held-out images, before they were learned from too.
+        variance: variance of the noise on visible entries, 0 or (m,).
+        ridge: the one with the least error on held-out images, as few images make a covariance that fits only them.
+        error: mean squared error of `images` on the held-out images, before they were learned from too.
     """
 
     victim: Victim
@@ -52,23 +52,26 @@ class Sight:
 
     @classmethod
     def learn(
-        cls, victim: Victim, seen: Pairs, rng: torch.Generator, judges: Tensor | None = None
+        cls, victim: Victim, seen: Pairs, rng: torch.Generator, held_out: Tensor | None = None
     ) -> Sight | Unshifted | None:
-        """Learn from the attacker's own images, each sent `LOOKS` times; None where the law hides nothing.
+        """Learn from the attacker's own images, each sent `LOOKS` times; return None where the law hides nothing.
 
-        Where it tells of a collection of offsets, this is `Unshifted`.
+        Where the law tells of a collection of offsets, return `Unshifted`.
 
         Args:
-            judges: rows of the images that choose the ridge; None: a fifth of them.
+            victim: view of the model.
+            seen: the attacker's images with their wires.
+            rng: generator of the defense's noise.
+            held_out: rows of the images that choose the ridge; None: a fifth of them.
         """
         first = torch.zeros(1, dtype=torch.long, device=victim.device)
         law = victim.law(seen.wire(first, torch.Generator(victim.device).manual_seed(0)))
         if law.visible is None and law.offsets is None:
             return None
-        if judges is None:
-            judges = torch.randperm(len(seen), generator=rng, device=rng.device)[: len(seen) // 5]
+        if held_out is None:
+            held_out = torch.randperm(len(seen), generator=rng, device=rng.device)[: len(seen) // 5]
         if law.offsets is not None:
-            return Unshifted.learn(victim, seen, law.offsets, rng, judges)
+            return Unshifted.learn(victim, seen, law.offsets, rng, held_out)
         parts = torch.arange(len(seen), device=victim.device).split(BATCH)
         together = [_together(victim, seen, index, rng) for index in parts]
         known, counts = (torch.cat(each).flatten(1) for each in zip(*together, strict=True))
@@ -76,14 +79,14 @@ class Sight:
         variance = torch.as_tensor(0.0 if law.variance is None else law.variance, device=known.device).flatten()
         if float((counts > 0).float().mean()) < COMPLETE or known.shape[1] > MOST_ENTRIES:
             return cls(victim, *means(known, counts, x), None, None, variance)
-        others = torch.ones(len(x), dtype=torch.bool, device=x.device).index_fill(0, judges, False)
+        others = torch.ones(len(x), dtype=torch.bool, device=x.device).index_fill(0, held_out, False)
         of_others = cls(victim, *moments(known[others], counts[others], x[others]), variance)
-        ridge, error = of_others._judge(seen.wire(judges, rng), x[judges])
+        ridge, error = of_others._best_ridge(seen.wire(held_out, rng), x[held_out])
         return cls(victim, *moments(known, counts, x), variance, ridge, error)
 
-    def _judge(self, wire: Tensor, x: Tensor) -> tuple[float, float]:
-        """The ridge that is best for some of these pairs of wire and image, and its error on all."""
-        some = wire[:JUDGED], x[:JUDGED]
+    def _best_ridge(self, wire: Tensor, x: Tensor) -> tuple[float, float]:
+        """Return the ridge that is best for some of these pairs of wire and image, and its error on all."""
+        some = wire[:MOST_HELD_OUT], x[:MOST_HELD_OUT]
         ridge = min(RIDGES, key=lambda ridge: replace(self, ridge=ridge)._squared_error(*some))
         return ridge, replace(self, ridge=ridge)._squared_error(wire, x)
 
@@ -93,15 +96,14 @@ class Sight:
         return total / max(1, x.numel())
 
     def visible(self, wire: Tensor) -> Tensor:
-        """Which entries of a wire (B, ...) can be seen: bool (B, m)."""
+        """Return which entries of a wire (B, ...) can be seen: bool (B, m)."""
         visible = self.victim.law(wire).visible
         return torch.ones_like(wire, dtype=torch.bool).flatten(1) if visible is None else visible.flatten(1)
 
     def explained(self, wire: Tensor, rounds: int = ROUNDS) -> Tensor:
-        """u = M (M (C + V + r I) M)⁻¹ M (wire − μ), (B, m), where M keeps the visible entries.
+        """Return u = M (M (C + V + r I) M)⁻¹ M (wire − μ), (B, m), where M keeps the visible entries.
 
-        C u is then what is expected of the wire, and C_xz u of the image, beyond their means; r is the ridge times the
-        mean variance of the wire.
+        Beyond their means, C u is the expected wire and C_xz u the expected image; r: `ridge` times the mean variance.
         """
         assert self.covariance is not None
         there = self.visible(wire)
@@ -110,12 +112,12 @@ class Sight:
         return solved(self.covariance, diagonal, there, target, rounds)
 
     def images(self, wire: Tensor) -> Tensor:
-        """What is expected of the image, (B, d): the MMSE estimate for jointly Gaussian image and wire."""
+        """Return the expected image (B, d): the MMSE estimate for jointly Gaussian image and wire."""
         assert self.cross is not None
         return self.pixels + self.explained(wire, EXACT) @ self.cross
 
     def __call__(self, wire: Tensor) -> Tensor:
-        """The wire (B, C, ...) with what is expected of its hidden entries, and which are visible: (B, 2 C, ...)."""
+        """Return the wire (B, C, ...) with its hidden entries imputed, and which are visible: (B, 2 C, ...)."""
         there, full = self.visible(wire), wire.flatten(1)
         if self.covariance is not None:
             full = torch.where(there, full, self.mean + self.explained(wire) @ self.covariance)
@@ -123,7 +125,7 @@ class Sight:
 
 
 class Sighted:
-    """Images with what an attacker sees of them."""
+    """Images with their wires as `Sight` shows them."""
 
     def __init__(self, seen: Pairs, sight: Sight | Unshifted):
         self._seen, self._sight = seen, sight
@@ -133,12 +135,12 @@ class Sighted:
         return len(self._seen)
 
     def wire(self, index: Tensor, rng: torch.Generator) -> Tensor:
-        """As `Sight` shows it."""
+        """Return the wires of the images ``index`` as `Sight` shows them."""
         return self._sight(self._seen.wire(index, rng))
 
 
 def _together(victim: Victim, seen: Pairs, index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Union of the looks at the images ``index``, and how often each entry was seen."""
+    """Return the union of the looks at the images ``index``, and how often each entry was seen."""
     total = count = torch.zeros(())
     for _ in range(LOOKS):
         wire = seen.wire(index, rng)

@@ -1,4 +1,4 @@
-"""An encoder of the attacker's own in the place of the victim's."""
+"""A substitute of the attacker's own for the victim's encoder."""
 
 from __future__ import annotations
 
@@ -36,20 +36,22 @@ class Substituted:
 
     @torch.no_grad()
     def wire(self, index: Tensor, rng: torch.Generator) -> Tensor:
-        """What would cross of the substitute's features, (B, C, H, W)."""
+        """Return what would cross the wire for the substitute's features, (B, C, H, W)."""
         return imitated(self._encoder(self.images(index)), self._law, rng)
 
     def images(self, index: Tensor) -> Tensor:
-        """Pixels in [0, 1]."""
+        """Return pixels in [0, 1]."""
         return to_float(self._split.images[index])
 
 
 def imitated(z: Tensor, law: Law, rng: torch.Generator, rows: Tensor | None = None) -> Tensor:
-    """Features z (B, ...) with the noise and the offsets that the law tells of, and entries hidden as on real wires.
+    """Return features z (B, ...) with the noise and the offsets that the law tells of, and entries hidden alike.
 
     Args:
+        z: features of the substitute.
         law: of N wires that were overheard.
-        rows: which of them hide the entries of each z, (B,); None: any.
+        rng: generator of the noise.
+        rows: which of the N wires hide the entries of each z, (B,); None: any.
 
     >>> z = torch.ones(2, 2)
     >>> imitated(z, Law(visible=torch.tensor([[True, False]])), torch.Generator())

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def total_variation(x: Tensor) -> Tensor:
-    """Isotropic total variation of each image, per pixel: mean of √(Δ_h² + Δ_v² + 10⁻⁸), (B, 3, S, S) -> (B,).
+    """Return the isotropic total variation of each image, per pixel: mean √(Δ_h² + Δ_v² + 10⁻⁸), (B, 3, S, S) -> (B,).
 
     Rudin, Osher and Fatemi 1992, forward differences, zero beyond the last row and column.
 

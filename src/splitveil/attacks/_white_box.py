@@ -1,4 +1,4 @@
-"""Gradients through the wire for attacks that own the encoder: over the noise in expectation, around what has none."""
+"""Gradients through the wire for attacks that know the encoder: in expectation over noise, around what has none."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..data import Split, to_float
 from ._backward import linear_map, slope_of
 from .base import BATCH, Victim, seen
 
-Mode = Literal["exact", "straight"]
+Mode = Literal["exact", "straight_through"]
 AT_RANDOM = 0.05
-"""Part of the entries that must be hidden in one of two looks only; where it is less, they are hidden by rule."""
+"""Least part of the entries hidden in only one of two looks: with less, they are hidden by rule and not at random."""
 HIDDEN_DRAWS = 8
-"""Draws of a mask at least, so that most entries are seen in one."""
+"""Least number of draws of a mask, so that most entries are seen in one."""
 LEAST = 1e-4
 """Least variance of noise, in units of the wire's variance: entries without noise do not outweigh all others."""
 MOSTLY = 0.5
@@ -23,7 +23,7 @@ MOSTLY = 0.5
 ROUND = 0.1
 """Width of the rounded peak of that likelihood, in units of the noise's scale."""
 ROWS = 512
-"""Attacker images from which a wire of another shape than the feature is approximated."""
+"""Most attacker images from which a wire of another shape than the feature is approximated."""
 
 
 class WhiteBox:
@@ -31,10 +31,10 @@ class WhiteBox:
 
     The wire is the mean over ``draws`` of the defense's noise (expectation over transformation, Athalye et al. 2018),
     or the feature itself where the defense tells of noise that is only added.
-    ``modes`` lists the backward passes worth trying: ``exact`` is the defense's own; ``straight`` passes the gradient
-    around the defense (BPDA, the same paper): as the identity where wire and feature have one shape, else through a
-    linear map fitted on the attacker's images. A defense whose derivative is the identity (additive noise) needs only
-    ``exact``; one without any derivative (rounding, a detached step) only ``straight``; all others both.
+    ``modes`` lists the backward passes worth trying: ``exact`` is the defense's own; ``straight_through`` passes the
+    gradient around the defense (BPDA, the same paper): as the identity where wire and feature have one shape, else
+    through a linear map fitted on the attacker's images. A defense whose derivative is the identity (additive noise)
+    needs only ``exact``; one without any derivative (rounding, a detached step) only ``straight_through``.
     """
 
     def __init__(self, victim: Victim, images: Split, draws: int, rng: torch.Generator):
@@ -53,14 +53,14 @@ class WhiteBox:
         self.modes: tuple[Mode, ...] = ("exact",)
         slope = slope_of(self.model, z[:2], rng)
         if slope is None or not bool(slope.any()):
-            self.modes = ("straight",)
+            self.modes = ("straight_through",)
         elif slope.shape != first[:2].shape or not torch.allclose(slope, torch.ones_like(slope)):
-            self.modes = ("exact", "straight")
+            self.modes = ("exact", "straight_through")
         self._map = None if z.shape == first.shape else linear_map(z, first)
         self._know(victim, first, second)
 
     def _know(self, victim: Victim, first: Tensor, second: Tensor) -> None:
-        """What the defense tells of its noise; what it does not tell is measured from two looks at each image."""
+        """Read what the defense tells of its noise; measure the rest from two looks at each image."""
         self._victim, self._shape = victim, first.shape[1:]
         law, again = victim.law(first), victim.law(second)
         both = torch.ones_like(first, dtype=torch.bool)
@@ -86,15 +86,15 @@ class WhiteBox:
         self._weights = precision / precision.mean()
 
     def target(self, wire: Tensor) -> Tensor:
-        """What `feature_loss` compares with: the looks (B, k · m), or their mean (B, m) where nothing is lost by it."""
+        """Return what `feature_loss` compares with: the looks (B, k · m), or their mean (B, m) if nothing is lost."""
         return (wire.mean(1) if self._together else wire).flatten(1).float()
 
     def wire(self, x: Tensor, rng: torch.Generator, mode: Mode = "exact", draws: int | None = None) -> Tensor:
-        """Mean wire (B, m), flattened, of pixels x (B, 3, S, S), with gradients."""
+        """Return the mean wire (B, m), flattened, of pixels x (B, 3, S, S), with gradients."""
         z = self.model.features(x)
         if self._additive:  # the mean is known: draws would add their own noise, which several looks do not have
             return z.flatten(1).float()
-        source = z.detach() if mode == "straight" else z
+        source = z.detach() if mode == "straight_through" else z
         looks = torch.stack([self.model.protect(source, rng).float() for _ in range(draws or self.draws)])
         wire = self._expected(looks)
         if mode == "exact":
@@ -105,7 +105,7 @@ class WhiteBox:
         return around + (wire - around).detach()
 
     def _expected(self, looks: Tensor) -> Tensor:
-        """Mean of looks (k, B, ...), of each entry over those that show it; NaN where none does: (B, m)."""
+        """Return the mean of looks (k, B, ...), of each entry over those that show it; NaN where none does: (B, m)."""
         looks = looks.flatten(2)
         if not self.hides:
             return looks.mean(0)
@@ -120,15 +120,12 @@ class WhiteBox:
     def feature_loss(
         self, x: Tensor, target: Tensor, rng: torch.Generator, mode: Mode, draws: int | None = None
     ) -> Tensor:
-        """Distance of each image to k looks at a wire: Σ_d w_d Σ_j (E D(f(x), ε)_d − z_jd)² / (k m s), (B,).
+        """Return the distance of each image to k looks at a wire: Σ_d w_d Σ_j (E D(f(x), ε)_d − z_jd)² / (k m s), (B,).
 
         w_d is the precision of the noise on entry d (Mahalanobis' distance), 1 on average, and 0 where a look hides the
         entry; s is the wire's variance over images. For Laplace noise of scale b and variance v, |·| · 2 v/b takes the
         place of the square: k m s / (2 σ²) times the distance is the negative sum of the looks' log-likelihoods, but
-        for a constant, with σ² the harmonic mean of the variances (`noise`).
-
-        Args:
-            target: looks as `target` makes them, (B, k · m).
+        for a constant, with σ² the harmonic mean of the variances (`noise`). The looks are as `target` makes them.
         """
         looks = target.view(len(target), -1, len(self._weights))
         error = self.wire(x, rng, mode, draws)[:, None] - looks

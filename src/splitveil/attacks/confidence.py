@@ -1,4 +1,4 @@
-"""What the answers alone give away: a decoder from the cloud's logits (Yang et al. 2019)."""
+"""Decoder from the cloud's logits alone (Yang et al. 2019)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from ..data import Access, Split
 from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
-from ..runtime import Work
+from ..runtime import Runtime
 from ..zoo.decoders import Network
 from ._held_out import hold_out
 from .base import BATCH, Attack, Extent, Observations, Victim
@@ -25,10 +25,9 @@ class ConfidenceAttack(Attack):
     A second reader of the service, who sees its answers and can send images of his own. The logits are standardized
     by the attacker's images; training, choice of the epoch and settings are those of the `decoder` attack.
 
-    The defense's law is of no use here. It says which entries of the wire are hidden, and how much noise is on each;
-    every logit is a function of all entries together, from which neither can be told any more. Whatever the tail makes
-    of the noise, the decoder learns from examples. Of several wires the cloud answers each: what is seen is the mean of
-    these answers, never the answer to a combined wire, which nobody has sent.
+    The defense's law is of no use here: it tells of single entries of the wire, and every logit is a function of all of
+    them. The decoder learns from examples what the tail makes of the noise. Where several wires of an image are sent,
+    the cloud answers each, and the attacker sees the mean of these answers, never the answer to a combined wire.
 
     Args:
         epochs: passes over the attacker's images.
@@ -55,18 +54,18 @@ class ConfidenceAttack(Attack):
         self._decoder = DecoderAttack(epochs, network, lr, weight_decay, batch_size)
 
     def check(self, wire: tuple[int, ...], size: int) -> None:
-        """Any wire will do: the decoder sees the logits."""
+        """Accept any wire, as the decoder sees only the logits."""
 
     def memory(self, extent: Extent) -> dict[str, int]:
         return super().memory(replace(extent, wire=(extent.classes, 1, 1)))
 
-    def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, runtime: Runtime | None = None) -> None:
         victim.require(*self.needs)
-        judge, train = hold_out(victim, images, rng, "confidence")
+        held_out, train = hold_out(victim, images, rng, "confidence")
         rows = torch.arange(len(train), device=victim.device)
         logits = torch.cat([answered(victim, train.wire(part, rng)) for part in rows.split(BATCH)])
         self._answers = Answers(victim, logits.mean(0), logits.std(0).clamp(min=1e-6))
-        self._decoder.learn(Answered(judge, self._answers), Answered(train, self._answers), rng, work)
+        self._decoder.learn(Answered(held_out, self._answers), Answered(train, self._answers), rng, runtime)
 
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
         return self._decoder.reconstruct(self._answers(wire))
@@ -86,7 +85,7 @@ class Answers:
 
 
 class Answered:
-    """Observations of which only the answers are seen."""
+    """Observations of which only the cloud's answers are seen."""
 
     def __init__(self, seen: Observations, answers: Answers):
         self._seen, self._answers, self.images = seen, answers, seen.images
@@ -95,12 +94,12 @@ class Answered:
         return len(self._seen)
 
     def wire(self, index: Tensor, rng: torch.Generator) -> Tensor:
-        """Standardized logits, with the defense's noise drawn anew."""
+        """Return standardized logits, with the defense's noise drawn anew."""
         return self._answers(self._seen.wire(index, rng))
 
 
 def answered(victim: Victim, wire: Tensor) -> Tensor:
-    """Logits (B, classes) of wires (B, ...), or the mean of those of several wires (B, k, ...) of each image."""
+    """Return the logits (B, classes) of wires (B, ...), or their means over several wires (B, k, ...) of each image."""
     if not victim.all_looks:
         return victim.logits(wire)
     return victim.logits(wire.flatten(0, 1)).view(len(wire), victim.observed, -1).mean(1)

@@ -17,7 +17,7 @@ from ..nn import fastconv
 from ..randomness import seed_layers
 from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
-from ..runtime import State, Work
+from ..runtime import Runtime, State
 from ..zoo import decoders
 from ._decoder_training import by_epochs, by_steps
 from ._held_out import Pairs, hold_out
@@ -27,7 +27,7 @@ from ._sight import Sight, Sighted
 from .base import BATCH, Attack, Extent, Victim
 
 PATIENCE = 800
-"""Steps without a lower held-out error after which the rate is cut."""
+"""Number of steps without a lower held-out error after which the rate is cut."""
 
 
 @plugin("decoder")
@@ -35,8 +35,8 @@ class DecoderAttack(Attack):
     """Decoder trained on the attacker's images to minimize E‖x − D(z_wire)‖², noise redrawn for each batch.
 
     With enough capacity and images it tends to the posterior mean E[x | z_wire], whose error is the MMSE. Where entries
-    of the wire are hidden and anybody can tell which, it is given what is expected of these and, as further channels,
-    the mask (see `Sight`). The defaults are the published recipe: Adam 1e-3, weight decay 1e-4, cosine to 1e-5, batch
+    of the wire are hidden and anybody can tell which, it is given their expected values and, as further channels, the
+    mask (see `Sight`). The defaults are the published recipe: Adam 1e-3, weight decay 1e-4, cosine to 1e-5, batch
     256, 50 epochs. The best epoch is chosen on a tenth of the attacker's own images. With ``steps`` it trains until the
     error on these no longer falls (see `Plateau`) and takes the best weights.
 
@@ -79,35 +79,35 @@ class DecoderAttack(Attack):
         build = partial(decoders.build, self.network, feature_shape=extent.wire, image_size=extent.image)
         return trained("network", build, extent.batch(self.batch_size), *extent.wire)
 
-    def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, runtime: Runtime | None = None) -> None:
         victim.require(*self.needs)
-        self.train_on(victim, images, rng, work or Work(), "decoder")
+        self.train_on(victim, images, rng, runtime or Runtime(), "decoder")
 
     def train_on(
-        self, victim: Victim, images: Split, rng: torch.Generator, work: Work, name: str
+        self, victim: Victim, images: Split, rng: torch.Generator, runtime: Runtime, name: str
     ) -> tuple[Pairs, Pairs]:
-        """Fit, or take over the same training of another attack (`Work.fits`); what judged and what was learned."""
-        shared = Shared.of(self, victim, images, rng, work)
-        judge, train = self.sighted(victim, *hold_out(victim, images, rng, name), rng)
+        """Fit, or take over a shared training (`Runtime.fits`); return the held-out images and those learned from."""
+        shared = Shared.of(self, victim, images, rng, runtime)
+        held_out, train = self.sighted(victim, *hold_out(victim, images, rng, name), rng)
         if shared.made:
-            self._build(judge, rng)
+            self._build(held_out, rng)
             self._curve = shared.take(self.decoder)
         else:
-            self.learn(judge, train, rng, work)
+            self.learn(held_out, train, rng, runtime)
             shared.keep(self.decoder, self._curve)
-        return judge, train
+        return held_out, train
 
-    def sighted(self, victim: Victim, judge: Pairs, train: Pairs, rng: torch.Generator) -> tuple[Pairs, Pairs]:
-        """The same images with what can be seen of a wire that hides entries; it is then seen so in `reconstruct`."""
+    def sighted(self, victim: Victim, held_out: Pairs, train: Pairs, rng: torch.Generator) -> tuple[Pairs, Pairs]:
+        """Return the same images with hidden entries imputed, which `reconstruct` will then do too (see `Sight`)."""
         self._sight = Sight.learn(victim, train, rng)
-        return (Sighted(judge, self._sight), Sighted(train, self._sight)) if self._sight else (judge, train)
+        return (Sighted(held_out, self._sight), Sighted(train, self._sight)) if self._sight else (held_out, train)
 
-    def learn(self, judge: Pairs, train: Pairs, rng: torch.Generator, work: Work | None = None) -> None:
-        """Train on ``train`` and keep the weights that are best on ``judge``."""
-        self._build(judge, rng)
+    def learn(self, held_out: Pairs, train: Pairs, rng: torch.Generator, runtime: Runtime | None = None) -> None:
+        """Train on ``train`` and keep the weights that are best on ``held_out``."""
+        self._build(held_out, rng)
         optimizer = torch.optim.Adam(self.decoder.parameters(), self.lr, weight_decay=self.weight_decay)
         state: State = {"decoder": self.decoder, "optimizer": optimizer}
-        (by_epochs if self.steps is None else by_steps)(self, state, judge, train, rng, work or Work())
+        (by_epochs if self.steps is None else by_steps)(self, state, held_out, train, rng, runtime or Runtime())
         self._curve = state["curve"]
         if not math.isfinite(state["best"]):
             raise UserError(f"decoder: the error is {self._curve[-1]} in every epoch; lower lr ({self.lr})")
@@ -132,13 +132,13 @@ class DecoderAttack(Attack):
         optimizer.step()
 
     @torch.no_grad()
-    def error(self, judge: Pairs, rng: torch.Generator) -> float:
-        """Mean squared error on ``judge``, the decoder in evaluation mode."""
+    def error(self, held_out: Pairs, rng: torch.Generator) -> float:
+        """Return the mean squared error on ``held_out``, with the decoder in evaluation mode."""
         self.decoder.eval()
         total = torch.zeros((), dtype=torch.float64, device=rng.device)  # read once: reading waits for the device
-        for index in torch.arange(len(judge), device=rng.device).split(BATCH):
-            total += (self.decoder(judge.wire(index, rng)) - judge.images(index)).square().mean((1, 2, 3)).sum()
-        return float(total) / len(judge)
+        for index in torch.arange(len(held_out), device=rng.device).split(BATCH):
+            total += (self.decoder(held_out.wire(index, rng)) - held_out.images(index)).square().mean((1, 2, 3)).sum()
+        return float(total) / len(held_out)
 
     @torch.no_grad()
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:

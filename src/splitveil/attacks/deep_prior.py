@@ -14,7 +14,7 @@ from ..memory import trained
 from ..randomness import seed_layers
 from ..ranges import Count, Rate, Weight
 from ..registry import plugin
-from ..runtime import Work
+from ..runtime import Runtime
 from ._total_variation import total_variation
 from ._white_box import Mode, WhiteBox
 from .base import Attack, Extent, Victim
@@ -35,8 +35,8 @@ class DeepPriorAttack(Attack):
     the attacker's own images chooses.
 
     Args:
-        steps: of Adam. tv: weight of total variation. lr: Adam's rate.
-        width: channels of the network. draws: of the defense's noise in each step.
+        steps: Adam steps. tv: weight of total variation. lr: Adam's rate.
+        width: channels of the network. draws: draws of the defense's noise in each step.
         tuning: attacker images on which the backward pass is chosen.
     """
 
@@ -65,9 +65,9 @@ class DeepPriorAttack(Attack):
         two = trained("width", lambda: Hourglasses(2, self.width, colors), 2, CODE, *size)
         return {name: extent.answered * needed // 2 for name, needed in two.items()} | extent.search(self.draws)
 
-    def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, runtime: Runtime | None = None) -> None:
         victim.require(*self.needs)
-        self._work, self._curve, self._image = work or Work(), [], images.shape
+        self._runtime, self._curve, self._image = runtime or Runtime(), [], images.shape
         self.check((), min(self._image[1:]))
         self.box = WhiteBox(victim, images, self.draws, rng)
         self._seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
@@ -76,7 +76,7 @@ class DeepPriorAttack(Attack):
         self.mode: Mode = self.box.modes[0]
         if len(self.box.modes) > 1:
             wire = victim.query(x, rng)
-            modes = self._work.each(self.box.modes)
+            modes = self._runtime.each(self.box.modes)
             self._curve = [float((self._optimize(wire, mode) - x).square().mean()) for mode in modes]
             self.mode = self.box.modes[self._curve.index(min(self._curve))]
 
@@ -92,7 +92,7 @@ class DeepPriorAttack(Attack):
             nets = Hourglasses(len(wire), self.width, self._image[0]).to(wire.device)
         code = torch.randn(len(wire), CODE, *self._image[1:], generator=rng, device=wire.device)
         optimizer = torch.optim.Adam(nets.parameters(), self.lr)
-        loop = self._work.loop(f"deep_prior {mode}", self.steps, {"nets": nets, "optimizer": optimizer}, rng)
+        loop = self._runtime.loop(f"deep_prior {mode}", self.steps, {"nets": nets, "optimizer": optimizer}, rng)
         for _ in loop:
             jitter = JITTER[int(loop.fraction * len(JITTER))]
             x = nets(code + jitter * torch.randn(code.shape, generator=rng, device=code.device))

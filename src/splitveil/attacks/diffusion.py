@@ -11,7 +11,7 @@ from ..data import Access, Split
 from ..errors import UserError
 from ..ranges import Count, Part, Whole
 from ..registry import plugin
-from ..runtime import State, Work
+from ..runtime import Runtime, State
 from ._ddpm import Ddpm, clean, paired
 from ._denoiser import LEVELS, Level
 from ._guide import Guide
@@ -34,10 +34,11 @@ class DiffusionAttack(Attack):
     are chosen on held-out images; `curve` is the denoiser's error on these.
 
     Args:
-        steps: of the sampler. samples: of each image. guidance: the wire's part of a step's noise; None: chosen.
-        start: ``noise``, or the answer of the ``linear`` or ``decoder`` attack. level: its noise, of 1,000.
-        epochs, width, batch_size: of the diffusion model, see `Ddpm`. start_epochs, start_steps, patience: of a start.
-        draws: of the defense's noise in each step. tuning: attacker images on which the rate is chosen.
+        steps: steps of the sampler. samples: samples of each image. guidance: the wire's part of a step's noise; None:
+            chosen.
+        start: ``noise``, or the answer of the ``linear`` or ``decoder`` attack. level: its level of noise, of 1,000.
+        epochs, width, batch_size: see `Ddpm`. start_epochs, start_steps, patience: settings of a decoder as the start.
+        draws: draws of the defense's noise in each step. tuning: attacker images on which the rate is chosen.
     """
 
     needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})
@@ -72,15 +73,15 @@ class DiffusionAttack(Attack):
         drawn = {"samples": self.samples * extent.answered * (4 * extent.image_bytes + extent.wire_bytes)}
         return super().memory(extent) | self._prior.memory(extent) | drawn | extent.search(self.draws)
 
-    def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, runtime: Runtime | None = None) -> None:
         victim.require(*self.needs)
-        self._work = work or Work()
-        known = self._first, self._prior, victim, images, rng, self._work
-        self.guide = Guide.learn("diffusion", *known, draws=self.draws, judges=self.tuning)
+        self._runtime = runtime or Runtime()
+        known = self._first, self._prior, victim, images, rng, self._runtime
+        self.guide = Guide.learn("diffusion", *known, draws=self.draws, held_out=self.tuning)
         self._seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
         rates = RATES if self.guidance is None else (self.guidance,)
         self.mode: Mode
-        self.rate, self.mode = self.guide.choose(rates, self._sample, self._work)
+        self.rate, self.mode = self.guide.choose(rates, self._sample, self._runtime)
 
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
         return self._sample(wire, torch.full((len(wire),), self.rate, device=wire.device), self.mode)
@@ -96,7 +97,7 @@ class DiffusionAttack(Attack):
             y = (2 * self.guide.first.reconstruct(self.guide.box.one_wire(wire)) - 1).repeat_interleave(self.samples, 0)
             x = alpha[self._top].sqrt() * y + (1 - alpha[self._top]).sqrt() * x
         state: State = {"x": x, "t": self._top}
-        loop = self._work.loop(f"diffusion {mode}", self.steps, state, rng)
+        loop = self._runtime.loop(f"diffusion {mode}", self.steps, state, rng)
         for _ in loop:
             later = round(self._top * max(0.0, 1 - loop.fraction - 1 / loop.planned))
             noise, fresh = torch.empty_like(x), paired(len(wire), self.samples, shape, rng)
@@ -112,7 +113,7 @@ class DiffusionAttack(Attack):
 
     @torch.enable_grad()
     def _pull(self, x: Tensor, target: Tensor, t: int, rng: torch.Generator, mode: Mode) -> tuple[Tensor, Tensor]:
-        """The noise expected in x, and the gradient with respect to x of the distance on the wire."""
+        """Return the noise expected in x, and the gradient of the distance on the wire with respect to x."""
         x, denoiser = x.detach().requires_grad_(), self.guide.denoiser
         noise = denoiser(x, torch.tensor(t, device=x.device))
         expected = clean(x, noise, denoiser.alpha[t]).clamp(-1, 1)
@@ -124,7 +125,7 @@ class DiffusionAttack(Attack):
 
 
 def step(x: Tensor, noise: Tensor, alpha: Tensor, later: Tensor, fresh: Tensor) -> Tensor:
-    """From level ᾱ to the later ᾱ' > ᾱ: √ᾱ' ŷ + √(1 − ᾱ' − σ²) ε_θ + σ ε, σ² = (1 − ᾱ')/(1 − ᾱ) · (1 − ᾱ/ᾱ').
+    """Return √ᾱ' ŷ + √(1 − ᾱ' − σ²) ε_θ + σ ε, σ² = (1 − ᾱ')/(1 − ᾱ) · (1 − ᾱ/ᾱ'): from level ᾱ to the later ᾱ' > ᾱ.
 
     Song et al. 2021, eq. 12 with η = 1; ŷ is the expected image, clipped to [-1, 1].
     """
@@ -134,7 +135,7 @@ def step(x: Tensor, noise: Tensor, alpha: Tensor, later: Tensor, fresh: Tensor) 
 
 
 def spherical(noise: Tensor, gradient: Tensor, rate: Tensor) -> Tensor:
-    """Noise (B, 3, S, S) turned against the gradient, all of length √d: the length that d normal numbers have.
+    """Return noise (B, 3, S, S) turned against the gradient, of length √d: the length that d normal numbers have.
 
     √d m/‖m‖ with m = (1 − g) ε − g √d ∇/‖∇‖ (Yang et al. 2024, eq. 16 and 17).
     """

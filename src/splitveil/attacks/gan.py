@@ -16,7 +16,7 @@ from ..memory import trained
 from ..randomness import seed_layers
 from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
-from ..runtime import State, Work, copy_weights
+from ..runtime import Runtime, State, copy_weights
 from ..zoo.decoders import ImageShape, Network
 from ._critic import Kind, anneal, check, critic, gradient_penalty, update
 from ._held_out import Pairs
@@ -35,15 +35,15 @@ class GanAttack(Attack):
     and modes too. Noise is redrawn in every batch; the epoch is chosen by the error on the held-out tenth of images.
 
     Args:
-        epochs: passes over the attacker's images of the refinement.
-        warm_epochs: of the decoder before it; None: those of the decoder attack, at most ``epochs``.
-        network: of the decoder. mse_weight: against the critic. penalty: on the critic's gradient.
-        critic_steps: for each generator step. lr: of the generator, and of the critic unless ``critic_lr`` is given.
-        width: channels of the critic's first layer. weight_decay: of the decoder before it.
+        epochs: passes of the refinement over the attacker's images.
+        warm_epochs: epochs of the decoder before it; None: those of the decoder attack, at most ``epochs``.
+        network: decoder network. mse_weight: weight against the critic. penalty: weight of the gradient penalty.
+        critic_steps: critic steps for each generator step. lr: generator's rate, and the critic's without critic_lr.
+        width: channels of the critic's first layer. weight_decay, warm_batch_size: of the decoder's own training.
         critic: "plain", or "published", of the CEM paper's code (images of 25 pixels or more).
         cosine: epochs in which both rates would fall to 0 along a cosine; None: they stay.
-        evaluation: the generator's mode while the critic learns. warm_batch_size: of the decoder before it.
-        steps: of the critic, in place of ``epochs``. warm_steps, patience: of a decoder without a fixed length.
+        evaluation: keep the generator in evaluation mode while the critic learns.
+        steps: critic steps, in place of ``epochs``. warm_steps, patience: the decoder's, without a fixed length.
 
     >>> GanAttack(epochs=3).warm_epochs
     3
@@ -87,12 +87,12 @@ class GanAttack(Attack):
         pixels = extent.batch(self.batch_size), *extent.image
         return super().memory(extent) | trained("width", lambda: critic(extent.image, self.width, self.kind), *pixels)
 
-    def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, runtime: Runtime | None = None) -> None:
         victim.require(*self.needs)
-        work = work or Work()
+        runtime = runtime or Runtime()
         check(min(images.shape[1:]), self.kind)  # before a decoder is trained
-        with work.share(0.3):
-            judge, train = self.warm.train_on(victim, images, rng, work, "gan")
+        with runtime.share(0.3):
+            held_out, train = self.warm.train_on(victim, images, rng, runtime, "gan")
         generator = self.warm.decoder
         self.build(images.shape, rng)
         pairs = zip((generator, self.critic), self.rates, strict=True)
@@ -101,7 +101,7 @@ class GanAttack(Attack):
         state |= dict(zip(("refiner", "judge"), optimizers, strict=True))
         per_round = math.ceil(len(train) / self.batch_size)
         epochs = math.ceil(self.steps / per_round) if self.steps else self.epochs
-        loop = work.loop("gan", epochs, state, rng, per_round=per_round)
+        loop = runtime.loop("gan", epochs, state, rng, per_round=per_round)
         for _ in loop:
             anneal(optimizers, self.rates, loop.fraction * epochs, self.cosine)
             generator.train(not self.evaluation)
@@ -110,7 +110,7 @@ class GanAttack(Attack):
                 refine = (loop.done + 1) % self.critic_steps == 0 or loop.done + 1 == loop.planned
                 if len(index) > 1:
                     self._step(train, index, optimizers, rng, refine)
-            loop.error = self.warm.error(judge, torch.Generator(rng.device).manual_seed(0))
+            loop.error = self.warm.error(held_out, torch.Generator(rng.device).manual_seed(0))
             state["curve"].append(loop.error)
             if loop.error < state["best"]:
                 state |= {"best": loop.error, "weights": copy_weights(generator)}
@@ -120,7 +120,7 @@ class GanAttack(Attack):
         generator.load_state_dict(state["weights"])
 
     def build(self, size: int | ImageShape, rng: torch.Generator) -> None:
-        """Make the critic of images of a shape, or of the side of square color images."""
+        """Build the critic for images of a shape, or of the side of square color images."""
         with torch.random.fork_rng():  # layers draw their weights from torch's global generator
             seed_layers(rng)
             self.critic = critic(size, self.width, self.kind).to(rng.device)

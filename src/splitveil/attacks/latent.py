@@ -15,7 +15,7 @@ from ..memory import FLOAT, trained
 from ..randomness import seed_layers
 from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
-from ..runtime import Work
+from ..runtime import Runtime
 from ..zoo import decoders
 from ._white_box import WhiteBox
 from .base import BATCH, Attack, Extent, Victim
@@ -34,9 +34,9 @@ class LatentAttack(Attack):
     possible (see `WhiteBox`), each image keeps the one that comes nearer on the wire.
 
     Args:
-        epochs: passes over the attacker's images of the generator. steps: of Adam in the search.
+        epochs: passes of the generator over the attacker's images. steps: Adam steps of the search.
         size: k, numbers in w. samples: latents that are tried first. l2: weight of the prior.
-        lr: of the search. network: of the generator. draws: of the defense's noise in each step.
+        lr: rate of the search. network: generator network. draws: draws of the defense's noise in each step.
     """
 
     needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})
@@ -64,11 +64,11 @@ class LatentAttack(Attack):
         learned = trained("size or network", build, extent.batch(self.batch_size), self.size, 1, 1)
         return {**learned, "samples": sampled, **extent.search(self.draws)}
 
-    def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, runtime: Runtime | None = None) -> None:
         victim.require(*self.needs)
         if len(images) < 2:
             raise UserError(f"latent: the attacker has {len(images)} images; expected at least 2")
-        self._work, images = work or Work(), images.to(victim.device)
+        self._runtime, images = runtime or Runtime(), images.to(victim.device)
         self.box = WhiteBox(victim, images, self.draws, rng)
         with torch.random.fork_rng():  # layers draw their weights from torch's global generator
             seed_layers(rng)
@@ -83,7 +83,7 @@ class LatentAttack(Attack):
         optimizer = torch.optim.Adam([*encoder.parameters(), *self.generator.parameters()], 1e-3)
         state = {"encoder": encoder, "generator": self.generator, "optimizer": optimizer}
         per_round = math.ceil(len(images) / self.batch_size)
-        loop = self._work.loop("generator", self.epochs, state, rng, per_round=per_round)
+        loop = self._runtime.loop("generator", self.epochs, state, rng, per_round=per_round)
         for _ in loop:
             order = torch.randperm(len(images), generator=rng, device=rng.device)
             for index in loop.steps(order.split(self.batch_size)):
@@ -105,10 +105,10 @@ class LatentAttack(Attack):
         target = self.box.target(wire)
         first = self._sampled(self.box.one_wire(wire).flatten(1).float(), rng)
         best, images = torch.full((len(wire),), math.inf, device=wire.device), torch.empty(0)
-        for mode in self._work.each(self.box.modes):
+        for mode in self._runtime.each(self.box.modes):
             latent = first.clone().requires_grad_()
             optimizer = torch.optim.Adam([latent], self.lr)
-            for _ in self._work.loop(f"search {mode}", self.steps, {"latent": latent, "optimizer": optimizer}, rng):
+            for _ in self._runtime.loop(f"search {mode}", self.steps, {"latent": latent, "optimizer": optimizer}, rng):
                 loss = self.box.feature_loss(self._images(latent), target, rng, mode)
                 optimizer.zero_grad(set_to_none=True)
                 (loss + self.l2 * latent.square().mean(1)).sum().backward()
@@ -125,7 +125,7 @@ class LatentAttack(Attack):
 
     @torch.no_grad()
     def _sampled(self, target: Tensor, rng: torch.Generator) -> Tensor:
-        """For each wire the best of the sampled latents: every wire looks through the same ones."""
+        """Return, for each wire, the best of the sampled latents, which are the same for every wire."""
         latents = torch.randn(self.samples, self.size, generator=rng, device=target.device)
         wires = torch.cat([self.box.wire(self._images(part), rng) for part in latents.split(BATCH)])
         # By matrix product, torch's choice, an offset that all wires share would drown their distances.
@@ -134,7 +134,7 @@ class LatentAttack(Attack):
 
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, variance) ‖ N(0, I)) in nats for each row, ½ Σ (μ² + s² − 1 − ln s²): (B, k) twice -> (B,).
+    """Return KL(N(mean, variance) ‖ N(0, I)) in nats for each row, ½ Σ (μ² + s² − 1 − ln s²): (B, k) twice -> (B,).
 
     >>> divergence(torch.ones(1, 2), torch.zeros(1, 2))
     tensor([1.])

@@ -1,4 +1,4 @@
-"""Ridge regression from the wire to the pixels: exact, fast, the floor that every attack must beat."""
+"""Ridge regression from the wire to the pixels: the floor that every attack must beat."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..data import Split
 from ..errors import UserError
 from ..ranges import Looks
 from ..registry import plugin
-from ..runtime import Work
+from ..runtime import Runtime
 from ._ridge import Ridge, Rows
 from ._sight import Sight
 from .base import BATCH, Attack, Extent, Victim
@@ -42,25 +42,25 @@ class LinearAttack(Attack):
     def __init__(self, looks: Looks = 4):
         self.looks = looks
 
-    def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, runtime: Runtime | None = None) -> None:
         victim.require(*self.needs)
         if len(images) < 5:
             raise UserError(f"linear: the attacker has {len(images)} images; expected at least 5")
-        work, seen = work or Work(), victim.observe(images)
+        runtime, seen = runtime or Runtime(), victim.observe(images)
         order = torch.randperm(len(images), generator=rng, device=rng.device)
         held = len(images) // 5
-        judge, train = order[:held], order[held:]
+        held_out, train = order[:held], order[held:]
         z, _ = self._pairs(seen, order[:1], rng)
         self.shape = seen.images(order[:1]).shape[1:]
         rows = len(order) * self.looks
         dual = rows <= z.shape[1]
-        with work.share(0.3):
-            known = self._gather(work, "looks", seen, train, rng, Rows(dual))
-        with work.share(0.5):
-            ridge, error = _choose(work, Ridge(known), *self._pairs(seen, judge, rng), rng)
-        known = self._gather(work, "looks at the others", seen, judge, rng, known)
+        with runtime.share(0.3):
+            known = self._gather(runtime, "looks", seen, train, rng, Rows(dual))
+        with runtime.share(0.5):
+            ridge, error = _choose(runtime, Ridge(known), *self._pairs(seen, held_out, rng), rng)
+        known = self._gather(runtime, "looks at the others", seen, held_out, rng, known)
         self.weights, self.constant = (part.float() for part in Ridge(known).weights(ridge))
-        sight = Sight.learn(victim, seen, rng, judge)
+        sight = Sight.learn(victim, seen, rng, held_out)
         self._sight = sight if sight and sight.error < error else None
 
     def memory(self, extent: Extent) -> dict[str, int]:
@@ -73,10 +73,10 @@ class LinearAttack(Attack):
     def _pairs(self, seen, index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         return seen.wire(index, rng).flatten(1), seen.images(index).flatten(1)
 
-    def _gather(self, work: Work, name: str, seen, index: Tensor, rng: torch.Generator, rows: Rows) -> Rows:
+    def _gather(self, runtime: Runtime, name: str, seen, index: Tensor, rng: torch.Generator, rows: Rows) -> Rows:
         parts = index.repeat(self.looks).split(4 * BATCH)
         state = {"parts": rows.parts}
-        for i in work.loop(name, len(parts), state, rng):
+        for i in runtime.loop(name, len(parts), state, rng):
             rows.parts = state["parts"]
             rows.add(*self._pairs(seen, parts[i], rng))
         rows.parts = state["parts"]
@@ -92,12 +92,12 @@ class LinearAttack(Attack):
         return wire.flatten(1) @ self.weights + self.constant
 
 
-def _choose(work: Work, fitted: Ridge, z: Tensor, x: Tensor, rng: torch.Generator) -> tuple[float, float]:
-    """The ridge with the lowest error on the pairs z, x, and that error."""
+def _choose(runtime: Runtime, fitted: Ridge, z: Tensor, x: Tensor, rng: torch.Generator) -> tuple[float, float]:
+    """Return the ridge with the lowest error on the pairs z, x, and that error."""
     projected, state = fitted.project(z), {"errors": []}
     # Those in the middle first, as a budget may end the search.
     ridges = sorted(RIDGES, key=lambda ridge: abs(math.log(ridge)))
-    loop = work.loop("ridges", len(RIDGES), state, rng)
+    loop = runtime.loop("ridges", len(RIDGES), state, rng)
     for i in loop:
         state["errors"].append(float((fitted.predict(projected, ridges[i]).clamp(0, 1) - x).square().mean()))
         loop.error = min(state["errors"])

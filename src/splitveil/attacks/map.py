@@ -11,7 +11,7 @@ from ..data import Access, Split
 from ..errors import UserError
 from ..ranges import Count, Rate, Weight, Whole
 from ..registry import plugin
-from ..runtime import Work
+from ..runtime import Runtime
 from ._ddpm import Ddpm, score
 from ._denoiser import Denoiser, Level
 from ._guide import Guide
@@ -22,7 +22,7 @@ from .linear import LinearAttack
 
 WEIGHTS = (0.3, 1.0, 3.0, 10.0, 30.0)
 LEAST_NOISE = 1e-3
-"""Least σ², as a part of the wire's variance over images: without noise the prior would never be heard."""
+"""Least σ², as a part of the wire's variance over images: without noise the prior would have no effect."""
 
 
 @plugin("map")
@@ -39,11 +39,12 @@ class MapAttack(Attack):
     `curve` is the denoiser's error on held-out images after each epoch, as a part of the noise's variance.
 
     Args:
-        steps: of Adam. weight: of log π; None: chosen. lr: Adam's initial rate, in pixels.
+        steps: Adam steps. weight: weight of log π; None: chosen. lr: Adam's initial rate, in pixels.
         start: ``mean`` image, or the answer of the ``linear`` or ``decoder`` attack.
         high, low: first and last level of noise, of 1,000.
-        epochs, width, batch_size: of the diffusion model, see `Ddpm`. start_epochs: of the decoder, where it is the
-            start. draws: of the defense's noise in each step. tuning: attacker images on which the weight is chosen.
+        epochs, width, batch_size: settings of the diffusion model, see `Ddpm`.
+        start_epochs: epochs of the decoder, where it is the start.
+        draws: draws of the defense's noise in each step. tuning: attacker images on which the weight is chosen.
     """
 
     needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})
@@ -73,20 +74,20 @@ class MapAttack(Attack):
         self._first: Attack | None = starts[start]() if start in starts else None
 
     def memory(self, extent: Extent) -> dict[str, int]:
-        judged = min(self.tuning, extent.images // 10) * (len(WEIGHTS) if self.weight is None else 1)
+        tried = min(self.tuning, extent.images // 10) * (len(WEIGHTS) if self.weight is None else 1)
         # Of each image its gradient and two moments of Adam.
-        held = {"tuning": judged * (4 * extent.image_bytes + extent.wire_bytes), **extent.search(self.draws)}
+        held = {"tuning": tried * (4 * extent.image_bytes + extent.wire_bytes), **extent.search(self.draws)}
         return super().memory(extent) | self._prior.memory(extent) | held
 
-    def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, runtime: Runtime | None = None) -> None:
         victim.require(*self.needs)
-        self._work = work or Work()
-        known = self._first, self._prior, victim, images, rng, self._work
-        self.guide = Guide.learn("map", *known, draws=self.draws, judges=self.tuning)
+        self._runtime = runtime or Runtime()
+        known = self._first, self._prior, victim, images, rng, self._runtime
+        self.guide = Guide.learn("map", *known, draws=self.draws, held_out=self.tuning)
         self._seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
         weights = WEIGHTS if self.weight is None else (self.weight,)
         self.mode: Mode
-        self.chosen, self.mode = self.guide.choose(weights, self._search, self._work)
+        self.chosen, self.mode = self.guide.choose(weights, self._search, self._runtime)
 
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
         return self._search(wire, torch.full((len(wire),), self.chosen, device=wire.device), self.mode)
@@ -98,7 +99,7 @@ class MapAttack(Attack):
         x = (guide.first.reconstruct(guide.box.one_wire(wire)) if guide.first else first).clone()
         x.grad = torch.zeros_like(x)
         optimizer = torch.optim.Adam([x], self.lr)
-        loop = self._work.loop(f"map {mode}", self.steps, {"x": x, "optimizer": optimizer}, rng)
+        loop = self._runtime.loop(f"map {mode}", self.steps, {"x": x, "optimizer": optimizer}, rng)
         for _ in loop:
             loop.anneal(optimizer, self.lr, 0.01 * self.lr)
             t = round(self.high + (self.low - self.high) * loop.fraction)
@@ -112,7 +113,7 @@ class MapAttack(Attack):
 
     @torch.enable_grad()
     def _likelihood_gradient(self, x: Tensor, target: Tensor, rng: torch.Generator, mode: Mode) -> Tensor:
-        """∇_x ‖E_ε D(f(x), ε) − z_wire‖²/(2σ²)."""
+        """Return ∇_x ‖E_ε D(f(x), ε) − z_wire‖²/(2σ²)."""
         x, box = x.detach().requires_grad_(), self.guide.box
         unit = target.shape[1] / (2 * max(box.noise / box.scale, LEAST_NOISE))
         return torch.autograd.grad(unit * box.feature_loss(x, target, rng, mode).sum(), x)[0]
@@ -123,10 +124,10 @@ class MapAttack(Attack):
 
 @torch.no_grad()
 def prior_gradient(denoiser: Denoiser, y: Tensor, t: int, rng: torch.Generator) -> Tensor:
-    """∇_y E_ε log p_t(√ᾱ_t y + √(1 − ᾱ_t) ε) of images y (B, 3, S, S) in [-1, 1], from one ε.
+    """Return ∇_y E_ε log p_t(√ᾱ_t y + √(1 − ᾱ_t) ε) of images y (B, 3, S, S) in [-1, 1], from one ε.
 
-    A denoiser knows noisy images only: a clean one is noised before it is asked (as in Mardani et al. 2024). What the
-    Gaussian model answers to the noise alone has mean zero and is subtracted: a control variate, after which nothing
+    A denoiser knows noisy images only, so a clean one is noised before it is asked (as in Mardani et al. 2024). The
+    Gaussian model's answer to the noise alone has mean zero and is subtracted: a control variate, after which nothing
     random is left where the images are Gaussian.
     """
     alpha, level = denoiser.alpha[t], torch.tensor(t, device=y.device)

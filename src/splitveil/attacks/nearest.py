@@ -1,4 +1,4 @@
-"""The attacker's own image that looks most alike on the wire: catches leakage that a blurred mean hides."""
+"""The attacker's own image nearest on the wire: catches leakage that a blurred mean hides."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..data import Split, to_float
 from ..errors import UserError
 from ..ranges import Count, Looks
 from ..registry import plugin
-from ..runtime import Work
+from ..runtime import Runtime
 from .base import BATCH, Attack, Extent, Victim
 
 ROWS = 4096
-"""Attacker images that are compared at once."""
+"""Number of attacker images that are compared at once."""
 
 
 @plugin("nearest")
@@ -44,7 +44,7 @@ class NearestAttack(Attack):
         pictures = extent.answered * min(self.neighbors, extent.images)
         return {"looks": rows * extent.wire_bytes, "neighbors": pictures * extent.image_bytes}
 
-    def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, runtime: Runtime | None = None) -> None:
         victim.require(*self.needs)
         if len(images) < self.neighbors:
             raise UserError(f"nearest: the attacker has {len(images)} images; expected at least {self.neighbors}")
@@ -53,8 +53,8 @@ class NearestAttack(Attack):
         rows = []
         for done, index in enumerate(parts, 1):
             rows.append(torch.stack([seen.wire(index, rng).flatten(1) for _ in range(self.looks)]).mean(0))
-            if work and work.progress:
-                work.progress(done, len(parts), float("nan"))
+            if runtime and runtime.progress:
+                runtime.progress(done, len(parts), float("nan"))
         self.known, self.pixels = torch.cat(rows), images.images.to(victim.device)
 
     @torch.no_grad()
@@ -64,9 +64,14 @@ class NearestAttack(Attack):
 
 
 def nearest(query: Tensor, known: Tensor, count: int) -> Tensor:
-    """Indices (B, count) of the rows of ``known`` (N, m) nearest to each row of ``query`` (B, m), nearest first.
+    """Return the indices (B, count) of the nearest rows of ``known`` for each row of ``query``, nearest first.
 
     ``known`` is gone through in parts, so that the working memory does not grow with N · B.
+
+    Args:
+        query: (B, m).
+        known: (N, m).
+        count: number of neighbors.
 
     >>> nearest(torch.tensor([[0.9]]), torch.tensor([[0.0], [1.0], [3.0]]), 2)
     tensor([[1, 0]])

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..data import Access, Split, to_float
 from ..ranges import Batch, Count, Looks, Rate, Weight
 from ..registry import plugin
-from ..runtime import Work
+from ..runtime import Runtime
 from ..zoo.decoders import Network
 from ._cosine import CosineModel
 from ._held_out import choose, fit_start
@@ -23,9 +23,9 @@ from .linear import LinearAttack
 
 WEIGHTS = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 LEAST_NOISE = 1e-3
-"""Least σ², as a part of the wire's variance over images: without noise the start would never be heard."""
+"""Least σ², as a part of the wire's variance over images: without noise the start would have no effect."""
 PART = 32
-"""Images whose gradient is computed at once on a processor: more do not fit its cache."""
+"""Number of images whose gradient is computed at once on a CPU: more do not fit its cache."""
 EXACT = 0.01
 """Factor on the weights where the wire has less noise: only weight · σ² counts, so smaller σ² are tried."""
 
@@ -45,11 +45,11 @@ class RefineAttack(Attack):
     `curve` is the error on the images that choose: of the start, then of the refinement.
 
     Args:
-        steps: of L-BFGS. weight: of the distance to x₀; None: chosen.
+        steps: L-BFGS steps. weight: weight of the distance to x₀; None: chosen.
         start: ``mean`` image, or the answer of the ``linear`` or ``decoder`` attack.
-        epochs, network, lr, weight_decay, batch_size, start_steps, patience: of the decoder, where it is the start, see
-            `DecoderAttack` (``start_steps`` is its ``steps``).
-        draws: of the defense's noise, the same in each step. tuning: held-out images on which the weight is chosen.
+        epochs, network, lr, weight_decay, batch_size, start_steps, patience: settings of the decoder, where it is the
+            start, see `DecoderAttack` (``start_steps`` is its ``steps``).
+        draws: draws of the defense's noise, the same in each step. tuning: held-out images that choose the weight.
     """
 
     needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})
@@ -80,14 +80,14 @@ class RefineAttack(Attack):
         self._first: Attack | None = starts[start]() if start in starts else None
 
     def memory(self, extent: Extent) -> dict[str, int]:
-        judged = min(self.tuning, extent.images // 10) * (len(WEIGHTS) if self.weight is None else 1)
+        tried = min(self.tuning, extent.images // 10) * (len(WEIGHTS) if self.weight is None else 1)
         part = replace(extent, answered=min(PART, extent.answered))
-        return {**super().memory(extent), "tuning": judged * 2 * MEMORY * extent.image_bytes, **part.search(self.draws)}
+        return {**super().memory(extent), "tuning": tried * 2 * MEMORY * extent.image_bytes, **part.search(self.draws)}
 
-    def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, runtime: Runtime | None = None) -> None:
         victim.require(*self.needs)
-        self._work = work or Work()
-        held, own = fit_start(self._first, victim, images, rng, self._work, 0.6, "refine")
+        self._runtime = runtime or Runtime()
+        held, own = fit_start(self._first, victim, images, rng, self._runtime, 0.6, "refine")
         self.mean = torch.stack([to_float(part).mean(0) * len(part) for part in own.images.split(BATCH)]).sum(0)
         self.mean = self.mean.to(victim.device) / len(own)
         self.box = WhiteBox(victim, own, self.draws, rng)
@@ -103,14 +103,14 @@ class RefineAttack(Attack):
         weights = weights if self.weight is None else (self.weight,)
         self._curve = [float((self._starts(wire) - truth).square().mean())]
         self.mode: Mode
-        self.chosen, self.mode, error = choose(weights, self.box.modes, self._search, truth, wire, self._work)
+        self.chosen, self.mode, error = choose(weights, self.box.modes, self._search, truth, wire, self._runtime)
         self._curve += [] if error is None else [error]
 
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
         return self._search(wire, torch.full((len(wire),), self.chosen, device=wire.device), self.mode)
 
     def _search(self, wire: Tensor, weights: Tensor, mode: Mode) -> Tensor:
-        """Images (B, 3, S, S), with a weight (B,) for each."""
+        """Return images (B, 3, S, S), with a weight (B,) for each."""
         rng, size = torch.Generator(wire.device), PART if wire.device.type == "cpu" else BATCH
         start = self._starts(wire)
         known = [values.split(size) for values in (start, self.box.target(wire), weights)]
@@ -122,7 +122,7 @@ class RefineAttack(Attack):
             return torch.cat([value for value, _ in found]), torch.cat([gradient for _, gradient in found])
 
         search = Lbfgs(torch.zeros_like(start.flatten(1)))
-        loop = self._work.loop(f"refine {mode}", self.steps, {"search": search}, rng)
+        loop = self._runtime.loop(f"refine {mode}", self.steps, {"search": search}, rng)
         for _ in loop:
             search.step(objective)
         return (start + self.errors.image(search.x.view_as(start))).clamp(0, 1)
@@ -131,7 +131,7 @@ class RefineAttack(Attack):
     def _objective(
         self, u: Tensor, start: Tensor, target: Tensor, weights: Tensor, rng: torch.Generator, mode: Mode
     ) -> tuple[Tensor, Tensor]:
-        """What is minimized, (B,), and its gradient, at x = x₀ + Σ_k √λ_k u_k: u (B, 3 S²)."""
+        """Return what is minimized, (B,), and its gradient, at x = x₀ + Σ_k √λ_k u_k: u (B, 3 S²)."""
         u = u.detach().requires_grad_()
         x = start + self.errors.image(u.view_as(start))
         unit = target.shape[1] / (2 * max(self.noise, LEAST_NOISE))

@@ -13,7 +13,7 @@ from ..data import Access, Split, to_float
 from ..errors import UserError
 from ..ranges import Count, Looks, Rate, Weight
 from ..registry import plugin
-from ..runtime import Work
+from ..runtime import Runtime
 from ._total_variation import total_variation
 from ._white_box import Mode, WhiteBox
 from .base import Attack, Extent, Victim
@@ -34,17 +34,17 @@ class RmleAttack(Attack):
     wires and pixels over images, TV₀ its images' total variation, so that weights mean the same everywhere. He, Zhang
     and Lee, ACSAC 2019, with Adam and a cosine to a tenth of lr. All images of a call are optimized at once, each with
     its own loss: the result does not depend on its neighbors. Weights left at None are chosen, together with the
-    backward pass (see `WhiteBox`), by the error on the attacker's own images. Of the restarts each image keeps the one
-    nearest on the wire; the truth is never asked.
+    backward pass (see `WhiteBox`), by the error on the attacker's own images. Each image keeps the restart that is
+    nearest on the wire, never the one nearest to the truth.
 
     For e = Wx + N(0, σ²I), x ~ N(c, u I): tv=0, l2 = d σ²/(m v) is the MMSE estimator.
 
     Args:
-        steps: of Adam, for each restart. restarts: the first from ``start``, the others from ``start`` with noise.
-        tv, l2: weights of total variation and of the distance to c; None: chosen. lr: Adam's, in pixels.
+        steps: Adam steps of each restart. restarts: the first is from ``start``, the others from ``start`` with noise.
+        tv, l2: weights of total variation and of the distance to c; None: chosen. lr: Adam's rate, in pixels.
         start: first guess: ``grey`` (0.5), ``mean`` image, or the output of the ``linear`` or ``decoder`` attack.
         center: c: ``start`` or ``zero`` (as published).
-        draws: of the defense's noise in each step. tuning: images that choose the weights. epochs: of the decoder.
+        draws: draws of the defense's noise in a step. tuning: images that choose the weights. epochs: the decoder's.
     """
 
     needs: ClassVar = frozenset({Access.QUERY, Access.WEIGHTS})
@@ -74,33 +74,33 @@ class RmleAttack(Attack):
     def memory(self, extent: Extent) -> dict[str, int]:
         return super().memory(extent) | extent.search(self.draws, self.tuning, len(self._pairs))
 
-    def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, runtime: Runtime | None = None) -> None:
         victim.require(*self.needs)
-        self._work, self._curve = work or Work(), []
+        self._runtime, self._curve = runtime or Runtime(), []
         if (count := min(self.tuning, len(images) - 1)) < 1:
             raise UserError(f"rmle: the attacker has {len(images)} images; expected at least 2")
         order = torch.randperm(len(images), generator=rng, device=rng.device).cpu()
-        # The judges are kept from the start's training: a start that has seen them would look too good.
+        # A start that was trained on the held-out images would look too good.
         own = images.subset(order[count:])
         x = to_float(own.images[:SAMPLE]).to(victim.device)
         self.mean = x.mean(0)
         self._typical = float(total_variation(x).mean()), float((x - x.mean(0)).square().mean().clamp(min=1e-6))
         if self._first:
-            with self._work.share(0.5):
-                self._first.fit(victim.of(self._first), own, rng, self._work)
+            with self._runtime.share(0.5):
+                self._first.fit(victim.of(self._first), own, rng, self._runtime)
         self.box = WhiteBox(victim, own, self.draws, rng)
         self._seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
         truth = to_float(images.images[order[:count]].to(victim.device))
         self._choose(truth, victim.query(truth, rng))
 
     def _choose(self, truth: Tensor, wire: Tensor) -> None:
-        """Every pair of weights on every judge, all at once; once for each backward pass."""
+        """Try every pair of weights on every held-out image, all at once; once for each backward pass."""
         self.mode: Mode = self.box.modes[0]
         self.tv, self.l2 = self._pairs[0]
         if len(self._pairs) * len(self.box.modes) == 1:
             return
         best, weights = math.inf, torch.tensor(self._pairs, device=wire.device).repeat_interleave(len(truth), 0)
-        for mode in self._work.each(self.box.modes):
+        for mode in self._runtime.each(self.box.modes):
             found = self._optimize(wire.repeat(len(self._pairs), *[1] * (wire.dim() - 1)), weights, mode, 0)[0]
             errors = (found.view(len(self._pairs), *truth.shape) - truth).square().mean((1, 2, 3, 4)).tolist()
             self._curve.append(min(errors))
@@ -111,7 +111,7 @@ class RmleAttack(Attack):
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
         weights = torch.tensor([[self.tv, self.l2]], device=wire.device)
         best, loss = torch.empty(0), torch.full((len(wire),), torch.inf, device=wire.device)
-        for restart in self._work.each(range(self.restarts)):
+        for restart in self._runtime.each(range(self.restarts)):
             found, other = self._optimize(wire, weights, self.mode, restart)
             best = torch.where((other < loss)[:, None, None, None], found, best) if restart else found
             loss = torch.minimum(loss, other)
@@ -119,7 +119,7 @@ class RmleAttack(Attack):
 
     @torch.enable_grad()
     def _optimize(self, wire: Tensor, weights: Tensor, mode: Mode, restart: int) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, S, S) and their distance on the wire (B,), weights (B or 1, 2)."""
+        """Return images (B, 3, S, S) and their distance on the wire (B,), for weights (B or 1, 2)."""
         rng = torch.Generator(wire.device).manual_seed(self._seed + restart)
         target, start = self.box.target(wire), self._starts(wire)
         tv, l2 = (weights / torch.tensor(self._typical, device=wire.device)).T
@@ -128,7 +128,7 @@ class RmleAttack(Attack):
         if restart:
             x = (x + SPREAD * torch.randn(x.shape, generator=rng, device=x.device)).clamp_(0, 1)
         optimizer = torch.optim.Adam([x.requires_grad_()], self.lr)
-        loop = self._work.loop(f"rmle {mode}", self.steps, {"x": x, "optimizer": optimizer}, rng)
+        loop = self._runtime.loop(f"rmle {mode}", self.steps, {"x": x, "optimizer": optimizer}, rng)
         loop.error = self._curve[-1] if self._curve else math.nan
         for _ in loop:
             loop.anneal(optimizer, self.lr, 0.1 * self.lr)

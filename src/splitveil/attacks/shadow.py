@@ -1,4 +1,4 @@
-"""Without a single query: a substitute encoder aligned with the wires that pass, then a decoder for the substitute."""
+"""Attack without a query: a substitute encoder aligned with overheard wires, then a decoder for the substitute."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..memory import FLOAT, trained
 from ..randomness import seed_layers
 from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
-from ..runtime import Work
+from ..runtime import Runtime
 from ..zoo.decoders import Network
 from ._held_out import hold_out_images
 from ._substitute import Substitute, Substituted, imitated
@@ -39,8 +39,8 @@ class ShadowAttack(Attack):
     from them, so `fit` only keeps the images.
 
     Args:
-        epochs: of the decoder. steps: of the alignment. network: of the decoder.
-        lr: of the alignment. alignment: weight of the discrepancy against the head's squared error.
+        epochs: epochs of the decoder. steps: steps of the alignment. network: decoder network.
+        lr: rate of the alignment. alignment: weight of the discrepancy against the head's squared error.
     """
 
     needs: ClassVar = frozenset()
@@ -70,21 +70,21 @@ class ShadowAttack(Attack):
         pairs = (2 * self.batch_size) ** 2  # of the batch and as many wires, drawn with repetition
         return {**super().memory(extent), "batch_size": FLOAT * pairs * (1 + len(WIDTHS)), **found}
 
-    def fit(self, victim: Victim, images: Split, rng: torch.Generator, work: Work | None = None) -> None:
-        self._images, self._rng, self._work = images.to(victim.device), rng, work or Work()
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, runtime: Runtime | None = None) -> None:
+        self._images, self._rng, self._runtime = images.to(victim.device), rng, runtime or Runtime()
         self._victim = victim
         self.encoder: Substitute | None = None
 
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
         if self.encoder is None:
-            with self._work.share(0.5), torch.enable_grad():
+            with self._runtime.share(0.5), torch.enable_grad():
                 self.encoder = self._align(wire.float()).eval().requires_grad_(False)
-            judge, train = hold_out_images(self._images, self._rng, "shadow")
+            held_out, train = hold_out_images(self._images, self._rng, "shadow")
             law = self._victim.law(wire)
-            pairs = Substituted(self.encoder, judge, law), Substituted(self.encoder, train, law)
+            pairs = Substituted(self.encoder, held_out, law), Substituted(self.encoder, train, law)
             pairs = self._decoder.sighted(self._victim, *pairs, self._rng)
             with torch.enable_grad():
-                self._decoder.learn(*pairs, self._rng, self._work)
+                self._decoder.learn(*pairs, self._rng, self._runtime)
         return self._decoder.reconstruct(wire)
 
     def _align(self, wire: Tensor) -> Substitute:
@@ -95,7 +95,7 @@ class ShadowAttack(Attack):
             encoder = Substitute(tuple(wire.shape[1:]), colors).to(wire.device)
             head = nn.Conv2d(wire.shape[1], colors, 1).to(wire.device)
         optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters()], self.lr)
-        loop = self._work.loop(
+        loop = self._runtime.loop(
             "shadow", self.steps, {"encoder": encoder, "head": head, "optimizer": optimizer}, self._rng
         )
         law = self._victim.law(wire)
@@ -118,7 +118,7 @@ class ShadowAttack(Attack):
 
 
 def mk_mmd(a: Tensor, b: Tensor) -> Tensor:
-    """Squared maximum mean discrepancy of rows a (N, m) and b (M, m) under a mean of five Gaussian kernels, a scalar.
+    """Return the squared maximum mean discrepancy of rows a (N, m) and b (M, m) under a mean of five Gaussian kernels.
 
     mean k(a, a') + mean k(b, b') − 2 mean k(a, b) over all pairs (biased, never negative; Gretton et al. 2012, eq. 5).
 

@@ -26,7 +26,7 @@ from ..pictures import image_grid_png, save_arrays
 from ..randomness import stream
 from ..recipe import ATTACK, JUDGES
 from ..runs import Run, environment
-from ..runtime import Budget, Progress, Work
+from ..runtime import Budget, Progress, Runtime
 from ..statistics.best_attacker import DISTANCE
 from ..storage import reading
 from ..storage.claims import claimed
@@ -135,28 +135,28 @@ def evaluate(
     """
     stage, budget = set_up(run, spec, images, Terms(**terms)), budget or Budget()
     kept = _kept(store, stage, budget, run.path / "model.safetensors")
-    return made(stage, Work(progress, budget, kept, fits), extra)
+    return made(stage, Runtime(progress, budget, kept, fits), extra)
 
 
-def made(stage: Stage, work: Work, extra: Mapping[str, Metric] | None = None) -> Outcome:
+def made(stage: Stage, runtime: Runtime, extra: Mapping[str, Metric] | None = None) -> Outcome:
     """Fit the attack of ``stage`` and score it image by image; nothing is written but what ``work`` keeps."""
     given = stage.given
     first = given.attacker_test.subset(torch.arange(min(2, len(given.attacker_test))))
     scored(to_float(first.images), first, extra)  # a metric that cannot score such images is no surprise at the end
     judges, own = judged(given.attacker_train, stage.seed)
-    with work.share(0.5 if stage.attack.iterates else 1):
-        stage.attack.fit(stage.victim.of(stage.attack), own, stage.rng, work)
+    with runtime.share(0.5 if stage.attack.iterates else 1):
+        stage.attack.fit(stage.victim.of(stage.attack), own, stage.rng, runtime)
     # Together, so that a budget of time gives both the same.
     asked = judges.joined(given.attacker_test)
-    found, wires = reconstruct(stage.attack, stage.tap, asked, work)
-    seconds = work.seconds
+    found, wires = reconstruct(stage.attack, stage.tap, asked, runtime)
+    seconds = runtime.seconds
     baseline = mean_image_error(given.attacker_train, given.attacker_test)
     distance = _distance(stage, found, wires)
     held_out = {"mse": _judged_error(found, judges), **_part(distance, 0, len(judges))}
     found = found[len(judges) :]
     values = scored(found, given.attacker_test, extra) | _part(distance, len(judges), None)
     floor = linear_error(stage.victim, own, given.attacker_test, wires[len(judges) :], stage.terms.seed)
-    flags = _flags(stage, values["mse"], baseline, floor) + reliability.cut_short(work.cut)
+    flags = _flags(stage, values["mse"], baseline, floor) + reliability.cut_short(runtime.cut)
     summary = {
         **stage.identity(),
         **{name: interval(value).as_dict() for name, value in values.items()},
@@ -166,8 +166,8 @@ def made(stage: Stage, work: Work, extra: Mapping[str, Metric] | None = None) ->
         **{f"about_{name}": metric.about for name, metric in (extra or {}).items() if hasattr(metric, "about")},
         "flags": flags,
         "seconds": seconds,
-        **({"shared_seconds": work.shared_seconds} if work.shared_seconds else {}),
-        "budget": {"steps": work.budget.steps, "seconds": work.budget.seconds, "cut": work.cut},
+        **({"shared_seconds": runtime.shared_seconds} if runtime.shared_seconds else {}),
+        "budget": {"steps": runtime.budget.steps, "seconds": runtime.budget.seconds, "cut": runtime.cut},
         "curve": stage.attack.curve(),
         "environment": environment(),
     }
@@ -301,30 +301,32 @@ def rehearse(run: Run, spec: config.Spec, images: ImageSet, **terms: Any) -> dic
         an estimate of the whole attack, from the two steps.
     """
     stage = set_up(run, spec, images, Terms(**terms))
-    test, work = stage.given.attacker_test, Work(budget=Budget(steps=2))
-    stage.attack.fit(stage.victim.of(stage.attack), stage.given.attacker_train, stage.rng, work)
-    fitted, fit_seconds = len(work.loops), work.seconds
+    test, runtime = stage.given.attacker_test, Runtime(budget=Budget(steps=2))
+    stage.attack.fit(stage.victim.of(stage.attack), stage.given.attacker_train, stage.rng, runtime)
+    fitted, fit_seconds = len(runtime.loops), runtime.seconds
     first = test.subset(torch.arange(min(BATCH, len(test))))
-    reconstruct(stage.attack, stage.tap, first, work)
+    reconstruct(stage.attack, stage.tap, first, runtime)
     judges, _ = judged(stage.given.attacker_train, run.settings.seed)
     batches = math.ceil((len(judges) + len(test)) / BATCH)
-    taken = [(loop.seconds, loop.full_seconds()) for loop in work.loops]
+    taken = [(loop.seconds, loop.full_seconds()) for loop in runtime.loops]
     again = sum(full - spent for spent, full in taken[:fitted]) + fit_seconds
-    again += batches * (work.seconds - fit_seconds + sum(full - spent for spent, full in taken[fitted:]))
+    again += batches * (runtime.seconds - fit_seconds + sum(full - spent for spent, full in taken[fitted:]))
     return {
         **stage.identity(),
         "needs": sorted(access.value for access in stage.attack.needs),
-        "loops": [[loop.name, loop.wanted] for loop in work.loops],
+        "loops": [[loop.name, loop.wanted] for loop in runtime.loops],
         "seconds": again,
     }
 
 
 @torch.no_grad()
-def reconstruct(attack: Attack, tap: Interception, split: Split, work: Work | None = None) -> tuple[Tensor, Tensor]:
+def reconstruct(
+    attack: Attack, tap: Interception, split: Split, runtime: Runtime | None = None
+) -> tuple[Tensor, Tensor]:
     """Reconstructions (N, 3, S, S), and the wires (N, ...), one of each image, that say what was seen; on the CPU."""
     found, wires = [], []
     batches = zip(split.images.split(BATCH), split.labels.split(BATCH), strict=True)
-    for images, labels in (work or Work()).each(batches):
+    for images, labels in (runtime or Runtime()).each(batches):
         wire = tap.wires(images)
         known = labels.to(wire.device) if Access.LABELS in attack.needs else None
         found.append(attack.reconstruct(wire, known).cpu())
