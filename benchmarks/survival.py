@@ -27,7 +27,7 @@ from typing import Any
 
 from splitveil.bench.cell import Places, steps
 from splitveil.bench.grid import Grid, load_grid
-from splitveil.bench.lease import Owner, holder
+from splitveil.bench.lease import CellLease, Owner
 from splitveil.errors import UserError
 from splitveil.runs import environment
 from splitveil.storage.files import write_json
@@ -76,7 +76,7 @@ class Show:
         places, found = Places(self.out), {}
         for cell in self.grid.cells:
             epochs, attacks = steps(places.run(cell.id))
-            owner = holder(places.lock(cell.id)) if epochs and attacks < len(cell.attacks) else None
+            owner = CellLease(places.lock(cell.id)).owner() if epochs and attacks < len(cell.attacks) else None
             if owner:
                 found[cell.id] = owner
         return found
@@ -102,7 +102,7 @@ def killed(show: Show) -> None:
     """A worker, then the driver."""
     process = show.begin()
     cell, owner = next(iter(show.when(show.in_the_middle, process).items()))
-    os.kill(owner.process.pid, signal.SIGKILL)
+    os.kill(owner.pid, signal.SIGKILL)
     show.note(f"kill -9 of the worker at {cell}, which had {said(show, cell)}")
     enough = min(show.done() + 1, len(show.grid.cells) - show.jobs)
     running = show.when(lambda: show.done() >= enough and show.in_the_middle(), process)

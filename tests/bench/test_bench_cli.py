@@ -12,8 +12,9 @@ import pytest
 from rich.console import Console
 
 from forked import Forked
-from splitveil.bench import driver, lease, shapes
+from splitveil.bench import driver, shapes
 from splitveil.bench.grid import Grid, load_grid
+from splitveil.bench.lease import Owner
 from splitveil.cli import bench as command
 from splitveil.cli import main
 from splitveil.cli.bench import Board, _say_superseded
@@ -258,7 +259,7 @@ def test_the_board_shows_what_runs_and_what_is_left(grid, tmp_path):
     curve.parent.mkdir(parents=True)
     curve.write_text("{}\n")
     text = io.StringIO()
-    owner = lease.Owner(lease.Process.here(), "token", "job")
+    owner = Owner("token", "job")
     with Board(loaded, tmp_path, Console(file=text, force_terminal=True, width=160, color_system=None)) as board:
         board(driver.State({}, {}, {}, frozenset(), loaded.cells))
         own = frozenset({two.id})

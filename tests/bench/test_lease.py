@@ -6,18 +6,18 @@ import json
 import multiprocessing
 import os
 import signal
-import threading
 import time
-from dataclasses import asdict, replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from splitveil.bench import lease
+from splitveil.bench.lease import CellLease, Owner
 from splitveil.errors import UserError
 
 FORK = multiprocessing.get_context("fork")
+SHORT: dict[str, float] = {"heartbeat": 0.01, "duration": 0.2}
 
 
 @pytest.fixture
@@ -25,128 +25,147 @@ def path(tmp_path) -> Path:
     return tmp_path / "locks" / "cell.lock"
 
 
-def leave(path: Path, process: lease.Process, job: str = "") -> lease.Owner:
-    """A lock file as ``process`` would have made it."""
-    owner = lease.Owner(process, "token", job)
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(asdict(owner)))
-    return owner
+def until(true: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
-def dead() -> lease.Process:
-    """A process that was."""
-    with FORK.Pool(1) as pool:
-        return pool.apply(lease.Process.here)
+def hold(path: Path, job: str, seconds: float, **terms: float) -> None:
+    """Take a lock and die without giving it back."""
+    held = CellLease(path, **terms)
+    assert held.claim(job)
+    time.sleep(seconds)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
-def elsewhere() -> lease.Process:
-    return replace(lease.Process.here(), host="another machine")
+def leave_dead(path: Path, **terms: float) -> None:
+    """A lock whose owner was killed."""
+    process = FORK.Process(target=hold, args=(path, "gone", 0), kwargs=terms)
+    process.start()
+    process.join(60)
+    assert path.exists()
 
 
-def age(path: Path, seconds: float) -> None:
-    os.utime(path, (time.time() - seconds, time.time() - seconds))
+def move_elsewhere(path: Path) -> None:
+    """What this machine's lock would look like if another machine had made it."""
+    about = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps(about | {"host": "another-machine"}))
+    lines = path.read_text().splitlines()
+    path.write_text("".join(f"{'host=another-machine' if line.startswith('host=') else line}\n" for line in lines))
 
 
 def test_one_holds_it_until_it_is_released(path):
-    held = lease.claim(path, "job")
-    assert held
-    assert lease.claim(path) is None
-    assert lease.holder(path) == held.owner
-    assert held.owner.process == lease.Process.here()
+    held, other = CellLease(path), CellLease(path)
+    assert held.claim("job")
+    assert not other.claim()
+    owner = other.owner()
+    assert owner
+    assert (owner.job, owner.pid) == ("job", os.getpid())
     held.release()
-    assert lease.holder(path) is None
-    assert [file.name for file in path.parent.iterdir()] in ([], [".clock"])
-    with lease.claim(path) or pytest.fail("it is free"):
-        assert lease.claim(path) is None
-
-
-def test_that_of_a_dead_process_is_free(path):
-    leave(path, dead())
-    assert lease.holder(path) is None
-    held = lease.claim(path)
-    assert held
-    assert lease.holder(path) == held.owner
+    assert other.owner() is None
+    assert not list(path.parent.iterdir())
+    assert other.claim()
+    with other:
+        assert not held.claim()
+    assert held.claim()
     held.release()
 
 
-def test_that_of_a_killed_process_is_free_before_anybody_has_buried_it(path):
-    process = FORK.Process(target=lambda: lease.claim(path) and time.sleep(60))
+def test_the_lock_of_a_killed_process_is_free_at_once(path):
+    process = FORK.Process(target=hold, args=(path, "job", 60))
     process.start()
-    while not (owner := lease.holder(path)):
-        time.sleep(0.01)
-    assert owner.process.pid == process.pid
-    assert lease.claim(path) is None
-    os.kill(owner.process.pid, signal.SIGKILL)
-    os.waitid(os.P_PID, owner.process.pid, os.WEXITED | os.WNOWAIT)  # dead, but still in the table of processes
-    assert owner.process.alive() is False
-    held = lease.claim(path)
-    assert held
-    held.release()
+    look = CellLease(path)
+    until(lambda: (owner := look.owner()) and owner.job)
+    assert not look.claim()
+    process.kill()
+    process.join()
+    assert CellLease(path).owner() is None
+    assert not path.exists()
+    assert look.claim()
+    look.release()
+
+
+def test_the_lock_of_a_killed_process_that_nobody_has_awaited_is_free_when_its_heart_has_stopped(path):
+    process = FORK.Process(target=hold, args=(path, "job", 0), kwargs=SHORT)
+    process.start()
+    assert process.pid
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, but still in the table of processes
+    look = CellLease(path, **SHORT)
+    assert look.owner()
+    until(look.claim)
+    look.release()
     process.join()
 
 
 def test_a_process_number_given_to_another_process_deceives_nobody(path):
-    leave(path, replace(lease.Process.here(), started="long ago"))
-    held = lease.claim(path)
-    assert held
+    leave_dead(path)
+    lines = [f"pid={os.getpid()}" if line.startswith("pid=") else line for line in path.read_text().splitlines()]
+    path.write_text("\n".join(lines) + "\n")
+    held = CellLease(path)
+    assert held.claim()
     held.release()
 
 
-def test_that_of_another_machine_is_free_when_its_heart_has_stopped(path):
-    owner = leave(path, elsewhere())
-    assert owner.process.alive() is None
-    assert lease.holder(path) == owner
-    assert lease.claim(path) is None
-    age(path, lease.STALE - 10)
-    assert lease.claim(path) is None
-    age(path, lease.STALE + 10)
-    assert lease.holder(path) is None
-    held = lease.claim(path)
-    assert held
-    held.release()
+def test_the_lock_of_another_machine_is_free_when_its_heart_has_stopped(path):
+    leave_dead(path, **SHORT)
+    move_elsewhere(path)
+    look = CellLease(path, **SHORT)
+    owner = look.owner()
+    assert owner
+    assert (owner.host, owner.job) == ("another-machine", "gone")
+    os.utime(path, (1, 1))  # its clock is decades behind
+    assert not look.claim()
+    until(lambda: look.owner() is None)
+    assert look.claim()
+    look.release()
 
 
-def test_the_age_of_a_lock_is_told_by_the_file_systems_clock(path, monkeypatch):
-    leave(path, elsewhere())
-    monkeypatch.setattr(time, "time", lambda: 4e9)  # a machine whose clock is decades ahead
-    assert lease.claim(path) is None
-
-
-def test_the_heart_beats_and_notices_that_the_lock_is_anothers(path):
-    held = lease.claim(path, heartbeat=0.01)
-    assert held
-    age(path, 1000)
-    deadline = time.monotonic() + 30
-    while path.stat().st_mtime < time.time() - 500 and time.monotonic() < deadline:
+def test_the_lock_of_another_machine_is_not_free_while_its_heart_beats(path):
+    held = CellLease(path, **SHORT)
+    assert held.claim("job")
+    move_elsewhere(path)
+    look, end = CellLease(path, **SHORT), time.monotonic() + 2 * SHORT["duration"]
+    while time.monotonic() < end:
+        assert look.owner()
         time.sleep(0.01)
-    assert path.stat().st_mtime > time.time() - 500
+    held.release()
+
+
+def test_the_owner_notices_that_the_lock_is_anothers(path):
+    held, other = CellLease(path, heartbeat=0.01), CellLease(path)
+    assert held.claim()
     assert not held.lost
-    other = leave(path, elsewhere())
-    while not held.lost and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert held.lost
+    path.unlink()
+    assert other.claim("other")
+    until(lambda: held.lost)
     held.release()
-    assert lease.holder(path) == other
+    owner = held.owner()
+    assert owner
+    assert owner.job == "other"
+    other.release()
 
 
 def race(path: Path, gate: Any, wins: Any, rounds: int) -> None:
     for number in range(rounds):
+        held = CellLease(path.with_name(f"{number}.lock"))
         gate.wait()
-        if held := lease.claim(path.with_name(f"{number}.lock")):
+        if won := held.claim():
             with wins.get_lock():
                 wins[number] += 1
         gate.wait()
-        if held:
+        if won:
             held.release()
 
 
 @pytest.mark.parametrize("stale", [True, False])
 def test_of_many_takers_one_wins(path, stale):
-    takers, rounds = 6, 30
+    takers, rounds = 6, 20
     if stale:
-        gone = dead()
+        leave_dead(path)
         for number in range(rounds):
-            leave(path.with_name(f"{number}.lock"), gone)
+            path.with_name(f"{number}.lock").write_bytes(path.read_bytes())
     gate, wins = FORK.Barrier(takers, timeout=60), FORK.Array("i", rounds)
     processes = [FORK.Process(target=race, args=(path, gate, wins, rounds)) for _ in range(takers)]
     for process in processes:
@@ -154,78 +173,64 @@ def test_of_many_takers_one_wins(path, stale):
     for process in processes:
         process.join(60)
     assert wins[:] == [1] * rounds
-    assert not list(path.parent.glob("*.lock"))
-    assert not list(path.parent.glob(".*.lock.*"))
+    assert not list(path.parent.glob("[0-9]*"))
 
 
-def test_a_taker_that_comes_second_finds_that_the_file_is_another(path, monkeypatch):
-    leave(path, dead())
-    judge, second, found = lease._dead, threading.Event(), []
-    thread = threading.Thread(target=lambda: found.append(lease.claim(path)))
-
-    def slow(*arguments: Any) -> bool:
-        verdict = judge(*arguments)
-        if not second.is_set():  # the old lock is judged and not yet replaced: now another taker comes
-            second.set()
-            thread.start()
-            thread.join(0.3)
-        return verdict
-
-    monkeypatch.setattr(lease, "_dead", slow)
-    held = lease.claim(path)
-    thread.join(30)
-    assert found == [None]
-    assert held
-    assert lease.holder(path) == held.owner
-    held.release()
-
-
-def test_a_lock_that_was_replaced_while_one_waited_is_the_next_ones_to_judge(path, monkeypatch):
-    leave(path, dead())
-    newer = path.with_name("newer")  # of a taker that has died too: a third may be about to take it over
-    newer.write_text(path.read_text())
-    flock = lease.fcntl.flock
-
-    def wait(file: Any, operation: int) -> None:
-        if newer.exists():
-            os.replace(newer, path)
-        flock(file, operation)
-
-    monkeypatch.setattr(lease.fcntl, "flock", wait)
-    assert lease.claim(path) is None
-    held = lease.claim(path)
-    assert held
-    held.release()
-
-
-def test_the_lock_of_a_worker_that_is_said_to_be_dead_is_broken(path):
-    leave(path, elsewhere(), job="a")
-    assert not lease.break_(path, "b")
+def test_the_lock_of_a_worker_that_is_said_to_be_dead_elsewhere_is_broken(path):
+    leave_dead(path)
+    move_elsewhere(path)
+    look = CellLease(path)
+    assert not look.break_("another job")
     assert path.exists()
-    assert lease.break_(path, "a")
+    assert look.break_("gone")
     assert not path.exists()
-    assert not lease.break_(path, "a")
+    assert not look.break_("gone")
 
 
-def test_but_not_where_it_is_seen_alive(path):
-    with lease.claim(path, "a") or pytest.fail("it is free"):
-        assert not lease.break_(path, "a")
-        assert path.exists()
+def test_the_lock_of_a_living_worker_of_this_machine_is_not_broken(path):
+    held = CellLease(path)
+    assert held.claim("a")
+    assert not CellLease(path).break_("a")
+    assert path.exists()
+    held.release()
 
 
-def test_an_unreadable_lock_is_free_after_a_while(path):
+def test_a_job_that_another_owner_has_left_behind_is_not_the_new_owners(path):
+    leave_dead(path)
+    about = path.with_suffix(".json").read_text()
+    held = CellLease(path)
+    assert held.claim("new")
+    path.with_suffix(".json").write_text(about)  # as if the new owner had not written its own yet
+    owner = held.owner()
+    assert owner
+    assert owner.job == ""
+    assert not held.break_("gone")
+    held.release()
+
+
+@pytest.mark.parametrize("damaged", ["{", '{"process": {}, "token": "t", "job": "j"}', "\0", "[" * 2000])
+def test_an_unreadable_lock_such_as_that_of_an_earlier_version_is_free_after_a_while(path, damaged):
     path.parent.mkdir()
-    path.write_text("{")
-    assert lease.claim(path) is None
-    age(path, lease.STALE + 10)
-    held = lease.claim(path)
-    assert held
+    path.write_text(damaged)
+    look = CellLease(path)
+    assert not look.claim()
+    assert look.owner() == Owner()
+    until(look.claim)
+    look.release()
+
+
+def test_a_lock_with_another_duration_is_anothers(path):
+    held, look = CellLease(path), CellLease(path, duration=100)
+    assert held.claim("job")
+    move_elsewhere(path)
+    assert not look.claim()
+    owner = look.owner()
+    assert owner
+    assert owner.job == "job"
     held.release()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "locks").write_text("a file")
     with pytest.raises(UserError, match=r"^cannot lock .*cell\.lock: .*; choose another folder for --out$"):
-        lease.claim(tmp_path / "locks" / "cell.lock")
-    with pytest.raises(UserError, match=r"^cannot write .*\.clock: .*; choose another folder for --out$"):
-        lease.clock(tmp_path / "locks")
+        CellLease(tmp_path / "locks" / "cell.lock").claim()

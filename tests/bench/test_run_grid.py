@@ -16,10 +16,11 @@ import torch
 from forked import FORK, Forked
 from splitveil import config
 from splitveil.bench import cell as cells
-from splitveil.bench import driver, lease, worker
+from splitveil.bench import driver, worker
 from splitveil.bench.cell import Places, run_cell
 from splitveil.bench.driver import Driver, State, run_grid
 from splitveil.bench.grid import Cell, Grid
+from splitveil.bench.lease import CellLease, Owner
 from splitveil.bench.worker import Tries, Worker
 from splitveil.errors import UserError
 from training_helpers import settings
@@ -41,7 +42,7 @@ def run(wanted: Grid, out: Path, *, jobs: int = 1, retries: int = 2, executor: A
     driver.describe(wanted, out)
     one = Driver(wanted, out, retries, lambda _: None)
     if one.begin():
-        one.run(executor or Forked(), one.worker(1, None, lease.Process.here()), jobs)
+        one.run(executor or Forked(), one.worker(1, None, os.getpid()), jobs)
     return one.state()
 
 
@@ -51,6 +52,13 @@ def left(out: Path, one: Cell) -> tuple[bytes, Any, Any]:
     record = json.loads((folder / "record.json").read_text())
     errors = {label: attack["mse"] for label, attack in record["attacks"].items()}
     return (folder / "model.safetensors").read_bytes(), errors, record["curve"]
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def attempts(out: Path, one: Cell) -> int:
@@ -204,8 +212,8 @@ def test_two_commands_at_once_train_each_cell_once(tmp_path, small):
 
 def test_a_cell_that_another_command_has_is_left_alone_until_it_is_free(tmp_path, small):
     out, one = tmp_path / "out", cell()
-    held = lease.claim(Places(out).lock(one.id), "another")
-    assert held
+    held = CellLease(Places(out).lock(one.id))
+    assert held.claim("another")
     seen: list[State] = []
 
     def watch(state: State) -> None:
@@ -216,16 +224,17 @@ def test_a_cell_that_another_command_has_is_left_alone_until_it_is_free(tmp_path
     driver.describe(grid(one), out)
     waiting = Driver(grid(one), out, 2, watch)
     assert waiting.begin()
-    waiting.run(Forked(), waiting.worker(1, None, lease.Process.here()), 1)
+    waiting.run(Forked(), waiting.worker(1, None, os.getpid()), 1)
     assert [(len(state.running), len(state.own), len(state.free)) for state in seen[:2]] == [(1, 0, 0)] * 2
     assert set(waiting.done) == {one.id}
 
 
 def test_a_worker_that_lost_its_lock_stops(tmp_path, small):
     out, one = tmp_path / "out", cell()
-    held = lease.claim(Places(out).lock(one.id), heartbeat=1000)
-    assert held
-    held._lost.set()
+    held = CellLease(Places(out).lock(one.id), heartbeat=0.01, duration=1)
+    assert held.claim()
+    CellLease(Places(out).lock(one.id))._lease.force_break()
+    until(lambda: held.lost)
     late = Worker((one,), out, "tests", 2, "job")
     assert not late._attempt(one, held, Tries(), worker._Images())
     held.release()
@@ -248,7 +257,7 @@ def test_workers_that_end_before_they_begin_are_an_error(tmp_path, small, monkey
 def test_an_interrupted_driver_leaves_no_worker_behind(tmp_path, small, monkeypatch):
     out, one = tmp_path / "out", cell(epochs=10_000)
     driver.describe(grid(one), out)
-    owners: list[lease.Owner] = []
+    owners: list[Owner] = []
 
     def interrupt(state: State) -> None:
         owners.extend(state.running.values())
@@ -258,9 +267,9 @@ def test_an_interrupted_driver_leaves_no_worker_behind(tmp_path, small, monkeypa
     stopped = Driver(grid(one), out, 2, interrupt)
     stopped.begin()
     with pytest.raises(KeyboardInterrupt):
-        stopped.run(Forked(), stopped.worker(1, None, lease.Process.here()), 1)
-    assert owners[0].process.alive() is False
-    assert lease.holder(Places(out).lock(one.id)) is None
+        stopped.run(Forked(), stopped.worker(1, None, os.getpid()), 1)
+    assert not worker.alive(owners[0].pid)
+    assert CellLease(Places(out).lock(one.id)).owner() is None
 
 
 def test_another_attack_trains_nothing_anew(tmp_path, small):

@@ -10,10 +10,11 @@ import pytest
 from test_files import little_room
 
 from splitveil import config, runs
-from splitveil.bench import _timing, lease, plan, twins
+from splitveil.bench import _timing, plan, twins
 from splitveil.bench import cell as cells
 from splitveil.bench.cell import Places, run_cell
 from splitveil.bench.grid import Cell, Grid
+from splitveil.bench.lease import CellLease
 from splitveil.bench.worker import Worker
 from splitveil.errors import UserError
 from training_helpers import settings
@@ -93,14 +94,15 @@ def test_who_has_a_twin():
 
 def test_a_worker_leaves_the_twin_of_a_cell_at_work_for_later(tmp_path, small):
     third = cell("train_time", seed=1)
-    held = lease.claim(Places(tmp_path).lock(ONE.id), "another")
-    assert held
+    held = CellLease(Places(tmp_path).lock(ONE.id))
+    assert held.claim("another")
     worker = Worker((OTHER, third), tmp_path, "tests", 2, "job")
     assert [one.id for one in worker._order(Places(tmp_path), set())] == [third.id, OTHER.id]
     held.release()
     assert [one.id for one in worker._order(Places(tmp_path), set())] == [OTHER.id, third.id]
     run_cell(ONE, tmp_path)  # its network is there, though somebody may still attack it
-    with lease.claim(Places(tmp_path).lock(ONE.id), "another"):  # type: ignore[union-attr]
+    assert held.claim("another")
+    with held:
         assert [one.id for one in worker._order(Places(tmp_path), set())] == [OTHER.id, third.id]
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from test_damaged_files import STRANGE, changed, json_damage
 
-from splitveil.bench.lease import Owner, claim
+from splitveil.bench.lease import CellLease, Owner
 from splitveil.bench.worker import Tries
 from splitveil.data._decode import decode
 from splitveil.errors import UserError
@@ -107,20 +107,20 @@ def test_damaged_notes_of_attempts_and_locks_of_a_grid(tmp_path):
         with contextlib.suppress(UserError):
             found = Tries.read(note)
             assert min(found.total, found.counted) >= 0
-    path = tmp_path / "lock"
-    held = claim(path)
-    assert held is not None
-    with held as lock:
-        owner = json.loads(path.read_text())
-        whole = path.read_bytes()
-        for new in STRANGE:
-            for place in (("process",), ("process", "pid"), ("process", "host"), ("token",), ("job",)):
-                path.write_text(json.dumps(changed(owner, place, new)))
-                assert Owner.read(path) is None or isinstance(Owner.read(path), Owner)
-        for damaged in (b"", whole[:20], b"\xff\xfe", b"[" * 100_000, b"null"):
-            path.write_bytes(damaged)
-            assert Owner.read(path) is None
-            assert claim(path) is None  # it is taken for somebody's until it is stale
-        path.write_bytes(whole)
-    assert lock.lost is False
+    path = tmp_path / "cell.lock"
+    lease = CellLease(path)
+    assert lease.claim("job")
+    about = path.with_suffix(".json")
+    owner, whole = json.loads(about.read_text()), about.read_bytes()
+    for new in STRANGE:
+        for place in (("pid",), ("host",), ("token",), ("job",)):
+            about.write_text(json.dumps(changed(owner, place, new)))
+            assert isinstance(lease.owner(), Owner)
+    for damaged in (b"", whole[:20], b"\xff\xfe", b"[" * 100_000, b"null"):
+        about.write_bytes(damaged)
+        found = CellLease(path).owner()
+        assert found
+        assert (found.job, found.pid) == ("", owner["pid"])
+        assert not CellLease(path).claim()
+    lease.release()
     assert not path.exists()

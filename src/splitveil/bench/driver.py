@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -22,10 +23,11 @@ from ..results.records import AGAIN, failure
 from ..storage import reading
 from ..storage.files import write_json
 from ..storage.reading import Missing
-from . import checks, lease
+from . import checks
 from .cell import Places, finished
 from .executors.ray_tasks import OnRay
 from .executors.submitit_jobs import QUEUED, Executor, Job, Local, Slurm, cores, room, slurm_parameters
+from .lease import CellLease, Owner
 from .worker import Tries, Worker, settle
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class State:
 
     done: dict[str, dict[str, Any]]
     failed: dict[str, dict[str, Any]]
-    running: dict[str, lease.Owner]
+    running: dict[str, Owner]
     own: frozenset[str]
     free: tuple[Cell, ...]
 
@@ -104,7 +106,7 @@ def run_grid(
     if driver.begin(checks.images if on == "local" else None):
         terms = {"threads": threads, "address": address, "gpus_per_cell": gpus_per_cell, "slurm": slurm}
         executor = _executor(on, out / "logs" / "workers", _devices(grid), **terms)
-        worker = driver.worker(threads, executor.limit, parent=lease.Process.here() if on == "local" else None)
+        worker = driver.worker(threads, executor.limit, parent=os.getpid() if on == "local" else None)
         try:
             describe(grid, out, command, named)
             driver.run(executor, worker, jobs or executor.capacity())
@@ -213,6 +215,7 @@ class Driver:
         self.places = Places(out)
         self.done: dict[str, dict[str, Any]] = {}
         self.failed: dict[str, dict[str, Any]] = {}
+        self._leases: dict[str, CellLease] = {}
         self._started: dict[str, Started] = {}
         self._seen: set[str] = set()
         self._idle = 0
@@ -229,14 +232,14 @@ class Driver:
         for cell in left:
             tries = self.places.tries(cell.id)
             # A cell that another command is at is that one's to count.
-            if tries.is_file() and (held := lease.claim(self.places.lock(cell.id))):
-                with held:
+            if tries.is_file() and (lock := self._lease(cell)).claim():
+                with lock:
                     write_json(tries, asdict(replace(Tries.read(tries), counted=0, running=False)))
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 self.places.failed(cell.id).unlink()
         return bool(left)
 
-    def worker(self, threads: int, limit: int | None, parent: lease.Process | None) -> Worker:
+    def worker(self, threads: int, limit: int | None, parent: int | None) -> Worker:
         """What a worker is told, but its name."""
         cells = tuple(cell for cell in self.grid.cells if cell.id not in self.done)
         return Worker(cells, self.out, self.grid.name, self.retries, "", threads, limit, parent)
@@ -266,21 +269,24 @@ class Driver:
 
     def state(self) -> State:
         """Look at the folder."""
-        running: dict[str, lease.Owner] = {}
+        running: dict[str, Owner] = {}
         free: list[Cell] = []
-        now, begun = lease.clock(self.out / "locks"), self.places.begun()
+        begun = self.places.begun()
         for cell in self.grid.cells:
             if cell.id not in begun:
                 free.append(cell)
             elif cell.id in self.done or self._over(cell):
                 continue
-            elif owner := lease.holder(self.places.lock(cell.id), now=now):
+            elif owner := self._lease(cell).owner():
                 running[cell.id] = owner
             elif not self._over(cell) and not self._given_up(cell):  # it may have ended in between
                 free.append(cell)
         own = frozenset(cell for cell, owner in running.items() if owner.job in self._started)
         self._seen |= {running[cell].job for cell in own}
         return State(self.done, self.failed, running, own, tuple(free))
+
+    def _lease(self, cell: Cell) -> CellLease:
+        return self._leases.setdefault(cell.id, CellLease(self.places.lock(cell.id)))
 
     def _over(self, cell: Cell) -> bool:
         if record := finished(cell, self.out):
@@ -296,8 +302,8 @@ class Driver:
         path = self.places.tries(cell.id)
         if Tries.read(path).counted <= self.retries:
             return False
-        if held := lease.claim(self.places.lock(cell.id)):
-            with held:
+        if (lock := self._lease(cell)).claim():
+            with lock:
                 settle(cell, self.out, self.retries)
         return self._over(cell)
 
@@ -320,8 +326,8 @@ class Driver:
         ended = {name: started for name, started in self._started.items() if started.job.ended()}
         for name in ended:
             del self._started[name]
-            for path in (self.out / "locks").glob("*.lock"):
-                lease.break_(path, name)
+            for lock in self._leases.values():
+                lock.break_(name)
         return ended
 
     def _judge(self, ended: dict[str, Started], state: State) -> None:
@@ -346,6 +352,8 @@ class Driver:
     def _wait(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while self._started and time.monotonic() < deadline:
+            for started in self._started.values():
+                started.job.ended()  # a process of our own counts as alive until it is awaited
             if not self.state().own:
                 for started in self._reap().values():
                     started.job.problem()  # it also clears up

@@ -26,7 +26,7 @@ from ..storage import reading
 from ..storage.files import write_json
 from . import twins
 from .cell import Places, finished, mark, run_cell
-from .lease import Lock, Process, claim
+from .lease import CellLease
 
 if TYPE_CHECKING:
     from ..data import ImageSet
@@ -97,7 +97,7 @@ class Worker:
         token: by which its driver knows the locks it holds.
         threads: of each computation; the figures depend on their number.
         limit: end after so many cells.
-        parent: end with this process.
+        parent: number of the process with which to end.
     """
 
     cells: tuple[Cell, ...]
@@ -107,7 +107,7 @@ class Worker:
     token: str
     threads: int = 1
     limit: int | None = None
-    parent: Process | None = None
+    parent: int | None = None
 
     def __call__(self) -> int:
         """Take cells until none is free; returns how many it took."""
@@ -117,9 +117,10 @@ class Worker:
 
         torch.set_num_threads(self.threads)
         over: set[str] = set()
+        leases: dict[str, CellLease] = {}
         images = _Images()
         taken, sound = 0, True
-        while sound and (self.limit is None or taken < self.limit) and (got := self._take(over)):
+        while sound and (self.limit is None or taken < self.limit) and (got := self._take(over, leases)):
             taken += 1
             cell, lock, tries = got
             with lock:
@@ -134,15 +135,15 @@ class Worker:
 
         return DelayedSubmission(self)
 
-    def _take(self, over: set[str]) -> tuple[Cell, Lock, Tries] | None:
-        """A free cell and its lock; ``over`` are the ones found done or failed."""
+    def _take(self, over: set[str], leases: dict[str, CellLease]) -> tuple[Cell, CellLease, Tries] | None:
+        """Return a free cell and its lock; ``over`` are the cells found done or failed."""
         places = Places(self.out)
         for cell in self._order(places, over):
-            lock = None if _over(cell, self.out) else claim(places.lock(cell.id), self.token)
-            # Between the two it may have been finished by another, or its attempts were used up.
-            if lock and not _over(cell, self.out) and (tries := settle(cell, self.out, self.retries)):
-                return cell, lock, tries
-            if lock:
+            lock = leases.setdefault(cell.id, CellLease(places.lock(cell.id)))
+            if not _over(cell, self.out) and lock.claim(self.token):
+                # Between the two it may have been finished by another, or its attempts were used up.
+                if not _over(cell, self.out) and (tries := settle(cell, self.out, self.retries)):
+                    return cell, lock, tries
                 lock.release()
             if _over(cell, self.out):
                 over.add(cell.id)
@@ -164,7 +165,7 @@ class Worker:
                 yield cell
         yield from (*waiting, *tried)
 
-    def _attempt(self, cell: Cell, lock: Lock, tries: Tries, images: _Images) -> bool:
+    def _attempt(self, cell: Cell, lock: CellLease, tries: Tries, images: _Images) -> bool:
         """Run the cell; whether that ended well. Its lock is held."""
         places = Places(self.out)
         tries = tries.begun(mark(places.run(cell.id)))
@@ -211,19 +212,35 @@ def settle(cell: Cell, out: Path, retries: int) -> Tries | None:
     return None
 
 
-def end_with(parent: Process) -> None:
-    """End this process once ``parent`` has, or the process between them: nobody would know of its work.
+def end_with(parent: int) -> None:
+    """End this process once the process ``parent`` has ended, or the one between them: nobody would know of its work.
 
     Files are written whole and the lock of a dead process is free, so that it may end anywhere.
     """
     above = os.getppid()
 
     def watch() -> None:
-        while parent.alive() is not False and os.getppid() == above:
+        while alive(parent) and os.getppid() == above:
             time.sleep(WATCH)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="parent").start()
+
+
+def alive(process: int) -> bool:
+    """Return whether a process of this machine and this user runs; one that has ended and was not awaited does not.
+
+    >>> alive(os.getpid())
+    True
+    """
+    try:
+        os.kill(process, 0)
+        state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except ProcessLookupError:
+        return False
+    except FileNotFoundError:  # it has just ended, or the system is not Linux
+        return not Path("/proc/self/stat").exists()
+    return state[0] not in "ZX"
 
 
 class _Images:
