@@ -14,8 +14,8 @@ help:  ## show this list
 demo: $(INSTALLED)  ## train and attack two small models on digits, write demo/report.html (about 3 minutes)
 	env -u OMP_NUM_THREADS $(BIN)/splitveil demo --out demo
 
-test: $(INSTALLED)  ## run the tests and the examples in the docstrings
-	$(BIN)/python -m pytest -q -n $(WORKERS)
+test: $(INSTALLED)  ## run the tests, the examples in the docstrings and the notebook
+	$(BIN)/python -m pytest -q -n $(WORKERS) --nbmake tests src docs/quickstart.ipynb
 
 lint: $(INSTALLED)  ## check style, format, types, US spelling, dependencies and the order of the rooms
 	$(BIN)/ruff check .

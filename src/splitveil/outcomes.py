@@ -12,6 +12,7 @@ from .errors import UserError
 from .evaluation import suites
 from .evaluation.evaluate import Outcome
 from .evaluation.scores import interval
+from .pictures import inline_figure
 from .statistics.intervals import Interval
 
 if TYPE_CHECKING:
@@ -80,11 +81,13 @@ class Result:
         return interval(self.outcome.values[metric])
 
     def plot(self, count: int = SHOWN) -> Figure:
-        """Draw the first attacked images above their reconstructions."""
-        from matplotlib.figure import Figure
+        """Draw the first attacked images above their reconstructions; a notebook shows the figure.
 
+        Args:
+            count: of images.
+        """
         count = max(1, min(count, len(self.images)))
-        figure = Figure(figsize=(1.2 * count, 2.7))
+        figure = inline_figure(figsize=(1.2 * count, 2.7))
         axes = figure.subplots(2, count, squeeze=False)
         for row, shown in enumerate((self.originals, self.images)):
             for column in range(count):

@@ -16,10 +16,31 @@ from .errors import UserError
 from .storage.files import atomic_write
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from PIL.Image import Image
 
 SCALE_TO = 96  # pixels: small images are enlarged by whole factors to about this side, 32 -> 96
 GAP, LABEL_SIZE, MARGIN = 6, 15, 12
+
+
+def inline_figure(**settings: Any) -> Figure:
+    """Return a figure of matplotlib that a notebook shows where it is the last value of a cell.
+
+    Args:
+        settings: of `matplotlib.figure.Figure`.
+
+    >>> inline_figure(figsize=(1, 1))._repr_png_()[1:4]
+    b'PNG'
+    """
+    from matplotlib.figure import Figure
+
+    class Inline(Figure):
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png", bbox_inches="tight")
+            return buffer.getvalue()
+
+    return Inline(**settings)
 
 
 def image_grid_png(rows: Sequence[tuple[str, Any]], path: str | Path) -> None:
