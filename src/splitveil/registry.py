@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
@@ -73,9 +74,39 @@ class Registry:
         """All names, sorted."""
         return sorted(self._plugins)
 
+    def families(self) -> list[tuple[list[str], str]]:
+        """Return the names of every class or builder, sorted, and the same as `folded`."""
+        several: dict[int, list[str]] = {}
+        for name in self.names():
+            several.setdefault(id(self._plugins[name]), []).append(name)
+        return [(names, folded(names)) for names in several.values()]
+
     def describe(self) -> list[tuple[str, str]]:
         """(name, first line of its docstring) of every plug-in."""
         return [(name, (self._plugins[name].__doc__ or "").strip().split("\n")[0]) for name in self.names()]
+
+
+def folded(names: Sequence[str]) -> str:
+    """Return the names of one builder as a pattern: ``|`` between depths, brackets around what may be left out.
+
+    Where no pattern stands for exactly these names, they are listed.
+
+    >>> folded(["vgg11", "vgg11_sgm", "vgg13", "vgg13_sgm"]), folded(["linear"]), folded(["one", "other"])
+    ('vgg11|13[_sgm]', 'linear', 'one, other')
+    """
+    heads = list(dict.fromkeys(name.partition("_")[0] for name in names))
+    parts = [name.split("_")[1:] for name in names]
+    ordered = max(parts, key=len)
+    optional = [part for part in ordered if not all(part in one for one in parts)]
+    tails = [""]
+    for part in ordered:
+        tails = [tail + end for tail in tails for end in ([f"_{part}", ""] if part in optional else [f"_{part}"])]
+    stems = {re.sub(r"\d+$", "", head) for head in heads}
+    if {head + tail for head in heads for tail in tails} != set(names) or len(stems) > 1:
+        return ", ".join(names)
+    stem = stems.pop()
+    depths = "|".join(head.removeprefix(stem) for head in heads)
+    return stem + depths + "".join(f"[_{part}]" if part in optional else f"_{part}" for part in ordered)
 
 
 @cache

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -15,8 +16,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from rich.cells import cell_len
 
-from splitveil.cli import main
+from splitveil.cli import _shared, main
+from splitveil.registry import Registry
 from splitveil.storage import files
 
 TINY = ["--data", "digits", "--train-size", "60", "--test-size", "60", "--arch", "resnet20_sgm", "--epochs", "1"]
@@ -236,7 +239,40 @@ def test_list_shows_every_kind(capsys):
     shown = capsys.readouterr().out
     assert "gaussian" in shown
     assert "vgg11" not in shown
+    assert "sigma=0.025" in shown
     assert "expected one of" in refused(capsys, "list", "defens")
+
+
+def test_list_shows_families_in_80_letters_and_every_name_where_it_is_asked(capsys, monkeypatch):
+    monkeypatch.setattr(_shared.out_console, "_width", 80)
+    main(["list"])
+    shown = capsys.readouterr().out
+    assert max(map(cell_len, shown.splitlines())) <= 80
+    assert len(shown.splitlines()) < 200
+    names = [line.split("  ")[0] for line in shown.splitlines()]
+    assert [name for name in names if name.startswith("vgg")] == [
+        "vgg11|13|16[_bn][_sgm]",
+        "vgg11|13|16[_bn][_sgm]_released[_double]",
+    ]
+    main(["list", "networks", "--all"])
+    every = [line.split(" ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert set(Registry("zoo").names()) <= set(every)
+
+
+def meant(pattern: str) -> list[str]:
+    """The names that a pattern of `splitveil list` stands for."""
+    stem, depths, rest = re.fullmatch(r"([a-z]+)([\d|]*)(.*)", pattern).groups()  # type: ignore[union-attr]
+    names = [stem + depth for depth in depths.split("|")]
+    for optional, needed in re.findall(r"\[(_[a-z0-9]+)\]|(_[a-z0-9]+)", rest):
+        names = [name + end for name in names for end in ((optional, "") if optional else (needed,))]
+    return names
+
+
+def test_a_family_stands_for_exactly_its_names():
+    families = Registry("zoo").families()
+    assert sorted(name for names, _ in families for name in names) == Registry("zoo").names()
+    for names, shown in families:
+        assert sorted(names) == sorted(shown.split(", ") if "@" in shown else meant(shown))
 
 
 def test_interrupt_is_exit_code_130_and_the_run_resumes(tmp_path):

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..errors import unknown
 from ..registry import Registry
-from ._shared import app, out_console, say
+from ._shared import LOOK, app, out_console, say
 
 LISTS = {
     "models": "zoo",
@@ -21,6 +21,9 @@ LISTS = {
     "attacks": "attacks",
     "bounds": "bounds",
 }
+WIDEST = 40
+"""Letters of a name that a table of 80 has room for."""
+WITH_SETTINGS = ("defenses", "attacks", "bounds")
 
 
 @app.command
@@ -38,24 +41,39 @@ def legacy(*tokens: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> Non
 
 
 @app.command(name="list")
-def list_(what: str | None = None, /) -> None:
+def list_(what: str | None = None, /, *, every: Annotated[bool, Parameter(name="--all", negative="")] = False) -> None:
     """Show what can be named: models, decoders, data, defenses, attacks, bounds.
 
     Parameters
     ----------
     what
-        One of these; all without it.
+        One of these, with its settings; without it all, one line for names that differ in a depth or an ending: of
+        vgg11|13[_sgm] one writes vgg11, vgg11_sgm, vgg13 or vgg13_sgm.
+    every
+        Give every name a line of its own.
     """
+    what = "models" if what == "networks" else what
     if what is not None and what not in LISTS:
         raise unknown("list", what, LISTS)
     for title, kind in LISTS.items():
         if what in (None, title):
-            registry = Registry(kind)
-            settings = kind in ("defenses", "attacks", "bounds")
-            table = Table("name", "what it is", *(["settings"] * settings), title=title, title_justify="left")
-            for name, line in registry.describe():
-                table.add_row(name, escape(line), *([escape(_settings(registry.get(name)))] * settings))
-            out_console.print(table)
+            _show(title, Registry(kind), every=every, settings=what is not None and kind in WITH_SETTINGS)
+    if what is None:
+        say("with settings: splitveil list defenses, or attacks, or bounds")
+        say("every name in full: splitveil list models --all")
+
+
+def _show(title: str, registry: Registry, every: bool, settings: bool) -> None:
+    rows = [([name], name) for name in registry.names()] if every else registry.families()
+    # A name that is broken cannot be copied.
+    name = Column("name", overflow="fold", no_wrap=max(len(shown) for _, shown in rows) <= WIDEST)
+    table = Table(name, "what it is", *(["settings"] * settings), title=title, title_justify="left", **LOOK)
+    lines = dict(registry.describe())
+    for names, shown in rows:
+        more = [escape(_settings(registry.get(names[0])))] if settings else []
+        table.add_row(escape(shown), escape(lines[names[0]]), *more)
+    out_console.print(table)
+    out_console.print()
 
 
 def _settings(kind: Any) -> str:
