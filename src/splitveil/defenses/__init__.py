@@ -1,0 +1,1 @@
+"""Defenses of the wire: one file for each, on `base`."""

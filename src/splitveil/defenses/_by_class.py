@@ -10,7 +10,9 @@ def by_class(z: Tensor, y: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Group samples by class into one padded array.
 
     Args:
-        z: (N, m) features. y: (N,) class indices in [0, classes).
+        z: (N, m) features.
+        y: (N,) class indices in [0, classes).
+        classes: number of classes C.
 
     Returns:
         (C, n, m) features with zeros as padding, n the size of the largest class, and the (C, n) validity mask.

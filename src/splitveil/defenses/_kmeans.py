@@ -15,8 +15,11 @@ from ._by_class import by_class
 class Clusters:
     """Hard clusters of each class.
 
-    ``centers`` (C, K, m); ``counts`` (C, K); ``variance`` (C, K, m): mean square deviation from the center per
-    dimension, biased (divided by the count), 0 where a cluster is empty.
+    Attributes:
+        centers: (C, K, m).
+        counts: (C, K).
+        variance: (C, K, m), mean square deviation from the center per dimension, biased (divided by the count), 0
+            where a cluster is empty.
     """
 
     centers: Tensor
@@ -25,7 +28,7 @@ class Clusters:
 
 
 def seed_centers(grouped: Tensor, valid: Tensor, k: int, rng: torch.Generator) -> Tensor:
-    """k-means++ (Arthur & Vassilvitskii 2007) for all classes at once -> (C, K, m).
+    """Return centers (C, K, m) of all classes, chosen by k-means++ (Arthur & Vassilvitskii 2007).
 
     A class with fewer different images than clusters repeats some of them; the repeats stay empty. ``grouped`` shall be
     near zero, against its spread.
@@ -37,7 +40,7 @@ def seed_centers(grouped: Tensor, valid: Tensor, k: int, rng: torch.Generator) -
     chances = valid.float()
     centers = grouped.new_empty(classes, k, m)
     for j in range(k):
-        # A class without images, or whose images all coincide, has no chances left: its first slot is taken.
+        # A class without images, or whose images all coincide, has no probability left: its first slot is taken.
         chances = torch.where(chances.sum(1, keepdim=True) > 0, chances, torch.eye(1, n, device=chances.device))
         chosen = torch.multinomial(chances, 1, generator=rng)[:, 0]
         centers[:, j] = grouped[rows, chosen]
@@ -60,15 +63,21 @@ def fit(
     sample: int = 512,
     smallest: int = 0,
 ) -> Clusters:
-    """Lloyd's algorithm in every class at once.
+    """Find the clusters of every class at once by Lloyd's algorithm.
 
     The centers are looked for among the first ``sample`` features of each class (they come shuffled); assignment,
     means and variances are then those of all of them.
 
     Args:
-        z: (N, m) features. y: (N,) classes. k: clusters per class, at most.
+        z: (N, m) features.
+        y: (N,) classes.
+        classes: number of classes C.
+        k: most clusters per class.
+        rng: generator of k-means++.
         start: (C, K, m) centers of an earlier fit; without them k-means++ chooses.
-        tolerance: stops when fewer than this part of the samples changed their cluster.
+        iterations: most rounds.
+        tolerance: stop when fewer than this part of the samples changed their cluster.
+        sample: features of each class among which the centers are looked for.
         smallest: clusters with fewer samples are merged: a class looks for no more clusters than have so many on
             average, and whatever comes out smaller gives its samples to the nearest of the others and stays empty. A
             class with fewer samples is one cluster.
@@ -98,7 +107,7 @@ def fit(
         centers = torch.where(counts[..., None] > 0, sums / counts.clamp_min(1)[..., None], centers)
     if (counts.gt(0) & counts.lt(smallest)).any():
         live = (counts >= smallest) | one_hot(counts.argmax(1), k).bool()
-        # Only the samples of what is given up move, so that what stays cannot fall below the limit.
+        # Only the samples of the clusters that are given up move, so that the others cannot fall below the limit.
         assigned = torch.where(live.gather(1, assigned), assigned, _assign(grouped, centers, live))
         counts, sums = _sums(grouped, valid, assigned, k)
         centers = torch.where(counts[..., None] > 0, sums / counts.clamp_min(1)[..., None], centers)
@@ -107,7 +116,7 @@ def fit(
 
 
 def deviations(z: Tensor, y: Tensor, clusters: Clusters) -> tuple[Tensor, Tensor]:
-    """How other samples lie about the centers, each given to the nearest cluster of its class that is not empty.
+    """Return how other samples deviate from the centers, each given to the nearest non-empty cluster of its class.
 
     A class whose clusters are all empty counts as its first.
 

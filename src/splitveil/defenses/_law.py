@@ -1,4 +1,4 @@
-"""What somebody who knows the defense knows of the wire, once the feature is given."""
+"""The law of the wire given the feature, as anybody knows it who knows the defense."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 Looks = Literal["mean", "ranked", "union"]
 Noise = Literal["gaussian", "laplace"]
 SIMULATED = 2**15
-"""Sets of looks from which the weights of ranked ones are computed."""
+"""Number of simulated sets of looks from which the weights of ranked ones are computed."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Law:
     """The conditional law of the wire given the feature z, as far as a defense has one to tell.
 
     Attributes:
-        variance: of the noise on each visible entry, broadcastable to the wire; None: not told, to be measured.
+        variance: variance of the noise on each visible entry, broadcastable to the wire; None: unknown, to be measured.
         visible: bool, as the wire: the entries that carry z. None: all do.
-        laplace: the part of ``variance`` that is Laplace noise; all the rest counts as Gaussian.
-        offsets: (K, ...), of which one was added to each wire, all as likely, and nothing else: ``variance`` is None.
+        laplace: the part of ``variance`` that is Laplace noise; the rest counts as Gaussian.
+        offsets: (K, ...), of which one, all equally likely, and nothing else was added to a wire: no ``variance``.
     """
 
     variance: Tensor | float | None = 0.0
@@ -33,12 +33,12 @@ class Law:
 
     @property
     def exact(self) -> bool:
-        """Whether the wire is what z determines, all of it."""
+        """Return whether z determines the whole wire."""
         return isinstance(self.variance, float) and self.variance == 0 and self.visible is None
 
     @property
     def looks(self) -> Looks:
-        """How several wires of one image become one that says (nearly) as much.
+        """Return how several wires of one image are made into one that says (nearly) as much.
 
         The "mean" is sufficient for Gaussian noise; where entries are hidden, the "union" of what is visible, averaged
         where it is so several times; for noise with a sharp peak no statistic of one look's size is sufficient, but the
@@ -49,7 +49,7 @@ class Law:
         return "ranked" if self.laplace else "mean"
 
     def with_noise(self, variance: Tensor | float, kind: Noise = "gaussian") -> Law:
-        """The law after independent noise was added to every entry: what was invisible can no longer be told apart.
+        """Return the law after independent noise on every entry, which makes hidden entries indistinguishable.
 
         >>> Law(0.01).with_noise(0.03).variance
         0.04
@@ -60,16 +60,16 @@ class Law:
         return replace(self, variance=self.variance + variance, laplace=laplace)
 
     def silent(self) -> Law:
-        """The law after something of which nothing is known."""
+        """Return the law after a change of which nothing is known."""
         return Law(None, laplace=self.laplace)
 
     def hiding(self, visible: Tensor, scale: float = 1.0) -> Law:
-        """The law after all but the ``visible`` entries were set to zero and these multiplied by ``scale``."""
+        """Return the law after all but the ``visible`` entries were set to zero and these multiplied by ``scale``."""
         variance = None if self.variance is None else self.variance * scale**2
         return Law(variance, visible, self.laplace * scale**2)
 
     def of_several(self, looks: int) -> Law:
-        """The law of the one wire that `combined` makes of so many."""
+        """Return the law of the one wire that `combined` makes of several looks."""
         if looks == 1:
             return self
         if self.variance is None or self.looks == "union":  # how often an entry was visible differs between entries
@@ -79,19 +79,19 @@ class Law:
         return Law(self.variance * factor)
 
     def share(self) -> float:
-        """Part of the noise's variance that is Laplace noise's, to two digits; 1 where the whole is not known."""
+        """Return the part of the noise's variance that is Laplace noise, to two digits; 1 if the whole is unknown."""
         if not self.laplace or self.variance is None:
             return 1.0 if self.laplace else 0.0
         return round(min(1.0, self.laplace / float(torch.as_tensor(self.variance).mean())), 2)
 
     def weights(self, looks: int) -> Tensor | None:
-        """Of each of the ranked looks in one wire, (looks,); None: all the same."""
+        """Return the weight of each ranked look in one wire, (looks,); None: all the same."""
         share = self.share() if self.looks == "ranked" and looks > 2 else 0.0
         return ranked_weights(looks, share) if share else None
 
 
 def law_of(defense: Any, wire: Tensor) -> Law:
-    """The law that ``defense`` (None: there is none) tells of a wire (B, ...)."""
+    """Return the law that ``defense`` (None: there is none) tells of a wire (B, ...)."""
     if defense is None:
         return Law()
     told = getattr(defense, "law", None)
@@ -99,10 +99,9 @@ def law_of(defense: Any, wire: Tensor) -> Law:
 
 
 def combined(looks: Tensor, law: Law) -> Tensor:
-    """One wire (B, ...) of several looks (k, B, ...) at the same images.
+    """Return one wire (B, ...) of several looks (k, B, ...) at the same images.
 
-    Args:
-        law: of the looks, laid one after the other: (k · B, ...).
+    The ``law`` is that of the looks, laid one after the other: (k · B, ...).
 
     >>> looks = torch.tensor([[[0.0, 4.0]], [[2.0, 2.0]]])
     >>> combined(looks, Law())
@@ -121,15 +120,12 @@ def combined(looks: Tensor, law: Law) -> Tensor:
 
 @cache
 def ranked_weights(looks: int, share: float) -> Tensor:
-    """Weights (looks,) of ranked looks whose sum is the unbiased linear estimate with the least variance.
+    """Return weights (looks,) of ranked looks whose sum is the unbiased linear estimate with the least variance.
 
     w = Σ⁻¹ 1 / (1ᵀ Σ⁻¹ 1), Σ the covariance of the ranked noise (Lloyd, "Least-squares estimation of location and scale
     parameters using order statistics", Biometrika 1952). Equal for Gaussian noise, all on the middle for many looks
     with Laplace noise: of variance 2 b², four looks leave 0.42 b² (their mean 0.50, their median 0.42, the best
-    equivariant estimate 0.415), eight 0.181 (0.250, 0.187, 0.180).
-
-    Args:
-        share: part of the noise's variance that is Laplace noise's.
+    equivariant estimate 0.415), eight 0.181 (0.250, 0.187, 0.180). ``share`` is that of `Law.share`.
 
     >>> [round(float(weight), 1) for weight in ranked_weights(3, 1.0)]
     [0.1, 0.7, 0.1]
@@ -142,7 +138,7 @@ def ranked_weights(looks: int, share: float) -> Tensor:
 
 @cache
 def _covariance(looks: int, share: float) -> Tensor:
-    """Of ranked noise of variance 1, (looks, looks), by simulation."""
+    """Return the covariance of ranked noise of variance 1, (looks, looks), by simulation."""
     rng = torch.Generator().manual_seed(0)
     first, second = torch.empty(2, SIMULATED, looks).exponential_(generator=rng)
     noise = (share / 2) ** 0.5 * (first - second)

@@ -1,4 +1,4 @@
-"""What a defense may ask of the model that it is installed in."""
+"""The shapes that a defense may ask of the model that it is installed in."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from ..errors import UserError
 
 
 def wire_shape(model: Any, who: str) -> tuple[int, ...]:
-    """Shape of z without its batch dimension."""
+    """Return the shape of z without its batch dimension."""
     return _shape(model, "wire_shape", who)
 
 
 def image_shape(model: Any, who: str) -> tuple[int, int, int]:
-    """(C, H, W) of the images."""
+    """Return the shape (C, H, W) of the images."""
     channels, height, width = _shape(model, "image_shape", who)
     return channels, height, width
 
 
 def channels_of(model: Any, who: str) -> tuple[int, int, int]:
-    """(C, H, W) of z; refuses features without maps."""
+    """Return the shape (C, H, W) of z; refuse features without maps."""
     shape = wire_shape(model, who)
     if len(shape) != 3:
         raise UserError(

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 MATRICES = 6
-"""Matrices (B, B) at least that a dependence of two sides holds for going back: of each the squares, what stands for
-zeros on the diagonal and the kernel or distance."""
+"""Least number of (B, B) matrices that a dependence measure keeps for the backward pass: of each of its two sides the
+squares, the replacement of zeros on the diagonal, and the kernel or distance."""
 
 
 def squared_distances(x: Tensor) -> Tensor:
-    """‖x_i − x_j‖² of rows, (B, m) -> (B, B), with an exact zero diagonal; differentiable.
+    """Return ‖x_i − x_j‖² of rows, (B, m) -> (B, B), with an exact zero diagonal; differentiable.
 
-    One matrix product on centered rows: the centring keeps the differences of large squares small.
+    One matrix product on centered rows: the centring keeps the squares small, whose differences would lose digits.
     """
     x = x - x.detach().mean(0)
     norms = x.square().sum(1)
@@ -22,7 +22,7 @@ def squared_distances(x: Tensor) -> Tensor:
 
 
 def distances(x: Tensor) -> Tensor:
-    """‖x_i − x_j‖ of rows, (B, m) -> (B, B); the gradient is zero where two rows coincide."""
+    """Return ‖x_i − x_j‖ of rows, (B, m) -> (B, B); the gradient is zero where two rows coincide."""
     square = squared_distances(x)
     apart = square > 0
     return torch.where(apart, torch.where(apart, square, 1).sqrt(), 0)

@@ -20,8 +20,8 @@ Padding = Literal["valid", "zero"]
 class Proxy(nn.Module):
     """A decoder z_wire -> x̂ with its own Adam.
 
-    Its gradient comes from whatever backward pass its loss is part of; `learn` then takes the step. The
-    optimizer's state travels with the state dictionary, so that a resumed training goes on bit by bit.
+    Its gradient comes from any backward pass that its loss is part of; `learn` then takes the step. The
+    optimizer's state is part of the state dictionary, so that a resumed training goes on bit by bit.
     """
 
     def __init__(self, who: str, network: str, objective: Objective, lr: float, padding: Padding):
@@ -30,7 +30,7 @@ class Proxy(nn.Module):
         self.padding: Padding = padding
 
     def build(self, model: Any) -> None:
-        """Make the decoder for the model's wire; its weights come from torch's generator."""
+        """Build the decoder for the model's wire; its weights come from torch's generator."""
         shapes = {"feature_shape": wire_shape(model, self.who), "image_size": image_shape(model, self.who)}
         build = partial(decoders.build, self.network, **shapes)
         check(self.who, trained("network", build, 2, *wire_shape(model, self.who)), "cpu")
@@ -38,14 +38,14 @@ class Proxy(nn.Module):
         self.adam = torch.optim.Adam(self.decoder.parameters(), self.lr)
 
     def similarity(self, wire: Tensor, x: Tensor) -> Tensor:
-        """Scalar: SSIM of the reconstruction, or minus its mean squared error; mean over the batch."""
+        """Return the SSIM of the reconstruction, or minus its mean squared error: a scalar, mean over the batch."""
         seen = self.decoder(wire.float())
         if self.objective == "mse":
             return -(seen - x).square().mean()
         return ssim(seen, x, padding=self.padding if min(x.shape[2:]) >= WINDOW else "zero").mean()
 
     def learn(self) -> None:
-        """Adam's step with the gradient that has gathered since the last one, averaged over the processes."""
+        """Take Adam's step with the gradient gathered since the last one, averaged over the processes."""
         gradients = [p.grad for p in self.decoder.parameters() if p.grad is not None]
         if not gradients:
             return

@@ -18,7 +18,7 @@ def prune(encoder: nn.Module, example: Tensor, ratio: float) -> None:
 
     Never more than ``ratio``: of 64 channels 0.05 removes 3, where the pruning library's own rule removes 4.
     Importance is Taylor's where the parameters hold gradients, else their magnitude. Modes, frozen weights and the
-    layout of memory stay as they are, all of which the library changes.
+    layout of memory, which the library changes, stay as they are.
 
     Raises:
         UserError: no channel was removed.
@@ -61,7 +61,7 @@ def _prune(tp: Any, encoder: nn.Module, example: Tensor, ratio: float) -> None:
 
 @contextmanager
 def _kept(encoder: nn.Module) -> Iterator[None]:
-    """Evaluate and thaw the encoder, for the library follows gradients; afterwards all is as it was."""
+    """Set the encoder to evaluation mode with all gradients on, as the library needs; restore it afterwards."""
     modes = {name: module.training for name, module in encoder.named_modules()}
     frozen = {name for name, p in encoder.named_parameters() if not p.requires_grad}
     last = {name for name, p in encoder.named_parameters() if p.dim() == 4 and not p.is_contiguous()}
@@ -78,7 +78,7 @@ def _kept(encoder: nn.Module) -> Iterator[None]:
 
 
 def _is_free(encoder: nn.Module, name: str, example: Tensor) -> bool:
-    """Whether channels of the convolution ``name`` may go with the output as it is: tried on copies.
+    """Return whether channels of the convolution ``name`` may go while the output keeps its shape: try on copies.
 
     It breaks where a number of channels is written into the code, as in shortcuts that pad with zeros.
     """
@@ -100,7 +100,7 @@ def _is_free(encoder: nn.Module, name: str, example: Tensor) -> bool:
 
 
 def resize(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> bool:
-    """Give layers the shapes of the saved ``tensors``; True where one changed.
+    """Give layers the shapes of the saved ``tensors``; return True where one changed.
 
     Convolutions, linear and normalizing layers also take the numbers of channels that follow from the shapes.
     """

@@ -36,10 +36,10 @@ class Adversarial(Defense):
     Args:
         weight: λ ≥ 0. steps: updates of the proxy per batch. objective: "ssim" or "mse".
         threshold: t ≥ 0, in units of the objective; a mean squared error rarely reaches the default.
-        pretrain: epochs at the start in which the proxy learns and the encoder is not penalized; none is chosen.
+        pretrain: epochs at the start in which the proxy learns and the encoder is not penalized.
         share: part of each batch that the proxy sees, in (0, 1].
-        network: the proxy, see `splitveil list models`. lr: of its Adam.
-        padding: of the SSIM: "valid", whole windows, or "zero", a black border, which the published t of 0.5 is for.
+        network: decoder network of the proxy, see `splitveil list models`. lr: rate of its Adam.
+        padding: border of the SSIM: "valid", whole windows, or "zero", black, for which the published t of 0.5 is.
 
     >>> Adversarial(0.3).proxy.network
     'res_normN4C64'

@@ -1,4 +1,4 @@
-"""What a defense is: a module with hooks that the training loop and the wire call, and a stack of them.
+"""The base class of defenses, whose hooks the training loop and the wire call, and a stack of them.
 
 Nothing here knows a network, a data set or an attack. A defense overrides the hooks it needs; all others do nothing.
 """
@@ -26,10 +26,15 @@ HOOKS = frozenset(
 class Step:
     """One training step as a defense's loss sees it.
 
-    Shapes: ``x`` (B, 3, S, S) pixels in [0, 1]; ``y`` (B,) class indices; ``z`` (B, ...) the clean feature, with its
-    graph; ``wire`` what the cloud receives; ``logits`` (B, classes). ``lr`` is the learning rate by
-    which schedules go (`recipe.pacing_rate`), ``progress`` the part of the training that is done, in [0, 1),
-    ``epoch`` the number of epochs that have passed.
+    Attributes:
+        x: pixels (B, C, H, W) in [0, 1].
+        y: class indices (B,).
+        z: clean features (B, ...), with their graph.
+        wire: what the cloud receives, (B, ...).
+        logits: (B, classes).
+        epoch: number of epochs that have passed.
+        lr: learning rate that schedules follow (`recipe.pacing_rate`).
+        progress: part of the training that is done, in [0, 1).
     """
 
     x: Tensor
@@ -48,9 +53,14 @@ class Step:
 class Features:
     """The clean features of the training set, as the epoch that has just passed produced them.
 
-    ``z`` (N, m) flattened float32; ``y`` (N,); ``rng`` for whatever is drawn while refitting. Under DDP these are the
-    features of all ranks. ``extract(augmented=False)`` makes them anew: one extra pass in evaluation mode over the
-    training images as they are, or augmented as in training.
+    Under DDP these are the features of all ranks.
+
+    Attributes:
+        z: flattened features (N, m), float32.
+        y: class indices (N,).
+        rng: generator of what is drawn while refitting.
+        extract: ``extract(augmented=False)`` makes the features anew: one extra pass in evaluation mode over the
+            training images as they are, or augmented as in training.
     """
 
     z: Tensor
@@ -61,7 +71,7 @@ class Features:
 
 
 class Defense(nn.Module):
-    """Base of every defense. Override hooks; a public method that is no hook is refused when the class is made.
+    """Base of every defense: override its hooks; a public method that is no hook is refused when the class is made.
 
     >>> class Shift(Defense):
     ...     def on_wire(self, z, rng):
@@ -79,11 +89,11 @@ class Defense(nn.Module):
     needs_features: ClassVar[bool] = False
     """True where ``refit`` wants the features of each epoch; the loop collects them only then."""
     install_order: ClassVar[int] = 0
-    """Lower ones are installed first: -2 changes the network, -1 adds noise whose variance others ask for."""
+    """Place in the order of installation, lowest first: -2 changes the network, -1 adds noise that others ask for."""
     late_buffers: ClassVar[tuple[str, ...]] = ()
     """Buffers that are None until `refit` gives them the shapes of the data, or a saved state does."""
     acts_after: int = 0
-    """Epochs that must have passed before the defense does its work; a training that ends earlier is refused."""
+    """Epochs that must have passed before the defense acts; a training that ends earlier is refused."""
 
     def __init_subclass__(cls, helpers: tuple[str, ...] = (), **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -95,7 +105,7 @@ class Defense(nn.Module):
 
     @property
     def waits(self) -> bool:
-        """Whether it cannot act because `refit` has never been called."""
+        """Return whether it cannot act because `refit` has never been called."""
         return self.needs_features and any(getattr(self, name) is None for name in self.late_buffers[:1])
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -108,52 +118,90 @@ class Defense(nn.Module):
         return ", ".join(f"{name}={value!r}" for name, value in arguments_of(self).items())
 
     def install(self, model: Any) -> None:
-        """Called once, before training, with the SplitModel that carries this defense."""
+        """Prepare for ``model``, the `SplitModel` that carries this defense; called once, before training."""
 
     def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
-        """What crosses the network instead of ``z``; called in training, validation, attack and service alike."""
+        """Return what crosses the network instead of ``z``; called in training, validation, attack and service alike.
+
+        Args:
+            z: clean feature, or what an earlier defense of the stack made of it, (B, ...).
+            rng: generator of all that is drawn, on the device of ``z``.
+
+        Returns:
+            (B, ...), differentiable with respect to ``z`` where the encoder is to learn through it.
+        """
         return z
 
     def before_step(self, x: Tensor, y: Tensor, model: Any) -> None:
-        """Called before each training step's forward pass (a proxy attacker trains itself here)."""
+        """Act before each training step's forward pass: a proxy attacker trains itself here.
+
+        Args:
+            x: pixels (B, C, H, W) in [0, 1].
+            y: class indices (B,).
+            model: `SplitModel` in training.
+        """
 
     def loss(self, step: Step) -> Tensor | None:
-        """Weighted scalar that is added to the task loss, or None."""
+        """Return a weighted scalar that is added to the task loss, or None."""
         return None
 
     def refit(self, epoch: int, features: Features) -> None:
-        """Called after each epoch with the features of the training set."""
+        """Update the defense after each epoch from the features of the training set.
+
+        Args:
+            epoch: number of epochs that have passed.
+            features: of the whole training set; only gathered where ``needs_features`` is set.
+        """
 
     def restructure(self, epoch: int, model: Any) -> bool:
-        """Called after each epoch; True where parameters were replaced: the optimizer is then rebuilt."""
+        """Change the network after an epoch; called after each.
+
+        Args:
+            epoch: number of epochs that have passed.
+            model: `SplitModel` in training.
+
+        Returns:
+            True where parameters were replaced: the optimizer is then rebuilt.
+        """
         return False
 
     def restructure_like(self, model: Any, tensors: dict[str, Tensor]) -> bool:
-        """Give the model the shapes of saved ``tensors`` before loading; True where parameters were replaced."""
+        """Give the model the shapes of saved ``tensors`` before loading.
+
+        Args:
+            model: `SplitModel` that is loaded into.
+            tensors: saved tensors by name.
+
+        Returns:
+            True where parameters were replaced.
+        """
         return False
 
     def noise_variance(self) -> float:
-        """Variance per dimension of the independent noise that this defense adds to the wire; 0 if none."""
+        """Return the variance per dimension of the independent Gaussian noise that this defense adds; 0 if none."""
         return 0.0
 
     def law(self, wire: Tensor, before: Law) -> Law:
-        """What whoever knows the defense can tell of its wire (B, ...), see `Law`.
+        """Return what can be told of the wire by whoever knows the defense (see `Law`).
+
+        By default, a defense that does not change the wire returns ``before``, and any other returns that nothing is
+        known, so that it is measured.
 
         Args:
+            wire: what leaves this defense, (B, ...).
             before: what can be told of what enters this defense.
-
-        A defense that does not change the wire tells no more than that, any other nothing: it is then measured.
         """
         return before if type(self).on_wire is Defense.on_wire else before.silent()
 
     def gaussian_law(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return mean and variance of the wire where it is Gaussian, entry by entry, given the image; else None.
+        """Return mean and variance of the wire where, given the image, it is Gaussian entry by entry; else None.
+
+        By default, a defense that does not change the wire passes both on. One that changes it is tried twice: where
+        nothing is drawn, a wire that was certain stays certain. A defense that adds Gaussian noise overrides this.
 
         Args:
-            mean, variance: those of what enters this defense, (B, ...); the variance is 0 where it is certain.
-
-        A defense that does not change the wire passes them on. One that changes it is tried twice: where nothing is
-        drawn, a wire that was certain stays certain. Whoever adds Gaussian noise overrides this.
+            mean: mean of what enters this defense, (B, ...).
+            variance: its variance, (B, ...); 0 where it is certain.
         """
         if type(self).on_wire is Defense.on_wire:
             return mean, variance
@@ -163,21 +211,26 @@ class Defense(nn.Module):
         return (first, torch.zeros_like(first)) if torch.equal(first, again) else None
 
     def memory(self, batch: int, feature: tuple[int, ...], classes: int) -> dict[str, int]:
-        """Return what takes memory in a step of ``batch`` images, by the parameter that it grows with -> bytes.
+        """Return lower bounds of the memory that a training step takes at its peaks.
 
-        They are lower bounds: what does not fit is refused before the training, and what might fit is tried.
+        What does not fit is refused before the training, and what might fit is tried.
 
         Args:
+            batch: images in a step.
             feature: shape of the clean feature, without the batch.
+            classes: number of classes.
+
+        Returns:
+            Bytes by the parameter that they grow with.
         """
         return {}
 
     def leakage(self) -> float | None:
-        """Current estimate of I(x; z_wire) in nats per image, where the defense keeps one."""
+        """Return the current estimate of I(x; z_wire) in nats per image, or None where the defense keeps none."""
         return None
 
     def own_parameters(self) -> list[nn.Parameter]:
-        """Parameters that the defense trains itself and the main optimizer must leave alone."""
+        """Return the parameters that the defense trains itself and the main optimizer must leave alone."""
         return []
 
 
@@ -217,7 +270,7 @@ class Stack(Defense, helpers=("losses",)):
         return sum(losses.values()) if losses else None  # type: ignore[return-value]
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        """Each part's weighted loss by name: what the log shows."""
+        """Return each part's weighted loss by name, for the log."""
         if step.epoch and (idle := [name_of(type(part)) for part in self if part.waits]):
             raise UserError(
                 f"{' and '.join(idle)} did nothing in epoch {step.epoch}: the features of that epoch were not given; "
@@ -266,10 +319,10 @@ class Stack(Defense, helpers=("losses",)):
 
     @property
     def wants_features(self) -> bool:
-        """Whether any part wants the features of each epoch."""
+        """Return whether any part needs the features of each epoch."""
         return any(part.needs_features for part in self)
 
 
 def name_of(kind: type) -> str:
-    """The registered name of a defense's class."""
+    """Return the registered name of a defense's class."""
     return getattr(kind, "__plugin_names__", (kind.__name__.lower(),))[0]

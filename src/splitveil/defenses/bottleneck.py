@@ -28,7 +28,8 @@ class Bottleneck(Defense):
     ResSFL, CVPR 2022.
 
     Args:
-        channels: of the wire. stride: by which the maps shrink. kernel: odd. relu: after both convolutions.
+        channels: channels of the wire. stride: factor by which the maps shrink. kernel: odd side of the kernels.
+        relu: whether a ReLU follows both convolutions.
 
     >>> Bottleneck(8).channels
     8
@@ -58,7 +59,7 @@ class Bottleneck(Defense):
 
 
 def _children(part: nn.Module, name: str) -> OrderedDict[str, nn.Module]:
-    """The named layers of a plain sequence; anything else is one layer."""
+    """Return the named layers of a plain sequence; anything else is one layer."""
     if type(part) is nn.Sequential:
         return OrderedDict(part.named_children())
     return OrderedDict({name: part})

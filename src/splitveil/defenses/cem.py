@@ -17,16 +17,16 @@ from . import _kmeans, _mixture
 from .base import Defense, Features, Step
 
 FLOOR = 0.01
-"""What the released loss adds to every variance."""
+"""Constant that the released loss adds to every variance."""
 UNIT = 20 * 128 / 50_000
-"""Strength of the released loss per sample and dimension at 50,000 images and batch 128: makes λ comparable."""
+"""Strength of the released loss per sample and dimension at 50,000 images and batch 128, for a comparable λ."""
 SWITCH = 4.1e-4
-"""Learning rate below which the published schedule gives λ whole."""
+"""Learning rate below which the published schedule applies the whole λ."""
 
 
 @plugin("cem")
 class CEM(Defense):
-    """Conditional entropy maximization: lowers the bound on what the wire says about the image.
+    """Conditional entropy maximization: lowers a bound on the wire's information about the image.
 
     With hard clusters j of weight π_j, within-cluster variances v_jd and Gaussian noise of variance σ², Theorem 2 of
     arXiv 2503.00383 (diagonal covariance) gives, in nats per image,

@@ -20,7 +20,7 @@ EPSILON = 1e-5
 
 @plugin("hsic")
 class HSIC(Defense):
-    """BiDO: the feature shall depend little on the image and much on the label.
+    """BiDO: makes the feature depend little on the image and much on the label.
 
     L = λ_x · HSIC(x, z) − λ_y · HSIC(z, y), with Gaussian kernels exp(−‖·‖²/(2 s² d)) of x and z (d their
     dimensions) and the linear kernel of the one-hot labels. Peng et al., "Bilateral Dependency Optimization",
@@ -66,12 +66,12 @@ class HSIC(Defense):
 
 
 def gaussian_kernel(x: Tensor, bandwidth: float) -> Tensor:
-    """exp(−‖x_i − x_j‖²/(2 s² d)) of rows x (B, d), s the bandwidth -> (B, B)."""
+    """Return exp(−‖x_i − x_j‖²/(2 s² d)) of rows x (B, d), s the bandwidth -> (B, B)."""
     return torch.exp(-squared_distances(x) / (2 * bandwidth**2 * x.shape[1]))
 
 
 def hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741 (the kernels' usual names)
-    """Biased estimate tr(K H L H)/(B − 1)² of symmetric kernel matrices (B, B), H = I − 11ᵀ/B.
+    """Return the biased estimate tr(K H L H)/(B − 1)² of symmetric kernel matrices (B, B), H = I − 11ᵀ/B.
 
     >>> k = torch.eye(4)
     >>> round(float(hsic(k, k)), 4)  # tr(H)/9
@@ -81,7 +81,7 @@ def hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741 (the kernels' usual name
 
 
 def normalized_hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
-    """tr[K̃(K̃ + εBI)⁻¹ L̃(L̃ + εBI)⁻¹] of symmetric kernel matrices (B, B), K̃ = HKH, ε = `EPSILON`.
+    """Return tr[K̃(K̃ + εBI)⁻¹ L̃(L̃ + εBI)⁻¹] of symmetric kernel matrices (B, B), K̃ = HKH, ε = `EPSILON`.
 
     >>> k = torch.eye(4)
     >>> round(float(normalized_hsic(k, k)), 3)  # tr(H), but for ε
@@ -91,7 +91,7 @@ def normalized_hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
 
 
 def _shrunk(k: Tensor) -> Tensor:
-    """K̃(K̃ + εBI)⁻¹: the same eigenvectors, eigenvalues κ/(κ + εB)."""
+    """Return K̃(K̃ + εBI)⁻¹: the same eigenvectors, eigenvalues κ/(κ + εB)."""
     centered = _centered(k)
     ridge = EPSILON * len(k) * torch.eye(len(k), dtype=k.dtype, device=k.device)
     return torch.linalg.solve_ex(centered + ridge, centered)[0]  # `solve` would wait for the device to check for errors

@@ -1,4 +1,4 @@
-"""Local differential privacy of the wire, with the sensitivity made true by clipping."""
+"""Local differential privacy of the wire, with a sensitivity that clipping enforces."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LocalDP(Defense, helpers=("noise_scale",)):
 
     Args:
         epsilon: ε > 0. mechanism: "laplace" or "gaussian". per: "entry" or "image".
-        low, high: range of an entry; [0, 1] fits encoders that end in a sigmoid. norm: instead of the range.
+        low, high: range of an entry; [0, 1] fits encoders that end in a sigmoid. norm: length, instead of the range.
         delta: δ in (0, 1) of the Gaussian mechanism.
 
     >>> LocalDP(2.0).noise_scale(512)
@@ -71,7 +71,7 @@ class LocalDP(Defense, helpers=("noise_scale",)):
         self._scale = {(m := math.prod(wire_shape(model, "local_dp"))): self.noise_scale(m)}
 
     def noise_scale(self, dimensions: int) -> float:
-        """Scale b of the Laplace or σ of the Gaussian noise on a wire of this many dimensions."""
+        """Return the scale b of the Laplace or σ of the Gaussian noise on a wire of this many dimensions."""
         power = 1.0 if self.mechanism == "laplace" else 0.5
         width = (self.high - self.low) * (dimensions**power if self.per == "image" else 1.0)
         sensitivity = width if self.norm is None else 2 * self.norm
@@ -110,7 +110,7 @@ class LocalDP(Defense, helpers=("noise_scale",)):
 
 
 def gaussian_sigma(sensitivity: float, epsilon: float, delta: float) -> float:
-    """Least σ of the Gaussian mechanism for (ε, δ) at an L2 sensitivity (Balle and Wang 2018), by bisection.
+    """Return the least σ of the Gaussian mechanism for (ε, δ) at an L2 sensitivity (Balle and Wang 2018), by bisection.
 
     >>> round(gaussian_sigma(1.0, 1.0, 1e-5), 4)
     3.7306
@@ -125,7 +125,7 @@ def gaussian_sigma(sensitivity: float, epsilon: float, delta: float) -> float:
 
 
 def gaussian_delta(shift: float, epsilon: float) -> float:
-    """The δ that noise of deviation 1 gives at ε for neighbors ``shift`` apart."""
+    """Return the δ that noise of deviation 1 gives at ε for neighbors ``shift`` apart."""
     # In logarithms: far tails, below 8.3 deviations, would otherwise round to 0 and large ε overflow.
     near, far = log_ndtr([shift / 2 - epsilon / shift, -shift / 2 - epsilon / shift])
     return -math.exp(near) * math.expm1(min(0.0, epsilon + far - near))

@@ -25,8 +25,9 @@ class NoPeek(Defense):
     Args:
         weight: λ ≥ 0.
         form: "plain" or "log".
-        squared: of squared distances, as the published ``nopeek_ttitcombe``; that is the root of the RV coefficient.
-        normalized: x as the network sees it, with mean 0 and deviation 1 in each channel, as published; else pixels.
+        squared: take squared distances, as the published ``nopeek_ttitcombe``: the root of the RV coefficient.
+        normalized: take x as the network sees it, with mean 0 and deviation 1 in each channel, as published, and not
+            pixels.
 
     >>> NoPeek(0.5).weight
     0.5
@@ -57,10 +58,10 @@ class NoPeek(Defense):
 
 
 def distance_correlation(x: Tensor, z: Tensor, squared: bool = False) -> Tensor:
-    """dCor of paired rows x (B, p) and z (B, q): in [0, 1], 0 where one side is constant.
+    """Return dCor of paired rows x (B, p) and z (B, q): in [0, 1], 0 where one side is constant.
 
     With A, B the doubly centered matrices of pairwise distances, dCov² = mean(A∘B) and
-    dCor = (dCov²(x,z) / √(dCov²(x,x) · dCov²(z,z)))^½ (the biased V-statistic). ``squared``: of squared distances.
+    dCor = (dCov²(x,z) / √(dCov²(x,x) · dCov²(z,z)))^½ (the biased V-statistic). ``squared`` takes squared distances.
 
     >>> x = torch.arange(6.0)[:, None]
     >>> round(float(distance_correlation(x, 3 - 2 * x)), 5)

@@ -18,7 +18,7 @@ from ._pruning import prune, resize
 from .base import Defense
 
 BATCHES = 4
-"""Latest training batches whose gradients decide what is pruned."""
+"""Number of latest training batches whose gradients decide what is pruned."""
 
 
 @plugin("patrol")

@@ -10,7 +10,7 @@ from ..registry import plugin
 from .base import Defense, Features
 
 EXACT = 1024
-"""Dimensions up to which the covariance is decomposed whole; wider features take the randomized method."""
+"""Most dimensions of a covariance that is decomposed whole; wider features take the randomized method."""
 EXTRA, ROUNDS = 10, 6
 """Oversampling and power iterations of the randomized method."""
 
@@ -59,7 +59,7 @@ class PCA(Defense):
 
 
 def principal_components(z: Tensor, count: int, rng: torch.Generator) -> Tensor:
-    """Orthonormal (m, k) basis of the leading principal components of rows z (N, m), k = min(count, m).
+    """Return an orthonormal (m, k) basis of the leading principal components of rows z (N, m), k = min(count, m).
 
     Exact up to 1,024 dimensions, or where k + 10 reaches m; beyond, subspace iteration from a random start
     (Halko, Martinsson and Tropp 2011).

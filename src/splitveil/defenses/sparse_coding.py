@@ -18,7 +18,7 @@ from .base import Defense
 
 @plugin("sparse_coding")
 class SparseCoding(Defense):
-    """Sparse coding: what crosses the wire is the feature as a few atoms of a learned dictionary describe it.
+    """Sparse coding: sends the feature's approximation by a few atoms of a learned dictionary.
 
     a ≈ argmin ½‖z − Da‖² + λ‖a‖₁ with atoms of length 1, by a fixed number of steps of the LCA u ← u + η(Dᵀz
     − u − (DᵀD − I)a), a = soft threshold of u at λ (Rozell et al., Neural Computation 2008); z_wire = Da, or
@@ -26,7 +26,7 @@ class SparseCoding(Defense):
     dictionary learn through them by the task's loss. As a defense: Dibbo et al., "Sparse-coding
     architectures", ECCV 2024, the published ``SCA_new`` (a dense dictionary, λ = 0.01, one step).
 
-    Not an entrywise contraction: put noise before it if CEM's leakage shall stay a bound.
+    It is no entrywise contraction: put noise before it if CEM's leakage is to stay a bound.
 
     Args:
         threshold: λ ≥ 0, in units of the feature.
@@ -77,12 +77,12 @@ class SparseCoding(Defense):
 
 
 def unit(dictionary: Tensor) -> Tensor:
-    """Every atom of a dictionary (A, C, k, k) scaled to length 1."""
+    """Return the dictionary (A, C, k, k) with every atom scaled to length 1."""
     return dictionary / dictionary.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
 
 
 def lca(z: Tensor, atoms: Tensor, threshold: float, iterations: int) -> Tensor:
-    """Sparse codes (B, A, H, W) of maps z (B, C, H, W) with atoms (A, C, k, k) of length 1.
+    """Return sparse codes (B, A, H, W) of maps z (B, C, H, W) with atoms (A, C, k, k) of length 1.
 
     With k = 1 on 1×1 maps the dictionary is dense. The step is 1/L, L ≥ ‖DᵀD‖ the largest row sum of the
     atoms' correlations, so that it converges for any D.

@@ -36,7 +36,7 @@ class SparseCodingReleased(Defense):
     between atoms and leak have no effect, and as W is not kept normalized, this is no sparse *coding* of z.
 
     Args:
-        threshold: of S, ≥ 0, in units of the feature. atoms: rows of W; 0: as many as dimensions.
+        threshold: threshold of S, ≥ 0, in units of the feature. atoms: rows of W; 0: as many as dimensions.
 
     >>> SparseCodingReleased().threshold
     0.01

@@ -1,4 +1,4 @@
-"""Only the largest entries cross the wire."""
+"""Top-k sparsification of the wire."""
 
 from __future__ import annotations
 

@@ -15,9 +15,9 @@ from ._model import channels_of
 from .base import Defense, Step
 
 RANGE = (-6.0, 3.0)
-"""Of log σ: keeps the noise and its gradient finite."""
+"""Range of log σ, which keeps the noise and its gradient finite."""
 START = -3.0
-"""Of log σ: a standard deviation of 0.05."""
+"""Initial log σ: a standard deviation of 0.05."""
 MEMORY = 0.01
 """Share of the newest batch in the reported leakage."""
 
@@ -69,7 +69,7 @@ class VIB(Defense):
         return z.float() + log_sigma.exp() * noise
 
     def law(self, wire: Tensor, before: Law) -> Law:
-        """Gaussian, of a variance that depends on the image: it is measured."""
+        """Return a law without a variance: it depends on the image, so it is measured."""
         return before.silent()
 
     def gaussian_law(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -88,7 +88,7 @@ class VIB(Defense):
 
 
 def gaussian_kl(mean: Tensor, log_sigma: Tensor, prior_mean: Tensor, prior_log_sigma: Tensor) -> Tensor:
-    """KL(N(mean, σ²) ‖ N(prior_mean, s²)) entry by entry, in nats.
+    """Return KL(N(mean, σ²) ‖ N(prior_mean, s²)) entry by entry, in nats.
 
     ln(s/σ) + (σ² + (mean − prior_mean)²)/(2s²) − ½.
 
