@@ -76,7 +76,7 @@ class Show:
         places, found = Places(self.out), {}
         for cell in self.grid.cells:
             epochs, attacks = steps(places.run(cell.id))
-            owner = CellLease(places.lock(cell.id)).owner() if epochs and attacks < len(cell.attacks) else None
+            owner = CellLease(places.lock(cell)).owner() if epochs and attacks < len(cell.attacks) else None
             if owner:
                 found[cell.id] = owner
         return found

@@ -212,7 +212,7 @@ def test_two_commands_at_once_train_each_cell_once(tmp_path, small):
 
 def test_a_cell_that_another_command_has_is_left_alone_until_it_is_free(tmp_path, small):
     out, one = tmp_path / "out", cell()
-    held = CellLease(Places(out).lock(one.id))
+    held = CellLease(Places(out).lock(one))
     assert held.claim("another")
     seen: list[State] = []
 
@@ -231,9 +231,9 @@ def test_a_cell_that_another_command_has_is_left_alone_until_it_is_free(tmp_path
 
 def test_a_worker_that_lost_its_lock_stops(tmp_path, small):
     out, one = tmp_path / "out", cell()
-    held = CellLease(Places(out).lock(one.id), heartbeat=0.01, duration=1)
+    held = CellLease(Places(out).lock(one), heartbeat=0.01, duration=1)
     assert held.claim()
-    CellLease(Places(out).lock(one.id))._lease.force_break()
+    CellLease(Places(out).lock(one))._lease.force_break()
     until(lambda: held.lost)
     late = Worker((one,), out, "tests", 2, "job")
     assert not late._attempt(one, held, Tries(), worker._Images())
@@ -269,7 +269,7 @@ def test_an_interrupted_driver_leaves_no_worker_behind(tmp_path, small, monkeypa
     with pytest.raises(KeyboardInterrupt):
         stopped.run(Forked(), stopped.worker(1, None, os.getpid()), 1)
     assert not worker.alive(owners[0].pid)
-    assert CellLease(Places(out).lock(one.id)).owner() is None
+    assert CellLease(Places(out).lock(one)).owner() is None
 
 
 def test_another_attack_trains_nothing_anew(tmp_path, small):

@@ -60,7 +60,7 @@ def test_attack_prints_a_table_and_leaves_its_files(run, capsys):
     shown = capsys.readouterr().out
     assert "mean image" in shown
     assert "20 images attacked" in " ".join(shown.split())
-    assert {p.name for p in (run / "attacks" / "linear").iterdir()} == {
+    assert {p.name for p in (run / "attacks" / "linear@train_time").iterdir()} == {
         "summary.json",
         "held_out.csv",
         "per_image.csv",
@@ -91,7 +91,7 @@ def test_a_suite_reports_the_worst_case(run, capsys, monkeypatch):
     monkeypatch.setitem(suites.SUITES, "tiny-v1", suites._specs("linear:looks=1", "nearest:looks=1"))
     main(["attack", str(run), "--suite", "tiny-v1", "--attacked", "10", "--protocol", "train_time"])
     assert "worst case" in capsys.readouterr().out
-    found = json.loads((run / "attacks" / "suite-tiny-v1.json").read_text())
+    found = json.loads((run / "attacks" / "suite-tiny-v1@train_time.json").read_text())
     assert found["worst_case"]["mse"]["mean"] <= min(row["mse"]["mean"] for row in found["attacks"].values())
     assert sum(found["wins"].values()) == 10
 
@@ -351,11 +351,11 @@ def test_further_metrics_are_printed_and_kept(run, capsys, monkeypatch, tmp_path
     options = ["--attacked", "20", "--protocol", "train_time", "--reidentify"]
     main(["attack", str(run), "--attack", "linear:looks=1", *options])
     assert "50.00%" in capsys.readouterr().out
-    summary = json.loads((run / "attacks" / "linear" / "summary.json").read_text())
+    summary = json.loads((run / "attacks" / "linear@train_time" / "summary.json").read_text())
     assert summary["reidentified"]["mean"] == 0.5
     assert 0.2 < summary["reidentified"]["ci95"][0] < 0.5 < summary["reidentified"]["ci95"][1] < 0.8
     assert summary["recognized"]["mean"] == 1
-    rows = (run / "attacks" / "linear" / "per_image.csv").read_text().splitlines()
+    rows = (run / "attacks" / "linear@train_time" / "per_image.csv").read_text().splitlines()
     assert rows[0] == "image,mse,psnr,ssim,ssim_zero,reidentified,recognized,wire_distance"
     none = tmp_path / "none.pth"
     assert f"cannot read {none}" in refused(capsys, "attack", run, "--attack", "linear", "--lpips", none)

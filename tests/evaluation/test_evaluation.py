@@ -143,6 +143,16 @@ def test_baseline_is_the_error_of_the_mean_training_image(run):
     assert summary["images"] == {"attacker": 54, "attacked": 120}
 
 
+def test_attacks_under_two_protocols_do_not_overwrite_each_other(run):
+    own, other = attack(run), attack(run, protocol_name="train_time")
+    left = [
+        json.loads((run.path / "attacks" / name / "summary.json").read_text())
+        for name in ("linear", "linear@train_time")
+    ]
+    assert [summary["protocol"] for summary in left] == ["inference_time", "train_time"]
+    assert [summary["mse"] for summary in left] == [own["mse"], other["mse"]]
+
+
 def test_an_attack_no_better_than_the_mean_image_is_flagged(run, scripted):
     scripted(lambda self, wire, y: torch.ones(len(wire), 3, 32, 32))
     summary = attack(run)

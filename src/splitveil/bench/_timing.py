@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from .. import config, recipe
 from ..attacks import gan
 from ..attacks._held_out import HELD_OUT
-from ..attacks.base import CACHE_BYTES, Observations, Victim
+from ..attacks._victim import CACHE_BYTES
+from ..attacks.base import Observations, Victim
 from ..attacks.decoder import DecoderAttack
 from ..defenses.base import Features
 from ..training.fabric import Fabric

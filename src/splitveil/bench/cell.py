@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from .. import config
 from ..results import records
 from ..storage import reading
+from ..storage.files import write_text
 from ..training import pins
-from . import record, twins
+from . import record
 
 if TYPE_CHECKING:
     from ..data import ImageSet
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 STARTED = ("root", "devices")
 """Settings that are no part of a cell's id; a run that was begun keeps those it was begun with."""
+
+SHARED = ("model.safetensors", "metrics.jsonl", "test.csv", reading.ANSWERS["retrained_accuracy"], "summary.json")
+"""Files of a training that cells may have in common."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,9 @@ class Places:
         """How often an unfinished cell was begun."""
         return self.out / "tries" / f"{cell}.json"
 
-    def lock(self, cell: str) -> Path:
-        """Who works on it."""
-        return self.out / "locks" / f"{cell}.lock"
+    def lock(self, cell: Cell) -> Path:
+        """Return the path of the cell's lock file, which cells with the same training share."""
+        return self.out / "locks" / f"{cell.trained_alike[0]}.lock"
 
     def log(self, cell: str) -> Path:
         """What it printed, attempt after attempt."""
@@ -59,7 +63,7 @@ class Places:
 
     def begun(self) -> set[str]:
         """Cells that have left any trace; of a long grid, the others need not be looked for one by one."""
-        paths = (self.run("any"), self.failed("any"), self.tries("any"), self.lock("any"))
+        paths = (self.run("any"), self.failed("any"), self.tries("any"), self.out / "locks" / "any")
         folders = [path.parent for path in paths if path.parent.is_dir()]
         return {path.name.partition(".")[0] for folder in folders for path in folder.iterdir()}
 
@@ -94,9 +98,9 @@ def run_cell(
 ) -> dict[str, Any]:
     """Train the cell from its last checkpoint, run the attacks that are missing, leave its record; returns that.
 
-    Where its twin (`twins`) is trained and it is not begun, it takes that network.
+    A training that another cell has too (`Cell.trained_alike`) is not repeated: its files are linked to.
 
-    The caller sees to it that nobody else works on the cell (`lock.claim`).
+    The caller holds the lock of the cell, so that nobody else works on it.
 
     Args:
         out: the bench folder; the run folder is ``out/cells/ID``.
@@ -117,7 +121,7 @@ def run_cell(
     started, check = time.time(), check or (lambda: None)
     folder = Places(out).run(cell.id)
     _tidy(folder)
-    twins.adopt(cell, Places(out))
+    _share(cell, Places(out))
     settings = _as_begun(cell.settings, folder)
     images = images or runs.load_images(cell.settings)
     terms = evaluate.Terms(settings.protocol, cell.attacker_size, cell.attacked)
@@ -142,6 +146,31 @@ def run_cell(
     made["environment"] = {**made["environment"], "threads": torch.get_num_threads()}
     records.write(folder, made)
     return made
+
+
+def _share(cell: Cell, places: Places) -> None:
+    """Link the files of a finished training that the cell shares with another, where its own is not begun.
+
+    The links are relative, so that a bench folder may be moved. ``config.yaml`` is the cell's own and comes last: a
+    folder without one holds nothing yet.
+    """
+    folder = places.run(cell.id)
+    there = [places.run(name) for name in cell.trained_alike if (places.run(name) / "summary.json").is_file()]
+    if not there or (folder / "config.yaml").is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (
+        "model.safetensors",
+        "metrics.jsonl",
+        "test.csv",
+        reading.ANSWERS["retrained_accuracy"],
+        "summary.json",
+    ):
+        if (there[0] / name).is_file():
+            (folder / name).symlink_to(Path("..") / there[0].name / name)
+    version = reading.read_json(there[0] / "summary.json", reading.RUN, records.AGAIN)["environment"]["splitveil"]
+    values = config.load(there[0] / "config.yaml") | {"protocol": cell.settings.protocol}
+    write_text(folder / "config.yaml", config.dump(config.parse(values), splitveil=version))
 
 
 def _same_images(cell: Cell, places: Places, images: ImageSet) -> None:

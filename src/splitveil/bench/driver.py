@@ -55,7 +55,8 @@ class State:
         done: records by cell; failed: notes of failed cells.
         running: cells that a living process has, this command's or another's.
         own: those of them that this command's workers have.
-        free: the others.
+        free: cells that a worker may take.
+        waiting: the others, whose training another running cell shares.
     """
 
     done: dict[str, dict[str, Any]]
@@ -63,6 +64,7 @@ class State:
     running: dict[str, Owner]
     own: frozenset[str]
     free: tuple[Cell, ...]
+    waiting: tuple[Cell, ...] = ()
 
 
 def run_grid(
@@ -255,13 +257,14 @@ class Driver:
                 start, ended = time.monotonic(), self._reap()
                 state = self.state()
                 self.watch(state)
-                if not state.free and not state.running:
+                if not (state.free or state.running or state.waiting):
                     self._wait(LINGER)
                     return
                 self._judge(ended, state)
                 # Those that have no cell yet are about to take one.
                 coming = len(self._started) - len({state.running[cell].job for cell in state.own})
-                for _ in range(min(most - len(self._started), len(state.free) - coming)):
+                room = len({cell.trained_alike for cell in state.free}) - coming
+                for _ in range(min(most - len(self._started), room)):
                     self._start(executor, worker, state, most)
                 time.sleep(max(POLL, 4 * (time.monotonic() - start)))
         finally:
@@ -271,22 +274,26 @@ class Driver:
         """Look at the folder."""
         running: dict[str, Owner] = {}
         free: list[Cell] = []
+        waiting: list[Cell] = []
         begun = self.places.begun()
         for cell in self.grid.cells:
-            if cell.id not in begun:
+            if begun.isdisjoint(cell.trained_alike):
                 free.append(cell)
             elif cell.id in self.done or self._over(cell):
                 continue
             elif owner := self._lease(cell).owner():
-                running[cell.id] = owner
+                if owner.cell in ("", cell.id):
+                    running[cell.id] = owner
+                else:
+                    waiting.append(cell)
             elif not self._over(cell) and not self._given_up(cell):  # it may have ended in between
                 free.append(cell)
         own = frozenset(cell for cell, owner in running.items() if owner.job in self._started)
         self._seen |= {running[cell].job for cell in own}
-        return State(self.done, self.failed, running, own, tuple(free))
+        return State(self.done, self.failed, running, own, tuple(free), tuple(waiting))
 
     def _lease(self, cell: Cell) -> CellLease:
-        return self._leases.setdefault(cell.id, CellLease(self.places.lock(cell.id)))
+        return self._leases.setdefault(cell.trained_alike[0], CellLease(self.places.lock(cell)))
 
     def _over(self, cell: Cell) -> bool:
         if record := finished(cell, self.out):

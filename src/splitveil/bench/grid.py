@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ LATER_SETTINGS: dict[str, Any] = {
     "choose": "best",
 }
 """The same for settings of a training. What a recipe changes is in them, and its name is no part of an id either."""
+SAME_TRAINING = ("train_time", "inference_time")
+"""Protocols under which a training sees the same images."""
 ATTACKS = ("published/decoder",)
 """How cells are attacked where a file names neither attacks nor a suite."""
 
@@ -66,6 +68,22 @@ class Cell:
         values = {key: value for key, value in values.items() if LATER_SETTINGS.get(key, ...) != value}
         values["defense"] = [as_before(spec) for spec in values["defense"]]
         return hashlib.sha256(json.dumps(_canonical(values), sort_keys=True).encode()).hexdigest()[:12]
+
+    @cached_property
+    def trained_alike(self) -> tuple[str, ...]:
+        """Ids of all cells that have the same training, sorted: this one's, and that of the other protocol's attacker.
+
+        Who attacks matters to a training only under ``auxiliary``, where it does without the attacker's images.
+
+        >>> base = {"data": "digits", "protocol": "train_time"}
+        >>> one, other = (Cell(config.parse(base | {"protocol": name}).resolve(), {}) for name in SAME_TRAINING)
+        >>> one.trained_alike == other.trained_alike == tuple(sorted([one.id, other.id]))
+        True
+        """
+        if self.settings.protocol not in SAME_TRAINING:
+            return (self.id,)
+        alike = (self.settings.model_copy(update={"protocol": name}) for name in SAME_TRAINING)
+        return tuple(sorted(replace(self, settings=settings).id for settings in alike))
 
 
 @dataclass(frozen=True)

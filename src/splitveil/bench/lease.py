@@ -32,12 +32,14 @@ class Owner:
     Attributes:
         token: of this one claim.
         job: name of the worker, by which its driver knows it; empty where it has not been written yet.
+        cell: id of the cell that it works on, of those that share the lock.
         host: name of its machine.
         pid: number of its process.
     """
 
     token: str = ""
     job: str = ""
+    cell: str = ""
     host: str = ""
     pid: int = 0
 
@@ -60,7 +62,7 @@ class CellLease:
             path, lease_duration=duration, heartbeat_interval=heartbeat, thread_local=False, blocking=False
         )
 
-    def claim(self, job: str = "") -> bool:
+    def claim(self, job: str = "", cell: str = "") -> bool:
         """Take the lock where it is free or its owner is dead, and return whether that succeeded.
 
         Raises:
@@ -68,7 +70,7 @@ class CellLease:
         """
         if not self._acquire():
             return False
-        write_json(self._about, asdict(Owner(self._lease.token or "", job, socket.gethostname(), os.getpid())))
+        write_json(self._about, asdict(Owner(self._lease.token or "", job, cell, socket.gethostname(), os.getpid())))
         return True
 
     def owner(self) -> Owner | None:

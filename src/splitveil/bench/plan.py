@@ -17,7 +17,7 @@ import torch
 from .. import config, memory
 from ..errors import UserError
 from ..evaluation.tail import RECIPE
-from . import _timing, shapes, twins
+from . import _timing, shapes
 from .cell import finished
 from .checks import named
 from .grid import Cell, Grid
@@ -179,12 +179,13 @@ def _group(cells: Sequence[Cell], cost: _timing.Cost, sizes: _Sizes, out: Path |
     left = [cell for cell in cells if out is None or not finished(cell, out)]
     training = attacks = 0.0
     disk = memory = 0
-    there: set[str] = set()
+    trained: set[tuple[str, ...]] = set()
     for cell in left:
         parts = Parts.of(cell, sizes.of(cell.settings))
-        if twins.twin(cell) not in there and not (out and twins.trained(cell, out / "cells")):
+        there = [out / "cells" / name / "summary.json" for name in cell.trained_alike] if out else []
+        if cell.trained_alike not in trained and not any(path.is_file() for path in there):
             training += training_seconds(cell.settings, parts, cost) + retraining_seconds(cell.settings, parts, cost)
-        there.add(cell.id)
+        trained.add(cell.trained_alike)
         attacks += sum(
             _timing.attack_seconds(spec, cost.attacks[label], parts.attacker, parts.attacked)
             for label, spec in cell.attacks.items()

@@ -60,7 +60,7 @@ def build(
         "attacked": cell.attacked,
         **{key: summary[key] for key in ("accuracy", "epoch", "leakage_nats", "wire", "parameters")},
         "retrained_accuracy": summary.get("retrained_accuracy"),
-        **{key: summary[key] for key in ("trained_as",) if key in summary},
+        **_trained_as(folder, summary),
         "timings": {
             "train": summary["seconds"],
             "tail": summary.get("retraining", {}).get("seconds", 0.0),
@@ -78,6 +78,13 @@ def build(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "attempts": attempts,
     }
+
+
+def _trained_as(folder: Path, summary: dict[str, Any]) -> dict[str, str]:
+    """Name the cell whose training this one shares; earlier versions copied its files and said so in the summary."""
+    weights = folder / "model.safetensors"
+    other = weights.readlink().parent.name if weights.is_symlink() else summary.get("trained_as")
+    return {"trained_as": other} if other else {}
 
 
 def git_state() -> dict[str, Any] | None:

@@ -24,7 +24,6 @@ from pydantic import TypeAdapter
 from ..results import records
 from ..storage import reading
 from ..storage.files import write_json
-from . import twins
 from .cell import Places, finished, mark, run_cell
 from .lease import CellLease
 
@@ -139,8 +138,8 @@ class Worker:
         """Return a free cell and its lock; ``over`` are the cells found done or failed."""
         places = Places(self.out)
         for cell in self._order(places, over):
-            lock = leases.setdefault(cell.id, CellLease(places.lock(cell.id)))
-            if not _over(cell, self.out) and lock.claim(self.token):
+            lock = leases.setdefault(cell.trained_alike[0], CellLease(places.lock(cell)))
+            if not _over(cell, self.out) and lock.claim(self.token, cell.id):
                 # Between the two it may have been finished by another, or its attempts were used up.
                 if not _over(cell, self.out) and (tries := settle(cell, self.out, self.retries)):
                     return cell, lock, tries
@@ -150,20 +149,16 @@ class Worker:
         return None
 
     def _order(self, places: Places, over: set[str]) -> Iterator[Cell]:
-        """Cells to look at: those that were not begun, those that wait for a twin's network, those tried before."""
-        begun = places.begun()
-        waiting: list[Cell] = []
-        tried: list[Cell] = []
+        """Yield the cells to look at, last those that were tried before."""
+        tried = []
         for cell in self.cells:
             if cell.id in over:
                 continue
-            if cell.id in begun and places.tries(cell.id).is_file():
+            if places.tries(cell.id).is_file():
                 tried.append(cell)
-            elif twins.at_work(cell, places, begun):
-                waiting.append(cell)
             else:
                 yield cell
-        yield from (*waiting, *tried)
+        yield from tried
 
     def _attempt(self, cell: Cell, lock: CellLease, tries: Tries, images: _Images) -> bool:
         """Run the cell; whether that ended well. Its lock is held."""

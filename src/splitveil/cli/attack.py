@@ -149,9 +149,11 @@ def _run_named(run: Any, images: Any, named: dict[str, config.Spec], bar: Any, *
 
 
 def _show_named(run: Any, rows: dict[str, dict[str, Any]]) -> None:
+    from ..evaluation.evaluate import place
+
     out_console.print(_attack_table(run, rows, next(iter(rows.values()))))
-    for label in rows:
-        say(f"look at {run.path / 'attacks' / label / 'reconstructions.png'}")
+    for label, row in rows.items():
+        say(f"look at {place(run, label, row['protocol']) / 'reconstructions.png'}")
     show_flags(f"{label}: {flag}" for label, row in rows.items() for flag in row["flags"])
 
 
@@ -180,7 +182,7 @@ def _rehearsals(found: dict[str, dict[str, Any]]) -> Table:
 
 
 def _show_suite(run: Any, found: dict[str, Any]) -> None:
-    from ..evaluation import suites
+    from ..evaluation import evaluate, suites
 
     all_seconds = {"seconds": found["seconds"]}
     best = found["best_attacker"]
@@ -192,7 +194,8 @@ def _show_suite(run: Any, found: dict[str, Any]) -> None:
     wins = ", ".join(f"{name} {count}" for name, count in found["wins"].items() if count)
     say(f"lowest error, images won: {wins}")
     _say_skipped(found["skipped"])
-    say(f"all of it: {run.path / 'attacks' / ('suite-' + found['suite'] + '.json')}")
+    left = evaluate.place(run, f"suite-{found['suite']}", found["protocol"])
+    say(f"all of it: {left.with_name(left.name + '.json')}")
     if note := suites.superseded(found["suite"]):
         say(note)
     show_flags(found["flags"])

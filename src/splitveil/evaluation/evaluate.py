@@ -42,6 +42,8 @@ SHOWN = 10
 """Images in the picture: the first of the attacked images, by index and not by beauty."""
 ARRAYS = "reconstructions.npz"
 """The images of the picture as arrays: ``originals`` and ``reconstructions``, uint8 (K, C, S, S)."""
+PARTIAL = "partial"
+"""Folder in which a stopped attack keeps what it needs to go on."""
 ONCE = "drawn once per image"
 """How the noise on the attacked wires was drawn: earlier versions drew it anew for each attack."""
 
@@ -69,7 +71,8 @@ def attack_run(
 
     The images of the picture are also left as arrays, in `ARRAYS`.
 
-    An attack that is stopped leaves ``RUN/attacks/LABEL/partial/``, from which the same attack goes on.
+    An attack that is stopped leaves ``RUN/attacks/LABEL/partial/``, from which the same attack goes on. Under another
+    protocol than the run's own the folder is ``RUN/attacks/LABEL@PROTOCOL/``.
 
     Args:
         label: name of the folder; the attack's by default.
@@ -81,24 +84,32 @@ def attack_run(
 
 def run_and_save(run: Run, label: str, spec: config.Spec, images: ImageSet, **options: Any) -> Outcome:
     """`evaluate` and `save` while no other process attacks the run under this label."""
-    with claimed(run.path / "attacks" / label, "attack"):
-        outcome = evaluate(run, spec, images, store=partial(run, label), **options)
-        save(outcome, run, label)
+    protocol_name = options.get("protocol_name", Terms.protocol_name)
+    folder = place(run, label, protocol_name)
+    with claimed(folder, "attack"):
+        outcome = evaluate(run, spec, images, store=folder / PARTIAL, **options)
+        save(outcome, run, label, protocol_name=protocol_name)
     return outcome
 
 
-def partial(run: Run, label: str) -> Path:
-    """Where a stopped attack keeps what it needs to go on."""
-    return run.path / "attacks" / label / "partial"
+def place(run: Run, name: str, protocol_name: str | None = None) -> Path:
+    """Return where an attack or a suite called ``name`` is left; each protocol has a place of its own.
+
+    Args:
+        protocol_name: None: the run's own.
+    """
+    own = protocol_name in (None, run.settings.protocol)
+    return run.path / "attacks" / (name if own else f"{name}@{protocol_name}")
 
 
-def save(outcome: Outcome, run: Run, name: str, kept: int | None = SHOWN) -> None:
+def save(outcome: Outcome, run: Run, name: str, kept: int | None = SHOWN, *, protocol_name: str | None = None) -> None:
     """Write the files of an attack; the summary last, so that its presence says the attack is done.
 
     Args:
+        protocol_name: as of `place`.
         kept: how many originals and reconstructions the arrays beside the picture hold; None: all.
     """
-    folder = run.path / "attacks" / name
+    folder = place(run, name, protocol_name)
     rows = [("original", outcome.originals[:SHOWN]), (name, outcome.reconstructions[:SHOWN])]
     image_grid_png(rows, folder / "reconstructions.png")
     arrays = {"originals": outcome.originals[:kept], "reconstructions": outcome.reconstructions[:kept]}
@@ -106,7 +117,7 @@ def save(outcome: Outcome, run: Run, name: str, kept: int | None = SHOWN) -> Non
     write_text(folder / "per_image.csv", _csv(outcome.values))
     write_text(folder / "held_out.csv", _csv(outcome.held_out))
     write_json(folder / "summary.json", outcome.summary)
-    shutil.rmtree(partial(run, name), ignore_errors=True)
+    shutil.rmtree(folder / PARTIAL, ignore_errors=True)
 
 
 def evaluate(

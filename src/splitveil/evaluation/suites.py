@@ -201,7 +201,8 @@ def run_suite(
     needs = {label: able[label].make("attacks").needs for label in values}
     summary["flags"] += doubts(values, needs, parts)
     summary |= {"skipped": skipped, "seconds": time.perf_counter() - start, "environment": environment()}
-    write_json(run.path / "attacks" / f"suite-{name}.json", summary)
+    left = evaluate.place(run, f"suite-{name}", parts.name)
+    write_json(left.with_name(f"{left.name}.json"), summary)
     return summary
 
 
@@ -337,7 +338,7 @@ def finished(
 
     None where it must run (again).
     """
-    folder = run.path / "attacks" / label
+    folder = evaluate.place(run, label, terms.protocol_name)
     left = folder / "summary.json"
     if not left.is_file() or left.stat().st_mtime < (run.path / "model.safetensors").stat().st_mtime:
         return None

@@ -1,22 +1,24 @@
-"""One network under two protocols: trained once, and the same as if it had been trained twice."""
+"""Cells that differ only in who attacks: trained once, and the same as if they had been trained twice."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_files import little_room
 
+from forked import Forked
 from splitveil import config, runs
-from splitveil.bench import _timing, plan, twins
+from splitveil.bench import _timing, plan
 from splitveil.bench import cell as cells
 from splitveil.bench.cell import Places, run_cell
+from splitveil.bench.driver import Driver
 from splitveil.bench.grid import Cell, Grid
 from splitveil.bench.lease import CellLease
 from splitveil.bench.worker import Worker
-from splitveil.errors import UserError
 from training_helpers import settings
 
 ATTACK = {"nearest": config.Spec.model_validate("nearest:neighbors=1,looks=1").resolve("attacks")}
@@ -38,7 +40,7 @@ def left(out: Path, one: Cell) -> tuple[Any, ...]:
     return *files, errors, *(record[key] for key in ("curve", "accuracy", "config", "protocol", "test_digest"))
 
 
-def test_the_network_of_the_twin_is_what_training_again_gives(tmp_path, small):
+def test_a_training_that_is_shared_is_what_training_again_gives(tmp_path, small):
     run_cell(OTHER, tmp_path / "alone")
     run_cell(ONE, tmp_path / "both")
     record = run_cell(OTHER, tmp_path / "both")
@@ -50,25 +52,37 @@ def test_the_network_of_the_twin_is_what_training_again_gives(tmp_path, small):
     assert "trained_as" not in json.loads(Places(tmp_path / "both").record(ONE.id).read_text())
 
 
-def test_a_copy_that_was_killed_is_made_again(tmp_path, small, monkeypatch):
+def test_links_that_were_not_all_made_are_made_again(tmp_path, small, monkeypatch):
     run_cell(ONE, tmp_path)
 
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(twins, "write_text", killed)  # the last file of the copy
+        patched.setattr(cells, "write_text", killed)  # the last file
         with pytest.raises(KeyboardInterrupt):
             run_cell(OTHER, tmp_path)
     assert run_cell(OTHER, tmp_path)["trained_as"] == ONE.id
 
 
-def test_a_copy_that_finds_no_room_is_one_line(tmp_path, small):
+def test_where_the_shared_folder_was_removed_the_training_is_made_again(tmp_path, small):
     run_cell(ONE, tmp_path)
-    with little_room(), pytest.raises(UserError, match=r"cannot write .*model\.safetensors: File too large"):
-        twins.adopt(OTHER, Places(tmp_path))
-    assert not [*Places(tmp_path).run(OTHER.id).glob("*.safetensors")]
-    assert run_cell(OTHER, tmp_path)["trained_as"] == ONE.id
+    first = run_cell(OTHER, tmp_path)
+    folder = Places(tmp_path).run(OTHER.id)
+    weights = (folder / "model.safetensors").read_bytes()
+    shutil.rmtree(Places(tmp_path).run(ONE.id))
+    (folder / "record.json").unlink()
+    again = run_cell(OTHER, tmp_path)
+    assert "trained_as" not in again
+    assert again["accuracy"] == first["accuracy"]
+    assert (folder / "model.safetensors").read_bytes() == weights
+
+
+def test_a_bench_folder_may_be_moved(tmp_path, small):
+    run_cell(ONE, tmp_path / "here")
+    run_cell(OTHER, tmp_path / "here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert runs.Run.open(Places(tmp_path / "there").run(OTHER.id)).summary["epoch"] >= 0
 
 
 def test_a_training_that_was_begun_is_not_replaced(tmp_path, small):
@@ -86,24 +100,41 @@ def test_a_training_that_was_begun_is_not_replaced(tmp_path, small):
     assert (Places(tmp_path).run(OTHER.id) / "checkpoint").exists()
 
 
-def test_who_has_a_twin():
-    assert (twins.twin(ONE), twins.twin(OTHER)) == (OTHER.id, ONE.id)
-    assert twins.twin(cell("auxiliary")) is None  # the attacker's images are taken from the training
-    assert twins.twin(cell("train_time", seed=1)) not in (ONE.id, OTHER.id)
+def test_which_cells_share_a_training():
+    assert ONE.trained_alike == OTHER.trained_alike == tuple(sorted([ONE.id, OTHER.id]))
+    auxiliary = cell("auxiliary")
+    assert auxiliary.trained_alike == (auxiliary.id,)  # the attacker's images are taken from the training
+    assert not {ONE.id, OTHER.id} & {*cell("train_time", seed=1).trained_alike}
 
 
-def test_a_worker_leaves_the_twin_of_a_cell_at_work_for_later(tmp_path, small):
+def test_one_worker_at_a_time_is_at_the_cells_that_share_a_training(tmp_path, small):
     third = cell("train_time", seed=1)
-    held = CellLease(Places(tmp_path).lock(ONE.id))
-    assert held.claim("another")
-    worker = Worker((OTHER, third), tmp_path, "tests", 2, "job")
-    assert [one.id for one in worker._order(Places(tmp_path), set())] == [third.id, OTHER.id]
+    held = CellLease(Places(tmp_path).lock(ONE))
+    assert held.claim("another", ONE.id)
+    worker, leases = Worker((OTHER, third), tmp_path, "tests", 2, "job"), {}
+    taken = worker._take(set(), leases)
+    assert taken
+    assert taken[0] == third
+    watched = Driver(Grid("tests", "", (ONE, OTHER, third)), tmp_path, 2, lambda _: None)
+    watched.begin()
+    state = watched.state()
+    assert ({*state.running}, state.waiting, state.free) == ({ONE.id, third.id}, (OTHER,), ())
     held.release()
-    assert [one.id for one in worker._order(Places(tmp_path), set())] == [OTHER.id, third.id]
-    run_cell(ONE, tmp_path)  # its network is there, though somebody may still attack it
-    assert held.claim("another")
-    with held:
-        assert [one.id for one in worker._order(Places(tmp_path), set())] == [OTHER.id, third.id]
+    assert watched.state().free == (ONE, OTHER)
+    taken = worker._take(set(), leases)
+    assert taken
+    assert taken[0] == OTHER
+    for lease in leases.values():
+        lease.release()
+
+
+def test_the_same_grid_with_both_protocols_is_done_by_several_workers(tmp_path, small):
+    some = (ONE, OTHER, cell("train_time", seed=1), cell("inference_time", seed=1))
+    driver = Driver(Grid("tests", "", some), tmp_path, 0, lambda _: None)
+    driver.begin()
+    driver.run(Forked(), driver.worker(1, None, os.getpid()), 2)
+    assert {*driver.done} == {one.id for one in some}
+    assert sum("trained_as" in record for record in driver.done.values()) == 2
 
 
 def test_a_plan_counts_the_training_once(tmp_path, small, monkeypatch):
