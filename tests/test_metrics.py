@@ -1,4 +1,4 @@
-"""Metrics against scikit-image and closed forms; intervals against normal theory and their own coverage."""
+"""Metrics against scikit-image and closed forms."""
 
 from __future__ import annotations
 
