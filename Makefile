@@ -6,7 +6,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint coverage bench
+.PHONY: help demo test lint coverage mutants bench
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,9 @@ lint: $(INSTALLED)  ## check style, format, types, US spelling, dependencies and
 
 coverage: $(INSTALLED)  ## run the tests and show which lines they do not reach
 	$(BIN)/python -m pytest -q -n $(WORKERS) --cov=splitveil --cov-report=term-missing:skip-covered
+
+mutants: $(INSTALLED)  ## break the code in 200 places, one at a time, and count how often the tests notice (hours)
+	$(BIN)/python benchmarks/mutants.py --out mutants.json
 
 bench: $(INSTALLED)  ## measure the speed of training and attacking (CIFAR-10 under data/cifar10)
 	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/speed.py
