@@ -141,13 +141,14 @@ def checked_pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             f"a metric got images of shapes {tuple(x.shape)} and {tuple(y.shape)}; "
             "expected two equal, non-empty shapes (B, C, H, W)"
         )
+    in_a_step = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
     for images in (x, y):
         if not images.is_floating_point():
             raise UserError(
                 f"a metric got {images.dtype} images; expected floats in [0, 1]: "
                 "use splitveil.data.to_float for uint8 images"
             )
-        if not (torch.is_grad_enabled() and images.requires_grad):
+        if not in_a_step:
             _check_range(images)
     if x.device != y.device:
         raise UserError(f"a metric got images on {x.device} and on {y.device}; move both to one device")

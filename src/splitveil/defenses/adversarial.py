@@ -82,14 +82,12 @@ class Adversarial(Defense):
         seen = step.wire[part]  # a node of its own, so that the other losses' gradients pass by
         similarity = self.proxy.similarity(seen, step.x[part])
         limit = self.threshold if self.proxy.objective == "ssim" else -self.threshold
-        excess = self._strength() * relu(similarity.detach() - limit)
-        pull = self._strength() * (excess > 0)
+        strength = self.weight * (self.epochs >= self.acts_after)
+        excess = strength * relu(similarity.detach() - limit)
+        pull = strength * (excess > 0)
         if seen.requires_grad:
             seen.register_hook(lambda gradient: -pull * gradient)
         return excess - (similarity - similarity.detach())
-
-    def _strength(self) -> float:
-        return self.weight if int(self.epochs) >= self.acts_after else 0.0
 
     def restructure(self, epoch: int, model: Any) -> bool:
         self.proxy.learn()  # the last batch's gradient: a checkpoint holds none

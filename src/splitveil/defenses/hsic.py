@@ -6,7 +6,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from ..memory import FLOAT
 from ..ranges import Positive, Weight
@@ -60,7 +59,8 @@ class HSIC(Defense):
             return None
         kernel = gaussian_kernel(step.z.flatten(1).float(), self.bandwidth)
         images = gaussian_kernel(step.x.flatten(1).float(), self.bandwidth)
-        labels = one_hot(step.y, step.logits.shape[1]).to(kernel)
+        # one_hot would look at the values first, and a step must not wait for them.
+        labels = (step.y[:, None] == torch.arange(step.logits.shape[1], device=step.y.device)).to(kernel)
         measure = normalized_hsic if self.form == "normalized" else hsic
         return self.weight * measure(images, kernel) - self.label_weight * measure(kernel, labels @ labels.T)
 

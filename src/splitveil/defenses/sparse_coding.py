@@ -94,7 +94,7 @@ def lca(z: Tensor, atoms: Tensor, threshold: float, iterations: int) -> Tensor:
     pad = atoms.shape[-1] // 2
     with torch.no_grad():
         overlap = conv2d(atoms, atoms, padding=atoms.shape[-1] - 1)
-        rate = 1 / float(overlap.abs().sum((1, 2, 3)).max())
+        rate = 1 / overlap.abs().sum((1, 2, 3)).max()
     potential = rate * conv2d(z, atoms, padding=pad)  # the first step from u = 0
     code = softshrink(potential, threshold)
     for _ in range(iterations - 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.functional import linear, normalize, softshrink
 
 from ..errors import UserError
@@ -13,6 +13,9 @@ from ..ranges import Weight, Whole
 from ..registry import plugin
 from ._model import wire_shape
 from .base import Defense
+
+LAST = (nn.Sigmoid, nn.BatchNorm1d, nn.BatchNorm2d)
+"""Layers at the end of an encoder that the code passes through."""
 
 
 class ReleasedLCA(nn.Module):
@@ -61,6 +64,9 @@ def add_before_sigmoid(encoder: nn.Module, layer: nn.Module, who: str) -> None:
     Raises:
         UserError: the encoder is no plain sequence of layers, or has such a layer already.
     """
+    if isinstance(encoder, fx.GraphModule):
+        _add_to_graph(encoder, layer)
+        return
     parts = dict(encoder.named_children())
     if not isinstance(encoder, nn.Sequential) or "sparse_coding" in parts:
         raise UserError(f"{who}: the encoder is no plain sequence of layers; use sparse_coding")
@@ -69,3 +75,17 @@ def add_before_sigmoid(encoder: nn.Module, layer: nn.Module, who: str) -> None:
         delattr(encoder, name)
     for name, part in ({"sparse_coding": layer} | last).items():
         encoder.add_module(name, part)
+
+
+def _add_to_graph(encoder: fx.GraphModule, layer: nn.Module) -> None:
+    """Do as `add_before_sigmoid` does to an encoder that was cut out of a network."""
+    modules = dict(encoder.named_modules())
+    (output,) = (node for node in encoder.graph.nodes if node.op == "output")
+    node = output.all_input_nodes[0]
+    while node.op == "call_module" and isinstance(modules[str(node.target)], LAST):
+        node = node.all_input_nodes[0]
+    encoder.add_module("sparse_coding", layer)
+    with encoder.graph.inserting_after(node):
+        added = encoder.graph.call_module("sparse_coding", (node,))
+    node.replace_all_uses_with(added, delete_user_cb=lambda user: user is not added)
+    encoder.recompile()

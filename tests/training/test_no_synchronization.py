@@ -1,0 +1,103 @@
+"""No step of a training waits for the accelerator: nothing in it needs a value on the host."""
+
+from __future__ import annotations
+
+import traceback
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import splitveil as sv
+from splitveil.registry import Registry
+from splitveil.training.loop import Training
+
+WAITING = {
+    "_local_scalar_dense",  # item(), float(tensor), bool(tensor), `if tensor`
+    "nonzero",
+    "masked_select",
+    "equal",
+    "is_nonzero",
+    "bincount",
+    "_unique2",
+    "unique_dim",
+    "unique_consecutive",
+}
+"""Operators whose result decides on the host, or has a shape that only the values tell."""
+STACKS = {"cem": ("gaussian", "cem"), "patrol": ("patrol:epoch=1,ratio=0.5",)}
+ON_THE_HOST = {("optim", "adam.py"), ("nn", "winograd.py")}
+"""Adam counts its steps on the host, and Winograd layers only ever run there."""
+IMAGES = torch.randint(0, 256, (24, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+LABELS = torch.arange(24) % 2
+
+
+class Waits(TorchDispatchMode):
+    """Count the operators that would make the host wait for an accelerator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        by_mask = name in ("index", "index_put", "index_put_", "_index_put_impl_") and any(
+            part is not None and part.dtype in (torch.bool, torch.uint8) for part in args[1]
+        )
+        if (name in WAITING or by_mask) and not on_the_host():
+            self.found[name + (" with a mask" if by_mask else "")] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def on_the_host() -> bool:
+    frames = traceback.walk_stack(None)
+    return any(Path(frame.f_code.co_filename).parts[-2:] in ON_THE_HOST for frame, _ in frames)
+
+
+def network() -> nn.Module:
+    layers = [nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 1), nn.Sigmoid()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 2))
+
+
+def waits(monkeypatch, *defenses: str, **settings: Any) -> Counter[str]:
+    """Train for three epochs and return what waited in the steps."""
+    mode, real = Waits(), Training._step
+
+    def step(self, *args):
+        with mode:
+            return real(self, *args)
+
+    monkeypatch.setattr(Training, "_step", step)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = sv.split(network(), at="4", example=torch.rand(1, 3, 16, 16), defenses=list(defenses))
+        sv.fit(model, (IMAGES, LABELS), epochs=3, batch_size=8, progress=False, **settings)
+    return mode.found
+
+
+def test_the_mode_sees_what_waits():
+    x = torch.arange(4.0)
+    with Waits() as mode:
+        x.sum().item()
+        bool(x[0] > 0)
+        x[x > 1]
+        x[x > 1] = 0
+        x.nonzero()
+    assert mode.found.total() >= 5
+
+
+@pytest.mark.parametrize("settings", [{"recipe": "published"}, {"recipe": "fast"}, {"rotate": 10}], ids=str)
+def test_a_plain_step_waits_for_nothing(monkeypatch, settings):
+    assert not waits(monkeypatch, **settings)
+
+
+@pytest.mark.parametrize("name", Registry("defenses").names())
+def test_a_step_with_a_defense_waits_for_nothing(monkeypatch, name):
+    assert not waits(monkeypatch, *STACKS.get(name, (name,)))
+
+
+def test_the_released_loss_of_cem_waits_for_nothing(monkeypatch):
+    assert not waits(monkeypatch, "gaussian", "cem:loss=released")
