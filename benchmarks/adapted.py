@@ -27,8 +27,8 @@ from splitveil.config import Spec
 from splitveil.data import Protocol, to_float
 from splitveil.defenses.base import Defense, Stack
 from splitveil.errors import UserError
-from splitveil.evaluation import evaluate
-from splitveil.evaluation.interception import Interception, judged
+from splitveil.evaluation import evaluate, stage
+from splitveil.evaluation.interception import Interception, hold_out
 from splitveil.model import SplitModel
 from splitveil.randomness import stream
 from splitveil.statistics import intervals
@@ -83,12 +83,12 @@ def errors(model: SplitModel, given: Protocol, spec: str, seed: int) -> tuple[Te
     """MSE of each attacked image (N,), the mean one of the attacker's images that judge, and the attack's seconds."""
     attack, start = Spec.model_validate(spec).resolve("attacks").make("attacks"), time.perf_counter()
     victim = Victim(model, given.grants)
-    judges, own = judged(given.attacker_train, seed)
+    held, own = hold_out(given.attacker_train, seed)
     attack.fit(victim, own, stream(victim.device, seed))
-    asked = judges.joined(given.attacker_test)
+    asked = held.joined(given.attacker_test)
     found, _ = evaluate.reconstruct(attack, Interception(victim, seed, given.name), asked)
     mse = metrics.mse(found, to_float(asked.images))
-    return mse[len(judges) :], float(mse[: len(judges)].mean()), time.perf_counter() - start
+    return mse[len(held) :], float(mse[: len(held)].mean()), time.perf_counter() - start
 
 
 def compared(model: SplitModel, given: Protocol, attacks: list[str], seed: int) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def main() -> None:
     except UserError as error:
         parser.error(str(error))
     images = runs.load_images(run.settings)
-    given = evaluate.parts(run.settings, images, "inference_time", None, args.attacked)
+    given = stage.parts(run.settings, images, "inference_time", None, args.attacked)
     counts = {"attacker": len(given.attacker_train), "attacked": len(given.attacker_test)}
     about = {"images": counts, "accuracy": run.summary["accuracy"], "config": run.settings.model_dump(mode="json")}
     about["config"].pop("root", None)

@@ -57,15 +57,15 @@ def copied(path: Path) -> Iterator[Run]:
 
 def suite(path: Path, name: str, images: Any, terms: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Run a suite from the beginning: its summary and the MSE of each attacked image, of the best attacker too."""
-    from splitveil.evaluation import evaluate, suites
+    from splitveil.evaluation import stage, suites
 
     def said(label: str) -> Any:
         print(f"{name}: {label}", flush=True)
         return lambda *_: None
 
     with copied(path) as run:
-        agreed = evaluate.Terms(**terms)
-        parts = evaluate.parts(run.settings, images, agreed.protocol_name, agreed.attacker_size, agreed.attacked)
+        agreed = stage.ThreatModel(**terms)
+        parts = stage.parts(run.settings, images, agreed.protocol_name, agreed.attacker_size, agreed.attacked)
         summary = suites.run_suite(run, name, images, progress=said, **terms)
         specs = suites.named(name)
         done = {label: suites.finished(run, label, specs[label], parts, agreed) for label in summary["attacks"]}

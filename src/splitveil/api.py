@@ -33,7 +33,8 @@ from .data.streamed import Streamed
 from .defenses.base import Defense, Stack
 from .errors import UserError, WireError
 from .evaluation import suites
-from .evaluation.evaluate import Outcome, Stage, Terms, made, stage_of
+from .evaluation.evaluate import Outcome, made
+from .evaluation.stage import Stage, ThreatModel, stage_of
 from .given import Data, check_images, check_model, example_of, images_of, network_of, outputs_of, training_images_of
 from .model import SplitModel
 from .outcomes import Report, Result
@@ -177,7 +178,7 @@ def attack(
         raise UserError(f"budget is {budget!r}; expected a splitveil.runtime.Budget")
     given = _protocol(model, learn_from, invert, grants)
     victim, spec = _victim(model), _spec(attack)
-    stage = stage_of(victim, spec, given, Terms("own", seed=seed, observed=observed), seed)
+    stage = stage_of(victim, spec, given, ThreatModel("own", seed=seed, observed=observed), seed)
     return Result(spec.name, _outcome(stage, spec.name, budget, progress, {}), victim.cpu())
 
 
@@ -208,13 +209,13 @@ def evaluate(
         raise UserError("suite holds no attacks; expected a name such as 'quick-v2', or attacks such as [Linear()]")
     given, victim = _protocol(model, learn_from, invert, grants), _victim(model)
     fits: dict[str, Any] = {}
-    terms, outcomes, skipped = Terms("own", seed=seed, observed=observed), {}, {}
+    threat_model, outcomes, skipped = ThreatModel("own", seed=seed, observed=observed), {}, {}
     for label, spec in chosen.items():
         if missing := spec.make("attacks").needs - grants:
             skipped[label] = f"it needs {', '.join(sorted(one.value for one in missing))}, which is not granted"
             continue
         try:
-            stage = stage_of(victim, spec, given, terms, seed)
+            stage = stage_of(victim, spec, given, threat_model, seed)
             outcomes[label] = _outcome(stage, label, None, progress, fits)
         except WireError as error:
             skipped[label] = str(error)

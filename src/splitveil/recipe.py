@@ -125,7 +125,7 @@ def pacing_rate(settings: Recipe, progress: float) -> float:
 
 
 PUBLISHED = Recipe.model_validate({"warmup_epochs": 0})
-LAYERS, SHUFFLE, STEP, REFIT, VALIDATE, TEST, WEIGHTS, ATTACK, WIRE, JUDGES, MIRROR, TAIL = range(12)
+LAYERS, SHUFFLE, STEP, REFIT, VALIDATE, TEST, WEIGHTS, ATTACK, WIRE, HELD_OUT, MIRROR, TAIL = range(12)
 """Purposes of random streams: `randomness.stream` gets (seed, purpose, epoch, rank)."""
 
 

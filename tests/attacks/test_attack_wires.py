@@ -16,7 +16,7 @@ from splitveil.bench.grid import Cell
 from splitveil.cli import main
 from splitveil.data import load
 from splitveil.errors import UserError, WireError
-from splitveil.evaluation import evaluate, suites
+from splitveil.evaluation import evaluate, stage, suites
 from splitveil.registry import Registry
 from splitveil.training import trainer
 from splitveil.zoo import Parts
@@ -130,9 +130,9 @@ def test_a_shape_that_the_defense_changes_is_what_counts(tmp_path, monkeypatch):
 
     run = trained("maps", tmp_path / "run", monkeypatch)
     model = run.model(IMAGES)
-    assert evaluate.wire_shape(model, IMAGES.test) == (6, 8, 8)
+    assert stage.wire_shape(model, IMAGES.test) == (6, 8, 8)
     model.defense = Flat()
-    assert evaluate.wire_shape(model, IMAGES.test) == (384,)
+    assert stage.wire_shape(model, IMAGES.test) == (384,)
 
 
 @pytest.mark.usefixtures("idle")

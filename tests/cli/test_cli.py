@@ -303,10 +303,10 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(run, capsys):
 
 def test_a_dry_run_of_a_suite_names_what_is_left_out(run, capsys, monkeypatch):
     from splitveil.data import Access
-    from splitveil.evaluation import evaluate, suites
+    from splitveil.evaluation import stage, suites
 
-    whole = evaluate.parts
-    monkeypatch.setattr(evaluate, "parts", lambda *of: replace(whole(*of), grants=frozenset({Access.QUERY})))
+    whole = stage.parts
+    monkeypatch.setattr(stage, "parts", lambda *of: replace(whole(*of), grants=frozenset({Access.QUERY})))
     monkeypatch.setitem(suites.SUITES, "tiny-v1", suites._specs("linear:looks=1", "confidence:epochs=1"))
     main(["attack", str(run), "--suite", "tiny-v1", "--attacked", "4", "--dry-run"])
     assert "left out: confidence: the protocol does not grant logits" in capsys.readouterr().out

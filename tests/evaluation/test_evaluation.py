@@ -17,8 +17,8 @@ from splitveil.attacks.base import Attack, Victim
 from splitveil.config import Spec
 from splitveil.data import Access, load, protocol, to_float
 from splitveil.errors import AccessError, UserError
-from splitveil.evaluation import evaluate, reliability, scores
-from splitveil.evaluation.interception import judged
+from splitveil.evaluation import evaluate, reliability, scores, stage
+from splitveil.evaluation.interception import hold_out
 from splitveil.pictures import load_arrays
 from splitveil.runs import Run
 from splitveil.training import trainer
@@ -121,8 +121,8 @@ def test_the_same_seed_gives_the_same_figures(run):
 
 def test_scores_are_those_of_the_attackers_images(run, scripted):
     parts = protocol("inference_time", IMAGES, seed=3)
-    judges, own = judged(parts.attacker_train, 3)
-    truth = to_float(judges.joined(parts.attacker_test).images)
+    held, own = hold_out(parts.attacker_train, 3)
+    truth = to_float(held.joined(parts.attacker_test).images)
 
     def off_by_a_tenth(self, wire, y):
         assert torch.equal(self.images.images, own.images)
@@ -171,7 +171,7 @@ def test_an_attack_that_does_not_beat_the_linear_one_is_flagged(run):
 
 def test_a_perfect_reconstruction_is_a_result_and_no_crash(run, scripted):
     parts = protocol("inference_time", IMAGES, seed=3)
-    truth = to_float(judged(parts.attacker_train, 3)[0].joined(parts.attacker_test).images)
+    truth = to_float(hold_out(parts.attacker_train, 3)[0].joined(parts.attacker_test).images)
     scripted(lambda self, wire, y: truth)
     summary = attack(run)
     assert summary["mse"]["mean"] == 0
@@ -197,7 +197,7 @@ def test_access_that_the_protocol_does_not_grant(run, monkeypatch):
     def without_queries(*args, **options):
         return replace(protocol(*args, **options), grants=frozenset({Access.WEIGHTS}))
 
-    monkeypatch.setattr(evaluate, "protocol", without_queries)
+    monkeypatch.setattr(stage, "protocol", without_queries)
     with pytest.raises(AccessError, match="needs query; the protocol grants weights"):
         attack(run)
 
@@ -253,7 +253,7 @@ def test_the_randomness_of_an_attack_follows_from_the_seed_of_the_run(run):
     other = replace(run, settings=run.settings.model_copy(update={"seed": 4}))
     spec = Spec.model_validate("linear")
     states = [
-        evaluate.set_up(one, spec, IMAGES, evaluate.Terms(seed=seed)).rng.get_state()
+        stage.set_up(one, spec, IMAGES, stage.ThreatModel(seed=seed)).rng.get_state()
         for one, seed in ((run, 0), (run, 0), (other, 0), (run, 1))
     ]
     assert torch.equal(states[0], states[1])

@@ -9,8 +9,8 @@ import torch
 
 from splitveil.attacks.base import Victim
 from splitveil.data import Access, Split
-from splitveil.evaluation import evaluate, suites
-from splitveil.evaluation.interception import Interception, judged, wire_distance
+from splitveil.evaluation import evaluate, stage, suites
+from splitveil.evaluation.interception import Interception, hold_out, wire_distance
 from splitveil.model import SplitModel
 from splitveil.runs import Run
 from splitveil.statistics.best_attacker import DISTANCE, PER_IMAGE, best_attacker
@@ -70,12 +70,12 @@ def test_defenses_of_one_seed_share_their_noise():
 
 def test_judges_are_few_disjoint_and_the_same_for_all_attacks():
     images = Split(some(400), torch.zeros(400, dtype=torch.long))
-    held, own = judged(images, 3)
+    held, own = hold_out(images, 3)
     assert (len(held), len(own)) == (32, 368)
     seen = {image.numpy().tobytes() for image in held.images}
     assert not seen & {image.numpy().tobytes() for image in own.images}
-    assert held.digest() == judged(images, 3)[0].digest() != judged(images, 4)[0].digest()
-    assert [len(part) for part in judged(images.subset(torch.arange(19)), 0)] == [0, 19]
+    assert held.digest() == hold_out(images, 3)[0].digest() != hold_out(images, 4)[0].digest()
+    assert [len(part) for part in hold_out(images.subset(torch.arange(19)), 0)] == [0, 19]
 
 
 def test_the_distance_of_the_truth_is_one_and_that_of_another_image_more():
@@ -147,8 +147,8 @@ def test_a_distance_that_tells_nothing_is_not_followed():
 
 def test_without_the_weights_no_distance_is_seen(tmp_path, small, monkeypatch):
     train(tmp_path, defense=("gaussian:0.1",))
-    real = evaluate.protocol
-    monkeypatch.setattr(evaluate, "protocol", lambda *a, **o: replace(real(*a, **o), grants=frozenset({Access.QUERY})))
+    real = stage.protocol
+    monkeypatch.setattr(stage, "protocol", lambda *a, **o: replace(real(*a, **o), grants=frozenset({Access.QUERY})))
     (spec,) = suites._specs("linear:looks=1")
     outcome = evaluate.evaluate(Run.open(tmp_path), spec, IMAGES)
     assert DISTANCE not in outcome.values

@@ -22,7 +22,7 @@ from splitveil.attacks.decoder import DecoderAttack
 from splitveil.config import Spec
 from splitveil.data import Access, load, protocol
 from splitveil.errors import UserError
-from splitveil.evaluation import evaluate, suites
+from splitveil.evaluation import evaluate, stage, suites
 from splitveil.registry import Registry
 from splitveil.runs import Run
 from splitveil.runtime import Budget
@@ -237,7 +237,7 @@ def test_access_that_is_not_granted_is_named(run, monkeypatch):
     def query_only(*args, **options):
         return replace(protocol(*args, **options), grants=frozenset({Access.QUERY}))
 
-    monkeypatch.setattr(evaluate, "protocol", query_only)
+    monkeypatch.setattr(stage, "protocol", query_only)
     summary = suites.run_suite(run, "tiny-v1", IMAGES, seed=5)
     assert list(summary["attacks"]) == ["linear", "nearest"]
     assert summary["skipped"] == {"rmle": "the protocol does not grant weights"}
@@ -331,9 +331,9 @@ def test_suites_use_every_kind_of_access():
 
 def test_an_attack_that_a_budget_cut_short_is_made_again(run):
     text = "decoder:epochs=3,network=custom,batch_size=32"
-    spec, terms = Spec.model_validate(text), evaluate.Terms()
-    parts = evaluate.parts(run.settings, IMAGES, terms.protocol_name, None, None)
+    spec, threat_model = Spec.model_validate(text), stage.ThreatModel()
+    parts = stage.parts(run.settings, IMAGES, threat_model.protocol_name, None, None)
     evaluate.attack_run(run, spec, IMAGES, label="cut", budget=Budget(steps=5))
-    assert suites.finished(run, "cut", spec, parts, terms) is None
+    assert suites.finished(run, "cut", spec, parts, threat_model) is None
     evaluate.attack_run(run, spec, IMAGES, label="cut")
-    assert suites.finished(run, "cut", spec, parts, terms) is not None
+    assert suites.finished(run, "cut", spec, parts, threat_model) is not None

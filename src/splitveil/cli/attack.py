@@ -96,7 +96,7 @@ def attack(
         Folder of the images, where they have moved since the training.
     """
     from .. import runs
-    from ..evaluation import evaluate, suites
+    from ..evaluation import stage, suites
     from ..runtime import Budget
     from ..training import pins
 
@@ -112,7 +112,7 @@ def attack(
     agreed = {f.name: getattr(terms or Terms(), f.name) for f in fields(Terms)}
     agreed["protocol_name"] = agreed.pop("protocol") or opened.settings.protocol
     if named:
-        evaluate.check(opened, named.values(), images, evaluate.Terms(**agreed))
+        stage.check(opened, named.values(), images, stage.ThreatModel(**agreed))
     if dry_run:
         _dry_run(opened, images, suite, named, agreed)
         return
@@ -128,7 +128,8 @@ def attack(
 
 def _dry_run(run: Any, images: Any, suite: str | None, named: dict[str, config.Spec], terms: dict[str, Any]) -> None:
     from ..evaluation import suites
-    from ..evaluation.evaluate import parts, rehearse
+    from ..evaluation.evaluate import rehearse
+    from ..evaluation.stage import parts
 
     left_out: dict[str, str] = {}
     if suite:

@@ -8,7 +8,7 @@ import io
 import json
 import math
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,35 +17,31 @@ import torch
 from torch import Tensor
 
 from .. import config, metrics
-from ..attacks.base import BATCH, Attack, Victim, check_memory
-from ..data import Access, ImageSet, Protocol, Split, protocol, to_float
-from ..data.protocol import divide
-from ..errors import UserError
-from ..model import SplitModel
+from ..attacks.base import BATCH, Attack
+from ..data import Access, ImageSet, Split, to_float
 from ..pictures import image_grid_png, save_arrays
 from ..randomness import stream
-from ..recipe import ATTACK, JUDGES
+from ..recipe import HELD_OUT
 from ..runs import Run, environment
 from ..runtime import Budget, Progress, Runtime
 from ..statistics.best_attacker import DISTANCE
 from ..storage import reading
 from ..storage.claims import claimed
 from ..storage.files import write_json, write_text
-from ..training import pins
 from . import reliability
 from .floors import linear_error, mean_image_error
-from .interception import Interception, judged, wire_distance
+from .interception import Interception, hold_out, wire_distance
 from .scores import METRICS, Metric, interval, scored
+from .stage import Stage, ThreatModel, check_wire, parts, set_up
 
-__all__ = ["METRICS", "Metric", "Outcome", "Terms", "attack_run", "evaluate", "interval", "rehearse"]
+__all__ = ["METRICS", "Metric", "Outcome", "Terms", "ThreatModel", "attack_run", "check_wire", "evaluate", "parts"]
+Terms = ThreatModel  # the name in earlier versions
 SHOWN = 10
 """Images in the picture: the first of the attacked images, by index and not by beauty."""
 ARRAYS = "reconstructions.npz"
 """The images of the picture as arrays: ``originals`` and ``reconstructions``, uint8 (K, C, S, S)."""
 PARTIAL = "partial"
 """Folder in which a stopped attack keeps what it needs to go on."""
-ONCE = "drawn once per image"
-"""How the noise on the attacked wires was drawn: earlier versions drew it anew for each attack."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +80,7 @@ def attack_run(
 
 def run_and_save(run: Run, label: str, spec: config.Spec, images: ImageSet, **options: Any) -> Outcome:
     """`evaluate` and `save` while no other process attacks the run under this label."""
-    protocol_name = options.get("protocol_name", Terms.protocol_name)
+    protocol_name = options.get("protocol_name", ThreatModel.protocol_name)
     folder = place(run, label, protocol_name)
     with claimed(folder, "attack"):
         outcome = evaluate(run, spec, images, store=folder / PARTIAL, **options)
@@ -130,7 +126,7 @@ def evaluate(
     store: Path | None = None,
     extra: Mapping[str, Metric] | None = None,
     fits: dict[str, Any] | None = None,
-    **terms: Any,
+    **threat_model: Any,
 ) -> Outcome:
     """Fit the attack ``spec`` on what the protocol gives the attacker and score it image by image.
 
@@ -144,7 +140,7 @@ def evaluate(
     Raises:
         UserError: unknown names, sizes beyond what there is, access that the protocol does not grant.
     """
-    stage, budget = set_up(run, spec, images, Terms(**terms)), budget or Budget()
+    stage, budget = set_up(run, spec, images, ThreatModel(**threat_model)), budget or Budget()
     kept = _kept(store, stage, budget, run.path / "model.safetensors")
     return made(stage, Runtime(progress, budget, kept, fits), extra)
 
@@ -154,24 +150,24 @@ def made(stage: Stage, runtime: Runtime, extra: Mapping[str, Metric] | None = No
     given = stage.given
     first = given.attacker_test.subset(torch.arange(min(2, len(given.attacker_test))))
     scored(to_float(first.images), first, extra)  # a metric that cannot score such images is no surprise at the end
-    judges, own = judged(given.attacker_train, stage.seed)
+    held, own = hold_out(given.attacker_train, stage.seed)
     with runtime.share(0.5 if stage.attack.iterates else 1):
         stage.attack.fit(stage.victim.of(stage.attack), own, stage.rng, runtime)
     # Together, so that a budget of time gives both the same.
-    asked = judges.joined(given.attacker_test)
+    asked = held.joined(given.attacker_test)
     found, wires = reconstruct(stage.attack, stage.tap, asked, runtime)
     seconds = runtime.seconds
     baseline = mean_image_error(given.attacker_train, given.attacker_test)
     distance = _distance(stage, found, wires)
-    held_out = {"mse": _judged_error(found, judges), **_part(distance, 0, len(judges))}
-    found = found[len(judges) :]
-    values = scored(found, given.attacker_test, extra) | _part(distance, len(judges), None)
-    floor = linear_error(stage.victim, own, given.attacker_test, wires[len(judges) :], stage.terms.seed)
+    held_out = {"mse": _held_out_error(found, held), **_part(distance, 0, len(held))}
+    found = found[len(held) :]
+    values = scored(found, given.attacker_test, extra) | _part(distance, len(held), None)
+    floor = linear_error(stage.victim, own, given.attacker_test, wires[len(held) :], stage.threat_model.seed)
     flags = _flags(stage, values["mse"], baseline, floor) + reliability.cut_short(runtime.cut)
     summary = {
         **stage.identity(),
         **{name: interval(value).as_dict() for name, value in values.items()},
-        "held_out": {"images": len(judges), "mse": float(held_out["mse"].mean()) if len(judges) else None},
+        "held_out": {"images": len(held), "mse": float(held_out["mse"].mean()) if len(held) else None},
         "baseline_mse": float(baseline.mean()),
         "linear_mse": None if floor is None else float(floor.mean()),
         **{f"about_{name}": metric.about for name, metric in (extra or {}).items() if hasattr(metric, "about")},
@@ -185,140 +181,21 @@ def made(stage: Stage, runtime: Runtime, extra: Mapping[str, Metric] | None = No
     return Outcome(summary, values, held_out, given.attacker_test.images, torch.round(found * 255).to(torch.uint8))
 
 
-@dataclass(frozen=True)
-class Terms:
-    """Under what an attack is made.
-
-    Attributes:
-        protocol_name: who has which images, and what the attacker may see.
-        attacker_size: train the attack on only this many of its images, class-balanced.
-        attacked: reconstruct only this many images, class-balanced.
-        seed: of the attack's own randomness; which images it gets depends on the run's seed only.
-        observed: wires of each image that the attacker sees and combines, as of a video or a request sent again.
-    """
-
-    protocol_name: str = "inference_time"
-    attacker_size: int | None = None
-    attacked: int | None = None
-    seed: int = 0
-    observed: int = 1
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Everything that an attack needs, before its first step; ``seed`` is that of what is attacked."""
-
-    seed: int
-    spec: config.Spec
-    terms: Terms
-    attack: Attack
-    given: Protocol
-    model: SplitModel
-    victim: Victim
-    tap: Interception
-    rng: torch.Generator
-
-    def identity(self) -> dict[str, Any]:
-        """What makes two attacks the same."""
-        return identity(self.spec, self.given, self.terms)
-
-
-def identity(spec: config.Spec, given: Protocol, terms: Terms) -> dict[str, Any]:
-    """What makes two attacks the same: the attack, the images of both sides, and what was granted.
-
-    ``images_digest`` is the SHA-256 of the attacked images: errors on equal ones may be compared image by image.
-    """
-    test = given.attacker_test.images
-    return {
-        "attack": spec.resolve("attacks").model_dump(),
-        "protocol": given.name,
-        "seed": terms.seed,
-        "observed": terms.observed,
-        "wire": ONCE,
-        "images": {"attacker": len(given.attacker_train), "attacked": len(test)},
-        "images_digest": given.attacker_test.digest(),
-    }
-
-
-def set_up(run: Run, spec: config.Spec, images: ImageSet, terms: Terms) -> Stage:
-    """Build the attack and what it sees; everything that can be wrong with the request is found here."""
-    pins.check(run.summary, images, run.path)
-    given = parts(run.settings, images, terms.protocol_name, terms.attacker_size, terms.attacked)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = run.model(images).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return stage_of(model, spec, given, terms, run.settings.seed)
-
-
-def stage_of(model: SplitModel, spec: config.Spec, given: Protocol, terms: Terms, seed: int) -> Stage:
-    """Build the attack ``spec`` on ``model`` by somebody who has what ``given`` says.
-
-    Args:
-        seed: of what is attacked: the wires under attack and the attack's randomness follow from it.
-
-    Raises:
-        UserError: unknown names, access that is not granted, a wire that the attack cannot take, too little memory.
-    """
-    spec = spec.resolve("attacks")
-    attack: Attack = spec.make("attacks")
-    victim = Victim(model, given.grants, terms.observed)
-    victim.require(*attack.needs)
-    attack.check(wire_shape(model, given.attacker_test), min(given.attacker_test.shape[1:]))
-    check_memory(spec.name, attack, victim, given.attacker_train, len(given.attacker_test))
-    rng = stream(victim.device, seed, ATTACK, terms.seed)
-    tap = Interception(victim.of(attack), seed, given.name)
-    return Stage(seed, spec, terms, attack, given, model, victim, tap, rng)
-
-
-def check(run: Run, specs: Collection[config.Spec], images: ImageSet, terms: Terms) -> None:
-    """Find out whether these attacks can be made on ``run``, before the work on the first begins.
-
-    Raises:
-        UserError: sizes beyond what there is.
-        AccessError, WireError: access that the protocol does not grant; a wire that an attack cannot take.
-    """
-    given = parts(run.settings, images, terms.protocol_name, terms.attacker_size, terms.attacked)
-    model = run.model(images)
-    victim = Victim(model, given.grants, terms.observed)
-    for spec in specs:
-        victim.require(*spec.make("attacks").needs)
-    check_wire(model, specs, images)
-    for spec in specs:
-        check_memory(spec.name, spec.make("attacks"), victim, given.attacker_train, len(given.attacker_test))
-
-
-def check_wire(model: SplitModel, specs: Iterable[config.Spec], images: ImageSet) -> None:
-    """Find out whether these attacks can take the wire of ``model``, which need not be trained yet.
-
-    Raises:
-        WireError: one cannot.
-    """
-    wire = wire_shape(model, images.test)
-    for spec in specs:
-        spec.make("attacks").check(wire, images.size)
-
-
-@torch.no_grad()
-def wire_shape(model: SplitModel, images: Split) -> tuple[int, ...]:
-    """Shape of what crosses the wire for one of ``images``, without the batch."""
-    two = to_float(images.images[:2].to(model.mean.device))
-    return tuple(model.eval().encode(two, torch.Generator(two.device).manual_seed(0)).shape[1:])
-
-
-def rehearse(run: Run, spec: config.Spec, images: ImageSet, **terms: Any) -> dict[str, Any]:
+def rehearse(run: Run, spec: config.Spec, images: ImageSet, **threat_model: Any) -> dict[str, Any]:
     """Two steps of every loop of the attack, on its real images; nothing is written.
 
     Returns:
         attack, protocol and images as in a summary; ``needs``; ``loops``: [name, steps]; ``seconds``:
         an estimate of the whole attack, from the two steps.
     """
-    stage = set_up(run, spec, images, Terms(**terms))
+    stage = set_up(run, spec, images, ThreatModel(**threat_model))
     test, runtime = stage.given.attacker_test, Runtime(budget=Budget(steps=2))
     stage.attack.fit(stage.victim.of(stage.attack), stage.given.attacker_train, stage.rng, runtime)
     fitted, fit_seconds = len(runtime.loops), runtime.seconds
     first = test.subset(torch.arange(min(BATCH, len(test))))
     reconstruct(stage.attack, stage.tap, first, runtime)
-    judges, _ = judged(stage.given.attacker_train, run.settings.seed)
-    batches = math.ceil((len(judges) + len(test)) / BATCH)
+    held, _ = hold_out(stage.given.attacker_train, run.settings.seed)
+    batches = math.ceil((len(held) + len(test)) / BATCH)
     taken = [(loop.seconds, loop.full_seconds()) for loop in runtime.loops]
     again = sum(full - spent for spent, full in taken[:fitted]) + fit_seconds
     again += batches * (runtime.seconds - fit_seconds + sum(full - spent for spent, full in taken[fitted:]))
@@ -348,12 +225,12 @@ def reconstruct(
 def _distance(stage: Stage, found: Tensor, wires: Tensor) -> dict[str, Tensor]:
     if Access.WEIGHTS not in stage.given.grants:
         return {}
-    rng = stream(stage.victim.device, stage.terms.seed, JUDGES)
+    rng = stream(stage.victim.device, stage.threat_model.seed, HELD_OUT)
     return {DISTANCE: wire_distance(stage.victim, found, wires, rng)}
 
 
-def _judged_error(found: Tensor, judges: Split) -> Tensor:
-    return metrics.mse(found[: len(judges)], to_float(judges.images)) if len(judges) else torch.zeros(0)
+def _held_out_error(found: Tensor, held: Split) -> Tensor:
+    return metrics.mse(found[: len(held)], to_float(held.images)) if len(held) else torch.zeros(0)
 
 
 def _part(values: dict[str, Tensor], start: int, stop: int | None) -> dict[str, Tensor]:
@@ -383,27 +260,6 @@ def _flags(stage: Stage, mse: Tensor, baseline: Tensor, floor: Tensor | None) ->
         flags += reliability.still_falling(attack.curve())
     flags += reliability.of_model(stage.model, given.attacker_test)
     return flags + reliability.of_queries(stage.model, stage.victim, attack.needs, given.attacker_train)
-
-
-def parts(
-    settings: config.TrainConfig, images: ImageSet, name: str, attacker_size: int | None, attacked: int | None
-) -> Protocol:
-    """Who has which images when a run of ``settings`` is attacked under protocol ``name``; sizes as in `evaluate`."""
-    trained = settings.protocol
-    if name != trained and "auxiliary" in (name, trained):
-        raise UserError(
-            f"the run was trained under protocol {trained}, so its attacker cannot be {name}'s: "
-            f"train it with --protocol {name}, or attack it with --protocol {trained}"
-        )
-    if attacked is not None and attacked < 2:
-        raise UserError(f"attacked is {attacked}; expected at least 2 images: one has no confidence interval")
-    given = protocol(name, images, seed=settings.seed, attacker_test_size=attacked)
-    if attacker_size is None:
-        return given
-    if not 2 <= attacker_size <= len(given.attacker_train):
-        raise UserError(f"attacker size {attacker_size}: protocol {name} has {len(given.attacker_train)} images for it")
-    fewer, _ = divide(given.attacker_train, attacker_size, torch.Generator().manual_seed(settings.seed))
-    return Protocol(**{**vars(given), "attacker_train": fewer})
 
 
 def _csv(values: dict[str, Tensor]) -> str:

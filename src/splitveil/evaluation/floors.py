@@ -10,7 +10,7 @@ from ..attacks.base import BATCH, Victim
 from ..attacks.linear import LinearAttack
 from ..data import Split, to_float
 from ..randomness import stream
-from ..recipe import JUDGES
+from ..recipe import HELD_OUT
 
 MOST_IMAGES, MOST_WEIGHTS = 2000, 2**27
 """Attacker images from which the linear attack learns, and entries of the wire times pixels beyond which it is slow."""
@@ -30,7 +30,7 @@ def linear_error(victim: Victim, own: Split, attacked: Split, wires: Tensor, see
     if len(own) < 5 or weights > MOST_WEIGHTS or LinearAttack.needs - victim.grants:
         return None
     attack, few = LinearAttack(looks=1), own.subset(torch.arange(min(len(own), MOST_IMAGES)))
-    attack.fit(victim.again(), few, stream(victim.device, seed, JUDGES))
+    attack.fit(victim.again(), few, stream(victim.device, seed, HELD_OUT))
     found = torch.cat([attack.reconstruct(part.to(victim.device)).cpu() for part in wires.split(BATCH)])
     return metrics.mse(found, to_float(attacked.images))
 

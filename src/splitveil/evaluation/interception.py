@@ -15,9 +15,9 @@ from torch import Tensor
 from ..attacks.base import BATCH, Victim, seen
 from ..data import Split, to_float
 from ..randomness import stream
-from ..recipe import JUDGES, WIRE
+from ..recipe import HELD_OUT, WIRE
 
-MOST_JUDGES = 32
+MOST_HELD_OUT = 32
 """Attacker images on which finished attacks are compared, at most; never more than a tenth of what there is."""
 LOOKS = 8
 """Draws of the defense's noise over which the wire of an answer is averaged."""
@@ -49,7 +49,7 @@ def _keys(images: Tensor) -> list[int]:
     return [int.from_bytes(hashlib.sha256(image.numpy().tobytes()).digest()[:8], "big") for image in images.cpu()]
 
 
-def judged(images: Split, seed: int) -> tuple[Split, Split]:
+def hold_out(images: Split, seed: int) -> tuple[Split, Split]:
     """The attacker's images as a few that judge finished attacks, and the rest, from which all attacks learn.
 
     Nothing is kept for judging where that would be fewer than two images.
@@ -58,8 +58,8 @@ def judged(images: Split, seed: int) -> tuple[Split, Split]:
     >>> [len(part) for part in judged(images, 0)]
     [10, 90]
     """
-    count = min(MOST_JUDGES, len(images) // 10)
-    order = torch.randperm(len(images), generator=stream("cpu", seed, JUDGES)).to(images.images.device)
+    count = min(MOST_HELD_OUT, len(images) // 10)
+    order = torch.randperm(len(images), generator=stream("cpu", seed, HELD_OUT)).to(images.images.device)
     held = order[: count if count >= 2 else 0]
     return images.subset(held), images.subset(order[len(held) :].sort().values)
 

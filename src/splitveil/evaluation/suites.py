@@ -21,7 +21,7 @@ from ..statistics import intervals
 from ..statistics.best_attacker import DISTANCE, BestAttacker, best_attacker
 from ..storage import reading
 from ..storage.files import write_json
-from . import evaluate, reliability
+from . import evaluate, reliability, stage
 
 Values = dict[str, dict[str, Tensor]]
 """Attack -> metric -> one number per image."""
@@ -162,7 +162,7 @@ def run_suite(
     *,
     progress: Callable[[str], Progress] | None = None,
     extra: Mapping[str, evaluate.Metric] | None = None,
-    **terms: Any,
+    **threat_model: Any,
 ) -> dict[str, Any]:
     """Run every attack of the suite and leave ``RUN/attacks/NAME/`` for each and ``RUN/attacks/suite-SUITE.json``.
 
@@ -182,8 +182,8 @@ def run_suite(
     Raises:
         UserError: unknown suite or protocol, sizes beyond what there is.
     """
-    start, agreed, fits = time.perf_counter(), evaluate.Terms(**terms), {}
-    parts = evaluate.parts(run.settings, images, agreed.protocol_name, agreed.attacker_size, agreed.attacked)
+    start, agreed, fits = time.perf_counter(), stage.ThreatModel(**threat_model), {}
+    parts = stage.parts(run.settings, images, agreed.protocol_name, agreed.attacker_size, agreed.attacked)
     summaries: dict[str, dict[str, Any]] = {}
     values: Values = {}
     held: Values = {}
@@ -192,7 +192,9 @@ def run_suite(
         done = finished(run, label, spec, parts, agreed, extra or {})
         if done is None:
             shown = progress(label) if progress else None
-            outcome = evaluate.run_and_save(run, label, spec, images, progress=shown, extra=extra, fits=fits, **terms)
+            outcome = evaluate.run_and_save(
+                run, label, spec, images, progress=shown, extra=extra, fits=fits, **threat_model
+            )
             done = outcome.summary, outcome.values, outcome.held_out
         summaries[label], values[label], held[label] = done
     about: dict[str, Any] = {"suite": name} | ({"superseded_by": SUPERSEDED[name]} if name in SUPERSEDED else {})
@@ -233,7 +235,7 @@ def possible(name: str, run: Run, images: ImageSet, parts: Protocol) -> tuple[di
     Raises:
         UserError: unknown suite; none of its attacks can be made.
     """
-    wire = evaluate.wire_shape(run.model(images), parts.attacker_test)
+    wire = stage.wire_shape(run.model(images), parts.attacker_test)
     able, skipped = named(name), {}
     for label, spec in named(name).items():
         attack: Attack = spec.make("attacks")
@@ -330,7 +332,7 @@ def _distances(values: Values) -> dict[str, Tensor] | None:
 
 
 def finished(
-    run: Run, label: str, spec: Spec, parts: Protocol, terms: evaluate.Terms, extra: Iterable[str] = ()
+    run: Run, label: str, spec: Spec, parts: Protocol, threat_model: stage.ThreatModel, extra: Iterable[str] = ()
 ) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]] | None:
     """Summary of an attack that was run on this model under these terms, without a budget, and its values per image.
 
@@ -338,14 +340,14 @@ def finished(
 
     None where it must run (again).
     """
-    folder = evaluate.place(run, label, terms.protocol_name)
+    folder = evaluate.place(run, label, threat_model.protocol_name)
     left = folder / "summary.json"
     if not left.is_file() or left.stat().st_mtime < (run.path / "model.safetensors").stat().st_mtime:
         return None
     remedy = f"remove {folder}, and the attack is run again"
     summary = reading.read_json(left, reading.ATTACK, remedy)
     summary["attack"] = renewed(summary["attack"], "attacks")
-    wanted = evaluate.identity(spec, parts, terms)
+    wanted = stage.identity(spec, parts, threat_model)
     seen = {DISTANCE} if Access.WEIGHTS in parts.grants else set()
     names = [*evaluate.METRICS, *extra, *seen]
     if any(summary.get(key) != value for key, value in wanted.items()) or summary.get("budget", {}).get("cut"):

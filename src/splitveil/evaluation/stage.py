@@ -1,0 +1,164 @@
+"""Everything that an attack needs before its first step, and the checks of what is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .. import config
+from ..attacks.base import Attack, Victim, check_memory
+from ..data import ImageSet, Protocol, Split, protocol, to_float
+from ..data.protocol import divide
+from ..errors import UserError
+from ..model import SplitModel
+from ..randomness import stream
+from ..recipe import ATTACK
+from ..runs import Run
+from ..training import pins
+from .interception import Interception
+
+ONCE = "drawn once per image"
+"""How the noise on the attacked wires was drawn: earlier versions drew it anew for each attack."""
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """Under what an attack is made.
+
+    Attributes:
+        protocol_name: who has which images, and what the attacker may see.
+        attacker_size: train the attack on only this many of its images, class-balanced.
+        attacked: reconstruct only this many images, class-balanced.
+        seed: of the attack's own randomness; which images it gets depends on the run's seed only.
+        observed: wires of each image that the attacker sees and combines, as of a video or a request sent again.
+    """
+
+    protocol_name: str = "inference_time"
+    attacker_size: int | None = None
+    attacked: int | None = None
+    seed: int = 0
+    observed: int = 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Everything that an attack needs, before its first step; ``seed`` is that of what is attacked."""
+
+    seed: int
+    spec: config.Spec
+    threat_model: ThreatModel
+    attack: Attack
+    given: Protocol
+    model: SplitModel
+    victim: Victim
+    tap: Interception
+    rng: torch.Generator
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two attacks the same."""
+        return identity(self.spec, self.given, self.threat_model)
+
+
+def identity(spec: config.Spec, given: Protocol, threat_model: ThreatModel) -> dict[str, Any]:
+    """What makes two attacks the same: the attack, the images of both sides, and what was granted.
+
+    ``images_digest`` is the SHA-256 of the attacked images: errors on equal ones may be compared image by image.
+    """
+    test = given.attacker_test.images
+    return {
+        "attack": spec.resolve("attacks").model_dump(),
+        "protocol": given.name,
+        "seed": threat_model.seed,
+        "observed": threat_model.observed,
+        "wire": ONCE,
+        "images": {"attacker": len(given.attacker_train), "attacked": len(test)},
+        "images_digest": given.attacker_test.digest(),
+    }
+
+
+def set_up(run: Run, spec: config.Spec, images: ImageSet, threat_model: ThreatModel) -> Stage:
+    """Build the attack and what it sees; everything that can be wrong with the request is found here."""
+    pins.check(run.summary, images, run.path)
+    given = parts(run.settings, images, threat_model.protocol_name, threat_model.attacker_size, threat_model.attacked)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = run.model(images).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return stage_of(model, spec, given, threat_model, run.settings.seed)
+
+
+def stage_of(model: SplitModel, spec: config.Spec, given: Protocol, threat_model: ThreatModel, seed: int) -> Stage:
+    """Build the attack ``spec`` on ``model`` by somebody who has what ``given`` says.
+
+    Args:
+        seed: of what is attacked: the wires under attack and the attack's randomness follow from it.
+
+    Raises:
+        UserError: unknown names, access that is not granted, a wire that the attack cannot take, too little memory.
+    """
+    spec = spec.resolve("attacks")
+    attack: Attack = spec.make("attacks")
+    victim = Victim(model, given.grants, threat_model.observed)
+    victim.require(*attack.needs)
+    attack.check(wire_shape(model, given.attacker_test), min(given.attacker_test.shape[1:]))
+    check_memory(spec.name, attack, victim, given.attacker_train, len(given.attacker_test))
+    rng = stream(victim.device, seed, ATTACK, threat_model.seed)
+    tap = Interception(victim.of(attack), seed, given.name)
+    return Stage(seed, spec, threat_model, attack, given, model, victim, tap, rng)
+
+
+def check(run: Run, specs: Collection[config.Spec], images: ImageSet, threat_model: ThreatModel) -> None:
+    """Find out whether these attacks can be made on ``run``, before the work on the first begins.
+
+    Raises:
+        UserError: sizes beyond what there is.
+        AccessError, WireError: access that the protocol does not grant; a wire that an attack cannot take.
+    """
+    given = parts(run.settings, images, threat_model.protocol_name, threat_model.attacker_size, threat_model.attacked)
+    model = run.model(images)
+    victim = Victim(model, given.grants, threat_model.observed)
+    for spec in specs:
+        victim.require(*spec.make("attacks").needs)
+    check_wire(model, specs, images)
+    for spec in specs:
+        check_memory(spec.name, spec.make("attacks"), victim, given.attacker_train, len(given.attacker_test))
+
+
+def check_wire(model: SplitModel, specs: Iterable[config.Spec], images: ImageSet) -> None:
+    """Find out whether these attacks can take the wire of ``model``, which need not be trained yet.
+
+    Raises:
+        WireError: one cannot.
+    """
+    wire = wire_shape(model, images.test)
+    for spec in specs:
+        spec.make("attacks").check(wire, images.size)
+
+
+@torch.no_grad()
+def wire_shape(model: SplitModel, images: Split) -> tuple[int, ...]:
+    """Shape of what crosses the wire for one of ``images``, without the batch."""
+    two = to_float(images.images[:2].to(model.mean.device))
+    return tuple(model.eval().encode(two, torch.Generator(two.device).manual_seed(0)).shape[1:])
+
+
+def parts(
+    settings: config.TrainConfig, images: ImageSet, name: str, attacker_size: int | None, attacked: int | None
+) -> Protocol:
+    """Who has which images when a run of ``settings`` is attacked under protocol ``name``; sizes as in `evaluate`."""
+    trained = settings.protocol
+    if name != trained and "auxiliary" in (name, trained):
+        raise UserError(
+            f"the run was trained under protocol {trained}, so its attacker cannot be {name}'s: "
+            f"train it with --protocol {name}, or attack it with --protocol {trained}"
+        )
+    if attacked is not None and attacked < 2:
+        raise UserError(f"attacked is {attacked}; expected at least 2 images: one has no confidence interval")
+    given = protocol(name, images, seed=settings.seed, attacker_test_size=attacked)
+    if attacker_size is None:
+        return given
+    if not 2 <= attacker_size <= len(given.attacker_train):
+        raise UserError(f"attacker size {attacker_size}: protocol {name} has {len(given.attacker_train)} images for it")
+    fewer, _ = divide(given.attacker_train, attacker_size, torch.Generator().manual_seed(settings.seed))
+    return Protocol(**{**vars(given), "attacker_train": fewer})
