@@ -86,7 +86,7 @@ def test_an_attack_that_cannot_take_the_wire_is_refused_before_work(attack, tmp_
 @pytest.mark.parametrize(("shape", "left_out"), [("tokens", ["shadow"]), ("maps", []), ("film", ["shadow", "decoder"])])
 def test_a_suite_leaves_out_what_cannot_take_the_wire(shape, left_out, tmp_path, monkeypatch, capsys):
     texts = ["shadow:steps=1,epochs=1,network=custom", "linear:looks=1", "decoder:epochs=1,network=custom"]
-    monkeypatch.setitem(suites.SUITES, "tiny-v1", suites._specs(*texts))
+    monkeypatch.setitem(suites.SUITES, "tiny-v1", suites.specs(*texts))
     run = trained(shape, tmp_path / "run", monkeypatch)
     main(["attack", str(run.path), "--suite", "tiny-v1", "--attacked", "4", "--dry-run"])
     rehearsed = capsys.readouterr().out
@@ -103,7 +103,7 @@ def test_a_suite_leaves_out_what_cannot_take_the_wire(shape, left_out, tmp_path,
 
 @pytest.mark.usefixtures("idle")
 def test_a_suite_of_which_nothing_is_left(tmp_path, monkeypatch):
-    monkeypatch.setitem(suites.SUITES, "tiny-v1", suites._specs("shadow:steps=1", "decoder:epochs=1"))
+    monkeypatch.setitem(suites.SUITES, "tiny-v1", suites.specs("shadow:steps=1", "decoder:epochs=1"))
     run = trained("film", tmp_path / "run", monkeypatch)
     with pytest.raises(UserError, match=r"no attack of tiny-v1 can be made under protocol train_time: shadow: .*dec"):
         suites.run_suite(run, "tiny-v1", IMAGES, protocol_name="train_time")

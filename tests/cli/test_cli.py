@@ -88,7 +88,7 @@ def test_attacks_that_begin_with_one_decoder_train_it_once(run, capsys):
 def test_a_suite_reports_the_worst_case(run, capsys, monkeypatch):
     from splitveil.evaluation import suites
 
-    monkeypatch.setitem(suites.SUITES, "tiny-v1", suites._specs("linear:looks=1", "nearest:looks=1"))
+    monkeypatch.setitem(suites.SUITES, "tiny-v1", suites.specs("linear:looks=1", "nearest:looks=1"))
     main(["attack", str(run), "--suite", "tiny-v1", "--attacked", "10", "--protocol", "train_time"])
     assert "worst case" in capsys.readouterr().out
     found = json.loads((run / "attacks" / "suite-tiny-v1@train_time.json").read_text())
@@ -307,7 +307,7 @@ def test_a_dry_run_of_a_suite_names_what_is_left_out(run, capsys, monkeypatch):
 
     whole = stage.parts
     monkeypatch.setattr(stage, "parts", lambda *of: replace(whole(*of), grants=frozenset({Access.QUERY})))
-    monkeypatch.setitem(suites.SUITES, "tiny-v1", suites._specs("linear:looks=1", "confidence:epochs=1"))
+    monkeypatch.setitem(suites.SUITES, "tiny-v1", suites.specs("linear:looks=1", "confidence:epochs=1"))
     main(["attack", str(run), "--suite", "tiny-v1", "--attacked", "4", "--dry-run"])
     assert "left out: confidence: the protocol does not grant logits" in capsys.readouterr().out
 

@@ -90,7 +90,7 @@ def test_the_distance_of_the_truth_is_one_and_that_of_another_image_more():
 def test_copies_of_an_attack_have_the_worst_case_of_one(tmp_path, small, monkeypatch):
     train(tmp_path, defense=("gaussian:0.4",))
     run = Run.open(tmp_path)
-    copies = {f"linear{i}": spec for i, spec in enumerate(suites._specs(*["linear:looks=4"] * 12))}
+    copies = {f"linear{i}": spec for i, spec in enumerate(suites.specs(*["linear:looks=4"] * 12))}
     monkeypatch.setattr(suites, "named", lambda name: dict(copies))
     found = suites.run_suite(run, "twelve", IMAGES, protocol_name="train_time")
     alone = evaluate.attack_run(run, copies["linear0"], IMAGES, protocol_name="train_time")
@@ -149,7 +149,7 @@ def test_without_the_weights_no_distance_is_seen(tmp_path, small, monkeypatch):
     train(tmp_path, defense=("gaussian:0.1",))
     real = stage.protocol
     monkeypatch.setattr(stage, "protocol", lambda *a, **o: replace(real(*a, **o), grants=frozenset({Access.QUERY})))
-    (spec,) = suites._specs("linear:looks=1")
+    (spec,) = suites.specs("linear:looks=1")
     outcome = evaluate.evaluate(Run.open(tmp_path), spec, IMAGES)
     assert DISTANCE not in outcome.values
     assert set(outcome.held_out) == {"mse"}

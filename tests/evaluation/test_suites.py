@@ -57,7 +57,7 @@ def tiny(*_: Any, classes: int, **__: Any) -> Parts:
 def folder(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setattr(runs.zoo, "build", tiny)
-    patch.setitem(suites.SUITES, "tiny-v1", suites._specs(*TINY))
+    patch.setitem(suites.SUITES, "tiny-v1", suites.specs(*TINY))
     path = tmp_path_factory.mktemp("runs") / "run"
     values = {"data": "digits", "train_size": 60, "test_size": 120, "epochs": 1, "precision": "32-true", "seed": 3}
     trainer.fit(config.parse({**values, "defense": ["gaussian:0.05"]}), IMAGES, path)
@@ -150,7 +150,7 @@ def test_the_decoder_of_ressfl_is_the_one_that_its_script_has():
 
 def test_two_attacks_of_one_name():
     with pytest.raises(UserError, match="two attacks are called decoder; expected settings that differ by a word"):
-        suites.labels(suites._specs("decoder:epochs=1", "decoder:epochs=2"))
+        suites.labels(suites.specs("decoder:epochs=1", "decoder:epochs=2"))
 
 
 # A run
@@ -242,7 +242,7 @@ def test_access_that_is_not_granted_is_named(run, monkeypatch):
     assert list(summary["attacks"]) == ["linear", "nearest"]
     assert summary["skipped"] == {"rmle": "the protocol does not grant weights"}
     monkeypatch.setattr(
-        evaluate, "protocol", lambda *a, **o: replace(protocol(*a, **o), grants=frozenset({Access.LABELS}))
+        stage, "protocol", lambda *a, **o: replace(protocol(*a, **o), grants=frozenset({Access.LABELS}))
     )
     refused = "no attack of tiny-v1 can be made under protocol inference_time: linear: the protocol does not grant que"
     with pytest.raises(UserError, match=refused):
@@ -297,7 +297,7 @@ def test_a_suite_trains_the_decoder_of_several_attacks_once(run, monkeypatch):
         f"refine:steps=2,draws=1,tuning=2,start_steps=8,{decoder}",
         f"gan:steps=2,critic_steps=1,warm_steps=8,width=4,{decoder}",
     )
-    monkeypatch.setitem(suites.SUITES, "shared-v1", suites._specs(*specs))
+    monkeypatch.setitem(suites.SUITES, "shared-v1", suites.specs(*specs))
     trained = []
     real = DecoderAttack.learn
     monkeypatch.setattr(DecoderAttack, "learn", lambda self, *a: trained.append(1) or real(self, *a))

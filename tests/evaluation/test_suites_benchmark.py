@@ -23,9 +23,9 @@ def benchmark(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     import suites_v2
 
-    first = suites._specs("linear:looks=4", f"decoder:{DECODER}")
+    first = suites.specs("linear:looks=4", f"decoder:{DECODER}")
     refine = f"refine:steps=3,draws=1,tuning=2,start_steps=24,{OPEN}"
-    second = suites._specs("linear:looks=4", f"decoder:{OPEN},steps=24", refine)
+    second = suites.specs("linear:looks=4", f"decoder:{OPEN},steps=24", refine)
     monkeypatch.setitem(suites.SUITES, "quick-v1", first)
     monkeypatch.setitem(suites.SUITES, "quick-v2", second)
     decoder = "decoder:network=conv_normN0C8,epochs=1,batch_size=32,steps=24,patience=8"

@@ -1,4 +1,4 @@
-"""An attack on a finished run, scored image by image and left in the run folder."""
+"""Attacks on a finished run, scored image by image and saved in the run folder."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from .stage import Stage, ThreatModel, check_wire, parts, set_up
 __all__ = ["METRICS", "Metric", "Outcome", "Terms", "ThreatModel", "attack_run", "check_wire", "evaluate", "parts"]
 Terms = ThreatModel  # the name in earlier versions
 SHOWN = 10
-"""Images in the picture: the first of the attacked images, by index and not by beauty."""
+"""Number of images in the picture: the first of the attacked images, chosen by index and not by beauty."""
 ARRAYS = "reconstructions.npz"
 """The images of the picture as arrays: ``originals`` and ``reconstructions``, uint8 (K, C, S, S)."""
 PARTIAL = "partial"
@@ -46,11 +46,14 @@ PARTIAL = "partial"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an attack achieved.
+    """The result of an attack.
 
-    ``summary`` is what summary.json holds; ``values`` each metric per image, (N,); ``held_out`` the error and the
-    distance on the wire of each of the attacker's images that judge the attack; ``originals`` and ``reconstructions``
-    uint8 (N, 3, S, S), in the same order as ``values``.
+    Attributes:
+        summary: what summary.json holds.
+        values: each metric per image, (N,).
+        held_out: error and distance on the wire of each of the attacker's held-out images.
+        originals: uint8 (N, C, S, S), in the order of ``values``.
+        reconstructions: as ``originals``.
     """
 
     summary: dict[str, Any]
@@ -63,23 +66,31 @@ class Outcome:
 def attack_run(
     run: Run, spec: config.Spec, images: ImageSet, *, label: str | None = None, **options: Any
 ) -> dict[str, Any]:
-    """`evaluate`, and leave ``RUN/attacks/LABEL/`` with summary.json, per_image.csv, held_out.csv and a picture.
+    """Evaluate an attack and save it in the run folder.
 
-    The images of the picture are also left as arrays, in `ARRAYS`.
-
-    An attack that is stopped leaves ``RUN/attacks/LABEL/partial/``, from which the same attack goes on. Under another
-    protocol than the run's own the folder is ``RUN/attacks/LABEL@PROTOCOL/``.
+    ``RUN/attacks/LABEL/`` then holds summary.json, per_image.csv, held_out.csv and a picture, whose images are also
+    there as arrays (`ARRAYS`). An attack that is stopped leaves ``RUN/attacks/LABEL/partial/``, from which the same
+    attack goes on. Under another protocol than the run's own the folder is ``RUN/attacks/LABEL@PROTOCOL/``.
 
     Args:
-        label: name of the folder; the attack's by default.
-        options: as of `evaluate`.
+        run: trained model in its folder.
+        spec: name and settings of the attack.
+        images: image set of the run.
+        label: name of the folder; None: the attack's name.
+        options: further arguments of `evaluate`.
+
+    Returns:
+        What summary.json holds.
+
+    Raises:
+        UserError: as `evaluate`; another process makes the same attack.
     """
     label = label or spec.name
     return run_and_save(run, label, spec, images, **options).summary
 
 
 def run_and_save(run: Run, label: str, spec: config.Spec, images: ImageSet, **options: Any) -> Outcome:
-    """`evaluate` and `save` while no other process attacks the run under this label."""
+    """Evaluate and save an attack while no other process attacks the run under this label."""
     protocol_name = options.get("protocol_name", ThreatModel.protocol_name)
     folder = place(run, label, protocol_name)
     with claimed(folder, "attack"):
@@ -89,9 +100,11 @@ def run_and_save(run: Run, label: str, spec: config.Spec, images: ImageSet, **op
 
 
 def place(run: Run, name: str, protocol_name: str | None = None) -> Path:
-    """Return where an attack or a suite called ``name`` is left; each protocol has a place of its own.
+    """Return the path at which an attack or a suite is saved; each protocol has its own.
 
     Args:
+        run: trained model in its folder.
+        name: label of the attack, or name of the suite.
         protocol_name: None: the run's own.
     """
     own = protocol_name in (None, run.settings.protocol)
@@ -99,11 +112,14 @@ def place(run: Run, name: str, protocol_name: str | None = None) -> Path:
 
 
 def save(outcome: Outcome, run: Run, name: str, kept: int | None = SHOWN, *, protocol_name: str | None = None) -> None:
-    """Write the files of an attack; the summary last, so that its presence says the attack is done.
+    """Write the files of an attack; the summary is the last, so that its presence says that the attack is done.
 
     Args:
+        outcome: result of the attack.
+        run: trained model in its folder.
+        name: label of the attack.
+        kept: number of originals and reconstructions in the arrays beside the picture; None: all.
         protocol_name: as of `place`.
-        kept: how many originals and reconstructions the arrays beside the picture hold; None: all.
     """
     folder = place(run, name, protocol_name)
     rows = [("original", outcome.originals[:SHOWN]), (name, outcome.reconstructions[:SHOWN])]
@@ -131,11 +147,18 @@ def evaluate(
     """Fit the attack ``spec`` on what the protocol gives the attacker and score it image by image.
 
     Args:
-        budget: what the attack may spend.
+        run: trained model in its folder.
+        spec: name and settings of the attack.
+        images: image set of the run.
+        budget: limit on the attack's steps or time.
+        progress: called after steps with (steps done, steps in all, current error).
         store: folder in which a stopped attack is kept; the same attack with the same folder goes on.
         extra: further metrics by name: (reconstructions, originals, labels) -> one number per image.
-        fits: of `Work`; give the same dict to attacks that may share a training.
-        terms: of `Terms`: protocol_name, attacker_size, attacked, seed, observed.
+        fits: see `Runtime`; give the same dict to attacks that may share a training.
+        threat_model: fields of `ThreatModel`: protocol_name, attacker_size, attacked, seed, observed.
+
+    Returns:
+        Summary, values per image and pictures; nothing is written but what ``store`` keeps.
 
     Raises:
         UserError: unknown names, sizes beyond what there is, access that the protocol does not grant.
@@ -146,7 +169,7 @@ def evaluate(
 
 
 def made(stage: Stage, runtime: Runtime, extra: Mapping[str, Metric] | None = None) -> Outcome:
-    """Fit the attack of ``stage`` and score it image by image; nothing is written but what ``work`` keeps."""
+    """Fit the attack of ``stage`` and score it image by image; write nothing but what ``runtime`` keeps."""
     given = stage.given
     first = given.attacker_test.subset(torch.arange(min(2, len(given.attacker_test))))
     scored(to_float(first.images), first, extra)  # a metric that cannot score such images is no surprise at the end
@@ -182,7 +205,13 @@ def made(stage: Stage, runtime: Runtime, extra: Mapping[str, Metric] | None = No
 
 
 def rehearse(run: Run, spec: config.Spec, images: ImageSet, **threat_model: Any) -> dict[str, Any]:
-    """Two steps of every loop of the attack, on its real images; nothing is written.
+    """Take two steps of every loop of the attack, on its real images; write nothing.
+
+    Args:
+        run: trained model in its folder.
+        spec: name and settings of the attack.
+        images: image set of the run.
+        threat_model: fields of `ThreatModel`.
 
     Returns:
         attack, protocol and images as in a summary; ``needs``; ``loops``: [name, steps]; ``seconds``:
@@ -211,7 +240,7 @@ def rehearse(run: Run, spec: config.Spec, images: ImageSet, **threat_model: Any)
 def reconstruct(
     attack: Attack, tap: Interception, split: Split, runtime: Runtime | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Reconstructions (N, 3, S, S), and the wires (N, ...), one of each image, that say what was seen; on the CPU."""
+    """Return reconstructions (N, C, S, S), and one wire (N, ...) of each image that says what was seen; on the CPU."""
     found, wires = [], []
     batches = zip(split.images.split(BATCH), split.labels.split(BATCH), strict=True)
     for images, labels in (runtime or Runtime()).each(batches):
@@ -238,7 +267,7 @@ def _part(values: dict[str, Tensor], start: int, stop: int | None) -> dict[str, 
 
 
 def _kept(store: Path | None, stage: Stage, budget: Budget, model: Path) -> Path | None:
-    """The folder of checkpoints, emptied where it belongs to another attack, or to other weights than ``model``."""
+    """Return the folder of checkpoints, emptied where it belongs to another attack or to other weights."""
     if store is None:
         return None
     weights = hashlib.sha256(model.read_bytes()).hexdigest()

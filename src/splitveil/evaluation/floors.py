@@ -1,4 +1,4 @@
-"""What any attacker reaches in seconds: errors that an attack must be below before its own says something."""
+"""Errors that any attacker reaches in seconds: an attack that is not below them says nothing."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ from ..randomness import stream
 from ..recipe import HELD_OUT
 
 MOST_IMAGES, MOST_WEIGHTS = 2000, 2**27
-"""Attacker images from which the linear attack learns, and entries of the wire times pixels beyond which it is slow."""
+"""Most attacker images that the linear attack learns from, and most entries of the wire times pixels: more is slow."""
 
 
 def linear_error(victim: Victim, own: Split, attacked: Split, wires: Tensor, seed: int) -> Tensor | None:
-    """MSE (N,) of a quick linear attack on the same wires; None where it would take more than seconds, or lacks access.
+    """Return the MSE (N,) of a quick linear attack on the same wires.
 
-    It learns from one look at `MOST_IMAGES` of the attacker's images at most, by a generator of its own.
+    It learns from one look at `MOST_IMAGES` of the attacker's images at most, with a generator of its own.
 
     Args:
+        victim: the attacker's view of the model.
         own: images that the attacker may learn from.
-        attacked: those under attack; wires: what was seen of them, (N, ...).
-        seed: of the attack.
+        attacked: images under attack.
+        wires: what was seen of them, (N, ...).
+        seed: seed of the attack.
+
+    Returns:
+        One error per image; None where the attack would take more than seconds, or lacks access.
     """
     weights = wires[0].numel() * attacked.images[0].numel()
     if len(own) < 5 or weights > MOST_WEIGHTS or LinearAttack.needs - victim.grants:
@@ -36,7 +41,7 @@ def linear_error(victim: Victim, own: Split, attacked: Split, wires: Tensor, see
 
 
 def mean_image_error(train: Split, test: Split) -> Tensor:
-    """MSE (N,) of answering the mean of ``train`` for each image of ``test``: what is known without the wire."""
+    """Return the MSE (N,) of answering the mean of ``train`` for each image of ``test``, which needs no wire."""
     total = torch.stack([part.double().sum(0) for part in train.images.split(4096)]).sum(0)
     mean = (total / len(train) / 255).float()
     truth = to_float(test.images)

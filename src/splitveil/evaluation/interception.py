@@ -1,4 +1,4 @@
-"""The wires that are attacked: drawn once for a run, a protocol and an image, whatever attack reconstructs them.
+"""The wires that are attacked: drawn once for a run, a protocol and an image, and the same for all attacks.
 
 Attacks that each draw their own noise cannot be compared image by image, and the lowest of their errors is that of the
 luckiest draw: with 12 draws of the same attack it is 3 % too low at σ = 0.025 and 24 % at σ = 0.8.
@@ -18,9 +18,9 @@ from ..randomness import stream
 from ..recipe import HELD_OUT, WIRE
 
 MOST_HELD_OUT = 32
-"""Attacker images on which finished attacks are compared, at most; never more than a tenth of what there is."""
+"""Most attacker images on which finished attacks are compared; never more than a tenth of those that there are."""
 LOOKS = 8
-"""Draws of the defense's noise over which the wire of an answer is averaged."""
+"""Number of draws of the defense's noise over which the wire of an answer is averaged."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Interception:
 
     Attributes:
         victim: the split model.
-        seed: of the run.
-        protocol: its name.
+        seed: seed of the run.
+        protocol: name of the protocol.
     """
 
     victim: Victim
@@ -38,24 +38,32 @@ class Interception:
     protocol: str
 
     def wires(self, images: Tensor) -> Tensor:
-        """z_wire (B, ...) of uint8 images (B, 3, S, S): the same image always has the same noise, in any batch."""
+        """Return z_wire (B, ...) of images; the same image always has the same noise, in any batch.
+
+        Args:
+            images: uint8 (B, C, S, S).
+        """
         protocol = int.from_bytes(self.protocol.encode(), "big")
         streams = [stream(self.victim.device, self.seed, WIRE, protocol, key) for key in _keys(images)]
         return self.victim.intercept(to_float(images.to(self.victim.device)), streams)
 
 
 def _keys(images: Tensor) -> list[int]:
-    """A number for each image that follows from its pixels."""
+    """Return a number for each image that follows from its pixels."""
     return [int.from_bytes(hashlib.sha256(image.numpy().tobytes()).digest()[:8], "big") for image in images.cpu()]
 
 
 def hold_out(images: Split, seed: int) -> tuple[Split, Split]:
-    """The attacker's images as a few that judge finished attacks, and the rest, from which all attacks learn.
+    """Return a few of the attacker's images on which finished attacks are compared, and the rest, to learn from.
 
-    Nothing is kept for judging where that would be fewer than two images.
+    Nothing is held out where that would be fewer than two images.
+
+    Args:
+        images: of the attacker.
+        seed: seed of the run; the same images are held out from all attacks.
 
     >>> images = Split(torch.zeros(100, 3, 8, 8, dtype=torch.uint8), torch.zeros(100, dtype=torch.long))
-    >>> [len(part) for part in judged(images, 0)]
+    >>> [len(part) for part in hold_out(images, 0)]
     [10, 90]
     """
     count = min(MOST_HELD_OUT, len(images) // 10)
@@ -66,14 +74,19 @@ def hold_out(images: Split, seed: int) -> tuple[Split, Split]:
 
 @torch.no_grad()
 def wire_distance(victim: Victim, found: Tensor, wires: Tensor, rng: torch.Generator) -> Tensor:
-    """Σ_d (E f_d(x̂) − z_d)²/(m v_d) of each answer x̂, on the CPU: what an attacker with the encoder sees of its error.
+    """Return Σ_d (E f_d(x̂) − z_d)²/(m v_d) of each answer x̂: what an attacker with the encoder sees of its own error.
 
     v_d is the noise's variance of entry d, averaged over the answers; a ten-thousandth of the wire's own variance where
     it is less. For additive noise and the true image it is 1 on average.
 
     Args:
-        found: answers (N, 3, S, S) in [0, 1].
+        victim: view of the model, with its weights.
+        found: answers (N, C, S, S) in [0, 1].
         wires: what was seen, (N, ...): of several wires of each image the one that the law makes of them.
+        rng: generator of the defense's noise.
+
+    Returns:
+        Distances (N,), on the CPU.
     """
     model, device = victim.white_box(), victim.device
     looks = []

@@ -1,4 +1,4 @@
-"""LPIPS: how different two images look to a network whose weights the user brings. Nothing is downloaded."""
+"""LPIPS: the perceptual distance of two images, by a network whose weights the user brings. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..metrics import checked_pair
 from ..storage.files import is_safetensors
 
 SIZE = 64
-"""Pixels to which smaller images are enlarged: the side of the patches that LPIPS was fitted to people's answers on."""
+"""Side in pixels to which smaller images are enlarged: that of the patches on which LPIPS was fitted to judgments."""
 PIXELS_AT_ONCE = 2**19
 WEIGHTS = {"alex": "AlexNet_Weights", "vgg": "VGG16_Weights", "squeeze": "SqueezeNet1_1_Weights"}
 """Networks of LPIPS and the torchvision weights that are published for them."""
@@ -52,7 +52,10 @@ class Lpips:
 
     @classmethod
     def load(cls, path: str | Path) -> Lpips:
-        """LPIPS on the network whose torchvision weights are in ``path``; which one it is, is read from the tensors.
+        """Return LPIPS on the network whose torchvision weights are in a file.
+
+        Args:
+            path: a .pth or .safetensors file; which network it is, is read from the tensors.
 
         Raises:
             UserError: no such file, none with weights, weights of another network, or torchmetrics is missing.
@@ -70,7 +73,12 @@ class Lpips:
 
     @torch.no_grad()
     def __call__(self, found: Tensor, truth: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Distance of each pair of images (N, 3, H, W) in [0, 1]: (N,), on the CPU. ``labels`` are not looked at.
+        """Return the distance of each pair of images: (N,), on the CPU.
+
+        Args:
+            found: reconstructions (N, 3, H, W) in [0, 1].
+            truth: originals (N, 3, H, W) in [0, 1].
+            labels: ignored; metrics of an attack get them.
 
         Raises:
             UserError: shapes or types do not fit, values are NaN or outside [0, 1], or the images have no three colors.
@@ -108,7 +116,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _network_of(tensors: dict[str, Tensor]) -> str:
-    """The network that the tensors look like; `_matched` tells whether they fit it."""
+    """Return the name of the network that the tensors look like; `_matched` checks whether they fit it."""
     if "features.3.squeeze.weight" in tensors:
         return "squeeze"
     first = tensors.get("features.0.weight")
@@ -116,7 +124,7 @@ def _network_of(tensors: dict[str, Tensor]) -> str:
 
 
 def _build(name: str) -> tuple[nn.Module, str]:
-    """torchmetrics' network with the weights w_l that it ships, and how the digest of torchvision's weights begins."""
+    """Return torchmetrics' network with the weights w_l that it ships, and the first digits of torchvision's digest."""
     try:
         import torchvision
 
@@ -131,7 +139,10 @@ def _build(name: str) -> tuple[nn.Module, str]:
 
 
 def _matched(path: Path, name: str, network: Any, tensors: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Our tensors beside the file's: slice2.3.weight and slices.2.3.weight are torchvision's features.3.weight."""
+    """Return our tensors beside the file's.
+
+    Our slice2.3.weight and slices.2.3.weight are torchvision's features.3.weight.
+    """
     pairs = []
     for key, ours in network.net.state_dict().items():
         theirs = re.sub(r"^slices?\.?\d+\.", "features.", key)

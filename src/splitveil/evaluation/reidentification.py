@@ -1,4 +1,4 @@
-"""Re-identification: how often a classifier that has nothing to do with the victim sees the class in a reconstruction.
+"""Re-identification: how often an independent classifier recognizes the class in a reconstruction.
 
 The judge is the evaluator's tool, neither the defender's nor the attacker's: it is trained on the clean training images
 of the run's image set, with another network and another seed than the victim.
@@ -30,7 +30,7 @@ from ..storage.files import atomic_write
 from ..training import trainer
 
 SEED = 20_250_000
-"""Of every judge, so that two runs are judged by the same one."""
+"""Seed of every judge, so that two runs are judged by the same one."""
 EPOCHS = 30
 ARCH = "resnet20"
 FILE = "judge.safetensors"
@@ -61,8 +61,15 @@ class Judge:
     ) -> Judge:
         """Train a judge with the project's own recipe on the clean training images of ``images``.
 
-        Training images whose pixels are among the test images are left out: whatever an attack reconstructs is a test
-        image, which the judge must not have seen. A tenth of the training images chooses the epoch.
+        Training images whose pixels are among the test images are left out: an attack reconstructs test images, which
+        the judge must not have seen. A tenth of the training images chooses the epoch.
+
+        Args:
+            images: image set of the attacked run.
+            seed: of the weights and of the training.
+            progress: called after each step, as that of a training.
+            arch: network, see `splitveil list models`.
+            epochs: of the training.
 
         Raises:
             UserError: unknown network, or too few images.
@@ -79,10 +86,10 @@ class Judge:
 
     @torch.no_grad()
     def correct(self, images: Tensor, labels: Tensor) -> Tensor:
-        """bool (N,), on the CPU: whose class the judge sees in ``images``.
+        """Return in which images the judge sees the true class: bool (N,), on the CPU.
 
         Args:
-            images: (N, 3, S, S), uint8 or floats in [0, 1], of the size of the training images.
+            images: (N, C, S, S), uint8 or floats in [0, 1], of the size of the training images.
             labels: int64, (N,).
 
         Raises:
@@ -100,16 +107,20 @@ class Judge:
             found.append(self.model.tail(self.model.features(x.to(memory_format=torch.channels_last))).argmax(1))
         return torch.cat(found).cpu() == labels.cpu()
 
-    def metrics(self) -> dict[str, Seen]:
-        """What `evaluation.evaluate` takes as ``extra``.
+    def metrics(self) -> dict[str, Recognition]:
+        """Return the metrics that `evaluate` takes as ``extra``.
 
-        ``reidentified``: the true class is seen in the reconstruction; ``recognized``: in the original, which is
-        what the judge can do at best.
+        ``reidentified``: whether the judge sees the true class in the reconstruction; ``recognized``: in the original,
+        which is the best that the judge can do.
         """
-        return {"reidentified": Seen(self, False), "recognized": Seen(self, True)}
+        return {"reidentified": Recognition(self, False), "recognized": Recognition(self, True)}
 
     def save(self, path: str | Path) -> None:
-        """Write weights and ``about`` as one safetensors file, in one rename."""
+        """Write weights and ``about`` as one safetensors file, in one rename.
+
+        Args:
+            path: file that is written or replaced.
+        """
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
         with atomic_write(path) as temporary:
             try:
@@ -119,7 +130,11 @@ class Judge:
 
     @classmethod
     def load(cls, path: str | Path, images: ImageSet) -> Judge:
-        """Read a judge of ``images`` back.
+        """Load a judge of ``images``.
+
+        Args:
+            path: file that `save` wrote.
+            images: image set that the judge was trained on.
 
         Raises:
             UserError: the file is missing, damaged, no judge, or a judge of other images.
@@ -136,19 +151,19 @@ class Judge:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Whether ``judge`` sees the true class, as a metric of an attack: in the original, or in the reconstruction."""
+class Recognition:
+    """A metric of an attack: whether ``judge`` sees the true class in the original or in the reconstruction."""
 
     judge: Judge
     original: bool
 
     @property
     def about(self) -> dict[str, Any]:
-        """Of the judge."""
+        """Return the judge's description."""
         return self.judge.about
 
     def __call__(self, found: Tensor, truth: Tensor, labels: Tensor) -> Tensor:
-        """bool (N,) of reconstructions and originals (N, 3, S, S) and their classes (N,)."""
+        """Return bool (N,) for reconstructions and originals (N, C, S, S) and their classes (N,)."""
         return self.judge.correct(truth if self.original else found, labels)
 
 
@@ -160,12 +175,18 @@ def judge_for(
     progress: trainer.Progress | None = None,
     epochs: int = EPOCHS,
 ) -> Judge:
-    """The judge of a run, trained where it is not kept yet.
+    """Return the judge of a run; train it where it is not kept yet.
 
     Args:
+        run: attacked run.
+        images: its image set.
         cache: folder in which runs with the same images share a judge, under its fingerprint; without it the judge is
             kept as ``RUN/judge.safetensors``.
-        progress: as of `training.fit`.
+        progress: called after each step, as that of a training.
+        epochs: of the judge's training.
+
+    Raises:
+        UserError: the judge that is kept is damaged, or there are too few images.
     """
     arch = independent_of(run.settings.arch, images.size)
     identity = fingerprint(images, SEED, arch=arch, epochs=epochs)
@@ -178,7 +199,7 @@ def judge_for(
 
 
 def independent_of(victim: str, image_size: int) -> str:
-    """The judge's network: of another family than the victim's, and cheap to train.
+    """Return the judge's network: of another family than the victim's, and cheap to train.
 
     >>> independent_of("vgg11_bn_sgm", 32), independent_of("timm:resnet18@layer2", 32)
     ('resnet20', 'vgg11_bn')
@@ -189,7 +210,7 @@ def independent_of(victim: str, image_size: int) -> str:
 
 
 def fingerprint(images: ImageSet, seed: int, *, arch: str, epochs: int) -> str:
-    """SHA-256, in hexadecimal, of all that makes a judge: the images, their classes, network, seed and epochs."""
+    """Return the SHA-256 of all that makes a judge: the images, their classes, network, seed and epochs."""
     labels = [split.labels.cpu().numpy().tobytes() for split in (images.train, images.test)]
     parts = [images.train.digest(), images.test.digest(), images.classes, arch, seed, epochs]
     return hashlib.sha256(b"".join([*labels, json.dumps(parts).encode()])).hexdigest()
@@ -207,7 +228,7 @@ def _placed(model: SplitModel) -> SplitModel:
 
 
 class About(TypedDict):
-    """What a judge's file says of it."""
+    """The description in a judge's file."""
 
     network: str
     seed: reading.Count

@@ -17,34 +17,50 @@ from ..model import SplitModel
 from ..statistics.intervals import paired_difference
 
 SAMPLE = 16
-"""Images on which the model's behavior is checked."""
+"""Number of images on which the model's behavior is checked."""
 LOOKS = 128
-"""Draws of the defense's noise that are averaged where the wires of one image are compared."""
+"""Number of draws of the defense's noise that are averaged where the wires of one image are compared."""
 ALIKE = 2
-"""Root mean squared difference, in grey levels of 255, up to which two images are the same to the eye."""
+"""Root mean squared difference, in levels of 255, up to which two images look the same."""
 COARSE = 8
 """Side to which images are averaged before near-duplicates are looked for."""
 NOISE_MARGIN = 0.1
-"""How far the variance that is drawn may be from the one that is told, as a part of it, chance apart."""
+"""Relative difference, beyond chance, that is allowed between the noise's variance and the one that is told."""
 PAIRS = 8
-"""Pairs of looks whose difference gives the variance that is drawn."""
+"""Number of pairs of looks whose difference gives the variance of the noise."""
 FALL, LEAST_CURVE = 0.01, 5
-"""Fall of the error in the last tenth of a training that is too much, and epochs below which nothing is said."""
+"""Relative fall of the error in the last tenth of a training that is too much, and least epochs to say so."""
 SHIFT, SHIFTED = 2, 100
-"""Pixels by which near-duplicates may be shifted, and attacked images for which such are looked for: the first."""
+"""Most pixels by which near-duplicates may be shifted, and number of attacked images checked for such: the first."""
 LOOKED_AT = 1000
-"""Attacked images whose near-duplicates are looked for: the first."""
+"""Number of attacked images whose near-duplicates are looked for: the first."""
 
 
 def no_better_than_the_mean(mse: Tensor, baseline: Tensor) -> list[str]:
-    """The attack's errors (N,) are not shown to be below those of answering the mean training image (N,)."""
+    """Flag an attack that is not shown to be better than answering the mean training image.
+
+    Args:
+        mse: errors of the attack, (N,).
+        baseline: errors of the mean image, (N,).
+
+    Returns:
+        One sentence for each flag; none where all is well.
+    """
     if paired_difference(mse, baseline).hi < 0:
         return []
     return ["the attack does no better than the mean training image: it may have failed, not the wire been private"]
 
 
 def no_better_than_linear(mse: Tensor, floor: Tensor) -> list[str]:
-    """The attack's errors (N,) are not below those of the linear attack on the same wires (N,)."""
+    """Flag an attack that is not better than the linear attack on the same wires.
+
+    Args:
+        mse: errors of the attack, (N,).
+        floor: errors of the linear attack, (N,).
+
+    Returns:
+        One sentence for each flag; none where all is well.
+    """
     ours, theirs = float(mse.mean()), float(floor.mean())
     if ours < theirs:
         return []
@@ -55,7 +71,10 @@ def no_better_than_linear(mse: Tensor, floor: Tensor) -> list[str]:
 
 
 def still_falling(curve: Sequence[float]) -> list[str]:
-    """The error on held-out images still fell by more than `FALL` in the last tenth of the training.
+    """Flag a training whose held-out error still fell by more than `FALL` in its last tenth.
+
+    Args:
+        curve: error after each epoch.
 
     >>> still_falling([1.0] * 20), len(still_falling([0.9**k for k in range(20)]))
     ([], 1)
@@ -71,9 +90,14 @@ def still_falling(curve: Sequence[float]) -> list[str]:
 
 @torch.no_grad()
 def of_model(model: SplitModel, images: Split) -> list[str]:
-    """What is wrong with the wire itself: noise that is claimed but never drawn, images that depend on each other.
+    """Flag a wire whose noise is claimed but never drawn, or whose images depend on each other.
 
-    ``images``: any, of which 16 are sent.
+    Args:
+        model: with its defense.
+        images: 16 of them are sent.
+
+    Returns:
+        One sentence for each flag; none where all is well.
     """
     x = to_float(images.images[:SAMPLE]).to(model.mean.device)
     first, second = _twice(model, x)
@@ -93,7 +117,7 @@ def of_model(model: SplitModel, images: Split) -> list[str]:
 
 
 def _other_noise(model: SplitModel, x: Tensor) -> list[str]:
-    """Whether the variance of the noise, over many looks, is another one than the defense tells."""
+    """Flag a defense whose noise, over many looks, has another variance than it tells."""
     z = model.features(x)
     seeds = [torch.Generator(x.device).manual_seed(seed) for seed in range(2 * PAIRS)]
     looks = torch.stack([model.protect(z, seed).double() for seed in seeds])
@@ -124,7 +148,7 @@ def _other_noise(model: SplitModel, x: Tensor) -> list[str]:
 
 
 def _depends_on_company(model: SplitModel, x: Tensor, draws: int) -> bool:
-    """Whether an image's mean wire over draws is another one in a batch than alone, beyond what noise explains.
+    """Return whether an image's mean wire differs between a batch and alone, beyond what noise explains.
 
     Each look has its own generator, and the spread of the looks says how far their means differ by chance.
     """
@@ -148,7 +172,17 @@ def _depends_on_company(model: SplitModel, x: Tensor, draws: int) -> bool:
 
 @torch.no_grad()
 def of_queries(model: SplitModel, victim: Victim, needs: frozenset[Access], images: Split) -> list[str]:
-    """A stochastic defense attacked without fresh noise: the attack saw each of its images less than twice."""
+    """Flag an attack on a noisy defense that saw each of its images less than twice, so without fresh noise.
+
+    Args:
+        model: with its defense.
+        victim: the attacker's view, which counts its queries.
+        needs: access that the attack uses.
+        images: of the attacker.
+
+    Returns:
+        One sentence for each flag; none where all is well.
+    """
     looks = victim.looks()
     if Access.WEIGHTS in needs or not 0 < looks < 2:
         return []
@@ -162,7 +196,10 @@ def of_queries(model: SplitModel, victim: Victim, needs: frozenset[Access], imag
 
 
 def cut_short(cut: Mapping[str, tuple[int, int]]) -> list[str]:
-    """The budget ended an optimization before its time.
+    """Flag optimizations that the budget ended.
+
+    Args:
+        cut: name of the loop -> (steps taken, steps wanted).
 
     >>> cut_short({"decoder": (30, 500)})
     ['the budget ended decoder after 30 of 500 steps: a real attacker has more; quote the budget with the figure']
@@ -174,13 +211,19 @@ def cut_short(cut: Mapping[str, tuple[int, int]]) -> list[str]:
 def black_box_wins(
     values: dict[str, Tensor], needs: dict[str, frozenset[Access]], distances: dict[str, Tensor] | None = None
 ) -> list[str]:
-    """The best attack without the weights beats the best with them, beyond the 95 % interval of their difference.
+    """Flag white-box attacks that are all worse than the best attack without the weights, beyond the 95 % interval.
 
-    No reason where the answers of the latter are nearer on the wire: it has found what it searched for, and the mean of
-    all likely images has less squared error than the likeliest one, as it must where the noise is large.
+    There is no flag where the answers of the best white-box attack are nearer on the wire: it has found what it
+    searched for, and the mean of all likely images has less squared error than the likeliest one, as it must under much
+    noise.
 
-    ``values``: per-image MSE (N,) of each attack; ``needs``: its access; ``distances``: see
-    `interception.wire_distance`.
+    Args:
+        values: MSE of each attack per image, (N,).
+        needs: access of each attack.
+        distances: of each attack, see `interception.wire_distance`.
+
+    Returns:
+        One sentence for each flag; none where all is well.
     """
     white = {name: float(v.mean()) for name, v in values.items() if Access.WEIGHTS in needs[name]}
     black = {name: float(v.mean()) for name, v in values.items() if Access.WEIGHTS not in needs[name]}
@@ -199,9 +242,16 @@ def black_box_wins(
 
 
 def near_duplicates(train: Split, test: Split) -> list[str]:
-    """Attacked images that the attacker has all but a shade of, as they are or mirrored, or shifted by some pixels.
+    """Flag attacked images of which the attacker has a near copy: as it is, mirrored, or shifted by some pixels.
 
     Exact copies are refused by `Protocol`.
+
+    Args:
+        train: images of the attacker.
+        test: images under attack.
+
+    Returns:
+        One sentence for each flag; none where all is well.
     """
     images = test.images[:LOOKED_AT]
     found = alike(images, train.images) | alike(images.flip(3), train.images)
@@ -217,7 +267,7 @@ def near_duplicates(train: Split, test: Split) -> list[str]:
 
 
 def shifted_alike(images: Tensor, others: Tensor) -> Tensor:
-    """bool (N,): which of ``images`` are `alike` one of ``others`` after a shift of up to `SHIFT` pixels each way."""
+    """Return which of ``images`` are `alike` one of ``others`` after a shift of up to `SHIFT` pixels: bool (N,)."""
     found = torch.zeros(len(images), dtype=torch.bool)
     height, width = (side - 2 * SHIFT for side in images.shape[2:])
     if min(height, width) < 2 * SHIFT:
@@ -229,9 +279,13 @@ def shifted_alike(images: Tensor, others: Tensor) -> Tensor:
 
 
 def alike(images: Tensor, others: Tensor) -> Tensor:
-    """bool (N,): which of ``images`` (uint8, (N, 3, S, S)) are within `ALIKE` of one of ``others``, up to 2 of 255.
+    """Return which of ``images`` are within `ALIKE` of one of ``others``, up to 2 of 255: bool (N,).
 
     Means over blocks are nearer to each other than the images are, so the coarse search misses none.
+
+    Args:
+        images: uint8 (N, C, S, S).
+        others: uint8 (M, C, S, S).
 
     >>> images = torch.tensor([10, 100]).view(2, 1, 1, 1).expand(2, 3, 8, 8).to(torch.uint8)
     >>> alike(images, images[:1] + 1)
@@ -256,6 +310,6 @@ def _coarse(images: Tensor, sides: tuple[int, int]) -> Tensor:
 
 
 def _twice(model: SplitModel, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Two looks at the same images from one generator, as a victim's queries follow each other."""
+    """Return two looks at the same images from one generator, as a victim's queries follow each other."""
     rng = torch.Generator(x.device).manual_seed(0)
     return model.encode(x, rng).float(), model.encode(x, rng).float()

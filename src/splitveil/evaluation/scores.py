@@ -1,4 +1,4 @@
-"""What is measured of reconstructed images, one number for each, and the interval of its mean."""
+"""The metrics of reconstructed images, one number for each image, and the interval of the mean."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "ssim": metrics.ssim,
     "ssim_zero": lambda x, y: metrics.ssim(x, y, padding="zero"),
 }
-"""Of every attack; ``ssim_zero`` is the published code's, which surrounds the images with black."""
+"""Metrics of every attack; ``ssim_zero`` is the published code's, which surrounds the images with black."""
 
 
 def scored(found: Tensor, truth: Split, extra: Mapping[str, Metric] | None) -> dict[str, Tensor]:
@@ -31,7 +31,7 @@ def scored(found: Tensor, truth: Split, extra: Mapping[str, Metric] | None) -> d
 
 
 def interval(values: Tensor) -> intervals.Interval:
-    """95 % interval of the mean over images: Wilson's for hits (bool), else the bootstrap's, from a fixed seed."""
+    """Return the 95 % interval of the mean over images: Wilson's for hits (bool), else a seeded bootstrap's."""
     if values.dtype == torch.bool:
         return intervals.binomial_ci(int(values.sum()), len(values))
     return intervals.bootstrap_ci(values)

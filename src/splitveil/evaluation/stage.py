@@ -21,18 +21,18 @@ from ..training import pins
 from .interception import Interception
 
 ONCE = "drawn once per image"
-"""How the noise on the attacked wires was drawn: earlier versions drew it anew for each attack."""
+"""Mark of attacks whose wires have one noise for all attacks: earlier versions drew it anew for each."""
 
 
 @dataclass(frozen=True)
 class ThreatModel:
-    """Under what an attack is made.
+    """The threat model of an attack: what the attacker has and sees, and how much of it is used.
 
     Attributes:
-        protocol_name: who has which images, and what the attacker may see.
-        attacker_size: train the attack on only this many of its images, class-balanced.
-        attacked: reconstruct only this many images, class-balanced.
-        seed: of the attack's own randomness; which images it gets depends on the run's seed only.
+        protocol_name: who has which images, and what the attacker may access.
+        attacker_size: number of the attacker's images that are used, class-balanced; None: all.
+        attacked: number of images that are reconstructed, class-balanced; None: all.
+        seed: seed of the attack's own randomness; which images it gets depends on the run's seed only.
         observed: wires of each image that the attacker sees and combines, as of a video or a request sent again.
     """
 
@@ -45,7 +45,7 @@ class ThreatModel:
 
 @dataclass(frozen=True)
 class Stage:
-    """Everything that an attack needs, before its first step; ``seed`` is that of what is attacked."""
+    """Everything that an attack needs before its first step; ``seed`` is that of the attacked run."""
 
     seed: int
     spec: config.Spec
@@ -58,14 +58,19 @@ class Stage:
     rng: torch.Generator
 
     def identity(self) -> dict[str, Any]:
-        """What makes two attacks the same."""
+        """Return what two attacks have in common only where they are the same attack."""
         return identity(self.spec, self.given, self.threat_model)
 
 
 def identity(spec: config.Spec, given: Protocol, threat_model: ThreatModel) -> dict[str, Any]:
-    """What makes two attacks the same: the attack, the images of both sides, and what was granted.
+    """Return what makes two attacks the same: the attack, the images of both sides, and the threat model.
 
     ``images_digest`` is the SHA-256 of the attacked images: errors on equal ones may be compared image by image.
+
+    Args:
+        spec: name and settings of the attack.
+        given: images of both sides.
+        threat_model: seed and number of observed wires.
     """
     test = given.attacker_test.images
     return {
@@ -80,7 +85,17 @@ def identity(spec: config.Spec, given: Protocol, threat_model: ThreatModel) -> d
 
 
 def set_up(run: Run, spec: config.Spec, images: ImageSet, threat_model: ThreatModel) -> Stage:
-    """Build the attack and what it sees; everything that can be wrong with the request is found here."""
+    """Build the attack and what it sees; everything that can be wrong with the request is found here.
+
+    Args:
+        run: trained model in its folder.
+        spec: name and settings of the attack.
+        images: image set of the run.
+        threat_model: what the attacker has and sees.
+
+    Raises:
+        UserError: as `stage_of`, or the run was trained on other images.
+    """
     pins.check(run.summary, images, run.path)
     given = parts(run.settings, images, threat_model.protocol_name, threat_model.attacker_size, threat_model.attacked)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -89,10 +104,14 @@ def set_up(run: Run, spec: config.Spec, images: ImageSet, threat_model: ThreatMo
 
 
 def stage_of(model: SplitModel, spec: config.Spec, given: Protocol, threat_model: ThreatModel, seed: int) -> Stage:
-    """Build the attack ``spec`` on ``model`` by somebody who has what ``given`` says.
+    """Build the attack ``spec`` on ``model`` for an attacker who has what ``given`` says.
 
     Args:
-        seed: of what is attacked: the wires under attack and the attack's randomness follow from it.
+        model: with its defense.
+        spec: name and settings of the attack.
+        given: images of both sides and granted access.
+        threat_model: seed and number of observed wires.
+        seed: of the attacked run: the wires under attack and the attack's randomness follow from it.
 
     Raises:
         UserError: unknown names, access that is not granted, a wire that the attack cannot take, too little memory.
@@ -109,11 +128,18 @@ def stage_of(model: SplitModel, spec: config.Spec, given: Protocol, threat_model
 
 
 def check(run: Run, specs: Collection[config.Spec], images: ImageSet, threat_model: ThreatModel) -> None:
-    """Find out whether these attacks can be made on ``run``, before the work on the first begins.
+    """Find out whether these attacks can be made on ``run``, before the first begins.
+
+    Args:
+        run: trained model in its folder.
+        specs: names and settings of the attacks.
+        images: image set of the run.
+        threat_model: what the attacker has and sees.
 
     Raises:
         UserError: sizes beyond what there is.
-        AccessError, WireError: access that the protocol does not grant; a wire that an attack cannot take.
+        AccessError: the protocol does not grant access that an attack needs.
+        WireError: an attack cannot take the wire.
     """
     given = parts(run.settings, images, threat_model.protocol_name, threat_model.attacker_size, threat_model.attacked)
     model = run.model(images)
@@ -128,6 +154,11 @@ def check(run: Run, specs: Collection[config.Spec], images: ImageSet, threat_mod
 def check_wire(model: SplitModel, specs: Iterable[config.Spec], images: ImageSet) -> None:
     """Find out whether these attacks can take the wire of ``model``, which need not be trained yet.
 
+    Args:
+        model: with its defense.
+        specs: names and settings of the attacks.
+        images: of the size that is attacked.
+
     Raises:
         WireError: one cannot.
     """
@@ -138,7 +169,7 @@ def check_wire(model: SplitModel, specs: Iterable[config.Spec], images: ImageSet
 
 @torch.no_grad()
 def wire_shape(model: SplitModel, images: Split) -> tuple[int, ...]:
-    """Shape of what crosses the wire for one of ``images``, without the batch."""
+    """Return the shape of the wire of one of ``images``, without the batch."""
     two = to_float(images.images[:2].to(model.mean.device))
     return tuple(model.eval().encode(two, torch.Generator(two.device).manual_seed(0)).shape[1:])
 
@@ -146,7 +177,18 @@ def wire_shape(model: SplitModel, images: Split) -> tuple[int, ...]:
 def parts(
     settings: config.TrainConfig, images: ImageSet, name: str, attacker_size: int | None, attacked: int | None
 ) -> Protocol:
-    """Who has which images when a run of ``settings`` is attacked under protocol ``name``; sizes as in `evaluate`."""
+    """Return who has which images when a run is attacked.
+
+    Args:
+        settings: of the run's training.
+        images: image set of the run.
+        name: protocol of the attack.
+        attacker_size: number of the attacker's images that are used; None: all.
+        attacked: number of images that are reconstructed; None: all.
+
+    Raises:
+        UserError: the run was trained under a protocol that excludes this one, or sizes beyond what there is.
+    """
     trained = settings.protocol
     if name != trained and "auxiliary" in (name, trained):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Frozen lists of attacks that a privacy claim must survive, and the worst case over them, image by image."""
+"""Frozen lists of attacks that a privacy claim must survive, and the worst case over them for each image."""
 
 from __future__ import annotations
 
@@ -22,98 +22,16 @@ from ..statistics.best_attacker import DISTANCE, BestAttacker, best_attacker
 from ..storage import reading
 from ..storage.files import write_json
 from . import evaluate, reliability, stage
+from ._frozen import PRESETS as PRESETS  # read by others
+from ._frozen import SUITES, SUPERSEDED
+from ._frozen import specs as specs
 
 Values = dict[str, dict[str, Tensor]]
 """Attack -> metric -> one number per image."""
 
 
-def _specs(*texts: str) -> tuple[Spec, ...]:
-    return tuple(Spec.model_validate(text) for text in texts)
-
-
-SUITES: dict[str, tuple[Spec, ...]] = {
-    # A suite is never changed once figures have been quoted from it: a change makes a new version. Every setting is
-    # written out, so that no default of an attack changes it either.
-    "standard-v1": _specs(
-        "linear:looks=8",
-        "nearest:neighbors=1,looks=16",
-        "decoder:epochs=50,network=res_normN8C64,lr=0.001,weight_decay=0.0001,batch_size=256",
-        "decoder:epochs=50,network=unet_normN1C32,lr=0.001,weight_decay=0.0001,batch_size=256",
-        "decoder:epochs=50,network=conv_normN2C64,lr=0.001,weight_decay=0.0001,batch_size=256",
-        "gan:epochs=50,warm_epochs=50,network=res_normN8C64,mse_weight=1500.0,penalty=10.0,critic_steps=10,"
-        "lr=0.0001,width=64,batch_size=256,weight_decay=0.0001",
-        "rmle:steps=2000,tv=null,l2=null,lr=0.01,restarts=2,start=mean,center=start,draws=4,tuning=16,epochs=50",
-        "rmle:steps=1000,tv=null,l2=null,lr=0.01,restarts=1,start=decoder,center=start,draws=4,tuning=16,epochs=50",
-        "latent:epochs=50,steps=1000,size=128,samples=1024,l2=0.01,lr=0.03,network=dense_normN2C64,draws=4,"
-        "batch_size=256",
-        "map:steps=500,weight=null,lr=0.05,start=linear,high=200,low=30,epochs=100,width=64,batch_size=64,"
-        "start_epochs=50,draws=4,tuning=16",
-        "diffusion:steps=250,samples=8,guidance=null,start=linear,level=500,epochs=100,width=64,batch_size=64,"
-        "start_epochs=50,draws=4,tuning=16",
-        "confidence:epochs=50,network=dense_normN2C64,lr=0.001,weight_decay=0.0001,batch_size=256",
-    ),
-    "quick-v1": _specs(
-        "linear:looks=4",
-        "nearest:neighbors=1,looks=8",
-        "decoder:epochs=20,network=conv_normN1C32,lr=0.003,weight_decay=0.0001,batch_size=128",
-        "rmle:steps=200,tv=null,l2=null,lr=0.02,restarts=1,start=linear,center=start,draws=2,tuning=8,epochs=50",
-        "map:steps=100,weight=null,lr=0.05,start=linear,high=200,low=30,epochs=8,width=16,batch_size=64,"
-        "start_epochs=50,draws=1,tuning=8",
-    ),
-    # The decoders train until their held-out error no longer falls. `gan`, `diffusion` and `refine` begin with the
-    # first of them: one training serves all four.
-    "standard-v2": _specs(
-        "linear:looks=8",
-        "nearest:neighbors=1,looks=16",
-        "decoder:epochs=50,network=res_normN8C64,lr=0.001,weight_decay=0.0001,batch_size=256,steps=20000,patience=800",
-        "decoder:epochs=50,network=unet_normN1C32,lr=0.001,weight_decay=0.0001,batch_size=256,steps=20000,patience=800",
-        "decoder:epochs=50,network=conv_normN2C64,lr=0.001,weight_decay=0.0001,batch_size=256,steps=20000,patience=800",
-        "refine:steps=150,weight=null,start=decoder,epochs=50,network=res_normN8C64,lr=0.001,weight_decay=0.0001,"
-        "batch_size=256,draws=16,tuning=16,start_steps=20000,patience=800",
-        "gan:epochs=50,warm_epochs=50,network=res_normN8C64,mse_weight=1500.0,penalty=10.0,critic_steps=1,"
-        "lr=0.0001,width=64,batch_size=256,weight_decay=0.0001,critic=plain,critic_lr=null,cosine=null,"
-        "evaluation=false,warm_batch_size=null,steps=4000,warm_steps=20000,patience=800",
-        "rmle:steps=2000,tv=null,l2=null,lr=0.01,restarts=2,start=mean,center=start,draws=4,tuning=16,epochs=50",
-        "latent:epochs=50,steps=1000,size=128,samples=1024,l2=0.01,lr=0.03,network=dense_normN2C64,draws=4,"
-        "batch_size=256",
-        "map:steps=500,weight=null,lr=0.05,start=linear,high=200,low=30,epochs=100,width=64,batch_size=64,"
-        "start_epochs=50,draws=4,tuning=16",
-        "diffusion:steps=250,samples=8,guidance=null,start=decoder,level=500,epochs=100,width=64,batch_size=64,"
-        "start_epochs=50,draws=4,tuning=16,start_steps=20000,patience=800",
-        "confidence:epochs=50,network=dense_normN2C64,lr=0.001,weight_decay=0.0001,batch_size=256",
-    ),
-    "quick-v2": _specs(
-        "linear:looks=4",
-        "nearest:neighbors=1,looks=8",
-        "decoder:epochs=20,network=conv_normN1C32,lr=0.003,weight_decay=0.0001,batch_size=128,steps=2500,patience=200",
-        "refine:steps=100,weight=null,start=decoder,epochs=20,network=conv_normN1C32,lr=0.003,weight_decay=0.0001,"
-        "batch_size=128,draws=4,tuning=16,start_steps=2500,patience=200",
-    ),
-}
-SUPERSEDED = {"quick-v1": "quick-v2", "standard-v1": "standard-v2"}
-"""Suites that are kept for their figures, with the stronger ones that took their place."""
-PRESETS: dict[str, Spec] = {
-    "published/decoder": Spec.model_validate(
-        "decoder:epochs=50,network=res_normN8C64,lr=0.001,weight_decay=0.0001,batch_size=256"
-    ),
-    # On TinyImageNet the published code refines for 80 epochs.
-    "published/gan": Spec.model_validate(
-        "gan:epochs=150,warm_epochs=50,network=res_normN8C64,mse_weight=1500.0,penalty=10.0,critic_steps=10,"
-        "lr=0.0005,width=64,batch_size=128,weight_decay=0.0001,critic=published,critic_lr=0.005,cosine=300,"
-        "evaluation=true,warm_batch_size=256"
-    ),
-    # Network, epochs and rate are the defaults of ResSFL's attack script (Li et al. 2022); the rest is ours.
-    "ressfl/decoder": Spec.model_validate(
-        "decoder:epochs=50,network=custom_released,lr=0.001,weight_decay=0.0001,batch_size=256"
-    ),
-    "he2019/rmle": Spec.model_validate(
-        "rmle:steps=5000,tv=null,l2=null,lr=0.01,restarts=1,start=grey,center=zero,draws=4,tuning=16,epochs=50"
-    ),
-}
-
-
 def labels(specs: tuple[Spec, ...]) -> dict[str, Spec]:
-    """Each attack under a name of its own, fit for a folder: the attack's, and where it occurs again what differs.
+    """Return each attack under a unique name that fits a folder: its own, and what differs where it occurs again.
 
     >>> list(labels(SUITES["quick-v1"]))
     ['linear', 'nearest', 'decoder', 'rmle', 'map']
@@ -135,13 +53,13 @@ def labels(specs: tuple[Spec, ...]) -> dict[str, Spec]:
 
 
 def worst_case(per_image: dict[str, Tensor]) -> Tensor:
-    """Lowest error of any attack, for each image: (N,).
+    """Return the lowest error of any attack, for each image: (N,).
 
     Args:
         per_image: attack -> MSE of each image, (N,), the same images in the same order.
 
     Raises:
-        UserError: nothing, different numbers of images, or an error that is NaN.
+        UserError: no attack, different numbers of images, or an error that is NaN.
 
     >>> worst_case({"a": torch.tensor([0.1, 0.3]), "b": torch.tensor([0.2, 0.2])})
     tensor([0.1000, 0.2000])
@@ -150,7 +68,11 @@ def worst_case(per_image: dict[str, Tensor]) -> Tensor:
 
 
 def winners(per_image: dict[str, Tensor]) -> list[str]:
-    """The attack that has the lowest error, for each image; of equals the first."""
+    """Return the attack that has the lowest error, for each image; of equals the first.
+
+    Args:
+        per_image: attack -> MSE of each image, (N,).
+    """
     names = list(per_image)
     return [names[i] for i in _stacked(per_image).min(0).indices.tolist()]
 
@@ -168,16 +90,20 @@ def run_suite(
 
     Attacks that have already been run with these settings are read back, so that a stopped suite goes on, in the middle
     of an attack too. A decoder with which several of them begin is trained once. An attack whose access the protocol
-    does not grant, or that cannot take the wire, is left out before work begins and named under ``skipped``.
+    does not grant, or that cannot take the wire, is left out before the first begins and named under ``skipped``.
 
     Args:
+        run: trained model in its folder.
+        name: name of the suite.
+        images: image set of the run.
         progress: from an attack's name to the callback that shows its progress.
-        extra, terms: as `evaluation.evaluate`.
+        extra: further metrics, as of `evaluate`.
+        threat_model: fields of `ThreatModel`.
 
     Returns:
         What the file holds: each attack's summary; ``best_attacker``, see `attackers.best_attacker`, None where the
-        attacker has too few images to judge; the worst case with its interval, how many images each attack wins, the
-        attack that wins each image, how far the best attacker is below the published decoder, and flags.
+        attacker has too few images to hold some out; the worst case with its interval, how many images each attack
+        wins, the attack that wins each image, how far the best attacker is below the published decoder, and flags.
 
     Raises:
         UserError: unknown suite or protocol, sizes beyond what there is.
@@ -209,7 +135,10 @@ def run_suite(
 
 
 def named(name: str) -> dict[str, Spec]:
-    """The attacks of a suite by label.
+    """Return the attacks of a suite by label.
+
+    Args:
+        name: name of the suite.
 
     Raises:
         UserError: unknown suite.
@@ -220,7 +149,7 @@ def named(name: str) -> dict[str, Spec]:
 
 
 def superseded(name: str) -> str:
-    """What is to be said of a suite whose place another has taken; nothing of others.
+    """Return what is to be said of a suite that a stronger one has replaced; an empty text for others.
 
     >>> superseded("quick-v1"), superseded("quick-v2")
     ('quick-v1 is kept for its earlier figures; quick-v2 attacks better', '')
@@ -230,7 +159,13 @@ def superseded(name: str) -> str:
 
 
 def possible(name: str, run: Run, images: ImageSet, parts: Protocol) -> tuple[dict[str, Spec], dict[str, str]]:
-    """The suite's attacks that can be made, and the others with the reason: access that is not granted, or the wire.
+    """Return the suite's attacks that can be made, and the others with the reason why not.
+
+    Args:
+        name: name of the suite.
+        run: trained model in its folder.
+        images: image set of the run.
+        parts: granted access, and images of both sides.
 
     Raises:
         UserError: unknown suite; none of its attacks can be made.
@@ -255,9 +190,14 @@ def possible(name: str, run: Run, images: ImageSet, parts: Protocol) -> tuple[di
 
 
 def best_of(values: Values, held: Values) -> dict[str, Any] | None:
-    """The best attacker's name, its choice, the errors on held-out images that it rests on, and its metrics' intervals.
+    """Return the best attacker's name, its choice, the held-out errors behind it, and the intervals of its metrics.
 
-    None where an attack was not judged on held-out images.
+    Args:
+        values: of each attack on the attacked images.
+        held: of each attack on the held-out images.
+
+    Returns:
+        None where an attack was not scored on held-out images.
     """
     best = best_attacker(held, values)
     if best is None:
@@ -267,10 +207,15 @@ def best_of(values: Values, held: Values) -> dict[str, Any] | None:
 
 
 def best_values(values: Values, held: Values, metric: str) -> Tensor:
-    """The best attacker's ``metric`` on each attacked image, (N,).
+    """Return the best attacker's ``metric`` on each attacked image, (N,).
+
+    Args:
+        values: of each attack on the attacked images.
+        held: of each attack on the held-out images.
+        metric: name of the metric.
 
     Raises:
-        UserError: an attack was not judged on held-out images.
+        UserError: an attack was not scored on held-out images.
     """
     best = best_attacker(held, values)
     if best is None:
@@ -287,7 +232,9 @@ def combined(summaries: dict[str, dict[str, Any]], values: Values, held: Values)
     """Return what the file of a suite holds of its attacks together.
 
     Args:
-        summaries: of each attack. values, held: of its attacked and its held-out images.
+        summaries: of each attack.
+        values: of each attack on the attacked images.
+        held: of each attack on the held-out images.
     """
     mse = {label: value["mse"] for label, value in values.items()}
     lowest, won = worst_case(mse), winners(mse)
@@ -315,10 +262,12 @@ def combined(summaries: dict[str, dict[str, Any]], values: Values, held: Values)
 
 
 def doubts(values: Values, needs: dict[str, frozenset[Access]], parts: Protocol) -> list[str]:
-    """Return the flags that several attacks have only together, and that the images of ``parts`` raise.
+    """Return the flags that concern several attacks together, and those that the images of ``parts`` raise.
 
     Args:
-        values: of each attack. needs: its access.
+        values: of each attack on the attacked images.
+        needs: access of each attack.
+        parts: images of both sides.
     """
     mse = {label: value["mse"] for label, value in values.items()}
     found = reliability.black_box_wins(mse, needs, _distances(values))
@@ -334,11 +283,18 @@ def _distances(values: Values) -> dict[str, Tensor] | None:
 def finished(
     run: Run, label: str, spec: Spec, parts: Protocol, threat_model: stage.ThreatModel, extra: Iterable[str] = ()
 ) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]] | None:
-    """Summary of an attack that was run on this model under these terms, without a budget, and its values per image.
+    """Return a finished attack on this model, made under this threat model and without a budget.
 
-    The values of the attacked images and, last, of the attacker's held-out ones.
+    Args:
+        run: trained model in its folder.
+        label: of the attack.
+        spec: name and settings of the attack.
+        parts: images of both sides.
+        threat_model: what the attacker has and sees.
+        extra: names of further metrics that it must have.
 
-    None where it must run (again).
+    Returns:
+        Its summary, and its values on the attacked and on the held-out images; None where it must run (again).
     """
     folder = evaluate.place(run, label, threat_model.protocol_name)
     left = folder / "summary.json"
@@ -359,7 +315,7 @@ def finished(
 
 
 def held_out(folder: Path, seen: set[str], summary: dict[str, Any], remedy: str) -> dict[str, Tensor]:
-    """What an attack's folder says of the attacker's held-out images; nothing of each where there were too few."""
+    """Return an attack's values on the attacker's held-out images, empty where there were too few."""
     count, names = summary["held_out"]["images"], {"mse", *seen}
     if not count:
         return {name: torch.zeros(0) for name in names}

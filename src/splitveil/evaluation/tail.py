@@ -1,4 +1,4 @@
-"""The accuracy that a wire allows: a tail trained anew on it, in the same short way whatever the defense.
+"""The accuracy that a wire allows: a tail trained anew on it, by the same short recipe for every defense.
 
 The accuracy of a run also says how far its training came. On one wire a jointly trained tail reached 49 % and one that
 was trained on the finished encoder 61 %: a defense that is kinder to the optimizer then looks as if it cost less.
@@ -30,7 +30,7 @@ from ..training import pins
 from ..training.trainer import Progress, predict
 
 RECIPE: dict[str, Any] = {"epochs": 8, "batch_size": 128, "lr": 0.001}
-"""Of every retraining: Adam (Kingma and Ba 2015), one-cycle rate (Smith and Topin 2017); the last epoch counts."""
+"""Recipe of every retraining: Adam (Kingma and Ba 2015), one-cycle rate (Smith and Topin 2017), last epoch."""
 ANSWERS = reading.ANSWERS["retrained_accuracy"]
 
 
@@ -51,9 +51,11 @@ def retrained(
     Args:
         model: the trained model.
         tail: z_wire -> logits, with the weights from which its training begins. It is copied.
-        images: uint8 (N, 3, S, S) and their classes. seed: of their order and augmentation, the noise and dropout.
+        images: uint8 (N, C, S, S) and their classes.
+        seed: of their order and augmentation, the noise and dropout.
         augmentation: arguments of `splitveil.data.augment`.
-        bf16: compute under autocast to bfloat16. progress: called after each step, as that of a training.
+        bf16: compute under autocast to bfloat16.
+        progress: called after each step, as that of a training.
 
     Raises:
         UserError: the loss is not finite.
@@ -102,7 +104,12 @@ def retrain(run: Run, images: ImageSet, *, progress: Progress | None = None) -> 
 
     The tail begins at the run's initial weights and learns from the run's training images, augmented as in the
     training. The test images are only scored, with the noise that scored the run; the answers are kept in `ANSWERS`.
-    An accuracy by this recipe that the summary has already is not made again.
+    An accuracy by this recipe that the summary already has is kept.
+
+    Args:
+        run: trained model in its folder.
+        images: image set of the run.
+        progress: called after each step, as that of a training.
 
     Raises:
         UserError: other images than those of the run, weights that are missing or damaged, or another process at it.
@@ -131,13 +138,13 @@ def retrain(run: Run, images: ImageSet, *, progress: Progress | None = None) -> 
 
 
 def done(summary: dict[str, Any]) -> bool:
-    """Whether the summary of a run has the accuracy of a tail that was retrained by this version's `RECIPE`."""
+    """Return whether a summary has the accuracy of a tail that was retrained by this version's `RECIPE`."""
     about = summary.get("retraining") or {}
     return summary.get("retrained_accuracy") is not None and {key: about.get(key) for key in RECIPE} == RECIPE
 
 
 def initial_tail(run: Run, images: ImageSet) -> nn.Module:
-    """The tail of a run as its training began."""
+    """Return the tail of a run with its weights before the training."""
     with torch.random.fork_rng():
         seed_layers(stream("cpu", run.settings.seed, WEIGHTS))  # as the training began
         return build_model(run.settings, images).tail
