@@ -1,4 +1,4 @@
-"""Image sets as uint8 tensors, batched augmentation, and the protocols: who trains on which images.
+"""Image sets as uint8 tensors, batched augmentation, and the protocols, which say who trains on which images.
 
 >>> images = load("digits")
 >>> images.train.images.shape

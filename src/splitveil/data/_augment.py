@@ -8,7 +8,10 @@ from torch import Tensor
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 pixels 0..255 of any shape -> float32 in [0, 1].
+    """Return uint8 pixels 0..255 of any shape as float32 in [0, 1].
+
+    Args:
+        images: uint8 pixels.
 
     >>> to_float(torch.tensor([0, 255], dtype=torch.uint8)).tolist()
     [0.0, 1.0]
@@ -25,7 +28,7 @@ def augment(
     rotate_degrees: float = 0.0,
     mirror: Tensor | None = None,
 ) -> Tensor:
-    """Random crop, then random horizontal flip, then random rotation, drawn for each image on its own.
+    """Crop at random, then flip at random, then rotate at random, drawn for each image on its own.
 
     Args:
         images: uint8, (B, C, H, W).
@@ -56,7 +59,7 @@ def augment(
 
 
 def window(images: Tensor, shift: Tensor, mirror: Tensor, padding: int) -> Tensor:
-    """Integer shift, then flip: out[b, :, y, x] = images[b, :, y + shift[0, b], x' + shift[1, b]], else zero.
+    """Shift by whole pixels, then flip: out[b, :, y, x] = images[b, :, y + shift[0, b], x' + shift[1, b]], else zero.
 
     x' = W - 1 - x where ``mirror[b]``, else x. Shapes: images (B, C, H, W), mirror (B,), shift (2, B) in
     [-padding, padding].
@@ -69,7 +72,7 @@ def window(images: Tensor, shift: Tensor, mirror: Tensor, padding: int) -> Tenso
 
 
 def warp(images: Tensor, shift: Tensor, mirror: Tensor, degrees: Tensor) -> Tensor:
-    """``window``, then a counter-clockwise rotation about the center, as one bilinear resampling.
+    """Apply `window`, then a counter-clockwise rotation about the center, as one bilinear resampling.
 
     Shapes: images float (B, C, H, W), shift (2, B), mirror (B,), degrees (B,).
     """

@@ -1,4 +1,4 @@
-"""What CIFAR-10 and CIFAR-100 share: the official archive through torchvision, or folders of images."""
+"""The loader of CIFAR-10 and CIFAR-100: the official archive through torchvision, or folders of images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def load_cifar(
     download: bool,
     sizes: Sizes,
 ) -> ImageSet:
-    """The first of these in ``root`` or ``root/name``: image folders, official files, official archive."""
+    """Load the first of these in ``root`` or ``root/name``: image folders, official files, official archive."""
     base = DEFAULT_ROOT if root is None else expanded(root)
     for folder in (base, base / name):
         if (folder / "train").is_dir() and (folder / "test").is_dir():

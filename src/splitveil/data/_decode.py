@@ -36,7 +36,7 @@ Notes = defaultdict[str, list[str]]  # what is said of images that are read: the
 
 
 class BrokenImage(UserError):
-    """Files that are no readable images, or not of the expected shape; ``each`` has what is wrong with every one."""
+    """Files that are no readable images, or not of the expected shape; ``each`` says what is wrong with each."""
 
     def __init__(self, *each: str):
         self.each = each
@@ -48,7 +48,7 @@ class BrokenImage(UserError):
 
 
 def decode(paths: Sequence[Path], size: int, *, resize: bool, label: str) -> Tensor:
-    """The images at ``paths`` as uint8 (N, 3, size, size), memory-mapped copy-on-write.
+    """Return the images at ``paths`` as uint8 (N, 3, size, size), memory-mapped copy-on-write.
 
     The first call decodes in parallel into a file of the cache folder (``SPLITVEIL_CACHE``, by default
     ``~/.cache/splitveil``); later calls map that file until a path, a size or a time stamp changes.
@@ -75,14 +75,14 @@ def decode(paths: Sequence[Path], size: int, *, resize: bool, label: str) -> Ten
 
 
 def try_out(paths: Sequence[Path], size: int, *, resize: bool, label: str) -> None:
-    """`decode` without a result, only to name what is broken."""
+    """Decode without a result, only to name what is broken."""
     _key(paths, size, resize)
     for _ in _chunks(paths, size, resize, label):
         pass
 
 
 def dimensions(paths: Sequence[Path]) -> tuple[Path, int, int]:
-    """The first readable of the files, its width and its height, upright.
+    """Return the first readable of the files, its width and its height, upright.
 
     Raises:
         UserError: none is readable; each is named.
@@ -133,7 +133,7 @@ def _cache_folder() -> Path:
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The cached array; None where there is none or it is damaged (it is then written again)."""
+    """Return the cached array; None where there is none or it is damaged (it is then written again)."""
     header = _header(shape)
     try:
         with path.open("rb") as handle:
@@ -145,7 +145,7 @@ def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _header(shape: tuple[int, ...]) -> bytes:
-    """What a cached array of this shape begins with: anything else was not written here, and is not read."""
+    """Return the first bytes of a cached array of this shape: a file that begins otherwise is not read."""
     written = io.BytesIO()
     np.lib.format.write_array_header_2_0(written, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return written.getvalue()
@@ -200,7 +200,7 @@ def _chunks(paths: Sequence[Path], size: int, resize: bool, label: str) -> Itera
 
 
 def _read(path: Path, size: int | None = None, resize: bool = False, notes: Notes | None = None) -> np.ndarray:
-    """One file as uint8 (3, H, W)."""
+    """Return one file as uint8 (3, H, W)."""
     import PIL.Image
     import PIL.ImageOps
 
@@ -229,7 +229,7 @@ def _read(path: Path, size: int | None = None, resize: bool = False, notes: Note
 
 
 def _opened(path: Path, notes: Notes) -> Image:
-    """The file, of which the header alone is read so far."""
+    """Open the file; only its header has been read so far."""
     import PIL.Image
 
     image = PIL.Image.open(io.BytesIO(path.read_bytes()))
@@ -246,14 +246,14 @@ def _say(notes: Notes) -> None:
 
 
 def _without_pillows_warning() -> None:
-    """Pillow's warning of large images names none; not undone, as filters are the process's and threads read."""
+    """Silence Pillow's warning of large images, which names no file; for good, as filters are the process's."""
     import PIL.Image
 
     warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
 
 
 def _on_white(image: Image) -> Image:
-    """The image as a viewer shows it: what is transparent has color values that nobody sees."""
+    """Return the image as a viewer shows it: transparent pixels have color values that nobody sees."""
     import PIL.Image
 
     if not image.has_transparency_data and image.mode != "La":  # which Pillow forgets there

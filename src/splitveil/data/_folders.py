@@ -19,7 +19,7 @@ from ._select import chosen
 from .base import ImageSet, Split, channel_statistics
 
 STUBS = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
-"""Formats that Pillow knows by name but leaves to other programs."""
+"""Formats that Pillow knows by name but cannot decode itself."""
 DEFAULT_ROOT = Path("data")
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean, std
 Sizes = tuple[int | None, int | None]  # train_size, test_size
@@ -33,12 +33,12 @@ class Listing:
     labels: list[int]
 
     def take(self, indices: Sequence[int]) -> Listing:
-        """The files at ``indices``, in that order."""
+        """Return the files at ``indices``, in that order."""
         return Listing([self.paths[i] for i in indices], [self.labels[i] for i in indices])
 
 
 def entries(folder: Path, hidden: bool = False) -> list[os.DirEntry[str]]:
-    """What is in ``folder``, by name, with hidden files only if asked; UserError where it cannot be read."""
+    """Return what is in ``folder``, by name, with hidden files only if asked; UserError where it cannot be read."""
     try:
         with os.scandir(folder) as found:
             return sorted((e for e in found if hidden or not e.name.startswith(".")), key=lambda entry: entry.name)
@@ -47,13 +47,13 @@ def entries(folder: Path, hidden: bool = False) -> list[os.DirEntry[str]]:
 
 
 def class_names(folder: Path) -> list[str]:
-    """The folders in ``folder``, by name."""
+    """Return the folders in ``folder``, by name."""
     return [entry.name for entry in entries(folder) if entry.is_dir()]
 
 
 @cache
 def suffixes() -> frozenset[str]:
-    """How the names of files end that Pillow reads here, in small letters."""
+    """Return the endings, in small letters, of the file names that Pillow can read here."""
     import PIL.Image
 
     known = PIL.Image.registered_extensions()  # loads all of its formats, hence before OPEN is looked at
@@ -62,10 +62,10 @@ def suffixes() -> frozenset[str]:
 
 
 def image_files(folder: Path, skipped: Counter[str] | None = None) -> list[Path]:
-    """The image files in ``folder``, by name; what else is in it is counted in ``skipped`` by its kind."""
+    """Return the image files in ``folder``, by name; count all else by its kind in ``skipped``."""
     found: list[Path] = []
     for entry in entries(folder, hidden=True):
-        if entry.name.startswith("."):  # of a system's own hidden files nobody expects anything
+        if entry.name.startswith("."):  # nobody misses a system's own hidden files
             kind = "hidden" if Path(entry.name).suffix.lower() in suffixes() else None
         elif entry.is_dir():
             kind = "folder(s)"
@@ -78,7 +78,7 @@ def image_files(folder: Path, skipped: Counter[str] | None = None) -> list[Path]
 
 
 def say_skipped(folder: Path, skipped: Counter[str]) -> None:
-    """Warn of what was left out below ``folder``, in one line."""
+    """Warn, in one line, of what was left out below ``folder``."""
     if skipped:
         logging.getLogger(__name__).warning(
             "skipped in %s: %s; what Pillow reads here and lies in the folder of a class is used",
@@ -92,7 +92,7 @@ def _counted(skipped: Counter[str]) -> str:
 
 
 def list_classes(folder: Path, classes: Sequence[str], inside: str = "") -> Listing:
-    """The images ``folder/<class>/[inside/]*``, class by class; files that are left out are counted and said.
+    """List the images ``folder/<class>/[inside/]*``, class by class; warn of files that are left out.
 
     Raises:
         UserError: a class has no folder, no image, or cannot be read.
@@ -117,14 +117,14 @@ def list_classes(folder: Path, classes: Sequence[str], inside: str = "") -> List
 
 
 def loose(folder: Path) -> Counter[str]:
-    """Images that lie beside the folders of the classes, and belong to none."""
+    """Count images that lie beside the folders of the classes, and so belong to none."""
     beside = [entry for entry in entries(folder) if not entry.is_dir()]
     count = sum(Path(entry.name).suffix.lower() in suffixes() for entry in beside)
     return Counter({"outside the folders of the classes": count} if count else {})
 
 
 def list_parts(root: Path, train_name: str, test_name: str) -> tuple[Listing, Listing, list[str]]:
-    """Train and test listing and the classes of ``root/train_name/<class>/``, ``root/test_name/<class>/``."""
+    """Return train and test listing and the classes of ``root/train_name/<class>/``, ``root/test_name/<class>/``."""
     classes = class_names(root / train_name)
     if not classes:
         raise UserError(f"no class folder in {root / train_name}; expected {train_name}/<class>/*.jpg, *.png")
@@ -143,7 +143,7 @@ def list_parts(root: Path, train_name: str, test_name: str) -> tuple[Listing, Li
 
 
 def find_root(root: str | Path | None, folder: str, markers: Sequence[str], layout: str) -> Path:
-    """The folder that holds all ``markers``: ``root``, or ``root/folder``; by default ``data``.
+    """Return the folder that holds all ``markers``: ``root``, or ``root/folder``; by default ``data``.
 
     Raises:
         UserError: neither does; the message describes ``layout``.
@@ -166,7 +166,7 @@ def image_set(
     statistics: Statistics | None = None,
     sizes: Sizes = (None, None),
 ) -> ImageSet:
-    """Select (``sizes``: train_size, test_size), decode, and bundle; statistics are computed where None."""
+    """Select (``sizes``: train_size, test_size), decode and bundle; compute the statistics where they are None."""
     splits: list[Split] = []
     broken: list[str] = []
     for part, listing, wanted in zip(("train", "test"), listings, sizes, strict=True):

@@ -1,4 +1,4 @@
-"""``load``: from a name, as a user writes it, to an ImageSet."""
+"""The way from a name, as a user writes it, to an ImageSet."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def load(
             ``name:key=value,key=value`` any (``folder:root=DIR,size=64``).
         root: where the files are; see the loader for the layout.
         download: whether missing files may be fetched.
-        train_size, test_size: this many images, class-balanced, the first of each class in name order.
+        train_size: number of training images, class-balanced, the first of each class in name order; None: all.
+        test_size: number of test images, as ``train_size``.
 
     Raises:
         UserError: unknown name or parameter, missing or broken files, sizes beyond what there is.

@@ -11,11 +11,10 @@ from ..errors import UserError
 
 
 def balanced(labels: Tensor | Sequence[int], count: int, rng: torch.Generator | None = None) -> Tensor:
-    """Indices (int64, sorted) of ``count`` images with as equal numbers per class as there are images.
+    """Return indices (int64, sorted) of ``count`` images with as equal numbers per class as there are images.
 
     Without ``rng`` the first of each class are taken, with it random ones. The first classes get one more
-    where ``count`` is no multiple of the number of classes; a class that
-    runs out leaves its share to the others.
+    where ``count`` is no multiple of the number of classes; a class that runs out leaves its share to the others.
 
     >>> balanced([0, 0, 0, 1, 1, 1], 3).tolist()
     [0, 1, 3]
@@ -31,7 +30,7 @@ def balanced(labels: Tensor | Sequence[int], count: int, rng: torch.Generator | 
 
 
 def spread(labels: Tensor | Sequence[int], counts: Sequence[int]) -> Tensor:
-    """Mask (bool, (N,)) of ``counts[c]`` images of every class c, evenly spaced over those of the class."""
+    """Return a mask (bool, (N,)) of ``counts[c]`` images of every class c, evenly spaced over those of the class."""
     labels = torch.as_tensor(labels, dtype=torch.int64)
     mask = torch.zeros(len(labels), dtype=torch.bool)
     for label, count in enumerate(counts):
@@ -41,7 +40,7 @@ def spread(labels: Tensor | Sequence[int], counts: Sequence[int]) -> Tensor:
 
 
 def chosen(labels: Sequence[int] | Tensor, size: int | None, part: str) -> Tensor:
-    """Indices for ``--train-size`` / ``--test-size``: all for None, else the first of each class.
+    """Return the indices for ``--train-size`` / ``--test-size``: all for None, else the first of each class.
 
     Raises:
         UserError: ``size`` is not positive or more than there are images.

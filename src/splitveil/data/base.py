@@ -1,4 +1,4 @@
-"""What a data set is once it is loaded: uint8 images and labels in memory (or memory-mapped)."""
+"""Loaded data sets: uint8 images and labels in memory (or memory-mapped)."""
 
 from __future__ import annotations
 
@@ -43,20 +43,28 @@ class Split:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of an image."""
+        """Return the shape (C, H, W) of an image."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
     def subset(self, indices: Tensor) -> Split:
-        """The images at ``indices`` (int64, (M,)), copied, in that order."""
+        """Return the images at ``indices``, copied, in that order.
+
+        Args:
+            indices: int64, (M,).
+        """
         return Split(self.images[indices], self.labels[indices])
 
     def joined(self, other: Split) -> Split:
-        """These images and then the other's."""
+        """Return these images and then the other's.
+
+        Args:
+            other: images of the same shape.
+        """
         return Split(torch.cat([self.images, other.images]), torch.cat([self.labels, other.labels]))
 
     def digest(self) -> str:
-        """SHA-256 of the pixels, in hexadecimal: equal for the same images in the same order.
+        """Return the SHA-256 of the pixels, in hexadecimal: equal for the same images in the same order.
 
         >>> Split(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.tensor([0])).digest()[:12]
         '5d89f0568650'
@@ -67,7 +75,11 @@ class Split:
         return digest.hexdigest()
 
     def to(self, device: torch.device | str) -> Split:
-        """The same split on ``device``."""
+        """Return the same split on ``device``.
+
+        Args:
+            device: where the tensors are to be.
+        """
         return Split(self.images.to(device), self.labels.to(device))
 
 
@@ -93,9 +105,12 @@ class ImageSet:
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel over all pixels of ``images`` (uint8, (N, C, H, W)).
+    """Return mean and standard deviation of each channel over all pixels, scaled to [0, 1].
 
-    Pixels are scaled to [0, 1]. Computed from the histogram, hence exact, and without a float copy.
+    They are computed from the histogram, hence exactly, and without a float copy.
+
+    Args:
+        images: uint8, (N, C, H, W).
 
     >>> channel_statistics(torch.full((2, 3, 4, 4), 255, dtype=torch.uint8))[0]
     (1.0, 1.0, 1.0)

@@ -22,9 +22,9 @@ def cifar10(
     train_size: Images | None = None,
     test_size: Images | None = None,
 ) -> ImageSet:
-    """CIFAR-10, 32x32: the official archive, or folders train/<class>/ and test/<class>/.
+    """Load CIFAR-10 (32x32): the official archive, or folders train/<class>/ and test/<class>/.
 
-     may be the folder with the archive or its unpacked files, or with the class folders, or the parent of a
+    ``root`` may be the folder with the archive or its unpacked files, or with the class folders, or the parent of a
     folder ``cifar10`` of either kind; ``data`` by default. Nothing is downloaded without ``download=True``.
     """
     sizes = (train_size, test_size)

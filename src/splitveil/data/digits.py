@@ -25,7 +25,7 @@ def digits(
     train_size: Images | None = None,
     test_size: Images | None = None,
 ) -> ImageSet:
-    """scikit-learn's 1,797 handwritten digits, 8x8 gray upsampled to 32x32x3 (no files needed).
+    """Load scikit-learn's 1,797 handwritten digits, 8x8 gray upsampled to 32x32x3 (no files needed).
 
     Split 1,437 / 360; the test images are 36 of each class, evenly spaced, so both parts hold all writers.
     ``root`` and ``download`` have no effect: the images are inside scikit-learn.

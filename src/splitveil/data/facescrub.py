@@ -22,7 +22,7 @@ def facescrub(
     train_size: Images | None = None,
     test_size: Images | None = None,
 ) -> ImageSet:
-    """FaceScrub, resized to 48x48, from folders train/<identity>/ and validate/<identity>/.
+    """Load FaceScrub, resized to 48x48, from folders train/<identity>/ and validate/<identity>/.
 
     ``root`` is the folder that holds the two, or the parent of a folder ``facescrub`` that does; ``data`` by
     default. The statistics are computed. Nothing is downloaded: the data set is published as links only.

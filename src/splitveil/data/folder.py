@@ -31,11 +31,11 @@ def folder(
     train_size: Images | None = None,
     test_size: Images | None = None,
 ) -> ImageSet:
-    """Your own images, folder:DIR: train/<class>/ and test|val|validate/<class>/, or only <class>/.
+    """Load your own images, folder:DIR: train/<class>/ and test|val|validate/<class>/, or only <class>/.
 
     Folders of classes alone are divided 80/20: of each class every fifth image by name is a test image.
-    All images are resized to ``size`` x ``size`` (by default the shorter side of the first training image),
-    whatever their aspect ratio. The statistics are computed from the training images.
+    All images are resized to ``size`` x ``size`` (by default the shorter side of the first training image)
+    without regard to their aspect ratio. The statistics are computed from the training images.
     """
     if download:
         raise UserError("folder has nothing to download; drop --download")

@@ -1,4 +1,4 @@
-"""Who trains on which images, and what the attacker may access."""
+"""Protocols: who trains on which images, and what the attacker may access."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PARTS = ("defender_train", "utility_val", "utility_test", "attacker_train", "att
 
 
 class Access(enum.Enum):
-    """What an attack may need and a protocol may grant."""
+    """Access that an attack may need and a protocol may grant."""
 
     QUERY = "query"  # send images of its own through the encoder and read what arrives on the wire
     WEIGHTS = "weights"  # the encoder itself, with gradients
@@ -31,13 +31,13 @@ class Protocol:
     """The five image sets of an experiment and the attacker's rights.
 
     Attributes:
-        name: of the protocol.
-        defender_train: what the protected network trains on.
-        utility_val: held out of the training images; chooses the epoch.
-        utility_test: scores the accuracy; nothing is chosen on it.
-        attacker_train: what the attacker trains on (plain, not augmented).
-        attacker_test: what the attacker reconstructs.
-        grants: what the attacker may access.
+        name: name of the protocol.
+        defender_train: images that the protected network trains on.
+        utility_val: images held out of the training, on which the epoch is chosen.
+        utility_test: images that the accuracy is scored on; nothing is chosen on them.
+        attacker_train: images that the attacker trains on (plain, not augmented).
+        attacker_test: images that the attacker reconstructs.
+        grants: access that the attacker has.
 
     Raises:
         UserError: a part is empty, or an image of attacker_test (by its pixels) is in attacker_train.
@@ -83,6 +83,7 @@ def protocol(name: str, images: ImageSet, *, seed: int = 0, attacker_test_size: 
     (``auxiliary``: also those the defender has).
 
     Args:
+        name: ``train_time``, ``inference_time`` or ``auxiliary``.
         images: the data set.
         seed: of the division.
         attacker_test_size: reconstruct only this many images, class-balanced.
@@ -139,14 +140,20 @@ PROTOCOLS: dict[str, Callable[[Split, Split, torch.Generator], tuple[Split, Spli
 
 
 def divide(split: Split, count: int, rng: torch.Generator) -> tuple[Split, Split]:
-    """A random class-balanced part of ``count`` images, and the rest."""
+    """Return a random class-balanced part of ``count`` images, and the rest.
+
+    Args:
+        split: images to divide.
+        count: size of the first part.
+        rng: generator of the choice.
+    """
     part = torch.zeros(len(split), dtype=torch.bool)
     part[balanced(split.labels, count, rng)] = True
     return split.subset(part.nonzero().flatten()), split.subset((~part).nonzero().flatten())
 
 
 def without(split: Split, others: list[Split]) -> Split:
-    """``split`` less the images whose pixels are in one of ``others``; the same object if there are none."""
+    """Return ``split`` less the images whose pixels are in one of ``others``; the same object if there are none."""
     drop = torch.zeros(len(split), dtype=torch.bool)
     for other in others:
         drop |= contained(split.images, other.images)
@@ -154,7 +161,7 @@ def without(split: Split, others: list[Split]) -> Split:
 
 
 def _known_to_none(name: str, split: Split, others: list[Split], images: ImageSet) -> Split:
-    """`without`; where it leaves nothing, say what the images are like instead of asking for more of them."""
+    """Return `without`; where nothing is left, say what the images are like instead of asking for more of them."""
     left = without(split, others)
     if len(left) or not len(split):
         return left
@@ -173,7 +180,7 @@ def _known_to_none(name: str, split: Split, others: list[Split], images: ImageSe
 
 
 def contained(images: Tensor, others: Tensor) -> Tensor:
-    """bool (N,): which of ``images`` (uint8, (N, 3, S, S)) have exactly the pixels of one of ``others``."""
+    """Return which of ``images`` (uint8, (N, C, S, S)) have exactly the pixels of one of ``others``: bool (N,)."""
     if images.shape[1:] != others.shape[1:]:
         return torch.zeros(len(images), dtype=torch.bool)
     ours, theirs = fingerprints(images), fingerprints(others)
@@ -186,7 +193,7 @@ def contained(images: Tensor, others: Tensor) -> Tensor:
 
 
 def fingerprints(images: Tensor) -> Tensor:
-    """int64 (N,): for every image a weighted sum of its bytes, modulo 2^64; equal for equal pixels."""
+    """Return, for every image, a weighted sum of its bytes, modulo 2^64; equal for equal pixels: int64 (N,)."""
     rows = images.cpu().contiguous().flatten(1)
     if rows.shape[1] % 8 == 0:
         rows = rows.view(torch.int64)  # eight pixels at a time

@@ -27,7 +27,7 @@ def tinyimagenet(
     train_size: Images | None = None,
     test_size: Images | None = None,
 ) -> ImageSet:
-    """TinyImageNet, 64x64, official layout or val images sorted into classes; these are the test split.
+    """Load TinyImageNet (64x64), official layout or val images sorted into classes; these are the test split.
 
     ``root`` is the folder ``tiny-imagenet-200`` or its parent; ``data`` by default. The classes are those of
     wnids.txt whose training folder is there, sorted, so a part of the 200 is fine. Nothing is downloaded.
@@ -48,7 +48,7 @@ def tinyimagenet(
 
 
 def _by_class(folder: Path, wnids: list[str]) -> Listing:
-    """Images in ``folder/<wnid>/images/``, or, where no class has that, in ``folder/<wnid>/``."""
+    """List images in ``folder/<wnid>/images/``, or, where no class has that, in ``folder/<wnid>/``."""
     here = [wnid for wnid in wnids if (folder / wnid).is_dir()]
     inside = "images" if any((folder / wnid / "images").is_dir() for wnid in here) else ""
     found = list_classes(folder, here, inside)
@@ -56,7 +56,7 @@ def _by_class(folder: Path, wnids: list[str]) -> Listing:
 
 
 def _validation(folder: Path, wnids: list[str]) -> Listing:
-    """The validation images where the archive puts them, or where scripts that sort them into classes do.
+    """List the validation images where the archive puts them, or where scripts that sort them into classes do.
 
     The order is the same, and so are the images of every part.
     """
@@ -92,7 +92,7 @@ def _annotated(folder: Path, wnids: list[str]) -> Listing:
 
 
 def _titles(folder: Path, wnids: list[str]) -> list[str]:
-    """The first name in words.txt of each class; all its names where that is ambiguous; else the wnid."""
+    """Return the first name in words.txt of each class; all its names where that is ambiguous; else the wnid."""
     words = folder / "words.txt"
     rows = [line.partition("\t") for line in _lines(words)] if words.is_file() else []
     full = {wnid: names for wnid, _, names in rows}

@@ -1,8 +1,8 @@
-"""The best attacker that can exist: one who chooses among attacks by what is known without the attacked images.
+"""The best attacker that can exist: one who chooses among attacks without knowing the attacked images.
 
-The worst case takes, for each image, the answer with the lowest error; nobody who does not have the image can do that.
-An attacker has two things: the errors on own images that no attack has learned from, and how far each answer's wire is
-from the wire that was seen.
+The worst case takes, for each image, the answer with the lowest error, which only somebody who has the image can do.
+An attacker knows two things: the errors on own images that no attack has learned from, and how far each answer's wire
+is from the wire that was seen.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ DISTANCE = "wire_distance"
 PER_IMAGE = "choice per image"
 FOLDS = 4
 ROUNDING = 1e-9
-"""Part of an error by which two sums of the same numbers may differ."""
+"""Relative difference that two sums of the same numbers may have."""
 Values = Mapping[str, Mapping[str, Tensor]]
 """Attack -> column -> one number per image."""
 
 
 @dataclass(frozen=True)
 class BestAttacker:
-    """Who attacks best, judged on the attacker's own images.
+    """The attack that is best on the attacker's held-out images.
 
     Attributes:
         name: the attack's label, or `PER_IMAGE`.
@@ -40,7 +40,7 @@ class BestAttacker:
 
 
 def best_attacker(held: Values, attacked: Values) -> BestAttacker | None:
-    """The attack with the lowest mean squared error on held-out images, or the choice per image where that is lower.
+    """Return the attack with the lowest error on held-out images, or the choice per image where that is lower.
 
     The choice per image takes the attack j with the lowest a_j + b log d_ij, where d_ij is the distance on the wire;
     a_j and b are least squares for the log errors of the held-out images, each image's mean taken off. Its own error is
@@ -48,10 +48,10 @@ def best_attacker(held: Values, attacked: Values) -> BestAttacker | None:
 
     Args:
         held: of the held-out images, with "mse" and, where the attacker has the encoder, `DISTANCE`.
-        attacked: of the attacked images; only `DISTANCE` is looked at.
+        attacked: of the attacked images; only `DISTANCE` is used.
 
     Returns:
-        None where an attack was not judged.
+        None where an attack has no errors on held-out images.
 
     >>> one, two = torch.tensor([0.1, 0.3]), torch.tensor([0.3, 0.4])
     >>> best_attacker({"a": {"mse": two}, "b": {"mse": one}}, {"a": {"mse": one}, "b": {"mse": two}}).chosen
@@ -88,7 +88,7 @@ def _cross_validated(errors: Tensor, distance: Tensor) -> float:
 
 
 def _choice(errors: Tensor, own: Tensor, theirs: Tensor) -> Tensor:
-    """Index of the attack for each row of ``theirs`` (M, A), learned from ``errors`` and ``own`` (N, A): (M,)."""
+    """Return the attack's index for each row of ``theirs`` (M, A), learned from ``errors`` and ``own`` (N, A): (M,)."""
     y, d = _log(errors), _log(own)
     y, d = y - y.mean(1, keepdim=True), d - d.mean(1, keepdim=True)
     level, middle = y.mean(0), d.mean(0)

@@ -1,4 +1,4 @@
-"""How sure a difference is: over trainings and their images, and over the rows of a table."""
+"""The evidence for a difference: over trainings and their images, and over the rows of a table."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from ..errors import UserError
 from .intervals import Interval
 
 LEAST = 3
-"""Pairs of trainings from which on a difference may be put down to what was changed; of fewer it is of these alone."""
+"""Least pairs of trainings for which a difference is put down to what was changed; fewer speak of themselves alone."""
 LEVEL = 0.05
 MARGIN = 1.0
-"""Loss of accuracy, in points, that is to be excluded before an accuracy is called kept."""
+"""Loss of accuracy, in points, that must be excluded before an accuracy is called kept."""
 
 
 def checked_margin(points: float) -> float:
     """Return a loss of accuracy that is to be excluded, in points.
+
+    Args:
+        points: in (0, 100].
 
     Raises:
         UserError: it is none.
@@ -29,7 +32,7 @@ def checked_margin(points: float) -> float:
 
 
 def points_of(margin: float) -> str:
-    """A margin in words.
+    """Return a margin in words.
 
     >>> points_of(1.0), points_of(0.5)
     ('1 point', '0.5 points')
@@ -50,10 +53,15 @@ def over_seeds(values: Sequence[float]) -> Interval:
 
 
 def combined(parts: Sequence[Interval], least: float = -math.inf, most: float = math.inf) -> Interval:
-    """Over the seeds (Student), of one seed its own interval; cut to [``least``, ``most``], where the value must lie.
+    """Return Student's interval over the seeds, cut to [``least``, ``most``]; of one seed its own interval.
 
     Seeds that happen to agree leave Student's interval without width. It is never taken narrower than that of the
     images would be if every seed had images of its own: mean half width / √seeds.
+
+    Args:
+        parts: interval of each seed.
+        least: lowest value that is possible.
+        most: highest value that is possible.
 
     >>> f"{combined([Interval(0.5, 0.4, 0.6), Interval(0.5, 0.4, 0.6)]):.3f}"
     '0.500 [0.429, 0.571]'
@@ -96,7 +104,7 @@ def hierarchical(changes: Sequence[np.ndarray | Interval], shared: bool = False)
 
 
 def image_variance(changes: Sequence[np.ndarray | Interval], shared: bool = False) -> float:
-    """Variance that the choice of images gives the mean over ``changes``; arguments as for `hierarchical`."""
+    """Return the variance that the choice of images gives the mean over ``changes``; arguments as of `hierarchical`."""
     arrays = [change for change in changes if not isinstance(change, Interval)]
     if shared and len(arrays) == len(changes):
         return float(np.mean(arrays, axis=0).var()) / len(arrays[0])
@@ -110,13 +118,13 @@ def image_variance(changes: Sequence[np.ndarray | Interval], shared: bool = Fals
 
 
 def student(mean: float, variance: float, count: int) -> Interval:
-    """Mean ± quantile·√variance; the quantile as in `quantile`."""
+    """Return mean ± quantile·√variance; the quantile as in `quantile`."""
     half = quantile(count) * math.sqrt(variance)
     return Interval(mean, mean - half, mean + half)
 
 
 def quantile(count: int) -> float:
-    """Half width of a 95 % interval in standard errors: Student's over ``count`` pairs, the normal one for one pair.
+    """Return the half width of a 95 % interval in standard errors: Student's over ``count`` pairs, the normal of one.
 
     >>> [round(quantile(count), 2) for count in (1, 2, 3, 5)]
     [1.96, 12.71, 4.3, 2.78]
@@ -127,9 +135,13 @@ def quantile(count: int) -> float:
 
 
 def p_value(difference: Interval, count: int = 1) -> float:
-    """Two-sided p value that belongs to an interval over ``count`` pairs: below 0.05 where that excludes zero.
+    """Return the two-sided p value of an interval over ``count`` pairs: below 0.05 where the interval excludes zero.
 
-    The distance of its end that is nearer to zero stands for `quantile` standard errors.
+    The distance from zero to the nearer end stands for `quantile` standard errors.
+
+    Args:
+        difference: mean and 95 % interval.
+        count: pairs of trainings that it is over.
 
     >>> round(p_value(Interval(1.0, 0.0, 2.0)), 3), round(p_value(over_seeds([1.0, 2.0, 3.0]), 3), 4)
     (0.05, 0.0742)
@@ -146,7 +158,10 @@ def p_value(difference: Interval, count: int = 1) -> float:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """P values corrected for their number (Holm 1979): below 0.05 any of them is shown, all together at that level.
+    """Return p values corrected for their number (Holm 1979): all those below 0.05 are shown together at that level.
+
+    Args:
+        values: uncorrected p values.
 
     >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
     [0.03, 0.06, 0.06]

@@ -1,4 +1,4 @@
-"""How sure a mean over images is: confidence intervals of means, of shares and of differences."""
+"""Confidence intervals of means over images, of shares and of differences."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Interval:
     level: float = 0.95
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; the key names the level."""
+        """Return the interval for JSON; the key names the level."""
         return {"mean": self.mean, f"ci{100 * self.level:g}": [self.lo, self.hi]}
 
     def __format__(self, spec: str) -> str:
         return f"{self.mean:{spec}} [{self.lo:{spec}}, {self.hi:{spec}}]" if spec else str(self)
 
     def __str__(self) -> str:
-        """As many decimals as the width of the interval supports: two significant digits of it."""
+        """Return as many decimals as the width of the interval supports: two significant digits of it."""
         width = abs(self.hi - self.lo)
         if not math.isfinite(width) or width <= 1e-9 * abs(self.mean):  # nothing but rounding
             return format(self, ".4g")
@@ -53,7 +53,7 @@ def bootstrap_ci(
     level: float = 0.95,
     resamples: int = 2000,
 ) -> Interval:
-    """Percentile-bootstrap interval of the mean (Efron and Tibshirani 1993, ch. 13) of independent values.
+    """Return the percentile-bootstrap interval of the mean of independent values (Efron and Tibshirani 1993, ch. 13).
 
     Args:
         values: one number per image, (n,), n ≥ 2, all finite.
@@ -91,9 +91,18 @@ def bootstrap_ci(
 
 
 def paired_difference(a: Any, b: Any, rng: torch.Generator | None = None, level: float = 0.95) -> Interval:
-    """Bootstrap interval of mean(a − b), where a[i] and b[i] were measured on the same image.
+    """Return the bootstrap interval of mean(a − b), where a[i] and b[i] were measured on the same image.
 
     The images' own spread cancels, so this is much narrower than the difference of two intervals.
+
+    Args:
+        a: one number per image, (n,).
+        b: one number per image, (n,), in the same order.
+        rng: as of `bootstrap_ci`.
+        level: as of `bootstrap_ci`.
+
+    Raises:
+        UserError: different numbers of images, and as `bootstrap_ci`.
 
     >>> paired_difference([2.0, 3.0, 5.0], [1.0, 2.0, 4.0])
     Interval(mean=1.0, lo=1.0, hi=1.0, level=0.95)
@@ -108,7 +117,12 @@ def paired_difference(a: Any, b: Any, rng: torch.Generator | None = None, level:
 
 
 def binomial_ci(correct: int, n: int, level: float = 0.95) -> Interval:
-    """Accuracy with its Wilson score interval (Wilson 1927), sound also near 0 and 1.
+    """Return an accuracy with its Wilson score interval (Wilson 1927), sound also near 0 and 1.
+
+    Args:
+        correct: number of hits.
+        n: number of trials.
+        level: share of repetitions whose interval should hold the true share.
 
     Raises:
         UserError: n below 1 or ``correct`` outside 0..n.
@@ -127,12 +141,16 @@ def binomial_ci(correct: int, n: int, level: float = 0.95) -> Interval:
 
 
 def unpaired_difference(a: Interval, b: Interval) -> Interval:
-    """Interval of a − b from the two intervals alone, a and b measured independently.
+    """Return the interval of a − b from the two intervals alone, a and b measured independently.
 
     lo = a − b − √((a − a.lo)² + (b.hi − b)²), hi = a − b + √((a.hi − a)² + (b − b.lo)²). Of two Wilson intervals this
     is method 10 of Newcombe ("Interval estimation for the difference between independent proportions", Statistics in
     Medicine 17, 1998), of others MOVER (Zou and Donner, Statistics in Medicine 27, 2008). On the same images it is
     wider than :func:`paired_difference` where the two go together.
+
+    Args:
+        a: mean with its interval.
+        b: mean with its interval, of the same level.
 
     Raises:
         UserError: the intervals have different levels.

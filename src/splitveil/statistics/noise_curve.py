@@ -19,9 +19,9 @@ from .intervals import ELEMENTS_AT_ONCE, Interval
 
 RESAMPLES = 2000
 LEAST_POINTS = 3
-"""Strengths of noise from which on there is a curve."""
+"""Least number of strengths of noise that make a curve."""
 TINY = 1e-12
-"""Stands for an error of zero, which has no logarithm."""
+"""Replaces an error of zero, which has no logarithm."""
 FINE = 32
 """Points between two strengths at which the curve is inverted."""
 
@@ -50,11 +50,13 @@ def on_curve(
 
     Accuracy falls and the error rises with σ: both are made monotone (`isotonic`) and interpolated over log σ, without
     overshooting (PCHIP, Fritsch and Carlson 1980). Where several strengths have the wanted accuracy, the strongest
-    counts. Nothing is extrapolated: beyond the curve its nearer end is given, and it is said.
+    counts. Nothing is extrapolated: beyond the curve its nearer end is returned.
 
     Args:
         sigmas: K strengths, rising.
-        accuracy, log_mse: of each strength, (..., K); they are broadcast against ``wanted``.
+        accuracy: accuracy at each strength, (..., K), broadcast against ``wanted``.
+        log_mse: log error at each strength, (..., K), broadcast against ``wanted``.
+        wanted: accuracies, (...).
 
     >>> found, inside = on_curve([0.1, 0.2, 0.4], np.array([0.9, 0.8, 0.6]), np.log([1, 2, 4]), np.array(0.8))
     >>> round(float(np.exp(found)), 6), bool(inside)
@@ -84,7 +86,7 @@ class AtEqualAccuracy:
         accuracy: of the defense, over the seeds.
         reference: MSE of noise alone at that accuracy; None: outside the curve.
         difference: log MSE of the defense minus that of noise alone at the same accuracy; None: outside the curve.
-        beyond: part of the resamples in which the accuracy was outside the curve, whose end was taken.
+        beyond: part of the resamples in which the accuracy was outside the curve, so that its end was taken.
         raw: by σ, log MSE of the defense minus that of noise alone of this strength, however accurate that is.
     """
 
@@ -151,7 +153,7 @@ def _check(sigmas: Sequence[float], errors: Sequence[np.ndarray], hits: Sequence
 
 
 def _against_curve(sigmas: Sequence[float], mse: np.ndarray, share: np.ndarray) -> dict[str, np.ndarray]:
-    """What means (R, K + D) say of the D defenses, (R, D) each; "raw" has (R, D, K)."""
+    """Return what means (R, K + D) say of the D defenses, (R, D) each; "raw" has (R, D, K)."""
     count, log = len(sigmas), np.log(np.maximum(mse, TINY))
     accuracy, own = share[:, count:], log[:, count:]
     reference, inside = on_curve(sigmas, share[:, None, :count], log[:, None, :count], accuracy)
@@ -160,7 +162,7 @@ def _against_curve(sigmas: Sequence[float], mse: np.ndarray, share: np.ndarray) 
 
 
 def _over_seeds(values: Sequence[np.ndarray], shared: bool, drawn: np.ndarray, rng: torch.Generator) -> np.ndarray:
-    """Means over the drawn seeds of means over resampled images, (R, rows)."""
+    """Return the means over the drawn seeds of means over resampled images, (R, rows)."""
     rows, resamples = len(values[0]), len(drawn)
     sample = np.arange(resamples)[:, None]
     if shared:

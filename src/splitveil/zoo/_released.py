@@ -13,11 +13,13 @@ from .base import Bottleneck, check_bottleneck, initialize
 def released_halves(
     bottleneck: Bottleneck, shape: tuple[int, ...], back_kernel: int | None = None
 ) -> tuple[nn.Module, nn.Module]:
-    """The halves of the published bottleneck: a stride is a chain of 3×3 convolutions of stride 2.
+    """Return the halves of the published bottleneck: a stride is a chain of 3×3 convolutions of stride 2.
 
     Of stride s there are 1 + ⌊log₂ ⌊s/2⌋⌋ of them, with as many transposed ones in the cloud; stride 3 is stride 2.
 
     Args:
+        bottleneck: channels, stride and kernel.
+        shape: (C, H, W) of the feature.
         back_kernel: side of the cloud's kernel at stride 1; None: as on the device.
 
     >>> down, up = released_halves(Bottleneck(channels=8, stride=4), (128, 8, 8))

@@ -1,4 +1,4 @@
-"""What every network of the zoo shares: the bottleneck, the cut by counting blocks, the two halves."""
+"""The common parts of the zoo's networks: the bottleneck, the cut by counting blocks, the two halves."""
 
 from __future__ import annotations
 
@@ -99,9 +99,13 @@ def assemble(
 
 
 def bottleneck_halves(bottleneck: Bottleneck, shape: tuple[int, ...]) -> tuple[nn.Module, nn.Module]:
-    """The device half and the cloud half of ``bottleneck`` for a feature of ``shape`` (C, H, W).
+    """Return the device half and the cloud half of a bottleneck.
 
     The cloud half is a convolution, or with a stride a transposed convolution, back to exactly ``shape``.
+
+    Args:
+        bottleneck: channels, stride and kernel.
+        shape: (C, H, W) of the feature.
 
     >>> down, up = bottleneck_halves(Bottleneck(channels=8, stride=2), (128, 8, 8))
     >>> z = down(torch.zeros(1, 128, 8, 8)); z.shape, up(z).shape
@@ -125,7 +129,12 @@ def bottleneck_halves(bottleneck: Bottleneck, shape: tuple[int, ...]) -> tuple[n
 
 
 def feature_shape(encoder: nn.Module, example: Tensor) -> tuple[int, ...]:
-    """Shape of ``encoder(example)`` without its batch dimension; batch-norm statistics stay untouched."""
+    """Return the shape of ``encoder(example)`` without its batch dimension; batch-norm statistics stay untouched.
+
+    Args:
+        encoder: run in evaluation mode.
+        example: a batch of images.
+    """
     modes = {module: module.training for module in encoder.modules()}
     encoder.eval()
     try:
@@ -137,9 +146,12 @@ def feature_shape(encoder: nn.Module, example: Tensor) -> tuple[int, ...]:
 
 
 def initialize(module: nn.Module) -> None:
-    """He initialization of every convolution (normal, fan-out); linear layers keep torch's own.
+    """Initialize every convolution by He's method (normal, fan-out); linear layers keep torch's own weights.
 
     Draws from torch's default generator, like every torch layer: seed it, or build under ``fork_rng``.
+
+    Args:
+        module: initialized in place.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
@@ -150,13 +162,28 @@ def initialize(module: nn.Module) -> None:
 
 
 def conv_bn_relu(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
-    """A convolution without bias (batch norm makes it redundant), batch norm and ReLU."""
+    """Return a convolution without bias (batch norm makes it redundant), batch norm and ReLU.
+
+    Args:
+        inputs: channels of the input.
+        outputs: channels of the output.
+        kernel: odd side of the kernel; the padding keeps the size.
+        stride: stride of the convolution.
+    """
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
     return [conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
 
 def check_bottleneck(bottleneck: Bottleneck, shape: tuple[int, ...]) -> None:
-    """Raise a UserError where ``bottleneck`` does not fit a feature of ``shape``."""
+    """Check that a bottleneck fits a feature.
+
+    Args:
+        bottleneck: channels, stride and kernel.
+        shape: (C, H, W) of the feature.
+
+    Raises:
+        UserError: it does not.
+    """
     if len(shape) != 3:
         raise UserError(f"a bottleneck needs a feature (channels, height, width), got the shape {shape}; leave it out")
     side = min(cast("tuple[int, int]", shape[1:]))

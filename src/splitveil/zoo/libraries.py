@@ -28,7 +28,7 @@ def library(
     image_size: Pixels,
     bottleneck: Bottleneck | None = None,
 ) -> Parts:
-    """``torchvision:NAME@LAYER`` or ``timm:NAME@LAYER``: any of their classifiers, cut at a named layer.
+    """Build any classifier of torchvision or timm (``torchvision:NAME@LAYER``, ``timm:NAME@LAYER``), cut at a layer.
 
     ``cut`` may stay None, or name the same layer. Nothing is downloaded: the weights are random. Maps cross the wire
     with channels first; where the layer's own order cannot be found by trying, it is named after the layer:

@@ -45,7 +45,7 @@ class InvertedResidual(nn.Module):
 def mobilenetv2(
     arch: str, *, cut: int | None, classes: Count, image_size: Pixels, bottleneck: Bottleneck | None = None
 ) -> Parts:
-    """MobileNetV2 with small strides (32 pixels end as 4×4); ``_sgm``: the encoder ends in a sigmoid.
+    """Build MobileNetV2 with small strides (32 pixels end as 4×4); ``_sgm``: the encoder ends in a sigmoid.
 
     ``cut`` counts the entries of [stem, block, block, ...] that are on the device: 1 to 18.
     """

@@ -42,7 +42,7 @@ class ReleasedBlock(nn.Module):
 def mobilenetv2_released(
     arch: str, *, cut: int | None, classes: Count, image_size: Pixels, bottleneck: Bottleneck | None = None
 ) -> Parts:
-    """MobileNetV2 of the published code, for its checkpoints: the encoder's end is neither sigmoid nor batch norm.
+    """Build MobileNetV2 of the published code, for its checkpoints: the encoder ends in neither sigmoid nor batch norm.
 
     ``cut`` counts the entries of [stem, 7 stages, last convolution] that are on the device: 1 to 9. Neither the
     stem nor the last convolution has a ReLU, the bottleneck always has, whatever its setting, and its cloud half

@@ -42,7 +42,7 @@ class BasicBlock(nn.Module):
 def resnet(
     arch: str, *, cut: int | None, classes: Count, image_size: Pixels, bottleneck: Bottleneck | None = None
 ) -> Parts:
-    """ResNet with the published widths 16/32/64/128; ``_sgm``: the encoder ends in a sigmoid.
+    """Build a ResNet with the published widths 16/32/64/128; ``_sgm``: the encoder ends in a sigmoid.
 
     Depth 6n + 2 is a stem, three stages of n blocks of two convolutions (n = 3: ResNet-20) and a classifier:
     the four widths are the stem's 16 and the stages' 32, 64 and 128. The published shortcut without weights
@@ -55,7 +55,7 @@ def resnet(
 def residual_network(
     arch: str, *, stem: int, cut: int | None, classes: Count, image_size: Pixels, bottleneck: Bottleneck | None
 ) -> Parts:
-    """The ResNet of the depth in ``arch``, its stem a convolution of side ``stem``."""
+    """Build the ResNet of the depth in ``arch``, its stem a convolution of side ``stem``."""
     return assemble(
         arch,
         residual_blocks(arch, stem),
@@ -68,7 +68,7 @@ def residual_network(
 
 
 def residual_blocks(arch: str, stem: int) -> list[nn.Module]:
-    """The stem, of side ``stem``, and the residual blocks."""
+    """Return the stem, of side ``stem``, and the residual blocks."""
     per_stage = (int(arch.partition("_")[0].removeprefix("resnet")) - 2) // 6
     blocks: list[nn.Module] = [nn.Sequential(*conv_bn_relu(3, WIDTHS[0], kernel=stem))]
     for inputs, outputs in pairwise(WIDTHS):
@@ -80,5 +80,5 @@ def residual_blocks(arch: str, stem: int) -> list[nn.Module]:
 
 
 def residual_head(classes: int) -> nn.Module:
-    """What follows the last block."""
+    """Return the layers after the last block."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTHS[-1], classes))

@@ -15,7 +15,7 @@ from .resnet import WIDTHS, residual_blocks, residual_head
 def resnet_released(
     arch: str, *, cut: int | None, classes: Count, image_size: Pixels, bottleneck: Bottleneck | None = None
 ) -> Parts:
-    """ResNet of the published code, for its checkpoints: 5×5 stem, sigmoid, chains for strides above 2.
+    """Build a ResNet of the published code, for its checkpoints: 5×5 stem, sigmoid, chains for strides above 2.
 
     With ``_double`` a bare convolution 16 → 16 follows the stem, as PATROL's; it counts as a part of the stem.
     ``cut`` counts as in ``resnet``.

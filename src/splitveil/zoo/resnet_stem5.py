@@ -12,7 +12,7 @@ from .resnet import residual_network
 def resnet_stem5(
     arch: str, *, cut: int | None, classes: Count, image_size: Pixels, bottleneck: Bottleneck | None = None
 ) -> Parts:
-    """ResNet of the published code: a 5×5 stem, widths 16/32/64/128; ``_sgm``: the encoder ends in a sigmoid.
+    """Build a ResNet of the published code: a 5×5 stem, widths 16/32/64/128; ``_sgm``: the encoder ends in a sigmoid.
 
     The paper's ResNet-20 is read as that of He et al. with a 3×3 stem (``resnet20``); the published
     checkpoints have a 5×5 one and always the sigmoid. ``cut`` counts [stem, block, ...], as in ``resnet``.

@@ -19,7 +19,7 @@ LAYERS = {
 def vgg(
     arch: str, *, cut: int | None, classes: Count, image_size: Pixels, bottleneck: Bottleneck | None = None
 ) -> Parts:
-    """VGG for 32 to 64 pixel images; ``_bn``: batch norm, ``_sgm``: the encoder ends in a sigmoid.
+    """Build a VGG for 32 to 64 pixel images; ``_bn``: batch norm, ``_sgm``: the encoder ends in a sigmoid.
 
     ``cut`` counts the entries of the layer list that are on the device: of VGG11's
     ``64 M 128 M 256 256 M 512 512 M 512 512 M``, 4 are two convolutions and two poolings.
@@ -51,7 +51,7 @@ def vgg(
 
 
 def layer_blocks(layers: str, *, batch_norm: bool) -> list[nn.Module]:
-    """The entries of a layer list, each with its batch norm and ReLU."""
+    """Return the entries of a layer list, each with its batch norm and ReLU."""
     blocks: list[nn.Module] = []
     inputs = 3
     for entry in layers.split():

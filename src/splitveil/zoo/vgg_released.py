@@ -18,7 +18,7 @@ NAMES = tuple(f"{name}{bn}{sgm}" for name in LAYERS for bn in ("", "_bn") for sg
 def vgg_released(
     arch: str, *, cut: int | None, classes: Count, image_size: Pixels, bottleneck: Bottleneck | None = None
 ) -> Parts:
-    """VGG of the published code, for its checkpoints: without ``_sgm`` the encoder ends in a batch norm.
+    """Build a VGG of the published code, for its checkpoints: without ``_sgm`` the encoder ends in a batch norm.
 
     The head takes all that is left (64 pixels: 2,048 inputs), strides above 2 are chains of stride 2, and with
     ``_double`` the first convolution is 3 → 16 → 64, as PATROL's. ``cut`` counts as in ``vgg``.

@@ -1,4 +1,4 @@
-"""The attacker's networks: from a feature on the wire back to an image."""
+"""The attacker's decoders, from what crosses the wire back to an image."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _known(name: str) -> str:
 
 
 Network = Annotated[str, AfterValidator(_known)]
-"""The name of a decoder that there is."""
+"""The name of a known decoder."""
 
 
 @checked
@@ -71,7 +71,7 @@ def _image(size: int | ImageShape) -> ImageShape:
 
 
 def _read(name: str) -> tuple[str, dict[str, int]]:
-    """The registered name, and the numbers in ``name``."""
+    """Return the registered name, and the numbers in ``name``."""
     match, registry = _NAME.fullmatch(name), Registry("zoo.decoders")
     key = f"{match['family']}NnCc" if match else name
     if key not in registry.names():

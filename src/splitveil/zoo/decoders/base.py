@@ -1,4 +1,4 @@
-"""The steps that every decoder shares: up to the image's size, and into [0, 1]."""
+"""The steps that all decoders share: upsampling to the image's size, and the map into [0, 1]."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import nn
 
 ImageShape = tuple[int, int, int]
-"""Channels, height and width of the images that a decoder gives."""
+"""Channels, height and width of a decoder's images."""
 Blocks = Annotated[int, Field(ge=0, le=256)]
 Channels = Annotated[int, Field(ge=1, le=4096)]
 
@@ -33,7 +33,7 @@ def doublings(feature_shape: tuple[int, int, int], image_shape: ImageShape) -> i
 
 
 def upsampling(feature_shape: tuple[int, int, int], image_shape: ImageShape, channels: int) -> list[nn.Module]:
-    """Transposed convolutions with batch norm and ReLU, each doubling the size, up to the image's size."""
+    """Return transposed convolutions with batch norm and ReLU, each doubling the size, up to the image's size."""
     layers: list[nn.Module] = []
     for _ in range(doublings(feature_shape, image_shape)):
         layers += [
@@ -45,7 +45,7 @@ def upsampling(feature_shape: tuple[int, int, int], image_shape: ImageShape, cha
 
 
 def to_image(feature_shape: tuple[int, int, int], image_shape: ImageShape) -> list[nn.Module]:
-    """Pixels in [0, 1] at the exact size: interpolation where doubling does not reach it, then a sigmoid."""
+    """Return the last layers: interpolation where doubling does not reach the exact size, then a sigmoid."""
     factor, size = 2 ** doublings(feature_shape, image_shape), image_shape[1:]
     exact = all(factor * part == whole for whole, part in zip(size, feature_shape[1:], strict=True))
     resize = [] if exact else [nn.Upsample(size, mode="bilinear", align_corners=False)]

@@ -12,7 +12,7 @@ from .base import Blocks, Channels, ImageShape, to_image, upsampling
 def conv_norm(
     *, feature_shape: tuple[int, int, int], image_shape: ImageShape, blocks: Blocks, channels: Channels
 ) -> nn.Module:
-    """``conv_normNnCc``: 1 + n convolutions to c channels (batch norm, ReLU), then transposed convolutions.
+    """Build ``conv_normNnCc``: 1 + n convolutions to c channels (batch norm, ReLU), then transposed convolutions.
 
     Upsampling ×2 until the image's size, a convolution to the image's channels, sigmoid. The published one of this name
     also has dropout before the upsampling, batch norm before the sigmoid, and convolutions in place of a first and

@@ -10,7 +10,7 @@ from .base import ImageShape, doublings, to_image
 
 @plugin("custom")
 def custom(*, feature_shape: tuple[int, int, int], image_shape: ImageShape) -> nn.Module:
-    """``custom``: a convolution and a transposed convolution per doubling, halving the channels (at least 8).
+    """Build ``custom``: a convolution and a transposed convolution per doubling, halving the channels (at least 8).
 
     Then a convolution to the image's channels and a sigmoid. Without batch norm, an image's output ignores its batch.
     The published network of this name is ``custom_released``.

@@ -12,7 +12,7 @@ from .base import ImageShape, doublings, to_image
 
 @plugin("custom_released")
 def custom_released(*, feature_shape: tuple[int, int, int], image_shape: ImageShape) -> nn.Module:
-    """``custom`` of ResSFL's and the CEM paper's code: 699 parameters for 8 channels of 8 × 8 and 32 pixels.
+    """Build ``custom`` of ResSFL's and the CEM paper's code: 699 parameters for 8 channels of 8 × 8 and 32 pixels.
 
     For each doubling but the last a convolution and a transposed one, at half the channels (at least 1); then a
     convolution that keeps them and a transposed one to the image's channels, without doublings a plain one; sigmoid.

@@ -11,14 +11,14 @@ from .base import Blocks, Channels, ImageShape, to_image, upsampling
 from .res_norm import ResidualBlock
 
 SIDE = 4
-"""Side of the feature map that the first layer makes, at most."""
+"""Largest side of the feature map that the first layer makes."""
 
 
 @plugin("dense_normNnCc")
 def dense_norm(
     *, feature_shape: tuple[int, ...], image_shape: ImageShape, blocks: Blocks, channels: Channels
 ) -> nn.Module:
-    """``dense_normNnCc``: a dense layer to c channels of 4×4, n residual blocks, then transposed convolutions.
+    """Build ``dense_normNnCc``: a dense layer to c channels of 4×4, n residual blocks, transposed convolutions.
 
     Upsampling ×2 until the image's size, a residual block to the image's channels, sigmoid. Every pixel may depend on
     all of the wire.

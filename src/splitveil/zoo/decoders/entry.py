@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 FINEST = 32
-"""Side up to which numbers are spread; of large images to a quarter of theirs, as the published decoder begins."""
+"""Largest side to which numbers are spread; for large images a quarter of theirs, as the published decoder begins."""
 CHANNELS, VECTOR_CHANNELS = 16, 8
-"""Channels in each place of a spread wire, at least."""
+"""Least channels in each place of a spread wire, of tokens and of vectors."""
 LARGEST = 2**26
-"""Weights of a vector's dense layer, at most."""
+"""Most weights of a vector's dense layer."""
 
 
 class Tokens(nn.Module):
@@ -25,8 +25,8 @@ class Tokens(nn.Module):
 
     Starts by laying the last G x G tokens out row by row, as vision transformers number their patches after the class
     and register tokens; where more than a fifth of the tokens would be left over, all of them in a square with room for
-    them. The mixing of the tokens is learned: an order of another kind is found, and the other tokens
-    are heard. A learned linear map then spreads each token over f x f places, the inverse of a patch embedding.
+    them. The mixing of the tokens is learned, which finds any other order and uses the other tokens. A learned linear
+    map then spreads each token over f x f places, the inverse of a patch embedding.
     """
 
     def __init__(self, tokens: int, channels: int, image_size: int):
@@ -65,7 +65,7 @@ class Vector(nn.Module):
 
 
 def to_maps(shape: tuple[int, ...], image_size: int) -> Tokens | Vector:
-    """The layer that turns wires of ``shape`` (T, C) or (m,) into maps of its ``shape`` (C, H, W).
+    """Return the layer that turns wires of ``shape`` (T, C) or (m,) into maps of its own ``shape`` (C, H, W).
 
     >>> to_maps((17, 192), 32).shape, to_maps((197, 768), 224).shape, to_maps((10,), 32).shape
     ((16, 32, 32), (48, 56, 56), (8, 32, 32))

@@ -33,7 +33,7 @@ class ResidualBlock(nn.Module):
 def res_norm(
     *, feature_shape: tuple[int, int, int], image_shape: ImageShape, blocks: Blocks, channels: Channels
 ) -> nn.Module:
-    """``res_normNnCc``: n residual blocks of c channels, then transposed convolutions; published: N8C64.
+    """Build ``res_normNnCc``: n residual blocks of c channels, then transposed convolutions; published: N8C64.
 
     A residual block to c channels, n more, ×2 up to the image's size, a residual block to the image's channels,
     sigmoid. The published one is the same from two doublings on (8×8 to 32 pixels, 12×12 to 48, 16×16 to 64); below, it

@@ -13,7 +13,7 @@ from .base import Blocks, Channels, ImageShape, to_image, upsampling
 from .res_norm import ResidualBlock
 
 LEVELS = 2
-"""Halvings of the feature, as far as it has a side of 2 or more."""
+"""Number of halvings of the feature, as long as its sides are 2 or more."""
 
 
 class UNet(nn.Module):
@@ -43,7 +43,7 @@ class UNet(nn.Module):
 def unet_norm(
     *, feature_shape: tuple[int, int, int], image_shape: ImageShape, blocks: Blocks, channels: Channels
 ) -> nn.Module:
-    """``unet_normNnCc``: a U-Net of c, 2c, 4c channels (1 + n residual blocks each), then transposed convolutions.
+    """Build ``unet_normNnCc``: a U-Net of c, 2c, 4c channels (1 + n residual blocks each), transposed convolutions.
 
     Upsampling ×2 until the image's size, a residual block to the image's channels, sigmoid. Its receptive field is the
     whole feature.
