@@ -126,6 +126,22 @@ def test_halves_and_an_own_defense(tmp_path):
     assert float(again.state_dict()["defense.parts.0.by"]) == 3.0
 
 
+class Doubled(nn.Module):
+    """No `Defense`, and all that a model asks of one."""
+
+    def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
+        return 2 * z
+
+
+@pytest.mark.parametrize("defense", [None, Doubled(), Shifted(2.0), sv.Gaussian(0.3)])
+def test_a_defense_alone_or_none(defense, tmp_path):
+    net = network(seed=4).eval()
+    made = sv.SplitModel(net[:3], net[3:], defense=defense, example=X[:1])
+    sv.save(made, tmp_path)
+    own = None if defense is None or isinstance(defense, sv.Gaussian) else [type(defense)()]
+    assert same(sv.load(tmp_path, (network()[:3], network()[3:]), defenses=own).model, made)
+
+
 def test_results_are_gathered_in_one_folder_of_their_model(model, tmp_path):
     one, other = sv.attack(model, "linear:looks=1", **SIDES), sv.attack(model, "nearest", **SIDES)
     for result in (one, other, one):

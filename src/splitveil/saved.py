@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from . import __version__, config
 from .config import OWN
-from .defenses.base import Defense, Stack
+from .defenses.base import Stack
 from .errors import UserError
 from .evaluation import evaluate, suites
 from .evaluation.evaluate import Outcome
@@ -51,6 +51,7 @@ class _Model(TypedDict):
     layout: Literal["channels_first", "channels_last"] | None
     image: Annotated[list[reading.Count], Field(min_length=3, max_length=3)]
     wire: list[reading.Count]
+    stacked: bool
     defenses: list[_Defense]
 
 
@@ -146,7 +147,7 @@ def load(
     path: str | Path,
     network: nn.Module | tuple[nn.Module, nn.Module] | None = None,
     *,
-    defenses: Sequence[Defense | str] | None = None,
+    defenses: Sequence[nn.Module | str] | None = None,
 ) -> Saved:
     """Read a folder that `save`, or `splitveil train` and `splitveil attack`, have left. No code of it runs.
 
@@ -199,7 +200,7 @@ def _save_model(model: SplitModel, path: Path) -> None:
 
 def _about(model: SplitModel) -> dict[str, Any]:
     network = "network" if model.at is not None else "pair (encoder, tail)"
-    parts = [model.defense] if model.defense is not None and not isinstance(model.defense, Stack) else model.defense
+    parts = model.defense if isinstance(model.defense, Stack) else filter(None, [model.defense])
     return {
         "splitveil": __version__,
         "network": network,
@@ -207,7 +208,8 @@ def _about(model: SplitModel) -> dict[str, Any]:
         "layout": model.given_layout,
         "image": list(model.image_shape),
         "wire": list(model.wire_shape),
-        "defenses": [_described(part) for part in parts or ()],  # type: ignore[union-attr]
+        "stacked": isinstance(model.defense, Stack),
+        "defenses": [_described(part) for part in parts],
     }
 
 
@@ -263,7 +265,7 @@ def _read(path: Path) -> dict[str, Any]:
     return reading.read_json(path / MODEL, _KIND, REMEDY)
 
 
-def _rebuilt(about: dict[str, Any], path: Path, network: Any, defenses: Sequence[Defense | str] | None) -> SplitModel:
+def _rebuilt(about: dict[str, Any], path: Path, network: Any, defenses: Sequence[nn.Module | str] | None) -> SplitModel:
     own = [one["name"] for one in about["defenses"] if not one["registered"]]
     if own and defenses is None:
         names = ", ".join(one["name"] for one in about["defenses"])
@@ -273,7 +275,8 @@ def _rebuilt(about: dict[str, Any], path: Path, network: Any, defenses: Sequence
         )
     texts = [config.Spec(name=one["name"], parameters=one["parameters"]) for one in about["defenses"]]
     given = texts if defenses is None else defenses
-    stack = [one if isinstance(one, Defense) else config.spec_of(one, "defenses").make("defenses") for one in given]
+    made = [one if isinstance(one, nn.Module) else config.spec_of(one, "defenses").make("defenses") for one in given]
+    stack: Any = made if about["stacked"] else next(iter(made), None)
     blank, layout = torch.zeros(1, *about["image"]), about["layout"]
     normalization = _normalization(path)
     if about["at"] is not None:

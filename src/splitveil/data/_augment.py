@@ -80,10 +80,10 @@ def warp(images: Tensor, shift: Tensor, mirror: Tensor, degrees: Tensor) -> Tens
     angle = torch.deg2rad(degrees)
     cos, sin = angle.cos(), angle.sin()
     sign = 1 - 2 * mirror.to(cos.dtype)
-    dy, dx = 2 * shift.to(cos.dtype) / torch.tensor([[height], [width]], device=shift.device)
+    down, across = 2 * shift.to(cos.dtype)
     # Maps every output pixel to its source; the y axis points down, hence the signs of sin. Both axes run from -1 to 1,
     # whatever the sides: a turn must know which is longer.
-    rows = [sign * cos, -sign * sin * (height / width), dx, sin * (width / height), cos, dy]
+    rows = [sign * cos, -sign * sin * (height / width), across / width, sin * (width / height), cos, down / height]
     theta = torch.stack(rows, 1).view(-1, 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
