@@ -6,6 +6,7 @@ import io
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from splitveil.bench.lease import Owner
 from splitveil.cli import bench as command
 from splitveil.cli import main
 from splitveil.cli.bench import Board, _say_superseded
+from splitveil.results.record_types import Timings
+from splitveil.statistics.intervals import Interval
 
 GRID = """
 name: tiny
@@ -107,12 +110,15 @@ def test_markup_in_names_is_text(grid, tmp_path, small, forked, capsys):
     assert f"splitveil report '{out}'" in shown
 
 
-def record(accuracy: float, error: float) -> dict[str, Any]:
-    def interval(value: float) -> dict[str, Any]:
-        return {"mean": value, "ci95": [0.987654 * value, 1.0123456 * value]}
+GIVEN_UP: Any = SimpleNamespace(error="", log=None)
 
-    about = {"accuracy": interval(accuracy), "worst_case": {"mse": interval(error)}}
-    return about | {"timings": {"train": 1234.5, "attacks": {"decoder": 99.0}}}
+
+def record(accuracy: float, error: float) -> Any:
+    """What the table shows of a record."""
+    shares, errors = (Interval(value, 0.987654 * value, 1.0123456 * value) for value in (accuracy, error))
+    attacker = SimpleNamespace(mse=errors)
+    timings = Timings(train=1234.5, attacks={"decoder": 99.0}, total=0.0)
+    return SimpleNamespace(accuracy=shares, retrained_accuracy=None, attacker=attacker, timings=timings)
 
 
 @pytest.mark.parametrize("width", [80, 160])
@@ -123,7 +129,9 @@ def test_the_table_fits_a_terminal(grid, tmp_path, monkeypatch, width):
     console = Console(file=io.StringIO(), width=width)
     monkeypatch.setattr(command, "out_console", console)
     *done, failed = loaded.cells
-    state = driver.State({cell.id: record(0.912345, 0.0212345) for cell in done}, {failed.id: {}}, {}, frozenset(), ())
+    state = driver.State(
+        {cell.id: record(0.912345, 0.0212345) for cell in done}, {failed.id: GIVEN_UP}, {}, frozenset(), ()
+    )
     console.print(command._table(loaded, tmp_path, state))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     lines = shown.splitlines()
@@ -263,7 +271,7 @@ def test_the_board_shows_what_runs_and_what_is_left(grid, tmp_path):
     with Board(loaded, tmp_path, Console(file=text, force_terminal=True, width=160, color_system=None)) as board:
         board(driver.State({}, {}, {}, frozenset(), loaded.cells))
         own = frozenset({two.id})
-        board(driver.State({one.id: {}}, {four.id: {}}, {two.id: owner, three.id: owner}, own, ()))
+        board(driver.State({one.id: GIVEN_UP}, {four.id: GIVEN_UP}, {two.id: owner, three.id: owner}, own, ()))
     shown = text.getvalue()
     assert re.search(r"cells .* 1/4 2 running, 1 failed, 1 of another command, \d.* left\s*$", shown, re.MULTILINE)
     assert re.search(rf"sigma=0\.1 lr=1000 .* 1/3 {two.id}\s*$", shown, re.MULTILINE)

@@ -102,7 +102,7 @@ def test_a_killed_worker_is_replaced_and_the_result_is_the_same(tmp_path, undist
     monkeypatch.setattr(worker, "run_cell", dying(lambda now: now == step, os.getpid))
     state = run(grid(one), tmp_path / "out")
     assert set(state.done) == {one.id}
-    assert state.done[one.id]["attempts"] == attempts(tmp_path / "out", one) == 2
+    assert state.done[one.id].attempts == attempts(tmp_path / "out", one) == 2
     assert left(tmp_path / "out", one) == expected
     assert not Places(tmp_path / "out").tries(one.id).exists()
 
@@ -121,7 +121,7 @@ def test_a_killed_driver_takes_its_workers_along_and_the_next_one_goes_on(tmp_pa
     state = run(grid(*some), out)
     assert set(state.done) == {one.id for one in some}
     assert [left(out, one) for one in some] == expected
-    assert state.done[some[0].id]["attempts"] == 2
+    assert state.done[some[0].id].attempts == 2
 
 
 def test_a_failing_cell_is_recorded_and_the_others_go_on(tmp_path, small):
@@ -129,7 +129,7 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(tmp_path, small):
     state = run(grid(bad, good), out, retries=1)
     assert (set(state.done), set(state.failed)) == ({good.id}, {bad.id})
     note = json.loads((out / "failed" / f"{bad.id}.json").read_text())
-    assert note == state.failed[bad.id]
+    assert note == vars(state.failed[bad.id])
     assert note["error"].startswith("UserError: the loss is nan in epoch 1; lower lr")
     assert (note["schema"], note["id"], note["attempts"], note["axes"]) == (
         1,
@@ -150,13 +150,13 @@ def test_a_failed_cell_is_tried_again_by_the_next_command_and_may_succeed(tmp_pa
         raise OSError("the disk is on fire")
 
     monkeypatch.setattr(worker, "run_cell", broken)
-    assert run(grid(one), out, retries=0).failed[one.id]["error"] == "OSError: the disk is on fire"
-    assert run(grid(one), out, retries=0).failed[one.id]["attempts"] == 2
+    assert run(grid(one), out, retries=0).failed[one.id].error == "OSError: the disk is on fire"
+    assert run(grid(one), out, retries=0).failed[one.id].attempts == 2
     monkeypatch.setattr(worker, "run_cell", run_cell)
     state = run(grid(one), out, retries=0)
     assert (list(state.done), state.failed) == ([one.id], {})
     assert not (out / "failed" / f"{one.id}.json").exists()
-    assert state.done[one.id]["attempts"] == 3
+    assert state.done[one.id].attempts == 3
 
 
 def test_a_cell_that_is_always_killed_at_the_same_place_fails(tmp_path, small, monkeypatch):
@@ -166,7 +166,7 @@ def test_a_cell_that_is_always_killed_at_the_same_place_fails(tmp_path, small, m
     monkeypatch.setattr(worker, "run_cell", deadly)
     one = cell()
     note = run(grid(one), tmp_path / "out", retries=1).failed[one.id]
-    assert (note["attempts"], note["error"]) == (2, worker.KILLED)
+    assert (note.attempts, note.error) == (2, worker.KILLED)
 
 
 def test_a_cell_that_is_killed_often_but_gets_on_does_not_fail(tmp_path, undisturbed, monkeypatch):
@@ -282,7 +282,7 @@ def test_another_attack_trains_nothing_anew(tmp_path, small):
     assert more.id == first.id
     assert cells.finished(more, out) is None
     state = run(grid(more), out)
-    assert set(state.done[more.id]["attacks"]) == {"nearest", "linear"}
+    assert set(state.done[more.id].attacks) == {"nearest", "linear"}
     assert weights.stat().st_mtime_ns == before
     assert cells.finished(first, out) is not None
 
@@ -305,7 +305,9 @@ def test_images_that_have_moved_do_not_stop_a_cell(tmp_path, small):
     run_cell(one, out)
     moved = Cell(one.settings.model_copy(update={"root": tmp_path / "moved"}), one.attacks)
     assert moved.id == one.id
-    assert run_cell(moved, out)["accuracy"] == cells.finished(one, out)["accuracy"]  # type: ignore[index]
+    kept = cells.finished(one, out)
+    assert kept is not None
+    assert run_cell(moved, out)["accuracy"] == kept.accuracy.as_dict()
 
 
 def test_the_number_of_threads_is_set_and_recorded(tmp_path, small, monkeypatch):

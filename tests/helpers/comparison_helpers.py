@@ -11,7 +11,7 @@ import pytest
 from splitveil import config
 from splitveil.cli import main
 from splitveil.errors import UserError
-from splitveil.results.bench_comparison import compare
+from splitveil.results.comparison import compare
 from splitveil.statistics.intervals import binomial_ci, bootstrap_ci
 
 Values = dict[str, list[float]]

@@ -23,8 +23,10 @@ from report_helpers import add, bench, cell, fail
 from splitveil.cli import main
 from splitveil.errors import UserError
 from splitveil.report import plots, published_table, thumbnails
-from splitveil.report.bench import SCRIPTS, Bench, _by_need, build
-from splitveil.results import cem_effect, groups, records
+from splitveil.report.bench import SCRIPTS, build
+from splitveil.results import groups, records
+from splitveil.results.findings import Findings
+from splitveil.results.record_types import Epoch
 
 VOID = {"meta", "img", "input", "br"}
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>'\"&"
@@ -80,14 +82,15 @@ def made(tmp_path_factory) -> SimpleNamespace:
 @pytest.fixture
 def unplotted(monkeypatch):
     """Reports without plots, which take the most time."""
-    monkeypatch.setattr(plots, "draw", lambda folder, arenas, gains: {arena.name: {} for arena in arenas})
+    monkeypatch.setattr(plots, "draw", lambda folder, parts: [{} for _ in parts])
 
 
 def test_everything_is_where_it_is_said_to_be(made):
     there = {str(path.relative_to(made.folder)) for path in made.folder.rglob("*") if path.is_file()}
     wanted = {f"plots/{stem}.{kind}" for stem in plots.STEMS for kind in ("png", "svg")}
     wanted |= {f"tables/{stem}.{kind}" for stem in ("cells", "cem_gain", "paper") for kind in ("csv", "tex")}
-    assert wanted | {"report.html", "records.sqlite"} <= there
+    assert wanted | {"report.html"} <= there
+    assert not any(name.endswith(".sqlite") for name in there)
     with Image.open(made.folder / "plots" / "tradeoff.png") as picture:
         assert picture.width > 1000
     assert (made.folder / "plots" / "tradeoff.svg").read_text().count("<svg") == 1
@@ -118,13 +121,13 @@ def test_only_the_pages_own_scripts_run(made):
 
 
 def test_the_data_are_those_of_the_records(made):
-    data, found = made.page.data("data"), {record["id"]: record for record in records.gather(made.folder)}
+    data, found = made.page.data("data"), {record.id: record for record in records.gather(made.folder)}
     assert {row["id"] for row in data["cells"]} == found.keys()
     for row in data["cells"]:
         record = found[row["id"]]
-        worst = record["worst_case"]["mse"]
-        assert row["mse"] == pytest.approx([worst["mean"], *worst["ci95"]], rel=1e-4)
-        assert row["accuracy"][0] == pytest.approx(100 * record["accuracy"]["mean"], rel=1e-4)
+        worst = record.worst_case.mse
+        assert row["mse"] == pytest.approx([worst.mean, worst.lo, worst.hi], rel=1e-4)
+        assert row["accuracy"][0] == pytest.approx(100 * record.accuracy.mean, rel=1e-4)
         assert row["strongest"] == "decoder"
         assert row["curve"]["loss"] == [2.0, 1.5, 1.0]
     (arena,) = data["arenas"]
@@ -235,8 +238,8 @@ def test_noise_is_a_line_for_each_other_setting(tmp_path):
         for sigma in (0.1, 0.2):
             add(tmp_path, cell(f"gaussian:{sigma}", "cem:0", bottleneck=channels), 0.5, 0.01)
     add(tmp_path, cell("gaussian:0.1", bottleneck=4), 0.5, 0.01)  # one strength is no line
-    (arena,) = groups.arenas(records.gather(tmp_path))
-    found = {name: [setup.sigma for setup in line] for name, line in plots.noise_lines(arena).items()}
+    (group,) = groups.comparison_groups(records.gather(tmp_path))
+    found = {name: [one.sigma for one in line] for name, line in plots.noise_lines(group).items()}
     names = [f"more noise, no CEM · bottleneck {channels}" for channels in (16, 8)]
     assert found == {name: [0.1, 0.2] for name in names}
 
@@ -244,9 +247,9 @@ def test_noise_is_a_line_for_each_other_setting(tmp_path):
 def test_intervals_over_few_seeds_stay_where_values_can_lie(tmp_path):
     for seed, (accuracy, error) in enumerate([(0.95, 0.002), (0.99, 0.02)]):
         add(tmp_path, cell("gaussian:0.1", seed=seed), accuracy, error)
-    (setup,) = groups.arenas(records.gather(tmp_path))[0].setups
-    assert (setup.accuracy.hi, setup.mse.lo) == (1, 0)
-    assert setup.accuracy.lo < 0.9
+    (one,) = groups.comparison_groups(records.gather(tmp_path))[0].configurations
+    assert (one.accuracy.hi, one.mse.lo) == (1, 0)
+    assert one.accuracy.lo < 0.9
 
 
 def test_without_cem_and_without_a_partner_the_page_says_so(tmp_path, unplotted):
@@ -261,10 +264,15 @@ def test_arenas_have_plots_of_their_own(tmp_path, monkeypatch):
     add(tmp_path, cell("gaussian:0.1"), 0.6, 0.01)
     add(tmp_path, cell("gaussian:0.1", data="cifar100"), 0.3, 0.02)
     (tmp_path / "plots").mkdir()
-    for name in ("tradeoff.png", "cem_gain.svg", "tradeoff notes.png"):  # of an earlier report, and of somebody
+    for name in (
+        "tradeoff.png",
+        "cem_gain.svg",
+        "leakage-x.svg",
+        "tradeoff notes.png",
+    ):  # of an earlier report, and of somebody
         (tmp_path / "plots" / name).touch()
     page = Page(build(tmp_path).read_text())
-    assert not (tmp_path / "plots" / "cem_gain.svg").exists()
+    assert not {path.name for path in (tmp_path / "plots").iterdir()} & {"cem_gain.svg", "leakage-x.svg"}
     assert {path.name for path in (tmp_path / "plots").glob("tradeoff*.png")} == {
         "tradeoff-cifar10.png",
         "tradeoff-cifar100.png",
@@ -274,8 +282,7 @@ def test_arenas_have_plots_of_their_own(tmp_path, monkeypatch):
 
 
 def test_same_records_same_plots(made, tmp_path):
-    arenas = groups.arenas(records.gather(made.folder))
-    plots.draw(tmp_path, arenas, [cem_effect.gains(made.folder, arena) for arena in arenas])
+    plots.draw(tmp_path, Findings.read(made.folder).parts)
     for path in tmp_path.iterdir():
         assert path.read_bytes() == (made.folder / "plots" / path.name).read_bytes(), path.name
 
@@ -295,26 +302,26 @@ def test_the_published_table_is_beside_ours(made):
 
 
 def test_a_difference_is_colored_by_its_sign(made):
-    (arena,) = groups.arenas(records.gather(made.folder))
-    table = published_table.for_page(arena, published_table.lines(arena))
+    (part,) = Findings.read(made.folder).parts
+    table = published_table.for_page(part.published)
     accuracy, error = table["rows"][0]["cells"]
     assert (accuracy["tone"], accuracy["difference"][0]) == ("worse", "−")
     assert (error["tone"], error["difference"][0]) == ("better", "+")
 
 
 def test_the_fronts_pictures_come_first(made):
-    read = Bench.read(made.folder)
-    (arena,) = read.arenas
-    best = [arena.setups[place].records for place in arena.front]
-    ordered = [record["id"] for record in _by_need(read)]
-    assert set(ordered[:3]) == {records[0]["id"] for records in best}  # one seed of each
-    assert set(ordered[3:6]) == {records[1]["id"] for records in best}
+    findings = Findings.read(made.folder)
+    (group,) = findings.groups
+    best = [one.records for one in group.best]
+    ordered = [record.id for record in findings.by_need()]
+    assert set(ordered[:3]) == {trainings[0].id for trainings in best}  # one seed of each
+    assert set(ordered[3:6]) == {trainings[1].id for trainings in best}
     assert len(set(ordered)) == 12
 
 
 def test_pictures_keep_to_their_budget(made):
     found = records.gather(made.folder)
-    assert thumbnails.gather(made.folder, found, cells=5).cells.keys() == {record["id"] for record in found[:5]}
+    assert thumbnails.gather(made.folder, found, cells=5).cells.keys() == {record.id for record in found[:5]}
     assert thumbnails.gather(made.folder, found, cells=5).left_out == 7
     assert len(thumbnails.gather(made.folder, found, budget=1).cells) == 1
 
@@ -336,7 +343,7 @@ def test_cells_of_earlier_versions_are_shown_without_their_pictures(tmp_path, un
 def test_long_curves_are_thinned_to_their_last_epoch():
     from splitveil.report.page_data import _curve
 
-    rows = [{"epoch": epoch, "loss": 1.0, "accuracy_val": 0.5} for epoch in range(240)]
+    rows = [Epoch(epoch, 1.0, 0.5) for epoch in range(240)]
     kept = _curve(rows, 100)["epoch"]
     assert (kept[0], kept[-1]) == (1, 240)
     assert len(kept) <= 101

@@ -9,10 +9,10 @@ from splitveil.results import cem_effect
 from splitveil.statistics.intervals import Interval
 
 
-def gain(error: tuple[float, float], accuracy: tuple[float, float], seeds: int = 4) -> cem_effect.Gain:
-    """A gain with these two intervals, over so many seeds."""
+def effect(error: tuple[float, float], accuracy: tuple[float, float], seeds: int = 4) -> cem_effect.CemEffect:
+    """An effect with these two intervals, over so many seeds."""
     parts = [Interval(sum(ends) / 2, *ends) for ends in (error, accuracy)]
-    return cem_effect.Gain(None, None, tuple(range(seeds)), (), (), *parts, (0.01, 0.012), (0.5, 0.5), True)  # type: ignore[arg-type]
+    return cem_effect.CemEffect(None, None, tuple(range(seeds)), (), (), *parts, (0.01, 0.012), (0.5, 0.5), True)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -39,18 +39,18 @@ def gain(error: tuple[float, float], accuracy: tuple[float, float], seeds: int =
     ],
 )
 def test_the_title_says_what_the_intervals_allow(error, accuracy, title):
-    assert captions.headline([], [gain(error, accuracy)]) == title
+    assert captions.headline([], [effect(error, accuracy)]) == title
 
 
 def test_the_margin_decides_what_is_excluded():
-    found = [gain((0.1, 0.2), (-0.009, 0.02))]
+    found = [effect((0.1, 0.2), (-0.009, 0.02))]
     assert captions.headline([], found, 0.5).endswith("a loss of 0.5 points of accuracy is not excluded")
     assert "a loss of 2 points of accuracy is excluded" in captions.cem(found, 2)
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_of_few_seeds_the_title_speaks_of_these_trainings(seeds):
-    found = [gain((0.1, 0.2), (-0.1, 0.1), seeds), gain((-0.2, -0.1), (-0.1, 0.1), seeds)]
+    found = [effect((0.1, 0.2), (-0.1, 0.1), seeds), effect((-0.2, -0.1), (-0.1, 0.1), seeds)]
     assert captions.headline([], found).startswith(
         "In these trainings the attacker’s error with CEM is higher in 1 of 2 comparisons, lower in 1; a loss of"
     )
@@ -60,7 +60,7 @@ def test_of_few_seeds_the_title_speaks_of_these_trainings(seeds):
 
 
 def test_the_title_counts():
-    found = [gain((0.1, 0.11), (-0.2, -0.19)), gain((-0.11, -0.1), (0, 0.1)), gain((-0.1, 0.1), (-0.1, 0.1))]
+    found = [effect((0.1, 0.11), (-0.2, -0.19)), effect((-0.11, -0.1), (0, 0.1)), effect((-0.1, 0.1), (-0.1, 0.1))]
     assert captions.headline([], found) == (
         "CEM raises the attacker’s error in 1 of 3 comparisons, lowers it in 1; accuracy falls in 1 of 3, a loss of "
         "1 point of accuracy is excluded in 1 of 3"
@@ -70,6 +70,6 @@ def test_the_title_counts():
 
 
 def test_what_one_interval_shows_need_not_be_shown_among_many():
-    barely = gain((0.001, 0.2), (-0.1, 0.1))
+    barely = effect((0.001, 0.2), (-0.1, 0.1))
     assert captions.shown([barely], "mse") == (1, 0)
     assert captions.shown([barely] * 5, "mse") == (0, 0)

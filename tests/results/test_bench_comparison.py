@@ -9,7 +9,7 @@ import pytest
 
 from comparison_helpers import bench, refused, shown, trained
 from splitveil.cli._shared import out_console
-from splitveil.results.bench_comparison import Cells, compare
+from splitveil.results.comparison import Cells, compare
 from splitveil.statistics.intervals import Interval, bootstrap_ci, unpaired_difference
 
 

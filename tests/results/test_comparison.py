@@ -16,8 +16,8 @@ from splitveil.cli._shared import out_console
 from splitveil.config import Spec
 from splitveil.errors import UserError
 from splitveil.evaluation import evaluate
-from splitveil.results.bench_comparison import compare
-from splitveil.results.comparison import Comparison, Row
+from splitveil.results.comparison import compare
+from splitveil.results.comparison_rows import Comparison, Row
 from splitveil.runs import Run
 from splitveil.statistics import intervals
 from splitveil.statistics.intervals import Interval, binomial_ci, unpaired_difference

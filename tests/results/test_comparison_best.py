@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from comparison_helpers import attacked, trained, values
-from splitveil.results.bench_comparison import compare
-from splitveil.results.comparison import Comparison
+from splitveil.results.comparison import compare
+from splitveil.results.comparison_rows import Comparison
 from splitveil.statistics.intervals import binomial_ci
 
 

@@ -11,8 +11,8 @@ import pytest
 from comparison_helpers import attacked, bench, refused, shown, trained, values
 from splitveil.cli._shared import out_console
 from splitveil.errors import UserError
-from splitveil.results.bench_comparison import Cells, compare
-from splitveil.results.comparison import Comparison, Row
+from splitveil.results.comparison import Cells, compare
+from splitveil.results.comparison_rows import Comparison, Row
 from splitveil.statistics.evidence import hierarchical, over_seeds
 
 RISE = {0: 0.30, 1: 0.32, 2: 0.31}

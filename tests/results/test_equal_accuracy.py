@@ -11,7 +11,7 @@ from report_helpers import add, cell
 from splitveil.evaluation.tail import ANSWERS
 from splitveil.report.bench import build
 from splitveil.results.equal_accuracy import OUTSIDE, RETRAINED, TRAINED, Equal, equals
-from splitveil.results.groups import arenas
+from splitveil.results.groups import comparison_groups
 from splitveil.results.records import gather
 
 NOISE = {0.025: (0.62, 0.010), 0.1: (0.58, 0.013), 0.4: (0.50, 0.020)}
@@ -34,8 +34,8 @@ def noise(out: Path, seeds: int, retrained: float | None = None) -> None:
 
 
 def found(out: Path) -> list[Equal]:
-    (arena,) = arenas(gather(out))
-    return equals(out, arena)
+    (group,) = comparison_groups(gather(out))
+    return equals(out, group)
 
 
 def test_a_defense_is_compared_where_noise_is_as_accurate(tmp_path):
@@ -75,7 +75,7 @@ def test_why_there_is_no_difference(tmp_path):
     noise(tmp_path, 1)
     answered(tmp_path, cell("gaussian:0.025", "cem:16", seed=7), 0.58, 0.0156)
     add(tmp_path, cell("gaussian:0.025", "cem:4", seed=0), 0.58, 0.0156, test_digest="t")
-    assert {row.setup.cem: row.why for row in found(tmp_path)} == {
+    assert {row.configuration.cem: row.why for row in found(tmp_path)} == {
         "cem:4": "not all cells kept their answers to the test images",
         "cem:16": "no seed that the defense and all strengths of noise have on the same images",
     }
@@ -94,7 +94,7 @@ def test_a_cause_needs_three_seeds(tmp_path, seeds, verdict):
     for seed in range(seeds):
         answered(tmp_path, cell("gaussian:0.025", "dropout:0.2", seed=seed), 0.58, 30.0)
     (row,) = found(tmp_path)
-    assert (row.verdict, row.setup.family) == (verdict, "dropout")
+    assert (row.verdict, row.configuration.family) == (verdict, "dropout")
 
 
 def test_the_report_has_it_as_a_table_and_in_words(tmp_path):

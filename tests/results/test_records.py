@@ -5,10 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import re
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +18,7 @@ from report_helpers import IMAGES, add, bench, cell, fail, run_folder
 from splitveil.bench import record
 from splitveil.bench.record import build
 from splitveil.errors import UserError
-from splitveil.results import cem_effect, export, groups, records
+from splitveil.results import cem_effect, groups, records, tables
 from splitveil.statistics import evidence, intervals
 
 
@@ -52,15 +49,23 @@ def test_a_record_from_before_a_parameter_is_read_like_one_of_today(tmp_path, sp
     name = spec.partition(":")[0]
     del old["config"]["defense"][1][name][came]
     path.write_text(json.dumps(old))
-    assert records.read(path)["config"] == record["config"]
+    assert records.read(path).config == record["config"]
     old["config"]["defense"].append({"of_another_package": {"x": 1}})
     path.write_text(json.dumps(old))
-    assert records.read(path)["config"]["defense"][-1] == {"of_another_package": {"x": 1}}
+    assert records.read(path).config["defense"][-1] == {"of_another_package": {"x": 1}}
 
 
 def test_a_record_holds_what_the_run_left(one):
     _, path, record = one
-    assert records.read(path) == record
+    read = records.read(path)
+    for key in ("id", "axes", "config", "defense", "protocol", "wire"):
+        assert getattr(read, key) == record[key] or vars(getattr(read, key)) == record[key]
+    assert read.accuracy.as_dict() == record["accuracy"]
+    assert read.attacks["linear"].psnr.as_dict() == record["attacks"]["linear"]["psnr"]
+    assert read.attacker.mse.as_dict() == record["worst_case"]["mse"]
+    assert (read.strongest, read.attacks["decoder"].spec[0], read.seed) == ("decoder", "decoder", 0)
+    assert [vars(row) for row in read.curve] == record["curve"]
+    assert read.timings.work == 12 + 0 + 3 + 3
     assert record["defense"] == ["gaussian:0.1", "cem:16"]
     assert record["accuracy"]["mean"] == pytest.approx(0.6)
     assert (record["attacker_size"], record["attacked"], record["protocol"]) == (200, IMAGES, "inference_time")
@@ -179,23 +184,7 @@ def test_a_failure_that_was_made_good_is_none(one):
     folder, _, _ = one
     fail(folder, cell("gaussian:0.1", "cem:16"), "killed")
     fail(folder, cell("gaussian:0.2"), "killed")
-    assert [note["config"]["defense"] for note in records.failures(folder)] == [[{"gaussian": {"sigma": 0.2}}]]
-
-
-def test_the_database_holds_the_records(folder, tmp_path):
-    found = records.gather(folder)
-    records.write_database(tmp_path / "r.sqlite", found)
-    with closing(sqlite3.connect(tmp_path / "r.sqlite")) as database:
-        cells = database.execute(
-            "SELECT id, defense, seed, accuracy, best_mse_lo, record FROM cells ORDER BY id"
-        ).fetchall()
-        attacks = database.execute("SELECT cell, mse FROM attacks WHERE attack = 'decoder' ORDER BY cell").fetchall()
-    assert [json.loads(row[-1]) for row in cells] == found
-    first = found[0]
-    expected = (first["id"], " + ".join(first["defense"]), first["config"]["seed"], first["accuracy"]["mean"])
-    assert cells[0][:4] == expected
-    assert cells[0][4] == first["worst_case"]["mse"]["ci95"][0]
-    assert attacks == [(r["id"], r["attacks"]["decoder"]["mse"]["mean"]) for r in found]
+    assert [note.config["defense"] for note in records.failures(folder)] == [[{"gaussian": {"sigma": 0.2}}]]
 
 
 def test_code_outside_git_has_no_commit(monkeypatch, tmp_path):
@@ -225,18 +214,6 @@ def test_over_seeds_is_students_interval():
     assert [found.mean, found.lo, found.hi] == pytest.approx([float(np.mean(values)), low, high])
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=3, max_size=15))
-def test_rank_correlation_is_scipys(pairs):
-    from scipy import stats
-
-    x, y = zip(*pairs, strict=True)
-    ours = groups.spearman(x, y)
-    if len(set(x)) == 1 or len(set(y)) == 1:
-        assert math.isnan(ours)
-    else:
-        assert ours == pytest.approx(stats.spearmanr(x, y)[0], abs=1e-9)
-
-
 @pytest.mark.parametrize("count", [2, 500, 3000])  # 3000: more than one round of resampling
 def test_many_paired_intervals_are_the_single_ones(count):
     values = torch.randn(3, count, generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy()
@@ -245,11 +222,11 @@ def test_many_paired_intervals_are_the_single_ones(count):
         assert [found.mean, found.lo, found.hi] == pytest.approx([single.mean, single.lo, single.hi], abs=1e-12)
 
 
-def test_setups_gather_their_seeds(folder):
-    (arena,) = groups.arenas(records.gather(folder))
-    assert arena.name == "cifar10"
-    assert {len(setup.records) for setup in arena.setups} == {2}
-    names = {setup.name: setup for setup in arena.setups}
+def test_configurations_gather_their_seeds(folder):
+    (group,) = groups.comparison_groups(records.gather(folder))
+    assert group.name == "cifar10"
+    assert {len(one.records) for one in group.configurations} == {2}
+    names = {one.name: one for one in group.configurations}
     both = names["gaussian:0.025 + dropout:0.2 + cem:16"]
     assert (both.family, both.stack, both.cem, both.sigma) == (
         "dropout",
@@ -258,8 +235,8 @@ def test_setups_gather_their_seeds(folder):
         0.025,
     )
     assert names["gaussian:0.1"].cem == ""  # cem:0 trains nothing
-    assert both.accuracy == evidence.over_seeds([r["accuracy"]["mean"] for r in both.records])
-    best = [arena.setups[place].name for place in arena.front]
+    assert both.accuracy == evidence.over_seeds([record.accuracy.mean for record in both.records])
+    best = [group.configurations[place].name for place in group.front]
     assert best == ["gaussian:0.025 + dropout:0.2 + cem:16", "gaussian:0.025 + cem:16", "gaussian:0.025"]
 
 
@@ -267,55 +244,55 @@ def test_only_like_is_compared_with_like(tmp_path):
     bench(tmp_path, seeds=1)
     add(tmp_path, cell("gaussian:0.025", data="cifar100"), 0.9, 0.9)
     add(tmp_path, cell("gaussian:0.025", protocol="train_time"), 0.95, 0.95)
-    found = groups.arenas(records.gather(tmp_path))
-    assert {arena.name for arena in found} == {
+    found = groups.comparison_groups(records.gather(tmp_path))
+    assert {group.name for group in found} == {
         "cifar10, inference_time",
         "cifar100, inference_time",
         "cifar10, train_time",
     }
-    assert sum(len(arena.setups) for arena in found) == 8
+    assert sum(len(group.configurations) for group in found) == 8
 
 
 def test_what_differs_beside_the_defense_is_in_the_name(tmp_path):
     add(tmp_path, cell("gaussian:0.1"), 0.5, 0.01)
     add(tmp_path, cell("gaussian:0.1", epochs=9), 0.6, 0.01)
-    (arena,) = groups.arenas(records.gather(tmp_path))
-    assert [setup.name for setup in arena.setups] == ["gaussian:0.1 · epochs 3", "gaussian:0.1 · epochs 9"]
+    (group,) = groups.comparison_groups(records.gather(tmp_path))
+    assert [one.name for one in group.configurations] == ["gaussian:0.1 · epochs 3", "gaussian:0.1 · epochs 9"]
 
 
 def test_the_gain_is_paired_within_seeds_then_taken_over_them(folder):
-    (arena,) = groups.arenas(records.gather(folder))
-    found = {gain.without.stack: gain for gain in cem_effect.gains(folder, arena)}
+    (group,) = groups.comparison_groups(records.gather(folder))
+    found = {effect.without.stack: effect for effect in cem_effect.cem_effects(folder, group)}
     assert found.keys() == {"gaussian:0.025", "gaussian:0.025 + dropout:0.2"}
-    gain = found["gaussian:0.025"]
+    effect = found["gaussian:0.025"]
     by_seed = []
     for seed in (0, 1):
         errors = {}
-        for setup in (gain.without, gain.setup):
-            (record,) = [r for r in setup.records if r["config"]["seed"] == seed]
-            errors[setup.cem] = records.per_image(folder / "cells" / record["id"], "decoder")["mse"]
+        for one in (effect.without, effect.configuration):
+            record = one.by_seed[seed]
+            errors[one.cem] = records.per_image(folder / "cells" / record.id, "decoder")["mse"]
         by_seed.append(intervals.paired_difference(errors["cem:16"], errors[""]))
-    for ours, single in zip(gain.mse_by_seed, by_seed, strict=True):
+    for ours, single in zip(effect.mse_by_seed, by_seed, strict=True):
         assert [ours.mean, ours.lo, ours.hi] == pytest.approx([single.mean, single.lo, single.hi])
-    assert gain.mse == evidence.over_seeds([part.mean for part in gain.mse_by_seed])
-    assert gain.accuracy.mean == pytest.approx(-0.02)
-    assert gain.relative == pytest.approx(gain.mse_means[1] / gain.mse_means[0] - 1)
+    assert effect.mse == evidence.over_seeds([part.mean for part in effect.mse_by_seed])
+    assert effect.accuracy.mean == pytest.approx(-0.02)
+    assert effect.relative == pytest.approx(effect.mse_means[1] / effect.mse_means[0] - 1)
 
 
 @pytest.mark.parametrize("digest", [None, "other images"])
 def test_what_was_attacked_on_other_images_is_no_pair(tmp_path, digest):
     add(tmp_path, cell("gaussian:0.1", "cem:0"), 0.6, 0.01)
     add(tmp_path, cell("gaussian:0.1", "cem:16"), 0.6, 0.02, digest=digest)
-    (arena,) = groups.arenas(records.gather(tmp_path))
-    assert cem_effect.gains(tmp_path, arena) == []
+    (group,) = groups.comparison_groups(records.gather(tmp_path))
+    assert cem_effect.cem_effects(tmp_path, group) == []
 
 
 def test_one_seed_has_the_interval_of_its_images(tmp_path):
     bench(tmp_path, seeds=1)
-    (arena,) = groups.arenas(records.gather(tmp_path))
-    for gain in cem_effect.gains(tmp_path, arena):
-        assert gain.mse == gain.mse_by_seed[0]
-        assert gain.accuracy == gain.accuracy_by_seed[0]
+    (group,) = groups.comparison_groups(records.gather(tmp_path))
+    for effect in cem_effect.cem_effects(tmp_path, group):
+        assert effect.mse == effect.mse_by_seed[0]
+        assert effect.accuracy == effect.accuracy_by_seed[0]
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -325,32 +302,32 @@ def test_accuracy_is_paired_where_both_answered_the_same_images(tmp_path, same):
         record = add(tmp_path, cell("gaussian:0.1", f"cem:{weight}"), 0.6, 0.01, test_digest=digest)
         rows = [f"{i},0,{int(not hit)}" for i, hit in enumerate(answered)]
         (tmp_path / "cells" / record["id"] / "test.csv").write_text("\n".join(["image,label,predicted", *rows]) + "\n")
-    (arena,) = groups.arenas(records.gather(tmp_path))
-    (gain,) = cem_effect.gains(tmp_path, arena)
-    assert gain.accuracy_paired == same
-    assert gain.accuracy.mean == pytest.approx(0)
+    (group,) = groups.comparison_groups(records.gather(tmp_path))
+    (effect,) = cem_effect.cem_effects(tmp_path, group)
+    assert effect.accuracy_paired == same
+    assert effect.accuracy.mean == pytest.approx(0)
     share = intervals.binomial_ci(600, 1000)
     expected = (
         intervals.paired_difference(np.roll(right, 20).astype(float), right.astype(float))
         if same
         else intervals.unpaired_difference(share, share)
     )
-    assert [gain.accuracy.lo, gain.accuracy.hi] == pytest.approx([expected.lo, expected.hi], abs=1e-12)
+    assert [effect.accuracy.lo, effect.accuracy.hi] == pytest.approx([expected.lo, expected.hi], abs=1e-12)
 
 
 def test_csv_gives_back_the_numbers(folder):
-    found = groups.arenas(records.gather(folder))
-    rows = list(csv.DictReader(io.StringIO(export.cells_table(found).csv())))
+    found = groups.comparison_groups(records.gather(folder))
+    rows = list(csv.DictReader(io.StringIO(tables.cells_table(found).csv())))
     by_id = {row["id"]: row for row in rows}
     for left in records.gather(folder):
-        assert float(by_id[left["id"]]["worst_mse_hi"]) == left["worst_case"]["mse"]["ci95"][1]
-        assert float(by_id[left["id"]]["decoder_mse"]) == left["attacks"]["decoder"]["mse"]["mean"]
+        assert float(by_id[left.id]["worst_mse_hi"]) == left.worst_case.mse.hi
+        assert float(by_id[left.id]["decoder_mse"]) == left.attacks["decoder"].mse.mean
     assert sum(int(row["front"]) for row in rows) == 6
 
 
 def test_latex_is_whole_and_escaped():
     row = {"a_b": "50 % & #1 $x$ {y} ~ ^ \\z", "σ": "0.1 → 0.2"}
-    text = export.Table("t", "A & B", [], [row]).latex()
+    text = tables.Table("t", "A & B", [], [row]).latex()
     assert r"50 \% \& \#1 \$x\$ \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}z" in text
     assert r"a\_b & $\sigma$ \\" in text
     assert r"\caption{A \& B}" in text
@@ -358,8 +335,8 @@ def test_latex_is_whole_and_escaped():
 
 
 def test_gains_as_latex(folder):
-    (arena,) = groups.arenas(records.gather(folder))
-    text = export.gains_table([(arena, gain) for gain in cem_effect.gains(folder, arena)]).latex()
+    (group,) = groups.comparison_groups(records.gather(folder))
+    text = tables.effects_table([(group, effect) for effect in cem_effect.cem_effects(folder, group)], {}).latex()
     line = next(line for line in text.splitlines() if line.startswith("gaussian:0.025 + dropout"))
     assert line.count("&") == 7
     assert r"57.0 $\to$" not in line  # without comes first

@@ -9,8 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from splitveil.results.comparable import Pending
-from splitveil.results.comparison import Row, judged, row_of
+from splitveil.results.comparison_rows import Pending, Row, judged, row_of
 from splitveil.statistics.evidence import combined, hierarchical, holm, over_seeds, p_value
 from splitveil.statistics.intervals import Interval, bootstrap_ci
 

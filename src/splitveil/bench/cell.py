@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import config
 from ..results import records
+from ..results.record_types import Record
 from ..storage import reading
 from ..storage.files import write_text
 from ..training import pins
@@ -68,7 +69,7 @@ class Places:
         return {path.name.partition(".")[0] for folder in folders for path in folder.iterdir()}
 
 
-def finished(cell: Cell, out: Path) -> dict[str, Any] | None:
+def finished(cell: Cell, out: Path) -> Record | None:
     """The record of a cell that is done; None where it is not, or its record lacks something that is now asked for.
 
     That is an attack, or the accuracy of a retrained tail, which earlier versions did not measure.
@@ -80,10 +81,10 @@ def finished(cell: Cell, out: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     found = records.read(path)
-    sizes = (found["attacker_size"], found["attacked"]) == (cell.attacker_size, cell.attacked)
-    there = {label: config.renewed(attack["attack"], "attacks") for label, attack in found["attacks"].items()}
+    sizes = (found.attacker_size, found.attacked) == (cell.attacker_size, cell.attacked)
+    there = {label: config.renewed(attack.attack, "attacks") for label, attack in found.attacks.items()}
     asked = {label: spec.resolve("attacks").model_dump(mode="json") for label, spec in cell.attacks.items()}
-    complete = sizes and asked.items() <= there.items() and found.get("retrained_accuracy") is not None
+    complete = sizes and asked.items() <= there.items() and found.retrained_accuracy is not None
     return found if complete else None
 
 
@@ -181,7 +182,7 @@ def _same_images(cell: Cell, places: Places, images: ImageSet) -> None:
     """
     about = cell.settings.model_dump(mode="json", include={"data", "train_size", "test_size"})
     for path in sorted(places.out.glob(f"cells/*/{records.RECORD}")):
-        there = records.read(path)["config"]
+        there = records.read(path).config
         summary = path.parent / "summary.json"
         if all(there.get(key) == value for key, value in about.items()) and summary.is_file():
             kept = reading.read_json(summary, reading.RUN, records.AGAIN)
@@ -196,8 +197,8 @@ def _recorded(folder: Path) -> dict[str, config.Spec]:
     """
     if not (folder / records.RECORD).is_file():
         return {}
-    there = records.read(folder / records.RECORD)["attacks"]
-    return {label: config.Spec.model_validate(attack["attack"]) for label, attack in there.items()}
+    there = records.read(folder / records.RECORD).attacks
+    return {label: config.Spec.model_validate(attack.attack) for label, attack in there.items()}
 
 
 def mark(folder: Path) -> str:

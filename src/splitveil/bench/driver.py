@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from ..errors import UserError, unknown
-from ..results.record_types import GRIDS
+from ..results.record_types import GRIDS, Failure, Record
 from ..results.records import AGAIN, failure
 from ..storage import reading
 from ..storage.files import write_json
@@ -59,8 +59,8 @@ class State:
         waiting: the others, whose training another running cell shares.
     """
 
-    done: dict[str, dict[str, Any]]
-    failed: dict[str, dict[str, Any]]
+    done: dict[str, Record]
+    failed: dict[str, Failure]
     running: dict[str, Owner]
     own: frozenset[str]
     free: tuple[Cell, ...]
@@ -162,7 +162,7 @@ def _named_margin(grid: Grid, out: Path) -> bool:
     path = out / "grids" / f"{file_name(grid.name)}.json"
     if not path.is_file() or not any(Places(out).record(cell.id).is_file() for cell in grid.cells):
         return True
-    earlier = reading.read_json(path, GRIDS, AGAIN).get("margin")
+    earlier = reading.read_json(path, GRIDS, AGAIN).margin
     if earlier not in (None, grid.margin):
         raise UserError(
             f"the margin of {grid.name} was {earlier:g} when its first cells were trained, now {grid.margin:g}; it is "
@@ -215,8 +215,8 @@ class Driver:
     def __init__(self, grid: Grid, out: Path, retries: int, watch: Callable[[State], None]):
         self.grid, self.out, self.retries, self.watch = grid, out, retries, watch
         self.places = Places(out)
-        self.done: dict[str, dict[str, Any]] = {}
-        self.failed: dict[str, dict[str, Any]] = {}
+        self.done: dict[str, Record] = {}
+        self.failed: dict[str, Failure] = {}
         self._leases: dict[str, CellLease] = {}
         self._started: dict[str, Started] = {}
         self._seen: set[str] = set()

@@ -21,6 +21,7 @@ from ._shared import LOOK, MaybePlace, PlaceText, app, duration, error_console, 
 if TYPE_CHECKING:
     from ..bench.driver import State
     from ..bench.grid import Cell, Grid
+    from ..results.record_types import Record
 
 
 @Parameter(name="*")
@@ -242,31 +243,21 @@ def _caption(grid: Grid) -> str:
     return f"each row is one training, brackets over its images; seeds of each configuration: {seeds}"
 
 
-def _figures(record: dict[str, Any] | None) -> tuple[str, str, str, str]:
+def _figures(record: Record | None) -> tuple[str, str, str, str]:
     """Both accuracies, the best attacker's error and seconds of a cell, in as many digits as one reads."""
-    from ..results.records import attacker
-
     if record is None:
         return "[red]failed[/red]", "", "", ""
-
-    def shown(value: dict[str, Any], scale: int, digits: str) -> str:
-        mean, low, high = (format(scale * number, digits) for number in (value["mean"], *value["ci95"]))
-        return escape(f"{mean} [{low}, {high}]")
-
-    seconds = (
-        record["timings"]["train"] + record["timings"].get("tail", 0.0) + sum(record["timings"]["attacks"].values())
-    )
-    known = record.get("retrained_accuracy")
-    retrained = f"{100 * known['mean']:.1f}" if known else ""
-    return shown(record["accuracy"], 100, ".1f"), retrained, shown(attacker(record)["mse"], 1, ".3g"), f"{seconds:.0f}"
+    accuracy, error = escape(f"{record.accuracy.scaled(100):.1f}"), escape(f"{record.attacker.mse:.3g}")
+    retrained = f"{100 * record.retrained_accuracy.mean:.1f}" if record.retrained_accuracy else ""
+    return accuracy, retrained, error, f"{record.timings.work:.0f}"
 
 
 def _show_failed(out: Path, state: State) -> None:
     how = f"; read them with: splitveil report {shlex.quote(str(out))}" if state.done else ""
     say(f"{len(state.done)} cells done, {len(state.failed)} failed{how}")
     for cell, note in state.failed.items():
-        error_console.print(f"[red]failed[/red] {cell}: {escape(note['error'])}", soft_wrap=True, highlight=False)
-        error_console.print(f"  its log: {escape(str(out / note['log']))}", soft_wrap=True, highlight=False)
+        error_console.print(f"[red]failed[/red] {cell}: {escape(note.error)}", soft_wrap=True, highlight=False)
+        error_console.print(f"  its log: {escape(str(out / (note.log or '')))}", soft_wrap=True, highlight=False)
     if state.failed:
         raise SystemExit(1)
 

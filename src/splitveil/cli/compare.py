@@ -12,8 +12,8 @@ from rich.table import Column, Table
 from ._shared import LOOK, MaybePlace, PlaceText, app, out_console, say, show_flags
 
 if TYPE_CHECKING:
-    from ..results.bench_comparison import Cells
-    from ..results.comparison import Comparison, Row
+    from ..results.comparison import Cells
+    from ..results.comparison_rows import Comparison, Row
 
 TITLES = {
     "accuracy": "accuracy %",
@@ -48,8 +48,8 @@ def compare(a: PlaceText, b: PlaceText, *, margin: float | None = None, out: May
     out
         Also write all of it as JSON to this file.
     """
-    from ..results.bench_comparison import Cells
-    from ..results.bench_comparison import compare as compare_folders
+    from ..results.comparison import Cells
+    from ..results.comparison import compare as compare_folders
     from ..results.records import named_margin
     from ..statistics.evidence import MARGIN
     from ..storage.files import write_json
@@ -134,8 +134,7 @@ def _marked(row: Row) -> str:
 
 def _difference(row: Row) -> str:
     scale = _scaled(row.metric)
-    value = type(row.difference)(*(scale * x for x in (row.difference.mean, row.difference.lo, row.difference.hi)))
-    return escape(str(value)) + ("" if row.paired else " *")
+    return escape(str(row.difference.scaled(scale))) + ("" if row.paired else " *")
 
 
 def _p(row: Row) -> str:

@@ -7,7 +7,7 @@ from ._shared import MaybePlace, Place, app, say
 
 @app.command
 def report(folder: Place, *, out: MaybePlace = None) -> None:
-    """Make one page of all cells of a bench: DIR/report.html, with DIR/plots, DIR/tables and DIR/records.sqlite.
+    """Make one page of all cells of a bench: DIR/report.html, with DIR/plots and DIR/tables.
 
     Parameters
     ----------

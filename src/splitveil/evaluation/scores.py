@@ -21,6 +21,8 @@ METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "ssim_zero": lambda x, y: metrics.ssim(x, y, padding="zero"),
 }
 """Metrics of every attack; ``ssim_zero`` is the published code's, which surrounds the images with black."""
+PRIVACY = {"mse": 1, "psnr": -1, "ssim": -1, "ssim_zero": -1, "lpips": 1, "reidentified": -1}
+"""Metrics of a reconstruction: 1 where a higher value is more private, -1 where a lower one is."""
 
 
 def scored(found: Tensor, truth: Split, extra: Mapping[str, Metric] | None) -> dict[str, Tensor]:

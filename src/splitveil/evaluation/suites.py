@@ -25,6 +25,7 @@ from . import evaluate, reliability, stage
 from ._frozen import PRESETS as PRESETS  # read by others
 from ._frozen import SUITES, SUPERSEDED
 from ._frozen import specs as specs
+from .scores import PRIVACY
 
 Values = dict[str, dict[str, Tensor]]
 """Attack -> metric -> one number per image."""
@@ -52,11 +53,12 @@ def labels(specs: tuple[Spec, ...]) -> dict[str, Spec]:
     return named
 
 
-def worst_case(per_image: dict[str, Tensor]) -> Tensor:
-    """Return the lowest error of any attack, for each image: (N,).
+def worst_case(per_image: Mapping[str, Tensor], metric: str = "mse") -> Tensor:
+    """Return what the strongest attack on each image reaches, (N,): the lowest error, or the highest similarity.
 
     Args:
-        per_image: attack -> MSE of each image, (N,), the same images in the same order.
+        per_image: attack -> metric of each image, (N,), the same images in the same order.
+        metric: name of the metric, which tells whether low or high values are strong (`scores.PRIVACY`).
 
     Raises:
         UserError: no attack, different numbers of images, or an error that is NaN.
@@ -64,7 +66,8 @@ def worst_case(per_image: dict[str, Tensor]) -> Tensor:
     >>> worst_case({"a": torch.tensor([0.1, 0.3]), "b": torch.tensor([0.2, 0.2])})
     tensor([0.1000, 0.2000])
     """
-    return _stacked(per_image).min(0).values
+    sign = PRIVACY[metric]
+    return sign * (sign * _stacked(per_image)).min(0).values
 
 
 def winners(per_image: dict[str, Tensor]) -> list[str]:
@@ -237,8 +240,8 @@ def combined(summaries: dict[str, dict[str, Any]], values: Values, held: Values)
         held: of each attack on the held-out images.
     """
     mse = {label: value["mse"] for label, value in values.items()}
-    lowest, won = worst_case(mse), winners(mse)
-    highest = {key: _stacked({n: v[key] for n, v in values.items()}).max(0).values for key in ("ssim", "psnr")}
+    won = winners(mse)
+    strongest = {key: worst_case({n: v[key] for n, v in values.items()}, key) for key in ("mse", "ssim", "psnr")}
     counts = Counter(won)
     flags = [f"{label}: {flag}" for label, summary in summaries.items() for flag in summary["flags"]]
     told = ("protocol", "seed", "observed", "images", "images_digest", "baseline_mse", "budget", "curve", "environment")
@@ -249,12 +252,14 @@ def combined(summaries: dict[str, dict[str, Any]], values: Values, held: Values)
         },
         "best_attacker": best_of(values, held),
         "worst_case": {
-            "mse": intervals.bootstrap_ci(lowest).as_dict(),
-            **{key: intervals.bootstrap_ci(value).as_dict() for key, value in highest.items()},
+            key: intervals.bootstrap_ci(value).as_dict()
+            for key, value in strongest.items()
         },
         "wins": {label: counts[label] for label in values},
         "winner": won,
-        "below_decoder": intervals.paired_difference(mse["decoder"], lowest).as_dict() if "decoder" in mse else None,
+        "below_decoder": intervals.paired_difference(mse["decoder"], strongest["mse"]).as_dict()
+        if "decoder" in mse
+        else None,
         "baseline_mse": next(iter(summaries.values()))["baseline_mse"],
         "images": next(iter(summaries.values()))["images"],
         "flags": flags,
@@ -327,7 +332,7 @@ def _columns(path: Path, names: set[str], remedy: str, count: int) -> dict[str, 
     return {name: torch.from_numpy(table[name]).float() for name in names}
 
 
-def _stacked(per_image: dict[str, Tensor]) -> Tensor:
+def _stacked(per_image: Mapping[str, Tensor]) -> Tensor:
     shapes = {tuple(value.shape) for value in per_image.values()}
     if len(shapes) != 1 or len(next(iter(shapes))) != 1:
         raise UserError(f"a worst case got errors of shapes {sorted(shapes)}; expected one (N,) for all attacks")

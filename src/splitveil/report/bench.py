@@ -9,25 +9,21 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
-from ..results import export, records
-from ..results.cem_effect import Gain, gains
-from ..results.equal_accuracy import Equal, equals
-from ..results.groups import Arena, arenas
+from ..results import tables
+from ..results.findings import Findings
 from ..results.published_tables import method
-from ..statistics.evidence import MARGIN, points_of
+from ..results.record_types import Failure, Machine
+from ..statistics.evidence import points_of
 from ..storage.files import write_text
-from . import captions, equal_accuracy_table, plots, thumbnails
+from . import captions, plots, published_table, thumbnails
 from .page_data import page_data
-from .published_table import Line, for_page, lines, table
 
-T = TypeVar("T")
 LOG_LINES, LOG_BYTES, FAILURES = 20, 32 * 2**10, 50
 SCRIPTS = ("bench_parts.js", "bench_plots.js", "bench.js")
 SECTIONS = {
@@ -44,82 +40,33 @@ SECTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Bench:
-    """Everything that a bench folder says.
-
-    Attributes:
-        gains, equal, published: one list for each arena.
-        failed: cells that were given up.
-    """
-
-    folder: Path
-    records: Sequence[dict[str, Any]]
-    failed: Sequence[dict[str, Any]]
-    arenas: Sequence[Arena]
-    gains: Sequence[Sequence[Gain]]
-    equal: Sequence[Sequence[Equal]]
-    published: Sequence[Sequence[Line]]
-    grids: Sequence[dict[str, Any]]
-
-    @classmethod
-    def read(cls, folder: Path) -> Bench:
-        """Read a bench folder.
-
-        Raises:
-            UserError: as `records.gather`.
-        """
-        found = records.gather(folder)
-        groups = arenas(found)
-        return cls(
-            folder,
-            found,
-            records.failures(folder),
-            groups,
-            [gains(folder, arena) for arena in groups],
-            [equals(folder, arena) for arena in groups],
-            [lines(arena) for arena in groups],
-            records.grids(folder),
-        )
-
-    @property
-    def margin(self) -> float:
-        """Loss of accuracy that is to be excluded, in points: the smallest that a grid has named, else the default."""
-        return records.named_margin([self.folder]) or MARGIN
-
-    def all_gains(self) -> list[Gain]:
-        """Those of all arenas."""
-        return [gain for found in self.gains for gain in found]
-
-
 def build(folder: str | Path, out: str | Path | None = None) -> Path:
-    """Write the report of a bench folder; returns the page's path.
+    """Write the report of a bench folder; return the page's path.
 
     Args:
         folder: made by ``splitveil bench``.
-        out: where report.html, plots/, tables/ and records.sqlite go; the folder itself by default.
+        out: where report.html, plots/ and tables/ go; the folder itself by default.
 
     Raises:
         UserError: no bench folder, no finished cell, a record that is damaged or of another schema, or ``out`` cannot
             be written.
     """
-    bench = Bench.read(Path(folder))
+    findings = Findings.read(folder)
     out = Path(folder if out is None else out)
-    records.write_database(out / records.DATABASE, bench.records)
-    tables = _tables(bench)
-    export.write(out / "tables", tables)
-    drawn = plots.draw(out / "plots", bench.arenas, bench.gains)
+    found = findings.tables()
+    tables.write(out / "tables", found)
+    drawn = plots.draw(out / "plots", findings.parts)
     base = quote(Path(os.path.relpath(folder, out)).as_posix())
-    write_text(out / "report.html", page(bench, tables, drawn, base))
+    write_text(out / "report.html", page(findings, found, drawn, base))
     return out / "report.html"
 
 
-def page(bench: Bench, tables: Sequence[export.Table], drawn: dict[str, dict[str, Path]], base: str = ".") -> str:
-    """The page as one self-contained HTML text: it loads nothing, and no script runs but its own.
+def page(findings: Findings, found: Sequence[tables.Table], drawn: Sequence[dict[str, Path]], base: str = ".") -> str:
+    """Return the page as one self-contained HTML text: it loads nothing, and no script runs but its own.
 
     Args:
-        tables: those that the page offers to save: ``cells`` and ``cem_gain``.
-        drawn: the PNG files of the plots, which are shown on paper and without scripts.
+        found: the tables, of which the page offers to save ``cells`` and ``cem_gain``.
+        drawn: the PNG files of each part's plots, which are shown on paper and without scripts.
         base: the bench folder as an address, seen from the page.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -129,79 +76,64 @@ def page(bench: Bench, tables: Sequence[export.Table], drawn: dict[str, dict[str
     environment = Environment(
         loader=PackageLoader("splitveil.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    csv = {t.stem: {"name": f"{t.stem}.csv", "text": t.csv()} for t in tables}
-    data = page_data(bench.arenas, bench.gains, bench.equal, {"cells": csv["cells"], "gains": csv["cem_gain"]}) | {
-        "base": base
-    }
-    shown = thumbnails.gather(bench.folder, _by_need(bench))
+    csv = {table.stem: {"name": f"{table.stem}.csv", "text": table.csv()} for table in found}
+    data = {**page_data(findings), "csv": {"cells": csv["cells"], "gains": csv["cem_gain"]}, "base": base}
+    shown = thumbnails.gather(findings.folder, findings.by_need())
     ours = "\n".join(files("splitveil.report").joinpath("templates", name).read_text("utf-8") for name in SCRIPTS)
     scripts = [get_plotlyjs().replace("</script", r"<\/script"), f'(() => {{\n"use strict";\n{ours}\n}})();']
-    several = len(bench.arenas) > 1
+    effects, parts = findings.effects, findings.parts
     return environment.get_template("bench.html.j2").render(
         script_sources=Markup(" ".join(f"'{_digest(script)}'" for script in scripts)),
         scripts=[Markup(script) for script in scripts],
         data=_json(data),
         pictures=_json({"cells": shown.cells, "originals": shown.originals}),
         sections=SECTIONS.items(),
-        arenas=[{"name": arena.name, "plots": _uris(drawn[arena.name])} for arena in bench.arenas],
-        eyebrow=_eyebrow(bench),
-        headline=captions.headline(bench.arenas, bench.all_gains(), bench.margin),
-        leads=_leads(bench, several),
-        certainty=captions.certainty(bench.arenas),
-        gains=bench.all_gains(),
-        accuracy_paired=all(gain.accuracy_paired for gain in bench.all_gains()),
-        several_seeds=any(len(gain.seeds) > 1 for gain in bench.all_gains()),
-        no_gain=_no_gain(bench),
+        arenas=[{"name": p.group.name, "plots": _uris(plot)} for p, plot in zip(parts, drawn, strict=True)],
+        eyebrow=_eyebrow(findings),
+        headline=captions.headline(findings.groups, effects, findings.margin),
+        leads=_leads(findings),
+        certainty=captions.certainty(findings.groups),
+        gains=effects,
+        accuracy_paired=all(effect.accuracy_paired for effect in effects),
+        several_seeds=any(len(effect.seeds) > 1 for effect in effects),
+        no_gain=_no_effect(findings),
+        equal_titles=tables.EQUAL,
         equal=[
-            equal_accuracy_table.for_page(a, found) for a, found in zip(bench.arenas, bench.equal, strict=True) if found
+            {"title": part.group.name, "rows": [tables.equal_cells(row) for row in part.equal]}
+            for part in parts
+            if part.equal
         ],
-        papers=[for_page(a, found) for a, found in zip(bench.arenas, bench.published, strict=True) if found],
+        papers=[published_table.for_page(part.published) for part in parts if part.published],
         pictures_note=_pictures_note(shown),
-        leakage_words=" ".join(
-            f"{arena.name}: {text}" if several else text for arena in bench.arenas if (text := captions.leakage(arena))
-        ),
-        failures=[_failure(bench.folder, note) for note in bench.failed[:FAILURES]],
-        failures_left_out=max(0, len(bench.failed) - FAILURES),
-        unfinished=_unfinished(bench),
-        commands=_commands(bench),
-        settings=_settings(bench).items(),
+        leakage_words=_leakage(findings),
+        failures=[_failure(findings.folder, note) for note in findings.failed[:FAILURES]],
+        failures_left_out=max(0, len(findings.failed) - FAILURES),
+        unfinished=_unfinished(findings),
+        commands=_commands(findings),
+        settings=_settings(findings).items(),
     )
 
 
-def _tables(bench: Bench) -> list[export.Table]:
-    def each(groups: Sequence[Sequence[T]]) -> list[tuple[Arena, T]]:
-        return [(arena, one) for arena, found in zip(bench.arenas, groups, strict=True) for one in found]
-
-    at_equal = {id(row.setup): equal_accuracy_table.short(row) for found in bench.equal for row in found}
-    gained = export.gains_table(each(bench.gains), at_equal)
-    equal = equal_accuracy_table.table(each(bench.equal))
-    return [export.cells_table(bench.arenas), gained, equal, table(each(bench.published))]
+def _leads(findings: Findings) -> list[str]:
+    texts = [captions.front(group, len(findings.groups) > 1) for group in findings.groups]
+    more = captions.cem(findings.effects, findings.margin), captions.equal_accuracy(findings.equal)
+    return [*texts, *filter(None, more)]
 
 
-def _by_need(bench: Bench) -> list[dict[str, Any]]:
-    """The records, those on a front first (of each setup the first seed before all others), then the newest."""
-    best = [arena.setups[place].records for arena in bench.arenas for place in arena.front]
-    need = {record["id"]: min(place, 1) for setup in best for place, record in enumerate(setup)}
-    newest = sorted(bench.records, key=lambda record: record["finished"], reverse=True)
-    return sorted(newest, key=lambda record: need.get(record["id"], 2))
+def _leakage(findings: Findings) -> str:
+    texts = {group.name: captions.leakage(group) for group in findings.groups}
+    return " ".join(f"{name}: {text}" if len(texts) > 1 else text for name, text in texts.items() if text)
 
 
-def _leads(bench: Bench, several: bool) -> list[str]:
-    texts = [captions.front(arena, several) for arena in bench.arenas]
-    at_equal = equal_accuracy_table.words([row for found in bench.equal for row in found])
-    return [*texts, *filter(None, [captions.cem(bench.all_gains(), bench.margin), at_equal])]
+def _eyebrow(findings: Findings) -> str:
+    grids = ", ".join(dict.fromkeys(record.grid for record in findings.records if record.grid))
+    last = max(record.finished for record in findings.records)[:10]
+    failed = f", {len(findings.failed)} failed" if findings.failed else ""
+    return " · ".join(filter(None, ["SplitVeil bench", grids, f"{len(findings.records):,} cells{failed}", last]))
 
 
-def _eyebrow(bench: Bench) -> str:
-    grids = ", ".join(dict.fromkeys(record["grid"] for record in bench.records if record["grid"]))
-    last = max(record["finished"] for record in bench.records)[:10]
-    failed = f", {len(bench.failed)} failed" if bench.failed else ""
-    return " · ".join(filter(None, ["SplitVeil bench", grids, f"{len(bench.records):,} cells{failed}", last]))
-
-
-def _no_gain(bench: Bench) -> str:
-    setups = [setup for arena in bench.arenas for setup in arena.setups]
-    if not any(setup.cem for setup in setups):
+def _no_effect(findings: Findings) -> str:
+    if not any(one.cem for group in findings.groups for one in group.configurations):
         return "No cell was trained with CEM."
     return (
         "No cell with CEM has a partner without that was trained with the same seed and attacked on the same images; "
@@ -224,11 +156,12 @@ def _pictures_note(shown: thumbnails.Strips) -> str:
     return " ".join(notes)
 
 
-def _failure(folder: Path, note: dict[str, Any]) -> dict[str, Any]:
-    axes = ", ".join(f"{key} {_plain(value)}" for key, value in note["axes"].items())
-    tries = f"{note['attempts']} attempt{'s' if note['attempts'] != 1 else ''}"
-    tail = _tail(folder / note["log"]) if note["log"] else ""
-    return {"name": axes or note["id"], "tail": tail, "attempts": tries, **{k: note[k] for k in ("id", "error", "log")}}
+def _failure(folder: Path, note: Failure) -> dict[str, Any]:
+    axes = ", ".join(f"{key} {_plain(value)}" for key, value in note.axes.items())
+    tries = f"{note.attempts} attempt{'s' if note.attempts != 1 else ''}"
+    tail = _tail(folder / note.log) if note.log else ""
+    about = {"id": note.id, "error": note.error, "log": note.log}
+    return {"name": axes or note.id, "tail": tail, "attempts": tries, **about}
 
 
 def _tail(path: Path) -> str:
@@ -241,59 +174,58 @@ def _tail(path: Path) -> str:
     return "\n".join(text.replace("\r", "\n").splitlines()[-LOG_LINES:])
 
 
-def _unfinished(bench: Bench) -> str:
-    """Which cells of the grids that were run here, or that were begun, are neither done nor given up."""
-    planned = {path.name for path in (bench.folder / "cells").iterdir() if path.is_dir()}
-    planned |= {cell for about in bench.grids for cell in about["cells"]}
-    failed = {note["id"] for note in bench.failed}
-    planned |= failed
-    left = planned - failed - {record["id"] for record in bench.records}
-    if not left:
-        return ""
-    return f"{len(left):,} of {len(planned):,} cells are not finished yet; the same command goes on with them."
+def _unfinished(findings: Findings) -> str:
+    left, planned = findings.unfinished
+    return f"{left:,} of {planned:,} cells are not finished yet; the same command goes on with them." if left else ""
 
 
-def _commands(bench: Bench) -> str:
+def _commands(findings: Findings) -> str:
     """What was typed; of a grid that was not run by the command line, its name."""
-    given = {about["name"]: about["command"] for about in bench.grids if about["command"]}
-    grids = dict.fromkeys(record["grid"] or "GRID" for record in bench.records)
+    given = {about.name: about.command for about in findings.grids if about.command}
+    grids = dict.fromkeys(record.grid or "GRID" for record in findings.records)
     lines = [given.get(grid, f"splitveil bench {shlex.quote(grid)} --out DIR") for grid in grids]
-    return "\n".join([*lines, f"splitveil report {shlex.quote(str(bench.folder))}"])
+    return "\n".join([*lines, f"splitveil report {shlex.quote(str(findings.folder))}"])
 
 
-def _settings(bench: Bench) -> dict[str, str]:
-    named = records.named_margin([bench.folder]) is not None
-    found, environments = bench.records, [record["environment"] for record in bench.records]
-    machines = [
-        f"{e.get('gpu') or e.get('processor')}, {e.get('cores')} cores"
-        + (f", {e['threads']} threads" if "threads" in e else "")
-        for e in environments
-    ]
-    commits = [f"{g['commit'][:10]}{' (changed)' if g['dirty'] else ''}" if (g := r["git"]) else "none" for r in found]
-    training = sum(record["timings"]["train"] for record in found if "trained_as" not in record)
-    attacks = sum(sum(record["timings"]["attacks"].values()) for record in found)
-    tails = sum(record["timings"].get("tail", 0.0) for record in found if "trained_as" not in record)
-    attacks_named = list(dict.fromkeys(json.dumps(a["attack"]) for r in found for a in r["attacks"].values()))
+def _settings(findings: Findings) -> dict[str, str]:
+    found = findings.records
+    trained = [record.timings for record in found if record.trained_as is None]
+    hours = (
+        sum(timings.train for timings in trained),
+        sum(timings.tail or 0.0 for timings in trained),
+        sum(sum(record.timings.attacks.values()) for record in found),
+    )
+    attacks = dict.fromkeys(json.dumps(attack.attack) for record in found for attack in record.attacks.values())
+    margin = ", the default: none was named beforehand"
+    if findings.named_margin is not None:
+        margin = ", named before the first cell was done"
     return {
-        "Machine": _counted(machines),
+        "Machine": _counted([_machine(record.environment) for record in found]),
         "Versions": _counted(
-            [f"splitveil {e.get('splitveil')}, torch {e.get('torch')}, Python {e.get('python')}" for e in environments]
+            [f"splitveil {e.splitveil}, torch {e.torch}, Python {e.python}" for e in (r.environment for r in found)]
         ),
-        "Code (git commit)": _counted(commits),
-        "Seeds": ", ".join(map(str, sorted({record["config"]["seed"] for record in found}))),
-        "Margin of accuracy": points_of(bench.margin)
-        + (", named before the first cell was done" if named else ", the default: none was named beforehand"),
-        "Protocol": _counted([record["protocol"] for record in found]),
-        "Epochs of training": _counted([record["config"].get("epochs") for record in found]),
-        "Training images": _counted([record["config"].get("train_size") or "all" for record in found]),
-        "Attacker’s images": _counted([record["attacker_size"] or "all that the protocol gives" for record in found]),
-        "Attacked images": _counted([record["attacked"] or "all that the protocol gives" for record in found]),
-        "Attacks": "; ".join(_attack_text(text) for text in attacks_named),
-        "Hours": f"{training / 3600:.1f} of training, {tails / 3600:.1f} of retraining tails, {attacks / 3600:.1f} of "
-        "attacks, summed over the cells",
-        "Rows of the published table": _counted([method(record["config"]) or "none" for record in found]),
+        "Code (git commit)": _counted(
+            [f"{r.git.commit[:10]}{' (changed)' if r.git.dirty else ''}" if r.git else "none" for r in found]
+        ),
+        "Seeds": ", ".join(map(str, sorted({record.seed for record in found}))),
+        "Margin of accuracy": points_of(findings.margin) + margin,
+        "Protocol": _counted([record.protocol for record in found]),
+        "Epochs of training": _counted([record.config.get("epochs") for record in found]),
+        "Training images": _counted([record.config.get("train_size") or "all" for record in found]),
+        "Attacker’s images": _counted([record.attacker_size or "all that the protocol gives" for record in found]),
+        "Attacked images": _counted([record.attacked or "all that the protocol gives" for record in found]),
+        "Attacks": "; ".join(map(_attack_text, attacks)),
+        "Hours": "{:.1f} of training, {:.1f} of retraining tails, {:.1f} of attacks, summed over the cells".format(
+            *(seconds / 3600 for seconds in hours)
+        ),
+        "Rows of the published table": _counted([method(record.config) or "none" for record in found]),
         "Report": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _machine(about: Machine) -> str:
+    threads = f", {about.threads} threads" if about.threads is not None else ""
+    return f"{about.gpu or about.processor}, {about.cores} cores{threads}"
 
 
 def _attack_text(text: str) -> str:

@@ -4,46 +4,48 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
-from ..results.cem_effect import Gain
-from ..results.export import percent, plus
-from ..results.groups import NOISE, Arena, Setup, spearman
-from ..results.records import attacker
+from ..results.cem_effect import CemEffect
+from ..results.equal_accuracy import OUTSIDE, Equal
+from ..results.groups import ComparisonGroup, Configuration
+from ..results.record_types import NOISE
+from ..results.tables import percent, plus
 from ..statistics.evidence import LEAST, LEVEL, MARGIN, holm, p_value, points_of
 from ..statistics.intervals import Interval
 
 
-def headline(arenas: Sequence[Arena], gains: Sequence[Gain], margin: float = MARGIN) -> str:
-    """The page's title.
+def headline(groups: Sequence[ComparisonGroup], effects: Sequence[CemEffect], margin: float = MARGIN) -> str:
+    """Return the page's title.
 
     Args:
         margin: loss of accuracy, in points, that is to be excluded before accuracy is called kept.
     """
-    if not gains:
-        setups = sum(len(arena.setups) for arena in arenas)
-        return f"{_count(setups, 'configuration')}: what accuracy costs in privacy"
-    total, (up, down) = len(gains), shown(gains, "mse")
+    if not effects:
+        count = sum(len(group.configurations) for group in groups)
+        return f"{_count(count, 'configuration')}: what accuracy costs in privacy"
+    total, (up, down) = len(effects), shown(effects, "mse")
     if not up and not down and total == 1:
         return "No effect of CEM on the attacker’s error is shown"
     if not up and not down:
         return "No comparison shows an effect of CEM on the attacker’s error"
-    if any(len(gain.seeds) < LEAST for gain in gains):  # what was changed is a cause only where seeds say so
+    if any(len(effect.seeds) < LEAST for effect in effects):  # what was changed is a cause only where seeds say so
         which = (
             f"higher in {_of(up, total)}{f', lower in {down}' if down else ''}"
             if up
             else f"lower in {_of(down, total)}"
         )
-        return f"In these trainings the attacker’s error with CEM is {which}; {_cost(gains, margin)}"
+        return f"In these trainings the attacker’s error with CEM is {which}; {_cost(effects, margin)}"
     if not up:
         return f"CEM makes the attack easier in {_of(down, total)}"
     also = f", lowers it in {down}" if down else ""
-    return f"CEM raises the attacker’s error in {_of(up, total)}{also}; {_cost(gains, margin)}"
+    return f"CEM raises the attacker’s error in {_of(up, total)}{also}; {_cost(effects, margin)}"
 
 
-def _cost(gains: Sequence[Gain], margin: float) -> str:
+def _cost(effects: Sequence[CemEffect], margin: float) -> str:
     """What accuracy does: a fall that is shown, and whether a loss of the margin is excluded."""
-    total, falls = len(gains), shown(gains, "accuracy")[1]
-    kept = sum(gain.accuracy.lo > -margin / 100 for gain in gains)
+    total, falls = len(effects), shown(effects, "accuracy")[1]
+    kept = sum(effect.accuracy.lo > -margin / 100 for effect in effects)
     loss = f"a loss of {points_of(margin)} of accuracy is"
     if total == 1:
         return f"{'accuracy falls, ' if falls else ''}{loss}{'' if kept else ' not'} excluded"
@@ -51,47 +53,46 @@ def _cost(gains: Sequence[Gain], margin: float) -> str:
     return f"{fall}{loss} excluded in {_of(kept, total, bare=True) if kept else 'none'}"
 
 
-def front(arena: Arena, several: bool = False) -> str:
-    """Which trade-offs of an arena are best."""
-    setups, best = arena.setups, [arena.setups[place] for place in arena.front]
-    trainings = len(arena.records())
-    where = f"{arena.name}: of" if several else "Of"
-    text = f"{where} {_count(len(setups), 'configuration')} ({_count(trainings, 'training')}), "
+def front(group: ComparisonGroup, several: bool = False) -> str:
+    """Return which trade-offs of a group are best."""
+    best, trainings = group.best, len(group.records)
+    where = f"{group.name}: of" if several else "Of"
+    text = f"{where} {_count(len(group.configurations), 'configuration')} ({_count(trainings, 'training')}), "
     if len(best) == 1:
         only = best[0]
         return text + (
             f"one beats or equals every other in both accuracy and error: {only.name}, with {percent(only.accuracy)} % "
             f"at the best attacker’s MSE of {_error(only)}. "
-            f"Always answering the mean image gives {arena.baseline_mse:.4g}."
+            f"Always answering the mean image gives {group.baseline_mse:.4g}."
         )
     low, high = best[0], best[-1]
-    cem = sum(bool(setup.cem) for setup in best)
-    noise = sum(not setup.cem and setup.family == NOISE for setup in best)
+    cem = sum(bool(one.cem) for one in best)
+    noise = sum(not one.cem and one.family == NOISE for one in best)
     shares = f"{_verb(cem, 'uses', 'use')} CEM, {_verb(noise, 'is', 'are')} noise alone"
     return text + (
         f"{len(best)} are best trade-offs: no other is both more accurate and harder to invert. They run from "
         f"{percent(high.accuracy)} % accuracy at the best attacker’s MSE of {_error(high)} ({high.name}) to "
         f"{percent(low.accuracy)} % at {_error(low)} ({low.name}); always answering the mean image gives "
-        f"{arena.baseline_mse:.4g}. {shares[0].upper()}{shares[1:]}."
+        f"{group.baseline_mse:.4g}. {shares[0].upper()}{shares[1:]}."
     )
 
 
-def cem(gains: Sequence[Gain], margin: float = MARGIN) -> str:
-    """What CEM changed over all comparisons; empty without any. ``margin`` as of `headline`."""
-    if not gains:
+def cem(effects: Sequence[CemEffect], margin: float = MARGIN) -> str:
+    """Return what CEM changed over all comparisons; empty without any. ``margin`` as of `headline`."""
+    if not effects:
         return ""
-    total = len(gains)
-    relative = [100 * gain.relative for gain in gains]
-    change = [100 * gain.accuracy.mean for gain in gains]
+    total = len(effects)
+    relative = [100 * effect.relative for effect in effects]
+    change = [100 * effect.accuracy.mean for effect in effects]
     if total == 1:
-        (only,) = gains
+        (only,) = effects
         return (
             f"With CEM the best attacker’s error changes by {_signed(relative[0], 0)} %, accuracy by "
             f"{_signed(change[0], 1)} points ({_count(len(only.seeds), 'seed')}); {_certain(only)}; "
-            f"{_cost(gains, margin)}."
+            f"{_cost(effects, margin)}."
         )
-    (error_up, error_down), (accuracy_up, accuracy_down) = (shown(gains, part) for part in ("mse", "accuracy"))
-    seeds = sorted({len(gain.seeds) for gain in gains})
+    (error_up, error_down), (accuracy_up, accuracy_down) = (shown(effects, part) for part in ("mse", "accuracy"))
+    seeds = sorted({len(effect.seeds) for effect in effects})
     return (
         f"With CEM the best attacker’s error changes by {_signed(statistics.median(relative), 0)} % in the "
         f"median of {total} comparisons (from {_signed(min(relative), 0)} to {_signed(max(relative), 0)} %; "
@@ -100,13 +101,31 @@ def cem(gains: Sequence[Gain], margin: float = MARGIN) -> str:
         f"points in the median (from {_signed(min(change), 1)} to {_signed(max(change), 1)}); a rise is shown in "
         f"{accuracy_up}, a fall in {accuracy_down}. Shown: p below {LEVEL:g} after correction for the number of "
         f"comparisons (Holm). A loss of {points_of(margin)} is excluded "
-        f"in {sum(gain.accuracy.lo > -margin / 100 for gain in gains)}."
+        f"in {sum(effect.accuracy.lo > -margin / 100 for effect in effects)}."
     )
 
 
-def certainty(arenas: Sequence[Arena]) -> str:
-    """What the intervals cover, which depends on the number of seeds."""
-    seeds = [len(setup.records) for arena in arenas for setup in arena.setups]
+def equal_accuracy(found: Sequence[Equal]) -> str:
+    """Return what all defenses do at equal accuracy with noise alone; empty without any."""
+    if not found:
+        return ""
+    total, outside = len(found), sum(row.why == OUTSIDE for row in found)
+    more, less = (sum(row.verdict == f"{word} private" for row in found) for word in ("more", "less"))
+    enough = sum(len(row.seeds) >= LEAST and row.difference is not None for row in found)
+    if not enough:
+        text = f"A verdict at equal accuracy needs {LEAST} seeds of each; here it can be given for none of {total}"
+    else:
+        text = (
+            f"Against noise alone at equal accuracy, more error is shown in {more} and less in {less} of {enough} "
+            "comparisons (p corrected for their number, Holm)"
+        )
+    beyond = f". Outside the curve of noise, and not compared: {outside} of {total}" if outside else ""
+    return f"{text}{beyond}."
+
+
+def certainty(groups: Sequence[ComparisonGroup]) -> str:
+    """Return what the intervals cover, which depends on the number of seeds."""
+    seeds = [len(one.records) for group in groups for one in group.configurations]
     if max(seeds) == 1:
         return (
             "Each configuration was trained once, so the intervals cover the choice of images and not that of the "
@@ -121,33 +140,31 @@ def certainty(arenas: Sequence[Arena]) -> str:
     return text + ". The front picks what came out best, chance included: points close to it are as good."
 
 
-def leakage(arena: Arena) -> str:
-    """How the leakage estimate goes with the error, at each strength of the noise; empty where nothing can be said."""
-    by_sigma: dict[float, list[tuple[float, float]]] = {}
-    for setup in arena.setups:
-        for record in setup.records:
-            if record["leakage_nats"] is not None:
-                pair = record["leakage_nats"], attacker(record)["mse"]["mean"]
-                by_sigma.setdefault(setup.sigma, []).append(pair)
+def leakage(group: ComparisonGroup) -> str:
+    """Return how the leakage estimate goes with the error, at each strength of noise; empty without enough cells."""
+    from scipy.stats import spearmanr
+
     parts = []
-    for sigma, pairs in sorted(by_sigma.items()):
-        if len(pairs) >= 5:
-            rho = spearman(*zip(*pairs, strict=True))
-            if rho == rho:
-                parts.append(f"{_signed(rho, 2)} at σ = {sigma:g} ({len(pairs)} cells)")
+    for sigma in sorted({one.sigma for one in group.configurations}):
+        records = [record for one in group.configurations if one.sigma == sigma for record in one.records]
+        pairs = [(r.leakage_nats, r.attacker.mse.mean) for r in records if r.leakage_nats is not None]
+        if len(pairs) >= 5 and all(len(set(values)) > 1 for values in zip(*pairs, strict=True)):
+            x, y = zip(*pairs, strict=True)
+            found: Any = spearmanr(x, y)
+            parts.append(f"{_signed(float(found[0]), 2)} at σ = {sigma:g} ({len(pairs)} cells)")
     return f"Rank correlation of leakage and error: {'; '.join(parts)}." if parts else ""
 
 
-def shown(gains: Sequence[Gain], part: str) -> tuple[int, int]:
-    """In how many comparisons a change of ``mse`` or ``accuracy`` upwards, and downwards, is shown (Holm)."""
-    changes = [getattr(gain, part) for gain in gains]
-    p = holm([p_value(change, len(gain.seeds)) for change, gain in zip(changes, gains, strict=True)])
+def shown(effects: Sequence[CemEffect], part: str) -> tuple[int, int]:
+    """Return in how many comparisons a change of ``mse`` or ``accuracy`` upwards, and downwards, is shown (Holm)."""
+    changes = [getattr(effect, part) for effect in effects]
+    p = holm([p_value(change, len(effect.seeds)) for change, effect in zip(changes, effects, strict=True)])
     sure = [change.mean > 0 for change, value in zip(changes, p, strict=True) if value < LEVEL]
     return sum(sure), len(sure) - sum(sure)
 
 
 def counts(intervals: Sequence[Interval]) -> tuple[int, int]:
-    """How many lie above zero, how many below.
+    """Return how many lie above zero, how many below.
 
     >>> counts([Interval(1, 0.5, 2), Interval(1, -1, 2), Interval(-1, -2, -0.5)])
     (1, 1)
@@ -174,12 +191,12 @@ def _signed(value: float, digits: int) -> str:
     return plus(f"{value:.{digits}f}")
 
 
-def _error(setup: Setup) -> str:
-    return str(setup.mse).replace("-", "−")
+def _error(one: Configuration) -> str:
+    return str(one.mse).replace("-", "−")
 
 
-def _certain(gain: Gain) -> str:
-    error, accuracy = (any(counts([value])) for value in (gain.mse, gain.accuracy))
+def _certain(effect: CemEffect) -> str:
+    error, accuracy = (any(counts([value])) for value in (effect.mse, effect.accuracy))
     if error == accuracy:
         return "both intervals exclude zero" if error else "both intervals hold zero, so that neither change is shown"
     shown, other = ("error", "accuracy") if error else ("accuracy", "error")

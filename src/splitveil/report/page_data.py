@@ -1,4 +1,4 @@
-"""What the script of a bench's page draws: cells, fronts and gains as plain values."""
+"""What the script of a bench's page draws: cells, fronts and effects of CEM as plain values."""
 
 from __future__ import annotations
 
@@ -6,159 +6,124 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..results.cem_effect import Gain
-from ..results.equal_accuracy import Equal
-from ..results.export import decimals, percent, plus, points, signed
-from ..results.groups import Arena, Setup, interval, strongest
-from ..results.records import METRICS, attacker
+from ..results.findings import Findings, Part
+from ..results.groups import Configuration
+from ..results.record_types import Epoch, Record
+from ..results.tables import at_equal, decimals, percent, plus, signed
 from ..statistics.intervals import Interval
-from .equal_accuracy_table import short
-from .plots import dodged, families, gain_rows, noise_lines
+from .plots import effect_rows, heights, noise_lines
 
 CURVE_POINTS, ALL_POINTS = (30, 120), 30_000
 """Learning curves are thinned to between so many epochs, so that all together have about so many."""
 
 
-def page_data(
-    arenas: Sequence[Arena],
-    gains: Sequence[Sequence[Gain]],
-    equal: Sequence[Sequence[Equal]],
-    csv: dict[str, Any],
-) -> dict[str, Any]:
-    """Everything but the pictures.
-
-    Args:
-        gains, equal: one list for each arena.
-        csv: the tables that the page offers to save.
-    """
+def page_data(findings: Findings) -> dict[str, Any]:
+    """Return everything but the pictures."""
+    parts = list(enumerate(findings.parts))
     return {
-        "arenas": [_arena(arena, found) for arena, found in zip(arenas, gains, strict=True)],
-        "cells": [cell for number, arena in enumerate(arenas) for cell in _cells(number, arena)],
-        "gains": [
-            gain
-            for number, (found, same) in enumerate(zip(gains, equal, strict=True))
-            for gain in _gains(number, found, same)
-        ],
-        "csv": csv,
+        "arenas": [_arena(part) for part in findings.parts],
+        "cells": [cell for number, part in parts for cell in _cells(number, part)],
+        "gains": [effect for number, part in parts for effect in _effects(number, part)],
     }
 
 
-def _arena(arena: Arena, gains: Sequence[Gain]) -> dict[str, Any]:
+def _arena(part: Part) -> dict[str, Any]:
+    lines = noise_lines(part.group)
     return {
-        "name": arena.name,
-        "families": families(arena),
-        "front": [_point(arena.setups[place]) for place in arena.front],
-        "noise": [{"name": name, "points": [_point(s) for s in line]} for name, line in noise_lines(arena).items()],
-        "gainRows": [name for name, _ in gain_rows(gains)],
+        "name": part.group.name,
+        "families": part.group.families,
+        "front": [_point(one) for one in part.group.best],
+        "noise": [{"name": name, "points": [_point(one) for one in line]} for name, line in lines.items()],
+        "gainRows": [name for name, _ in effect_rows(part.effects)],
     }
 
 
-def _point(setup: Setup) -> dict[str, Any]:
-    seeds = len(setup.records)
+def _point(one: Configuration) -> dict[str, Any]:
+    seeds = len(one.records)
     return {
-        "id": setup.records[0]["id"],
-        "name": setup.name,
-        "x": _short(100 * setup.accuracy.mean),
-        "y": _short(setup.mse.mean),
-        "accuracy": percent(setup.accuracy),
-        "mse": str(setup.mse).replace("-", "−"),
+        "id": one.records[0].id,
+        "name": one.name,
+        "x": _short(100 * one.accuracy.mean),
+        "y": _short(one.mse.mean),
+        "accuracy": percent(one.accuracy),
+        "mse": str(one.mse).replace("-", "−"),
         "seeds": f"{seeds} seeds: Student’s intervals" if seeds > 1 else "one seed: intervals over the images",
     }
 
 
-def _cells(number: int, arena: Arena) -> list[dict[str, Any]]:
-    found = arena.records()
-    spec = decimals(interval(attacker(record)["mse"]) for record in found)
+def _cells(number: int, part: Part) -> list[dict[str, Any]]:
+    found = part.group.records
+    spec = decimals(record.attacker.mse for record in found)
     least, most = CURVE_POINTS
     length = max(least, min(most, ALL_POINTS // len(found)))
     return [
-        {
-            **{"arena": number, "front": place in arena.front, "curve": _curve(record["curve"], length)},
-            **_cell(setup, record, spec),
-        }
-        for place, setup in enumerate(arena.setups)
-        for record in setup.records
+        {"arena": number, "front": place in part.group.front, "curve": _curve(record.curve, length)}
+        | _cell(one, record, spec)
+        for place, one in enumerate(part.group.configurations)
+        for record in one.records
     ]
 
 
-def _cell(setup: Setup, record: dict[str, Any], spec: str) -> dict[str, Any]:
-    best = {name: interval(attacker(record)[name]) for name in METRICS}
-    accuracy, timings = interval(record["accuracy"]), record["timings"]
-    known = interval(record["retrained_accuracy"]) if record.get("retrained_accuracy") else None
+def _cell(one: Configuration, record: Record, spec: str) -> dict[str, Any]:
+    best, known = record.attacker, record.retrained_accuracy
     return {
-        "id": record["id"],
-        "name": setup.name,
-        "family": setup.family,
-        "cem": setup.cem,
-        "sigma": setup.sigma,
-        "seed": record["config"]["seed"],
-        "seeds": len(setup.records),
-        "accuracy": _triple(points(accuracy)),
-        "retrained": _triple(points(known)) if known else None,
-        "mse": _triple(best["mse"]),
-        "ssim": _short(best["ssim"].mean),
-        "psnr": _short(best["psnr"].mean),
-        "leakage": record["leakage_nats"],
-        "epoch": record["epoch"] + 1,
-        "strongest": strongest(record),
-        "attacks": {label: str(interval(attack["mse"])) for label, attack in record["attacks"].items()},
-        "flags": [f"{label}: {flag}" for label, attack in record["attacks"].items() for flag in attack["flags"]],
-        "minutes": (timings["train"] + timings.get("tail", 0.0) + sum(timings["attacks"].values())) / 60,
+        **{"id": record.id, "name": one.name, "family": one.family, "cem": one.cem, "sigma": one.sigma},
+        **{"seed": record.seed, "seeds": len(one.records), "epoch": record.epoch + 1},
+        "accuracy": _triple(record.accuracy.scaled(100)),
+        "retrained": _triple(known.scaled(100)) if known else None,
+        "mse": _triple(best.mse),
+        "ssim": _short(best.ssim.mean),
+        "psnr": _short(best.psnr.mean),
+        "leakage": record.leakage_nats,
+        "strongest": record.strongest,
+        "attacks": {label: str(attack.mse) for label, attack in record.attacks.items()},
+        "flags": [f"{label}: {flag}" for label, attack in record.attacks.items() for flag in attack.flags],
+        "minutes": record.timings.work / 60,
         "text": {
-            "accuracy": percent(accuracy),
+            "accuracy": percent(record.accuracy),
             "retrained": percent(known) if known else "–",
-            "mse": format(best["mse"], spec),
-            "ssim": str(best["ssim"]),
-            "psnr": str(best["psnr"]),
-            "epoch": f"{record['epoch'] + 1} of {len(record['curve'])}",
+            **{"mse": format(best.mse, spec), "ssim": str(best.ssim), "psnr": str(best.psnr)},
+            "epoch": f"{record.epoch + 1} of {len(record.curve)}",
         },
     }
 
 
-def _curve(rows: Sequence[dict[str, Any]], length: int) -> dict[str, list[float]]:
+def _curve(rows: Sequence[Epoch], length: int) -> dict[str, list[float]]:
     kept = list(rows[:: max(1, math.ceil(len(rows) / length))])
     if rows and kept[-1] is not rows[-1]:
         kept.append(rows[-1])
     return {
-        "epoch": [row["epoch"] + 1 for row in kept],
-        "accuracy": [_short(100 * row["accuracy_val"]) for row in kept],
-        "loss": [_short(row["loss"]) for row in kept],
+        "epoch": [row.epoch + 1 for row in kept],
+        "accuracy": [_short(100 * row.accuracy_val) for row in kept],
+        "loss": [_short(row.loss) for row in kept],
     }
 
 
-def _gains(arena: int, gains: Sequence[Gain], equal: Sequence[Equal]) -> list[dict[str, Any]]:
-    rows, at_equal = gain_rows(gains), {id(row.setup): row for row in equal}
-    heights, spec = dodged(rows), decimals(gain.mse for gain in gains)
+def _effects(arena: int, part: Part) -> list[dict[str, Any]]:
+    same, spec = part.at_equal, decimals(effect.mse for effect in part.effects)
     return [
         {
-            "id": gain.setup.records[0]["id"],
-            "arena": arena,
-            "row": row,
-            "height": heights[row][place],
-            "stack": gain.without.stack,
-            "cem": gain.setup.cem,
-            "seeds": len(gain.seeds),
-            "before": gain.mse_means[0],
-            "share": gain.accuracy_means[0],
-            "relative": gain.relative,
-            "mse": _triple(gain.mse),
-            "accuracy": _triple(points(gain.accuracy)),
+            "id": effect.configuration.records[0].id,
+            **{"arena": arena, "row": row, "height": height},
+            **{"stack": effect.without.stack, "cem": effect.configuration.cem, "seeds": len(effect.seeds)},
+            **{"before": effect.mse_means[0], "share": effect.accuracy_means[0], "relative": effect.relative},
+            **{"mse": _triple(effect.mse), "accuracy": _triple(effect.accuracy.scaled(100))},
             "bySeed": {
-                "mse": [_short(part.mean) for part in gain.mse_by_seed],
-                "accuracy": [_short(100 * part.mean) for part in gain.accuracy_by_seed],
+                "mse": [_short(seed.mean) for seed in effect.mse_by_seed],
+                "accuracy": [_short(100 * seed.mean) for seed in effect.accuracy_by_seed],
             },
             "text": {
-                "mse": signed(gain.mse, spec),
-                "accuracy": signed(points(gain.accuracy), ".1f"),
-                "errors": f"{gain.mse_means[0]:.4f} → {gain.mse_means[1]:.4f}",
-                "shares": f"{100 * gain.accuracy_means[0]:.1f} → {100 * gain.accuracy_means[1]:.1f}",
-                "relative": plus(f"{100 * gain.relative:.0f}"),
-                "equal": short(at_equal.get(id(gain.setup))),
-                "seeds": f"{len(gain.seeds)} seeds" if len(gain.seeds) > 1 else "one seed",
+                "mse": signed(effect.mse, spec),
+                "accuracy": signed(effect.accuracy.scaled(100), ".1f"),
+                "errors": " → ".join(f"{mean:.4f}" for mean in effect.mse_means),
+                "shares": " → ".join(f"{100 * share:.1f}" for share in effect.accuracy_means),
+                "relative": plus(f"{100 * effect.relative:.0f}"),
+                "equal": at_equal(same.get(id(effect.configuration))),
+                "seeds": f"{len(effect.seeds)} seeds" if len(effect.seeds) > 1 else "one seed",
             },
         }
-        for row, (_, found) in enumerate(rows)
-        for place, gain in enumerate(found)
+        for row, (_, found) in enumerate(effect_rows(part.effects))
+        for effect, height in zip(found, heights(row, len(found)), strict=True)
     ]
 
 

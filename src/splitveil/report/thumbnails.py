@@ -14,7 +14,7 @@ import numpy as np
 
 from ..evaluation.evaluate import ARRAYS
 from ..pictures import checked, load_arrays
-from ..results.groups import strongest
+from ..results.record_types import Record
 from ..results.records import per_image
 
 SHOWN = 10
@@ -40,11 +40,11 @@ class Strips:
     without_arrays: int = 0
 
 
-def gather(folder: Path, records: Iterable[dict[str, Any]], cells: int = CELLS, budget: int = BUDGET) -> Strips:
-    """The strips of ``records``, in order of need, up to a number of cells and bytes; a cell may have no picture."""
+def gather(folder: Path, records: Iterable[Record], cells: int = CELLS, budget: int = BUDGET) -> Strips:
+    """Return the strips of ``records``, in order of need, up to a number of cells and bytes; some have no picture."""
     strips, spent = Strips(), 0
     for record in records:
-        cell, label = folder / "cells" / record["id"], strongest(record)
+        cell, label = folder / "cells" / record.id, record.strongest
         arrays = cell / "attacks" / label / ARRAYS
         if not arrays.is_file():
             strips.without_arrays += 1
@@ -59,12 +59,12 @@ def gather(folder: Path, records: Iterable[dict[str, Any]], cells: int = CELLS, 
         if key not in strips.originals:
             strips.originals[key] = {"uri": strip_uri(originals), "count": len(originals)}
             spent += len(strips.originals[key]["uri"])
-        strips.cells[record["id"]] = {
+        strips.cells[record.id] = {
             "uri": strip_uri(found),
             "originals": key,
             "errors": [float(f"{error:.4g}") for error in errors[: len(found)]],
         }
-        spent += len(strips.cells[record["id"]]["uri"])
+        spent += len(strips.cells[record.id]["uri"])
     return strips
 
 

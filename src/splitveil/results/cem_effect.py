@@ -1,4 +1,4 @@
-"""What CEM changes: each setup beside the same one without CEM, seed by seed on the same images."""
+"""What CEM changes: each configuration beside the same one without CEM, seed by seed on the same images."""
 
 from __future__ import annotations
 
@@ -6,23 +6,27 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..statistics.evidence import combined
 from ..statistics.intervals import Interval, unpaired_difference
-from .groups import CEM, SILENT, Arena, Setup, interval, paired_intervals
+from .groups import TRAININGS, ComparisonGroup, Configuration, configuration_key, paired_intervals
+from .record_types import CEM, Record
 from .records import answers, errors
+
+Pair = tuple[Record, Record]
+"""Two records of one seed: without CEM, with it."""
 
 
 @dataclass(frozen=True)
-class Gain:
-    """What CEM changes in one setup; every difference is with minus without.
+class CemEffect:
+    """What CEM changes in one configuration; every difference is with minus without.
 
     Attributes:
-        without, setup: the two setups that are compared.
+        without, configuration: the two configurations that are compared.
         seeds: the seeds that both have, in the order of the two lists.
         mse_by_seed: paired over the attacked images.
         accuracy_by_seed: paired over the test images where both runs have left their answers, else as if the images
@@ -32,8 +36,8 @@ class Gain:
         accuracy_paired: whether it is for all seeds.
     """
 
-    without: Setup
-    setup: Setup
+    without: Configuration
+    configuration: Configuration
     seeds: tuple[int, ...]
     mse_by_seed: tuple[Interval, ...]
     accuracy_by_seed: tuple[Interval, ...]
@@ -49,8 +53,8 @@ class Gain:
         return self.mse.mean / self.mse_means[0]
 
 
-def gains(folder: str | Path, arena: Arena) -> list[Gain]:
-    """CEM's gain for each setup that has a partner without CEM.
+def cem_effects(folder: str | Path, group: ComparisonGroup) -> list[CemEffect]:
+    """Return CEM's effect on each configuration that has a partner without CEM.
 
     Seeds whose attacked images are not known to be the same (``images_digest``) are left out.
 
@@ -60,91 +64,75 @@ def gains(folder: str | Path, arena: Arena) -> list[Gain]:
     Raises:
         UserError: errors or answers per image are missing or damaged.
     """
-    plain = {_base(setup): setup for setup in reversed(arena.setups) if not setup.cem}
-    partners = [(plain[_base(setup)], setup) for setup in arena.setups if setup.cem and _base(setup) in plain]
-    work = [(partner, setup, pairs) for partner, setup in partners if (pairs := _pairs(partner, setup))]
+    cells = Path(folder) / "cells"
+
+    @cache
+    def errors_of(name: str) -> np.ndarray:
+        return errors(cells / name, records[name])
+
+    @cache
+    def hits_of(name: str) -> np.ndarray:
+        return answers(cells / name).astype(np.int8)
+
+    records = {record.id: record for record in group.records}
+    plain = {_base(one): one for one in reversed(group.configurations) if not one.cem}
+    partners = [(plain[_base(one)], one) for one in group.configurations if one.cem and _base(one) in plain]
+    work = [(partner, one, pairs) for partner, one in partners if (pairs := _pairs(partner, one))]
     every = [pair for _, _, pairs in work for pair in pairs]
-    values = _Values(Path(folder))
-    mse = _paired(every, values.errors)
-    test = _paired([pair for pair in every if _same_test(values.folder, pair)], values.hits)
-    return [_gain(partner, setup, pairs, mse, test) for partner, setup, pairs in work]
+    mse = _paired(every, errors_of)
+    test = _paired([pair for pair in every if _same_test(cells, pair)], hits_of)
+    return [_effect(partner, one, pairs, mse, test) for partner, one, pairs in work]
 
 
-Pair = tuple[dict[str, Any], dict[str, Any]]
-"""Two records of one seed: without CEM, with it."""
+def _base(one: Configuration) -> str:
+    """The configuration without CEM, as a key."""
+    others = [(name, parameters) for name, parameters in one.records[0].stack if name != CEM]
+    return json.dumps([configuration_key(one.records[0], (*TRAININGS, "defense")), others], sort_keys=True)
 
 
-class _Values:
-    """Values per image of the cells, each read once."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self._errors: dict[str, np.ndarray] = {}
-        self._hits: dict[str, np.ndarray] = {}
-
-    def errors(self, record: dict[str, Any]) -> np.ndarray:
-        """MSE of the best attacker, (attacked images,)."""
-        if record["id"] not in self._errors:
-            cell = self.folder / "cells" / record["id"]
-            self._errors[record["id"]] = errors(cell, record)
-        return self._errors[record["id"]]
-
-    def hits(self, record: dict[str, Any]) -> np.ndarray:
-        """1 where the answer is right, (test images,)."""
-        if record["id"] not in self._hits:
-            self._hits[record["id"]] = answers(self.folder / "cells" / record["id"]).astype(np.int8)
-        return self._hits[record["id"]]
+def _pairs(without: Configuration, one: Configuration) -> list[Pair]:
+    both = [(without.by_seed.get(record.seed), record) for record in one.records]
+    return [(a, b) for a, b in both if a and a.images_digest and a.images_digest == b.images_digest]
 
 
-def _pairs(without: Setup, setup: Setup) -> list[Pair]:
-    by_seed = {record["config"]["seed"]: record for record in without.records}
-    both = [(by_seed.get(record["config"]["seed"]), record) for record in setup.records]
-    return [(a, b) for a, b in both if a and a["images_digest"] and a["images_digest"] == b["images_digest"]]
-
-
-def _same_test(folder: Path, pair: Pair) -> bool:
+def _same_test(cells: Path, pair: Pair) -> bool:
     """Whether both networks have left their answers on the same test images; runs of before 0.2 have not."""
-    digests = [record.get("test_digest") for record in pair]
-    files = [folder / "cells" / record["id"] / "test.csv" for record in pair]
-    return bool(digests[0]) and digests[0] == digests[1] and all(file.is_file() for file in files)
+    one, other = pair
+    kept = all((cells / record.id / "test.csv").is_file() for record in pair)
+    return bool(one.test_digest) and one.test_digest == other.test_digest and kept
 
 
-def _paired(
-    pairs: Sequence[Pair], values: Callable[[dict[str, Any]], np.ndarray]
-) -> dict[tuple[str, str], tuple[float, Interval]]:
-    """By the ids of each pair: the mean without CEM, and the paired difference."""
-    by_count: dict[int, list[Pair]] = defaultdict(list)
-    for pair in pairs:
-        by_count[len(values(pair[0]))].append(pair)
+Paired = dict[tuple[str, str], tuple[float, Interval]]
+"""By the ids of a pair: the mean without CEM, and the paired difference."""
+
+
+def _paired(pairs: Sequence[Pair], values: Callable[[str], np.ndarray]) -> Paired:
+    by_count: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    for one, other in pairs:
+        by_count[len(values(one.id))].append((one.id, other.id))
     found = {}
     for group in by_count.values():
         changes = np.stack([values(b).astype(float) - values(a) for a, b in group])
         for (a, b), change in zip(group, paired_intervals(changes), strict=True):
-            found[a["id"], b["id"]] = float(values(a).mean()), change
+            found[a, b] = float(values(a).mean()), change
     return found
 
 
-def _gain(
-    without: Setup,
-    setup: Setup,
-    pairs: Sequence[Pair],
-    mse: dict[tuple[str, str], tuple[float, Interval]],
-    test: dict[tuple[str, str], tuple[float, Interval]],
-) -> Gain:
-    ids = [(a["id"], b["id"]) for a, b in pairs]
-    errors = [mse[key] for key in ids]
+def _effect(without: Configuration, one: Configuration, pairs: Sequence[Pair], mse: Paired, test: Paired) -> CemEffect:
+    ids = [(a.id, b.id) for a, b in pairs]
+    changes = [mse[key][1] for key in ids]
     accuracies = [
-        test[key][1] if key in test else unpaired_difference(interval(b["accuracy"]), interval(a["accuracy"]))
+        test[key][1] if key in test else unpaired_difference(b.accuracy, a.accuracy)
         for key, (a, b) in zip(ids, pairs, strict=True)
     ]
-    before = float(np.mean([mean for mean, _ in errors]))
-    share = float(np.mean([a["accuracy"]["mean"] for a, _ in pairs]))
-    error, accuracy = combined([change for _, change in errors]), combined(accuracies)
-    return Gain(
+    before = float(np.mean([mse[key][0] for key in ids]))
+    share = float(np.mean([a.accuracy.mean for a, _ in pairs]))
+    error, accuracy = combined(changes), combined(accuracies)
+    return CemEffect(
         without,
-        setup,
-        tuple(a["config"]["seed"] for a, _ in pairs),
-        tuple(change for _, change in errors),
+        one,
+        tuple(a.seed for a, _ in pairs),
+        tuple(changes),
         tuple(accuracies),
         error,
         accuracy,
@@ -152,11 +140,3 @@ def _gain(
         (share, share + accuracy.mean),
         all(key in test for key in ids),
     )
-
-
-def _base(setup: Setup) -> str:
-    """The setup without CEM, as a key."""
-    config = setup.records[0]["config"]
-    others = [spec for spec in config["defense"] if CEM not in spec]
-    kept = {key: value for key, value in config.items() if key not in SILENT}
-    return json.dumps([kept, others], sort_keys=True)

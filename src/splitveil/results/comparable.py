@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,41 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..statistics.best_attacker import DISTANCE, best_attacker
+from ..evaluation.scores import PRIVACY
+from ..evaluation.suites import worst_case
+from ..statistics.best_attacker import best_attacker
 from ..statistics.intervals import Interval, binomial_ci, unpaired_difference
 from ..storage import reading
+from .comparison_rows import ACCURACIES, BEST, NETWORK, WORST, Pending
+from .records import METRICS, judged
 
-PRIVACY = {"mse": 1, "psnr": -1, "ssim": -1, "ssim_zero": -1, "lpips": 1, "reidentified": -1}
-"""Metrics of a reconstruction: 1 where a higher value is more private, -1 where a lower one is."""
 TOOLS = {"lpips": "sha256", "reidentified": "fingerprint"}
 """Metrics that need a tool, and what tells two of its kind apart (in a summary's ``about_METRIC``)."""
-ACCURACIES = tuple(reading.ANSWERS)
 SHARES = frozenset({*ACCURACIES, "reidentified"})
 """Metrics of which every image has 0 or 1."""
 REMEDY = "delete it and make it again"
-BASIC = ("mse", "psnr", "ssim")
-"""Metrics of every attack, of which a record has the worst case."""
-BEST = "best attacker"
-WORST = "worst case"
-NETWORK = "network"
-
-
-@dataclass(frozen=True)
-class Pending:
-    """One metric of one pair of trainings.
-
-    Attributes:
-        a, b: intervals where these are known, else values per image.
-        change: B − A per image, (N,), or its interval where it could not be paired.
-        images: digest of the images, where it is known.
-    """
-
-    what: str
-    metric: str
-    a: Interval | Tensor
-    b: Interval | Tensor
-    change: Interval | Tensor
-    images: str | None = None
+Tables = Mapping[str, Mapping[str, Tensor]]
+"""Attack -> metric -> value of each image."""
+Taken = Callable[[dict[str, Tensor], str], Tensor]
+"""From attack -> value of each image, and the metric, to one value for each image."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +50,7 @@ def attack_rows(one: Side, other: Side) -> tuple[list[Pending], dict[str, str], 
     """Rows of the attacks that can be compared and of their worst case; the others with the reason; notes."""
     refused: dict[str, str] = {}
     pending: list[Pending] = []
-    values: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+    values: tuple[dict[str, dict[str, Tensor]], ...] = ({}, {})
     notes: dict[str, None] = {}
     for label, first in one.attacks.items():
         if label not in other.attacks:
@@ -82,29 +64,43 @@ def attack_rows(one: Side, other: Side) -> tuple[list[Pending], dict[str, str], 
             if not _same_tool(metric, first, second):
                 notes[f"{metric} left out: it was not measured with the same tool, or the summaries do not say"] = None
                 del pair[0][metric], pair[1][metric]
-        values.append(pair)
+        values[0][label], values[1][label] = pair
         pending += [
             Pending(
                 label,
                 name,
-                read_interval(first[name]),
-                read_interval(second[name]),
+                Interval.from_dict(first[name]),
+                Interval.from_dict(second[name]),
                 pair[1][name] - pair[0][name],
                 first["images_digest"],
             )
             for name in PRIVACY
             if name in pair[0] and name in pair[1]
         ]
-    return pending + _worst(values, pending[0].images if pending else None), refused, list(notes)
+    worst = _together(WORST, values[0], values[1], worst_case, pending[0].images if pending else None)
+    return [*pending, *worst], refused, list(notes)
 
 
-def _worst(values: Sequence[tuple[dict[str, Tensor], dict[str, Tensor]]], images: str | None) -> list[Pending]:
-    """The strongest attack of each side on every image, by each metric that all attacks have."""
+def _together(
+    what: str,
+    one: Tables,
+    other: Tables,
+    taken: Taken,
+    images: str | None,
+    also: Taken | None = None,
+) -> list[Pending]:
+    """Rows of what is taken of several attacks on each image, by each metric that all attacks have.
+
+    Args:
+        one, other: attack -> metric -> value of each image.
+        taken: from the attacks of a side. also: from those of the other side, where that is something else.
+    """
     rows = []
-    for name, sign in PRIVACY.items():
-        if values and all(name in side for pair in values for side in pair):
-            a, b = (sign * torch.stack([sign * pair[i][name] for pair in values]).min(0).values for i in (0, 1))
-            rows.append(Pending(WORST, name, _side(name, a), _side(name, b), b - a, images))
+    for name in PRIVACY:
+        if one and all(name in values for values in (*one.values(), *other.values())):
+            a = taken({label: values[name] for label, values in one.items()}, name)
+            b = (also or taken)({label: values[name] for label, values in other.items()}, name)
+            rows.append(Pending(what, name, _side(name, a), _side(name, b), b - a, images))
     return rows
 
 
@@ -125,39 +121,19 @@ def best_rows(one: Side, other: Side, labels: Sequence[str], images: str | None)
         table = {label: _per_image(side, label) for label in labels}
         if len(labels) == 1:
             names, index = [labels[0]], torch.zeros(len(table[labels[0]]["mse"]), dtype=torch.long)
-        elif best := best_attacker(*_judged(side, labels, table)):
+        elif best := best_attacker(*reversed(judged(side.path, labels, "run the attack again"))):
             names, index = [*names, best.name], torch.tensor([labels.index(name) for name in best.chosen])
         else:
             return [], f"{BEST} left out: not all attacks on {side.name} were judged on held-out images; run them again"
         chosen.append(index)
         values.append(table)
-    rows = []
-    for name in PRIVACY:
-        if all(name in found for table in values for found in table.values()):
-            a, b = (
-                torch.stack([found[name] for found in table.values()]).gather(0, index[None])[0]
-                for table, index in zip(values, chosen, strict=True)
-            )
-            rows.append(Pending(BEST, name, _side(name, a), _side(name, b), b - a, images))
+    rows = _together(BEST, values[0], values[1], _at(chosen[0]), images, _at(chosen[1]))
     only = f"{BEST}: {labels[0]}, the only attack that both have"
     return rows, only if len(labels) == 1 else f"{BEST}: {names[0]} on A, {names[1]} on B"
 
 
-def _judged(side: Side, labels: Sequence[str], table: dict[str, dict[str, Tensor]]) -> tuple[Any, Any]:
-    """What `attackers.best_attacker` takes: errors on held-out images, and how far the attacked wires are."""
-    held, attacked = {}, {}
-    for label in labels:
-        folder, summary = side.path / "attacks" / label, side.attacks[label]
-        seen = {DISTANCE} & summary.keys()
-        attacked[label] = {"mse": table[label]["mse"]}
-        if seen:
-            count = summary["images"]["attacked"]
-            found = reading.read_columns(folder / "per_image.csv", seen, "run the attack again", count)
-            attacked[label][DISTANCE] = torch.from_numpy(found[DISTANCE])
-        if count := summary.get("held_out", {}).get("images"):
-            found = reading.read_columns(folder / "held_out.csv", {"mse", *seen}, "run the attack again", count)
-            held[label] = {name: torch.from_numpy(found[name]) for name in ("mse", *seen)}
-    return held, attacked
+def _at(index: Tensor) -> Taken:
+    return lambda table, _: torch.stack(list(table.values())).gather(0, index[None])[0]
 
 
 def _obstacle(one: Side, other: Side, label: str) -> str | None:
@@ -231,7 +207,7 @@ def accuracy_rows(one: Side, other: Side) -> tuple[list[Pending], list[str]]:
             notes.append(f"accuracy of a retrained tail left out: that of {lacking[0].name} was not measured ({make})")
         if lacking:
             continue
-        a, b = (read_interval(side.summary[name]) for side in (one, other))
+        a, b = (Interval.from_dict(side.summary[name]) for side in (one, other))
         if why := _why_unpaired(one, other, reading.ANSWERS[name]):
             rows.append(Pending(NETWORK, name, a, b, unpaired_difference(b, a)))
             notes.append(f"accuracy compared unpaired (Newcombe 1998, from Wilson intervals): {why}")
@@ -252,7 +228,7 @@ def _why_unpaired(one: Side, other: Side, answers: str) -> str | None:
 def _per_image(side: Side, label: str) -> dict[str, Tensor]:
     """Each metric of an attack per image, float64 (N,)."""
     file, summary = side.path / "attacks" / label / "per_image.csv", side.attacks[label]
-    table = reading.read_columns(file, set(BASIC), "run the attack again", summary["images"]["attacked"])
+    table = reading.read_columns(file, set(METRICS), "run the attack again", summary["images"]["attacked"])
     return {name: torch.from_numpy(table[name]) for name in PRIVACY if name in table and name in summary}
 
 
@@ -264,8 +240,3 @@ def _hits(side: Side, answers: str) -> Tensor:
 
 def _side(metric: str, values: Tensor) -> Interval | Tensor:
     return binomial_ci(int(values.sum()), len(values)) if metric in SHARES else values
-
-
-def read_interval(value: dict[str, Any]) -> Interval:
-    """An interval as a summary holds it."""
-    return Interval(value["mean"], *value["ci95"])

@@ -1,108 +1,37 @@
-"""Runs side by side: differences with intervals, in pairs of one seed, on the same images where that can be shown."""
+"""Runs and benches side by side: differences with intervals, in pairs of one seed, on the same images where known."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import config
 from ..errors import UserError
 from ..runs import Run
-from ..statistics.evidence import LEAST, LEVEL, MARGIN, hierarchical, holm, over_seeds, p_value, points_of
-from ..statistics.intervals import Interval, bootstrap_ci
-from .comparable import (
+from ..statistics.evidence import MARGIN, checked_margin
+from ..statistics.intervals import Interval, bootstrap_ci, unpaired_difference
+from . import records
+from .comparable import Side, accuracy_rows, attack_rows, best_rows, why_nothing
+from .comparison_rows import (
     ACCURACIES,
     BEST,
     NETWORK,
-    PRIVACY,
     WORST,
+    Comparison,
     Pending,
-    Side,
-    accuracy_rows,
-    attack_rows,
-    best_rows,
-    why_nothing,
+    gathered,
+    judged,
+    row_of,
+    to_draw,
 )
-
-
-@dataclass(frozen=True)
-class Row:
-    """One metric of both, and B − A with its 95 % interval.
-
-    Attributes:
-        what: an attack's label; ``best attacker``, who chooses among the attacks that both have by what can be known
-            without the attacked images; ``worst case``, image by image over these attacks; or ``network``.
-        paired: whether the difference was taken image by image.
-        seeds: pairs of trainings; of one, the interval is over its images alone.
-        p: corrected for the other rows of the table (Holm); None: not corrected.
-        margin: loss of accuracy, in points, that is to be excluded.
-
-    >>> zero, tenth = Interval(0, 0, 0), Interval(0.1, 0.05, 0.15)
-    >>> [Row("decoder", metric, zero, tenth, tenth, True, seeds=4).verdict for metric in ("mse", "ssim")]
-    ['higher: more private', 'higher: less private']
-    >>> Row("decoder", "mse", zero, tenth, tenth, True).verdict
-    'differs in these two trainings'
-    """
-
-    what: str
-    metric: str
-    a: Interval
-    b: Interval
-    difference: Interval
-    paired: bool
-    seeds: int = 1
-    p: float | None = None
-    margin: float = MARGIN
-
-    @property
-    def shown(self) -> bool:
-        """Whether there is a difference beyond the images, and of several trainings beyond their seeds."""
-        return (p_value(self.difference, self.seeds) if self.p is None else self.p) < LEVEL
-
-    @property
-    def verdict(self) -> str:
-        """In words. What was changed is the cause only where at least `evidence.LEAST` pairs of trainings say so."""
-        if self.seeds < LEAST:
-            these = f"in these {('two', 'four')[self.seeds - 1]} trainings"
-            return f"differs {these}" if self.shown else f"no difference shown {these}"
-        up = self.difference.mean > 0
-        if self.metric in ACCURACIES:
-            return self._accuracy(up)
-        if not self.shown:
-            return "no difference shown"
-        private = up == (PRIVACY[self.metric] > 0)
-        return f"{'higher' if up else 'lower'}: {'more' if private else 'less'} private"
-
-    def _accuracy(self, up: bool) -> str:
-        loss, within = points_of(self.margin), self.difference.lo > -self.margin / 100
-        if not self.shown:
-            return f"a loss of {loss} is{'' if within else ' not'} excluded"
-        if up:
-            return "higher: more accurate"
-        return "lower: less accurate" + (f", by less than {loss}" if within else "")
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        values = {key: getattr(self, key).as_dict() for key in ("a", "b", "difference")}
-        about = {"paired": self.paired, "seeds": self.seeds, "p_holm": self.p, "verdict": self.verdict}
-        return {"what": self.what, "metric": self.metric, **values, **about}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Rows, what had to be left out or taken unpaired and why, and what makes the attacks' figures doubtful."""
-
-    rows: tuple[Row, ...]
-    notes: tuple[str, ...] = ()
-    flags: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {"rows": [row.as_dict() for row in self.rows], "notes": list(self.notes), "flags": list(self.flags)}
+from .groups import TRAININGS, configuration_key, paired_intervals
+from .record_types import Record
 
 
 def compare_runs(a: Sequence[Path], b: Sequence[Path], margin: float = MARGIN) -> Comparison:
@@ -172,8 +101,7 @@ def _by_seed(paths: Sequence[Path]) -> dict[int, Run]:
 
 def _changed(one: config.TrainConfig, other: config.TrainConfig) -> list[str]:
     first, second = (
-        settings.model_dump(mode="json", exclude={"seed", "root", "devices"})
-        | {"data": config.divided(settings.data)[0]}
+        settings.model_dump(mode="json", exclude=set(TRAININGS)) | {"data": config.divided(settings.data)[0]}
         for settings in (one, other)
     )
     return [key for key in first if first[key] != second[key]]
@@ -211,40 +139,170 @@ def _flags(pair: tuple[Side, Side], labels: set[str]) -> list[str]:
     ]
 
 
-def gathered(pairs: Sequence[Sequence[Pending]]) -> list[tuple[Pending, ...]]:
-    """The parts of each row: one for each pair of trainings that has it."""
-    parts: dict[tuple[str, str], list[Pending]] = {}
-    for rows in pairs:
-        for row in rows:
-            parts.setdefault((row.what, row.metric), []).append(row)
-    return [tuple(found) for found in parts.values()]
+@dataclass(frozen=True)
+class Cells:
+    """Two benches: the comparison of each configuration that both have, and the cells that only one has.
+
+    Attributes:
+        common, axes: by the id of the configuration's first cell.
+        seeds: of each, the pairs of cells: trainings with one seed, one of each bench.
+    """
+
+    common: dict[str, Comparison]
+    axes: dict[str, dict[str, Any]]
+    seeds: dict[str, int]
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        cells = {
+            name: {"axes": self.axes[name], "seeds": self.seeds[name], **found.as_dict()}
+            for name, found in self.common.items()
+        }
+        return {"cells": cells, "only_a": list(self.only_a), "only_b": list(self.only_b)}
 
 
-def to_draw(parts: Sequence[Pending]) -> list[Tensor]:
-    """Values per image whose mean needs a bootstrap interval: those of a single pair of trainings."""
-    only = parts[0]
-    return [value for value in (only.change, only.a, only.b) if isinstance(value, Tensor)] if len(parts) == 1 else []
+def compare(a: str | Path, b: str | Path, margin: float = MARGIN) -> Comparison | Cells:
+    """Compare two run folders, several of each side, or two bench folders.
+
+    Args:
+        a, b: a folder, or a pattern such as ``runs/noise-*`` that names trainings of one configuration.
+        margin: loss of accuracy, in points, that is to be excluded.
+
+    Raises:
+        UserError: the same folder twice, a run and a bench, a pattern that nothing matches, or as for `compare_runs`
+            and `compare_benches`.
+
+    >>> compare("runs/a", "runs/../runs/a")
+    Traceback (most recent call last):
+    ...
+    splitveil.errors.UserError: runs/a and runs/../runs/a are the same folder; name two
+    """
+    checked_margin(margin)
+    one, other = _folders(a), _folders(b)
+    for first in one:
+        for second in other:
+            if first.resolve() == second.resolve():
+                raise UserError(f"{first} and {second} are the same folder; name two")
+    benches = [path for path in (*one, *other) if (path / "cells").is_dir()]
+    if not benches:
+        return compare_runs(one, other, margin)
+    if plain := [path for path in (*one, *other) if path not in benches]:
+        raise UserError(f"{benches[0]} is a bench and {plain[0]} is none; compare two runs, or two benches")
+    if len(benches) > 2:
+        raise UserError(f"{a} and {b} are {len(benches)} benches; compare two")
+    return compare_benches(one[0], other[0], margin)
 
 
-def row_of(parts: Sequence[Pending], drawn: Iterator[Interval], margin: float = MARGIN) -> Row:
-    """The row of ``parts``, with the intervals of `to_draw` taken from ``drawn``."""
-    first = parts[0]
-    if len(parts) == 1:
-        difference, a, b = (next(drawn) if isinstance(v, Tensor) else v for v in (first.change, first.a, first.b))
+def _folders(named: str | Path) -> list[Path]:
+    """What a pattern names; a name without one as it is."""
+    path = Path(named)
+    if path.exists() or not any(letter in str(named) for letter in "*?["):
+        return [path]
+    anchor = Path(path.anchor)
+    found = sorted(folder for folder in anchor.glob(str(path.relative_to(anchor))) if folder.is_dir())
+    if not found:
+        raise UserError(f"no folder matches {named}; name run folders, such as 'runs/noise-*' in quotes")
+    return found
+
+
+def compare_benches(a: Path, b: Path, margin: float = MARGIN) -> Comparison | Cells:
+    """Accuracy and best attacker of every configuration of which both benches have finished cells of one seed.
+
+    Where not all attacks were judged on held-out images, the worst case stands for the best attacker.
+
+    Two benches of one configuration each, with the seeds as their cells, are compared like two sets of runs. A cell
+    whose values per image are not there, or are of other images, is compared unpaired, from its record.
+
+    Raises:
+        UserError: a bench without a finished cell, or two without a common one.
+    """
+    first, second = ({record.id: record for record in records.gather(path)} for path in (a, b))
+    common = [name for name in first if name in second]
+    if not common:
+        if all(len({configuration_key(record) for record in found.values()}) == 1 for found in (first, second)):
+            one, other = ([path / "cells" / name for name in found] for path, found in ((a, first), (b, second)))
+            return compare_runs(one, other, margin)
+        raise UserError(
+            f"{a} and {b} have no cell in common ({len(first)} and {len(second)} are finished): their configurations "
+            "differ, and with them the ids; compare two runs of the same grid"
+        )
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(common, key=lambda name: first[name].seed):
+        groups[configuration_key(first[name])].append(name)
+    cells = {name: _cell(a / "cells" / name, b / "cells" / name, first[name], second[name]) for name in common}
+    parts = {group[0]: gathered(_of_one_attacker([cells[name][0] for name in group])) for group in groups.values()}
+    drawn = iter(_drawn([values for rows in parts.values() for row in rows for values in to_draw(row)]))
+    rows = {name: [row_of(row, drawn, margin) for row in found] for name, found in parts.items()}
+    corrected = iter(judged([row for found in rows.values() for row in found]))
+    comparisons = {
+        group[0]: Comparison(
+            tuple(next(corrected) for _ in rows[group[0]]),
+            tuple(dict.fromkeys(note for name in group for note in cells[name][1])),
+        )
+        for group in groups.values()
+    }
+    axes = {name: {key: value for key, value in first[name].axes.items() if key != "seed"} for name in comparisons}
+    only_a, only_b = (tuple(n for n in here if n not in there) for here, there in ((first, second), (second, first)))
+    return Cells(comparisons, axes, {group[0]: len(group) for group in groups.values()}, only_a, only_b)
+
+
+def _of_one_attacker(cells: list[list[Pending]]) -> list[list[Pending]]:
+    """The rows of a configuration's cells with the best attacker where all have it, else with the worst case."""
+    left = WORST if all(any(row.what == BEST for row in rows) for rows in cells) else BEST
+    return [[row for row in rows if row.what != left] for rows in cells]
+
+
+def _drawn(samples: Sequence[Tensor]) -> list[Interval]:
+    """Intervals of the means, of all samples of the same size with the same resampled images: a bench has many."""
+    by_size: dict[int, list[int]] = defaultdict(list)
+    for place, values in enumerate(samples):
+        by_size[len(values)].append(place)
+    drawn: dict[int, Interval] = {}
+    for places in by_size.values():
+        intervals = paired_intervals(torch.stack([samples[place] for place in places]).numpy())
+        drawn |= dict(zip(places, intervals, strict=True))
+    return [drawn[place] for place in range(len(samples))]
+
+
+def _cell(a: Path, b: Path, first: Record, second: Record) -> tuple[list[Pending], list[str]]:
+    """Accuracies, best attacker and worst case of a cell, and notes."""
+    try:
+        one, other = Side.of(a, "A"), Side.of(b, "B")
+        pending, refused, notes = attack_rows(one, other)
+        accuracy, said = accuracy_rows(one, other)
+        labels = list(dict.fromkeys(row.what for row in pending if row.what != WORST))
+        best, _ = best_rows(one, other, labels, pending[0].images if pending else None)
+    except UserError as error:
+        return _unpaired(first, second, "accuracy and attacks", str(error))
+    reasons = [f"{label} left out: {why}" for label, why in refused.items()]
+    reasons += [f"{label} left out: only one has it" for label in sorted(set(one.attacks) ^ set(other.attacks))]
+    if worst := [row for row in pending if row.what == WORST]:
+        return [*accuracy, *best, *worst], [*reasons, *notes, *said]
+    rows, why = _unpaired(first, second, "attacks", "; ".join(reasons))
+    return [*accuracy, *(row for row in rows if row.what != NETWORK)], [*said, *why]
+
+
+def _unpaired(first: Record, second: Record, named: str, why: str) -> tuple[list[Pending], list[str]]:
+    """What the two records of a cell tell without values per image, as if their images were independent."""
+    rows = [
+        (NETWORK, name, getattr(first, name), getattr(second, name))
+        for name in ACCURACIES
+        if getattr(first, name) and getattr(second, name)
+    ]
+    notes = [f"{named} compared unpaired, from the intervals (Newcombe 1998; Zou and Donner 2008): {why}"]
+    terms = [
+        ({label: attack.attack for label, attack in record.attacks.items()}, record.protocol, record.attacker_size)
+        for record in (first, second)
+    ]
+    if terms[0] == terms[1]:
+        for what, x, y in (
+            (BEST, first.best_attacker, second.best_attacker),
+            (WORST, first.worst_case, second.worst_case),
+        ):
+            if x and y:
+                rows += [(what, name, getattr(x, name), getattr(y, name)) for name in records.METRICS]
     else:
-        a, b = (over_seeds([_mean(getattr(part, side)) for part in parts]) for side in ("a", "b"))
-        shared = first.images is not None and all(part.images == first.images for part in parts)
-        changes = [c.numpy() if isinstance(c, Tensor) else c for c in (part.change for part in parts)]
-        difference = hierarchical(changes, shared)
-    paired = all(isinstance(part.change, Tensor) for part in parts)
-    return Row(first.what, first.metric, a, b, difference, paired, len(parts), margin=margin)
-
-
-def _mean(values: Interval | Tensor) -> float:
-    return values.mean if isinstance(values, Interval) else float(values.mean())
-
-
-def judged(rows: Sequence[Row]) -> list[Row]:
-    """The rows with their p values, corrected for the number of rows."""
-    corrected = holm([p_value(row.difference, row.seeds) for row in rows])
-    return [replace(row, p=p) for row, p in zip(rows, corrected, strict=True)]
+        notes.append("attacks left out: other attacks, or another protocol")
+    return [Pending(what, name, x, y, unpaired_difference(y, x)) for what, name, x, y in rows], notes

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,8 @@ from ..evaluation.tail import ANSWERS
 from ..statistics.evidence import LEAST, LEVEL, holm, p_value
 from ..statistics.intervals import Interval
 from ..statistics.noise_curve import LEAST_POINTS, at_equal_accuracy
-from .groups import NOISE, Arena, Setup, noise_alone
+from .groups import ComparisonGroup, Configuration
+from .record_types import NOISE
 from .records import answers, errors
 
 RETRAINED, TRAINED = "tail retrained", "as trained"
@@ -38,7 +38,7 @@ class Equal:
         p: of the difference, corrected for the other rows of the table (Holm).
     """
 
-    setup: Setup
+    configuration: Configuration
     seeds: tuple[int, ...]
     measured: str = ""
     accuracy: float | None = None
@@ -61,73 +61,69 @@ class Equal:
         return f"{more} private" if len(self.seeds) >= LEAST else "differs in these trainings"
 
 
-def equals(folder: str | Path, arena: Arena) -> list[Equal]:
-    """Every defense of the arena for which there is noise alone at `noise_curve.LEAST_POINTS` strengths or more.
+def equals(folder: str | Path, group: ComparisonGroup) -> list[Equal]:
+    """Compare every defense for which the group has noise alone at `noise_curve.LEAST_POINTS` strengths or more.
 
     Raises:
         UserError: errors or answers per image are missing or damaged.
     """
     found: list[Equal] = []
-    for others, line in noise_alone(arena).items():
+    for others, line in group.noise_alone().items():
         if len(line) < LEAST_POINTS:
             continue
-        defended = [s for s in arena.setups if _settings(s) == others and (s.cem or s.family not in (NOISE, "none"))]
-        groups: dict[tuple[int, ...], list[Setup]] = defaultdict(list)
-        for setup in defended:
-            groups[_common([*line.values(), setup])].append(setup)
-        for seeds, setups in groups.items():
-            found += _group(Path(folder), line, setups, seeds)
+        defended = [
+            s for s in group.configurations if s.others == others and (s.cem or s.family not in (NOISE, "none"))
+        ]
+        by_seeds: dict[tuple[int, ...], list[Configuration]] = defaultdict(list)
+        for one in defended:
+            by_seeds[_common([*line, one])].append(one)
+        for seeds, together in by_seeds.items():
+            found += _compared(Path(folder) / "cells", line, together, seeds)
     shown = iter(holm([p_value(row.difference, len(row.seeds)) for row in found if row.difference]))
     rows = [Equal(**{**vars(row), "p": next(shown)}) if row.difference else row for row in found]
-    return sorted(rows, key=lambda row: arena.setups.index(row.setup))
+    places = {id(one): place for place, one in enumerate(group.configurations)}
+    return sorted(rows, key=lambda row: places[id(row.configuration)])
 
 
-def _settings(setup: Setup) -> str:
-    return setup.stack.partition(" · ")[2]
-
-
-def _common(setups: Sequence[Setup]) -> tuple[int, ...]:
-    """Seeds that all setups have, each with the same attacked images and the same test images."""
-    by_seed = [_by_seed(setup) for setup in setups]
+def _common(configurations: Sequence[Configuration]) -> tuple[int, ...]:
+    """Seeds that all configurations have, each with the same attacked images and the same test images."""
+    by_seed = [one.by_seed for one in configurations]
     return tuple(
         seed
         for seed in sorted(set.intersection(*(set(found) for found in by_seed)))
-        if all(len({found[seed].get(key) for found in by_seed}) == 1 for key in ("images_digest", "test_digest"))
-        and by_seed[0][seed]["images_digest"]
+        if len({(found[seed].images_digest, found[seed].test_digest) for found in by_seed}) == 1
+        and by_seed[0][seed].images_digest
     )
 
 
-def _by_seed(setup: Setup) -> dict[int, dict[str, Any]]:
-    return {record["config"]["seed"]: record for record in setup.records}
-
-
-def _group(folder: Path, line: dict[float, Setup], setups: list[Setup], seeds: tuple[int, ...]) -> list[Equal]:
+def _compared(
+    folder: Path, line: list[Configuration], defended: list[Configuration], seeds: tuple[int, ...]
+) -> list[Equal]:
     if not seeds:
         why = "no seed that the defense and all strengths of noise have on the same images"
-        return [Equal(setup, seeds, why=why) for setup in setups]
-    every = [_by_seed(setup) for setup in (*line.values(), *setups)]
-    records = [[found[seed] for found in every] for seed in seeds]
-    cells = [[folder / "cells" / record["id"] for record in row] for row in records]
+        return [Equal(one, seeds, why=why) for one in defended]
+    records = [[one.by_seed[seed] for one in (*line, *defended)] for seed in seeds]
+    cells = [[folder / record.id for record in row] for row in records]
     kept = [name for name in (ANSWERS, "test.csv") if all((cell / name).is_file() for row in cells for cell in row)]
     if not kept:
-        return [Equal(setup, seeds, why="not all cells kept their answers to the test images") for setup in setups]
+        return [Equal(one, seeds, why="not all cells kept their answers to the test images") for one in defended]
     mse = [np.stack([errors(*pair) for pair in zip(*rows, strict=True)]) for rows in zip(cells, records, strict=True)]
     hits = [np.stack([answers(cell, kept[0]) for cell in row]).astype(np.float32) for row in cells]
-    shared = [len({row[0].get(key) for row in records}) == 1 for key in ("images_digest", "test_digest")]
-    found = at_equal_accuracy(list(line), mse, hits, shared=(shared[0], shared[1]))
+    shared = len({row[0].images_digest for row in records}) == 1, len({row[0].test_digest for row in records}) == 1
+    found = at_equal_accuracy([one.sigma for one in line], mse, hits, shared=shared)
     means = np.mean([values.mean(1) for values in mse], 0)[len(line) :]
     return [
         Equal(
-            setup,
+            configuration,
             seeds,
             RETRAINED if kept[0] == ANSWERS else TRAINED,
             one.accuracy,
             float(mean),
             one.reference,
             one.difference,
-            one.raw.get(setup.sigma),
+            one.raw.get(configuration.sigma),
             "" if one.difference else OUTSIDE,
             one.beyond,
         )
-        for setup, one, mean in zip(setups, found, means, strict=True)
+        for configuration, one, mean in zip(defended, found, means, strict=True)
     ]

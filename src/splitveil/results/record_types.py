@@ -1,45 +1,56 @@
-"""What the files of a bench folder hold, for the reader that checks them."""
+"""What the files of a bench folder hold, as frozen dataclasses that pydantic checks while it reads them."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NotRequired
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter
-from typing_extensions import TypedDict
+from pydantic import Field, TypeAdapter
 
-from ..storage.reading import Count, Interval, Number
+from ..statistics.intervals import Interval
+from ..storage.reading import Count, Number
 
 Name = Annotated[str, Field(pattern=r"^[\w][\w.,=+-]*$")]  # becomes part of a path
+CEM, NOISE = "cem", "gaussian"
 
 
-class Attacked(TypedDict):
-    """One attack on the cell."""
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Means over the attacked images: lower MSE, higher PSNR and SSIM are a better attack."""
 
-    attack: Annotated[dict[str, dict[str, Any]], Field(min_length=1, max_length=1)]
     mse: Interval
     psnr: Interval
     ssim: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attacked(Scores):
+    """One attack on the cell; ``attack`` has one key, the attack's name, over its parameters."""
+
+    attack: Annotated[dict[str, dict[str, Any]], Field(min_length=1, max_length=1)]
     baseline_mse: Number
     flags: list[str]
     seconds: Number
 
-
-class Worst(TypedDict):
-    """The strongest attack, image by image: lowest MSE, highest PSNR and SSIM."""
-
-    mse: Interval
-    psnr: Interval
-    ssim: Interval
+    @property
+    def spec(self) -> tuple[str, dict[str, Any]]:
+        """Name and parameters of the attack."""
+        return next(iter(self.attack.items()))
 
 
-class Best(Worst):
+@dataclass(frozen=True, kw_only=True)
+class Best(Scores):
     """The attacker who is best on the own held-out images: the attack's label, and the errors it was chosen by."""
 
     attack: str
     held_out_mse: dict[str, Number]
 
 
-class Epoch(TypedDict):
+@dataclass(frozen=True)
+class Epoch:
     """One epoch of the training."""
 
     epoch: Count
@@ -47,48 +58,66 @@ class Epoch(TypedDict):
     accuracy_val: Number
 
 
-class Wire(TypedDict):
+@dataclass(frozen=True)
+class Wire:
     """What crosses the network for one image."""
 
     shape: list[Count]
     bytes: Count
 
 
-class Timings(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class Timings:
     """Seconds."""
 
     train: Number
-    tail: NotRequired[Number]
+    tail: Number | None = None
     attacks: dict[str, Number]
     total: Number
 
+    @property
+    def work(self) -> float:
+        """Training, retraining of the tail and attacks together; ``total`` is that of the last attempt alone."""
+        return self.train + (self.tail or 0.0) + sum(self.attacks.values())
 
-class Machine(TypedDict):
+
+@dataclass(frozen=True)
+class Machine:
     """On what the cell was computed."""
 
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
-    splitveil: NotRequired[str]
-    torch: NotRequired[str]
-    python: NotRequired[str]
-    processor: NotRequired[str | None]
-    cores: NotRequired[Count]
-    gpu: NotRequired[str | None]
-    threads: NotRequired[Count]
+    splitveil: str | None = None
+    torch: str | None = None
+    python: str | None = None
+    processor: str | None = None
+    cores: Count | None = None
+    gpu: str | None = None
+    threads: Count | None = None
 
 
-class Commit(TypedDict):
+@dataclass(frozen=True)
+class Commit:
     """The code that ran."""
 
     commit: str
     dirty: bool
 
 
-class Record(TypedDict):
-    """``record.json``. ``images_digest`` names the attacked images, ``test_digest`` those of the accuracy: cells
-    that share them may be compared in pairs. ``retrained_accuracy``: of a tail trained anew on the frozen wire, which
-    earlier versions did not measure. ``trained_as``: the cell whose network, trained once, this one has too."""
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A finished cell, ``record.json``.
 
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    Attributes:
+        axes: where the cell is in its grid.
+        config: all settings but ``root``, as JSON.
+        defense: the stack as one would type it.
+        accuracy: of the test images. retrained_accuracy: of a tail trained anew on the frozen wire, which earlier
+            versions did not measure.
+        worst_case: the strongest attack, image by image, by each metric.
+        images_digest: names the attacked images. test_digest: names those of the accuracy. Cells that share them may
+            be compared in pairs.
+        trained_as: the cell whose network, trained once, this one has too.
+    """
+
     schema: Literal[1]
     id: Name
     grid: str
@@ -99,26 +128,70 @@ class Record(TypedDict):
     attacker_size: Count | None
     attacked: Count | None
     accuracy: Interval
-    retrained_accuracy: NotRequired[Interval | None]
+    retrained_accuracy: Interval | None = None
     epoch: Count
     leakage_nats: Number | None
     wire: Wire
     parameters: dict[str, Count]
     timings: Timings
-    trained_as: NotRequired[str]
+    trained_as: str | None = None
     attacks: Annotated[dict[Name, Attacked], Field(min_length=1)]
-    worst_case: Worst
-    best_attacker: NotRequired[Best | None]
+    worst_case: Scores
+    best_attacker: Best | None = None
     images_digest: str | None
-    test_digest: NotRequired[str | None]
+    test_digest: str | None = None
     curve: Annotated[list[Epoch], Field(min_length=1)]
     environment: Machine
     git: Commit | None
     finished: str
     attempts: Count
 
+    @property
+    def attacker(self) -> Scores:
+        """Scores of the best attacker that can exist; of the worst case where the record names no best attacker.
 
-class Failure(TypedDict):
+        Records of earlier versions name none, nor do those of attackers with fewer than 20 images.
+        """
+        return self.best_attacker or self.worst_case
+
+    @cached_property
+    def strongest(self) -> str:
+        """Label of the attack with the lowest mean error."""
+        return min(self.attacks, key=lambda label: self.attacks[label].mse.mean)
+
+    @property
+    def data(self) -> str:
+        """The image set."""
+        return self.config["data"]
+
+    @property
+    def seed(self) -> int:
+        """Seed of the training."""
+        return self.config.get("seed", 0)
+
+    @property
+    def stack(self) -> list[tuple[str, dict[str, Any]]]:
+        """Name and parameters of each defense."""
+        return stack_of(self.config)
+
+
+def stack_of(config: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return name and parameters of each defense of a configuration."""
+    return [item for spec in config.get("defense", ()) for item in spec.items()]
+
+
+def cem_weight(config: Mapping[str, Any]) -> float:
+    """Return λ of a configuration's CEM; 0 without."""
+    return next((float(parameters["weight"]) for name, parameters in stack_of(config) if name == CEM), 0.0)
+
+
+def noise_sigma(config: Mapping[str, Any]) -> float:
+    """Return σ of a configuration's Gaussian noise, of several together; 0 without."""
+    return math.hypot(*(float(parameters["sigma"]) for name, parameters in stack_of(config) if name == NOISE))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
     """``failed/ID.json``: a cell that was given up."""
 
     schema: Literal[1]
@@ -130,13 +203,14 @@ class Failure(TypedDict):
     attempts: Count
 
 
-class Described(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class Described:
     """``grids/NAME.json``. ``margin``: loss of accuracy, in points, that was named before the first cell was done."""
 
     name: str
     description: str
     command: str
-    margin: NotRequired[Number]
+    margin: Number | None = None
     cells: dict[Name, dict[str, Any]]
 
 

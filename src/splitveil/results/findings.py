@@ -1,0 +1,117 @@
+"""Everything that a bench folder says, found once, for a report that only formats it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..statistics.evidence import MARGIN
+from . import records, tables
+from .cem_effect import CemEffect, cem_effects
+from .equal_accuracy import Equal, equals
+from .groups import ComparisonGroup, comparison_groups
+from .published_tables import Line, beside_published
+from .record_types import Described, Failure, Record
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is said of one comparison group."""
+
+    group: ComparisonGroup
+    effects: Sequence[CemEffect]
+    equal: Sequence[Equal]
+    published: Sequence[Line]
+
+    @property
+    def at_equal(self) -> dict[int, Equal]:
+        """The comparison at equal accuracy by the ``id`` of its configuration."""
+        return {id(row.configuration): row for row in self.equal}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that a bench folder says.
+
+    Attributes:
+        parts: one for each comparison group.
+        failed: cells that were given up.
+        grids: those that were run in the folder.
+    """
+
+    folder: Path
+    records: Sequence[Record]
+    failed: Sequence[Failure]
+    grids: Sequence[Described]
+    parts: Sequence[Part]
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Findings:
+        """Read a bench folder and compare what can be compared.
+
+        Raises:
+            UserError: as `records.gather`; values per image are missing or damaged.
+        """
+        folder = Path(folder)
+        found = records.gather(folder)
+        parts = [
+            Part(group, cem_effects(folder, group), equals(folder, group), beside_published(group))
+            for group in comparison_groups(found)
+        ]
+        return cls(folder, found, records.failures(folder), records.grids(folder), parts)
+
+    @property
+    def named_margin(self) -> float | None:
+        """The smallest loss of accuracy that a grid has named beforehand, in points."""
+        return min((about.margin for about in self.grids if about.margin is not None), default=None)
+
+    @property
+    def margin(self) -> float:
+        """Loss of accuracy that is to be excluded, in points."""
+        return self.named_margin or MARGIN
+
+    @property
+    def groups(self) -> list[ComparisonGroup]:
+        """The comparison groups."""
+        return [part.group for part in self.parts]
+
+    @property
+    def effects(self) -> list[CemEffect]:
+        """CEM's effects in all groups."""
+        return [effect for part in self.parts for effect in part.effects]
+
+    @property
+    def equal(self) -> list[Equal]:
+        """The comparisons at equal accuracy in all groups."""
+        return [row for part in self.parts for row in part.equal]
+
+    @property
+    def unfinished(self) -> tuple[int, int]:
+        """How many cells that were planned or begun are neither done nor given up, and how many there are."""
+        failed = {note.id for note in self.failed}
+        planned = {path.name for path in (self.folder / "cells").iterdir() if path.is_dir()} | failed
+        planned |= {cell for about in self.grids for cell in about.cells}
+        return len(planned - failed - {record.id for record in self.records}), len(planned)
+
+    def tables(self) -> list[tables.Table]:
+        """The tables that a report offers as files."""
+
+        def each(name: str) -> list[tuple[ComparisonGroup, Any]]:
+            return [(part.group, row) for part in self.parts for row in getattr(part, name)]
+
+        same = {key: row for part in self.parts for key, row in part.at_equal.items()}
+        return [
+            tables.cells_table(self.groups),
+            tables.effects_table(each("effects"), same),
+            tables.equal_table(each("equal")),
+            tables.published_table(each("published")),
+        ]
+
+    def by_need(self) -> list[Record]:
+        """The records, those on a front first (of each configuration the first seed before all others), then newest."""
+        best = [one.records for group in self.groups for one in group.best]
+        need = {record.id: min(place, 1) for trainings in best for place, record in enumerate(trainings)}
+        newest = sorted(self.records, key=lambda record: record.finished, reverse=True)
+        return sorted(newest, key=lambda record: need.get(record.id, 2))
