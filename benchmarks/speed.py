@@ -30,7 +30,7 @@ from splitveil.defenses import _kmeans
 from splitveil.defenses.base import Features
 from splitveil.nn import fastconv
 from splitveil.storage.files import write_json
-from splitveil.training.feature_buffer import FeatureKeeper
+from splitveil.training.feature_buffer import FeatureBuffer
 from splitveil.training.trainer import Trainer
 
 NET = {"arch": "vgg11_bn_sgm", "cut": 4, "bottleneck": 8}
@@ -98,7 +98,7 @@ def peak_memory(root: Path) -> float:
     settings = config.parse({"data": "cifar10", **NET, "defense": defense, "epochs": 2}).resolve()
     made = Trainer(settings, images, Path(tempfile.mkdtemp()), Fabric(accelerator="auto", devices=1))
     rng = torch.Generator(made.fabric.device).manual_seed(0)
-    keep = FeatureKeeper(len(made.train), made.fabric.device)
+    keep = FeatureBuffer(len(made.train), made.fabric.device)
     made.forward.train()
     for index in torch.arange(5 * BATCH).split(BATCH):
         made._step(index, rng, 0.5, keep)

@@ -55,8 +55,10 @@ def full(z: Tensor, noise: Tensor, index: Tensor, count: int, pull: float) -> Mi
     estimator for large-dimensional covariance matrices", J. Multivariate Analysis 2004). Both turn with z.
 
     Args:
-        z: (N, D) means of the wires. noise: (D,) their mean variance.
+        z: (N, D) means of the wires.
+        noise: (D,) their mean variance.
         index: (N,) group of each, 0 to ``count`` − 1; none is empty.
+        count: number of groups.
         pull: number of samples that the pooled covariance counts for.
     """
     sizes = torch.bincount(index, minlength=count).to(z)

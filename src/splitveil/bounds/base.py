@@ -1,7 +1,7 @@
-"""What a bound is: a class that examines a wire as a random channel and answers with estimates.
+"""The base class of bounds, which examine a wire as a random channel and return estimates.
 
-An `Estimate` says whether it is a lower bound, an upper bound or a point estimate, of which quantity, how sure it is,
-and under which assumptions it holds. `Channel` holds what every bound looks at.
+An `Estimate` says whether it is a lower bound, an upper bound or a point estimate, of which quantity, how precise it
+is, and under which assumptions it holds. `Channel` holds what bounds examine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ UNITS: dict[Quantity, str] = {"leakage": "nats per image", "mse": "squared pixel
 SIGNS: dict[Kind, str] = {"lower": "at least", "upper": "at most", "point": "about"}
 PARTS = ("fit", "choose", "held_out")
 SHARES = (0.5, 0.1, 0.4)
-"""Parts of the images that a density is fitted on, that choose among several, and that the estimate is made of."""
+"""Parts of the images on which a density is fitted, on which one of several is chosen, and for the estimate."""
 BATCH = 500
 
 
@@ -77,7 +77,7 @@ class Estimate:
         return f"{SIGNS[self.kind]} {number} {UNITS[self.quantity]}" + (f" ({of})" if of else "")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the estimate for JSON."""
         return {
             "value": self.value,
             "kind": self.kind,
@@ -98,12 +98,20 @@ class Conditional:
     variance: Tensor
 
     def draw(self, rng: torch.Generator) -> Tensor:
-        """Return one wire for each image, (N, D)."""
+        """Return one wire for each image, (N, D).
+
+        Args:
+            rng: generator of the noise.
+        """
         noise = torch.randn(self.mean.shape, generator=rng, device=self.mean.device, dtype=self.mean.dtype)
         return self.mean + self.variance.sqrt() * noise
 
     def log_density(self, wire: Tensor) -> Tensor:
-        """Return log p(z_wire | x) of each wire (N, D) for its own image, (N,), in nats."""
+        """Return log p(z_wire | x) of each wire for its own image, (N,), in nats.
+
+        Args:
+            wire: (N, D), in the order of the images.
+        """
         square = (wire - self.mean).square() / self.variance
         return -0.5 * (square + (2 * math.pi * self.variance).log()).sum(1)
 
@@ -133,7 +141,13 @@ class Channel:
 
     @classmethod
     def of(cls, model: SplitModel, images: Split, rng: torch.Generator, shares: Sequence[float] = SHARES) -> Channel:
-        """Divide images (``shares``: fit, choose, held out), balanced by class.
+        """Divide images, balanced by class, and examine the model on them.
+
+        Args:
+            model: with its defense.
+            images: that the model was not trained on.
+            rng: generator of the division.
+            shares: parts for fitting, choosing and holding out, with sum 1.
 
         Raises:
             UserError: fewer than 20 images.
@@ -150,12 +164,20 @@ class Channel:
         return int(self.features("choose")[:1].numel())
 
     def labels(self, part: str) -> Tensor:
-        """Return the classes of a part's images, (N,)."""
+        """Return the classes of a part's images, (N,).
+
+        Args:
+            part: "fit", "choose" or "held_out".
+        """
         return getattr(self, part).labels.to(self.device)
 
     @torch.no_grad()
     def features(self, part: str) -> Tensor:
-        """Return the clean features of a part ("fit", "choose" or "held_out"), (N, ...), computed once."""
+        """Return the clean features of a part, (N, ...), computed once.
+
+        Args:
+            part: "fit", "choose" or "held_out".
+        """
         if part not in PARTS:
             raise UserError(f"part is {part!r}; expected one of {', '.join(PARTS)}")
         if part not in self._features:
@@ -166,6 +188,9 @@ class Channel:
     @torch.no_grad()
     def conditional(self, part: str) -> Conditional:
         """Return the Gaussian law of each image's wire given the image, in float64.
+
+        Args:
+            part: "fit", "choose" or "held_out".
 
         Raises:
             BoundError: the wire carries no noise, or a defense whose noise is not Gaussian.
@@ -199,7 +224,11 @@ class Bound:
         pass
 
     def estimate(self, channel: Channel, rng: torch.Generator) -> list[Estimate]:
-        """Return what the bound says about ``channel``.
+        """Return what the bound says about a channel.
+
+        Args:
+            channel: model and images.
+            rng: generator of all that is drawn.
 
         Raises:
             BoundError: it says nothing about this wire.

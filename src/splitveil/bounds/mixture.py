@@ -30,7 +30,7 @@ class MixtureBound(Bound):
     diagonal covariances) is only an estimate: the encoder was trained on the images that it is about.
 
     Args:
-        clusters: of each class, at most.
+        clusters: most clusters of each class.
 
     Raises:
         BoundError: the wire's noise is not Gaussian, or there is none.

@@ -21,7 +21,7 @@ def checked_margin(points: float) -> float:
     """Return a loss of accuracy that is to be excluded, in points.
 
     Args:
-        points: in (0, 100].
+        points: above 0 and below 100.
 
     Raises:
         UserError: it is none.

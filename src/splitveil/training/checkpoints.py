@@ -1,4 +1,4 @@
-"""What a training keeps to go on from, and how it is read back."""
+"""The checkpoint of a training, and how it is read back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REMEDY = "delete it and --resume starts from the beginning"
 
 @dataclass
 class State:
-    """What a checkpoint holds beside weights and optimizer."""
+    """The state in a checkpoint beside weights and optimizer."""
 
     __pydantic_config__: ClassVar = ConfigDict(strict=True, revalidate_instances="always")
     epoch: reading.Count = 0
@@ -33,7 +33,7 @@ class State:
 
     @classmethod
     def of(cls, saved: dict[str, Any]) -> State:
-        """The state that a checkpoint holds.
+        """Return the state that a checkpoint holds.
 
         Raises:
             ValueError, TypeError: it lacks an entry, has another one, or entries that contradict each other.
@@ -53,7 +53,15 @@ STATE, IMAGES, SHAPE = TypeAdapter(State), TypeAdapter(dict[str, str]), TypeAdap
 def read(
     path: Path, model: SplitModel, device: torch.device, settings: config.TrainConfig, images: ImageSet, out: Path
 ) -> dict[str, Any]:
-    """The checkpoint ``path`` of a training of ``model`` by ``settings`` on ``images`` in the run folder ``out``.
+    """Return the checkpoint of a training.
+
+    Args:
+        path: file of the checkpoint.
+        model: network that is trained.
+        device: where its tensors are to be.
+        settings: of the training.
+        images: image set of the training.
+        out: run folder.
 
     Raises:
         UserError: it is damaged, or of a training on other images or with another wire.
@@ -80,6 +88,6 @@ def _check_wire(saved: dict[str, Any], model: SplitModel, path: Path) -> None:
 
 
 def unusable(path: Path, error: Exception) -> UserError:
-    """The error for a checkpoint that can be read and does not fit."""
+    """Return the error for a checkpoint that can be read and does not fit."""
     reason = str(error).partition("\n")[0][:200]
     return UserError(f"{path} is of another version or training, or damaged ({reason}); {REMEDY}")

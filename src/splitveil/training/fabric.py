@@ -1,4 +1,4 @@
-"""What is used of lightning-fabric, imported without what that library does not need here."""
+"""The used part of lightning-fabric, imported without what that library does not need here."""
 
 from __future__ import annotations
 

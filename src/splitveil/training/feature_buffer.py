@@ -1,4 +1,4 @@
-"""The features of an epoch, kept for the defenses that refit themselves from them."""
+"""A buffer for the features of an epoch, from which defenses refit themselves."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor, nn
 from .fabric import Fabric
 
 FEATURE_BYTES = 2**29
-"""Memory for the features of an epoch; wider wires keep a random part of the images (they come shuffled)."""
+"""Most bytes of the features of an epoch; of wider wires a random part of the images is kept (they come shuffled)."""
 
 
 def capacity(dimensions: int) -> int:
-    """How many features of ``dimensions`` float32 numbers are kept, at most."""
+    """Return how many features of ``dimensions`` float32 numbers are kept at most."""
     return max(2, FEATURE_BYTES // (4 * dimensions))
 
 
-class FeatureKeeper:
+class FeatureBuffer:
     """The features (N, m) and classes (N,) of one epoch, in preallocated arrays.
 
     Args:
-        count: images of the training set: the most that can come.
+        count: number of images of the training set: the most that can come.
     """
 
     def __init__(self, count: int, device: torch.device):
@@ -43,7 +43,7 @@ class FeatureKeeper:
         self.filled += rows
 
     def gathered(self, fabric: Fabric) -> tuple[Tensor, Tensor]:
-        """The features of all ranks, the same on each."""
+        """Return the features of all ranks, the same on each."""
         if self.z is None or self.y is None:
             raise RuntimeError("no features were added")
         z, y = self.z[: self.filled], self.y[: self.filled]

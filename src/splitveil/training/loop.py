@@ -1,4 +1,4 @@
-"""The training loop: SGD on lightning-fabric, with the hooks of the defenses. It knows no folder."""
+"""The training loop: SGD on lightning-fabric with the hooks of the defenses, independent of any folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..recipe import LAYERS, MIRROR, REFIT, SHUFFLE, STEP, VALIDATE, Recipe, bat
 from . import memory
 from .checkpoints import State
 from .fabric import Fabric
-from .feature_buffer import FeatureKeeper, capacity
+from .feature_buffer import FeatureBuffer, capacity
 
 EVALUATION_BATCH = 256
 Progress = Callable[[int, int, dict[str, Any]], None]
@@ -32,14 +32,14 @@ Progress = Callable[[int, int, dict[str, Any]], None]
 
 
 class TrainingStep(nn.Module):
-    """What one step computes under autocast, as one forward (DDP and Fabric hook into forward)."""
+    """The computation of one step under autocast, as one forward (DDP and Fabric hook into forward)."""
 
     def __init__(self, model: SplitModel):
         super().__init__()
         self.model = model
 
     def forward(self, x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """z, z_wire, logits of pixels x (B, 3, S, S)."""
+        """Return z, z_wire and logits of pixels x (B, C, S, S)."""
         z = self.model.features(x)
         wire = self.model.protect(z, rng)
         return z, wire, self.model.tail(wire)
@@ -47,7 +47,13 @@ class TrainingStep(nn.Module):
 
 @torch.no_grad()
 def predict(model: SplitModel, images: Tensor, rng: torch.Generator) -> Tensor:
-    """int64 (N,): the class that the split model sees in each of ``images`` (uint8) from the noisy wire."""
+    """Return the classes that the split model predicts from the noisy wire, int64 (N,).
+
+    Args:
+        model: evaluated in evaluation mode.
+        images: uint8, (N, C, S, S).
+        rng: generator of the defense's noise.
+    """
     found = []
     for part in images.split(EVALUATION_BATCH):
         x = to_float(part.to(model.mean.device)).to(memory_format=torch.channels_last)
@@ -56,18 +62,26 @@ def predict(model: SplitModel, images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def correct(model: SplitModel, split: Split, rng: torch.Generator) -> Tensor:
-    """bool (N,): which images the split model classifies right from the noisy wire."""
+    """Return which images the split model classifies right from the noisy wire, bool (N,).
+
+    Args:
+        model: evaluated in evaluation mode.
+        split: images and their classes.
+        rng: generator of the defense's noise.
+    """
     return predict(model, split.images, rng) == split.labels.cpu()
 
 
 class Training:
-    """Train a split model on images in memory; `run` goes from the state that there is to the last epoch.
+    """Train a split model on images in memory; `run` goes on from its state to the last epoch.
 
     Args:
         model: its defense is a `Stack` that is installed.
-        train: the images that it learns from. validate: those that choose the epoch and are learned from by nothing;
-            without them the last epoch is kept.
-        settings: the recipe. classes: of the labels.
+        train: images that it learns from.
+        validate: images on which the epoch is chosen, and from which nothing learns; None: the last epoch is kept.
+        settings: the recipe.
+        classes: number of classes of the labels.
+        fabric: device, precision and processes.
 
     Raises:
         UserError: fewer than two images for each process, a defense that would not act in so few epochs, or a step that
@@ -104,7 +118,7 @@ class Training:
 
     @property
     def count(self) -> int:
-        """Number of images of an epoch."""
+        """Return the number of images of an epoch."""
         return len(self.train)
 
     def _setup(self) -> None:
@@ -129,7 +143,14 @@ class Training:
         return stream(device or self.fabric.device, self.settings.seed, purpose, epoch, rank)
 
     def run(self, progress: Progress | None = None) -> None:
-        """Train to the last epoch and load the chosen one; `state` then has the record of each."""
+        """Train to the last epoch and load the chosen one; `state` then has the record of each.
+
+        Args:
+            progress: called after each step with (epoch, steps done in all, the last epoch's record).
+
+        Raises:
+            UserError: the loss is not finite.
+        """
         while self.state.epoch < self.settings.epochs:
             epoch = self.state.epoch
             record = self._whole_epoch(epoch, progress)
@@ -152,7 +173,7 @@ class Training:
         self.model.load_state_dict(self.chosen)
 
     def _checkpoint(self) -> None:
-        """Keep what a stopped training goes on from."""
+        """Keep the state from which a stopped training goes on."""
 
     def _whole_epoch(self, epoch: int, progress: Progress | None) -> dict[str, Any]:
         start = time.perf_counter()
@@ -186,7 +207,7 @@ class Training:
         # Dropout layers draw from the global generator: seeded per epoch, a resumed run repeats an uninterrupted one.
         seed_layers(self._rng(LAYERS, epoch, fabric.global_rank))
         planned, parts = self._plan(epoch)
-        keep = FeatureKeeper(self.count, fabric.device) if self.stack.wants_features else None
+        keep = FeatureBuffer(self.count, fabric.device) if self.stack.wants_features else None
         totals: dict[str, Tensor] = {}
         self.forward.train()
         steps = 0
@@ -224,7 +245,7 @@ class Training:
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
-    def _step(self, part: Any, rng: torch.Generator, progress: float, keep: FeatureKeeper | None) -> dict[str, Tensor]:
+    def _step(self, part: Any, rng: torch.Generator, progress: float, keep: FeatureBuffer | None) -> dict[str, Tensor]:
         lr = learning_rate(self.settings, progress)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("factor", 1.0)
@@ -255,7 +276,7 @@ class Training:
 
     @torch.no_grad()
     def _extract(self, epoch: int = 0, augmented: bool = False) -> tuple[Tensor, Tensor]:
-        """Features of the training images in evaluation mode, as they are or augmented anew: an extra pass."""
+        """Return the features of the training images in evaluation mode, as they are or augmented: an extra pass."""
         self.model.eval()
         count = min(self.count, capacity(math.prod(self.model.wire_shape)))
         # The images may be sorted by class, so that the part that fits must be drawn: always the same one.
@@ -269,7 +290,7 @@ class Training:
 
 
 def _groups(trained: list[nn.Parameter], settings: Recipe) -> list[Any]:
-    """The parameters for SGD; matrices and the others apart where these have another learning rate."""
+    """Return the parameters for SGD; matrices and the others apart where these have another learning rate."""
     if settings.bias_lr == 1:
         return trained
     others = {"params": [p for p in trained if p.ndim < 2], "factor": settings.bias_lr}
@@ -277,21 +298,33 @@ def _groups(trained: list[nn.Parameter], settings: Recipe) -> list[Any]:
 
 
 def _flat(record: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a record as a logger takes them."""
+    """Return the numbers of a record as a logger takes them."""
     losses = {f"loss/{name}": value for name, value in record["losses"].items()}
     rest = {key: value for key, value in record.items() if key not in ("epoch", "losses") and value is not None}
     return rest | losses
 
 
 def settled(stack: Stack) -> int:
-    """The first epoch in which every defense acts: an earlier one is never chosen, its weights are not defended.
+    """Return the first epoch in which every defense acts: earlier ones are never chosen, as they are not defended.
 
-    Those that refit themselves from features have none in epoch 0.
+    Defenses that refit themselves from features have none in epoch 0.
+
+    Args:
+        stack: defenses of the model.
     """
     return max([int(stack.wants_features), *(part.acts_after for part in stack)])
 
 
 def check_epochs(stack: Stack, epochs: int) -> None:
+    """Check that every defense acts in a training of so many epochs.
+
+    Args:
+        stack: defenses of the model.
+        epochs: length of the training.
+
+    Raises:
+        UserError: one would never act.
+    """
     for part in stack:
         if part.acts_after >= epochs:
             raise UserError(

@@ -1,4 +1,4 @@
-"""What a training needs of memory, measured before its first step."""
+"""The memory that a training needs, measured before its first step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 def check(trainer: Training, rng: torch.Generator) -> None:
     """Refuse a batch, or what a defense holds, that needs more memory than there is.
 
-    Two images go through the network, and tell what a batch keeps for going back.
+    Two images go through the network, and tell what a batch keeps for the backward pass.
+
+    Args:
+        trainer: training before its first step.
+        rng: generator of the defense's noise.
 
     Raises:
         UserError: something does not fit; the message names it and how much it would take.

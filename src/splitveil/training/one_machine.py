@@ -1,4 +1,4 @@
-"""How the processes of one training find each other: by what this program knows, not by what surrounds it."""
+"""The way in which the processes of one training find each other, independent of environment variables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class OneMachine(LightningEnvironment):
     """The processes of one training, all on this machine and all started by it.
 
     Variables that a scheduler or launcher has left (SLURM_NTASKS, RANK, WORLD_SIZE, MASTER_PORT, NODE_RANK and the
-    like) describe how *this* process was started, and are not asked.
+    like) describe how *this* process was started, and are not read.
     """
 
     def __init__(self) -> None:

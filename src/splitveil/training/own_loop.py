@@ -1,4 +1,4 @@
-"""A training loop of one's own, with everything that the defenses of a split model need to do in it."""
+"""The calls with which a training loop of your own does all that the defenses of a split model need."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from ..recipe import PUBLISHED, REFIT, STEP, learning_rate
 from .feature_buffer import capacity
 
 PATIENCE = 2
-"""Passes over the images after which the end of an epoch must have been told."""
+"""Number of passes over the images after which `OwnLoop.end_epoch` must have been called."""
 
 
 class OwnLoop:
-    """Three calls for a training loop of one's own: `parameters`, `loss` and `end_epoch`.
+    """Three calls for a training loop of your own: `parameters`, `loss` and `end_epoch`.
 
     Args:
-        model: what is trained; its defenses are installed, as by `splitveil.split`.
-        epochs: of the training, and ``images`` of each epoch: schedules follow from them.
-        seed: of the noise and whatever else the defenses draw.
+        model: model that is trained; its defenses are installed, as by `splitveil.split`.
+        epochs: length of the training, which schedules follow.
+        images: number of images of each epoch.
+        seed: seed of the noise and of all else that the defenses draw.
 
     >>> network = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.Sigmoid(), nn.Flatten(), nn.Linear(16, 2))
     >>> from splitveil.defenses.cem import CEM
@@ -53,7 +54,7 @@ class OwnLoop:
             model.defense = Stack(*([model.defense] if isinstance(model.defense, Defense) else []))
         self.model, self.stack, self.epochs, self.images, self.seed = model, model.defense, epochs, images, seed
         self.losses: dict[str, float] = {}
-        """Mean losses of the last epoch, by the name of what they come from."""
+        """Mean losses of the last epoch, by name: "task" and the defenses'."""
         self._epoch, self._classes = 0, 1
         self._begin()
 
@@ -64,7 +65,7 @@ class OwnLoop:
         self._totals: dict[str, Tensor] = {}
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return what an optimizer is to train: what the defenses train by themselves is left out."""
+        """Return the parameters for an optimizer: all but those that the defenses train themselves."""
         own = {id(p) for p in self.stack.own_parameters()}
         return [p for p in self.model.parameters() if id(p) not in own and p.requires_grad]
 
@@ -72,7 +73,8 @@ class OwnLoop:
         """Return the loss of a batch: cross-entropy, and what the defenses add.
 
         Args:
-            x: pixels (B, 3, S, S) in [0, 1], on the device of the model. y: classes (B,).
+            x: pixels (B, C, S, S) in [0, 1], on the device of the model.
+            y: classes (B,).
 
         Raises:
             UserError: `end_epoch` was not called though all images have passed, or a defense cannot act.
@@ -99,7 +101,7 @@ class OwnLoop:
         return torch.stack(list(losses.values())).sum()
 
     def end_epoch(self) -> bool:
-        """Let the defenses learn from the features of the epoch; call it after the last step of each.
+        """Let the defenses learn from the features of the epoch; call it after the last step of each epoch.
 
         Returns:
             Whether parameters were replaced, as PATROL does: make the optimizer again from `parameters`.

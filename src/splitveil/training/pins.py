@@ -1,4 +1,4 @@
-"""Which images a run was trained on: digests that stand beside it and are compared before it is used again."""
+"""Digests of the images that a run was trained on, which are compared before it is used again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ DIGESTS: dict[str, tuple[str, Callable[[ImageSet], str]]] = {
 
 
 def of(images: ImageSet) -> dict[str, str]:
-    """The digests of an image set: SHA-256 of the pixels of both parts, and of the labels.
+    """Return the digests of an image set: SHA-256 of the pixels of both parts, and of the labels.
+
+    Args:
+        images: image set of a run.
 
     >>> from splitveil.data import load
     >>> sorted(of(load("digits", train_size=20, test_size=20)))
@@ -33,7 +36,12 @@ def of(images: ImageSet) -> dict[str, str]:
 
 
 def check(kept: Mapping[str, Any], images: ImageSet, run: Path) -> None:
-    """Compare ``images`` with the digests in ``kept``; those that an older version did not store are left out.
+    """Compare images with stored digests; those that an older version did not store are left out.
+
+    Args:
+        kept: digests by name.
+        images: image set that is to be used.
+        run: folder, for the message.
 
     Raises:
         UserError: the run was trained with other images.
@@ -47,7 +55,13 @@ def check(kept: Mapping[str, Any], images: ImageSet, run: Path) -> None:
 
 
 def check_checkpoint(saved: Mapping[str, Any], settings: config.TrainConfig, images: ImageSet, run: Path) -> None:
-    """`check` with what a training's checkpoint holds; one of an older version has no digests but its settings.
+    """Compare images with the digests in a checkpoint; an older one has no digests but the settings.
+
+    Args:
+        saved: the checkpoint.
+        settings: of the training.
+        images: image set that is to be used.
+        run: folder, for the message.
 
     Raises:
         UserError: the training was begun with other images, or, where that cannot be told, in another folder.

@@ -23,7 +23,7 @@ class StreamedTraining(Training):
     """`Training` with one batch of the loader for each step: its size, order and workers are the loader's.
 
     Args:
-        stream: what it learns from. The others: as of `Training`; ``classes`` is the number of the network's outputs.
+        stream: batches that it learns from. The others are those of `Training`; ``classes`` counts the outputs.
 
     Raises:
         UserError: as `Training`; a label beyond the outputs, or an epoch without a batch of two images.
@@ -43,7 +43,7 @@ class StreamedTraining(Training):
 
     @property
     def count(self) -> int:
-        """Number of images of an epoch."""
+        """Return the number of images of an epoch."""
         return len(self.stream)
 
     def _plan(self, epoch: int) -> tuple[int, Iterator[Any]]:
@@ -74,7 +74,7 @@ class StreamedTraining(Training):
 
     @torch.no_grad()
     def _extract(self, epoch: int = 0, augmented: bool = False) -> tuple[Tensor, Tensor]:
-        """Features of as many images as are kept, drawn by their places in a further pass over the loader."""
+        """Return the features of as many images as are kept, drawn by their places in another pass over the loader."""
         self.model.eval()
         count = min(self.count, capacity(math.prod(self.model.wire_shape)))
         order = torch.randperm(self.count, generator=self._rng(REFIT, 0, 1, torch.device("cpu")))[:count]

@@ -41,7 +41,7 @@ class Trainer(Training):
         super().__init__(model, parts.defender_train, parts.utility_val, settings, len(images.classes), fabric)
 
     def finish(self, progress: Progress | None = None) -> dict[str, Any]:
-        """Train to the last epoch, load the chosen one, score it on the test images; the summary."""
+        """Train to the last epoch, load the chosen one, score it on the test images and return the summary."""
         self.run(progress)
         return self._summary()
 
@@ -124,7 +124,18 @@ def fit(
     progress: Progress | None = None,
     tensorboard: bool = False,
 ) -> dict[str, Any]:
-    """Train what ``settings`` describes on ``images`` and leave the run folder ``out``; returns its summary.
+    """Train what ``settings`` describes on ``images`` and leave the run folder ``out``.
+
+    Args:
+        settings: data, network, defenses and recipe.
+        images: image set of the settings.
+        out: run folder that is made.
+        resume: go on from the folder's last checkpoint.
+        progress: called after each step with (epoch, steps done in all, the last epoch's record).
+        tensorboard: also write logs for TensorBoard.
+
+    Returns:
+        What summary.json holds.
 
     Raises:
         UserError: the folder holds a run already, another process trains in it, or, on resuming, it is of other
