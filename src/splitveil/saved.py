@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -116,19 +117,22 @@ class Saved:
     reports: dict[str, Report] = field(default_factory=dict)
     _model: SplitModel | None = field(default=None, repr=False)
 
-    @property
+    @cached_property
     def model(self) -> SplitModel:
-        """The trained model, in evaluation mode.
+        """The trained model, in evaluation mode; that of a run of `splitveil train` is built, from its images, now.
 
         Raises:
-            UserError: it needs a network that was not given.
+            UserError: it needs a network that was not given, or images that are not where they were.
         """
-        if self._model is None:
-            raise UserError(
-                f"{self.path} holds the weights of a {_read(self.path)['network']}, which no file can build; give one "
-                f"of the same layers: splitveil.load({str(self.path)!r}, network=net).model"
-            )
-        return self._model
+        if self._model is not None:
+            return self._model
+        if not (self.path / MODEL).is_file():
+            run = Run.open(self.path)
+            return run.model(load_images(run.settings))
+        raise UserError(
+            f"{self.path} holds the weights of a {_read(self.path)['network']}, which no file can build; give one "
+            f"of the same layers: splitveil.load({str(self.path)!r}, network=net).model"
+        )
 
     @property
     def report(self) -> Report:
@@ -159,14 +163,13 @@ def load(
     Raises:
         UserError: no such folder, a damaged file, or a network or defenses that do not fit.
     """
-    path = expanded(path)
-    if (path / MODEL).is_file():
-        model = None if network is None else _rebuilt(_read(path), path, network, defenses)
-    else:
+    path, model = expanded(path), None
+    if not (path / MODEL).is_file():
+        Run.open(path)
         if network is not None or defenses is not None:
             raise UserError(f"{path} holds no model from Python; leave network and defenses out")
-        run = Run.open(path)
-        model = run.model(load_images(run.settings))
+    elif network is not None:
+        model = _rebuilt(_read(path), path, network, defenses)
     left = sorted(path.glob("attacks/*/summary.json"))
     results = {file.parent.name: Result(file.parent.name, _outcome(file.parent), model) for file in left}
     reports = [_report(file, results, model) for file in sorted(path.glob("attacks/suite-*.json"))]
