@@ -45,3 +45,14 @@ def linear_channel(sigma: float, dimension: int = 8, images: int = 4000, seed: i
     covariance = mixing @ mixing.T
     exact = 0.5 * torch.logdet(torch.eye(dimension, dtype=torch.float64) + covariance / sigma**2)
     return channel_of(features.float(), torch.zeros(images, dtype=torch.long), sigma, rng), float(exact)
+
+
+def linear_pixels(sigma: float, side: int = 4, outputs: int = 6, images: int = 200) -> tuple[Channel, float]:
+    """Return a channel with a linear encoder W of the pixels, and d σ²/‖W‖², the inverse of its dFIL."""
+    rng = torch.Generator().manual_seed(0)
+    encoder = nn.Linear(3 * side * side, outputs, bias=False)
+    encoder.weight.data.copy_(torch.randn(encoder.weight.shape, generator=rng))
+    model = SplitModel(nn.Sequential(nn.Flatten(), encoder), nn.Identity(), defense=[Gaussian(sigma)])
+    pixels = torch.randint(0, 256, (images, 3, side, side), generator=rng, dtype=torch.uint8)
+    exact = 3 * side * side * sigma**2 / float(encoder.weight.detach().square().sum())
+    return Channel.of(model, Split(pixels, torch.arange(images) % 2), rng), exact

@@ -1,0 +1,108 @@
+"""Linkage: whether the wire tells which of the known photos was sent."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from scipy.stats import hypergeom
+from torch import Tensor
+
+from ..ranges import Count
+from ..registry import plugin
+from ..statistics.intervals import Interval, bootstrap_ci
+from .base import Bound, BoundError, Channel, Estimate
+
+GALLERIES = (10, 100, 1000, 10_000)
+LOOKS = 8
+"""Wires whose mean stands for a candidate where its law is not known."""
+ASSUMPTIONS = (
+    "The attacker has the encoder and a gallery of candidate images that holds the one that was sent.",
+    "Candidates are drawn from the population of the images; one wire of the image is seen.",
+)
+
+
+@plugin("linkage")
+class Linkage(Bound):
+    """Bound from below how often an attacker finds the right photo among N candidates.
+
+    The attacker sends every candidate through the encoder and picks the one under which the wire is most likely: for
+    Gaussian noise the nearest in units of the noise, for any other defense the nearest mean of several wires. That
+    this attacker exists bounds the best one from below. The probability over random galleries is exact: if r of the
+    M − 1 other images are nearer than the right one, it is among the first k of N with the probability that at most
+    k − 1 of these r are in a draw of N − 1 (hypergeometric).
+
+    By Fano's inequality the top-1 probability p of the largest gallery says that at least
+    ln N − h(p) − (1 − p) ln(N − 1) nats leak, h the binary entropy.
+
+    Args:
+        top: k; the right photo is among the first k.
+
+    >>> from splitveil.bounds._examples import linear_channel
+    >>> found = Linkage().estimate(linear_channel(sigma=0.01)[0], torch.Generator().manual_seed(0))
+    >>> found[0].value > 0.99, found[0].about
+    (True, 'the right photo among 10, chance 10 %')
+    """
+
+    def __init__(self, top: Count = 1):
+        self.top = top
+
+    @torch.no_grad()
+    def estimate(self, channel: Channel, rng: torch.Generator) -> list[Estimate]:
+        wires, candidates = _wires(channel, rng)
+        nearer = closer(wires, candidates)
+        others = len(nearer) - 1
+        found = []
+        for size in (size for size in GALLERIES if self.top < size <= len(nearer)):
+            chances = hypergeom.cdf(self.top - 1, others, nearer.cpu().numpy(), size - 1)
+            interval = _between_0_and_1(bootstrap_ci(torch.as_tensor(chances)))
+            first = "the right photo" if self.top == 1 else f"the right photo within the first {self.top}"
+            about = f"{first} among {size:,}, chance {100 * self.top / size:.2g} %"
+            found.append(Estimate(interval.mean, "lower", "success", about, ASSUMPTIONS, len(nearer), interval))
+        if not found:
+            raise BoundError(f"{len(nearer)} images; linkage needs galleries of at least {GALLERIES[0]}")
+        if self.top == 1:
+            found.append(_leakage(found[-1], size))
+        return found
+
+
+def closer(wires: Tensor, candidates: Tensor) -> Tensor:
+    """Return for each wire (M, D) how many other candidates (M, D) are nearer to it than its own, (M,).
+
+    A candidate as near as its own counts as nearer half of the time: two equal photos cannot be told apart.
+    """
+    found = []
+    for start in range(0, len(wires), 1000):
+        distance = torch.cdist(wires[start : start + 1000], candidates)
+        own = distance[torch.arange(len(distance)), start + torch.arange(len(distance))][:, None]
+        before = (distance < own).sum(1)
+        ties = (distance == own).sum(1) - 1
+        found.append(before + (ties + 1) // 2)
+    return torch.cat(found)
+
+
+def _wires(channel: Channel, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    try:
+        law = channel.conditional("held_out")
+    except BoundError:  # no density: whoever has the encoder can still average what it sends
+        z = channel.features("held_out")
+        draws = [channel.model.protect(z, rng).flatten(1).double() for _ in range(LOOKS + 1)]
+        return draws[0], torch.stack(draws[1:]).mean(0)
+    scale = law.variance.mean(0).sqrt()
+    return law.draw(rng) / scale, law.mean / scale
+
+
+def _between_0_and_1(interval: Interval) -> Interval:
+    return Interval(interval.mean, max(0.0, interval.lo), min(1.0, interval.hi))
+
+
+def _leakage(largest: Estimate, size: int) -> Estimate:
+    def fano(p: float) -> float:
+        entropy = -sum(q * math.log(q) for q in (p, 1 - p) if q > 0)
+        return max(0.0, math.log(size) - entropy - (1 - p) * math.log(size - 1))
+
+    low = largest.interval.lo if largest.interval else largest.value
+    high = largest.interval.hi if largest.interval else largest.value
+    interval = Interval(fano(largest.value), fano(max(low, 1 / size)), fano(high))
+    about = f"Fano's inequality on {size:,} candidates"
+    return Estimate(interval.mean, "lower", "leakage", about, ASSUMPTIONS, largest.images, interval)
