@@ -19,7 +19,7 @@ from splitveil.config import Spec
 from splitveil.data import Access, Split, to_float
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.errors import UserError
-from splitveil.evaluation import evaluate, reliability
+from splitveil.evaluation import evaluate, rehearsal, reliability
 from splitveil.model import SplitModel
 from splitveil.registry import Registry
 from splitveil.runtime import Budget, Runtime
@@ -230,7 +230,7 @@ def test_a_budget_is_written_down_and_flagged(run):  # noqa: F811
 def test_a_dry_run_counts_the_steps_and_writes_nothing(run):  # noqa: F811
     before = sorted(run.path.rglob("*"))
     spec = Spec.model_validate("rmle:steps=7,restarts=3,start=mean,tv=0,l2=1")
-    found = evaluate.rehearse(run, spec, IMAGES, attacked=4)
+    found = rehearsal.rehearse(run, spec, IMAGES, attacked=4)
     assert found["loops"] == [["rmle exact", 7]] * 3
     assert found["needs"] == ["query", "weights"]
     assert found["images"]["attacked"] == 4

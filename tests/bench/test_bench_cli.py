@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from forked import Forked
-from splitveil.bench import driver, shapes
+from splitveil.bench import checks, driver
 from splitveil.bench.grid import Grid, load_grid
 from splitveil.bench.lease import Owner
 from splitveil.cli import bench as command
@@ -192,7 +192,7 @@ def test_images_that_are_not_there_are_bad_input(grid, tmp_path, capsys, data):
 
 def test_attackers_that_want_too_many_images_of_a_folder_are_bad_input(grid, tmp_path, monkeypatch, capsys):
     """Their number is not known before they are loaded."""
-    monkeypatch.setattr(shapes, "PUBLISHED", {})
+    monkeypatch.setattr(checks, "PUBLISHED", {})
     grid.write_text(GRID + "attacked: 7\n")
     error = refused(capsys, grid, "--out", tmp_path / "out")
     assert error.startswith(

@@ -12,8 +12,8 @@ import pytest
 
 from forked import Forked
 from splitveil import config, runs
-from splitveil.bench import _timing, plan
 from splitveil.bench import cell as cells
+from splitveil.bench import forecast
 from splitveil.bench.cell import Places, run_cell
 from splitveil.bench.driver import Driver
 from splitveil.bench.grid import Cell, Grid
@@ -138,11 +138,15 @@ def test_the_same_grid_with_both_protocols_is_done_by_several_workers(tmp_path, 
 
 
 def test_a_plan_counts_the_training_once(tmp_path, small, monkeypatch):
-    cost = _timing.Cost(step=1.0, look=0.0, refit=0.0, disk=0, memory=0, wire=8, features=False)
-    monkeypatch.setattr(_timing, "measure", lambda *_: cost)
+    def tried(cell: Cell, some: list[Cell], *_: Any) -> forecast.Kind:
+        attacks = {forecast._attacker(one): {"nearest": 0.0} for one in some}
+        about = {"name": "", "cells": len(some), "loss": 0.0, "step": 1.0, "image": 1.0, "attacks": attacks}
+        return forecast.Kind(**about, disk=0, memory=0, wire=8, seconds=0.0)
+
+    monkeypatch.setattr(forecast, "_tried", tried)
 
     def training(*some: Cell) -> float:
-        return plan.estimate(Grid("tests", "", some), tmp_path).groups[0].training
+        return forecast.estimate(Grid("tests", "", some), tmp_path).groups[0].training
 
     assert training(ONE) == training(OTHER) == training(ONE, OTHER) > 0
     run_cell(ONE, tmp_path)

@@ -117,7 +117,7 @@ def run_cell(
     from .. import runs
     from ..evaluation import evaluate, suites, tail
     from ..training.trainer import fit
-    from . import shapes
+    from . import checks
 
     started, check = time.time(), check or (lambda: None)
     folder = Places(out).run(cell.id)
@@ -127,7 +127,7 @@ def run_cell(
     images = images or runs.load_images(cell.settings)
     terms = evaluate.Terms(settings.protocol, cell.attacker_size, cell.attacked)
     # Before the training, which may take days: attackers that want more images than there are, or another wire.
-    shapes.check_network(cell, images)
+    checks.check_network(cell, images)
     parts = evaluate.parts(settings, images, terms.protocol_name, terms.attacker_size, terms.attacked)
     _same_images(cell, Places(out), images)
     fit(settings, images, folder, resume=True, progress=lambda *_: check())

@@ -128,7 +128,7 @@ def attack(
 
 def _dry_run(run: Any, images: Any, suite: str | None, named: dict[str, config.Spec], terms: dict[str, Any]) -> None:
     from ..evaluation import suites
-    from ..evaluation.evaluate import rehearse
+    from ..evaluation.rehearsal import rehearse
     from ..evaluation.stage import parts
 
     left_out: dict[str, str] = {}

@@ -97,7 +97,7 @@ def bench(
     out
         Folder of the cells and their records; needed unless --plan or --dry-run is all.
     plan
-        Only show the cells and the hours, disk and memory that they take, from a step that is really timed.
+        Only show the cells and the hours, disk and memory that they take, from each kind of them tried for a moment.
     dry_run
         Only try each kind of cell: two epochs on a few hundred images, two steps of its attacks; nothing is kept.
     baseline
@@ -163,15 +163,16 @@ def _show_rehearsal(grid: Grid, threads: int) -> None:
     import torch
 
     from .. import progress_bars
-    from ..bench.rehearsal import rehearse
+    from ..bench.forecast import rehearse
 
     torch.set_num_threads(threads)
     with progress_bars.bars() as bar:
         task = bar.add_task("trying", total=None, note="")
-        found = rehearse(grid, lambda done, total: bar.update(task, completed=done, total=total))
+        found = rehearse(grid, progress=lambda done, total: bar.update(task, completed=done, total=total))
     table = Table("training", "cells", "loss", "attacks", "seconds", title=escape(f"{grid.name}: dry run"))
-    for kind in found:
-        figures = (f"{kind.loss:.3g}", ", ".join(kind.attacks), f"{kind.seconds:.0f}")
+    for kind in found.values():
+        labels = next(iter(kind.attacks.values()))
+        figures = (f"{kind.loss:.3g}", ", ".join(labels), f"{kind.seconds:.0f}")
         table.add_row(escape(kind.name), str(kind.cells), *map(escape, figures))
     out_console.print(table)
     say(f"each of the {len(found)} kinds of {len(grid.cells)} cells was tried; nothing is kept")
@@ -179,16 +180,16 @@ def _show_rehearsal(grid: Grid, threads: int) -> None:
 
 def _show_plan(grid: Grid, out: Path | None, where: Where) -> None:
     from .. import progress_bars
-    from ..bench import plan
+    from ..bench import forecast
     from ..bench.driver import at_once
 
     on, threads = where.on, where.threads
     most, about = (where.jobs, "") if where.jobs else at_once(grid, on, threads)
     with progress_bars.bars() as bar:
-        task = bar.add_task("timing steps", total=None, note="")
+        task = bar.add_task("trying", total=None, note="")
         show = lambda done, total: bar.update(task, completed=done, total=total)  # noqa: E731
-        found = plan.estimate(grid, out, jobs=most, threads=threads, here=on == "local", progress=show)
-    first, *others = plan.COLUMNS
+        found = forecast.estimate(grid, out, jobs=most, threads=threads, here=on == "local", progress=show)
+    first, *others = forecast.COLUMNS
     heading = escape(f"{grid.name}: {grid.description}" if grid.description else grid.name)
     table = Table(Column(first, overflow="fold", min_width=16), *others, title=heading, **LOOK)
     *rows, last = found.rows()
@@ -197,8 +198,9 @@ def _show_plan(grid: Grid, out: Path | None, where: Where) -> None:
     table.add_section()
     table.add_row(*last)
     out_console.print(table)
-    left = found.cells - found.done
-    say(f"{left} of {found.cells} cells to do: about {duration(3600 * found.hours)}, {found.jobs} at once")
+    cells = found.total("cells")
+    left = cells - found.total("done")
+    say(f"{left} of {cells} cells to do: about {duration(3600 * found.hours)}, {found.jobs} at once")
     for note in (*found.notes, *([about] if about else [])):
         say(f"note: {note}")
 

@@ -99,7 +99,7 @@ def protocol(name: str, images: ImageSet, *, seed: int = 0, attacker_test_size: 
     if name not in PROTOCOLS:
         raise unknown("protocol", name, PROTOCOLS)
     rng = torch.Generator().manual_seed(seed)
-    size = min(round(len(images.train) * VALIDATION_SHARE), VALIDATION_LIMIT)
+    size = protocol_sizes(name, len(images.train), len(images.test))["utility_val"]
     utility_val, rest = divide(images.train, size, rng)
     defender_train, attacker_train, attacker_test = PROTOCOLS[name](rest, images.test, rng)
     if attacker_test_size is not None:
@@ -137,6 +137,27 @@ PROTOCOLS: dict[str, Callable[[Split, Split, torch.Generator], tuple[Split, Spli
     "inference_time": _inference_time,
     "auxiliary": _auxiliary,
 }
+
+
+def protocol_sizes(name: str, train: int, test: int) -> dict[str, int]:
+    """Return how many images each part of a protocol has, before duplicates are taken from the attacker.
+
+    Args:
+        name: of the protocol.
+        train: training images of the data set.
+        test: its test images.
+
+    >>> protocol_sizes("inference_time", 50_000, 10_000)["attacker_train"]
+    9000
+    """
+    if name not in PROTOCOLS:
+        raise unknown("protocol", name, PROTOCOLS)
+    validation = min(round(train * VALIDATION_SHARE), VALIDATION_LIMIT)
+    rest, attacked = train - validation, round(0.1 * test)
+    counts = {"train_time": (rest, rest, test), "inference_time": (rest, test - attacked, attacked)}
+    counts["auxiliary"] = (rest - rest // 2, rest // 2, test)
+    defender, attacker, attacked = counts[name]
+    return dict(zip(PARTS, (defender, validation, test, attacker, attacked), strict=True))
 
 
 def divide(split: Split, count: int, rng: torch.Generator) -> tuple[Split, Split]:

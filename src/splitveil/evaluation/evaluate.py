@@ -204,38 +204,6 @@ def made(stage: Stage, runtime: Runtime, extra: Mapping[str, Metric] | None = No
     return Outcome(summary, values, held_out, given.attacker_test.images, torch.round(found * 255).to(torch.uint8))
 
 
-def rehearse(run: Run, spec: config.Spec, images: ImageSet, **threat_model: Any) -> dict[str, Any]:
-    """Take two steps of every loop of the attack, on its real images; write nothing.
-
-    Args:
-        run: trained model in its folder.
-        spec: name and settings of the attack.
-        images: image set of the run.
-        threat_model: fields of `ThreatModel`.
-
-    Returns:
-        attack, protocol and images as in a summary; ``needs``; ``loops``: [name, steps]; ``seconds``:
-        an estimate of the whole attack, from the two steps.
-    """
-    stage = set_up(run, spec, images, ThreatModel(**threat_model))
-    test, runtime = stage.given.attacker_test, Runtime(budget=Budget(steps=2))
-    stage.attack.fit(stage.victim.of(stage.attack), stage.given.attacker_train, stage.rng, runtime)
-    fitted, fit_seconds = len(runtime.loops), runtime.seconds
-    first = test.subset(torch.arange(min(BATCH, len(test))))
-    reconstruct(stage.attack, stage.tap, first, runtime)
-    held, _ = hold_out(stage.given.attacker_train, run.settings.seed)
-    batches = math.ceil((len(held) + len(test)) / BATCH)
-    taken = [(loop.seconds, loop.full_seconds()) for loop in runtime.loops]
-    again = sum(full - spent for spent, full in taken[:fitted]) + fit_seconds
-    again += batches * (runtime.seconds - fit_seconds + sum(full - spent for spent, full in taken[fitted:]))
-    return {
-        **stage.identity(),
-        "needs": sorted(access.value for access in stage.attack.needs),
-        "loops": [[loop.name, loop.wanted] for loop in runtime.loops],
-        "seconds": again,
-    }
-
-
 @torch.no_grad()
 def reconstruct(
     attack: Attack, tap: Interception, split: Split, runtime: Runtime | None = None
