@@ -251,10 +251,7 @@ def combined(summaries: dict[str, dict[str, Any]], values: Values, held: Values)
             for label, summary in summaries.items()
         },
         "best_attacker": best_of(values, held),
-        "worst_case": {
-            key: intervals.bootstrap_ci(value).as_dict()
-            for key, value in strongest.items()
-        },
+        "worst_case": {key: intervals.bootstrap_ci(value).as_dict() for key, value in strongest.items()},
         "wins": {label: counts[label] for label in values},
         "winner": won,
         "below_decoder": intervals.paired_difference(mse["decoder"], strongest["mse"]).as_dict()

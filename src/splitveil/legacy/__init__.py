@@ -1,6 +1,6 @@
 """The only door for the published code's command lines, scripts and checkpoints.
 
-Option strings end here: everything behind this package speaks `TrainConfig` and `name:key=value`.
+Option strings are read here only: all code behind this package uses `TrainConfig` and `name:key=value`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 
 UNKNOWN = "_"
-"""Stands in a sum for a number that only a shell could tell."""
+"""Placeholder in a sum for a number that only a shell could tell."""
 MAX_LENGTH, MAX_NUMBER = 200, 2**62
 _SUM = re.compile(r"[-0-9+*/%() \t_]+")
 _SIGNS: dict[type, Callable[[int], int]] = {ast.USub: operator.neg, ast.UAdd: operator.pos}
@@ -22,7 +22,7 @@ _OPERATORS: dict[type, Callable[[int, int], int]] = {
 
 
 def calculate(text: str) -> int | None:
-    """The value of a sum with +, -, *, / and %; None where it has a number that is not known.
+    """Return the value of a sum with +, -, *, / and %; None where it has a number that is not known.
 
     Raises:
         ValueError: anything else, such as an assignment, an octal number or a division by zero.

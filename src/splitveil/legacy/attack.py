@@ -13,18 +13,19 @@ from .wire import shrinking
 
 DECODER = re.compile(r"(?:res|conv)_normN\d+C\d+|custom(?:_released)?")
 ELSEWHERE = ("gan_AE_type", "num_client", "filename", "folder")
-"""Flags that training and attack share but that mean something else in each, or are looked at elsewhere."""
+"""Flags that mean something else in training and attack, or are read elsewhere."""
 OF_A_DECODER = ("gan_AE_type", "attack_loss_type", "MIA_optimizer", "MIA_lr", "attack_confidence_score")
 SCHEMES = ("MIA", "MIA_mf", "MIA_truncate20")
 LOSSES = ("MSE", "L1", "SSIM", "PSNR")
 
 
 def attack_spec(flags: Mapping[str, Any], trained: Mapping[str, Any], reading: Reading, notes: list[str]) -> str:
-    """The attack that the published script runs, as `name:key=value`.
+    """Return the attack that the published script runs, as `name:key=value`.
 
     Args:
         flags: typed flags of main_test_MIA.py; those not given are its parser's.
         trained: typed flags of the training that is attacked, with the values taken for those not given.
+        reading: "paper" or "code".
         notes: takes one line for each option that has no counterpart.
 
     Raises:
@@ -66,7 +67,7 @@ def attack_spec(flags: Mapping[str, Any], trained: Mapping[str, Any], reading: R
 
 
 def decoder_network(name: str, notes: list[str]) -> str:
-    """Our name of a published decoder; a note where ours is another network.
+    """Return our name of a published decoder; add a note where ours is another network.
 
     Raises:
         UserError: no decoder of the published code.
@@ -90,7 +91,7 @@ def _spec(name: str, parts: Mapping[str, Any]) -> str:
 
 
 def _of_the_run(flags: Mapping[str, Any], trained: Mapping[str, Any]) -> list[str]:
-    """What the attack is told about the network otherwise than the training was."""
+    """Return notes on what the attack is told about the network otherwise than the training was."""
     names = [name for name in SHARED if name not in ELSEWHERE and name in flags]
     found = [
         say.OTHER_RUN.format(name, flags[name], trained[name])
@@ -104,7 +105,7 @@ def _of_the_run(flags: Mapping[str, Any], trained: Mapping[str, Any]) -> list[st
 
 
 def _aside(flags: Mapping[str, Any]) -> list[str]:
-    """Options that are without effect, or that something else here does."""
+    """Return notes on options that are without effect, or that something else here does."""
     numbers = {
         "average_time": (say.AVERAGE, 1),
         "target_client": (say.TARGET, 0),

@@ -41,13 +41,13 @@ IN_NAME = {
     "learning_rate": rf"_lr_{NUMBER}(?:_|$)",
     "var_threshold": rf"_varthres_{NUMBER}(?:_|$)",
 }
-"""Setting -> where a published folder's name says it."""
+"""Setting -> pattern that finds it in a published folder's name."""
 CLASSES = {10: "cifar10", 100: "cifar100", 200: "tinyimagenet", 530: "facescrub"}
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What was written: the run folder, its summary, and what must be known about it."""
+    """The result of an import: the run folder, its summary, and notes."""
 
     path: Path
     summary: dict[str, Any]
@@ -71,8 +71,13 @@ def import_checkpoint(
     Settings come from `options`, else the folder's name, else the tensors, else the published recipe.
 
     Args:
+        folder: folder of the checkpoint, or one file of it.
+        out: run folder that is made.
         options: published flags, such as `["--cutlayer", "4", "--dataset=cifar10"]`.
-        root, train_size, test_size: the images; without them the accuracy is not measured and stands as null.
+        reading: "paper" or "code".
+        root: folder of the images; without images the accuracy is not measured and stands as null.
+        train_size: number of training images; None: all.
+        test_size: number of test images; None: all.
         checkpoint: "best" or an epoch, the last part of the files' names.
         normalization: "published" constants of the published code, "own" those of the image set.
 
@@ -114,7 +119,7 @@ def import_checkpoint(
 
 
 def settings_in_name(folder: Path) -> dict[str, Any]:
-    """Published flags that the folder's name and its parents' names tell.
+    """Return the published flags that the folder's name and its parents' names tell.
 
     >>> settings_in_name(Path("saves/cifar10/nopeek_infocons_sgm/lambd_16_noise_0.025_epoch_240_x"))
     {'lambd': 16.0, 'regularization_strength': 0.025, 'num_epochs': 240, 'AT_regularization': 'nopeek',
@@ -157,7 +162,7 @@ def _images(
     test_size: int | None,
     notes: list[str],
 ) -> data.ImageSet | int:
-    """The image set, or, where it is not on this machine, the number of classes."""
+    """Return the image set, or, where it is not on this machine, the number of classes."""
     try:
         images = data.load(name, root=root, train_size=train_size, test_size=test_size)
     except UserError as error:

@@ -20,12 +20,12 @@ ALIASES = {"data": "dataset", "cut": "cutlayer", "bottleneck": "bottleneck_optio
 """Our names of published options."""
 OWN = ("reading", "out", "root", "train-size", "test-size", "checkpoint", "normalization")
 PLACES = ("out", "root")
-"""Those that are paths."""
+"""Our own options that are paths."""
 USAGE = "expected run_exp.sh, a checkpoint folder or options such as --AT_regularization gan_adv_step1"
 
 
 def run(argv: Sequence[str]) -> str:
-    """Run `splitveil legacy` with the words after it; the text to print.
+    """Run `splitveil legacy` with the words after it, and return the text to print.
 
     `--out` names the run folder of an imported checkpoint, or a file for the YAML of a script or of options.
 
@@ -56,7 +56,7 @@ def run(argv: Sequence[str]) -> str:
 
 
 def _sort(argv: Sequence[str]) -> tuple[dict[str, str], list[str], list[str]]:
-    """Our own options, the paths, and what is left for the published grammar."""
+    """Return our own options, the paths, and what is left for the published grammar."""
     own, places, published = {}, [], []
     words = list(argv)
     while words:

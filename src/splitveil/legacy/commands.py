@@ -1,4 +1,4 @@
-"""The commands that a script may have beside its trainings, and what becomes of the script after them."""
+"""The commands that a script may have beside its trainings, and how the script goes on after them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from .tree import DoubleBracket, refusal
 from .words import LOOSE, names, unknown
 
 SUCCEED = names("echo : true pwd touch tee pushd popd conda module source .")
-"""Commands that change no variable and not the flow, and succeed; those that set up Python are taken to."""
+"""Commands that change neither a variable nor the flow, and succeed; those that set up Python are assumed to."""
 MAY_FAIL = names(
     "cd mkdir printf date sleep hostname whoami uname dirname basename seq nproc clear ulimit umask "
     "nvidia-smi nvcc ls cat cp mv rm ln head tail grep wc sort uniq cut tr bc du df free ps command type which "
     "realpath readlink tar unzip gzip wget curl pip pip3 chmod"
 )
-"""Commands that change no variable and not the flow, and may succeed or fail."""
+"""Commands that change neither a variable nor the flow, and may succeed or fail."""
 SURE = {
     "mkdir": re.compile(r"-p .+", re.DOTALL),
     "printf": re.compile(r"(?!.*%[-+ #0-9.*]*[^-+ #0-9.*sb%]).*", re.DOTALL),
@@ -27,7 +27,7 @@ SURE = {
     **dict.fromkeys(("dirname", "basename"), re.compile(r"[^-].*", re.DOTALL)),
     **dict.fromkeys(("cat", "hostname", "whoami", "nproc"), re.compile("")),
 }
-"""The arguments with which some of them succeed, or, as `mkdir -p`, are taken to."""
+"""Arguments with which some of these commands succeed, or, as `mkdir -p`, are assumed to."""
 ADVICE = {
     **dict.fromkeys(("declare", "typeset", "local", "readonly"), "write NAME=VALUE alone"),
     **dict.fromkeys(("let", "read", "mapfile", "readarray", "getopts", "shift"), "write NAME=VALUE for what it sets"),
@@ -79,7 +79,7 @@ class Python:
 
 
 def python(fields: Sequence[str], line: int, source: str) -> Python | None:
-    """The Python call that a command is; None where it is no Python.
+    """Return the Python call that a command is; None where it is no Python.
 
     Raises:
         UserError: which script runs is not known, or another program runs a published one.
@@ -103,7 +103,7 @@ def python(fields: Sequence[str], line: int, source: str) -> Python | None:
 
 
 def status(fields: Sequence[str], line: int, source: str) -> int | None:
-    """The status of a command that changes neither variables nor the flow; None where it may succeed or fail.
+    """Return the status of a command that changes neither variables nor the flow; None where it may succeed or fail.
 
     Raises:
         UserError: any other command.
@@ -125,7 +125,7 @@ def status(fields: Sequence[str], line: int, source: str) -> int | None:
 
 
 def bracket(words: Sequence[str]) -> int | None:
-    """The status of `[ ... ]`: 0 true, 1 false, 2 wrong; None where only a shell could tell.
+    """Return the status of `[ ... ]`: 0 true, 1 false, 2 wrong; None where only a shell could tell.
 
     >>> bracket(["a", "=", "a"]), bracket(["3", "-lt", "2"]), bracket(["-d", "saves"])
     (0, 1, None)
@@ -161,7 +161,7 @@ def _compare(left: str, sign: str, right: str) -> int | None:
 
 
 def double_bracket(command: DoubleBracket, values: Sequence[str]) -> int | None:
-    """The status of `[[ ... ]]`, whose words are not split; None where only a shell could tell.
+    """Return the status of `[[ ... ]]`, whose words are not split; None where only a shell could tell.
 
     Raises:
         UserError: numbers that bash would work out.

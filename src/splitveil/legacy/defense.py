@@ -18,7 +18,7 @@ PARTS = {
     "local_dp": r"local_dp",
     "pruning": r"pruning(\d+)?",
 }
-"""Words that are a defense of their own, joined by `_` in any order."""
+"""Words that each name a defense, joined by `_` in any order."""
 QUALIFIERS = {
     "noise": (r"noise", "gan_adv"),
     "step": (r"step(\d+)", "gan_adv"),
@@ -26,7 +26,7 @@ QUALIFIERS = {
     "laplace": (r"laplace", "local_dp"),
     "new": (r"new", "SCA"),
 }
-"""Words that count beside one defense only; the published code reads nothing into them elsewhere."""
+"""Words that count beside one defense only; elsewhere the published code ignores them."""
 NUMBERED = ("dropout", "topkprune", "pruning", "step")
 """Words that may end in a number; `step` must."""
 EXAMPLES = (
@@ -45,7 +45,7 @@ EXAMPLES = (
     "pruning180",
 )
 ALIKE = 0.75
-"""How like another word a misspelt one must be: below that, a hint would name another defense."""
+"""Least similarity of a misspelt word to another: below it, a hint would name another defense."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +63,19 @@ class DefenseOption:
 
     @property
     def steps_of_code(self) -> int:
-        """Decoder steps per batch as the published parser reads them: what follows the last `step`, or 3."""
+        """Return the decoder steps per batch as the published parser reads them: what follows the last `step`, or 3."""
         number = _last_number(self.text, "step")
         return 3 if number is None else number
 
     @property
     def epoch_of_code(self) -> int:
-        """Epoch of the pruning as the published parser reads it: what follows the last `pruning`, or 140."""
+        """Return the epoch of the pruning as the published parser reads it: what follows the last `pruning`, or 140."""
         number = _last_number(self.text, "pruning")
         return 140 if number is None else number
 
 
 def read_defense(option: str, flag: str = "AT_regularization") -> DefenseOption:
-    """The parts of a published defense string.
+    """Return the parts of a published defense string.
 
     Raises:
         UserError: an unknown word (with what the published code makes of the string), or one given twice.
@@ -110,7 +110,7 @@ def read_defense(option: str, flag: str = "AT_regularization") -> DefenseOption:
 
 
 def as_published(option: str) -> str:
-    """What the published code makes of any string, by looking for words inside it, as a string of this grammar.
+    """Return, as a string of this grammar, what the published code makes of any string by looking for words in it.
 
     >>> as_published("gaussian_nopeek"), as_published("gan_adv_stp1"), as_published("laplace")
     ('nopeek', 'gan_adv', 'None')
@@ -141,7 +141,7 @@ def _last_number(text: str, word: str) -> int | None:
 
 
 def _words(option: str) -> Iterator[tuple[str, str, float | None]]:
-    """Name, text and number of each word; the name is empty where it is unknown."""
+    """Yield name, text and number of each word; the name is empty where it is unknown."""
     patterns = PARTS | {name: pattern for name, (pattern, _) in QUALIFIERS.items()}
     rest = option
     while rest:
@@ -172,7 +172,7 @@ def _unknown_word(flag: str, option: str, word: str) -> UserError:
 
 
 def _spelled(option: str, word: str, reads: str) -> str:
-    """The string with one word spelled right, or nothing: no defense that the published code reads may be lost."""
+    """Return the string with one word spelled right, or nothing where that loses a defense that the code reads."""
     stem, number = re.match(r"([^\d.]*)((?:\d*\.?\d+)?)", word).groups()  # type: ignore[union-attr]
     names = {name.lower(): name for name in (*PARTS, *QUALIFIERS)}
     name = names.get(nearest(stem.lower(), names, ALIKE), "")

@@ -1,4 +1,4 @@
-"""Which network published tensors belong to: its forms, and the cuts, are tried on shapes alone."""
+"""The network that published tensors belong to: its forms, and the cuts, are tried on shapes alone."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ IN_ENCODER = ("W", "weights")
 def fit(
     stored: Stored, flags: dict[str, Any], reading: Reading, images: data.ImageSet | int, notes: list[str]
 ) -> tuple[config.TrainConfig, runs.SplitModel]:
-    """The settings and the model that the tensors fit, with the tensors in it.
+    """Return the settings and the model that the tensors fit, with the tensors in it.
 
     Raises:
         Mismatch: none fits; the message is that of the network of which most tensors did.
@@ -65,7 +65,7 @@ def _matched(error: UserError) -> int:
 
 
 def _candidates(parts: dict[str, dict[str, Tensor]], flags: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
-    """The published name, ours, and the cut, the likeliest first."""
+    """Yield the published name, ours, and the cut, the likeliest first."""
     first = next(iter(parts["f"].values()))
     stem = first.shape[-1] if first.ndim == 4 else 3
     vggs = (RECIPE["arch"], *(name for name in VGGS if name != RECIPE["arch"]))
@@ -85,7 +85,7 @@ def _candidates(parts: dict[str, dict[str, Tensor]], flags: dict[str, Any]) -> I
 
 
 def _plausible(arch: str, parts: dict[str, dict[str, Tensor]], flags: dict[str, Any]) -> bool:
-    """Whether a network has about as many convolutions as the files, and batch norms where they have some."""
+    """Return whether a network has about as many convolutions as the files, and batch norms where they have some."""
     names = [*parts["f"], *parts["cloud"]]
     found = sum(value.ndim == 4 for part in ("f", "cloud") for value in parts[part].values())
     bottleneck = flags.get("bottleneck_option", "None") != "None"
@@ -95,7 +95,7 @@ def _plausible(arch: str, parts: dict[str, dict[str, Tensor]], flags: dict[str, 
 
 
 def _forms(arch: str, stem: int) -> tuple[str, ...]:
-    """Our names of a published network: the one that is ours too where it fits, else the published form."""
+    """Return our names of a published network: the one that is ours too where it fits, else the published form."""
     released, double = f"{arch}_released", f"{arch}_released_double"
     if arch in RESNETS:
         return (f"{arch}_stem5_sgm", released, double) if stem == 5 else (arch,)
@@ -107,7 +107,7 @@ def _forms(arch: str, stem: int) -> tuple[str, ...]:
 def _settings(
     stored: Stored, flags: dict[str, Any], reading: Reading, published: str, ours: str, cut: int
 ) -> tuple[config.TrainConfig, list[str]]:
-    """The settings of a candidate, and what the translation says of them."""
+    """Return the settings of a candidate, and the notes of their translation."""
     stated = "resnet20_sgm" if ours in RESNETS else published  # a 3×3 stem is not the published ResNet
     translation = translate(flags | {"arch": stated, "cutlayer": cut}, reading)
     defense, notes = as_served(translation, stored.tensors["f"])
@@ -121,7 +121,7 @@ def _settings(
 
 
 def _assumed(flags: dict[str, Any], published: str, ours: str, cut: int) -> list[str]:
-    """What nothing said, and was taken for granted."""
+    """Return notes on what nothing said, and was taken for granted."""
     notes = []
     if "arch" not in flags and published not in (RECIPE["arch"], RESNETS[0]):
         notes.append(f"nothing names the network; {published} fits: --arch for another")
@@ -144,7 +144,7 @@ def _stub(name: str, images: data.ImageSet | int) -> data.ImageSet:
 
 
 def _check(stored: Stored, settings: config.TrainConfig, images: data.ImageSet | int) -> None:
-    """Whether the tensors fit the network, tried on shapes alone: fast enough to try every cut."""
+    """Check whether the tensors fit the network, on shapes alone: fast enough to try every cut."""
     bottleneck = None
     if settings.bottleneck is not None:
         bottleneck = zoo.Bottleneck(
@@ -168,7 +168,7 @@ def _check(stored: Stored, settings: config.TrainConfig, images: data.ImageSet |
 def _prune_like(encoder: nn.Module, tensors: dict[str, Tensor], size: int) -> None:
     """Give the layers of an encoder on shapes alone the widths of the stored tensors where these are pruned ones.
 
-    Where they are those of another network, it stays as it is: the comparison that follows says so.
+    Where they are those of another network, the encoder stays as it is, and the comparison that follows says so.
     """
     saved = _by_order(encoder, tensors)
     own = cast("dict[str, Tensor]", encoder.state_dict())
@@ -188,7 +188,7 @@ def _prune_like(encoder: nn.Module, tensors: dict[str, Tensor], size: int) -> No
 
 
 def _by_order(encoder: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our names with the stored tensors; none where the layers are others."""
+    """Return our names with the stored tensors; none where the layers are others."""
     ours = [name for name in encoder.state_dict() if not name.endswith(COUNTER)]
     theirs = [name for name in tensors if not name.endswith(COUNTER)]
     if [leaf(name) for name in ours] != [leaf(name) for name in theirs]:
@@ -209,7 +209,7 @@ def _load(stored: Stored, settings: config.TrainConfig, images: data.ImageSet | 
 
 
 def _pairs(stored: Stored, encoder: nn.Module, tail: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """Our tensors beside the published ones."""
+    """Return our tensors beside the published ones."""
     cloud = cast("dict[str, Tensor]", tail.state_dict())
     ours = {
         "f": cast("dict[str, Tensor]", encoder.state_dict()),

@@ -16,30 +16,31 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Exit(Exception):
-    """The script, or the subshell, ends."""
+    """The end of the script, or of the subshell."""
 
     def __init__(self, status: int | None):
         self.status = status
 
 
 class Jump(Exception):
-    """`break` or, with `again`, `continue` of so many loops."""
+    """A `break` or, with `again`, a `continue` of some loops."""
 
     def __init__(self, loops: int, again: bool):
         self.loops, self.again = loops, again
 
 
 class Point(Protocol):
-    """The point of the script that is being walked."""
+    """The current point of the walk through the script."""
 
     words: Words
     undecided: tuple[int, str] | None
 
     def certain(self) -> None:
-        """Refuse what matters where it is not known whether it runs."""
+        """Refuse a command that matters where it is not known whether it runs."""
 
 
 def export(command: Simple, arguments: Sequence[str], at: Point) -> None:
+    """Walk `export`."""
     found = [assigned(word) for word in command.words[1:]]
     for word, assignment in zip(command.words[1:], found, strict=True):
         if assignment is None and not _NAME.fullmatch(word.plain):
@@ -51,6 +52,7 @@ def export(command: Simple, arguments: Sequence[str], at: Point) -> None:
 
 
 def unset(command: Simple, arguments: Sequence[str], at: Point) -> None:
+    """Walk `unset`."""
     if not all(_NAME.fullmatch(word) for word in arguments):
         raise refusal(command.line, command.source, "write unset NAME")
     for word in arguments:
@@ -59,7 +61,7 @@ def unset(command: Simple, arguments: Sequence[str], at: Point) -> None:
 
 
 def options(command: Simple, arguments: Sequence[str], at: Point) -> None:
-    """`set`: only the options that are walked, or that do not matter."""
+    """Walk `set`: accept only the options that are walked, or that do not matter."""
     left, known, on = list(arguments), {*SET.values(), "pipefail"}, at.words.state.options
     at.certain()
     while left:
@@ -74,14 +76,14 @@ def options(command: Simple, arguments: Sequence[str], at: Point) -> None:
 
 
 def redirected(command: Simple, arguments: Sequence[str], at: Point) -> None:
-    """`exec` without a command: it redirects what the script writes."""
+    """Walk `exec` without a command, which redirects what the script writes."""
     if arguments:
         raise refusal(command.line, command.source, ADVICE["eval"])
     at.words.state.status = 0
 
 
 def leave(command: Simple, arguments: Sequence[str], at: Point) -> None:
-    """`exit`."""
+    """Walk `exit`."""
     if len(arguments) > 1 or not all(re.fullmatch(r"[0-9]{1,9}", word) for word in arguments):
         raise refusal(command.line, command.source, "write exit alone")
     at.certain()
@@ -89,7 +91,7 @@ def leave(command: Simple, arguments: Sequence[str], at: Point) -> None:
 
 
 def jump(command: Simple, arguments: Sequence[str], at: Point) -> None:
-    """`break` and `continue`."""
+    """Walk `break` and `continue`."""
     name = command.words[0].plain
     if len(arguments) > 1 or not all(re.fullmatch(r"[1-9][0-9]{0,8}", word) for word in arguments):
         raise refusal(command.line, command.source, f"write {name} alone")
@@ -100,6 +102,7 @@ def jump(command: Simple, arguments: Sequence[str], at: Point) -> None:
 
 
 def wait(command: Simple, arguments: Sequence[str], at: Point) -> None:
+    """Walk `wait`."""
     if any(word.startswith(("-", LOOSE)) for word in arguments):
         raise refusal(command.line, command.source, "write wait alone")
     at.words.state.status = 0 if all(job == 0 for job in at.words.state.jobs) else None

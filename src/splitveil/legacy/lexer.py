@@ -12,7 +12,7 @@ from .tree import Arithmetic, Commands, Opaque, Parameter, Part, Substitution, T
 OPERATOR = re.compile(r"&>>|&>|&&|\|\||;;&|;&|;;|\|&|[;&|()\n]|\d*(?:<<<|<<-|<<|<&|<>|<|>>|>&|>\||>)")
 META = " \t\n;&|()<>"
 MAX_DEPTH = 40
-"""Levels of nesting that are read."""
+"""Most levels of nesting that are read."""
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _DOLLAR = re.compile(rf"\$({_NAME}|[0-9@*#?$!-])")
 _BRACED = re.compile(rf"\$\{{({_NAME}|[0-9]+|[@*#?$!-]|PIPESTATUS\[[0-9]+\])\}}")
@@ -34,6 +34,7 @@ class Lexer:
     """The tokens of `text`: a `Word`, an operator, or an empty string at the end.
 
     Args:
+        text: a script, or a part of one.
         line: number of its first line.
         parse: reads the commands of a `$(...)` from this lexer, up to its `)`.
     """
@@ -45,7 +46,7 @@ class Lexer:
         self._peeked: Word | str | None = None
 
     def line(self, at: int | None = None) -> int:
-        """The line of the last token, or of a position."""
+        """Return the line of the last token, or of a position."""
         return self.first + bisect_right(self._breaks, (self.start if at is None else at) - 1)
 
     def peek(self) -> Word | str:
@@ -161,7 +162,7 @@ class Lexer:
         raise self._unclosed('"', start)
 
     def _expansion(self, *, quoted: bool) -> Part:
-        """What begins with `$` or a backtick."""
+        """Read what begins with `$` or a backtick."""
         text, at = self.text, self.at
         if text[at] == "`":
             return self._backticks(quoted)
@@ -189,7 +190,7 @@ class Lexer:
         return Text("$", quoted=True)
 
     def _other(self, opening: str) -> tuple[Part, ...]:
-        """What stands behind the `:-` of `${name:-other}`."""
+        """Read the text after the `:-` of `${name:-other}`."""
         start, parts = self.at, list[Part]()
         while self.at < len(self.text) and self.text[self.at] != "}":
             char = self.text[self.at]
@@ -241,6 +242,6 @@ class Lexer:
 
 
 def is_element(word: Word) -> bool:
-    """Whether a word in front of a command may set an element of an array, as `list[0]=x` does."""
+    """Return whether a word in front of a command may set an element of an array, as `list[0]=x` does."""
     first = word.parts[0] if word.parts else None
     return isinstance(first, Text) and not first.quoted and _ELEMENT.match(first.text) is not None

@@ -1,4 +1,4 @@
-"""What the published code does otherwise than it says: one line each, shown with the settings concerned."""
+"""Notes on what the published code does otherwise than it says, one line each, shown with the settings."""
 
 RATE = "epoch 1 of the published code trains with learning rate 0; here the rate rises over epoch 1"
 CHOICE = "the published code chooses the epoch on the test images; here on a held-out part of the training set"

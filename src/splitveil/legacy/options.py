@@ -11,7 +11,7 @@ from typing import Any, Literal
 from ..errors import UserError, did_you_mean
 
 Reading = Literal["paper", "code"]
-"""What the options say, or what the published code makes of them."""
+"""The meaning that the options have in the paper, or in the published code."""
 VALUES: dict[str, type] = {
     "arch": str,
     "cutlayer": int,
@@ -32,7 +32,7 @@ VALUES: dict[str, type] = {
     "bottleneck_option": str,
     "random_seed": int,
 }
-"""Flags with a value that says what is trained."""
+"""Flags whose value says what is trained."""
 FIXED: dict[str, float] = {
     "num_client": 1,
     "local_lr": -1,
@@ -41,9 +41,9 @@ FIXED: dict[str, float] = {
     "noniid": 1,
     "optimize_computation": 1,
 }
-"""Flags of which only this value has an equivalent."""
+"""Flags with the only value that has an equivalent."""
 NAMES = ("filename", "folder", "scheme", "transfer_source_task")
-"""Flags with a value that is a name: folders, the order in which clients synchronize."""
+"""Flags whose value is a name: folders, the order in which clients synchronize."""
 SWITCHES = (
     "load_from_checkpoint",
     "load_from_checkpoint_server",
@@ -112,9 +112,10 @@ BOTTLENECK = re.compile(
 
 
 def read_flags(argv: Sequence[str], *, attack: bool = False) -> dict[str, Any]:
-    """The typed values of `--flag value` and `--flag=value`; of a flag given twice, the last counts.
+    """Return the typed values of `--flag value` and `--flag=value`; of a flag given twice, the last counts.
 
     Args:
+        argv: words of a command line.
         attack: the flags are those of main_test_MIA.py, the published attack, not of main_MIA.py.
 
     Raises:
@@ -145,7 +146,7 @@ def read_flags(argv: Sequence[str], *, attack: bool = False) -> dict[str, Any]:
 
 
 def _flags(attack: bool) -> tuple[dict[str, type], tuple[str, ...]]:
-    """Flags with a value, and those without, of one of the two published parsers."""
+    """Return the flags with a value, and those without, of one of the two published parsers."""
     types: dict[str, type] = VALUES | dict.fromkeys(FIXED, float) | dict.fromkeys(NAMES, str)
     if attack:
         return {name: types[name] for name in SHARED} | ATTACK_VALUES, ATTACK_SWITCHES
@@ -165,7 +166,7 @@ def _unknown_flag(word: str, attack: bool) -> UserError:
 
 
 def unknown_value(flag: str, value: str, options: Sequence[str]) -> UserError:
-    """The error for a value that is none of `options`."""
+    """Return the error for a value that is none of `options`."""
     hint = did_you_mean(value, options) or ";"
     return UserError(f"--{flag} '{value}' is unknown{hint} expected one of: {', '.join(options)}")
 
@@ -185,7 +186,7 @@ def _typed(name: str, value: str, kind: type) -> Any:
 
 @dataclass(frozen=True)
 class BottleneckOption:
-    """`noRELU_K5C8S1`: 8 channels, stride 1, kernel 5, without ReLU."""
+    """A published bottleneck, such as `noRELU_K5C8S1`: 8 channels, stride 1, kernel 5, without ReLU."""
 
     channels: int
     stride: int
@@ -194,7 +195,7 @@ class BottleneckOption:
 
 
 def read_bottleneck(option: str) -> BottleneckOption | None:
-    """The bottleneck of a published string; None for `None`.
+    """Return the bottleneck of a published string; None for `None`.
 
     Raises:
         UserError: anything that is not `[noRELU_][Kk]Cc[Ss]`.

@@ -1,4 +1,4 @@
-"""A published-style run_exp.sh: its loops become a grid."""
+"""The translation of a run_exp.sh of the published kind, whose loops become a grid."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class Grid:
 
     @property
     def notes(self) -> list[str]:
-        """The notes of all runs, each once."""
+        """Return the notes of all runs, each once."""
         return list(dict.fromkeys(note for run in self.runs for note in run.notes))
 
     @property
     def attacks(self) -> tuple[str, ...]:
-        """The attacks of all runs, each once."""
+        """Return the attacks of all runs, each once."""
         return tuple(dict.fromkeys(attack for run in self.runs for attack in run.attacks))
 
     def to_yaml(self) -> str:
-        """One training: YAML for `splitveil train --config`; several: `base` and `grid` (or `zip`)."""
+        """Return YAML: one training for `splitveil train --config`, several as `base` and `grid` (or `zip`)."""
         if not self.axes:
             return self.runs[0].to_yaml()
         values = {"base": self.base, "zip" if self.zipped else "grid": self.axes}
@@ -56,11 +56,11 @@ class Grid:
 
 
 def read_script(path: str | Path, *, reading: Reading = "paper") -> Grid:
-    """Read a script of the published kind, without running anything.
+    """Read a script of the published kind without running anything.
 
-    Read are variables, `for X in a b c; do`, `if` and `&&` with tests of words, and the calls of `main_MIA*.py` and
-    `main_test_MIA*.py` (docs/legacy.md lists it all). A script that has other shell is refused, as that may decide what
-    is trained.
+    It reads variables, `for X in a b c; do`, `if` and `&&` with tests of words, and the calls of `main_MIA*.py` and
+    `main_test_MIA*.py` (docs/legacy.md lists it all). A script with other shell commands is refused, as they may decide
+    what is trained.
 
     Raises:
         UserError: no such file, no training in it, or, with the line, shell or options that are not read.
@@ -85,7 +85,7 @@ def read_script(path: str | Path, *, reading: Reading = "paper") -> Grid:
 
 
 def _runs(found: Sequence[Call], reading: Reading) -> tuple[list[Translation], list[str]]:
-    """The trainings with their attacks, and notes on attacks that belong to none."""
+    """Return the trainings with their attacks, and notes on attacks that belong to none."""
     runs: list[tuple[dict[str, Any], Translation]] = []
     strangers: list[list[str]] = []
     for call in found:
@@ -138,7 +138,7 @@ def _flags(call: Call, *, attack: bool) -> dict[str, Any]:
 
 
 def _attack(call: Call, runs: list[tuple[dict[str, Any], Translation]], reading: Reading) -> list[str]:
-    """Give the attack to the training whose files it names; where none does, notes are returned."""
+    """Give the attack to the training whose files it names; return notes where none does."""
     flags = _flags(call, attack=True)
     found = next((at for at in reversed(range(len(runs))) if _same_files(flags, runs[at][0])), None)
     if found is None:
@@ -153,7 +153,7 @@ def _attack(call: Call, runs: list[tuple[dict[str, Any], Translation]], reading:
 
 
 def _same_files(attack: dict[str, Any], training: dict[str, Any]) -> bool:
-    """Whether what both name is the same."""
+    """Return whether all that both name is the same."""
     return all(attack[name] == training[name] for name in ("folder", "filename") if name in attack.keys() & training)
 
 
@@ -188,7 +188,7 @@ def _once(values: list[Any]) -> list[Any]:
 
 
 def cells(grid: Grid) -> list[dict[str, Any]]:
-    """The settings of each cell as a reader of the grid file gets them.
+    """Return the settings of each cell as a reader of the grid file gets them.
 
     >>> cells(Grid([], {"data": "digits"}, {"seed": [0, 1]}))
     [{'data': 'digits', 'seed': 0}, {'data': 'digits', 'seed': 1}]
@@ -198,7 +198,7 @@ def cells(grid: Grid) -> list[dict[str, Any]]:
 
 
 class _Plain(yaml.SafeDumper):
-    """No anchors: a list that occurs twice is written twice."""
+    """A dumper without anchors: a list that occurs twice is written twice."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""The defenses of a checkpoint as its network was trained and validated with them, and what must be said of them."""
+"""The defenses of a checkpoint as its network was trained and validated with them, and notes on them."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ REBUILT = (
 
 
 def as_served(translation: Translation, tensors: dict[str, Tensor]) -> tuple[list[str], list[str]]:
-    """Specs of the defenses, and notes: all that the translation knows but what the import makes good.
+    """Return the specs of the defenses, and the notes that are not made void by the import.
 
     Args:
+        translation: of the published options.
         tensors: of the device part; they say whether there is a sparse-coding layer.
 
     Raises:
@@ -78,7 +79,7 @@ def _served(text: str, spec: config.Spec, notes: list[str]) -> str:
 
 
 def _sparse_layers(tensors: dict[str, Tensor]) -> list[str]:
-    """The published sparse-coding layer where the file has its matrix W or its atoms, none where it has not."""
+    """Return the published sparse-coding layer where the file has its matrix W or its atoms, else none."""
     found = []
     for name, value in tensors.items():
         if leaf(name) == "W":
@@ -89,6 +90,6 @@ def _sparse_layers(tensors: dict[str, Tensor]) -> list[str]:
 
 
 def _says(note: str, template: str) -> bool:
-    """Whether `note` is `template` with its gaps filled."""
+    """Return whether `note` is `template` with its gaps filled."""
     fixed = (re.escape(part) for part in re.split(r"{[^}]*}", template))
     return re.fullmatch(".*".join(fixed), note) is not None

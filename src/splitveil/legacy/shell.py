@@ -1,7 +1,7 @@
-"""The shell of published scripts, walked without executing anything: which Python scripts would run, and with what.
+"""The Python scripts that a published shell script would run, and their arguments, without executing anything.
 
-What is walked is what bash does, or it is refused: a construct that is not read may change a variable or decide
-whether a training runs at all. Taken for granted is that trainings succeed, and steps before them such as `cd`.
+The walk does what bash does, or refuses: a construct that is not read may change a variable or decide whether a
+training runs at all. It assumes that trainings succeed, and steps before them such as `cd`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Call:
     """A call of one of the published Python scripts.
 
     Attributes:
-        argv: its arguments; a part that only a shell could tell stands between marks (`words.LOOSE`, `words.SOLID`).
+        argv: arguments; a part that only a shell could tell stands between marks (`words.LOOSE`, `words.SOLID`).
     """
 
     line: int
@@ -54,10 +54,10 @@ class Call:
 
 @dataclass
 class Walk:
-    """What a run of a script would do.
+    """The Python calls that a run of a script would make.
 
     Attributes:
-        calls: of `main_MIA*.py` and `main_test_MIA*.py`, in order.
+        calls: calls of `main_MIA*.py` and `main_test_MIA*.py`, in order.
         others: (line, name) of the other Python scripts.
     """
 
@@ -66,7 +66,7 @@ class Walk:
 
 
 def calls(text: str) -> list[Call]:
-    """All calls of `main_MIA*.py` and `main_test_MIA*.py` that a run of the script would make, in order.
+    """Return all calls of `main_MIA*.py` and `main_test_MIA*.py` that a run of the script would make, in order.
 
     Raises:
         UserError: with the line, shell that is not read; too many turns or calls.
@@ -78,7 +78,7 @@ def calls(text: str) -> list[Call]:
 
 
 def walk(text: str) -> Walk:
-    """As `calls`, with the other Python scripts that would run."""
+    """Return the calls as `calls` does, with the other Python scripts that would run."""
     first = text.partition("\n")[0]
     if first.startswith("#!") and not _BASH.match(first):
         raise refusal(1, first, "expected a script for bash")
@@ -115,7 +115,7 @@ class _Reader:
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """A subshell: what it sets is gone afterwards, and `exit` ends it alone."""
+        """Walk a subshell: what it sets is gone afterwards, and `exit` ends it alone."""
         state, inner = self.state, self.state.copy()
         self.enter(inner)
         try:
@@ -135,14 +135,14 @@ class _Reader:
             self.exempt -= exempt
 
     def maybe(self, line: int, source: str, run: Callable[[], None]) -> None:
-        """Walk what may run or not: nothing in it may matter, and what it sets is unknown afterwards."""
+        """Walk what may run or not: refuse what matters in it, and forget the variables that it sets."""
         before = self.undecided
         self.undecided = before or (line, shown(source))
         run()
         self.undecided, self.state.status, self.state.stages = before, None, []
 
     def certain(self) -> None:
-        """Refuse what matters where it is not known whether it runs."""
+        """Refuse a command that matters where it is not known whether it runs."""
         if self.undecided:
             line, source = self.undecided
             raise UserError(
@@ -209,7 +209,7 @@ class _Reader:
             self.may_end(pipeline, status)
 
     def may_end(self, pipeline: Pipeline, status: int | None) -> None:
-        """What `set -e` does with a status."""
+        """Apply `set -e` to a status."""
         if "errexit" not in self.state.options or self.exempt or status == 0:
             return
         self.certain()

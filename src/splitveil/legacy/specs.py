@@ -1,4 +1,4 @@
-"""From a published defense string to our defenses, with notes where the published code did otherwise."""
+"""The translation of a published defense string, with notes where the published code did otherwise."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ DELTA = 1e-4
 
 
 def defenses(flags: dict[str, Any], given: dict[str, Any], reading: Reading, notes: list[str]) -> list[str]:
-    """The stack of defenses, as `name:key=value`.
+    """Return the stack of defenses, as `name:key=value`.
 
     Args:
-        flags: as given. given: the same with the values taken for those not given.
+        flags: as given.
+        given: the same with the values taken for those not given.
+        reading: "paper" or "code".
         notes: takes what must be known.
 
     Raises:
@@ -63,7 +65,7 @@ def _sigma(kind: str, flags: dict[str, Any], notes: list[str]) -> float:
 
 
 def _older(kind: str, option: DefenseOption, reading: Reading, notes: list[str]) -> DefenseOption | None:
-    """ResSFL's scripts put the defense into --regularization, which the CEM code reads for Gaussian only."""
+    """Return the defense that ResSFL's scripts put into --regularization; the CEM code reads Gaussian only there."""
     try:
         older = read_defense(kind, "regularization")
     except UserError as error:
@@ -109,7 +111,7 @@ def _cem(flags: dict[str, Any], given: dict[str, Any], sigma: float, reading: Re
 def _parts(
     option: DefenseOption, strength: float, given: dict[str, Any], reading: Reading, notes: list[str]
 ) -> tuple[list[str], list[str]]:
-    """Specs that stand before and after the noise on the wire."""
+    """Return the specs that stand before and after the noise on the wire."""
     parts, code = option.parts, reading == "code"
     before, after = [], []
     if "pruning" in parts:
@@ -167,7 +169,7 @@ def _local_dp(epsilon: float, mechanism: str, code: bool, notes: list[str]) -> s
 
 
 def released_noise(epsilon: float, mechanism: str) -> str:
-    """The noise that the published local_dp adds, as a defense of ours.
+    """Return the noise that the published local_dp adds, as a defense of ours.
 
     >>> released_noise(10, "laplace"), released_noise(10, "gaussian")
     ('laplace:scale=0.1', 'gaussian:sigma=0.43436123')
@@ -178,7 +180,7 @@ def released_noise(epsilon: float, mechanism: str) -> str:
 
 
 def nopeek_weight(strength: float, data: str) -> float:
-    """Weight of distance correlation in the published code: its strength on CIFAR-10, a tenth of it elsewhere.
+    """Return the published weight of distance correlation: its strength on CIFAR-10, a tenth of it elsewhere.
 
     >>> nopeek_weight(0.3, "cifar10"), nopeek_weight(0.3, "facescrub")
     (0.3, 0.03)

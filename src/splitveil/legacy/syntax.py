@@ -1,4 +1,4 @@
-"""The commands of a shell script as a tree; what is not read is refused here by its name."""
+"""The commands of a shell script as a tree; constructs that are not read are refused here by their name."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ REFUSED = {
 }
 """Constructs that are not read, with what to write instead."""
 INNER = frozenset(("do", "done", "then", "else", "elif", "fi", "esac", "}"))
-"""Words that belong to another before them."""
+"""Words that belong to an earlier one."""
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(\+?)=")
 ONE = "write one comparison for each [[ ]], or [ ]"
 _FUNCTION = "write what the function does in the place of its calls"
@@ -44,7 +44,7 @@ _REDIRECTION = re.compile(r"\d*[<>]|&>")
 
 
 def parse(text: str) -> Commands:
-    """The commands of a script.
+    """Return the commands of a script.
 
     Raises:
         UserError: with the line, shell that is not read.
@@ -56,7 +56,7 @@ def parse(text: str) -> Commands:
 
 
 def _nested(lexer: Lexer, end: str) -> Commands:
-    """All commands up to `end`: an empty string for the end of the text, or the `)` of a `$(...)`."""
+    """Read all commands up to `end`: an empty string for the end of the text, or the `)` of a `$(...)`."""
     parser = _Parser(lexer)
     commands = parser.commands()
     if (token := lexer.next()) != end:
@@ -69,7 +69,7 @@ class _Parser:
         self.lexer = lexer
 
     def commands(self, *ends: str) -> Commands:
-        """Commands up to one of the words `ends`, to the end of the text or to a `)`."""
+        """Read commands up to one of the words `ends`, to the end of the text or to a `)`."""
         found: list[AndOr] = []
         while True:
             while self.lexer.peek() == "\n":
@@ -285,7 +285,7 @@ class _Parser:
 
 
 def assigned(word: Word) -> Assignment | None:
-    """The assignment that a word in front of a command, or behind `export`, is."""
+    """Return the assignment that a word in front of a command, or after `export`, is."""
     first = word.parts[0] if word.parts else None
     if not isinstance(first, Text) or first.quoted or not (match := _ASSIGNMENT.match(first.text)):
         return None

@@ -22,9 +22,9 @@ PROFILER = ("total_ops", "total_params", "forward_pass")
 """Counters that the published profiler and lca-pytorch leave in the layers."""
 COUNTER = "num_batches_tracked"
 FOREIGN = re.compile(r"GLOBAL|reduce for|can only build|Unsupported class", re.IGNORECASE)
-"""In the message of torch's safe reader: the file names a class or function that is none of its own."""
+"""Words of torch's safe reader that mean: the file names a class or function that is not torch's own."""
 WHOLE = {"local": "f", "cloud": "cloud", "classifier": "classifier"}
-"""Prefix in a file of the whole model -> part."""
+"""Prefix in a file of the whole model -> name of the part."""
 NO_PART = (
     "decoders and generators of the published attacks (model.pt, *_G.tar) are not imported: import the network's own "
     "checkpoint, then train the attack on that run: splitveil attack RUN --attack decoder{0}, or --attack gan"
@@ -49,12 +49,13 @@ class Stored:
 
 
 def read_checkpoint(place: Path, checkpoint: str) -> Stored:
-    """The tensors of `checkpoint_{f,cloud,classifier}_{checkpoint}.tar`, or of one file that holds all three.
+    """Return the tensors of `checkpoint_{f,cloud,classifier}_{checkpoint}.tar`, or of one file that holds all three.
 
     The published code writes one file, `checkpoint_{checkpoint}.tar`, where its scheme has no V (`orig_epoch`).
 
     Args:
         place: the folder, or that one file.
+        checkpoint: "best" or an epoch.
 
     Raises:
         UserError: a missing, truncated or malicious file, or one that holds more than tensors or something else.
@@ -72,7 +73,7 @@ def read_checkpoint(place: Path, checkpoint: str) -> Stored:
 
 
 def _there(folder: Path) -> str:
-    """What a folder holds instead, and what to do: only checkpoints that are whole are proposed."""
+    """Return what a folder holds instead, and what to do: only whole checkpoints are proposed."""
     names = sorted(path.name for path in folder.glob("checkpoint_*.tar"))
     if not names:
         others = [path for path in sorted(folder.iterdir()) if path.suffix in (".pt", ".tar") and path.is_file()]
@@ -104,14 +105,14 @@ def _whole(path: Path) -> Stored:
 
 
 def _decoder(tensors: dict[str, Tensor]) -> str:
-    """`:network=NAME` of a published residual decoder, where its layers tell."""
+    """Return `:network=NAME` of a published residual decoder, where its layers tell."""
     blocks = sum(name.endswith(".bn0.weight") for name in tensors)
     first = tensors.get("m.0.conv1.weight")
     return "" if first is None or blocks < 2 else f":network=res_normN{blocks - 2}C{first.shape[0]}"
 
 
 def is_stored(path: Path) -> bool:
-    """Whether a file begins as those of torch.save or of safetensors do, whatever its name."""
+    """Return whether a file begins as those of torch.save or of safetensors do, whatever its name is."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -120,7 +121,7 @@ def is_stored(path: Path) -> bool:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of one torch file, in their order, without common prefixes and profiler counters."""
+    """Return the tensors of one torch file, in their order, without common prefixes and profiler counters."""
     stored = _load(path)
     for key in WRAPPERS:
         if isinstance(stored, Mapping) and isinstance(stored.get(key), Mapping):
@@ -168,11 +169,12 @@ def _load(path: Path) -> object:
 
 
 def match(source: str, tensors: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our name -> published tensor, by order, last part of the name and shape; every tensor must be used.
+    """Return our name -> published tensor, by order, last part of the name and shape; every tensor must be used.
 
     Args:
         source: the file, for messages.
-        tensors, wanted: published and our tensors in the order of layers; batch counters may be absent.
+        tensors: published tensors in the order of layers.
+        wanted: our tensors in the order of layers; batch counters may be absent.
 
     Raises:
         Mismatch: the first tensor that is missing, mis-shaped or left over.
@@ -199,12 +201,12 @@ def match(source: str, tensors: dict[str, Tensor], wanted: dict[str, Tensor]) ->
 
 
 def leaf(name: str) -> str:
-    """The last part of a tensor's name."""
+    """Return the last part of a tensor's name."""
     return name.rpartition(".")[2]
 
 
 def _published(at: int, have: list[str], want: list[str]) -> str:
-    """The name that a missing tensor had: its layer is that of its neighbor in the same layer of ours."""
+    """Return the name that a missing tensor had: its layer is that of its neighbor in the same layer of ours."""
     layer = want[at].rpartition(".")[0]
     for near, index in ((at + 1, at), (at - 1, at - 1)):
         if 0 <= near < len(want) and 0 <= index < len(have) and want[near].rpartition(".")[0] == layer:

@@ -1,4 +1,4 @@
-"""From published options to the settings of a training, with notes where the code did otherwise."""
+"""The translation of published options to the settings of a training, with notes where the code did otherwise."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ UNSAID = {
     "bottleneck_option": "None",
     "scheme": "V2_epoch",
 }
-"""The parser's defaults of options that run_exp.sh gives and nothing takes for granted."""
+"""The parser's defaults of options that run_exp.sh gives, which are not assumed here."""
 BESIDE = (
     "AT_regularization_strength",
     "regularization_strength",
@@ -47,7 +47,7 @@ BESIDE = (
     "gan_loss_type",
     "ssim_threshold",
 )
-"""Options that count beside others only."""
+"""Options that count only beside others."""
 DATASETS = ("cifar10", "cifar100", "facescrub", "tinyimagenet")
 ELSEWHERE = ("svhn", "mnist", "fmnist", "celeba", "imagenet")
 VGGS = ("vgg11", "vgg11_bn", "vgg11_bn_sgm", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn")
@@ -62,7 +62,7 @@ class Translation:
 
     Attributes:
         settings: plain values of a `TrainConfig`, only those that the options say or imply.
-        notes: one line for each place where the published code did something else than it said.
+        notes: one line for each point at which the published code did something else than it said.
         attacks: the published attacks, each as `name:key=value`, where a script runs some.
     """
 
@@ -71,12 +71,12 @@ class Translation:
     attacks: tuple[str, ...] = ()
 
     def to_yaml(self) -> str:
-        """YAML that `splitveil train --config` reads; the notes and the attacks are comments."""
+        """Return YAML that `splitveil train --config` reads; the notes and the attacks are comments."""
         return comments(self.notes, self.attacks) + yaml.safe_dump(self.settings, sort_keys=False)
 
 
 def comments(notes: Sequence[str], attacks: Sequence[str] = ()) -> str:
-    """The head of a YAML file: one comment line for each note."""
+    """Return the head of a YAML file: one comment line for each note."""
     lines = [f"# note: {note}\n" for note in notes]
     if attacks:
         options = " ".join(f"--attack {attack}" for attack in attacks)
@@ -102,7 +102,7 @@ def read_options(argv: Sequence[str], *, reading: Reading = "paper") -> Translat
 
 
 def translate(flags: dict[str, Any], reading: Reading = "paper") -> Translation:
-    """The same for typed flags, as `read_flags` returns them."""
+    """Translate typed flags, as `read_flags` returns them."""
     if reading not in ("paper", "code"):
         hint = did_you_mean(reading, ("paper", "code")) or ";"
         raise UserError(f"--reading is '{reading}'{hint} expected paper or code")
@@ -131,7 +131,7 @@ def translate(flags: dict[str, Any], reading: Reading = "paper") -> Translation:
 
 
 def taken(flags: dict[str, Any]) -> dict[str, Any]:
-    """Flags of a training, with the values that are taken for those not given."""
+    """Return the flags of a training, with the values that are taken for those not given."""
     return UNSAID | RECIPE | flags
 
 
@@ -156,7 +156,7 @@ def _aside(flags: dict[str, Any], notes: list[str]) -> None:
 
 
 def _counting(flags: dict[str, Any], defense: list[str]) -> set[str]:
-    """Which of the options that count beside others only do count."""
+    """Return which of the options that count only beside others do count."""
     proxies = [spec for spec in defense if spec.startswith("adversarial")]
     found = {"AT_regularization_strength"} if flags.get("AT_regularization", "None") != "None" else set()
     found |= {"regularization_strength"} if flags.get("regularization", "None") != "None" else set()
@@ -166,7 +166,7 @@ def _counting(flags: dict[str, Any], defense: list[str]) -> set[str]:
 
 
 def _not_given(flags: dict[str, Any], given: dict[str, Any], counting: set[str]) -> list[str]:
-    """Which values that count are neither given nor the published parser's."""
+    """Return which values that count are neither given nor the published parser's."""
     always = ("arch", "num_epochs", "learning_rate", "random_seed")
     names = [name for name in PARSER if name not in flags and (name in always or name in counting)]
     said = ", ".join(f"{name} {_short(given[name])} ({_short(PARSER[name])})" for name in names)
@@ -191,7 +191,7 @@ def _dataset(name: str) -> str:
 
 
 def _architecture(given: dict[str, Any], reading: Reading, notes: list[str]) -> str:
-    """Our network; with the code's reading the published form of it where that is another one."""
+    """Return our network; with the code's reading the published form of it where that is another one."""
     name, code = given["arch"], reading == "code"
     bottleneck = read_bottleneck(given["bottleneck_option"])
     long = bottleneck is not None and bottleneck.stride > 2

@@ -1,4 +1,4 @@
-"""What the text of a shell script says: words with their parts, commands, pipelines, loops."""
+"""The syntax tree of a shell script: words with their parts, commands, pipelines, loops."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from ..errors import UserError
 
 SHOWN = 70
-"""Characters of a construct that a message repeats."""
+"""Most characters of a construct that a message repeats."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """Characters that stand for themselves."""
+    """Literal characters."""
 
     text: str
     quoted: bool
@@ -21,7 +21,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Parameter:
-    """`$name`, `${name}`, `${name:-other}`; `other` is what stands behind the operator."""
+    """`$name`, `${name}`, `${name:-other}`; `other` is what follows the operator."""
 
     source: str
     name: str
@@ -68,19 +68,23 @@ Part = Text | Parameter | Arithmetic | Substitution | Opaque
 
 @dataclass(frozen=True)
 class Word:
+    """A word with its parts."""
+
     line: int
     source: str
     parts: tuple[Part, ...]
 
     @property
     def plain(self) -> str:
-        """The word if nothing in it is quoted or expanded, else an empty string."""
+        """Return the word if nothing in it is quoted or expanded, else an empty string."""
         plain = all(isinstance(part, Text) and not part.quoted for part in self.parts)
         return "".join(part.text for part in self.parts if isinstance(part, Text)) if plain else ""
 
 
 @dataclass(frozen=True)
 class Assignment:
+    """`NAME=VALUE` or `NAME+=VALUE`."""
+
     name: str
     value: Word
     append: bool = False
@@ -88,6 +92,8 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Redirection:
+    """`>file` and its like."""
+
     operator: str
     target: Word
 
@@ -126,6 +132,8 @@ class Group:
 
 @dataclass(frozen=True)
 class For:
+    """`for NAME in words; do ...; done`."""
+
     line: int
     name: str
     words: tuple[Word, ...]
@@ -145,6 +153,8 @@ class Branch:
 
 @dataclass(frozen=True)
 class If:
+    """`if ...; then ...; elif ...; else ...; fi`."""
+
     line: int
     branches: tuple[Branch, ...]
     otherwise: Commands
@@ -156,6 +166,8 @@ Command = Simple | DoubleBracket | Group | For | If
 
 @dataclass(frozen=True)
 class Pipeline:
+    """Commands joined by `|`, perhaps behind a `!`."""
+
     line: int
     source: str
     commands: tuple[Command, ...]
@@ -174,14 +186,14 @@ Commands = Sequence[AndOr]
 
 
 def refusal(line: int, source: str, advice: str) -> UserError:
-    """The error for shell that is not read: where, what, what to do."""
+    """Return the error for shell that is not read: where, what, what to do."""
     return UserError(f"line {line}: '{shown(source)}' is not read; {advice}")
 
 
 def shown(source: str) -> str:
-    """A construct on one line, cut where it is long.
+    r"""Return a construct on one line, cut where it is long.
 
-    >>> shown("python x.py  --a \\\\\\n  1")
+    >>> shown("python x.py  --a \\\n  1")
     'python x.py --a 1'
     """
     text = " ".join(source.replace("\\\n", " ").split())

@@ -1,4 +1,4 @@
-"""How much smaller than the image the wire of a published network is: decoders are built for that."""
+"""The factor by which the wire of a published network is smaller than the image, for which decoders are built."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORMS = {"resnet20": "resnet20_sgm", "resnet32": "resnet32_sgm", "mobilenetv2": 
 
 
 def shrinking(flags: Mapping[str, Any]) -> int | None:
-    """The image's side over the wire's, rounded down; None where no image set or no such network tells it.
+    """Return the image's side over the wire's, rounded down; None where no image set or no such network tells it.
 
     >>> shrinking({"arch": "vgg11_bn_sgm", "cutlayer": 4, "dataset": "cifar10", "bottleneck_option": "C8S1"})
     4

@@ -1,4 +1,4 @@
-"""What the words of a shell command stand for, as far as the script alone says it."""
+"""The expansion of the words of a shell command, as far as the script alone says it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .tree import Arithmetic, Assignment, Opaque, Parameter, Part, Substitution,
 
 
 def names(text: str) -> frozenset[str]:
-    """The words of `text`."""
+    """Return the words of `text`."""
     return frozenset(text.split())
 
 
@@ -47,7 +47,7 @@ _GLOB = re.compile(r"[*?]|\[[^ ]*\]")
 
 @dataclass
 class State:
-    """What is known at one point of the script.
+    """The knowledge of the walk at one point of the script.
 
     Attributes:
         env: variable -> value, with unknown parts marked.
@@ -80,7 +80,7 @@ class Words:
         self.state, self._substitute = state, substitute
 
     def fields(self, word: Word) -> list[str]:
-        """The arguments that a word becomes: quotes removed, variables put in and split, unknown parts marked."""
+        """Return the arguments that a word becomes: unquoted, expanded and split, with unknown parts marked."""
         found: list[str] = []
         current: str | None = None
         pattern = ""  # what a shell looks for among the files; quoted characters are an x in it
@@ -106,18 +106,18 @@ class Words:
         return [f"{LOOSE}{word.source}{LOOSE}"] if _GLOB.search(pattern) or _braces(word) else found
 
     def value(self, word: Word) -> str:
-        """The one value of a word on the right of an assignment or between `[[` and `]]`."""
+        """Return the one value of a word on the right of an assignment or between `[[` and `]]`."""
         return "".join(
             _tilde(part, word, LOOSE) if isinstance(part, Text) else self._value(part, word.line) for part in word.parts
         )
 
     def assign(self, assignments: Sequence[Assignment], *, certain: bool = True) -> None:
-        """Set variables one after the other; what may be set or not (`certain` false) is unknown from here on."""
+        """Set variables one after the other; what may be set or not (`certain` false) is unknown from then on."""
         for assignment in assignments:
             self.store(assignment, self.assigned(assignment), certain=certain)
 
     def assigned(self, assignment: Assignment) -> str:
-        """The value on the right of an assignment that is allowed."""
+        """Return the value on the right of an assignment that is allowed."""
         name, line, value = assignment.name, assignment.value.line, self.value(assignment.value)
         if name in _FORBIDDEN or (name == "PATH" and not re.search(r"\0\$\{?PATH", value)):
             raise refusal(line, f"{name}=", "keep $PATH in it" if name == "PATH" else "delete it")
@@ -194,27 +194,28 @@ class Words:
 
 
 def unknown(text: str) -> bool:
-    """Whether a value has a part that only a shell could tell."""
+    """Return whether a value has a part that only a shell could tell."""
     return LOOSE in text or SOLID in text
 
 
 def known_part(text: str) -> str:
+    """Return a value without its unknown parts."""
     return _MARKED.sub("", text)
 
 
 def readable(text: str) -> str:
-    """A value for a message, unknown parts as the script writes them."""
+    """Return a value for a message, with unknown parts as the script writes them."""
     return text.replace(LOOSE, "").replace(SOLID, "")
 
 
 def _several(part: Part) -> bool:
-    """Whether it is several words even in quotes."""
+    """Return whether a part is several words even in quotes."""
     name = getattr(part, "name", "")
     return name == "@" or (isinstance(part, Opaque) and "@" in part.source)
 
 
 def _tilde(part: Text, word: Word, mark: str) -> str:
-    """The text with an unquoted ~ that may be a home folder marked as unknown."""
+    """Return the text with an unquoted ~ that may be a home folder marked as unknown."""
     if part.quoted or "~" not in part.text:
         return part.text
     start = r"(?:(?<=[:=])|^)" if part is word.parts[0] else r"(?<=[:=])"
