@@ -1,4 +1,4 @@
-"""What decides a branch of traced code: the shape of the example, the number of images, or the images themselves."""
+"""Branches of traced code: decided by the example's shape, by the number of images, or by the images themselves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 MOST = 64
-"""Images in a batch that is tried, at most."""
+"""Most images in a batch that is tried."""
 STRUCTURE = frozenset(
     {
         "size",
@@ -39,7 +39,7 @@ STRUCTURE = frozenset(
         "nbytes",
     }
 )
-"""Of a tensor: what is the same for all images of one size."""
+"""Attributes and methods of a tensor that are the same for all images of one size."""
 
 
 def check_pixels(condition: fx.Node, values: Mapping[fx.Node, Any]) -> None:
@@ -48,7 +48,7 @@ def check_pixels(condition: fx.Node, values: Mapping[fx.Node, Any]) -> None:
     A trace would take the example's way for all images.
 
     Args:
-        condition: of the branch.
+        condition: node of the branch.
         values: of all nodes, for the example.
 
     Raises:
@@ -61,9 +61,11 @@ def check_pixels(condition: fx.Node, values: Mapping[fx.Node, Any]) -> None:
 
 
 def batches_about(condition: fx.Node, values: Mapping[fx.Node, Any], pixels: bool = False) -> set[int]:
-    """Numbers of images about those at which a branch on the batch size may change; none of other branches.
+    """Return the numbers of images near those at which a branch on the batch size may change; none of other branches.
 
     Args:
+        condition: node of the branch.
+        values: of all nodes, for the example.
         pixels: let a branch pass that `check_pixels` refuses.
 
     Raises:
@@ -81,7 +83,7 @@ def batches_about(condition: fx.Node, values: Mapping[fx.Node, Any], pixels: boo
 
 
 def _plain_ancestors(node: fx.Node, values: Mapping[fx.Node, Any]) -> Iterator[fx.Node]:
-    """The node and those before it whose values are no tensors."""
+    """Yield the node and those before it whose values are no tensors."""
     found, waiting = set[fx.Node](), [node]
     while waiting:
         node = waiting.pop()
@@ -92,7 +94,7 @@ def _plain_ancestors(node: fx.Node, values: Mapping[fx.Node, Any]) -> Iterator[f
 
 
 def _name(node: fx.Node) -> str:
-    """Name of the method, function or attribute that a node asks."""
+    """Return the name of the method, function or attribute that a node asks."""
     if node.target is getattr:
         return str(node.args[1])
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))

@@ -1,4 +1,4 @@
-"""Where the channels of a feature are: found by trying, so that every wire comes as (C, H, W) or (T, C)."""
+"""The axis of a feature's channels, found by trying, so that every wire is (C, H, W) or (T, C)."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _MAPS = (
 )
 """Layers whose output has its channels in front."""
 _ELEMENTWISE = (nn.Identity, nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Hardswish, nn.Dropout)
-"""Layers that leave every number where it is."""
+"""Layers that keep every number in its place."""
 
 
 class Ran(NamedTuple):
-    """A layer without children that has run."""
+    """A layer without children, after it has run."""
 
     module: nn.Module
     input: Tensor
@@ -47,12 +47,13 @@ def channel_move(
     larger: Callable[[], nn.Module] | None = None,
     layout: Layout | None = None,
 ) -> tuple[int, int] | None:
-    """From which axis to which the channels of the output of layer ``at`` must move; None where they are right.
+    """Return from which axis to which the channels of the output of layer ``at`` must move; None where they are right.
 
     An image of twice the side makes the places of a feature more and leaves its channels as they are. Where the
     network takes one size only, or the feature does not grow, the layer that made it decides.
 
     Args:
+        network: whole network.
         at: name of the layer; "" is the network itself.
         example: an input (1, 3, S, S) of the network.
         larger: builds the same network for images of twice the side; for networks made for one size.
@@ -71,7 +72,7 @@ def channel_move(
         if feature.dim() == 4 and layout is not None:
             return _move(feature, layout)
         axis = _constant_axis(feature, _grown(network, at, example, larger))
-    if feature.dim() == 3:  # no decoder relies on the places of tokens, so that these may stay unknown
+    if feature.dim() == 3:  # no decoder relies on the places of tokens, so they may stay unknown
         return None if axis in (None, 2) else (axis, 2)
     axis = _made_by(feature, makers) if axis is None else axis
     if axis is None:
@@ -83,7 +84,11 @@ def channel_move(
 
 
 def check_order(encoder: nn.Module, example: Tensor) -> None:
-    """Refuse an encoder whose features are not as the wire carries them: maps (C, H, W), tokens (T, C).
+    """Refuse an encoder whose features are not ordered as the wire carries them: maps (C, H, W), tokens (T, C).
+
+    Args:
+        encoder: device half of a network.
+        example: an input (1, 3, S, S).
 
     Raises:
         UserError: they are ordered otherwise, or maps whose channels cannot be told from their places.
@@ -106,6 +111,10 @@ def check_rows(encoder: nn.Module, example: Tensor) -> None:
     Tokens first, images folded into patches or windows, and a batch of one that is squeezed away would pair wires with
     other images, and the attack that fails on these would be taken for privacy.
 
+    Args:
+        encoder: device half of a network.
+        example: an input (1, 3, S, S).
+
     Raises:
         UserError: axis 0 does not count the images, or nothing else is left for the wire.
 
@@ -123,7 +132,7 @@ def check_rows(encoder: nn.Module, example: Tensor) -> None:
 
 
 class Ordered(nn.Module):
-    """An encoder of ``layout`` whose maps come as (C, H, W)."""
+    """An encoder of ``layout`` whose maps are returned as (C, H, W)."""
 
     def __init__(self, network: nn.Module, layout: Layout):
         super().__init__()
@@ -150,7 +159,10 @@ class Restored(nn.Module):
 
 
 def parse(text: str | None) -> Layout | None:
-    """A layout by its name; None stays.
+    """Return a layout by its name; None stays.
+
+    Args:
+        text: name of the layout.
 
     Raises:
         UserError: an unknown name.
@@ -169,7 +181,7 @@ def _named(at: str) -> str:
 
 
 def _watched(network: nn.Module, at: str, example: Tensor) -> tuple[Tensor, list[Ran]]:
-    """The output of layer ``at``, and the layers without children that ran up to it."""
+    """Return the output of layer ``at``, and the layers without children that ran up to it."""
     found: list[Tensor] = []
     ran: list[Ran] = []
 
@@ -193,7 +205,7 @@ def _watched(network: nn.Module, at: str, example: Tensor) -> tuple[Tensor, list
 
 
 def _grown(network: nn.Module, at: str, example: Tensor, larger: Callable[[], nn.Module] | None) -> torch.Size | None:
-    """Shape of the feature for an image of twice the side; None where the network takes no such image."""
+    """Return the shape of the feature for an image of twice the side; None where the network takes no such image."""
     if example.dim() != 4:
         return None
     image = interpolate(example.float(), scale_factor=2).to(example.dtype)
@@ -208,7 +220,7 @@ def _grown(network: nn.Module, at: str, example: Tensor, larger: Callable[[], nn
 
 
 def _constant_axis(feature: Tensor, grown: torch.Size | None) -> int | None:
-    """The one axis besides the batch that did not change, where all others did."""
+    """Return the one axis besides the batch that did not change, where all others did."""
     if grown is None or len(grown) != feature.dim() or grown[0] != feature.shape[0]:
         return None
     same = [axis for axis in range(1, feature.dim()) if grown[axis] == feature.shape[axis]]
@@ -216,7 +228,7 @@ def _constant_axis(feature: Tensor, grown: torch.Size | None) -> int | None:
 
 
 def _made_by(feature: Tensor, ran: list[Ran]) -> int | None:
-    """1 or 3, by the last layer whose output has the feature's shape and whose layout is known."""
+    """Return 1 or 3, by the last layer whose output has the feature's shape and whose layout is known."""
     # Of as many channels as rows and columns, a permuted map has the shape of the map: it must be the same numbers.
     cube = len(set(feature.shape[1:])) == 1
     for layer in reversed(ran):
@@ -224,7 +236,7 @@ def _made_by(feature: Tensor, ran: list[Ran]) -> int | None:
             continue
         if isinstance(layer.module, _MAPS):
             return 1
-        # Subclasses of layer norm and linear layers bring their channels elsewhere.
+        # Subclasses of layer norm and linear layers may have their channels elsewhere.
         if type(layer.module) in (nn.LayerNorm, nn.Linear):
             return 3
         if cube and isinstance(layer.module, _ELEMENTWISE):

@@ -93,7 +93,7 @@ def _run(network: nn.Module, example: Tensor) -> Any:
 
 
 class _Whole(nn.Module):
-    """Calls the network with one argument, so that its other arguments keep their defaults."""
+    """The network with one argument, so that its other arguments keep their defaults."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -104,7 +104,7 @@ class _Whole(nn.Module):
 
 
 class _Tracer(fx.Tracer):
-    """Enters only the ancestors of the cut, and knows the value of every node for the example.
+    """A tracer that enters only the ancestors of the cut, and knows the value of every node for the example.
 
     The values decide branches on shapes (as ``if x.shape[2] > 7``), at which plain tracing gives up.
 
@@ -170,7 +170,7 @@ class _Tracer(fx.Tracer):
 
 
 def _plain(value: Any, values: dict[fx.Node, Any]) -> Any:
-    """An argument with the values of its nodes; lists are new and may be written into, unlike those of torch.fx."""
+    """Return an argument with the values of its nodes; lists are new and may be changed, unlike those of torch.fx."""
     if isinstance(value, fx.Node):
         return values[value]
     if isinstance(value, list):
@@ -186,7 +186,7 @@ def _plain(value: Any, values: dict[fx.Node, Any]) -> Any:
 
 
 def _trace(network: nn.Module, at: str, example: Tensor, lenient: bool = False) -> Traced:
-    """The graph around ``at``, the modules and tensors it refers to, by their names in ``network``, batches to try."""
+    """Return the graph around ``at``, the modules and tensors that it names as ``network`` does, and batches to try."""
     whole, tracer = _Whole(network), _Tracer(at, example.clone(), lenient)
     entered = [network] + [network.get_submodule(name) for name in _ancestors(at)]
     try:
@@ -237,7 +237,7 @@ def _trace_both_modes(network: nn.Module, at: str, example: Tensor) -> Traced:
 
 
 def _way_to_logits(graph: fx.Graph) -> list[fx.Node]:
-    """The nodes that the logits are computed from, in order; of several outputs the first counts."""
+    """Return the nodes from which the logits are computed, in order; of several outputs the first counts."""
     end = _output(graph).args[0]
     while isinstance(end, tuple | list | dict) and end:
         end = next(iter(end.values() if isinstance(end, dict) else end))
@@ -263,7 +263,7 @@ def _cut_node(graph: fx.Graph, at: str) -> fx.Node:
 
 
 def _crossing(graph: fx.Graph, cut: fx.Node) -> list[fx.Node]:
-    """The values that depend on x, are not computed from z, and are read after the cut."""
+    """Return the values that depend on x, are not computed from z, and are read after the cut."""
     from_input = _descendants(next(iter(graph.nodes)))
     from_cut = _descendants(cut)
     needed = _needed(_output(graph), stop=cut)
@@ -364,7 +364,7 @@ def _is_legal(network: nn.Module, name: str, example: Tensor) -> bool:
 
 
 def _neighbors(network: nn.Module, at: str) -> list[str]:
-    """Layers around ``at``: those beside it, then the modules that contain it and those beside them."""
+    """Return the layers around ``at``: those beside it, then the modules that contain it and those beside them."""
     found: list[str] = []
     for name in [at, *reversed(_ancestors(at))]:
         parent, _, own = name.rpartition(".")
@@ -376,7 +376,7 @@ def _neighbors(network: nn.Module, at: str) -> list[str]:
 
 
 def _ancestors(at: str) -> list[str]:
-    """Names of the modules that contain ``at``, outermost first, without the network itself.
+    """Return the names of the modules that contain ``at``, outermost first, without the network itself.
 
     >>> _ancestors("layer1.0.conv1")
     ['layer1', 'layer1.0']

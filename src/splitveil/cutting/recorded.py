@@ -1,4 +1,4 @@
-"""Let a trace record ``len(x)``, which Python otherwise wants to be a number at once."""
+"""The recording of ``len(x)`` in a trace, where Python otherwise needs a number at once."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from torch import fx, nn
 @contextmanager
 def recorded_len(modules: list[nn.Module]) -> Iterator[None]:
     """Record ``len(x)`` in the code of these modules as any other function that is called.
+
+    Args:
+        modules: modules whose code is traced.
 
     >>> class Doubled(nn.Module):
     ...     def forward(self, x):

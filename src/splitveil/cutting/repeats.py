@@ -1,4 +1,4 @@
-"""Whether the halves of a cut repeat the network away from the example that was traced: other batches, both modes."""
+"""The check that the halves of a cut repeat the network, on other batches than the traced example and in both modes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 
 BATCHES = (1, 2, 3, 8)
-"""Numbers of images that are tried."""
+"""Batch sizes that are tried."""
 
 
 def verify(
@@ -26,6 +26,11 @@ def verify(
     tried with gradients too, which code may ask for.
 
     Args:
+        network: whole network.
+        encoder: device half.
+        tail: cloud half.
+        example: an input of the network.
+        at: name of the layer, for the message.
         batches: further numbers of images, at which the traced code may take another way.
 
     Raises:
@@ -83,7 +88,7 @@ def _same(
 
 
 def _answer(function: Callable[[Tensor], Any], x: Tensor, kept: list[tuple[Tensor, Tensor]]) -> tuple[Any, bool]:
-    """What ``function`` answers with the same random numbers each time, and whether it refuses the batch."""
+    """Return the answer of ``function`` with the same random numbers each time, and whether it refuses the batch."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         try:

@@ -52,10 +52,12 @@ class _Winograd(torch.autograd.Function):
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.conv2d(x, weight, bias, padding=1)` by Winograd's algorithm, differentiable any number of times.
+    """Return `F.conv2d(x, weight, bias, padding=1)` by Winograd's algorithm, differentiable any number of times.
 
     Args:
-        x: (B, C, H, W), best channels-last. weight: (O, C, 3, 3). bias: (O). float32 or float64, CPU.
+        x: (B, C, H, W), best channels-last, float32 or float64, on a CPU.
+        weight: (O, C, 3, 3).
+        bias: (O).
 
     Returns:
         (B, O, H, W), channels-last.
@@ -67,7 +69,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def pays(shape: torch.Size, outputs: int) -> bool:
-    """Whether Winograd's algorithm is the faster one for maps of this shape (B, C, H, W).
+    """Return whether Winograd's algorithm is the faster one for maps of this shape (B, C, H, W).
 
     >>> pays(torch.Size([128, 256, 8, 8]), 256), pays(torch.Size([128, 3, 32, 32]), 64)
     (True, False)
@@ -82,7 +84,7 @@ def pays(shape: torch.Size, outputs: int) -> bool:
 
 
 class WinogradConv2d(nn.Conv2d):
-    """`nn.Conv2d` that takes Winograd's algorithm where it is faster and allowed, else the ordinary kernel.
+    """An `nn.Conv2d` that uses Winograd's algorithm where it is faster and allowed, else the ordinary kernel.
 
     >>> layer = WinogradConv2d(64, 64, 3, padding=1)
     >>> sorted(layer.state_dict()) == sorted(nn.Conv2d(64, 64, 3, padding=1).state_dict())
@@ -103,7 +105,7 @@ def _eligible(layer: nn.Conv2d) -> bool:
 
 
 def _plain_run() -> bool:
-    """No autocast, export, compilation or function transform: these need operators that they know."""
+    """Return whether there is no autocast, export, compilation or function transform, which need known operators."""
     special = torch.is_autocast_enabled("cpu") or torch._C._get_tracing_state() is not None
     special = special or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
     return not (special or torch._C._are_functorch_transforms_active())
@@ -121,7 +123,7 @@ def _plain_tensors(x: Tensor, *parameters: Tensor | None) -> bool:
 
 
 def accelerate(module: nn.Module) -> int:
-    """Let the eligible layers of a network be `WinogradConv2d`; returns how many. `restore` undoes it.
+    """Turn the eligible layers of a network into `WinogradConv2d` and return how many; `restore` undoes it.
 
     Eligible: exactly `nn.Conv2d`, 3×3, stride 1, padding 1, no dilation, no groups, 64 channels or more on
     both sides. Fastest with channels-last images. Call it where `worth_it()`.
@@ -137,7 +139,7 @@ def accelerate(module: nn.Module) -> int:
 
 
 def restore(module: nn.Module) -> int:
-    """Make every `WinogradConv2d` of a network a plain `nn.Conv2d` again; returns how many."""
+    """Turn every `WinogradConv2d` of a network back into a plain `nn.Conv2d` and return how many."""
     layers = [m for m in module.modules() if type(m) is WinogradConv2d]
     for layer in layers:
         layer.__class__ = nn.Conv2d  # pyright: ignore[reportAttributeAccessIssue]
@@ -145,6 +147,6 @@ def restore(module: nn.Module) -> int:
 
 
 def worth_it() -> bool:
-    """True on CPUs with neither bfloat16 nor AVX-512 arithmetic: there the ordinary kernels are the limit."""
+    """Return True on CPUs with neither bfloat16 nor AVX-512 arithmetic, where the ordinary kernels are the limit."""
     able = capabilities()
     return able["avx2"] and not any(able[k] for k in ("avx512_f", "avx512_bf16", "amx_bf16"))

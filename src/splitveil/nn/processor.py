@@ -1,4 +1,4 @@
-"""What arithmetic the processor has."""
+"""The arithmetic of the processor."""
 
 from __future__ import annotations
 

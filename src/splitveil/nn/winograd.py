@@ -48,7 +48,7 @@ class Plan(NamedTuple):
 
 @lru_cache(maxsize=64)
 def plan(height: int, width: int, dtype: torch.dtype) -> Plan:
-    """The transforms for a map of height × width pixels. Constants: the cache holds no state of a run."""
+    """Return the transforms for a map of height × width pixels; they are constants, so the cache holds no state."""
     forms = [{1: ONE, 2: TWO}.get(side, FOUR) for side in (height, width)]
     with torch.inference_mode(False), torch.no_grad():
         (a, g, b), (a2, g2, b2) = ([torch.tensor(m, dtype=torch.float64, device="cpu") for m in f] for f in forms)
@@ -65,7 +65,7 @@ def plan(height: int, width: int, dtype: torch.dtype) -> Plan:
 
 
 def _banded(analysis: Tensor, tiles: int, side: int) -> Tensor:
-    """(tiles, p, side): the analysis of every tile of an axis, without the columns that meet the padding."""
+    """Return (tiles, p, side): the analysis of every tile of an axis, without the columns that meet the padding."""
     products, window = analysis.shape
     out = analysis.new_zeros(tiles, products, tiles * (window - 2) + 2)
     for i in range(tiles):
@@ -74,12 +74,12 @@ def _banded(analysis: Tensor, tiles: int, side: int) -> Tensor:
 
 
 def _each(matrix: Tensor, batch: Tensor) -> Tensor:
-    """The product of one matrix with every matrix of a batch (N, rows, columns), none of them copied."""
+    """Return the product of one matrix with every matrix of a batch (N, rows, columns), none of them copied."""
     return torch.bmm(matrix.expand(len(batch), *matrix.shape), batch)
 
 
 def _analyze(x: Tensor, p: Plan) -> Tensor:
-    """Pixels (B, H, W, C) to products (p, B·tiles, C)."""
+    """Transform pixels (B, H, W, C) to products (p, B·tiles, C)."""
     count, height, width, channels = x.shape
     if p.dense is not None:
         v = _each(p.dense.flatten(0, 1), x.view(count, height * width, channels))
@@ -92,7 +92,7 @@ def _analyze(x: Tensor, p: Plan) -> Tensor:
 
 
 def _analyze_adjoint(v: Tensor, size: torch.Size, p: Plan) -> Tensor:
-    """Gradients of the products (p, B·tiles, C) to gradients of the pixels (B, H, W, C)."""
+    """Transform gradients of the products (p, B·tiles, C) to gradients of the pixels (B, H, W, C)."""
     count, height, width, channels = size
     (rows, columns), (m, n) = p.tiles, p.outputs
     if p.dense is not None:
@@ -112,14 +112,14 @@ def _analyze_adjoint(v: Tensor, size: torch.Size, p: Plan) -> Tensor:
 
 
 def _synthesize(products: Tensor, size: torch.Size, p: Plan) -> Tensor:
-    """Products (p, B·tiles, O) to output pixels (B, H, W, O)."""
+    """Transform products (p, B·tiles, O) to output pixels (B, H, W, O)."""
     (rows, columns), (m, n) = p.tiles, p.outputs
     y = _each(p.synthesis, products.transpose(0, 1)).view(size[0], rows, columns, m, n, size[3])
     return y.transpose(2, 3).reshape(size[0], rows * m, columns * n, size[3])[:, : size[1], : size[2]]
 
 
 def _synthesize_adjoint(dy: Tensor, p: Plan) -> Tensor:
-    """Gradients of the output pixels (B, H, W, O) to gradients of the products (p, B·tiles, O)."""
+    """Transform gradients of the output pixels (B, H, W, O) to gradients of the products (p, B·tiles, O)."""
     (rows, columns), (m, n) = p.tiles, p.outputs
     count, height, width, channels = dy.shape
     if (rows * m, columns * n) != (height, width):
@@ -129,7 +129,7 @@ def _synthesize_adjoint(dy: Tensor, p: Plan) -> Tensor:
 
 
 def _filter(weight: Tensor, matrix: Tensor) -> Tensor:
-    """Weights (O, C, 3, 3) to (p, O, C), read in the order in which they lie in memory."""
+    """Transform weights (O, C, 3, 3) to (p, O, C), read in the order in which they lie in memory."""
     if weight.is_contiguous():
         return (matrix @ weight.view(-1, 9).T).view(-1, *weight.shape[:2])
     taps = weight.permute(0, 2, 3, 1).contiguous().view(len(weight), 9, -1)
@@ -146,20 +146,20 @@ def _add_filter_adjoint(dw: Tensor, du: Tensor, matrix: Tensor) -> None:
 
 
 def _groups(count: int, bytes_each: int) -> list[slice]:
-    """Equal runs of items whose temporaries keep within CHUNK_BYTES."""
+    """Return equal runs of items whose temporaries keep within CHUNK_BYTES."""
     runs = max(1, min(count, -(-count * bytes_each // CHUNK_BYTES)))
     step = -(-count // runs)
     return [slice(i, min(i + step, count)) for i in range(0, count, step)]
 
 
 def _chunks(x: Tensor, weight: Tensor, p: Plan) -> tuple[list[slice], list[slice]]:
-    """Runs of images and runs of products. Only one of the two is long: many pixels or many weights."""
+    """Return runs of images and runs of products. Only one of the two is long: many pixels or many weights."""
     per_image = len(p.filter) * p.tiles[0] * p.tiles[1] * max(weight.shape[:2]) * x.element_size()
     return _groups(len(x), per_image), _groups(len(p.filter), weight[:, :, 0, 0].numel() * x.element_size())
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The convolution of x (B, H, W, C) with weights (O, C, 3, 3) and bias (O): (B, H, W, O), contiguous.
+    """Return the convolution of x (B, H, W, C) with weights (O, C, 3, 3) and bias (O): (B, H, W, O), contiguous.
 
     >>> x, w = torch.ones(2, 4, 4, 8), torch.ones(5, 8, 3, 3)
     >>> forward(x, w, None)[0, :2, :2, 0].round()  # 4, 6 or 9 of the taps meet the map; 8 channels
@@ -185,7 +185,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def backward(
     x: Tensor, weight: Tensor, dy: Tensor, need_x: bool = True, need_w: bool = True
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of x (B, H, W, C) and of the weights (O, C, 3, 3) from those of the output, (B, H, W, O).
+    """Return gradients of x (B, H, W, C) and of the weights (O, C, 3, 3) from those of the output, (B, H, W, O).
 
     The analysis of x is computed again: 5 % of the time, against 2.25 times the memory of the activations.
     """

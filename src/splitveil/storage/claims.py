@@ -1,4 +1,4 @@
-"""One process at a time works in a folder: the claim is taken before anything is read or written there."""
+"""Claims of folders, in each of which one process works at a time."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from pathlib import Path
 from ..errors import UserError
 
 LOCK = ".lock"
-"""Name of the file that a working process holds; one that a killed process has left is taken over."""
+"""Name of the file that a working process locks; one that a killed process has left is taken over."""
 
 
 @contextmanager
 def claimed(folder: str | Path, work: str) -> Iterator[None]:
-    """Keep every other process out of ``folder`` while the block runs; the folder is made where it is missing.
+    """Keep every other process out of ``folder`` while the block runs; make the folder where it is missing.
 
     The claim is an exclusive ``flock``, which ends with the process that holds it, however that ends. Folders that
     were made for it and are still empty when the block fails are removed again.
 
     Args:
+        folder: folder that is claimed.
         work: what is going on in the folder, for the message to others, such as "training".
 
     Raises:
@@ -58,7 +59,7 @@ def claimed(folder: str | Path, work: str) -> Iterator[None]:
 
 
 def _held(path: Path) -> int | None:
-    """The open lock file, held; None where another process holds it."""
+    """Return the open, locked lock file; None where another process holds it."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all: written under a temporary name, then renamed."""
+"""Files that appear whole or not at all: written under a temporary name, then renamed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from typing import Any
 from ..errors import UserError, shown
 
 LONGEST_NAME = 255
-"""Bytes of a file's name that every usual file system takes."""
+"""Most bytes of a file's name that every usual file system takes."""
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``; rename it onto ``path`` when the block succeeds.
+
+    Args:
+        path: file that is made or replaced.
 
     Raises:
         UserError: the folder cannot be written or the disk is full; nothing is left behind.
@@ -46,6 +49,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 def expanded(path: str | Path) -> Path:
     """Return the path with ``~`` replaced.
 
+    Args:
+        path: as a user writes it.
+
     Raises:
         UserError: that user has no home; a name in it that no usual file system takes.
 
@@ -67,18 +73,38 @@ def expanded(path: str | Path) -> Path:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write ``text`` to ``path`` in one rename."""
+    """Write text to a file in one rename.
+
+    Args:
+        path: file that is made or replaced.
+        text: its content.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; what was there stays.
+    """
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write ``value`` as indented JSON to ``path`` in one rename; NaN is refused, JSON has none."""
+    """Write a value as indented JSON in one rename; NaN is refused, as JSON has none.
+
+    Args:
+        path: file that is made or replaced.
+        value: its content.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; what was there stays.
+    """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def save_tensors(path: str | Path, value: Any) -> None:
-    """Write ``value`` with ``torch.save`` to ``path`` in one rename.
+    """Write a value with ``torch.save`` in one rename.
+
+    Args:
+        path: file that is made or replaced.
+        value: its content.
 
     Raises:
         UserError: the folder cannot be written or the disk is full; what was there stays.
@@ -88,7 +114,7 @@ def save_tensors(path: str | Path, value: Any) -> None:
     with atomic_write(path) as temporary:
         try:
             torch.save(value, temporary)
-        except RuntimeError as error:  # it hides the system's error behind positions in its own archive
+        except RuntimeError as error:  # it names positions in its own archive instead of the system's error
             raise OSError("the disk is full, or a limit on the size of files is reached") from error
 
 
@@ -99,7 +125,7 @@ def _umask() -> int:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file begins as safetensors do, whatever its name: the length of a header, then its brace.
+    """Return whether a file begins as safetensors do, whatever its name is: the length of a header, then its brace.
 
     >>> is_safetensors(Path(__file__))
     False

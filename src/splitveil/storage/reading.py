@@ -1,4 +1,4 @@
-"""Files that are read back: each through a typed model, each damage answered in one line that names the file."""
+"""Files that are read back through typed models; damage raises one line that names the file."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Count = Annotated[int, Field(ge=0, le=2**53)]
 OPEN = ConfigDict(extra="allow")  # another version may say more
 
 UNUSABLE = (RuntimeError, LookupError, TypeError, ValueError, AttributeError)
-"""What objects raise when they are given the state of another kind of object."""
+"""Exceptions that objects raise when they are given the state of another kind of object."""
 
 
 ANSWERS = {"accuracy": "test.csv", "retrained_accuracy": "test_retrained.csv"}
-"""Files of a run that hold the answers to the test images, by what its summary has of them."""
+"""Files of a run that hold the answers to the test images, by their entry in its summary."""
 
 
 class Missing(UserError):
@@ -38,35 +38,35 @@ class Interval(TypedDict):
 
 
 class Wire(TypedDict):
-    """What crosses the network for one image."""
+    """The wire of one image."""
 
     shape: list[Count]
     bytes: Count
 
 
 class Images(TypedDict):
-    """How many images a training had; None where it was imported."""
+    """Numbers of images of a training; None where it was imported."""
 
     train: Count | None
     test: Count | None
 
 
 class Parameters(TypedDict):
-    """Parameters on the device, and others."""
+    """Numbers of parameters on the device, and elsewhere."""
 
     __pydantic_config__ = OPEN  # type: ignore[misc]
     encoder: Count
 
 
 class Environment(TypedDict):
-    """On what something was computed."""
+    """Versions and machine on which something was computed."""
 
     __pydantic_config__ = OPEN  # type: ignore[misc]
     splitveil: str
 
 
 class Retraining(TypedDict):
-    """How the tail of a run was trained anew (`splitveil.evaluation.tail.RECIPE`), and how long that took."""
+    """The retraining of a run's tail: its recipe (`splitveil.evaluation.tail.RECIPE`) and its seconds."""
 
     __pydantic_config__ = OPEN  # type: ignore[misc]
     seconds: Number
@@ -94,14 +94,14 @@ class RunSummary(TypedDict):
 
 
 class Attacked(TypedDict):
-    """Images of an attack: those it learned from, and those it reconstructed."""
+    """Numbers of images that an attack learned from, and that it reconstructed."""
 
     attacker: Count
     attacked: Count
 
 
 class Budgeted(TypedDict):
-    """What an attack was allowed to spend, and which of its loops that ended."""
+    """The budget of an attack, and which of its loops it ended."""
 
     __pydantic_config__ = OPEN  # type: ignore[misc]
     steps: NotRequired[Count | None]
@@ -162,7 +162,11 @@ ANY = TypeAdapter(dict[str, Any])
 
 
 def text_of(path: Path, remedy: str) -> bytes:
-    """The bytes of a file.
+    """Return the bytes of a file.
+
+    Args:
+        path: file that is read.
+        remedy: what to do where it is missing.
 
     Raises:
         Missing: it is not there.
@@ -176,20 +180,32 @@ def text_of(path: Path, remedy: str) -> bytes:
 
 
 def read_json(path: Path, kind: TypeAdapter[Any], remedy: str) -> Any:
-    """What a JSON file holds, checked.
+    """Return what a JSON file holds, checked.
 
     Args:
-        kind: of its content.
+        path: file that is read.
+        kind: type of its content.
         remedy: what to do where it is missing or damaged.
 
     Raises:
-        Missing, UserError: as said, in one line that names the file and the entry.
+        Missing: it is not there.
+        UserError: it is damaged; the message names the file and the entry.
     """
     return parsed(path, text_of(path, remedy), kind, remedy)
 
 
 def parsed(path: Path, text: bytes | str, kind: TypeAdapter[Any], remedy: str) -> Any:
-    """What ``text``, found in ``path``, says; the rest as `read_json`."""
+    """Return what a text says, checked.
+
+    Args:
+        path: file that holds the text, for the message.
+        text: JSON.
+        kind: type of its content.
+        remedy: what to do where it is damaged.
+
+    Raises:
+        UserError: it is damaged; the message names the file and the entry.
+    """
     try:
         return kind.validate_json(text, strict=True)
     except ValidationError as error:
@@ -200,20 +216,32 @@ def parsed(path: Path, text: bytes | str, kind: TypeAdapter[Any], remedy: str) -
 
 
 def read_lines(path: Path, kind: TypeAdapter[Any], remedy: str) -> list[Any]:
-    """What a file of one JSON value a line holds; the rest as `read_json`."""
+    """Return what a file with one JSON value on each line holds, checked.
+
+    Args:
+        path: file that is read.
+        kind: type of each line.
+        remedy: what to do where it is missing or damaged.
+
+    Raises:
+        Missing: it is not there.
+        UserError: it is damaged; the message names the file and the entry.
+    """
     return [parsed(path, line, kind, remedy) for line in text_of(path, remedy).splitlines()]
 
 
 def read_columns(path: Path, needed: set[str], remedy: str, count: int | None = None) -> dict[str, np.ndarray]:
-    """The columns of a CSV file of numbers, float64, (N,) each.
+    """Return the columns of a CSV file of numbers, float64, (N,) each.
 
     Args:
+        path: file that is read.
         needed: columns that it must have.
         remedy: what to do where it is missing or damaged.
         count: rows that it must have; None: at least one.
 
     Raises:
-        Missing, UserError: as said; a number that is not finite is damage too.
+        Missing: it is not there.
+        UserError: it is damaged; a number that is not finite is damage too.
     """
     text = text_of(path, remedy)
     try:
@@ -235,10 +263,16 @@ def read_columns(path: Path, needed: set[str], remedy: str, count: int | None = 
 
 
 def read_checkpoint(path: Path, device: torch.device, needed: set[str], remedy: str) -> dict[str, Any]:
-    """The dictionary that ``torch.save`` left in ``path``, with the entries ``needed``; no code of the file runs.
+    """Return the dictionary that ``torch.save`` left in a file; no code of the file runs.
+
+    Args:
+        path: file that is read.
+        device: where its tensors are to be.
+        needed: entries that it must have.
+        remedy: what to do where it is damaged.
 
     Raises:
-        UserError: as said.
+        UserError: it is damaged, or lacks an entry.
     """
     try:
         with path.open("rb") as file:  # a file and not a path: torch judges a path by the ending of its name
