@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -32,15 +33,12 @@ FIRST = {  # the command line relies on these
 DEFENSES = Registry("defenses").names()
 ATTACKS = Registry("attacks").names()
 SMALL = {
-    "epochs": 1,
-    "steps": 2,
-    "iterations": 2,
-    "restarts": 1,
-    "looks": 1,
-    "network": "custom",
-    "batch_size": 8,
-}
+    "epochs": 1, "start_epochs": 1, "steps": 2, "iterations": 2, "restarts": 1, "looks": 1, "network": "custom",
+    "batch_size": 8, "width": 8, "size": 16, "draws": 2, "tuning": 3, "critic_steps": 2,
+}  # fmt: skip
 """Settings that make an attack quick, by the names that attacks give them."""
+SMALL_DEFENSE = {"iterations": 3, "network": "custom"}
+"""The same for defenses."""
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -66,7 +64,9 @@ def build(monkeypatch):
     monkeypatch.setattr(runs.zoo, "build", small)
 
     def make(*defenses: str) -> SplitModel:
-        settings = config.parse({"data": "digits", "defense": defenses, "epochs": 999}).resolve()
+        quick = [Spec.model_validate(text).resolve("defenses") for text in defenses]
+        quick = [spec.model_copy(update={"parameters": spec.parameters | small_of(spec.parameters)}) for spec in quick]
+        settings = config.parse({"data": "digits", "defense": quick, "epochs": 999}).resolve()
         try:
             with torch.random.fork_rng():
                 return runs.build_model(settings, IMAGES)
@@ -76,6 +76,10 @@ def build(monkeypatch):
             raise
 
     return make
+
+
+def small_of(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in SMALL_DEFENSE.items() if name in parameters}
 
 
 def stacks() -> list[tuple[str, ...]]:
@@ -106,16 +110,13 @@ def train_step(model: SplitModel, seed: int = 0) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_plugin_says_what_it_is(kind):
-    if kind == "bounds":
-        pytest.importorskip("splitveil.bounds")
     described = Registry(kind).describe()
     assert described
     for name, line in described:
-        assert len(line) > 10, f"{kind}: {name} has no first docstring line"
-        assert line.endswith((".", ";", ",", ":")) or len(line) <= 120, f"{kind}: {name}"
+        assert 10 < len(line) <= 120, f"{kind}: {name}"  # `splitveil list` shows it whole
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "bounds"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_misspelt_name_is_answered_with_the_right_one(kind):
     found = Registry(kind)
     for name in found.names():

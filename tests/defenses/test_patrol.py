@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -209,10 +210,8 @@ def test_a_bottleneck_on_a_foreign_network_wraps_it():
 def test_pruned_networks_with_layer_norm_are_read_back(arch):
     pytest.importorskip("timm")
 
-    def make() -> torch.nn.Module:
-        return zoo.build(arch, cut=None, classes=3, image_size=32).encoder.eval()
-
-    pruned, fresh, x = make(), make(), torch.rand(2, 3, 32, 32)
+    pruned = zoo.build(arch, cut=None, classes=3, image_size=32).encoder.eval()
+    fresh, x = copy.deepcopy(pruned), torch.rand(2, 3, 32, 32)
     prune(pruned, x, 0.3)
     assert resize(fresh, pruned.state_dict(), "")
     fresh.load_state_dict(pruned.state_dict())

@@ -155,8 +155,7 @@ def test_the_sparse_coding_layer_comes_along(tmp_path: Path, images: data.ImageS
         torch.testing.assert_close(logits(run_.model(images), x), published((x - mean) / std), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("reading", ["paper", "code"])
-@pytest.mark.parametrize("ratio", [0.2, 0.5])
+@pytest.mark.parametrize(("ratio", "reading"), [(0.2, "paper"), (0.5, "code")])
 def test_imported_dropout_is_not_rescaled(
     published: Any, tmp_path: Path, images: data.ImageSet, x: Tensor, ratio: float, reading: Any
 ):

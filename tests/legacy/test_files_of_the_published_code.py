@@ -24,8 +24,7 @@ OPTIONS = ["--bottleneck_option", "noRELU_C8S1", "--data", "digits", "--cut", "4
 SIZES = ["--train-size", "40", "--test-size", "20"]
 
 
-@pytest.mark.parametrize("place", ["", "checkpoint_best.tar"])
-@pytest.mark.parametrize("also_parts", [True, False])
+@pytest.mark.parametrize(("place", "also_parts"), [("", True), ("checkpoint_best.tar", False)])
 def test_one_file_with_the_whole_model_is_read(tmp_path: Path, place: str, also_parts: bool):
     """A scheme without V writes it; the cloud and classifier beside it may be there, the device part is not."""
     files = layouts()["orig_scheme"]
@@ -75,6 +74,8 @@ def test_a_decoder_is_refused_and_the_advice_attacks_the_imported_network(tmp_pa
     found = re.search(r"--attack (\S+),", str(caught.value))
     assert found is not None
     assert found[1] == "decoder:network=res_normN8C64"
+    if name != "model.pt":  # the advice is one and the same
+        return
     run([str(folder), "--out", str(tmp_path / "run"), *OPTIONS, *SIZES])
     spec = config.Spec.model_validate(found[1] + ",epochs=1")
     images = data.load("digits", train_size=40, test_size=20)

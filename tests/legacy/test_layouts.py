@@ -90,19 +90,18 @@ def same(model: nn.Module, run: Run, images: data.ImageSet, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arch", "options"),
+    ("arch", "options", "named"),
     [
-        ("vgg11_bn", {"sigmoid": False}),
-        ("vgg11", {"sigmoid": False, "batch_norm": False, "cut": 3}),
-        ("vgg13_bn", {"sigmoid": False, "plan": VGG13}),
-        ("vgg13_bn", {"sigmoid": False, "plan": VGG13, "cut": 6}),
-        ("vgg11_bn_sgm", {"stride": 4}),
-        ("vgg11_bn_sgm", {"stride": 4, "relu": True}),
-        ("vgg11_bn_sgm", {"stride": 8, "relu": True}),
-        ("vgg11_bn", {"stride": 4, "sigmoid": False, "cut": 2}),
+        ("vgg11_bn", {"sigmoid": False}, True),
+        ("vgg11", {"sigmoid": False, "batch_norm": False, "cut": 3}, False),
+        ("vgg13_bn", {"sigmoid": False, "plan": VGG13}, False),
+        ("vgg13_bn", {"sigmoid": False, "plan": VGG13, "cut": 6}, True),
+        ("vgg11_bn_sgm", {"stride": 4}, True),
+        ("vgg11_bn_sgm", {"stride": 4, "relu": True}, False),
+        ("vgg11_bn_sgm", {"stride": 8, "relu": True}, True),
+        ("vgg11_bn", {"stride": 4, "sigmoid": False, "cut": 2}, False),
     ],
 )
-@pytest.mark.parametrize("named", [True, False])
 def test_a_published_vgg_of_another_form(tmp_path: Path, arch: str, options: dict[str, Any], named: bool):
     model = published_state(PublishedVGG(**options))
     save(model, tmp_path / "c")
@@ -123,8 +122,9 @@ def test_a_published_vgg_on_larger_images(tmp_path: Path, size: int, name: str, 
     same(model, run, _stub(name, classes), size)
 
 
-@pytest.mark.parametrize("cut", [1, 2, 4, 6, 8])
-@pytest.mark.parametrize("option", ["noRELU_C8S1", "C8S1"])
+@pytest.mark.parametrize(
+    ("cut", "option"), [(1, "C8S1"), (2, "noRELU_C8S1"), (4, "C8S1"), (6, "noRELU_C8S1"), (8, "C8S1")]
+)
 def test_the_published_mobilenet_has_its_own_blocks_and_cuts(tmp_path: Path, cut: int, option: str):
     """Its bottleneck has a ReLU whatever the option says."""
     model = published_state(PublishedMobileNet(cut=cut))

@@ -57,8 +57,7 @@ def test_one_step_sends_nothing_and_scale_and_offset_do_not_matter():
     assert torch.equal(layer(z)[:1], layer(z[:1]))  # each image for itself
 
 
-@pytest.mark.parametrize("cut", [[], ["--cutlayer=5"]])
-@pytest.mark.parametrize("option", [[], ["--AT_regularization=SCA_new"]])
+@pytest.mark.parametrize(("cut", "option"), [([], ["--AT_regularization=SCA_new"]), (["--cutlayer=5"], [])])
 def test_the_published_resnet_with_its_layer_comes_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: list[str], option: list[str]
 ):

@@ -20,10 +20,15 @@ from splitveil.runs import Run
 OPTIONS = ["--bottleneck_option=noRELU_C8S1", "--cutlayer=4"]
 
 
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_layout(layouts()["dp"], tmp_path_factory.mktemp("stored") / "c")
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)  # no ./data here
-    return save_layout(layouts()["dp"], tmp_path / "c")
+    return stored
 
 
 def wire(folder: Path, out: Path, options: list[str], seed: int = 0) -> tuple[Any, torch.Tensor, torch.Tensor]:
@@ -34,8 +39,10 @@ def wire(folder: Path, out: Path, options: list[str], seed: int = 0) -> tuple[An
         return imported, z, model.protect(z, torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("epsilon", [10.0, 1.0, 2.5])
-@pytest.mark.parametrize("option", ["local_dp", "local_dp_laplace"])
+@pytest.mark.parametrize(
+    ("option", "epsilon"),
+    [("local_dp", 10.0), ("local_dp", 1.0), ("local_dp_laplace", 10.0), ("local_dp_laplace", 2.5)],
+)
 def test_local_dp_has_the_published_noise(folder: Path, tmp_path: Path, option: str, epsilon: float):
     options = [f"--AT_regularization={option}", f"--AT_regularization_strength={epsilon}"]
     imported, z, sent = wire(folder, tmp_path / "run", options)
@@ -73,15 +80,15 @@ def test_a_wire_that_needs_a_lost_proxy_is_refused_with_advice_that_works(
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("reading", "options"),
     [
-        ["--AT_regularization=nopeek", "--lambd=16"],
-        ["--AT_regularization=gan_adv_step1", "--AT_regularization_strength=0.3"],
-        ["--regularization=Gaussian", "--regularization_strength=0.025", "--lambd=8", "--log_entropy=0"],
-        ["--AT_regularization=dropout0.2", "--num_epochs=100"],
+        ("paper", ["--AT_regularization=nopeek", "--lambd=16"]),
+        ("code", ["--AT_regularization=gan_adv_step1", "--AT_regularization_strength=0.3"]),
+        ("paper", ["--regularization=Gaussian", "--regularization_strength=0.025", "--lambd=8", "--log_entropy=0"]),
+        ("code", ["--regularization=Gaussian", "--regularization_strength=0.025", "--lambd=8", "--log_entropy=0"]),
+        ("paper", ["--AT_regularization=dropout0.2", "--num_epochs=100"]),
     ],
 )
-@pytest.mark.parametrize("reading", ["paper", "code"])
 def test_all_that_the_translation_knows_is_said(folder: Path, tmp_path: Path, options: list[str], reading: Any):
     known = read_options([*OPTIONS, "--arch=vgg11_bn_sgm", *options], reading=reading).notes  # the files tell it
     imported = import_checkpoint(folder, tmp_path / "run", options=[*OPTIONS, *options], reading=reading)
@@ -89,8 +96,7 @@ def test_all_that_the_translation_knows_is_said(folder: Path, tmp_path: Path, op
     assert imported.summary["imported"]["notes"] == imported.notes
 
 
-@pytest.mark.parametrize("ratio", [0.2, 0.6])
-@pytest.mark.parametrize("reading", ["paper", "code"])
+@pytest.mark.parametrize(("ratio", "reading"), [(0.2, "code"), (0.6, "paper")])
 def test_dropout_keeps_its_scale_and_no_note_says_otherwise(folder: Path, tmp_path: Path, ratio: float, reading: Any):
     options = [*OPTIONS, f"--AT_regularization=dropout{ratio}"]
     imported = import_checkpoint(folder, tmp_path / "run", options=options, reading=reading)

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .. import config, data, runs, zoo
 from ..defenses._pruning import resize
@@ -33,6 +34,7 @@ NORMALIZATION = {
 }
 """Mean and standard deviation that the published networks were trained with."""
 CONVOLUTIONS = {"vgg11": 8, "vgg13": 10, "vgg16": 13, "resnet20": 19, "resnet32": 31}
+FILLING = {Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_}
 IN_ENCODER = ("W", "weights")
 """Last part of the names of a sparse-coding layer's tensors."""
 
@@ -143,6 +145,13 @@ def _stub(name: str, images: data.ImageSet | int) -> data.ImageSet:
     return data.ImageSet(name, empty, empty, [str(i) for i in range(images)], *mean_std, size)
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leave out what fills tensors with numbers: of tensors on shapes alone it changes nothing, and is slow."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in FILLING else func(*args, **(kwargs or {}))
+
+
 def _check(stored: Stored, settings: config.TrainConfig, images: data.ImageSet | int) -> None:
     """Check whether the tensors fit the network, on shapes alone: fast enough to try every cut."""
     bottleneck = None
@@ -151,7 +160,7 @@ def _check(stored: Stored, settings: config.TrainConfig, images: data.ImageSet |
             settings.bottleneck, settings.bottleneck_stride, settings.bottleneck_kernel, settings.bottleneck_relu
         )
     stub = _stub(settings.data, images)
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         parts = zoo.build(
             settings.arch,
             cut=settings.cut,
