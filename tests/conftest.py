@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from commands import finish
 from splitveil import runs
 from training_helpers import tiny
 
@@ -12,3 +15,9 @@ from training_helpers import tiny
 def small(monkeypatch):
     """Whatever network the settings name, a tiny one is built."""
     monkeypatch.setattr(runs.zoo, "build", tiny)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained and attacked run, which no test changes."""
+    return finish(tmp_path_factory.mktemp("finished") / "run")

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from test_damaged_files import TRAIN, answer, run, state_of  # noqa: F401 (the fixture of a finished run)
 from torch import nn
 
 import toy
+from commands import TRAIN, answer, state_of
 from splitveil import cli, memory
 from splitveil.attacks.base import Attack, Extent, Victim, check_memory
 from splitveil.attacks.linear import LinearAttack
@@ -81,15 +81,15 @@ def test_the_defaults_of_every_attack_fit_a_laptop(small, name):
 @pytest.mark.parametrize(
     "text", ["latent:samples=1000000", "decoder:network=conv_normN256C4096", "diffusion:samples=1000000"]
 )
-def test_the_command_refuses_before_it_begins(run, small, text):  # noqa: F811
-    before = state_of(run)
+def test_the_command_refuses_before_it_begins(finished_run, small, text):
+    before = state_of(finished_run)
     many = ["--observed", "1"] if "latent" not in text else ["--observed", "1000000000"]
     for more in ([], ["--dry-run"]):
-        code, error = answer("attack", run, "--attack", "linear", "--attack", text, *many, *more)
+        code, error = answer("attack", finished_run, "--attack", "linear", "--attack", text, *many, *more)
         assert code == 2
         assert error.count("\n") == 1
         assert "GiB of memory, and this machine has 24; lower" in error
-    assert state_of(run) == before
+    assert state_of(finished_run) == before
 
 
 @pytest.mark.parametrize(

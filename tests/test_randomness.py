@@ -16,10 +16,10 @@ def first_numbers(rng):
     return tuple(torch.randint(2**62, (2,), generator=rng).tolist())
 
 
-def test_a_hundred_thousand_descriptions_share_no_stream():
+def test_twenty_thousand_descriptions_share_no_stream():
     seeds = [*range(20), 2**32, 2**32 + 1, 2**40, 2**63 - 1, 125]
-    tuples = list(itertools.product(seeds, range(8), range(125), range(4)))
-    assert len(tuples) == 100_000
+    tuples = list(itertools.product(seeds, range(8), range(0, 125, 5), range(4)))
+    assert len(tuples) == 20_000
     assert len({first_numbers(stream("cpu", *parts)) for parts in tuples}) == len(tuples)
 
 

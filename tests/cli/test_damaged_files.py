@@ -1,9 +1,6 @@
 """Every file of a finished run and of a finished grid, damaged in every way: the right result, or one line."""
 
-import contextlib
-import hashlib
 import io
-import json
 import math
 import shutil
 from pathlib import Path
@@ -13,56 +10,14 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from splitveil.cli import main
-
-TINY = ["--data", "digits", "--train-size", "60", "--test-size", "40", "--arch", "resnet20_sgm", "--cut", "2"]
-TRAIN = [*TINY, "--bottleneck", "2", "--batch-size", "32", "--epochs", "1", "--protocol", "train_time"]
-GRID = {
-    "name": "tiny",
-    "base": {"data": "digits", "train_size": 60, "test_size": 40, "arch": "resnet20_sgm", "cut": 2, "epochs": 1}
-    | {"bottleneck": 2, "batch_size": 32, "protocol": "train_time"},
-    "seeds": 1,
-    "attacks": ["linear"],
-}
-DEEP = "[" * 100_000
-
-
-def entries(value, path=()):
-    """The path of every entry of nested dictionaries; of a list its first."""
-    items = value.items() if isinstance(value, dict) else list(enumerate(value))[:1] if isinstance(value, list) else ()
-    for key, inner in items:
-        yield (*path, key)
-        yield from entries(inner, (*path, key))
-
-
-def changed(value, path, new):
-    """A copy of nested dictionaries with one entry replaced, or left out where ``new`` is ``changed``."""
-    value = json.loads(json.dumps(value))
-    inner = value
-    for key in path[:-1]:
-        inner = inner[key]
-    if new is changed:
-        del inner[path[-1]]
-    else:
-        inner[path[-1]] = new
-    return value
-
-
-STRANGE = [changed, None, "text", [], {}, math.nan, math.inf, 10**400, -1, [[[1]]]]
-
-
-def texts(text):
-    """Damage that knows no format."""
-    yield from ("", text[: len(text) // 2], DEEP, "[]", "null", "7", "\0\x01", "{}", text + "}", "9" * 5000)
-
-
-def json_damage(text):
-    value = json.loads(text)
-    yield from texts(text)
-    for number, path in enumerate(entries(value)):
-        # Three of the strange values for each entry, others for the next one: all of them meet all kinds of entries.
-        for strange in (STRANGE[(number * 3 + i) % len(STRANGE)] for i in range(3)):
-            yield json.dumps(changed(value, path, strange))
+from commands import TRAIN, answer, finish, state_of
+from damage import STRANGE, changed, entries, json_damage, texts
+from report_helpers import add, cell
+from splitveil import runs
+from splitveil.bench.driver import describe
+from splitveil.bench.grid import Grid
+from splitveil.report import plots
+from training_helpers import tiny
 
 
 def line_damage(text):
@@ -118,26 +73,6 @@ def weights_damage(data, scratch):
         yield scratch.read_bytes()
 
 
-def state_of(folder):
-    return {
-        path.relative_to(folder): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def answer(*tokens):
-    """Exit code and standard error of a command; a traceback is an error of the test."""
-    error = io.StringIO()
-    code = 0
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(error):
-        try:
-            main([str(token) for token in tokens])
-        except SystemExit as stop:
-            code = stop.code or 0
-    return code, error.getvalue()
-
-
 def holds(folder: Path, file: Path, damaged, *command):
     """Damage ``file``, run ``command``: exit 0, or exit 2 with one line and nothing in ``folder`` changed."""
     whole = file.read_bytes()
@@ -155,17 +90,22 @@ def holds(folder: Path, file: Path, damaged, *command):
         file.write_bytes(whole)
 
 
+@pytest.fixture
+def copy(finished_run, tmp_path) -> Path:
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("damaged") / "run"
-    assert answer("train", *TRAIN, "--out", out)[0] == 0
-    assert answer("attack", out, "--attack", "linear")[0] == 0
-    return out
+def small_run(tmp_path_factory) -> Path:
+    """A run of a small network, for tests with the fixture `small`: they build it often."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs.zoo, "build", tiny)
+        return finish(tmp_path_factory.mktemp("damaged") / "run")
 
 
 @pytest.fixture
-def copy(run, tmp_path) -> Path:
-    return Path(shutil.copytree(run, tmp_path / "run"))
+def small_copy(small, small_run, tmp_path) -> Path:
+    return Path(shutil.copytree(small_run, tmp_path / "run"))
 
 
 @pytest.mark.parametrize(
@@ -178,10 +118,10 @@ def copy(run, tmp_path) -> Path:
         ("config.yaml", yaml_damage),
     ],
 )
-def test_a_damaged_run_is_compared_or_refused_in_one_line(run, copy, name, damage):
+def test_a_damaged_run_is_compared_or_refused_in_one_line(finished_run, copy, name, damage):
     refused = 0
     for damaged in damage((copy / name).read_text()):
-        code, error = holds(copy, copy / name, damaged, "compare", run, copy)
+        code, error = holds(copy, copy / name, damaged, "compare", finished_run, copy)
         refused += code == 2
         assert code == 0 or "run" in error
     assert refused > 10
@@ -195,34 +135,45 @@ def test_a_damaged_configuration_is_not_trained(copy, tmp_path):
         assert error.count("\n") == 1, (error, damaged)
 
 
-def test_a_damaged_checkpoint_is_not_gone_on_with(copy):
-    (copy / "summary.json").unlink()
-    checkpoint = copy / "checkpoint" / "last.pt"
+def test_a_damaged_checkpoint_is_not_gone_on_with(small_copy):
+    (small_copy / "summary.json").unlink()
+    checkpoint = small_copy / "checkpoint" / "last.pt"
     for damaged in checkpoint_damage(checkpoint.read_bytes()):
-        code, error = holds(copy, checkpoint, damaged, "train", *TRAIN, "--out", copy, "--resume")
+        code, error = holds(small_copy, checkpoint, damaged, "train", *TRAIN, "--out", small_copy, "--resume")
         assert code == 2, damaged
         assert "last.pt" in error
-    assert answer("train", *TRAIN, "--out", copy, "--resume")[0] == 0
+    assert answer("train", *TRAIN, "--out", small_copy, "--resume")[0] == 0
 
 
-def test_damaged_weights_are_not_attacked(copy, tmp_path):
-    weights = copy / "model.safetensors"
+def test_damaged_weights_are_not_attacked(small_copy, tmp_path):
+    weights = small_copy / "model.safetensors"
     for damaged in list(weights_damage(weights.read_bytes(), tmp_path / "scratch.safetensors")):
-        code, error = holds(copy, weights, damaged, "attack", copy, "--attack", "linear")
+        code, error = holds(small_copy, weights, damaged, "attack", small_copy, "--attack", "linear")
         assert code == 2, error
         assert "model.safetensors" in error
 
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("grid")
-    (folder / "grid.yaml").write_text(yaml.safe_dump(GRID))
-    assert answer("bench", folder / "grid.yaml", "--out", folder / "out")[0] == 0
-    return folder / "out"
+    """A finished grid of one cell."""
+    out = tmp_path_factory.mktemp("grid") / "out"
+    describe(Grid("small", "", (cell("gaussian:0.1"),), 0.5), out)
+    add(out, cell("gaussian:0.1"), 0.5, 0.01)
+    return out
+
+
+def laid_out(figure, stem):
+    """Everything of a plot but its pixels."""
+    figure.draw_without_rendering()
+    path = stem.with_name(f"{stem.name}.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"")
+    return path
 
 
 @pytest.mark.parametrize("pattern", ["cells/*/record.json", "grids/*.json"])
-def test_a_damaged_grid_is_reported_or_refused_in_one_line(grid, tmp_path, pattern):
+def test_a_damaged_grid_is_reported_or_refused_in_one_line(grid, tmp_path, monkeypatch, pattern):
+    monkeypatch.setattr(plots, "_save", laid_out)
     out = Path(shutil.copytree(grid, tmp_path / "out"))
     (file,) = out.glob(pattern)
     refused = 0

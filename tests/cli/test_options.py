@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from test_damaged_files import TINY, answer, run, state_of  # noqa: F401 (the fixture of a finished run)
 
+from commands import TINY, answer, state_of
 from splitveil.bench.driver import cores
 from splitveil.cli._shared import app
 from splitveil.storage.files import expanded, write_text
@@ -57,20 +57,20 @@ def has_value(argument):
 
 
 @pytest.mark.parametrize(("command", "argument"), list(options(is_path)))
-def test_paths_of_all_options_are_read_as_a_shell_does(command, argument, run, tmp_path, monkeypatch):  # noqa: F811
+def test_paths_of_all_options_are_read_as_a_shell_does(command, argument, finished_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for value, said in (("~nosuchuser/x", "no such user"), ("a/" + "n" * 300, "too long a name")):
-        assert said in refused(run, *tokens(command, argument, value, run))
+        assert said in refused(finished_run, *tokens(command, argument, value, finished_run))
 
 
 @pytest.mark.parametrize(("command", "argument"), list(options(has_value)))
-def test_numbers_of_thousands_of_digits_are_refused(command, argument, run, tmp_path, monkeypatch):  # noqa: F811
+def test_numbers_of_thousands_of_digits_are_refused(command, argument, finished_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for value in ("9" * 5000, "-" + "9" * 5000):
-        given = tokens(command, argument, value, run)
+        given = tokens(command, argument, value, finished_run)
         if command == "legacy" and value.startswith("-"):
             given = [command, "--lambd", value]
-        refused(run, *given)
+        refused(finished_run, *given)
 
 
 N = "9" * 5000
@@ -96,9 +96,9 @@ CELLS = "base: {data: digits, arch: resnet20_sgm, cut: 2}\n"
     ],
     ids=lambda given: " ".join(given)[:60],
 )
-def test_numbers_within_texts_may_have_any_length(given, run, tmp_path, monkeypatch):  # noqa: F811
+def test_numbers_within_texts_may_have_any_length(given, finished_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    refused(run, *(str(run) if word == "{run}" else word for word in given))
+    refused(finished_run, *(str(finished_run) if word == "{run}" else word for word in given))
 
 
 @pytest.mark.parametrize("number", [N, HEX, "1:" + "59:" * 3000 + "1"])

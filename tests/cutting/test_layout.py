@@ -79,7 +79,7 @@ def test_library_wires_are_ordered(arch, shape):
 
 def test_a_bottleneck_narrows_the_channels():
     bottleneck = zoo.Bottleneck(4)
-    parts = zoo.build("torchvision:swin_t@features.1", cut=None, classes=10, image_size=32, bottleneck=bottleneck)
+    parts = zoo.build("timm:mambaout_femto@stages.0", cut=None, classes=10, image_size=32, bottleneck=bottleneck)
     z = parts.encoder.eval()(torch.rand(2, 3, 32, 32))
     assert z.shape == (2, 4, 8, 8)
     assert parts.tail.eval()(z).shape == (2, 10)
@@ -211,12 +211,12 @@ def test_unknown_layouts(bad):
 
 
 def test_a_name_says_the_layout():
-    named = "torchvision:swin_t@features.1:"
+    named = "timm:mambaout_femto@stages.0:"
     shapes = {}
     for layout in ("channels_last", "channels_first"):  # the second is wrong, and it is what was said
         parts = zoo.build(named + layout, cut=None, classes=10, image_size=32, bottleneck=zoo.Bottleneck(4))
         shapes[layout] = tuple(parts.encoder.eval()(torch.rand(1, 3, 32, 32)).shape[1:])
-    assert shapes == {"channels_last": (4, 8, 8), "channels_first": (4, 8, 96)}
+    assert shapes == {"channels_last": (4, 8, 8), "channels_first": (4, 8, 48)}
 
 
 @pytest.mark.parametrize(("order", "layout"), [(FIRST, None), (LAST, "channels_last"), (LAST, None), (MIDDLE, None)])

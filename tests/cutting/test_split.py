@@ -32,10 +32,13 @@ def library(source: str, name: str, size: int = 32) -> nn.Module:
         timm = pytest.importorskip("timm")
         sized = {"img_size": size} if "vit" in name else {}
         return timm.create_model(name, pretrained=False, num_classes=10, **sized).eval()
-    from torchvision.models import get_model
+    from torchvision import models
 
-    sized = {"image_size": size} if "vit" in name else {}
-    return get_model(name, weights=None, num_classes=10, **sized).eval()
+    if name == "densenet":
+        return models.DenseNet(8, (2, 2, 2, 2), 16, num_classes=10).eval()
+    if name == "vit":
+        return models.VisionTransformer(size, 16, 3, 2, 48, 96, num_classes=10).eval()
+    return models.get_model(name, weights=None, num_classes=10).eval()
 
 
 def small() -> nn.Sequential:
@@ -51,8 +54,8 @@ def small() -> nn.Sequential:
         ("torchvision", "resnet18", "bn1", (64, 16, 16)),  # an in-place ReLU follows
         ("torchvision", "vgg11_bn", "features.7", (128, 8, 8)),
         ("torchvision", "mobilenet_v2", "features.5", (32, 4, 4)),
-        ("torchvision", "densenet121", "features.transition1", (128, 4, 4)),
-        ("torchvision", "vit_b_16", "encoder.layers.encoder_layer_1", (5, 768)),
+        ("torchvision", "densenet", "features.transition1", (16, 4, 4)),
+        ("torchvision", "vit", "encoder.layers.encoder_layer_1", (5, 48)),
         ("timm", "resnet18", "layer2", (128, 4, 4)),
         ("timm", "efficientnet_lite0", "blocks.2", (40, 4, 4)),
         ("timm", "vit_tiny_patch16_224", "blocks.3", (5, 192)),
@@ -240,7 +243,7 @@ def test_what_cannot_be_cut_is_refused(network, at, message):
 def test_skip_connections_are_named_with_legal_neighbors():
     with pytest.raises(UserError, match=r"crossed by 'layer1', 'layer2.0.downsample'.*cut at 'layer2.0' or"):
         cut_network(library("torchvision", "resnet18"), "layer2.0.conv1", X[:1])
-    network = library("torchvision", "densenet121")
+    network = library("torchvision", "densenet")
     with pytest.raises(UserError, match=r"crossed by 'features.pool0', .* cut at '([^']+)' or '([^']+)'") as caught:
         cut_network(network, "features.denseblock1.denselayer2.conv1", X[:1])
     for name in str(caught.value).split("cut at '")[-1].rstrip("'").split("' or '"):

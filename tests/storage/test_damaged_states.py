@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_damaged_files import STRANGE, changed, json_damage
 
+from damage import STRANGE, changed, json_damage
 from splitveil.bench.lease import CellLease, Owner
 from splitveil.bench.worker import Tries
 from splitveil.data._decode import decode

@@ -71,12 +71,13 @@ def test_the_bottleneck_adds_one_convolution_to_each_half():
 @pytest.mark.parametrize("arch", NETWORKS)
 def test_every_network_takes_every_image_size(arch):
     for size in (32, 48, 64):
-        parts = build(arch, image_size=size, classes=7)
-        z = parts.encoder.eval()(torch.rand(2, 3, size, size))
+        with torch.device("cpu" if size == 32 else "meta"):  # of larger images the shapes are enough, and quick
+            parts = build(arch, image_size=size, classes=7)
+            z = parts.encoder.eval()(torch.rand(2, 3, size, size))
+            before = z.clone()
+            assert parts.tail.eval()(z).shape == (2, 7)
         assert z.shape[1] == 8
-        before = z.clone()
-        assert parts.tail.eval()(z).shape == (2, 7)
-        assert torch.equal(z, before), "the tail changed z in place"
+        assert size > 32 or torch.equal(z, before), "the tail changed z in place"
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,15 @@ def read(path: str | Path) -> Record:
     # Cells with and without parameters that came later stand side by side in one grid, and must be found equal.
     if stack := settings.get("defense"):
         settings["defense"] = [config.renewed(as_trained(spec), "defenses") for spec in stack]
+        for spec in settings["defense"]:
+            for name, parameter in STRENGTHS.items():
+                if name in spec and not _is_strength(value := spec[name].get(parameter)):
+                    raise UserError(f"{path} is damaged (config: {name}: {parameter} is {value!r:.40}); {AGAIN}")
     return replace(record, config=settings)
+
+
+def _is_strength(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value < math.inf
 
 
 def gather(folder: str | Path) -> list[Record]:
