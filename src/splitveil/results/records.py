@@ -31,6 +31,9 @@ SCHEMA = 1
 """Version of the record. A change that an old reader would misread makes a new one."""
 METRICS = ("mse", "psnr", "ssim")
 RECORD = "record.json"
+STRENGTHS = {"gaussian": "sigma", "cem": "weight"}
+"""Defense -> parameter by which tables are arranged."""
+
 AGAIN = "delete the folder of the cell, or this file, and run the grid again: what is missing is made"
 
 
