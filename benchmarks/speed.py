@@ -18,7 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Table
 from torch.nn.functional import cross_entropy, mse_loss
@@ -30,6 +29,7 @@ from splitveil.defenses import _kmeans
 from splitveil.defenses.base import Features
 from splitveil.nn import fastconv
 from splitveil.storage.files import write_json
+from splitveil.training.fabric import Fabric
 from splitveil.training.feature_buffer import FeatureBuffer
 from splitveil.training.trainer import Trainer
 

@@ -367,3 +367,13 @@ def test_real_cifar10():
     mean, std = channel_statistics(images.train.images)
     assert mean == pytest.approx(images.mean, abs=0.05)
     assert std == pytest.approx(images.std, abs=0.05)
+
+
+def test_images_that_are_released_are_the_same_again_and_what_was_written_is_kept(tmp_path):
+    tree(tmp_path, {"train": 2, "test": 1})
+    images = load("cifar10", root=tmp_path).train
+    images.images[0] = 7
+    expected = images.images.clone()
+    images.release()
+    assert torch.equal(images.images, expected)
+    images.subset(torch.tensor([0])).release()  # a copy is mapped from nothing

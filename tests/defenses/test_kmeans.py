@@ -222,3 +222,12 @@ def test_deviations_of_other_samples():
     for j in range(2):
         expected = (other[of == 1][near == j] - found.centers[1, j]).square().sum(0)
         torch.testing.assert_close(squares[1, j], expected)
+
+
+def test_squares_are_the_same_in_parts(monkeypatch):
+    z, y = torch.randn(300, 4, generator=rng()), torch.arange(300) % 3
+    whole = _kmeans.fit(z, y, 3, 2, rng())
+    monkeypatch.setattr(_kmeans, "ELEMENTS_AT_ONCE", 7 * 3 * 4)
+    parts = _kmeans.fit(z, y, 3, 2, rng())
+    assert torch.equal(parts.counts, whole.counts)
+    assert torch.allclose(parts.variance, whole.variance, rtol=1e-5)

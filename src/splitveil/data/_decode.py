@@ -71,7 +71,9 @@ def decode(paths: Sequence[Path], size: int, *, resize: bool, label: str) -> Ten
         array = _open(cached, shape)
     if array is None:
         raise UserError(f"cannot read {cached} back; set SPLITVEIL_CACHE to a folder on a sound disk")
-    return torch.from_numpy(array)
+    images = torch.from_numpy(array)
+    images.mapped_from = array.base  # type: ignore[attr-defined] (see `Split.release`)
+    return images
 
 
 def try_out(paths: Sequence[Path], size: int, *, resize: bool, label: str) -> None:

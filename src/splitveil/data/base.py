@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import mmap
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +13,8 @@ from torch import Tensor
 
 from ..errors import UserError
 
+PAGEOUT = 21
+"""MADV_PAGEOUT of madvise(2), which Python does not name."""
 COLORS = (1, 3)
 """Channels that images may have."""
 
@@ -73,6 +78,16 @@ class Split:
         for part in self.images.split(4096):  # memory-mapped images need not be in memory at once
             digest.update(part.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    def release(self) -> None:
+        """Give back the memory of images that are mapped from a file; they are read again once they are needed.
+
+        What was written to them is kept. Where the system cannot do it, nothing happens.
+        """
+        pages = getattr(self.images, "mapped_from", None)
+        if isinstance(pages, mmap.mmap) and sys.platform == "linux":
+            with contextlib.suppress(OSError):  # a kernel before 5.4
+                pages.madvise(PAGEOUT)
 
     def to(self, device: torch.device | str) -> Split:
         """Return the same split on ``device``.

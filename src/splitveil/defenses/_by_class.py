@@ -26,4 +26,4 @@ def by_class(z: Tensor, y: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     slots[sorted_y, within] = order
     valid = slots < len(y)
     grouped = z[slots.clamp(max=len(y) - 1).flatten()].view(classes, n, -1)
-    return (grouped if valid.all() else grouped * valid[..., None]), valid
+    return grouped.mul_(valid[..., None]), valid

@@ -10,6 +10,9 @@ from torch.nn.functional import one_hot
 
 from ._by_class import by_class
 
+ELEMENTS_AT_ONCE = 2**22
+"""Bounds the working memory in which squares are summed, to some 50 MB."""
+
 
 @dataclass(slots=True)
 class Clusters:
@@ -125,7 +128,8 @@ def deviations(z: Tensor, y: Tensor, clusters: Clusters) -> tuple[Tensor, Tensor
     """
     grouped, valid = by_class(z, y, len(clusters.centers))
     middle = clusters.centers.mean(1, keepdim=True)  # see `fit`
-    grouped, centers = grouped - middle, clusters.centers - middle
+    grouped -= middle
+    centers = clusters.centers - middle
     return _squares(grouped, valid, centers, _assign(grouped, centers, clusters.counts > 0))
 
 
@@ -136,8 +140,13 @@ def _assign(grouped: Tensor, centers: Tensor, live: Tensor) -> Tensor:
 
 
 def _squares(grouped: Tensor, valid: Tensor, centers: Tensor, assigned: Tensor) -> tuple[Tensor, Tensor]:
-    residual = grouped - centers.gather(1, assigned[..., None].expand(-1, -1, grouped.shape[-1]))
-    return _sums(residual.square_(), valid, assigned, centers.shape[1])
+    rows = max(1, ELEMENTS_AT_ONCE // (len(centers) * centers.shape[2]))
+    counts, squares = centers.new_zeros(centers.shape[:2]), torch.zeros_like(centers)
+    for part, known, near in zip(grouped.split(rows, 1), valid.split(rows, 1), assigned.split(rows, 1), strict=True):
+        residual = part - centers.gather(1, near[..., None].expand(-1, -1, part.shape[-1]))
+        found = _sums(residual.square_(), known, near, centers.shape[1])
+        counts, squares = counts + found[0], squares + found[1]
+    return counts, squares
 
 
 def _sums(values: Tensor, valid: Tensor, assigned: Tensor, k: int) -> tuple[Tensor, Tensor]:

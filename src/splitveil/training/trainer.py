@@ -38,6 +38,7 @@ class Trainer(Training):
         self.parts = protocol(settings.protocol, images, seed=settings.seed)
         seed_layers(stream("cpu", settings.seed, WEIGHTS))  # the weights are drawn from the global generator
         model, parts = build_model(settings, images), self.parts
+        images.train.release()  # the parts are copies
         super().__init__(model, parts.defender_train, parts.utility_val, settings, len(images.classes), fabric)
 
     def finish(self, progress: Progress | None = None) -> dict[str, Any]:
