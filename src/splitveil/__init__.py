@@ -1,6 +1,6 @@
 """SplitVeil: split inference that keeps the picture on the device, and the attacks and bounds that test it.
 
-``import splitveil as sv`` loads nothing heavy: what is listed here is imported when it is first used. Every defense,
+``import splitveil as sv`` loads nothing heavy: each name is imported when it is first used. Every defense,
 attack and bound is there by the name of its class, without the word Attack or Bound: ``sv.Gaussian``, ``sv.Decoder``.
 
 >>> import splitveil as sv
@@ -51,7 +51,7 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what ``name`` stands for (PEP 562)."""
+    """Import the object that ``name`` stands for (PEP 562)."""
     for room, names in _ROOMS.items():
         if name in names:
             found = getattr(import_module(f".{room}", __name__), name)

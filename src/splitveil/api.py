@@ -63,8 +63,9 @@ def split(
         at: the last layer on the device, as ``network.named_modules()`` calls it.
         example: pixels (1, C, H, W) in [0, 1].
         defenses: in their order on the wire, as objects, of classes of your own too, or as text such as ``"cem:16"``.
-        mean, std: with which the network's images are normalized, a number per channel; None: they are not.
-        layout: "channels_last" where the maps of that layer are, and it cannot be told by trying.
+        mean: mean with which the network's images are normalized, a number per channel; None: they are not.
+        std: standard deviation with which they are normalized, a number per channel.
+        layout: "channels_last" where the maps of that layer are so, and it cannot be found by trying.
 
     Raises:
         UserError: no such layer, a cut that more than one tensor crosses, or defenses that do not fit.
@@ -81,9 +82,10 @@ def fit(
     """Train the model in place, with everything that its defenses do in a training, and leave it in evaluation mode.
 
     Args:
-        data: what it learns from. A `DataLoader` is gone through in each epoch, with its batches, order, workers and
-            transforms, and never held in memory.
-        validate: images that choose the epoch; without them the last one is kept.
+        model: model that `split` has made.
+        data: images and labels that it learns from. A `DataLoader` is gone through in each epoch, with its batches,
+            order, workers and transforms, and never held in memory.
+        validate: images on which the epoch is chosen; without them the last one is kept.
         progress: show a bar where there is a terminal.
         settings: of `Recipe`: ``recipe`` ("fast" unless it is given), ``epochs``, ``batch_size``, ``lr``, ``seed``, ...
 
@@ -129,11 +131,12 @@ def bound(model: SplitModel, bound: Bound | config.Spec | str, images: Data, *, 
     Args:
         model: trained, with its defenses.
         bound: an object such as ``Mixture(clusters=3)``, or text such as ``"mixture:3"``.
-        images: that the model was not trained on; half of them fit densities, a tenth chooses, the rest are scored.
+        images: images that the model was not trained on; densities are fitted on half of them, chosen on a tenth, and
+            scored on the rest.
         seed: of the division of the images and of the noise.
 
     Returns:
-        One estimate or several; each says whether it is a lower or an upper bound, of what, and how sure it is.
+        One estimate or several; each says whether it is a lower or an upper bound, of what, and how precise it is.
 
     Raises:
         UserError: the bound says nothing about this wire (then a `bounds.base.BoundError`), or the images do not fit.
@@ -159,16 +162,20 @@ def attack(
     budget: Budget | None = None,
     progress: bool = True,
 ) -> Result:
-    """Attack what crosses the wire, as somebody would who has images of their own.
+    """Attack what crosses the wire with images of the attacker's own.
 
     The model stays as it is.
 
     Args:
+        model: trained, with its defenses.
         attack: an object, of a class of your own too, or text such as ``"decoder:epochs=20"``.
-        learn_from: the attacker's own images. invert: those that are reconstructed from their wires.
+        learn_from: the attacker's own images.
+        invert: images that are reconstructed from their wires.
         grants: what the attacker may use: queries, the encoder's weights, labels, the cloud's logits.
-        seed: of the wires under attack and of the attack. observed: wires of each image that the attacker sees.
-        budget: what it may spend.
+        seed: of the wires under attack and of the attack.
+        observed: number of wires of each image that the attacker sees.
+        budget: limit on the steps or the time of the attack.
+        progress: show a bar where there is a terminal.
 
     Raises:
         UserError: an image that both sides have, or an attack that cannot take this wire.
@@ -193,10 +200,17 @@ def evaluate(
     observed: int = 1,
     progress: bool = True,
 ) -> Report:
-    """Make several attacks on the same wires: those of a suite by its name, or the ones that are given.
+    """Make several attacks on the same wires: those of a suite, or the ones that are given.
 
     Args:
-        suite: a name, or attacks. Others: as of `attack`.
+        model: trained, with its defenses.
+        suite: name of a suite, or attacks as for `attack`.
+        learn_from: the attacker's own images.
+        invert: images that are reconstructed from their wires.
+        grants: what the attacker may use, as for `attack`.
+        seed: of the wires under attack and of the attacks.
+        observed: number of wires of each image that the attacker sees.
+        progress: show a bar where there is a terminal.
 
     Raises:
         UserError: an unknown suite, or none of its attacks can be made.

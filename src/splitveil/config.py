@@ -1,4 +1,4 @@
-"""Everything a user may set, checked before anything runs; YAML in, YAML out."""
+"""All settings, checked before anything runs; read from YAML and written as YAML."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from .registry import KINDS, Registry
 from .storage.files import expanded
 
 OWN = "own"
-"""Image set and network of a run that was saved from Python: they are their user's, and no name stands for them."""
+"""Image set and network of a run that was saved from Python, which no name of the registry stands for."""
 MAX_SEED = 2**63 - 1
-"""The largest that torch's generators take with any sign."""
+"""The largest seed that torch's generators take with any sign."""
 
 
 class Spec(BaseModel):
@@ -67,7 +67,10 @@ class Spec(BaseModel):
         return {self.name: dict(self.parameters)}
 
     def resolve(self, kind: str) -> Spec:
-        """The same with every parameter named, typed and filled in with its default.
+        """Return the same spec with every parameter named, typed and filled in with its default.
+
+        Args:
+            kind: "attacks", "defenses", "bounds" or "data".
 
         Raises:
             UserError: unknown name or parameter, or a value of the wrong type.
@@ -95,12 +98,19 @@ class Spec(BaseModel):
         return Spec(name=self.name, parameters=resolved)
 
     def make(self, kind: str) -> Any:
-        """The plug-in itself, constructed."""
+        """Return the plug-in itself, constructed.
+
+        Args:
+            kind: "attacks", "defenses", "bounds" or "data".
+
+        Raises:
+            UserError: as `resolve`.
+        """
         return Registry(kind).get(self.name)(**self.resolve(kind).parameters)
 
 
 class OwnSpec(Spec):
-    """An object of a class that is not registered, where a spec is expected: it stands for itself.
+    """An object of a class that is not registered, in place of a spec.
 
     >>> class Mine:
     ...     def __init__(self, size):
@@ -113,7 +123,7 @@ class OwnSpec(Spec):
 
     @classmethod
     def of(cls, thing: Any) -> OwnSpec:
-        """Return what stands for an object; its settings are what it was made with, or its public attributes."""
+        """Return the spec of an object; its settings are what it was made with, or its public attributes."""
         settings = ranges.arguments_of(thing) or {k: v for k, v in vars(thing).items() if not k.startswith("_")}
         plain = {key: value if isinstance(value, ranges.PLAIN) else shown(value) for key, value in settings.items()}
         found = cls(name=type(thing).__name__, parameters=plain)
@@ -129,14 +139,18 @@ class OwnSpec(Spec):
 
 
 def is_registered(thing: Any, kind: str) -> bool:
-    """Return whether an object is of the class that stands under its name among the plug-ins of a kind."""
+    """Return whether an object's class is the plug-in that has its name among those of a kind."""
     names = vars(type(thing)).get("__plugin_names__", ())
-    # A name may be taken in both kinds: that there is such a name is not enough.
+    # Two kinds may have the same name, so it is not enough that there is such a name.
     return bool(names) and names[0] in Registry(kind).names() and Registry(kind).get(names[0]) is type(thing)
 
 
 def spec_of(thing: Any, kind: str) -> Spec:
-    """Return a plug-in, however it is given, as a resolved spec: an object, a spec, or text such as ``"cem:16"``.
+    """Return a plug-in, however it is given, as a resolved spec.
+
+    Args:
+        thing: an object, a spec, or text such as ``"cem:16"``.
+        kind: "attacks", "defenses" or "bounds".
 
     Raises:
         UserError: it is none of these, unknown, or has parameters that do not fit.
@@ -163,24 +177,28 @@ def spec_of(thing: Any, kind: str) -> Spec:
 
 
 def renewed(stored: dict[str, Any], kind: str) -> dict[str, Any]:
-    """A stored plug-in with the parameters that came after it, at the defaults that leave it what it was.
+    """Return a stored plug-in with the parameters that came after it, at the defaults that leave it what it was.
+
+    Args:
+        stored: name -> parameters.
+        kind: "attacks" or "defenses".
 
     >>> renewed({"decoder": {"epochs": 2}}, "attacks")["decoder"]["network"]
     'res_normN8C64'
     """
     try:
         return Spec.model_validate(stored).resolve(kind).model_dump()
-    except (UserError, ValueError):  # of another version: as it stands it equals nothing that is asked for
+    except (UserError, ValueError):  # of another version, so that it equals nothing that is asked for
         return stored
 
 
 class TrainConfig(Recipe):
-    """One training: data, network, defense, recipe."""
+    """The settings of one training: data, network, defense, recipe."""
 
     data: str
     """Image set, as `splitveil list data` shows, or folder:PATH."""
     root: Path | None = None
-    """Folder that holds the images; it counts more than one in data."""
+    """Folder that holds the images; it takes the place of one in data."""
     train_size: Several | None = None
     """Use only this many training images, class-balanced."""
     test_size: Several | None = None
@@ -194,9 +212,9 @@ class TrainConfig(Recipe):
     bottleneck_stride: int = Field(1, ge=1, le=1_000)
     """Stride of the bottleneck convolution."""
     bottleneck_kernel: int = Field(3, ge=1, le=1_000)
-    """Side of its kernel."""
+    """Side of the kernel of the bottleneck convolution."""
     bottleneck_relu: bool = False
-    """A ReLU after it."""
+    """Add a ReLU after the bottleneck convolution."""
     defense: tuple[Spec, ...] = ()
     """Defenses in their order on the wire: name:value or name:key=value,..."""
     protocol: str = "inference_time"
@@ -204,7 +222,11 @@ class TrainConfig(Recipe):
     attacker."""
 
     def resolve(self) -> TrainConfig:
-        """The same with every plug-in parameter and data-dependent default filled in."""
+        """Return the same settings with every plug-in parameter and data-dependent default filled in.
+
+        Raises:
+            UserError: an unknown name, or a value out of its range.
+        """
         padding = {"cifar10": 4, "cifar100": 4, "digits": 2}.get(self.data, 0)
         return self.model_copy(
             update={
@@ -216,14 +238,14 @@ class TrainConfig(Recipe):
         )
 
     def _place(self) -> Path | None:
-        """The folder of the images, wherever the shell stands: `root`, else that in `data`, else the loader's own."""
+        """Return the absolute folder of the images: `root`, else that in `data`, else the loader's own."""
         name, inside = divided(self.data)
         place = self.root or inside or own_root(name)
         return expanded(place).absolute() if place else None
 
 
 def divided(data: str) -> tuple[str, str | None]:
-    """An image set as it is written, without the folder in it; and that folder.
+    """Return an image set as it is written, without the folder in it; and that folder.
 
     >>> divided("folder:root=faces,size=64"), divided("folder:faces"), divided("digits")
     (('folder:size=64', 'faces'), ('folder', 'faces'), ('digits', None))
@@ -241,7 +263,7 @@ def divided(data: str) -> tuple[str, str | None]:
 
 
 def own_root(data: str) -> Path | None:
-    """Where an image set looks by itself, relative to the shell's folder; None where it needs no folder or names one.
+    """Return where an image set looks by itself, relative to the current folder; None where it needs or names none.
 
     >>> own_root("cifar10"), own_root("digits")
     (PosixPath('data'), None)
@@ -254,7 +276,13 @@ def own_root(data: str) -> Path | None:
 
 
 def parse(values: dict[str, Any]) -> TrainConfig:
-    """A TrainConfig from plain values; every error at once, in one line.
+    """Return a TrainConfig from plain values.
+
+    Args:
+        values: settings by name.
+
+    Raises:
+        UserError: with every error at once, in one line.
 
     >>> parse({"data": "digits", "epoch": 3})
     Traceback (most recent call last):
@@ -268,12 +296,20 @@ def parse(values: dict[str, Any]) -> TrainConfig:
 
 
 def explain(error: ValidationError, settings: Collection[str] = ()) -> str:
-    """Everything that is wrong, in one line; ``settings`` are the names that a misspelt one may mean."""
+    """Return everything that is wrong, in one line.
+
+    Args:
+        error: of pydantic.
+        settings: names that a misspelt one may mean.
+    """
     return "; ".join(_line(e, settings or TrainConfig.model_fields) for e in error.errors())
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """The plain values of a YAML file.
+    """Return the plain values of a YAML file.
+
+    Args:
+        path: file of settings.
 
     Raises:
         UserError: no such file, or not a YAML mapping; a key that is given twice, a value that contains itself.
@@ -292,7 +328,7 @@ def load(path: str | Path) -> dict[str, Any]:
 
 
 def flags() -> type[BaseModel]:
-    """TrainConfig's settings as optional flags: None where a flag was not given, so that a file's value stands."""
+    """Return TrainConfig's settings as optional flags: None where one is not given, so that a file's value counts."""
     fields: dict[str, Any] = {}
     for name in names():
         field = TrainConfig.model_fields[name]
@@ -304,7 +340,12 @@ def flags() -> type[BaseModel]:
 
 
 def dump(config: TrainConfig, **more: Any) -> str:
-    """YAML that ``load`` and ``parse`` take back; ``more`` are comments (``# key: value``)."""
+    """Return YAML that ``load`` and ``parse`` read.
+
+    Args:
+        config: settings.
+        more: comments (``# key: value``).
+    """
     head = "".join(f"# {key}: {value}\n" for key, value in more.items())
     values = config.model_dump(mode="json")
     return head + yaml.safe_dump({name: values[name] for name in names()}, sort_keys=False, allow_unicode=True)
@@ -350,7 +391,7 @@ def _known(settings: Collection[str]) -> str:
 
 
 def _expected(setting: str) -> str | None:
-    """The range of a setting, where it has one."""
+    """Return the range of a setting, where it has one."""
     if (field := TrainConfig.model_fields.get(setting)) is None:
         return None
     found = ranges.Declared.of(field.annotation, tuple(field.metadata))
@@ -358,11 +399,11 @@ def _expected(setting: str) -> str | None:
 
 
 class _Unclear(yaml.MarkedYAMLError):
-    """YAML whose meaning is not what its writer can have meant."""
+    """YAML whose meaning cannot be what its writer meant."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses keys that are given twice, of which one would silently count, and values that contain themselves.
+    """A loader that refuses keys given twice, of which one would silently count, and values that contain themselves.
 
     Reads 1e-3 as a number, as YAML 1.2 does.
     """
@@ -370,7 +411,7 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, stream: str):
         super().__init__(stream)
         self._open: list[str | None] = []
-        """Anchors of the values that are being read."""
+        """Anchors of the values that the loader is reading."""
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         try:

@@ -1,4 +1,4 @@
-"""The one exception that a user may cause, and the hint that goes with a misspelt name."""
+"""The exceptions that bad input causes, and the hint for a misspelt name."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from typing import Any
 
 LONGEST = 100
-"""Letters of a value that a message shows whole."""
+"""Most letters of a value that a message shows whole."""
 
 
 class UserError(Exception):
-    """Bad input. The message is one line: what was got, what is expected, what to do (exit code 2)."""
+    """Bad input: the message is one line of what was got, what is expected and what to do (exit code 2)."""
 
 
 class AccessError(UserError):
@@ -23,7 +23,7 @@ class WireError(UserError):
 
 
 def nearest(name: str, options: Iterable[str], alike: float = 0.5) -> str:
-    """The nearest valid name, or an empty string where none is as alike (0 to 1) as that.
+    """Return the nearest valid name, or an empty string where none is as alike (0 to 1) as that.
 
     >>> nearest("prunning", ["pruning", "dropout"], 0.75), nearest("topk", ["nopeek"], 0.75)
     ('pruning', '')
@@ -49,7 +49,11 @@ def shown(value: Any) -> str:
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """Hint with the nearest valid name, or an empty string.
+    """Return a hint with the nearest valid name, or an empty string.
+
+    Args:
+        name: misspelt name.
+        options: valid names.
 
     >>> did_you_mean("gausian", ["cem", "gaussian"])
     "; did you mean 'gaussian'?"
@@ -59,10 +63,15 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: str, options: Iterable[str]) -> UserError:
-    """The error for a name that is not registered: what was got, the nearest, all that exist.
+    """Return the error for a name that is not registered: what was got, the nearest, all that exist.
 
-    Short names are alike by chance, and a hint that is followed trains another thing: it must be much alike, begin
-    alike or have the same letters.
+    Short names are alike by chance, and whoever follows a wrong hint trains another model: a hint must be much alike,
+    begin alike or have the same letters.
+
+    Args:
+        kind: what the name should name, such as "defense".
+        name: as it was given.
+        options: valid names.
 
     >>> unknown("defense", "noise", ["gaussian", "nopeek"])
     UserError("unknown defense 'noise'; expected one of: gaussian, nopeek")

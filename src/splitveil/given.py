@@ -1,4 +1,4 @@
-"""What a caller gives from Python: images and labels, an example, a network. Each is taken, or refused in one line."""
+"""The inputs of a Python caller, each accepted or refused in one line: images and labels, an example, a network."""
 
 from __future__ import annotations
 
@@ -26,11 +26,15 @@ PAIR = "expected (x, y): images (N, C, H, W) and labels (N,), a Dataset of such 
 
 
 SHARE = 0.25
-"""Part of the memory that the images of a data set may take; above it they are read anew in each epoch."""
+"""Part of the memory that the images of a data set may take; larger ones are read anew in each epoch."""
 
 
 def images_of(data: Data, name: str) -> Split:
-    """Return images and labels as a `Split` in memory; ``name`` is that of the argument, for messages.
+    """Return images and labels as a `Split` in memory.
+
+    Args:
+        data: images and labels, see `Data`.
+        name: that of the argument, for messages.
 
     Raises:
         UserError: no pairs of images and labels; images that are not (N, C, H, W), or neither uint8 nor floats in
@@ -55,6 +59,8 @@ def training_images_of(data: Data, name: str, batch_size: int) -> Split | Stream
     A loader with a length is a stream, and so is a data set whose images would take more than a `SHARE` of the memory.
 
     Args:
+        data: images and labels, see `Data`.
+        name: that of the argument, for messages.
         batch_size: of the stream of a data set.
 
     Raises:
@@ -82,7 +88,10 @@ def training_images_of(data: Data, name: str, batch_size: int) -> Split | Stream
 
 
 def example_of(example: Any) -> Tensor:
-    """Return an example as `splitveil.split` needs it, whatever its size.
+    """Return an example as `splitveil.split` needs it, of any size.
+
+    Args:
+        example: pixels (1, C, H, W) in [0, 1].
 
     Raises:
         UserError: it is no tensor of pixels (1, C, H, W).
@@ -102,6 +111,9 @@ def example_of(example: Any) -> Tensor:
 def network_of(network: Any) -> nn.Module:
     """Return a network whose weights are float32, in which training and noise are computed.
 
+    Args:
+        network: module, perhaps compiled.
+
     Raises:
         UserError: it is no module, or has weights of another type.
     """
@@ -115,7 +127,14 @@ def network_of(network: Any) -> nn.Module:
 
 
 def check_model(model: Any) -> None:
-    """Refuse what is no split model."""
+    """Check that a split model was given.
+
+    Args:
+        model: what was given.
+
+    Raises:
+        UserError: it is none.
+    """
     if not isinstance(model, SplitModel):
         raise UserError(
             f"model is a {type(model).__name__}; expected a SplitModel: model = splitveil.split(net, at=..., "
@@ -124,7 +143,16 @@ def check_model(model: Any) -> None:
 
 
 def check_images(model: SplitModel, split: Split, name: str) -> None:
-    """Refuse images of another size than the model was made for."""
+    """Check that images have the size that the model was made for.
+
+    Args:
+        model: whose shapes are known.
+        split: images.
+        name: of the argument, for the message.
+
+    Raises:
+        UserError: they have another.
+    """
     if len(split) and model.image_shape and tuple(split.images.shape[1:]) != model.image_shape:
         raise UserError(
             f"the images of {name} have shape {tuple(split.images.shape[1:])}, the model was made for "
@@ -134,7 +162,12 @@ def check_images(model: SplitModel, split: Split, name: str) -> None:
 
 @torch.no_grad()
 def outputs_of(model: SplitModel, split: Split, name: str) -> int:
-    """Return the number of logits, among which every label of ``split`` must be.
+    """Return the number of logits, and check that every label is below it.
+
+    Args:
+        model: run on one image.
+        split: images and labels.
+        name: of the argument, for the message.
 
     Raises:
         UserError: a label beyond them; an output that is not (B, classes).
@@ -158,7 +191,7 @@ def outputs_of(model: SplitModel, split: Split, name: str) -> int:
 
 
 def _is_listed_pair(data: Any) -> bool:
-    """[x, y] of a whole data set, and no list of two (image, label) pairs."""
+    """Return whether this is [x, y] of a whole data set, and no list of two (image, label) pairs."""
     return isinstance(data, list) and len(data) == 2 and not isinstance(data[0], tuple | list)
 
 
@@ -182,7 +215,7 @@ def _collected(data: Any, name: str) -> tuple[Tensor, Tensor]:
 
 
 def _pair(item: Any, name: str, batched: bool = True) -> tuple[Tensor, Tensor]:
-    """uint8 (B, C, H, W) and int64 (B,) of what a loader or a data set yields: as small as they can be, at once."""
+    """Return uint8 (B, C, H, W) and int64 (B,) of what a loader or a data set yields, made small at once."""
     if not isinstance(item, tuple | list) or len(item) != 2:
         raise UserError(f"{name} yields {_what(item)}; expected pairs (image, label)")
     image, label = (_tensor(part, name) for part in item)
@@ -193,12 +226,12 @@ def _pair(item: Any, name: str, batched: bool = True) -> tuple[Tensor, Tensor]:
 def _has_length(loader: DataLoader[Any]) -> bool:
     try:
         return len(loader) > 0
-    except TypeError:  # of a data set that only ends
+    except TypeError:  # a data set without a length, which only ends
         return False
 
 
 def _is_too_large(data: Dataset[Any], name: str) -> bool:
-    """Whether the images of a data set would take more than their share of the memory."""
+    """Return whether the images of a data set would take more than their share of the memory."""
     has = capacity()
     if isinstance(data, TensorDataset | IterableDataset) or has is None or not hasattr(data, "__len__"):
         return False
@@ -233,7 +266,7 @@ def _check_channels(x: Tensor, name: str) -> None:
 
 
 def _pixels(x: Tensor, name: str) -> Tensor:
-    """uint8 (N, C, H, W) of images as they are given."""
+    """Return images, as they are given, as uint8 (N, C, H, W)."""
     if x.ndim != 4:
         hint = ": write x[:, None]" if x.ndim == 3 and x.shape[0] != 3 else ""
         raise UserError(f"the images of {name} have shape {tuple(x.shape)}; expected {SHAPE}{hint}")
@@ -261,7 +294,7 @@ def _range_hint(lowest: float, highest: float) -> str:
 
 
 def _labels(y: Tensor, count: int, name: str) -> Tensor:
-    """int64 (N,) of labels as they are given."""
+    """Return labels, as they are given, as int64 (N,)."""
     if y.shape != (count,):
         hint = ""
         if y.ndim == 2 and len(y) == count:

@@ -1,4 +1,4 @@
-"""How much memory there is, and the refusal, before any work, of what would need more."""
+"""The memory of a device, and the refusal, before any work, of what would need more."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ from .ranges import whole
 FLOAT = 4
 """Bytes of a float32 number."""
 ADAM = 4
-"""Times the weights that a training with Adam holds: weights, gradients and two moments."""
+"""Multiple of the weights that a training with Adam holds: weights, gradients and two moments."""
 SGD = 3
-"""Times the weights that a training with momentum holds."""
+"""Multiple of the weights that a training with momentum holds."""
 MANY = 2**30
-"""Bytes of weights, and what goes with them, of a network that is not built to find out what a batch takes."""
+"""Bytes of weights and optimizer state above which a network is not built to measure a batch."""
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Where Linux tells what a container may take: its machine has more."""
+"""Files in which Linux tells the limit of a container, whose machine has more."""
 
 
 def capacity(device: torch.device | str = "cpu") -> int | None:
     """Return the bytes of memory that a device has, used or not; None where the system does not tell.
 
-    On a processor a container's limit counts, where it is below what the machine has.
+    On a CPU a container's limit counts, where it is below what the machine has.
+
+    Args:
+        device: CPU or GPU.
     """
     if (device := torch.device(device)).type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
@@ -52,10 +55,11 @@ def check(who: str, needs: Mapping[str, int], device: torch.device | str, proces
     """Refuse what needs more memory than ``device`` has.
 
     Args:
-        who: begins the message.
-        needs: what takes memory, named as a user may set it -> bytes that it takes, at least. The first that does
-            not fit is named.
-        processes: that each take as much; they share the memory of a machine, but each have a GPU.
+        who: beginning of the message.
+        needs: what takes memory, named as a user may set it -> least bytes that it takes. The message names the
+            first that does not fit.
+        device: CPU or GPU.
+        processes: number of processes that each take as much; they share the memory of a machine, but each have a GPU.
 
     Raises:
         UserError: something does not fit.
@@ -104,11 +108,13 @@ def kept(own: nn.Module | None = None) -> Iterator[Callable[[], int]]:
 def trained(name: str, build: Callable[..., nn.Module], *shape: int) -> dict[str, int]:
     """Return the bytes that a network takes while Adam trains it: its weights and what goes with them; a batch too.
 
-    The weights are counted without memory. Where they are few, two images go through the network and tell of a batch;
-    many are enough to go by.
+    The weights are counted without memory. Where they are few, two images go through the network to measure a batch;
+    where they are many, their own bytes are enough.
 
     Args:
-        name: the parameter that it grows with. build: makes the network. shape: of the batch, (B, ...).
+        name: the parameter that it grows with.
+        build: makes the network.
+        *shape: shape of the batch, (B, ...).
 
     >>> trained("width", lambda: nn.Linear(3, 5, bias=False), 8, 3)
     {'width': 240, 'width or batch_size': 336}
@@ -135,10 +141,10 @@ def bytes_of(module: nn.Module) -> int:
 
 
 class Limited(TorchDispatchMode):
-    """Refuse, inside the block, to make a tensor that is larger than the memory: layers are made of what is asked for.
+    """A block in which tensors larger than the memory are refused: users choose the sizes of layers.
 
     Args:
-        who: begins the message.
+        who: beginning of the message.
 
     >>> with Limited("bottleneck"):  # doctest: +ELLIPSIS
     ...     nn.Conv2d(10**6, 10**6, 3)

@@ -1,4 +1,4 @@
-"""How far a reconstruction is from its image: mean squared error, PSNR and SSIM.
+"""The distance of a reconstruction from its image: mean squared error, PSNR and SSIM.
 
 Images are float tensors (B, C, H, W) in [0, 1]; every metric returns one number per image, (B,).
 Values are checked (NaN, range) only where no gradient is asked for: a check in a training step would stall
@@ -23,10 +23,11 @@ ELEMENTS_AT_ONCE = 2**22  # bounds the working memory of ssim and bootstrap_ci t
 
 
 def mse(x: Tensor, y: Tensor) -> Tensor:
-    """Mean squared error per image: mean over channels and pixels of (x − y)². Unit: squared pixel range.
+    """Return the mean squared error per image: mean over channels and pixels of (x − y)². Unit: squared pixel range.
 
     Args:
-        x, y: images (B, C, H, W) in [0, 1].
+        x: images (B, C, H, W) in [0, 1].
+        y: images (B, C, H, W) in [0, 1].
 
     Returns:
         (B,) in [0, 1].
@@ -42,9 +43,19 @@ def mse(x: Tensor, y: Tensor) -> Tensor:
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio per image, in dB: −10 log10 MSE, as the peak is 1. Equal images give +inf.
+    """Return the peak signal-to-noise ratio per image, in dB: −10 log10 MSE, as the peak is 1. Equal images give +inf.
 
     The mean of this over images is not the PSNR of the mean MSE: by Jensen it is larger or equal.
+
+    Args:
+        x: images (B, C, H, W) in [0, 1].
+        y: images (B, C, H, W) in [0, 1].
+
+    Returns:
+        (B,) in decibels.
+
+    Raises:
+        UserError: as for :func:`mse`.
 
     >>> psnr(torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), 0.1))
     tensor([20.])
@@ -53,13 +64,14 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
 
 
 def ssim(x: Tensor, y: Tensor, padding: Literal["valid", "zero"] = "valid") -> Tensor:
-    """Structural similarity per image (Wang et al., IEEE TIP 2004, eq. 13), mean over channels and pixels.
+    """Return the structural similarity per image (Wang et al., IEEE TIP 2004, eq. 13), mean over channels and pixels.
 
     SSIM = (2 μx μy + C1)(2 σxy + C2) / ((μx² + μy² + C1)(σx² + σy² + C2)), moments under an 11 × 11 Gaussian
     window with σ = 1.5, C1 = 0.01², C2 = 0.03². Differentiable, so that it also serves as a training loss.
 
     Args:
-        x, y: images (B, C, H, W) in [0, 1].
+        x: images (B, C, H, W) in [0, 1].
+        y: images (B, C, H, W) in [0, 1].
         padding: "valid" uses whole windows only (equals scikit-image's ``structural_similarity`` with
             ``gaussian_weights=True, use_sample_covariance=False``); "zero" surrounds the images with black,
             as the code published with the CEM paper does, for comparison with its numbers.
@@ -92,6 +104,9 @@ def ssim(x: Tensor, y: Tensor, padding: Literal["valid", "zero"] = "valid") -> T
 def check_size(size: int) -> None:
     """Refuse images that `ssim` cannot score, before anything is trained or attacked.
 
+    Args:
+        size: pixels of the shorter side.
+
     Raises:
         UserError: they are smaller than its window.
 
@@ -116,15 +131,17 @@ def _ssim(x: Tensor, y: Tensor, padding: str) -> Tensor:
 
 
 def _blur(planes: Tensor, padding: str) -> Tensor:
-    """Gaussian window over (N, H, W), one axis after the other; banded matrix products are 3 to 10 times
-    faster here than an 11-tap convolution."""
+    """Apply the Gaussian window to (N, H, W), one axis after the other.
+
+    Banded matrix products are 3 to 10 times faster here than an 11-tap convolution.
+    """
     rows = _window_matrix(planes.shape[1], padding).to(planes)
     columns = _window_matrix(planes.shape[2], padding).to(planes)
     return rows @ planes @ columns.T
 
 
 def _window_matrix(size: int, padding: str) -> Tensor:
-    """(windows, size): row i holds the window centered on pixel i; "valid" keeps the rows that fit whole."""
+    """Return (windows, size): row i holds the window centered on pixel i; "valid" keeps the rows that fit whole."""
     pixel = torch.arange(size, dtype=torch.float64)
     reach = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
     total = torch.exp(-0.5 * (reach / WINDOW_SIGMA).square()).sum()
@@ -135,7 +152,7 @@ def _window_matrix(size: int, padding: str) -> Tensor:
 
 
 def checked_pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The images that a metric got, at least in single precision; UserError as for :func:`mse`."""
+    """Return the images of a metric in single precision or better; raise UserError as :func:`mse` does."""
     if x.shape != y.shape or x.dim() != 4 or x.numel() == 0:
         raise UserError(
             f"a metric got images of shapes {tuple(x.shape)} and {tuple(y.shape)}; "

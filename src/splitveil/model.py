@@ -46,9 +46,9 @@ class SplitModel(nn.Module):
     mean: Tensor
     std: Tensor
     wire_shape: tuple[int, ...]
-    """Shape of what crosses the wire for one image; () until an example has told it."""
+    """Shape of what crosses the wire for one image; () without an example."""
     image_shape: tuple[int, ...]
-    """(C, H, W) of the images; () until an example has told it."""
+    """Shape (C, H, W) of the images; () without an example."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class SplitModel(nn.Module):
         self.at: str | None = None
         """Layer after which `cut` has cut a network; None: the halves were given."""
         self.given_layout = self._layout
-        """What was said of the maps' order."""
+        """The maps' order as it was given."""
         self.trained_by: dict[str, Any] = {}
         """Settings of the training by `splitveil.fit`; empty: there was none."""
         if example is not None:
@@ -93,7 +93,7 @@ class SplitModel(nn.Module):
 
     @torch.no_grad()
     def _learn(self, example: Tensor) -> None:
-        """Take the shapes from pixels (1, C, H, W), and install the defense, which may ask for them."""
+        """Learn the shapes from pixels (1, C, H, W), and install the defense, which may ask for them."""
         modes = [(module, module.training) for module in self.modules()]
         self.eval().check_layout(example)
         self.image_shape, self.wire_shape = tuple(example.shape[1:]), tuple(self.features(example[:1]).shape[1:])
@@ -114,10 +114,22 @@ class SplitModel(nn.Module):
         defense: nn.Module | Sequence[Defense] | None = None,
         layout: Layout | None = None,
     ) -> SplitModel:
-        """Cut any network after its layer ``at``, whose maps have ``layout``; see `cutting.network.cut_network`.
+        """Cut any network after one of its layers, see `cutting.network.cut_network`.
 
         The model learns its shapes from ``example`` and installs the defense. It is in evaluation mode if the network
         is.
+
+        Args:
+            network: images (B, C, H, W) -> logits (B, classes).
+            at: name of the last layer on the device, as in ``network.named_modules()``.
+            example: pixels (1, C, H, W) in [0, 1].
+            mean: mean of the training pixels, one number per channel.
+            std: standard deviation of the training pixels, one number per channel.
+            defense: one, or several in their order on the wire.
+            layout: order of the axes of the layer's maps; None: found by trying.
+
+        Raises:
+            UserError: no such layer, another tensor crosses the cut, or a defense that does not fit.
 
         Example:
             >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
@@ -132,13 +144,20 @@ class SplitModel(nn.Module):
         return made if network.training else made.eval()
 
     def features(self, x: Tensor) -> Tensor:
-        """z, before the defense: what nobody outside the device may see. x: pixels in [0, 1]."""
+        """Return z before the defense, which nobody outside the device may see.
+
+        Args:
+            x: pixels (B, C, H, W) in [0, 1].
+        """
         return self.encoder(self._normalized(x))
 
     def check_layout(self, x: Tensor) -> None:
-        """Refuse features that are not as the wire carries them. x: pixels (1, 3, S, S).
+        """Refuse features that are not as the wire carries them.
 
-        Tried once; the answer is kept. The order of the axes is not looked at where ``layout`` was given.
+        This is tried once and the answer kept. The order of the axes is not checked where ``layout`` was given.
+
+        Args:
+            x: pixels (1, C, H, W).
 
         Raises:
             UserError: an axis 0 that does not count the images; maps that are not (C, H, W), or of which that cannot be
@@ -158,7 +177,12 @@ class SplitModel(nn.Module):
         return (x - self.mean[:, None, None]) / self.std[:, None, None]
 
     def protect(self, z: Tensor, rng: torch.Generator | None = None) -> Tensor:
-        """z_wire: the defense applied to z. ``rng=None`` draws from `randomness.fresh_generator`."""
+        """Return z_wire: the defense applied to z.
+
+        Args:
+            z: features (B, ...).
+            rng: generator of the noise; None draws from `randomness.fresh_generator`.
+        """
         if rng is not None and not isinstance(rng, torch.Generator):
             raise UserError(f"rng is {rng!r:.40}; expected a generator: torch.Generator().manual_seed(0)")
         if self.defense is None:
@@ -166,22 +190,32 @@ class SplitModel(nn.Module):
         return cast("Any", self.defense).on_wire(z, fresh_generator(z.device) if rng is None else rng)
 
     def encode(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
-        """z_wire, all that crosses the network: ``protect(features(x))``."""
+        """Return z_wire, all that crosses the network: ``protect(features(x))``.
+
+        Args:
+            x: pixels (B, C, H, W) in [0, 1].
+            rng: generator of the noise; None draws from `randomness.fresh_generator`.
+        """
         return self.protect(self.features(x), rng)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load a saved state; of a defense that cuts channels out, as PATROL, into layers of the saved sizes."""
+        """Load a saved state; of a defense that removes channels, as PATROL, into layers of the saved sizes."""
         tensors = {name: value for name, value in state_dict.items() if torch.is_tensor(value)}
         cast("Any", getattr(self.defense, "restructure_like", lambda *_: False))(self, tensors)
         return super().load_state_dict(state_dict, strict, assign)
 
     def forward(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
-        """Logits (B, classes) of pixels x (B, 3, S, S) in [0, 1]."""
+        """Return logits (B, classes).
+
+        Args:
+            x: pixels (B, C, H, W) in [0, 1].
+            rng: generator of the noise; None draws from `randomness.fresh_generator`.
+        """
         return self.tail(self.encode(x, rng))
 
 
 def _numbers(name: str, given: Any, default: float, channels: int) -> tuple[float, ...]:
-    """One number per channel, however they are given."""
+    """Return one number per channel, however they are given."""
     if given is None:
         return (default,) * channels
     try:

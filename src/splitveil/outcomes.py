@@ -1,4 +1,4 @@
-"""What attacks from Python achieved: a result of one, a report of several on the same wires."""
+"""Results of attacks from Python: a result of one, a report of several on the same wires."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 
 SHOWN = 8
-"""Images in a picture."""
+"""Number of images in a picture."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What an attack achieved.
+    """The result of an attack.
 
     Attributes:
-        name: of the attack.
-        outcome: all of it; the properties below are its essence.
-        model: that was attacked, as it was then; None: it was read from a folder without its network.
+        name: name of the attack.
+        outcome: the whole result; the properties below are its essence.
+        model: the attacked model, as it was then; None: the result was read from a folder without the network.
     """
 
     name: str
@@ -41,41 +41,45 @@ class Result:
 
     @property
     def mse(self) -> float:
-        """Mean squared error of the reconstructions, pixels in [0, 1]; higher is more private."""
+        """Return the mean squared error of the reconstructions, pixels in [0, 1]; higher is more private."""
         return self._mean("mse")
 
     @property
     def ssim(self) -> float:
-        """Structural similarity of the reconstructions; lower is more private."""
+        """Return the structural similarity of the reconstructions; lower is more private."""
         return self._mean("ssim")
 
     @property
     def psnr(self) -> float:
-        """Peak signal-to-noise ratio in decibels, at most 100 for each image; lower is more private."""
+        """Return the peak signal-to-noise ratio in decibels, at most 100 for each image; lower is more private."""
         return self._mean("psnr")
 
     @property
     def baseline_mse(self) -> float:
-        """Mean squared error of answering the mean of the attacker's images: what no wire at all would leave."""
+        """Return the error of answering the mean of the attacker's images, which needs no wire."""
         return self.outcome.summary["baseline_mse"]
 
     @property
     def flags(self) -> list[str]:
-        """Reasons not to trust the attack's failure or success; none of them means none was found."""
+        """Return reasons not to trust the attack's failure or success; an empty list means that none was found."""
         return self.outcome.summary["flags"]
 
     @property
     def images(self) -> Tensor:
-        """The reconstructions, float (N, C, H, W) in [0, 1], in the order of ``originals``."""
+        """Return the reconstructions, float (N, C, H, W) in [0, 1], in the order of ``originals``."""
         return self._pictures(self.outcome.reconstructions)
 
     @property
     def originals(self) -> Tensor:
-        """The attacked images, float (N, C, H, W) in [0, 1]."""
+        """Return the attacked images, float (N, C, H, W) in [0, 1]."""
         return self._pictures(self.outcome.originals)
 
     def interval(self, metric: str = "mse") -> Interval:
-        """Return the 95 % interval of a metric's mean over the attacked images (bootstrap)."""
+        """Return the 95 % interval of a metric's mean over the attacked images (bootstrap).
+
+        Args:
+            metric: "mse", "psnr", "ssim" or another one that was scored.
+        """
         if metric not in self.outcome.values:
             raise UserError(f"there is no metric '{metric}'; expected one of {', '.join(self.outcome.values)}")
         return interval(self.outcome.values[metric])
@@ -84,7 +88,7 @@ class Result:
         """Draw the first attacked images above their reconstructions; a notebook shows the figure.
 
         Args:
-            count: of images.
+            count: number of images.
         """
         count = max(1, min(count, len(self.images)))
         figure = inline_figure(figsize=(1.2 * count, 2.7))
@@ -113,12 +117,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """What the attacks of a suite achieved on the same wires.
+    """The results of several attacks on the same wires.
 
     Attributes:
-        suite: its name. results: by attack.
+        suite: name of the suite.
+        results: results by attack.
         skipped: attacks that could not be made, with the reason.
-        doubts: flags that no attack has alone: one with the weights that is beaten by one without, near-duplicates.
+        doubts: flags that no attack has alone, such as one with the weights that is beaten by one without.
         model: as of `Result`.
     """
 
@@ -130,7 +135,7 @@ class Report:
 
     @property
     def best_attacker(self) -> str:
-        """The attack, or the choice per image, that is best on attacker images from which nothing was learned."""
+        """Return the attack, or the choice per image, that is best on the attacker's held-out images."""
         found = suites.best_of(self._values(), self._held())
         if found is None:
             raise UserError("there are too few images in learn_from to tell the best attacker; give 20 or more")
@@ -138,17 +143,17 @@ class Report:
 
     @property
     def mse(self) -> float:
-        """Mean squared error of the best attacker that can exist."""
+        """Return the mean squared error of the best attacker that can exist."""
         return float(suites.best_values(self._values(), self._held(), "mse").mean())
 
     @property
     def worst_case_mse(self) -> float:
-        """Mean over the images of the lowest error of any attack: nobody without the images can choose so."""
+        """Return the mean over the images of the lowest error of any attack, which needs the images to be known."""
         return float(suites.worst_case({name: value["mse"] for name, value in self._values().items()}).mean())
 
     @property
     def flags(self) -> list[str]:
-        """The flags of all attacks, and the doubts."""
+        """Return the flags of all attacks, and the doubts."""
         each = [f"{name}: {flag}" for name, result in self.results.items() for flag in result.flags]
         return each + self.doubts
 

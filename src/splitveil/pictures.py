@@ -99,9 +99,11 @@ def save_arrays(path: str | Path, **images: Any) -> None:
 
 
 def load_arrays(path: Path, names: Sequence[str], remedy: str) -> list[np.ndarray]:
-    """Return the arrays ``names`` of a file of `save_arrays`, uint8 (K, C, H, W), the same K of each; no code runs.
+    """Return arrays of a file of `save_arrays`, uint8 (K, C, H, W), the same K of each; no code runs.
 
     Args:
+        path: file that is read.
+        names: arrays that it must have.
         remedy: what to do where the file is damaged.
 
     Raises:
@@ -118,14 +120,25 @@ def load_arrays(path: Path, names: Sequence[str], remedy: str) -> list[np.ndarra
 
 
 def data_uri(image: np.ndarray) -> str:
-    """One image, uint8 (3, H, W), as a PNG inside a ``data:`` address."""
+    """Return one image as a PNG inside a ``data:`` address.
+
+    Args:
+        image: uint8 (C, H, W).
+    """
     buffer = io.BytesIO()
     _picture(image).save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def checked(images: Any) -> np.ndarray:
-    """``images`` as a NumPy array (K, 3, H, W); UserError unless it is uint8 (K, 3 or 1, H, W), K at least 1."""
+    """Return images as a NumPy array.
+
+    Args:
+        images: uint8 (K, C, H, W), C 1 or 3, K at least 1.
+
+    Raises:
+        UserError: they are of another shape or type.
+    """
     pixels = np.asarray(images)
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or pixels.size == 0:
         raise UserError(f"pictures came as {pixels.dtype} {pixels.shape}; expected uint8 (K, 3 or 1, H, W)")

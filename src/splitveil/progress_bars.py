@@ -1,4 +1,4 @@
-"""Progress bars: on standard error where it is a terminal, below its cell in a notebook, elsewhere none."""
+"""Progress bars: on a terminal's standard error or below the cell of a notebook; elsewhere there are none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOW_EVERY = 0.2
 
 @dataclass
 class NotebookTask:
-    """What a bar of a notebook shows."""
+    """The state of a bar in a notebook."""
 
     title: str
     total: float | None
@@ -96,7 +96,7 @@ def bars() -> Bars:
 
 
 def training(bar: Bars, title: str, epochs: int) -> Callable[[int, int, dict[str, Any]], None]:
-    """The progress callback of `training.fit`."""
+    """Return the progress callback of `training.fit`."""
     task = bar.add_task(title, total=epochs, note="")
     starts: dict[int, int] = {}  # steps done when each epoch began; two of them tell how many an epoch has
 
@@ -113,7 +113,7 @@ def training(bar: Bars, title: str, epochs: int) -> Callable[[int, int, dict[str
 
 
 def attack(bar: Bars, title: str) -> Callable[[int, int, float], None]:
-    """The progress callback of `Attack.fit`."""
+    """Return the progress callback of `Attack.fit`."""
     task = bar.add_task(title, total=None, note="")
 
     def show(done: int, total: int, error: float) -> None:

@@ -1,7 +1,7 @@
-"""Generators: streams that are told apart by their whole description, and noise that nobody can repeat.
+"""Random generators: streams that differ wherever their descriptions do, and noise that nobody can repeat.
 
 The CPU generator of torch (MT19937) keeps 32 bits of a seed: seeds that agree modulo 2³² give the same numbers, and
-whoever holds one wire can try all of them. Here its whole state is filled instead.
+anybody who has one wire can try all of them. Here its whole state is filled instead.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ STATE_BYTES, WORDS_AT, WORDS = 5056, 24, 624
 
 
 def fresh_generator(device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a generator on ``device`` that starts from the operating system's entropy.
+    """Return a generator that starts from the operating system's entropy.
 
     On the CPU that is the whole state of 19,968 bits, on other devices a seed of 64 bits.
+
+    Args:
+        device: where the generator is to draw.
 
     Raises:
         RuntimeError: this version of torch keeps the state of its CPU generator in another layout.
@@ -41,9 +44,12 @@ def stream(device: torch.device | str, *parts: int) -> torch.Generator:
 
 
 def seed_layers(rng: torch.Generator) -> None:
-    """Start torch's global generators, from which layers draw weights and dropout, at numbers that follow from ``rng``.
+    """Seed torch's global generators, from which layers draw weights and dropout, with numbers drawn for ``rng``.
 
-    ``rng`` itself stays where it is. Call it inside ``torch.random.fork_rng``.
+    Call it inside ``torch.random.fork_rng``.
+
+    Args:
+        rng: stays as it is.
     """
     entropy = _expanded(b"layers" + rng.get_state().numpy().tobytes())
     torch.manual_seed(_seed(entropy))  # every device; the CPU's whole state follows

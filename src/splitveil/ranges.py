@@ -1,7 +1,7 @@
 """The ranges that numbers are declared with, and the one check of them.
 
-``epochs: Count`` in a signature says all that is needed: `registry.plugin` checks whatever is called a plug-in, and
-`checked` any other function, from the command line, a file or Python alike, before anything is built.
+``epochs: Count`` in a signature is enough: `registry.plugin` checks the arguments of plug-ins, and `checked` those of
+any other function, from the command line, a file or Python alike, before anything is built.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from .errors import LONGEST, UserError, shown
 Called = TypeVar("Called", bound=Callable[..., Any])
 
 MOST = 10**6
-"""The largest number of anything, and the largest size of a number without a range of its own: what lies beyond is a
-slip of the pen, and would run for years or fill any memory."""
+"""The largest number of anything, and the largest size of a number without a range of its own: larger ones are typing
+errors, and would run for years or fill any memory."""
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 Batch = Annotated[int, Field(ge=2)]
 Looks = Annotated[int, Field(ge=1, le=1000)]
 Iterations = Annotated[int, Field(ge=1, le=10_000)]
-"""Of a solver inside a network, each of which is kept for going back."""
+"""Number of iterations of a solver inside a network, each of which is kept for the backward pass."""
 Rate = Annotated[float, Field(gt=0, le=1000)]
 Positive = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0, le=MOST)]
@@ -36,11 +36,11 @@ Part = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Inner = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
-"""Up to the largest that torch's generators take with any sign."""
+"""A seed, up to the largest that torch's generators take with any sign."""
 Images = Annotated[int, Field(ge=1, le=10**9)]
-"""Up to more than any image set has."""
+"""Number of images, up to more than any image set has."""
 Pixels = Annotated[int, Field(ge=1, le=10**5)]
-"""Side of an image."""
+"""Side of an image in pixels."""
 
 PLAIN = (int, float, str, bool, type(None))
 BOUNDS = ("ge", "gt", "le", "lt")
@@ -48,7 +48,7 @@ BOUNDS = ("ge", "gt", "le", "lt")
 
 @dataclass(frozen=True)
 class Declared:
-    """What a parameter or an option was declared as: the type of its values, and their range.
+    """The declaration of a parameter or an option: the type of its values, and their range.
 
     >>> Declared.of(Count).described
     'a whole number from 1 to 1000000'
@@ -62,9 +62,10 @@ class Declared:
 
     @classmethod
     def of(cls, hint: Any, beside: tuple[Any, ...] = ()) -> Declared | None:
-        """Read a type; None where it has parts that are neither numbers nor texts, which are not checked here.
+        """Read a type; return None where it has parts that are neither numbers nor texts, which are not checked here.
 
         Args:
+            hint: annotation of a parameter.
             beside: ranges that are kept apart from it.
         """
         parts = list(_parts(hint, beside))
@@ -77,7 +78,7 @@ class Declared:
 
     @property
     def described(self) -> str:
-        """What is expected, in words."""
+        """Return what is expected, in words."""
         texts = ["null" if kind is type(None) else self._words(kind) for kind in self.kinds]
         return ", or ".join(texts)
 
@@ -98,7 +99,8 @@ class Declared:
         """Return the value in its declared type.
 
         Args:
-            what: names it in the message.
+            what: name of the value in the message.
+            value: as it was given.
             example: a value that fits.
 
         Raises:
@@ -133,7 +135,7 @@ def whole(text: str) -> int | None:
 
 @functools.cache
 def declared(target: Callable[..., Any]) -> dict[str, Declared | None]:
-    """Return what each parameter of a function or class is declared as; None where that is nothing to check."""
+    """Return the declaration of each parameter of a function or class; None where there is nothing to check."""
     function: Any = target.__init__ if inspect.isclass(target) else target
     hints = get_type_hints(function, include_extras=True)
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -145,6 +147,12 @@ def declared(target: Callable[..., Any]) -> dict[str, Declared | None]:
 
 def value_of(target: Callable[..., Any], key: str, value: Any, who: str) -> Any:
     """Return the value of a parameter in its declared type; one without a declaration need only be small.
+
+    Args:
+        target: function or class.
+        key: name of the parameter.
+        value: as it was given.
+        who: beginning of the message.
 
     Raises:
         UserError: as `Declared.checked`.
@@ -167,7 +175,11 @@ def value_of(target: Callable[..., Any], key: str, value: Any, who: str) -> Any:
 
 
 def checked(function: Called, who: str = "") -> Called:
-    """Return the function, or class, with every argument checked against its declaration; ``who`` begins the messages.
+    """Return the function, or class, with every argument checked against its declaration.
+
+    Args:
+        function: function or class.
+        who: beginning of the messages.
 
     >>> @checked
     ... def wait(epochs: Count = 5): ...
@@ -202,7 +214,7 @@ def arguments_of(thing: object) -> dict[str, Any]:
 
 
 def _remembering(initialize: Callable[..., None]) -> Callable[..., None]:
-    """Let an object keep what it was made with; of a subclass that calls its base's `__init__` what itself got."""
+    """Make an object keep its arguments; of a subclass its own, not those that it passes to its base."""
 
     @functools.wraps(initialize)
     def remembering(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -231,7 +243,7 @@ def _small(value: Any) -> None:
 
 
 def _parts(hint: Any, more: tuple[Any, ...] = ()) -> Iterable[tuple[Any, tuple[Any, ...]]]:
-    """The types that a type is made of, each with the ranges that stand beside it."""
+    """Return the types that a type is made of, each with the ranges that stand beside it."""
     if get_origin(hint) is Annotated:
         inner, *beside = get_args(hint)
         fields = [part for one in beside for part in getattr(one, "metadata", (one,))]

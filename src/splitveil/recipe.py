@@ -1,4 +1,4 @@
-"""How a model is trained: the settings of a recipe, and the rates, batches, streams and precision that follow."""
+"""The recipe of a training: its settings, and the rates, batches, streams and precision that follow from them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ RECIPES: dict[str, dict[str, Any]] = {
         "choose": "last",
     },
 }
-"""What each recipe changes of the defaults."""
+"""The defaults that each recipe changes."""
 
 
 class Recipe(BaseModel):
-    """How a model is trained. The defaults are the published recipe.
+    """The recipe of a training; the defaults are the published one.
 
     >>> Recipe(recipe="fast", lr=0.1).epochs
     12
@@ -48,11 +48,11 @@ class Recipe(BaseModel):
     lr: ranges.Rate = 0.05
     """Highest learning rate of SGD."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Of SGD."""
+    """Momentum of SGD."""
     nesterov: bool = False
-    """Nesterov's momentum."""
+    """Use Nesterov's momentum."""
     weight_decay: ranges.Weight = 5e-4
-    """Of SGD."""
+    """Weight decay of SGD."""
     bias_lr: float = Field(1.0, gt=0, le=1_000)
     """Factor on the learning rate of biases and the scales of norms."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
@@ -60,13 +60,13 @@ class Recipe(BaseModel):
     warmup_epochs: ranges.Weight = 1.0
     """Epochs in which the learning rate rises from 0."""
     schedule: Literal["steps", "one-cycle"] = "steps"
-    """After the warm-up: steps at the milestones, or a straight line to 0 at the end."""
+    """Course of the rate after the warm-up: steps at the milestones, or a straight line to 0 at the end."""
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.25, 0.5, 0.75, 0.875)
     """Parts of the training after which the learning rate is multiplied by gamma (60/120/180/210 of 240)."""
     gamma: float = Field(0.2, gt=0, le=1)
     """Factor on the learning rate at each milestone."""
     crop_padding: int | None = Field(None, ge=0, le=10_000)
-    """Random crop with this zero padding; none: what the image set publishes (CIFAR 4, digits 2, others 0)."""
+    """Random crop with this zero padding; none: that of the image set (CIFAR 4, digits 2, others 0)."""
     flip: bool | None = None
     """Random horizontal flip; none: yes, but not for digits."""
     alternate_flip: bool = False
@@ -74,13 +74,13 @@ class Recipe(BaseModel):
     rotate: float = Field(15.0, ge=0, le=180)
     """Random rotation by up to this many degrees."""
     choose: Literal["best", "last"] = "best"
-    """Which epoch is served: the best on the validation images, or the last."""
+    """The epoch whose weights are kept: the best on the validation images, or the last."""
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     """auto: bf16 where the processor or GPU computes in it."""
     devices: int = Field(1, ge=1, le=1_024)
     """Processes (CPU) or GPUs that share each batch."""
     seed: ranges.Seed = 0
-    """Of weights, shuffling, augmentation, noise and the division of the images."""
+    """Seed of weights, shuffling, augmentation, noise and the division of the images."""
 
     @model_validator(mode="before")
     @classmethod
@@ -89,10 +89,14 @@ class Recipe(BaseModel):
 
 
 def learning_rate(settings: Recipe, progress: float) -> float:
-    """Return the rate at ``progress`` in [0, 1) of the training.
+    """Return the rate at a point of the training.
 
     After a linear warm-up it is multiplied by ``gamma`` at each milestone, or, of a one-cycle schedule, falls in a
     straight line to 0 (Smith & Topin 2019, without their last phase).
+
+    Args:
+        settings: the recipe.
+        progress: part of the training that is done, in [0, 1).
 
     >>> s = Recipe()
     >>> [round(learning_rate(s, epoch / 240), 6) for epoch in (0.5, 1, 60, 120, 239)]
@@ -109,11 +113,15 @@ def learning_rate(settings: Recipe, progress: float) -> float:
 
 
 def pacing_rate(settings: Recipe, progress: float) -> float:
-    """Return the rate by which the schedules of defenses go at ``progress`` in [0, 1) of the training.
+    """Return the rate that the schedules of defenses follow at a point of the training.
 
-    It is the training's own. Under a one-cycle schedule it is what the published recipe has at the same part of the
-    training: the schedule of CEM, 0.001/rate, is made for those steps, and what it decides is how strong the defense
-    is against the task at the beginning (0.02 λ) and in the last quarter (λ), where the rate of every recipe is low.
+    It is the training's own rate. Under a one-cycle schedule it is that of the published recipe at the same part of the
+    training: the schedule of CEM, 0.001/rate, is made for those steps, and decides how strong the defense is against
+    the task at the beginning (0.02 λ) and in the last quarter (λ), where the rate of every recipe is low.
+
+    Args:
+        settings: the recipe.
+        progress: part of the training that is done, in [0, 1).
 
     >>> s = Recipe(recipe="fast")
     >>> [round(0.001 / pacing_rate(s, part), 3) for part in (0, 0.3, 0.6)], round(pacing_rate(s, 0.8), 6)
@@ -130,9 +138,15 @@ LAYERS, SHUFFLE, STEP, REFIT, VALIDATE, TEST, WEIGHTS, ATTACK, WIRE, HELD_OUT, M
 
 
 def batches(count: int, size: int, rng: torch.Generator, smallest: int = 2) -> list[Tensor]:
-    """A permutation in batches of ``size``; a last one below ``smallest`` joins the one before it.
+    """Return a permutation in batches of ``size``; a last one below ``smallest`` joins the one before it.
 
     Batch norm needs two images on every process, so ``smallest`` is twice their number.
+
+    Args:
+        count: number of images.
+        size: images in a batch.
+        rng: generator of the permutation.
+        smallest: least images in a batch.
     """
     order = torch.randperm(count, generator=rng, device=rng.device)
     parts = list(order.split(size))
@@ -142,7 +156,12 @@ def batches(count: int, size: int, rng: torch.Generator, smallest: int = 2) -> l
 
 
 def precision(choice: str, device: torch.device) -> str:
-    """Fabric's precision; "auto" is bf16 where the hardware computes in it and not where it is emulated."""
+    """Return Fabric's precision; "auto" is bf16 where the hardware computes in it and does not emulate it.
+
+    Args:
+        choice: "auto", "32-true" or "bf16-mixed".
+        device: CPU or GPU.
+    """
     if choice != "auto":
         return choice
     if device.type == "cuda":

@@ -1,6 +1,6 @@
-"""Name -> plug-in, discovered from the folders of the package and from entry points.
+"""Plug-ins by name, discovered in the folders of the package and from entry points.
 
-A plug-in is one file in the folder of its kind; ``@plugin("name")`` on its class or builder is all it takes.
+A plug-in is one file in the folder of its kind, with ``@plugin("name")`` on its class or builder.
 A third-party package registers its own under the entry-point group ``splitveil.<kind>``.
 """
 
@@ -30,7 +30,10 @@ KINDS = {
 
 
 def plugin(*names: str) -> Callable[[T], T]:
-    """Mark a class or function as the plug-in called ``names``, and check what it is called with (`ranges`).
+    """Mark a class or function as a plug-in, and check the arguments that it is called with (`ranges`).
+
+    Args:
+        *names: names of the plug-in.
 
     >>> from splitveil.ranges import Count
     >>> @plugin("nothing")
@@ -45,7 +48,7 @@ def plugin(*names: str) -> Callable[[T], T]:
     """
 
     def mark(thing: T) -> T:
-        several = len(names) > 1 and not inspect.isclass(thing)  # such a builder is told which one is meant
+        several = len(names) > 1 and not inspect.isclass(thing)  # a builder of several names gets the one that is meant
         kind: Any = checked(thing, "" if several else names[0])  # type: ignore[type-var]
         kind.__plugin_names__ = names
         return kind
@@ -65,13 +68,20 @@ class Registry:
         self._plugins = _discover(kind)
 
     def get(self, name: str) -> Any:
-        """The class or builder called ``name``; UserError with the nearest valid name otherwise."""
+        """Return a class or builder.
+
+        Args:
+            name: one of its names.
+
+        Raises:
+            UserError: an unknown name; the message has the nearest valid one.
+        """
         if name not in self._plugins:
             raise unknown(KINDS[self.kind], name, self._plugins)
         return self._plugins[name]
 
     def names(self) -> list[str]:
-        """All names, sorted."""
+        """Return all names, sorted."""
         return sorted(self._plugins)
 
     def families(self) -> list[tuple[list[str], str]]:
@@ -82,7 +92,7 @@ class Registry:
         return [(names, folded(names)) for names in several.values()]
 
     def describe(self) -> list[tuple[str, str]]:
-        """(name, first line of its docstring) of every plug-in."""
+        """Return the name of every plug-in, and the first line of its docstring."""
         return [(name, (self._plugins[name].__doc__ or "").strip().split("\n")[0]) for name in self.names()]
 
 

@@ -1,4 +1,4 @@
-"""A run folder: everything about one trained model, and how to read it back."""
+"""Run folders, which hold everything about one trained model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ from .storage.files import atomic_write
 
 
 def build_model(settings: config.TrainConfig, images: data.ImageSet) -> SplitModel:
-    """The untrained model that ``settings`` (resolved) describes for ``images``; its weights from torch's generator.
+    """Return the untrained model that settings describe; its weights are drawn from torch's generator.
+
+    Args:
+        settings: resolved settings of a training.
+        images: image set of the settings.
 
     Raises:
         UserError: unknown names, a cut or bottleneck that does not fit, contradictory defenses, images too small to
@@ -64,7 +68,11 @@ def _build(settings: config.TrainConfig, images: data.ImageSet) -> SplitModel:
 
 
 def load_images(settings: config.TrainConfig, *, download: bool = False) -> data.ImageSet:
-    """The image set of a run; ``root``, where images may have moved to, counts more than a folder in ``data``.
+    """Return the image set of a run.
+
+    Args:
+        settings: of the run; ``root``, where images may have moved to, counts more than a folder in ``data``.
+        download: whether missing files may be fetched.
 
     Raises:
         UserError: a run that was saved from Python, whose images no folder holds.
@@ -84,12 +92,20 @@ def load_images(settings: config.TrainConfig, *, download: bool = False) -> data
 
 
 def save_weights(model: SplitModel, path: Path) -> None:
-    """Write encoder.*, tail.*, defense.* and the normalization as safetensors, in one rename."""
+    """Write encoder.*, tail.*, defense.* and the normalization as safetensors, in one rename.
+
+    Args:
+        model: trained model.
+        path: file that is made or replaced.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; what was there stays.
+    """
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
     with atomic_write(path) as temporary:
         try:
             save_file(tensors, temporary)
-        except SafetensorError as error:  # it wraps the system's error: a full disk must read as one
+        except SafetensorError as error:  # it wraps the system's error: the message must say that a disk is full
             raise OSError(str(error)) from error
 
 
@@ -109,7 +125,10 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
-        """Read a run folder.
+        """Return the run in a folder.
+
+        Args:
+            path: folder that `splitveil train` made.
 
         Raises:
             UserError: no run, or one whose training has not ended.
@@ -128,7 +147,10 @@ class Run:
             raise UserError(f"{path / 'config.yaml'}: {error}") from None
 
     def model(self, images: data.ImageSet) -> SplitModel:
-        """The trained model in evaluation mode.
+        """Return the trained model in evaluation mode.
+
+        Args:
+            images: image set of the run.
 
         Raises:
             UserError: the weights are missing, damaged, or of another network.
@@ -146,7 +168,15 @@ class Run:
 
 
 def load_weights(model: SplitModel, path: Path) -> None:
-    """Copy the weights of ``path`` into ``model``; a missing or mis-shaped tensor is named."""
+    """Copy the weights of a file into a model.
+
+    Args:
+        model: model that is changed.
+        path: file of `save_weights`.
+
+    Raises:
+        UserError: the file is missing or damaged, or a tensor is missing or has another shape.
+    """
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -171,13 +201,13 @@ def load_weights(model: SplitModel, path: Path) -> None:
 
 
 def parameter_counts(model: SplitModel) -> dict[str, int]:
-    """Parameters of each part."""
+    """Return the number of parameters of each part."""
     parts = {"encoder": model.encoder, "tail": model.tail, "defense": model.defense}
     return {name: sum(p.numel() for p in part.parameters()) if part else 0 for name, part in parts.items()}
 
 
 def environment() -> dict[str, Any]:
-    """What a figure must be quoted with: versions and machine."""
+    """Return what a figure must be quoted with: versions and machine."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "splitveil": __version__,
@@ -199,10 +229,15 @@ def _processor() -> str:
 
 
 def check_folder(settings: config.TrainConfig, out: Path, resume: bool) -> None:
-    """Refuse to train ``settings`` in ``out`` where it holds something else, or a run that is not to be resumed.
+    """Check that a training may be made in a folder.
+
+    Args:
+        settings: of the training.
+        out: run folder.
+        resume: go on with a run that is there.
 
     Raises:
-        UserError: as said.
+        UserError: the folder holds something else, or a run that is not to be resumed.
     """
     file = out / "config.yaml"
     if not file.is_file():

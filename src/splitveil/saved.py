@@ -1,4 +1,4 @@
-"""Models and results from Python in a folder, and back: weights, settings and figures, never code."""
+"""Folders of models and results from Python: they hold weights, settings and figures, never code."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class _Defense(TypedDict):
 
 
 class _Model(TypedDict):
-    """What `MODEL` says: how the halves come about again from a network that is given."""
+    """The content of `MODEL`: how the halves are made again from a network that is given."""
 
     splitveil: str
     network: str
@@ -67,6 +67,7 @@ def save(thing: SplitModel | Result | Report, path: str | Path) -> Path:
     same model may be saved into the same folder.
 
     Args:
+        thing: a model, or the result of one or several attacks on it.
         path: a new or empty folder, or one that holds this model.
 
     Returns:
@@ -106,10 +107,12 @@ def save(thing: SplitModel | Result | Report, path: str | Path) -> Path:
 
 @dataclass(frozen=True)
 class Saved:
-    """What a folder holds.
+    """The content of a folder.
 
     Attributes:
-        path: the folder. results: of the attacks in it, by label. reports: by the name of their suite.
+        path: the folder.
+        results: results of the attacks in it, by label.
+        reports: reports by the name of their suite.
     """
 
     path: Path
@@ -119,7 +122,7 @@ class Saved:
 
     @cached_property
     def model(self) -> SplitModel:
-        """The trained model, in evaluation mode; that of a run of `splitveil train` is built, from its images, now.
+        """Return the trained model, in evaluation mode.
 
         Raises:
             UserError: it needs a network that was not given, or images that are not where they were.
@@ -136,7 +139,7 @@ class Saved:
 
     @property
     def report(self) -> Report:
-        """The report, where there is one.
+        """Return the report, where there is one.
 
         Raises:
             UserError: there is none, or more than one.
@@ -156,8 +159,9 @@ def load(
     """Read a folder that `save`, or `splitveil train` and `splitveil attack`, have left. No code of it runs.
 
     Args:
-        network: of the same layers as the one that was split (its weights are replaced), or a pair of encoder and tail
-            where the halves were given. Not needed for the results alone, nor for a run of `splitveil train`.
+        path: the folder.
+        network: a network with the layers of the one that was split (its weights are replaced), or a pair of encoder
+            and tail where the halves were given. Not needed for the results alone, nor for a run of `splitveil train`.
         defenses: in their order, where some were of classes of your own.
 
     Raises:
@@ -223,7 +227,7 @@ def _described(defense: Any) -> dict[str, Any]:
 
 
 def _config(model: SplitModel) -> str:
-    """What `splitveil train` would have written, as far as it is known."""
+    """Return what `splitveil train` would have written, as far as it is known."""
     about = _about(model)["defenses"]
     named = [{one["name"]: one["parameters"]} for one in about if one["registered"]]
     trained = {**model.trained_by}
@@ -301,7 +305,7 @@ def _rebuilt(about: dict[str, Any], path: Path, network: Any, defenses: Sequence
 
 
 def _normalization(path: Path) -> dict[str, list[float]]:
-    """The numbers by which the images are normalized; they are among the weights."""
+    """Return the numbers by which the images are normalized, which are among the weights."""
     try:
         tensors = load_file(path / WEIGHTS)
         return {name: tensors[name].tolist() for name in ("mean", "std")}

@@ -1,4 +1,4 @@
-"""The command: parses, calls, prints. Everything it does can be done from Python too."""
+"""The command line: it parses, calls and prints. All that it does can be done from Python too."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from . import attack, bench, compare, report, tools, train  # noqa: F401 (import
 from ._shared import app
 
 LONGEST_WORD = 300
-"""Letters of a word of a message: longer than the path of any usual file."""
+"""Most letters of a word of a message: more than the path of any usual file has."""
 KEPT = {
     "train": "finished epochs are kept, --resume goes on",
     "bench": "finished cells and epochs are kept, the same command goes on",
 }
-"""What a command that was stopped has left."""
+"""Hints about what a command that was stopped has left."""
 
 
 def main(tokens: list[str] | None = None) -> None:
-    """Entry point: bad input is one line on standard error and exit code 2, Ctrl-C is 130."""
+    """Run the command: bad input is one line on standard error and exit code 2, Ctrl-C is 130."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # one that knows no λ shows \\u03bb instead of ending in a traceback
             stream.reconfigure(errors="backslashreplace")
@@ -58,9 +58,9 @@ def main(tokens: list[str] | None = None) -> None:
 
 
 def _line(text: str) -> str:
-    """A text as one line, in which no word is so long that it hides the others.
+    r"""Return a text as one line, in which no word is so long that it hides the others.
 
-    >>> _line("it is\\n" + "9" * 5000)
+    >>> _line("it is\n" + "9" * 5000)
     'it is 999999999999999999999999999999... (5000 letters)'
     """
     words = (word if len(word) <= LONGEST_WORD else f"{word[:30]}... ({len(word)} letters)" for word in text.split())
@@ -68,7 +68,7 @@ def _line(text: str) -> str:
 
 
 def _of_memory(error: Exception) -> bool:
-    """Whether an error says that memory is used up: of Python, of a GPU or of torch's allocator on a processor."""
+    """Return whether an error says that memory is used up: of Python, of a GPU or of torch's allocator on a CPU."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported for this

@@ -1,4 +1,4 @@
-"""What the commands share: the app, the consoles, how figures are printed."""
+"""The shared parts of the commands: the app, the consoles, and how figures are printed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ app = App(
 
 
 def _place(kind: Any, tokens: Sequence[Token]) -> Any:
-    """A path of the command line, as a shell would read it; a text stays one."""
+    """Return a path of the command line, as a shell would read it; a text stays a text."""
     given = tokens[-1].value
     place = expanded(given)
     return place if kind is not str else str(place) if given.startswith("~") else given
@@ -33,33 +33,35 @@ def _place(kind: Any, tokens: Sequence[Token]) -> Any:
 Place = Annotated[Path, Parameter(converter=_place)]
 """A path, whose ``~`` is replaced and whose names are checked: every path of every command is one."""
 MaybePlace = Annotated[Path | None, Parameter(converter=_place)]
-"""The same, where it may be left out."""
+"""A `Place` that may be left out."""
 PlaceText = Annotated[str, Parameter(converter=_place)]
 """A path that may also be something else: a pattern, or a name."""
 out_console, error_console = Console(), Console(stderr=True)
 
 LOOK: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}
-"""Of tables with many columns: they must fit 80 letters."""
+"""Look of tables with many columns, which must fit 80 letters."""
 
 
 def say(line: str) -> None:
-    """A line as it is: a path must survive copying."""
+    """Print a line as it is, because a path must survive copying."""
     out_console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def show_flags(flags: Iterable[str]) -> None:
+    """Print flags on standard error."""
     for flag in flags:
         error_console.print(f"[yellow]flag[/yellow] {escape(flag)}")
 
 
 def interval(value: dict[str, Any], *, percent: bool = False) -> str:
+    """Return a mean and its interval, as a summary has them, in words."""
     numbers = (value["mean"], *value["ci95"])
     mean, low, high = (f"{v:.2%}" if percent else f"{v:.4g}" for v in numbers)
     return rf"{mean} \[{low}, {high}]"
 
 
 def duration(seconds: float) -> str:
-    """Time as people say it.
+    """Return a time in words.
 
     >>> duration(4.2), duration(150), duration(9000)
     ('4.2 s', '2.5 min', '2.5 h')

@@ -23,20 +23,14 @@ TITLES = {"mse": "MSE", "ssim": "SSIM", "psnr": "PSNR dB"}
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Terms:
-    """Under what the attack is made.
+    """The threat model of the attack.
 
-    Parameters
-    ----------
-    protocol
-        train_time, inference_time or auxiliary; by default the one that the run was trained under.
-    attacker_size
-        Let the attacker train on only this many images.
-    attacked
-        Reconstruct only this many images.
-    observed
-        Wires of each image that the attacker sees and combines, as of a request sent again.
-    seed
-        Of the attack.
+    Args:
+        protocol: train_time, inference_time or auxiliary; by default that of the run's training.
+        attacker_size: Let the attacker train on only this many images.
+        attacked: Reconstruct only this many images.
+        observed: Wires of each image that the attacker sees and combines, as when a request is sent again.
+        seed: Seed of the attack.
     """
 
     protocol: str | None = None
@@ -49,14 +43,12 @@ class Terms:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Scores:
-    """What is measured beside MSE, PSNR and SSIM.
+    """The metrics beside MSE, PSNR and SSIM.
 
-    Parameters
-    ----------
-    lpips
-        Score the perceptual distance too, with these weights of torchvision's alexnet, vgg16 or squeezenet1_1.
-    reidentify
-        Score how often a classifier of clean images, trained once for the run, sees the class in the reconstruction.
+    Args:
+        lpips: Score the perceptual distance too, with these weights of torchvision's alexnet, vgg16 or squeezenet1_1.
+        reidentify: Score how often a classifier of clean images, trained once for the run, sees the class in the
+            reconstruction.
     """
 
     lpips: MaybePlace = None
@@ -78,22 +70,18 @@ def attack(
 ) -> None:
     """Attack a finished run and leave RUN/attacks/NAME/ with summary.json, per_image.csv, reconstructions.png.
 
-    Parameters
-    ----------
-    run
-        Run folder that `splitveil train` made.
-    attack
-        Attack, name:value or name:key=value,..., or published/decoder, published/gan, he2019/rmle; may be repeated.
-    suite
-        Frozen suite of attacks: standard-v2, or quick-v2 for two cores; reports the best attacker and the worst case.
-    epochs
-        Epochs of trained attacks.
-    budget
-        What each attack may spend: steps of an optimization as 500, or time as 90s, 5m.
-    dry_run
-        Take two steps of everything, print what would be done and how long it takes, write nothing.
-    root
-        Folder of the images, where they have moved since the training.
+    Args:
+        run: Run folder that `splitveil train` made.
+        attack: Attack, name:value or name:key=value,..., or published/decoder, published/gan, he2019/rmle; may be
+            repeated.
+        suite: Frozen suite of attacks: standard-v2, or quick-v2 for two cores; reports the best attacker and the worst
+            case.
+        epochs: Epochs of trained attacks.
+        budget: Limit of each attack: steps of each optimization as 500, or time as 90s, 5m.
+        dry_run: Take two steps of everything, print what would be done and how long it takes, write nothing.
+        root: Folder of the images, where they have moved since the training.
+        terms: Threat model of the attack.
+        scores: Metrics beside MSE, PSNR and SSIM.
     """
     from .. import runs
     from ..evaluation import stage, suites

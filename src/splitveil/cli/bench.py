@@ -27,24 +27,17 @@ if TYPE_CHECKING:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Where:
-    """Where cells run, and how many at once.
+    """The place where cells run, and how many at once.
 
-    Parameters
-    ----------
-    on
-        local (processes of this machine), slurm or ray.
-    jobs
-        Cells at once; by default one for each core or GPU, for Ray as many as the cluster has room for, for Slurm 16.
-    retries
-        Further attempts at a cell that raises an error.
-    threads
-        Cores for each cell. Keep to one number within a grid: figures depend on it in their last digits.
-    gpus_per_cell
-        With Ray: GPUs for each cell; with 0.25 four share one.
-    address
-        With Ray: address of a running cluster, or auto.
-    slurm
-        With Slurm: key=value for sbatch, may be repeated: partition=gpu, gpus_per_node=1, time=1440 (minutes).
+    Args:
+        on: local (processes of this machine), slurm or ray.
+        jobs: Cells at once; by default one for each core or GPU, for Ray as many as the cluster has room for, for Slurm
+            16.
+        retries: Further attempts at a cell that raises an error.
+        threads: Cores for each cell. Keep to one number within a grid: figures depend on it in their last digits.
+        gpus_per_cell: With Ray: GPUs for each cell; with 0.25 four share one.
+        address: With Ray: address of a running cluster, or auto.
+        slurm: With Slurm: key=value for sbatch, may be repeated: partition=gpu, gpus_per_node=1, time=1440 (minutes).
     """
 
     on: str = "local"
@@ -56,7 +49,7 @@ class Where:
     slurm: Annotated[list[str] | None, Parameter(negative="")] = None
 
     def checked(self) -> dict[str, Any]:
-        """What `run_grid` and `check_options` take.
+        """Return what `run_grid` and `check_options` take.
 
         Raises:
             UserError: an option of another executor, or a number that cannot be.
@@ -86,27 +79,23 @@ def bench(
     margin: float | None = None,
     where: Where | None = None,
 ) -> None:
-    """Train and attack every cell of a grid into OUT/cells/ID; what is done already is not done again.
+    """Train and attack every cell of a grid into OUT/cells/ID; finished parts are not done again.
 
     It may be stopped or killed at any moment: the same command goes on. Exit code 1: some cells failed.
 
-    Parameters
-    ----------
-    grid
-        YAML file of a grid (docs/bench.md), or a preset: smoke, paper/cifar10, paper/figure4, ...
-    out
-        Folder of the cells and their records; needed unless --plan or --dry-run is all.
-    plan
-        Only show the cells and the hours, disk and memory that they take, from each kind of them tried for a moment.
-    dry_run
-        Only try each kind of cell: two epochs on a few hundred images, two steps of its attacks; nothing is kept.
-    baseline
-        noise: add the sweep of noise without CEM, so that every defense is seen against simply adding more noise.
-    root
-        Folder of the images, whatever the grid says.
-    margin
-        Loss of accuracy, in points, that is to be excluded before accuracy is called kept; 1 unless the grid says
-        another. It is kept with the grid, and cannot be changed once a cell is done.
+    Args:
+        grid: YAML file of a grid (docs/bench.md), or a preset: smoke, paper/cifar10, paper/figure4, ...
+        out: Folder of the cells and their records; needed unless --plan or --dry-run is all.
+        plan: Only show the cells and the hours, disk and memory that they take, from each kind of them tried for a
+            moment.
+        dry_run: Only try each kind of cell: two epochs on a few hundred images, two steps of its attacks; nothing is
+            kept.
+        baseline: noise adds the sweep of noise without CEM, against which every defense is compared.
+        root: Folder of the images, in place of the grid's.
+        where: Executor of the cells.
+        margin: Loss of accuracy, in points, that is to be excluded before accuracy is called kept; 1 unless the grid
+            says
+            another. It is kept with the grid, and cannot be changed once a cell is done.
     """
     from ..bench.driver import run_grid
     from ..bench.grid import load_grid
@@ -132,7 +121,7 @@ def bench(
 
 
 def _say_superseded(grid: Grid) -> None:
-    """Say it where the cells are attacked by a suite whose place another has taken."""
+    """Print a note where the cells are attacked by a suite that a stronger one has replaced."""
     from ..evaluation import suites
 
     for name in suites.SUPERSEDED:
@@ -142,7 +131,7 @@ def _say_superseded(grid: Grid) -> None:
 
 
 def _command(grid: str, out: Path, **options: object) -> str:
-    """What to type for the same cells with the same figures.
+    """Return the command line for the same cells with the same figures.
 
     >>> _command("my grid.yaml", Path("runs/x"), baseline="noise", root=None)
     "splitveil bench 'my grid.yaml' --out runs/x --baseline noise"
@@ -206,7 +195,7 @@ def _show_plan(grid: Grid, out: Path | None, where: Where) -> None:
 
 
 def _table(grid: Grid, out: Path, state: State) -> Table:
-    """Of all cells; a column for each axis where there is room, else one for all of them and none for the seconds.
+    """Return a table of all cells; a column for each axis where there is room, else one for all, and no seconds.
 
     Each row is one training; the caption says how many the configurations have.
     """
@@ -234,7 +223,7 @@ def _empty(heading: str, axes: list[str], more: list[str], caption: str) -> Tabl
 
 
 def _caption(grid: Grid) -> str:
-    """What the brackets cover, and how many seeds there are.
+    """Return what the brackets cover, and how many seeds there are.
 
     >>> from splitveil.bench.grid import load_grid
     >>> _caption(load_grid("smoke"))
@@ -246,7 +235,7 @@ def _caption(grid: Grid) -> str:
 
 
 def _figures(record: Record | None) -> tuple[str, str, str, str]:
-    """Both accuracies, the best attacker's error and seconds of a cell, in as many digits as one reads."""
+    """Return both accuracies, the best attacker's error and the seconds of a cell, in as many digits as one reads."""
     if record is None:
         return "[red]failed[/red]", "", "", ""
     accuracy, error = escape(f"{record.accuracy.scaled(100):.1f}"), escape(f"{record.attacker.mse:.3g}")
@@ -265,7 +254,7 @@ def _show_failed(out: Path, state: State) -> None:
 
 
 class Board:
-    """Bars on standard error, none where it is no terminal; to be entered with ``with`` and called with a `State`."""
+    """Bars on standard error, if it is a terminal; enter them with ``with`` and call them with a `State`."""
 
     def __init__(self, grid: Grid, out: Path, console: Console | None = None):
         from ..bench.cell import Places
@@ -291,7 +280,7 @@ class Board:
         self.bars.stop()
 
     def __call__(self, state: State) -> None:
-        """Show how it stands now."""
+        """Show the state."""
         if self.bars.disable:
             return
         parts = {cell: self._part(self._cells[cell]) for cell in state.running}
@@ -312,14 +301,14 @@ class Board:
             self.bars.update(self._tasks[cell], completed=completed, total=total)
 
     def _part(self, cell: Cell) -> tuple[int, int]:
-        """Epochs and attacks that are done, and all."""
+        """Return how many epochs and attacks are done, and how many there are."""
         from ..bench.cell import steps
 
         return sum(steps(self._places.run(cell.id))), cell.settings.epochs + len(cell.attacks)
 
 
 def title(cell: Cell) -> str:
-    """A cell as its axes name it.
+    """Return a cell as its axes name it.
 
     >>> from splitveil.bench.grid import load_grid
     >>> title(load_grid("smoke").cells[0])
@@ -329,7 +318,7 @@ def title(cell: Cell) -> str:
 
 
 def remaining(seconds: float, done: float, left: float) -> str:
-    """The time that is left where ``done`` cells, or parts of one, took so many seconds.
+    """Return the time that is left where ``done`` cells, or parts of one, took so many seconds.
 
     >>> remaining(60, 0.5, 2), remaining(60, 0, 2)
     ('4 min left', '')

@@ -26,27 +26,24 @@ TITLES = {
 TITLES |= {"lpips": "LPIPS", "reidentified": "re-identified %"}
 
 LISTED = 10
-"""Names in a line, and notes under a table."""
+"""Most names in a line, and most notes under a table."""
 
 
 @app.command
 def compare(a: PlaceText, b: PlaceText, *, margin: float | None = None, out: MaybePlace = None) -> None:
     """Show what B does better or worse than A: B − A with 95 % intervals, image by image where both saw the same.
 
-    One training of each tells these two apart and no more; a verdict needs three or more of each, with the same seeds.
+    One training of each compares these two trainings and no more; a verdict needs three or more, with the same seeds.
 
-    Parameters
-    ----------
-    a
-        Run folder that `splitveil train` made and `splitveil attack` attacked; several that differ in their seed, as a
-        pattern in quotes such as 'runs/noise-*'; or a folder of `splitveil bench`.
-    b
-        Another one, or others with the same seeds, attacked in the same way.
-    margin
-        Loss of accuracy, in points, that is to be excluded; name it before you look. By default the one that a grid has
-        named, else 1.
-    out
-        Also write all of it as JSON to this file.
+    Args:
+        a: Run folder that `splitveil train` made and `splitveil attack` attacked; several that differ in their seed, as
+            a
+            pattern in quotes such as 'runs/noise-*'; or a folder of `splitveil bench`.
+        b: Another one, or others with the same seeds, attacked in the same way.
+        margin: Loss of accuracy, in points, that is to be excluded; name it before you look. By default the one that a
+            grid has
+            named, else 1.
+        out: Also write all of it as JSON to this file.
     """
     from ..results.comparison import Cells
     from ..results.comparison import compare as compare_folders
@@ -124,7 +121,7 @@ def _cells_table(found: Cells, a: str, b: str, equal: set[str]) -> Table:
 
 
 def _equal(cell: Comparison) -> bool:
-    """Whether not one image came out differently."""
+    """Return whether not one image came out differently."""
     return all((row.difference.lo, row.difference.hi) == (0, 0) for row in cell.rows)
 
 
@@ -146,7 +143,7 @@ def _scaled(metric: str) -> int:
 
 
 def _caption(rows: Sequence[Row]) -> str:
-    """What the intervals cover, and what p was corrected for."""
+    """Return what the intervals cover, and what p was corrected for."""
     from ..statistics.evidence import LEAST
 
     few, least = (choice(row.seeds for row in rows) for choice in (max, min))

@@ -9,12 +9,9 @@ from ._shared import MaybePlace, Place, app, say
 def report(folder: Place, *, out: MaybePlace = None) -> None:
     """Make one page of all cells of a bench: DIR/report.html, with DIR/plots and DIR/tables.
 
-    Parameters
-    ----------
-    folder
-        Folder that `splitveil bench` made; it may still be at work in it.
-    out
-        Write everything into this folder instead.
+    Args:
+        folder: Folder that `splitveil bench` made; it may still be at work in it.
+        out: Write everything into this folder instead.
     """
     from ..report.bench import build
 

@@ -22,7 +22,7 @@ LISTS = {
     "bounds": "bounds",
 }
 WIDEST = 40
-"""Letters of a name that a table of 80 has room for."""
+"""Most letters of a name that a table of 80 has room for."""
 WITH_SETTINGS = ("defenses", "attacks", "bounds")
 
 
@@ -30,10 +30,8 @@ WITH_SETTINGS = ("defenses", "attacks", "bounds")
 def legacy(*tokens: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None:
     """Read the published code's scripts, option strings and checkpoints (docs/legacy.md).
 
-    Parameters
-    ----------
-    tokens
-        run_exp.sh, a checkpoint folder with --out RUN, or options: --AT_regularization gan_adv_step1 ...
+    Args:
+        tokens: run_exp.sh, a checkpoint folder with --out RUN, or options: --AT_regularization gan_adv_step1 ...
     """
     from ..legacy import command
 
@@ -42,15 +40,13 @@ def legacy(*tokens: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> Non
 
 @app.command(name="list")
 def list_(what: str | None = None, /, *, every: Annotated[bool, Parameter(name="--all", negative="")] = False) -> None:
-    """Show what can be named: models, decoders, data, defenses, attacks, bounds.
+    """List what can be named: models, decoders, data, defenses, attacks, bounds.
 
-    Parameters
-    ----------
-    what
-        One of these, with its settings; without it all, one line for names that differ in a depth or an ending: of
-        vgg11|13[_sgm] one writes vgg11, vgg11_sgm, vgg13 or vgg13_sgm.
-    every
-        Give every name a line of its own.
+    Args:
+        what: One of these, with its settings; without it all, one line for names that differ in a depth or an ending:
+            of
+            vgg11|13[_sgm] one writes vgg11, vgg11_sgm, vgg13 or vgg13_sgm.
+        every: Give every name a line of its own.
     """
     what = "models" if what == "networks" else what
     if what is not None and what not in LISTS:

@@ -21,12 +21,9 @@ FLAGS = config.flags()
 def demo(*, out: Place = Path("demo"), seed: int = 0) -> None:
     """Train two small models on digits, noise alone and noise with CEM; attack both; write OUT/report.html.
 
-    Parameters
-    ----------
-    out
-        Folder of the report; an earlier demo in it is replaced.
-    seed
-        Of everything that is drawn.
+    Args:
+        out: Folder of the report; an earlier demo in it is replaced.
+        seed: Seed of all that is drawn.
     """
     from ..demo import run_demo
 
@@ -45,20 +42,15 @@ def train(
     tensorboard: Annotated[bool, Parameter(negative="")] = False,
     flags: Annotated[FLAGS | None, Parameter(name="*")] = None,  # type: ignore[valid-type]
 ) -> None:
-    """Train a split classifier. Settings come from --config and, over it, from the flags.
+    """Train a split classifier with the settings of --config and, over them, of the flags.
 
-    Parameters
-    ----------
-    out
-        Folder of the run.
-    config_file
-        YAML file of settings, e.g. the config.yaml of another run.
-    resume
-        Go on with the run in --out from its last epoch.
-    download
-        Fetch the image set where it is published in one archive.
-    tensorboard
-        Write the curves of OUT/metrics.jsonl for TensorBoard too, under OUT/tensorboard.
+    Args:
+        out: Folder of the run.
+        config_file: YAML file of settings, e.g. the config.yaml of another run.
+        resume: Go on with the run in --out from its last epoch.
+        download: Fetch the image set where it is published in one archive.
+        tensorboard: Write the curves of OUT/metrics.jsonl for TensorBoard too, under OUT/tensorboard.
+        flags: Settings of the training.
     """
     from .. import runs
     from ..training.trainer import fit
@@ -88,15 +80,12 @@ def train(
 def tail(run: Place, *, root: MaybePlace = None) -> None:
     """Train the tail of a finished run anew on its frozen wire, and add the accuracy to RUN/summary.json.
 
-    The accuracy as trained also says how far the training came; this one what the wire allows, by one short recipe for
-    all defenses. The weights of the run stay as they are.
+    The accuracy as trained also says how far the training came; this accuracy says what the wire allows, by one short
+    recipe for all defenses. The weights of the run stay as they are.
 
-    Parameters
-    ----------
-    run
-        Run folder that `splitveil train` made.
-    root
-        Folder of the images, where they have moved since the training.
+    Args:
+        run: Run folder that `splitveil train` made.
+        root: Folder of the images, where they have moved since the training.
     """
     from .. import runs
     from ..evaluation.tail import RECIPE, retrain
@@ -114,7 +103,7 @@ def tail(run: Place, *, root: MaybePlace = None) -> None:
 
 
 def _over(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """A file's settings with the flags over them; another image set does not lie in the file's folder.
+    """Return a file's settings with the flags over them; another image set does not lie in the file's folder.
 
     >>> _over({"data": "folder:a", "root": "/x/a", "seed": 1}, {"data": "folder:b"})
     {'data': 'folder:b', 'seed': 1}
