@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,7 @@ def load_grid(
     """
     name, values = _open(str(path_or_preset))
     file = read(values)
-    options = _attack_options(file.rest)
+    options = {"attacks": _attacks(file), "attacker_size": file.attacker_size, "attacked": file.attacked}
     rows = list(_kept(file, {} if root is None else {"root": str(root)}))
     if baseline is not None:
         rows += _noise(rows, _sigmas(baseline))
@@ -145,9 +145,9 @@ def load_grid(
         cell = Cell(settings, axes=axes, **options)
         cells.setdefault(cell.id, cell)
     checks.trainable(cells.values())
-    about = [str(file.rest.get(key) or "").strip() for key in ("name", "description")]
-    margin = checked_margin(file.rest.get("margin", MARGIN) if margin is None else margin)
-    return Grid(about[0] or name, about[1], tuple(cells.values()), margin)
+    named_margin = MARGIN if file.margin is None else file.margin
+    margin = checked_margin(named_margin if margin is None else margin)
+    return Grid(file.name or name, file.description, tuple(cells.values()), margin)
 
 
 Settled = tuple[dict[str, Any], config.TrainConfig]
@@ -222,38 +222,13 @@ def _alternatives(key: str, value: Any) -> list[Any]:
 
 
 def _resolved(values: dict[str, Any]) -> config.TrainConfig:
-    """`config.parse` and `resolve`; what a cell shares with others is not parsed again."""
-    seed, defense = values.get("seed", 0), values.get("defense", [])
-    rest = {key: value for key, value in values.items() if key not in ("seed", "defense")}
-    if type(seed) is not int or not 0 <= seed <= config.MAX_SEED or not isinstance(defense, list):
-        return config.parse(values).resolve()
-    try:
-        common = _parsed(json.dumps(rest, default=str))
-        stack = [_parsed(json.dumps({"data": "digits", "defense": [one]}, default=str)).defense[0] for one in defense]
-    except UserError:
-        return config.parse(values).resolve()  # names everything that is wrong
-    return common.model_copy(update={"seed": seed, "defense": tuple(stack)})
+    return config.parse(values).resolve()
 
 
-@lru_cache(maxsize=4096)
-def _parsed(text: str) -> config.TrainConfig:
-    return config.parse(json.loads(text)).resolve()
-
-
-def _attack_options(rest: dict[str, Any]) -> dict[str, Any]:
-    options: dict[str, Any] = {"attacks": _attacks(rest)}
-    for key in ("attacker_size", "attacked"):
-        value = options[key] = rest.get(key)
-        if value is not None and (type(value) is not int or value < 2):
-            more = ", the same for the whole grid: write a file for each" if isinstance(value, list) else ""
-            raise UserError(f"{key} is {value!r}; expected one number of images, at least 2{more}")
-    return options
-
-
-def _attacks(rest: dict[str, Any]) -> dict[str, config.Spec]:
+def _attacks(file: GridFile) -> dict[str, config.Spec]:
     from ..evaluation import suites  # with all that scores an attack
 
-    texts, suite = rest.get("attacks"), rest.get("suite")
+    texts, suite = file.attacks, file.suite
     if texts is not None and suite is not None:
         raise UserError("the file names attacks and a suite; give one of the two")
     if suite is not None:
@@ -263,8 +238,6 @@ def _attacks(rest: dict[str, Any]) -> dict[str, config.Spec]:
         # The labels that `splitveil attack --suite` uses.
         return {label: spec.resolve("attacks") for label, spec in suites.labels(suites.SUITES[suite]).items()}
     texts = list(ATTACKS) if texts is None else texts
-    if not isinstance(texts, list) or not texts:
-        raise UserError(f"attacks is {texts!r}; expected a list, such as [published/decoder, linear]")
     found = [suites.PRESETS.get(text) if isinstance(text, str) else None for text in texts]
     specs = [spec or _spec(text) for spec, text in zip(found, texts, strict=True)]
     for spec in specs:
