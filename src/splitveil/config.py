@@ -131,6 +131,7 @@ class OwnSpec(Spec):
         return found
 
     def resolve(self, kind: str) -> Spec:
+        """Return the spec itself, whose object has its settings already."""
         return self
 
     def make(self, kind: str) -> Any:

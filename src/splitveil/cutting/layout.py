@@ -140,6 +140,7 @@ class Ordered(nn.Module):
         self.layout: Layout = layout
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the feature (B, ...) of normalized images, with its channels where the wire carries them."""
         z = self.network(x)
         move = _move(z, self.layout)
         return z if move is None else z.movedim(*move).contiguous()
@@ -154,6 +155,7 @@ class Restored(nn.Module):
         self.layout: Layout = layout
 
     def forward(self, z: Tensor) -> Tensor:
+        """Return the logits (B, classes) of a wire (B, ...)."""
         move = _move(z, self.layout)
         return self.network(z if move is None else z.movedim(move[1], move[0]).contiguous())
 

@@ -50,11 +50,13 @@ class Lexer:
         return self.first + bisect_right(self._breaks, (self.start if at is None else at) - 1)
 
     def peek(self) -> Word | str:
+        """Return the next token without consuming it."""
         if self._peeked is None:
             self._peeked = self._token()
         return self._peeked
 
     def next(self) -> Word | str:
+        """Return the next token and consume it."""
         token, self._peeked = self.peek(), None
         self.end = self.at
         return token

@@ -60,6 +60,7 @@ class Opaque:
 
     @property
     def array(self) -> bool:
+        """Return whether it is the array of `x=(1 2)`."""
         return self.source.startswith("(")
 
 

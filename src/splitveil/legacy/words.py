@@ -66,6 +66,7 @@ class State:
     jobs: list[int | None] = field(default_factory=list)
 
     def copy(self) -> State:
+        """Return a copy, for a subshell or a branch."""
         return State(dict(self.env), set(self.options), self.status, list(self.stages))
 
 
@@ -124,6 +125,7 @@ class Words:
         return value
 
     def store(self, assignment: Assignment, value: str, *, certain: bool) -> None:
+        """Set one variable; what may be set or not (`certain` false) is unknown from then on."""
         name, line = assignment.name, assignment.value.line
         if assignment.append:
             value = self._parameter(Parameter(f"${name}", name, quoted=True), line) + value
