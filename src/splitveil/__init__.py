@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import attack, evaluate, fit, split
+    from .api import attack, bound, evaluate, fit, split
     from .data import Access
     from .errors import UserError
     from .model import SplitModel
