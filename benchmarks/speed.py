@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from published_step import published_step
 from rich.console import Console
 from rich.table import Table
 from torch.nn.functional import cross_entropy, mse_loss
@@ -65,6 +66,13 @@ def plain_training(images: data.ImageSet) -> Callable[[], object]:
         optimizer.step()
 
     return step
+
+
+def published(images: data.ImageSet) -> Callable[[], object]:
+    """Return the step with CEM as it was published: `published_step`."""
+    parts = zoo.build(NET["arch"], cut=4, classes=10, image_size=32, bottleneck=zoo.Bottleneck(8))
+    x, y = data.to_float(images.train.images[:BATCH]), images.train.labels[:BATCH]
+    return published_step(parts.encoder, parts.tail, x, y)
 
 
 def decoder_steps(images: data.ImageSet) -> tuple[Callable[[], object], Callable[[], object]]:
@@ -144,6 +152,7 @@ def main() -> None:
     t = rounds(
         {
             "plain fp32 loop": plain_training(images),
+            "published step with CEM": published(images),
             "step": trainer(images, "gaussian:0.025"),
             "step with CEM": trainer(images, "gaussian:0.025", "cem:16"),
             "step with CEM, released loss": trainer(images, "gaussian:0.025", "cem:weight=16,loss=released"),
@@ -160,6 +169,7 @@ def main() -> None:
         "milliseconds": {name: 1000 * statistics.median(values) for name, values in t.items()},
         "ratios": {
             "plain loop / default step": ratio(t["plain fp32 loop"], t["step"]),
+            "published step with CEM / ours": ratio(t["published step with CEM"], t["step with CEM"]),
             "step with CEM / without": ratio(t["step with CEM"], t["step"]),
             "step with CEM (released) / without": ratio(t["step with CEM, released loss"], t["step"]),
             "augmentation / step": ratio(t["images and augmentation"], t["step"]),
