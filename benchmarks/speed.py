@@ -96,7 +96,7 @@ def decoder_steps(images: data.ImageSet) -> tuple[Callable[[], object], Callable
         loss.backward()
         plain_optimizer.step()
 
-    return lambda: attack._step(seen, index, optimizer, rng), step
+    return lambda: attack.step(seen, index, optimizer, rng), step
 
 
 def peak_memory(root: Path) -> float:
