@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from splitveil.errors import UserError
@@ -47,3 +48,35 @@ def test_damaged_arrays_are_named_with_what_to_do(arrays, tmp_path):
         (tmp_path / "x.npz").write_bytes(part)
         with pytest.raises(UserError, match="damaged"):
             load_arrays(tmp_path / "x.npz", ("originals", "reconstructions"), "run the attack again")
+
+
+def test_image_grid_keeps_pixels_and_rows(tmp_path):
+    rng = np.random.default_rng(0)
+    originals, guesses = rng.integers(0, 256, (2, 4, 3, 32, 32), dtype=np.uint8)
+    image_grid_png([("original", originals), ("decoder", torch.from_numpy(guesses))], tmp_path / "grid.png")
+    sheet = np.asarray(Image.open(tmp_path / "grid.png")).transpose(2, 0, 1)
+    step = 15 + 6 + 96 + 12
+    for row, images in enumerate((originals, guesses)):
+        for column, image in enumerate(images):
+            top, left = 12 + row * step + 21, 12 + column * 102
+            assert np.array_equal(sheet[:, top : top + 96 : 3, left : left + 96 : 3], image)
+            assert np.array_equal(sheet[:, top + 2 : top + 96 : 3, left + 2 : left + 96 : 3], image)
+    assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "got no rows"),
+        ([("a", np.zeros((2, 3, 8, 8)))], r"float64 \(2, 3, 8, 8\); expected uint8"),
+        ([("a", np.zeros((2, 2, 8, 8), np.uint8))], r"expected uint8 \(K, 3 or 1, H, W\)"),
+        (
+            [("a", np.zeros((2, 3, 8, 8), np.uint8)), ("b", np.zeros((3, 3, 8, 8), np.uint8))],
+            "expected one shape",
+        ),
+    ],
+)
+def test_bad_grids_are_refused(tmp_path, rows, message):
+    with pytest.raises(UserError, match=message):
+        image_grid_png(rows, tmp_path / "grid.png")
+    assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import zipfile
 import zlib
@@ -117,17 +116,6 @@ def load_arrays(path: Path, names: Sequence[str], remedy: str) -> list[np.ndarra
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} is damaged ({error}); {remedy}") from None
     return found
-
-
-def data_uri(image: np.ndarray) -> str:
-    """Return one image as a PNG inside a ``data:`` address.
-
-    Args:
-        image: uint8 (C, H, W).
-    """
-    buffer = io.BytesIO()
-    _picture(image).save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def checked(images: Any) -> np.ndarray:

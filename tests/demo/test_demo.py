@@ -1,13 +1,13 @@
 """The demo from end to end, with a smaller network and fewer epochs than a user gets."""
 
+from __future__ import annotations
+
 import pytest
-import torch
 
 from splitveil import config, demo
 from splitveil.cli import main
 from splitveil.errors import UserError
-from splitveil.results.comparable import Side, best_rows
-from splitveil.statistics.intervals import bootstrap_ci
+from splitveil.results import records
 
 
 @pytest.fixture
@@ -19,22 +19,34 @@ def small(monkeypatch):
     monkeypatch.setattr(demo, "ATTACKS", {"linear": config.Spec(name="linear"), "decoder": decoder})
 
 
-def test_the_page_shows_what_both_runs_measured(small, tmp_path, capsys):
-    main(["demo", "--out", str(tmp_path / "demo")])
-    page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
-    assert str(tmp_path / "demo" / "report.html") in capsys.readouterr().out.replace("\n", "")
-    for name in demo.MODELS:
-        side = Side.of(tmp_path / "demo" / name)
-        (row, *_), who = best_rows(side, side, ["linear", "decoder"], None)
-        assert isinstance(row.a, torch.Tensor)
-        mean, _, _ = str(bootstrap_ci(row.a)).partition(" [")
-        assert mean in page
-        attacker = who.partition(": ")[2].partition(" on A")[0]
-        assert f"<b>{attacker}</b>" in page
-    assert page.count("data:image/png") >= 3 * 10
+def test_the_page_opens_with_what_both_models_leave_the_attacker(small, tmp_path, capsys):
+    out = tmp_path / "demo"
+    for name in ("noise", "cells"):  # what an earlier demo left is replaced
+        (out / name / "old").mkdir(parents=True)
+    (out / demo.MARKER).touch()
+    main(["demo", "--out", str(out)])
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert str(out / "report.html") in capsys.readouterr().out.replace("\n", "")
+    opening = page[page.index('<section id="opening">') : page.index('<section id="tradeoff">')]
+    assert opening.count("data:image/png") == 3
+    noise, cem = sorted(records.gather(out), key=lambda record: record.defense[-1])
+    assert (noise.defense, cem.defense) == (["gaussian:0.05", "cem:0"], ["gaussian:0.05", demo.MODELS[CEM][1]])
+    for title, record in (("without CEM", noise), ("with CEM", cem)):
+        assert f"{title}: gaussian:0.05" in opening
+        assert f"{record.strongest}: MSE {record.attacks[record.strongest].mse}" in opening
+        assert opening.count("<span>") == 20
+    assert "A tour of the method, not evidence for a deployment" in page
+    assert f"splitveil demo --out {out} --seed 0" in page
+    assert 'id="equal"' not in page
+    assert "run the grid with --baseline noise" in page
+    assert not (out / "noise").exists()
+    assert len(list((out / "cells").iterdir())) == 2
 
 
-def test_an_earlier_demo_is_replaced_and_another_folder_is_not(small, tmp_path):
+CEM = "Gaussian noise and CEM"
+
+
+def test_another_folder_is_not_touched(small, tmp_path):
     (tmp_path / "precious").write_text("mine")
     with pytest.raises(UserError, match="no earlier demo"):
         demo.run_demo(tmp_path)

@@ -23,7 +23,7 @@ from report_helpers import add, bench, cell, fail
 from splitveil.cli import main
 from splitveil.errors import UserError
 from splitveil.report import plots, published_table, thumbnails
-from splitveil.report.bench import SCRIPTS, build
+from splitveil.report.bench import SCRIPTS, SECTIONS, build
 from splitveil.results import groups, records
 from splitveil.results.findings import Findings
 from splitveil.results.record_types import Epoch
@@ -161,7 +161,34 @@ def test_what_is_said_first(made):
 
 def test_sections_come_in_the_agreed_order(made):
     ids = [attributes["id"] for tag, attributes in made.page.tags if tag == "section"]
-    assert ids == ["tradeoff", "gain", "equal", "paper", "curves", "pictures", "leakage", "cells", "failed", "how"]
+    assert ids == list(SECTIONS)
+
+
+def test_the_page_opens_with_the_first_comparison_of_the_table(made):
+    (part,) = Findings.read(made.folder).parts
+    (_, without, first), (_, cem, second) = part.opening
+    assert (without.name, cem.name, first.seed, second.seed) == ("gaussian:0.025", "gaussian:0.025 + cem:16", 0, 0)
+    opening = made.html[made.html.index('<section id="opening">') : made.html.index('<section id="tradeoff">')]
+    strips = made.page.data("pictures-data")
+    for record in (first, second):
+        assert strips["cells"][record.id]["uri"] in opening
+        assert f"decoder: MSE {record.attacks['decoder'].mse}" in opening
+    assert opening.count("data:image/png") == 3
+    assert next(iter(strips["originals"].values()))["uri"] in opening
+
+
+def test_without_a_comparison_the_page_opens_with_the_ends_of_the_front(tmp_path, unplotted):
+    add(tmp_path, cell("gaussian:0.1"), 0.6, 0.01)
+    (only,) = Findings.read(tmp_path).parts[0].opening
+    assert only[0] == "best"
+    add(tmp_path, cell("gaussian:0.2"), 0.5, 0.02)
+    ends = [(title, one.name) for title, one, _ in Findings.read(tmp_path).parts[0].opening]
+    assert ends == [("most accurate", "gaussian:0.1"), ("most private", "gaussian:0.2")]
+    page = Page(build(tmp_path).read_text())
+    ids = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
+    assert ids == ["opening", "tradeoff", "gain", "curves", "leakage", "cells", "how"]
+    assert "run the grid with --baseline noise" in page.text
+    assert "How to read this page" in page.text
 
 
 def test_what_failed_is_shown_with_the_end_of_its_log(made):
@@ -191,7 +218,7 @@ def test_names_from_files_stay_text(tmp_path, unplotted):
     fail(tmp_path, cell("gaussian:0.2"), EVIL, EVIL)
     page = Page(build(tmp_path).read_text(encoding="utf-8"))
     assert [tag for tag, _ in page.tags].count("script") == 4
-    assert [tag for tag, _ in page.tags].count("img") == 0
+    assert all(str(about["src"]).startswith("data:image/png") for tag, about in page.tags if tag == "img")
     row = next(row for row in page.data("data")["cells"] if row["id"] == record["id"])
     assert EVIL in row["name"]
     assert row["flags"] == [f"linear: {EVIL}"]

@@ -55,7 +55,7 @@ def test_of_few_seeds_the_title_speaks_of_these_trainings(seeds):
         "In these trainings the attacker’s error with CEM is higher in 1 of 2 comparisons, lower in 1; a loss of"
     )
     assert captions.headline([], found[1:]).startswith(
-        "In these trainings the attacker’s error with CEM is lower in the"
+        "In these trainings the attacker’s error is lower with CEM; a loss of"
     )
 
 

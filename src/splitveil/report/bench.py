@@ -16,9 +16,10 @@ from typing import Any
 from urllib.parse import quote
 
 from ..results import tables
-from ..results.findings import Findings
+from ..results.findings import Findings, Part
 from ..results.published_tables import method
 from ..results.record_types import Failure, Machine
+from ..results.tables import percent
 from ..statistics.evidence import points_of
 from ..storage.files import write_text
 from . import captions, plots, published_table, thumbnails
@@ -27,17 +28,26 @@ from .page_data import page_data
 LOG_LINES, LOG_BYTES, FAILURES = 20, 32 * 2**10, 50
 SCRIPTS = ("bench_parts.js", "bench_plots.js", "bench.js")
 SECTIONS = {
+    "opening": "Pictures",
     "tradeoff": "Trade-off",
     "gain": "CEM’s gain",
     "equal": "Equal accuracy",
     "paper": "Published table",
     "curves": "Learning curves",
-    "pictures": "Pictures",
+    "pictures": "More pictures",
     "leakage": "Leakage",
     "cells": "All cells",
     "failed": "Failed",
     "how": "How it was measured",
 }
+ABSENT = {
+    "equal": "Not on this page, defenses against noise alone at equal accuracy: no defense of this grid has noise "
+    "alone at three strengths or more beside it; run the grid with --baseline noise.",
+    "paper": "Not on this page, the published table beside ours: no cell of this grid is a row of it. The image set, "
+    "network, cut, an 8-channel wire, the defense, σ = 0.025 (more in the rows Noise_…) and λ = 16 must be the "
+    "published ones, and published/decoder or published/gan the attack. The presets paper/… make such cells.",
+}
+"""What a page without these sections says instead."""
 
 
 def build(folder: str | Path, out: str | Path | None = None) -> Path:
@@ -82,12 +92,23 @@ def page(findings: Findings, found: Sequence[tables.Table], drawn: Sequence[dict
     ours = "\n".join(files("splitveil.report").joinpath("templates", name).read_text("utf-8") for name in SCRIPTS)
     scripts = [get_plotlyjs().replace("</script", r"<\/script"), f'(() => {{\n"use strict";\n{ours}\n}})();']
     effects, parts = findings.effects, findings.parts
+    opening, unfinished = _opening(parts[0], shown), _unfinished(findings)
+    left_out = {
+        "equal": not findings.equal,
+        "paper": not any(part.published for part in parts),
+        "pictures": len(shown.cells) <= len(opening["rows"]) and not _pictures_note(shown),
+        "failed": not findings.failed and not unfinished,
+    }
     return environment.get_template("bench.html.j2").render(
         script_sources=Markup(" ".join(f"'{_digest(script)}'" for script in scripts)),
         scripts=[Markup(script) for script in scripts],
         data=_json(data),
         pictures=_json({"cells": shown.cells, "originals": shown.originals}),
-        sections=SECTIONS.items(),
+        sections={name: title for name, title in SECTIONS.items() if not left_out.get(name)},
+        absent=[text for name, text in ABSENT.items() if left_out[name]],
+        opening=opening,
+        descriptions=list(dict.fromkeys(about.description for about in findings.grids if about.description)),
+        baseline_mse=parts[0].group.baseline_mse,
         arenas=[{"name": p.group.name, "plots": _uris(plot)} for p, plot in zip(parts, drawn, strict=True)],
         eyebrow=_eyebrow(findings),
         headline=captions.headline(findings.groups, effects, findings.margin),
@@ -108,16 +129,33 @@ def page(findings: Findings, found: Sequence[tables.Table], drawn: Sequence[dict
         leakage_words=_leakage(findings),
         failures=[_failure(findings.folder, note) for note in findings.failed[:FAILURES]],
         failures_left_out=max(0, len(findings.failed) - FAILURES),
-        unfinished=_unfinished(findings),
+        unfinished=unfinished,
         commands=_commands(findings),
         settings=_settings(findings).items(),
     )
 
 
 def _leads(findings: Findings) -> list[str]:
-    texts = [captions.front(group, len(findings.groups) > 1) for group in findings.groups]
-    more = captions.cem(findings.effects, findings.margin), captions.equal_accuracy(findings.equal)
-    return [*texts, *filter(None, more)]
+    first = captions.cem(findings.effects, findings.margin), captions.equal_accuracy(findings.equal)
+    fronts = [captions.front(group, len(findings.groups) > 1) for group in findings.groups]
+    return [*filter(None, first), *fronts]
+
+
+def _opening(part: Part, shown: thumbnails.Strips) -> dict[str, Any]:
+    """The originals above what the strongest attack made of them, for the cells that `Part.opening` names."""
+    rows = []
+    originals = None
+    for title, one, record in part.opening:
+        strip = shown.cells.get(record.id)
+        if strip is None or originals not in (None, strip["originals"]):
+            continue
+        originals = strip["originals"]
+        accuracy, error = percent(record.accuracy).split()[0], record.attacks[record.strongest].mse
+        about = f"{accuracy} % accurate; {record.strongest}: MSE {error}"
+        digits = 4 if min(strip["errors"]) < 0.0045 else 3
+        errors = [f"{error:.{digits}f}" for error in strip["errors"]]
+        rows.append({"title": f"{title}: {one.name}", "about": about, "uri": strip["uri"], "errors": errors})
+    return {"rows": rows, "originals": shown.originals[originals] if originals else None}
 
 
 def _leakage(findings: Findings) -> str:

@@ -30,6 +30,9 @@ def headline(groups: Sequence[ComparisonGroup], effects: Sequence[CemEffect], ma
     if not up and not down:
         return "No comparison shows an effect of CEM on the attacker’s error"
     if any(len(effect.seeds) < LEAST for effect in effects):  # what was changed is a cause only where seeds say so
+        if total == 1:
+            which = "higher" if up else "lower"
+            return f"In these trainings the attacker’s error is {which} with CEM; {_cost(effects, margin)}"
         which = (
             f"higher in {_of(up, total)}{f', lower in {down}' if down else ''}"
             if up

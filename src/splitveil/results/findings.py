@@ -11,7 +11,7 @@ from ..statistics.evidence import MARGIN
 from . import records, tables
 from .cem_effect import CemEffect, cem_effects
 from .equal_accuracy import Equal, equals
-from .groups import ComparisonGroup, comparison_groups
+from .groups import ComparisonGroup, Configuration, comparison_groups
 from .published_tables import Line, beside_published
 from .record_types import Described, Failure, Record
 
@@ -24,6 +24,21 @@ class Part:
     effects: Sequence[CemEffect]
     equal: Sequence[Equal]
     published: Sequence[Line]
+
+    @property
+    def opening(self) -> list[tuple[str, Configuration, Record]]:
+        """The trainings whose pictures a report opens with, and what to call them; chosen before they are seen.
+
+        The first comparison without and with CEM, in the order of its table, with the first seed that both have; where
+        there is none, the ends of the front.
+        """
+        if not self.effects:
+            best = self.group.best
+            ends = {"most accurate": best[-1], "most private": best[0]} if len(best) > 1 else {"best": best[0]}
+            return [(title, one, one.records[0]) for title, one in ends.items()]
+        first = self.effects[0]
+        pair = {"without CEM": first.without, "with CEM": first.configuration}
+        return [(title, one, one.by_seed[first.seeds[0]]) for title, one in pair.items()]
 
     @property
     def at_equal(self) -> dict[int, Equal]:
@@ -110,8 +125,9 @@ class Findings:
         ]
 
     def by_need(self) -> list[Record]:
-        """The records, those on a front first (of each configuration the first seed before all others), then newest."""
+        """The records: of the opening, on a front (of each configuration the first seed before all others), newest."""
         best = [one.records for group in self.groups for one in group.best]
         need = {record.id: min(place, 1) for trainings in best for place, record in enumerate(trainings)}
+        need |= {record.id: -1 for part in self.parts for _, _, record in part.opening}
         newest = sorted(self.records, key=lambda record: record.finished, reverse=True)
         return sorted(newest, key=lambda record: need.get(record.id, 2))

@@ -157,4 +157,7 @@ Object.keys(actions).filter(element).forEach((id) => watch.observe(element(id)))
 element("bars").addEventListener("change", () => redraw("plot-tradeoff"));
 element("arena")?.addEventListener("change", (event) => show(Number(event.target.value)));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redraw(...Object.keys(plots)));
-addEventListener("beforeprint", () => { if (!drawn.has("strips")) actions.strips(); });
+addEventListener("beforeprint", () => {
+  if (element("strips") && !drawn.has("strips")) actions.strips();
+  for (const id of ["plot-curves", "plot-leakage"]) if (!drawn.has(id)) draw(id); // the other two are printed as pictures
+});
