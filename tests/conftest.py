@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import evaluated
 from commands import finish
+from networks import plain, tiny
 from splitveil import runs
-from training_helpers import tiny
 
 
 @pytest.fixture
@@ -21,3 +23,11 @@ def small(monkeypatch):
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained and attacked run, which no test changes."""
     return finish(tmp_path_factory.mktemp("finished") / "run")
+
+
+@pytest.fixture(scope="module")
+def evaluated_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a run that a module attacks; the network stays patched, so that it can be read back."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs.zoo, "build", plain)
+        yield evaluated.train(tmp_path_factory.mktemp("runs") / "run")

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from torch import nn
 from torch.nn.functional import cross_entropy
 
+from networks import small
 from splitveil import config, runs
 from splitveil.attacks.base import Victim
 from splitveil.config import Spec
@@ -22,7 +22,7 @@ from splitveil.defenses.base import Defense, Features, Step
 from splitveil.errors import AccessError, UserError
 from splitveil.model import SplitModel
 from splitveil.registry import KINDS, Registry
-from splitveil.zoo import Parts, decoders
+from splitveil.zoo import decoders
 
 IMAGES = load("digits", train_size=40, test_size=10)
 X, Y = to_float(IMAGES.train.images), IMAGES.train.labels
@@ -43,19 +43,6 @@ SMALL_DEFENSE = {"iterations": 3, "network": "custom"}
 
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def small(*_: Any, classes: int, **__: Any) -> Parts:
-    """Images 32×32 to a wire of 8 channels 8×8."""
-    torch.manual_seed(0)
-    layers = [
-        nn.Conv2d(3, 24, 3, 2, 1),
-        nn.BatchNorm2d(24),
-        nn.ReLU(),
-        nn.Conv2d(24, 8, 3, 2, 1),
-        nn.Sigmoid(),
-    ]
-    return Parts(nn.Sequential(*layers), nn.Sequential(nn.Flatten(), nn.Linear(512, classes)))
 
 
 @pytest.fixture

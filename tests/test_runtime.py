@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from test_evaluation import IMAGES, folder, run  # noqa: F401 (fixtures)
 from torch import nn
 
 import toy
+from evaluated import IMAGES
 from splitveil import runtime as runtime_module
 from splitveil.attacks.base import BATCH, Victim, seen
 from splitveil.config import Spec
@@ -22,6 +22,7 @@ from splitveil.errors import UserError
 from splitveil.evaluation import evaluate, rehearsal, reliability
 from splitveil.model import SplitModel
 from splitveil.registry import Registry
+from splitveil.runs import Run
 from splitveil.runtime import Budget, Runtime
 from toy import rng
 
@@ -199,7 +200,12 @@ def test_every_attack_keeps_to_its_budget(name):
 # A run
 
 
-def test_a_stopped_attack_of_a_run_goes_on_and_cleans_up(run, monkeypatch):  # noqa: F811
+@pytest.fixture
+def run(evaluated_folder):
+    return Run.open(evaluated_folder)
+
+
+def test_a_stopped_attack_of_a_run_goes_on_and_cleans_up(run, monkeypatch):
     monkeypatch.setattr(runtime_module, "KEEP_EVERY", -1.0)
     spec = Spec.model_validate("decoder:epochs=3,network=custom,batch_size=32")
     whole = evaluate.attack_run(run, spec, IMAGES, label="whole")
@@ -218,7 +224,7 @@ def test_a_stopped_attack_of_a_run_goes_on_and_cleans_up(run, monkeypatch):  # n
     assert not (left / "partial").exists()
 
 
-def test_a_budget_is_written_down_and_flagged(run):  # noqa: F811
+def test_a_budget_is_written_down_and_flagged(run):
     spec = Spec.model_validate("decoder:epochs=3,network=custom,batch_size=32")
     summary = evaluate.attack_run(run, spec, IMAGES, label="short", budget=Budget(steps=5))
     assert summary["budget"] == {"steps": 5, "seconds": None, "cut": {"decoder": (5, 9)}}
@@ -227,7 +233,7 @@ def test_a_budget_is_written_down_and_flagged(run):  # noqa: F811
     assert reliability.cut_short({}) == []
 
 
-def test_a_dry_run_counts_the_steps_and_writes_nothing(run):  # noqa: F811
+def test_a_dry_run_counts_the_steps_and_writes_nothing(run):
     before = sorted(run.path.rglob("*"))
     spec = Spec.model_validate("rmle:steps=7,restarts=3,start=mean,tv=0,l2=1")
     found = rehearsal.rehearse(run, spec, IMAGES, attacked=4)

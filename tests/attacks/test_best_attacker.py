@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from test_plugins import small
 from torch import Tensor
 
 import toy
+from networks import small
 from splitveil import config, runs
 from splitveil.attacks.base import Victim
 from splitveil.attacks.linear import LinearAttack

@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from commands import TRAIN, answer, finish, state_of
 from damage import STRANGE, changed, entries, json_damage, texts
+from networks import tiny
 from report_helpers import add, cell
 from splitveil import runs
 from splitveil.bench.driver import describe
 from splitveil.bench.grid import Grid
 from splitveil.report import plots
-from training_helpers import tiny
 
 
 def line_damage(text):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_wire import rng, tiny
 from torch import nn
 from torch.nn.functional import conv2d
 
@@ -19,6 +18,7 @@ from splitveil.defenses.base import Step
 from splitveil.errors import UserError
 from splitveil.metrics import ssim
 from splitveil.training.trainer import fit
+from wires import rng, with_wire
 
 NETWORK = "conv_normN0C16"
 
@@ -28,11 +28,11 @@ def prepared(cls, *arguments, **more):
     if cls is Adversarial:
         more = {"share": 1.0} | more
     defense = cls(*arguments, network=NETWORK, **more)
-    defense.install(tiny())
+    defense.install(with_wire())
     x = torch.rand(6, 3, 12, 12, generator=rng(1))
     z = torch.rand(6, 4, 3, 3, generator=rng(2)).requires_grad_()
     noise = 0.1 * torch.randn(z.shape, generator=rng(3))
-    step = Step(x, torch.zeros(6).long(), z, z + noise, torch.zeros(6, 3), rng(4), 0.1, 0.0, tiny())
+    step = Step(x, torch.zeros(6).long(), z, z + noise, torch.zeros(6, 3), rng(4), 0.1, 0.0, with_wire())
     return defense, step
 
 

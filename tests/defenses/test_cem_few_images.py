@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_cem import SIGMA, M, gradient, install
 from torch import Tensor
 
+from cem_problem import SIGMA, M, gradient, install
 from splitveil.defenses.base import Features
 from splitveil.defenses.cem import CEM, UNIT
 

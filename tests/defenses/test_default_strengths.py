@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from test_plugins import small
 from torch.nn.functional import cross_entropy
 
+from networks import small
 from splitveil import config, runs
 from splitveil.data import load, to_float
 from splitveil.defenses.base import Defense, Features, Step

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_wire import rng, tiny
 
 from splitveil.defenses.base import Step
 from splitveil.defenses.hsic import HSIC, gaussian_kernel, hsic, normalized_hsic
 from splitveil.defenses.nopeek import NoPeek, distance_correlation
 from splitveil.defenses.vib import VIB, gaussian_kl
+from wires import rng, with_wire
 
 
 def make_step(z: torch.Tensor, x: torch.Tensor | None = None, classes: int = 3) -> Step:
@@ -54,7 +54,7 @@ def test_distance_correlation_of_squared_distances_is_the_root_of_the_rv_coeffic
 
 @pytest.mark.parametrize("squared", [False, True])
 def test_nopeek_may_see_images_as_the_network_does(squared):
-    model: Any = tiny()
+    model: Any = with_wire()
     model.mean[:], model.std[:] = torch.tensor([0.5, 0.4, 0.1]), torch.tensor([0.3, 0.2, 0.05])
     x, z = torch.rand(8, 3, 12, 12, generator=rng(1)), torch.rand(8, 4, 3, 3, generator=rng(2))
     step = Step(x, torch.zeros(8).long(), z, z, torch.zeros(8, 3), rng(), 0.1, 0.0, model)
@@ -175,7 +175,7 @@ def test_gaussian_kl_is_torchs():
 
 def test_vib_pays_the_kl_of_its_own_noise_in_nats_per_image():
     defense = VIB(0.5)
-    defense.install(tiny())
+    defense.install(with_wire())
     z = torch.rand(4, 4, 3, 3, generator=rng(), requires_grad=True)
     wire = defense.on_wire(z, rng())
     loss = defense.loss(make_step(z))
@@ -190,7 +190,7 @@ def test_vib_pays_the_kl_of_its_own_noise_in_nats_per_image():
 
 def test_a_second_look_at_the_wire_does_not_cost_vib_its_gradient():
     defense = VIB(0.5)
-    defense.install(tiny())
+    defense.install(with_wire())
     z = torch.rand(4, 4, 3, 3, generator=rng(), requires_grad=True)
     defense.on_wire(z, rng())
     with torch.no_grad():  # as the further steps of `adversarial` do

@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_cem import CLASSES, SIGMA, M, bound, data, fitted, nearest
 from torch import Tensor
 
+from cem_problem import CLASSES, SIGMA, M, bound, data, fitted, nearest
 from splitveil.defenses import _kmeans, _mixture
 
 

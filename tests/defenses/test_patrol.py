@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_wire import rng, tiny
 from torch import nn
 
 from splitveil import config, runs, zoo
@@ -20,6 +19,7 @@ from splitveil.defenses.patrol import Patrol
 from splitveil.errors import UserError
 from splitveil.model import SplitModel
 from splitveil.training.trainer import fit
+from wires import rng, with_wire
 
 pytest.importorskip("torch_pruning")
 
@@ -189,7 +189,7 @@ def test_two_bottlenecks_are_refused():
 
 
 def test_a_bottleneck_on_a_foreign_network_wraps_it():
-    model = tiny()
+    model = with_wire()
     model.tail = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
     Bottleneck(2, stride=2).install(model)
     assert model.wire_shape == (2, 2, 2)

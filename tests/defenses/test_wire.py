@@ -22,18 +22,7 @@ from splitveil.defenses.topk import TopK
 from splitveil.errors import UserError
 from splitveil.model import SplitModel
 from splitveil.registry import Registry
-
-
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def tiny(shape=(4, 3, 3)) -> SplitModel:
-    """A model whose wire is whatever is asked for; only its shapes matter."""
-    model = SplitModel(nn.Conv2d(3, shape[0], 3), nn.Flatten())
-    model.wire_shape = tuple(shape)
-    model.image_shape = (3, 12, 12)
-    return model
+from wires import rng, with_wire
 
 
 def test_dropout_erases_at_its_rate_and_keeps_the_mean():
@@ -136,7 +125,7 @@ def test_gaussian_sigma_meets_delta_by_integration(epsilon):
 
 def test_local_dp_gaussian_per_image_uses_the_length_of_the_range():
     defense = LocalDP(1.0, mechanism="gaussian", per="image")
-    defense.install(tiny())
+    defense.install(with_wire())
     assert defense.noise_variance() == pytest.approx(gaussian_sigma(math.sqrt(36), 1.0, 1e-5) ** 2)
 
 
@@ -202,7 +191,7 @@ def test_convolutional_lca_meets_the_optimality_conditions():
 @pytest.mark.parametrize("arguments", [{}, {"form": "dense"}, {"wire": "code"}, {"form": "dense", "wire": "code"}])
 def test_sparse_coding_keeps_the_shape_and_teaches_the_dictionary(arguments):
     defense = SparseCoding(0.01, **arguments)
-    defense.install(tiny())
+    defense.install(with_wire())
     z = torch.rand(2, 4, 3, 3, generator=rng()).requires_grad_()
     wire = defense.on_wire(z, rng())
     wire.square().sum().backward()
@@ -215,7 +204,7 @@ def test_sparse_coding_keeps_the_shape_and_teaches_the_dictionary(arguments):
 
 def test_shredder_draws_from_its_collection():
     defense = Shredder(1.0, size=3)
-    defense.install(tiny())
+    defense.install(with_wire())
     wire = defense.on_wire(torch.zeros(64, 4, 3, 3), rng())
     assert len({tuple(row.tolist()) for row in wire.flatten(1)}) == 3
     loss = defense.loss(None)  # type: ignore[arg-type] (it looks at no step)
@@ -227,7 +216,7 @@ def test_shredder_draws_from_its_collection():
 
 def test_cloak_noise_has_its_learned_deviation_and_grows():
     defense = Cloak(1.0, low=0.1, high=0.9)
-    defense.install(tiny((1, 1, 2)))
+    defense.install(with_wire((1, 1, 2)))
     with torch.no_grad():
         defense.rho.copy_(torch.tensor([[[0.0, 20.0]]]))
     wire = defense.on_wire(torch.zeros(40_000, 1, 1, 2), rng())
@@ -290,4 +279,4 @@ def test_a_model_without_shapes_is_explained():
 
 def test_a_code_that_does_not_fit_the_wire_is_refused():
     with pytest.raises(UserError, match="code of 7 atoms does not fit a wire of 4"):
-        SparseCoding(atoms=7, wire="code").install(tiny())
+        SparseCoding(atoms=7, wire="code").install(with_wire())

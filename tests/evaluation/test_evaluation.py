@@ -10,47 +10,23 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from splitveil import config, metrics, runs
+from evaluated import IMAGES
+from splitveil import config, metrics
 from splitveil.attacks.base import Attack, Victim
 from splitveil.config import Spec
-from splitveil.data import Access, load, protocol, to_float
+from splitveil.data import Access, protocol, to_float
 from splitveil.errors import AccessError, UserError
 from splitveil.evaluation import evaluate, reliability, scores, stage
 from splitveil.evaluation.interception import hold_out
 from splitveil.pictures import load_arrays
 from splitveil.runs import Run
-from splitveil.training import trainer
-from splitveil.zoo import Parts
-
-IMAGES = load("digits", train_size=60, test_size=120)
-
-
-def tiny(*_: Any, classes: int, **__: Any) -> Parts:
-    return Parts(
-        nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.Sigmoid()),
-        nn.Sequential(nn.Flatten(), nn.Linear(256, classes)),
-    )
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    patch.setattr(runs.zoo, "build", tiny)
-    path = tmp_path_factory.mktemp("runs") / "run"
-    settings = config.parse(
-        {"data": "digits", "train_size": 60, "test_size": 120, "epochs": 1, "precision": "32-true", "seed": 3,
-         "defense": ["gaussian:0.05"]}
-    )  # fmt: skip
-    trainer.fit(settings, IMAGES, path)
-    yield path
-    patch.undo()
 
 
 @pytest.fixture
-def run(folder):
-    return Run.open(folder)
+def run(evaluated_folder):
+    return Run.open(evaluated_folder)
 
 
 def attack(run: Run, text: str = "linear", **options: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from networks import tiny
 from splitveil import runs, zoo
 from splitveil.config import Spec
 from splitveil.data import Split, load, protocol, to_float
@@ -20,7 +21,7 @@ from splitveil.evaluation import evaluate, reidentification
 from splitveil.evaluation.reidentification import FILE, Judge, fingerprint, independent_of, judge_for
 from splitveil.runs import Run
 from splitveil.training import trainer
-from training_helpers import IMAGES, fit, settings, tiny
+from training_helpers import IMAGES, fit, settings
 
 DIGITS = load("digits", train_size=600, test_size=100)
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
+from networks import plain
 from splitveil import config, runs
 from splitveil.attacks import _held_out, _plateau, diffusion, gan, latent, linear, refine, rmle
 from splitveil.attacks import map as map_
@@ -28,7 +28,6 @@ from splitveil.runs import Run
 from splitveil.runtime import Budget
 from splitveil.statistics import intervals
 from splitveil.training import trainer
-from splitveil.zoo import Parts
 
 IMAGES = load("digits", train_size=60, test_size=120)
 TINY = ("linear:looks=2", "nearest:looks=2", "rmle:steps=2,tv=0.0,l2=0.0,start=linear,draws=1")
@@ -47,16 +46,10 @@ FROZEN = {
 }
 
 
-def tiny(*_: Any, classes: int, **__: Any) -> Parts:
-    return Parts(
-        nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.Sigmoid()), nn.Sequential(nn.Flatten(), nn.Linear(256, classes))
-    )
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     patch = pytest.MonkeyPatch()
-    patch.setattr(runs.zoo, "build", tiny)
+    patch.setattr(runs.zoo, "build", plain)
     patch.setitem(suites.SUITES, "tiny-v1", suites.specs(*TINY))
     path = tmp_path_factory.mktemp("runs") / "run"
     values = {"data": "digits", "train_size": 60, "test_size": 120, "epochs": 1, "precision": "32-true", "seed": 3}

@@ -8,14 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_evaluation import folder, run  # noqa: F401 (fixtures)
 
 from splitveil.evaluation import suites
+from splitveil.runs import Run
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 DECODER = "network=conv_normN0C8,lr=0.003,weight_decay=0.0001,batch_size=32,epochs=1"
 OPEN = f"{DECODER},patience=8"
 GAN = "gan:network=conv_normN0C8,critic_steps=CRITIC,width=4,batch_size=32,steps=10,warm_epochs=1,warm_steps=24"
+
+
+@pytest.fixture
+def run(evaluated_folder):
+    return Run.open(evaluated_folder)
 
 
 @pytest.fixture
@@ -33,7 +38,7 @@ def benchmark(monkeypatch):
     return suites_v2
 
 
-def test_it_compares_the_suites_and_what_gan_adds(benchmark, run, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_it_compares_the_suites_and_what_gan_adds(benchmark, run, tmp_path, monkeypatch, capsys):
     before, out = sorted(run.path.rglob("*")), tmp_path / "record.json"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(sys, "argv", ["suites_v2.py", str(run.path), "--device", "cpu", "--out", str(out)])
@@ -67,7 +72,7 @@ def test_the_real_settings_share_one_decoder(monkeypatch):
     assert standard == suites.labels(suites.SUITES["standard-v2"])["decoder"]
 
 
-def test_a_gpu_that_is_not_there(benchmark, run, monkeypatch):  # noqa: F811
+def test_a_gpu_that_is_not_there(benchmark, run, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["suites_v2.py", str(run.path), "--device", "cuda"])
     with pytest.raises(SystemExit, match="--device cuda: torch sees no GPU here"):

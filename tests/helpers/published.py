@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from splitveil import data
+from splitveil.runs import Run
+
+BOTTLENECK = ["--bottleneck_option", "noRELU_C8S1"]
 PLAN: list[int | str] = [64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"]
 
 
@@ -235,3 +240,27 @@ def save_layout(files: dict[str, dict[str, list[int]] | None], folder: Path) -> 
         if layout is not None:
             torch.save(random_tensors(layout, seed), folder / name)
     return folder
+
+
+def published_state(model: Any, seed: int = 0) -> Any:
+    """The model with random statistics, in evaluation mode."""
+    state = random_tensors({name: list(value.shape) for name, value in model.state_dict().items()}, seed)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def save(model: Any, folder: Path) -> Path:
+    folder.mkdir()
+    for part, module in (("f", model.local), ("cloud", model.cloud), ("classifier", model.classifier)):
+        torch.save(module.state_dict(), folder / f"checkpoint_{part}_best.tar")
+    return folder
+
+
+def same(model: nn.Module, run: Run, images: data.ImageSet, size: int) -> None:
+    x = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(1))
+    ours = run.model(images)
+    with torch.no_grad():
+        wire = ours.features(x)
+        normalized = (x - ours.mean[:, None, None]) / ours.std[:, None, None]
+        assert torch.equal(wire, model.local(normalized))  # type: ignore[operator]
+        torch.testing.assert_close(ours.tail(wire), model(normalized), rtol=0, atol=1e-4)

@@ -6,22 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from splitveil import config
 from splitveil.data import load
 from splitveil.training import trainer
-from splitveil.zoo import Parts
 
 SIZES: dict[str, Any] = {"train_size": 60, "test_size": 20}
 IMAGES = load("digits", **SIZES)
-
-
-def tiny(*_: Any, classes: int, **__: Any) -> Parts:
-    """Batch norm and dropout, the two layers with a state and a randomness of their own."""
-    encoder = nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.BatchNorm2d(4), nn.Sigmoid())
-    tail = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(256, classes))
-    return Parts(encoder, tail)
 
 
 def settings(**values: Any) -> config.TrainConfig:

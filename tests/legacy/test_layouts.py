@@ -7,10 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from published import PublishedMobileNet, PublishedVGG, layouts, random_tensors, save_layout
-from splitveil import data
+from published import (
+    BOTTLENECK,
+    PublishedMobileNet,
+    PublishedVGG,
+    layouts,
+    published_state,
+    same,
+    save,
+    save_layout,
+)
 from splitveil.errors import UserError
 from splitveil.legacy import import_checkpoint
 from splitveil.legacy.fitting import _stub
@@ -18,7 +26,6 @@ from splitveil.runs import Run
 from splitveil.zoo import Bottleneck, build
 
 VGG13: list[int | str] = [64, 64, "M", 128, 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"]
-BOTTLENECK = ["--bottleneck_option", "noRELU_C8S1"]
 EXPECTED = {
     "C8S4": ("vgg11_bn_sgm_released", 4, [8, 2, 2]),
     "adv": ("vgg11_bn_sgm", 4, [8, 8, 8]),
@@ -63,30 +70,6 @@ def test_a_real_layout_becomes_a_run_that_can_be_read_back(tmp_path: Path, folde
         out = run.model(images)(torch.rand(2, 3, images.size, images.size))
     assert out.shape == (2, len(images.classes))
     assert out.isfinite().all()
-
-
-def published_state(model: Any, seed: int = 0) -> Any:
-    """The model with random statistics, in evaluation mode."""
-    state = random_tensors({name: list(value.shape) for name, value in model.state_dict().items()}, seed)
-    model.load_state_dict(state)
-    return model.eval()
-
-
-def save(model: Any, folder: Path) -> Path:
-    folder.mkdir()
-    for part, module in (("f", model.local), ("cloud", model.cloud), ("classifier", model.classifier)):
-        torch.save(module.state_dict(), folder / f"checkpoint_{part}_best.tar")
-    return folder
-
-
-def same(model: nn.Module, run: Run, images: data.ImageSet, size: int) -> None:
-    x = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(1))
-    ours = run.model(images)
-    with torch.no_grad():
-        wire = ours.features(x)
-        normalized = (x - ours.mean[:, None, None]) / ours.std[:, None, None]
-        assert torch.equal(wire, model.local(normalized))  # type: ignore[operator]
-        torch.testing.assert_close(ours.tail(wire), model(normalized), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,19 @@ from typing import Any
 
 import pytest
 import torch
-from test_layouts import BOTTLENECK, published_state, same, save
 from torch import nn
 
-from published import PublishedResNet20, PublishedVGG, layouts, random_tensors, save_layout
+from published import (
+    BOTTLENECK,
+    PublishedResNet20,
+    PublishedVGG,
+    layouts,
+    published_state,
+    random_tensors,
+    same,
+    save,
+    save_layout,
+)
 from splitveil.errors import UserError
 from splitveil.legacy import import_checkpoint
 from splitveil.legacy.fitting import _stub
