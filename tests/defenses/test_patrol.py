@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import splitveil as sv
 from splitveil import config, runs, zoo
 from splitveil.data import load
 from splitveil.defenses._pruning import prune, resize
@@ -241,3 +242,14 @@ def test_wholly_frozen_weights_are_pruned_too():
 def test_a_pruning_that_removes_nothing_is_refused():
     with pytest.raises(UserError, match="removes no channel"):
         prune(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)), torch.zeros(2, 3, 8, 8), 0.05)
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(3, 8, 4, 2, 1), nn.Conv2d(3, 8, 5), nn.Conv2d(3, 8, 3, dilation=2)])
+def test_the_wire_keeps_its_shape_whatever_layer_is_doubled(layer):
+    network = nn.Sequential(layer, nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.LazyLinear(2))
+    x = torch.rand(4, 3, 16, 16)
+    network(x)
+    plain = sv.split(network, at="3", example=x[:1])
+    model = sv.split(network, at="3", example=x[:1], defenses="patrol:epoch=1,ratio=0.5")
+    assert model.wire_shape == plain.wire_shape == tuple(model.features(x).shape[1:])
+    assert model(x).shape == (4, 2)

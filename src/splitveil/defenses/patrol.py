@@ -90,10 +90,11 @@ def _double_first(encoder: nn.Module) -> None:
         raise UserError("patrol: the device has no first convolution of 4 channels or more to double; use double=false")
     parent, _, leaf = name.rpartition(".")
     narrow = first.out_channels // 4
-    shared: Any = {"kernel_size": first.kernel_size, "padding": first.padding}
-    stride: Any = first.stride
-    entry = nn.Conv2d(first.in_channels, narrow, bias=False, **shared)
-    exit_ = nn.Conv2d(narrow, first.out_channels, stride=stride, bias=first.bias is not None, **shared)
+    shared: Any = {"kernel_size": first.kernel_size, "dilation": first.dilation}
+    placed: Any = {"stride": first.stride, "padding": first.padding}
+    # The image keeps its size, whatever the padding of the layer that is doubled: so the wire keeps its shape.
+    entry = nn.Conv2d(first.in_channels, narrow, padding="same", bias=False, **shared)
+    exit_ = nn.Conv2d(narrow, first.out_channels, bias=first.bias is not None, **shared, **placed)
     for layer in (entry, exit_):
         nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     setattr(
