@@ -96,7 +96,7 @@ def bars() -> Bars:
 
 
 def training(bar: Bars, title: str, epochs: int) -> Callable[[int, int, dict[str, Any]], None]:
-    """Return the progress callback of `training.fit`."""
+    """Return the progress callback of `training.trainer.fit`."""
     task = bar.add_task(title, total=epochs, note="")
     starts: dict[int, int] = {}  # steps done when each epoch began; two of them tell how many an epoch has
 

@@ -104,7 +104,7 @@ def run_suite(
         threat_model: fields of `ThreatModel`.
 
     Returns:
-        What the file holds: each attack's summary; ``best_attacker``, see `attackers.best_attacker`, None where the
+        What the file holds: each attack's summary; ``best_attacker``, see `best_attacker.best_attacker`; None where the
         attacker has too few images to hold some out; the worst case with its interval, how many images each attack
         wins, the attack that wins each image, how far the best attacker is below the published decoder, and flags.
 
