@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +26,7 @@ from .errors import UserError, did_you_mean, shown
 from .recipe import Recipe, Several
 from .registry import KINDS, Registry
 from .storage.files import expanded
+from .storage.yaml_files import load as load  # part of this face
 
 OWN = "own"
 """Image set and network of a run that was saved from Python, which no name of the registry stands for."""
@@ -123,7 +123,11 @@ class OwnSpec(Spec):
 
     @classmethod
     def of(cls, thing: Any) -> OwnSpec:
-        """Return the spec of an object; its settings are what it was made with, or its public attributes."""
+        """Return the spec of an object; its settings are what it was made with, or its public attributes.
+
+        Args:
+            thing: object of a class that is not registered.
+        """
         settings = ranges.arguments_of(thing) or {k: v for k, v in vars(thing).items() if not k.startswith("_")}
         plain = {key: value if isinstance(value, ranges.PLAIN) else shown(value) for key, value in settings.items()}
         found = cls(name=type(thing).__name__, parameters=plain)
@@ -140,7 +144,12 @@ class OwnSpec(Spec):
 
 
 def is_registered(thing: Any, kind: str) -> bool:
-    """Return whether an object's class is the plug-in that has its name among those of a kind."""
+    """Return whether an object's class is the plug-in that has its name among those of a kind.
+
+    Args:
+        thing: object.
+        kind: "attacks", "defenses" or "bounds".
+    """
     names = vars(type(thing)).get("__plugin_names__", ())
     # Two kinds may have the same name, so it is not enough that there is such a name.
     return bool(names) and names[0] in Registry(kind).names() and Registry(kind).get(names[0]) is type(thing)
@@ -306,28 +315,6 @@ def explain(error: ValidationError, settings: Collection[str] = ()) -> str:
     return "; ".join(_line(e, settings or TrainConfig.model_fields) for e in error.errors())
 
 
-def load(path: str | Path) -> dict[str, Any]:
-    """Return the plain values of a YAML file.
-
-    Args:
-        path: file of settings.
-
-    Raises:
-        UserError: no such file, or not a YAML mapping; a key that is given twice, a value that contains itself.
-    """
-    try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; expected a YAML file of settings") from None
-    except _Unclear as error:
-        raise UserError(f"{path}, line {_line_number(error)}: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also no text, and a number of 5,000 digits
-        raise UserError(f"{path} is not YAML: {_reason(error)}; expected lines like 'epochs: 240'") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds no settings; expected lines like 'epochs: 240'")
-    return values
-
-
 def flags() -> type[BaseModel]:
     """Return TrainConfig's settings as optional flags: None where one is not given, so that a file's value counts."""
     fields: dict[str, Any] = {}
@@ -397,75 +384,3 @@ def _expected(setting: str) -> str | None:
         return None
     found = ranges.Declared.of(field.annotation, tuple(field.metadata))
     return f"expected {found.described}" if found else None
-
-
-class _Unclear(yaml.MarkedYAMLError):
-    """YAML whose meaning cannot be what its writer meant."""
-
-
-class _Loader(yaml.SafeLoader):
-    """A loader that refuses keys given twice, of which one would silently count, and values that contain themselves.
-
-    Reads 1e-3 as a number, as YAML 1.2 does.
-    """
-
-    def __init__(self, stream: str):
-        super().__init__(stream)
-        self._open: list[str | None] = []
-        """Anchors of the values that the loader is reading."""
-
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        try:
-            value = super().construct_yaml_int(node)
-        except ValueError:  # Python reads no more than thousands of digits
-            value = None
-        if value is None or value.bit_length() > 300:
-            problem = f"{shown(str(node.value))} is larger than any number that is counted; write a smaller one"
-            raise _Unclear(problem=problem, problem_mark=node.start_mark)
-        return value
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
-        if isinstance(event, yaml.AliasEvent) and event.anchor in self._open:
-            problem = f"&{event.anchor} contains itself; write its values out"
-            raise _Unclear(problem=problem, problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
-
-    def compose_sequence_node(self, anchor: Any) -> yaml.Node:
-        self._open.append(anchor)
-        node = super().compose_sequence_node(anchor)
-        self._open.pop()
-        return node
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.Node:
-        self._open.append(anchor)
-        node = super().compose_mapping_node(anchor)
-        self._open.pop()
-        seen: set[tuple[str, Any]] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):  # which cannot be a key, as is said later
-                continue
-            if (key.tag, key.value) in seen:
-                problem = f"{key.value} is given twice, and only one would count; give it once"
-                raise _Unclear(problem=problem, problem_mark=key.start_mark)
-            seen.add((key.tag, key.value))
-        return node
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def _line_number(error: yaml.MarkedYAMLError) -> int:
-    mark = error.problem_mark or error.context_mark
-    return mark.line + 1 if mark else 1
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "its values are nested too deeply"
-    if isinstance(error, yaml.MarkedYAMLError):
-        return f"line {_line_number(error)}: {error.problem or error.context}"
-    return str(error).splitlines()[0]

@@ -25,6 +25,11 @@ class WireError(UserError):
 def nearest(name: str, options: Iterable[str], alike: float = 0.5) -> str:
     """Return the nearest valid name, or an empty string where none is as alike (0 to 1) as that.
 
+    Args:
+        name: misspelt name.
+        options: valid names.
+        alike: least similarity, 0 to 1.
+
     >>> nearest("prunning", ["pruning", "dropout"], 0.75), nearest("topk", ["nopeek"], 0.75)
     ('pruning', '')
     """
@@ -33,6 +38,9 @@ def nearest(name: str, options: Iterable[str], alike: float = 0.5) -> str:
 
 def shown(value: Any) -> str:
     """Return a value as a message shows it: long ones cut.
+
+    Args:
+        value: any value.
 
     >>> shown("abc"), shown("9" * 5000), shown(10**5000)
     ("'abc'", "'999999999999999999999999999999... (5000 letters)", 'a number of more than 100 digits')

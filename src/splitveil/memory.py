@@ -134,6 +134,9 @@ def trained(name: str, build: Callable[..., nn.Module], *shape: int) -> dict[str
 def bytes_of(module: nn.Module) -> int:
     """Return the bytes of the parameters of a module.
 
+    Args:
+        module: network.
+
     >>> bytes_of(nn.Linear(3, 5))
     80
     """

@@ -199,7 +199,13 @@ class SplitModel(nn.Module):
         return self.protect(self.features(x), rng)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load a saved state; of a defense that removes channels, as PATROL, into layers of the saved sizes."""
+        """Load a saved state; of a defense that removes channels, as PATROL, into layers of the saved sizes.
+
+        Args:
+            state_dict: tensors by name.
+            strict: every name must fit.
+            assign: take the tensors themselves instead of copying them.
+        """
         tensors = {name: value for name, value in state_dict.items() if torch.is_tensor(value)}
         cast("Any", getattr(self.defense, "restructure_like", lambda *_: False))(self, tensors)
         return super().load_state_dict(state_dict, strict, assign)

@@ -86,6 +86,10 @@ def image_grid_png(rows: Sequence[tuple[str, Any]], path: str | Path) -> None:
 def save_arrays(path: str | Path, **images: Any) -> None:
     """Write arrays of images, uint8 (K, C, H, W) each, to a compressed ``.npz`` in one rename.
 
+    Args:
+        path: file that is made or replaced.
+        **images: arrays by name.
+
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
     ...     save_arrays(f"{folder}/x.npz", originals=np.zeros((2, 3, 8, 8), np.uint8))

@@ -51,7 +51,13 @@ class NotebookBars:
         self._show()
 
     def add_task(self, title: str, total: float | None, note: str = "") -> TaskID:
-        """Add a bar and return its number."""
+        """Add a bar and return its number.
+
+        Args:
+            title: text before the bar.
+            total: number of steps; None: unknown.
+            note: text after the bar.
+        """
         self._tasks.append(NotebookTask(title, total, note=note))
         self._show()
         return TaskID(len(self._tasks) - 1)
@@ -96,7 +102,13 @@ def bars() -> Bars:
 
 
 def training(bar: Bars, title: str, epochs: int) -> Callable[[int, int, dict[str, Any]], None]:
-    """Return the progress callback of `training.trainer.fit`."""
+    """Return the progress callback of `training.trainer.fit`.
+
+    Args:
+        bar: bars that it is shown in.
+        title: text before the bar.
+        epochs: length of the training.
+    """
     task = bar.add_task(title, total=epochs, note="")
     starts: dict[int, int] = {}  # steps done when each epoch began; two of them tell how many an epoch has
 
@@ -113,7 +125,12 @@ def training(bar: Bars, title: str, epochs: int) -> Callable[[int, int, dict[str
 
 
 def attack(bar: Bars, title: str) -> Callable[[int, int, float], None]:
-    """Return the progress callback of `Attack.fit`."""
+    """Return the progress callback of `Attack.fit`.
+
+    Args:
+        bar: bars that it is shown in.
+        title: text before the bar.
+    """
     task = bar.add_task(title, total=None, note="")
 
     def show(done: int, total: int, error: float) -> None:

@@ -35,6 +35,10 @@ def stream(device: torch.device | str, *parts: int) -> torch.Generator:
     Equal parts give equal numbers. Other parts, in value, number or order, give other numbers: the state is the
     SHAKE-256 of all digits of all parts, of which nothing is cut off.
 
+    Args:
+        device: where the generator is to draw.
+        *parts: whole numbers of any size.
+
     >>> torch.equal(*(torch.rand(4, generator=stream("cpu", 1, 2)) for _ in range(2)))
     True
     >>> torch.equal(*(torch.rand(4, generator=stream("cpu", seed)) for seed in (1, 1 + 2**32)))

@@ -127,6 +127,9 @@ class Declared:
 def whole(text: str) -> int | None:
     """Return the whole number that a text is; None where it is none, or has more digits than anything that is counted.
 
+    Args:
+        text: digits.
+
     >>> whole("12"), whole("-1"), whole("²"), whole("9" * 5000)
     (12, None, None, None)
     """
@@ -135,7 +138,11 @@ def whole(text: str) -> int | None:
 
 @functools.cache
 def declared(target: Callable[..., Any]) -> dict[str, Declared | None]:
-    """Return the declaration of each parameter of a function or class; None where there is nothing to check."""
+    """Return the declaration of each parameter of a function or class; None where there is nothing to check.
+
+    Args:
+        target: function or class.
+    """
     function: Any = target.__init__ if inspect.isclass(target) else target
     hints = get_type_hints(function, include_extras=True)
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -205,6 +212,9 @@ def checked(function: Called, who: str = "") -> Called:
 
 def arguments_of(thing: object) -> dict[str, Any]:
     """Return the arguments that an object of a `checked` class was made with, defaults included.
+
+    Args:
+        thing: object of a `checked` class.
 
     >>> from splitveil.attacks.nearest import NearestAttack
     >>> arguments_of(NearestAttack(looks=4))

@@ -101,6 +101,9 @@ def folded(names: Sequence[str]) -> str:
 
     Where no pattern stands for exactly these names, they are listed.
 
+    Args:
+        names: names of one builder.
+
     >>> folded(["vgg11", "vgg11_sgm", "vgg13", "vgg13_sgm"]), folded(["linear"]), folded(["one", "other"])
     ('vgg11|13[_sgm]', 'linear', 'one, other')
     """

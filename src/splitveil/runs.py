@@ -201,7 +201,11 @@ def load_weights(model: SplitModel, path: Path) -> None:
 
 
 def parameter_counts(model: SplitModel) -> dict[str, int]:
-    """Return the number of parameters of each part."""
+    """Return the number of parameters of each part.
+
+    Args:
+        model: split model.
+    """
     parts = {"encoder": model.encoder, "tail": model.tail, "defense": model.defense}
     return {name: sum(p.numel() for p in part.parameters()) if part else 0 for name, part in parts.items()}
 

@@ -61,6 +61,9 @@ class Budget:
     def parse(cls, text: str) -> Budget:
         """Return the budget that a text names: ``500`` steps, or the time ``90s``, ``5m``, ``1h``.
 
+        Args:
+            text: as a user writes it.
+
         Raises:
             UserError: anything else, or nothing to spend.
         """
@@ -292,12 +295,20 @@ class Runtime:
         self.shared_seconds += seconds
 
     def file(self, loop: OptimizationLoop) -> Path | None:
-        """Return the path of the checkpoint of ``loop``; None where none are kept."""
+        """Return the path of the checkpoint of ``loop``; None where none are kept.
+
+        Args:
+            loop: loop of this runtime.
+        """
         number = next(i for i, one in enumerate(self.loops) if one is loop)
         return self.store / f"{number:03d}.pt" if self.store else None
 
     def save(self, loop: OptimizationLoop) -> None:
-        """Save ``loop`` between two of its rounds."""
+        """Save ``loop`` between two of its rounds.
+
+        Args:
+            loop: loop of this runtime.
+        """
         if (path := self.file(loop)) is None:
             return
         kept = {key: value.state_dict() if hasattr(value, "state_dict") else value for key, value in loop.state.items()}
@@ -307,6 +318,9 @@ class Runtime:
 
     def restore(self, loop: OptimizationLoop) -> None:
         """Load the checkpoint of ``loop``; without one, do nothing.
+
+        Args:
+            loop: loop of this runtime.
 
         Raises:
             UserError: the checkpoint is damaged or of another attack.
@@ -368,5 +382,9 @@ Work = Runtime  # the name in earlier versions: attacks of other packages may im
 
 
 def copy_weights(module: torch.nn.Module) -> dict[str, Tensor]:
-    """Return a copy of a module's state that later training steps do not change."""
+    """Return a copy of a module's state that later training steps do not change.
+
+    Args:
+        module: network.
+    """
     return {name: value.detach().clone() for name, value in module.state_dict().items()}

@@ -88,7 +88,11 @@ class Extent:
         return max(self.image[1:])
 
     def batch(self, size: int) -> int:
-        """Return the images in a batch of at most ``size``."""
+        """Return the images in a batch of at most ``size``.
+
+        Args:
+            size: images in a batch, if there are so many.
+        """
         return max(2, min(size, self.images))
 
     def search(self, draws: int, tuning: int = 0, settings: int = 1) -> dict[str, int]:

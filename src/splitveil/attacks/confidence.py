@@ -99,7 +99,12 @@ class Answered:
 
 
 def answered(victim: Victim, wire: Tensor) -> Tensor:
-    """Return the logits (B, classes) of wires (B, ...), or their means over several wires (B, k, ...) of each image."""
+    """Return the logits (B, classes) of wires (B, ...), or their means over several wires (B, k, ...) of each image.
+
+    Args:
+        victim: view of the model, with its logits.
+        wire: (B, ...), or (B, k, ...) where all wires are seen.
+    """
     if not victim.all_looks:
         return victim.logits(wire)
     return victim.logits(wire.flatten(0, 1)).view(len(wire), victim.observed, -1).mean(1)

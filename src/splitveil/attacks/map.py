@@ -129,6 +129,12 @@ def prior_gradient(denoiser: Denoiser, y: Tensor, t: int, rng: torch.Generator) 
     A denoiser knows noisy images only, so a clean one is noised before it is asked (as in Mardani et al. 2024). The
     Gaussian model's answer to the noise alone has mean zero and is subtracted: a control variate, after which nothing
     random is left where the images are Gaussian.
+
+    Args:
+        denoiser: diffusion model of the images.
+        y: images (B, C, H, W) in [-1, 1].
+        t: level of noise.
+        rng: generator of ε.
     """
     alpha, level = denoiser.alpha[t], torch.tensor(t, device=y.device)
     noise = (1 - alpha).sqrt() * torch.randn(y.shape, generator=rng, device=y.device)

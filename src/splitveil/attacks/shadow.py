@@ -122,6 +122,10 @@ def mk_mmd(a: Tensor, b: Tensor) -> Tensor:
 
     mean k(a, a') + mean k(b, b') − 2 mean k(a, b) over all pairs (biased, never negative; Gretton et al. 2012, eq. 5).
 
+    Args:
+        a: rows (N, m).
+        b: rows (M, m).
+
     >>> float(mk_mmd(torch.zeros(4, 2), torch.zeros(3, 2)))
     0.0
     """

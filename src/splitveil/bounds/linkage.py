@@ -70,6 +70,10 @@ def closer(wires: Tensor, candidates: Tensor) -> Tensor:
     """Return for each wire (M, D) how many other candidates (M, D) are nearer to it than its own, (M,).
 
     A candidate as near as its own counts as nearer half of the time: two equal photos cannot be told apart.
+
+    Args:
+        wires: (M, D).
+        candidates: means of the wires, (M, D).
     """
     found = []
     for start in range(0, len(wires), 1000):

@@ -48,7 +48,12 @@ class PAC(Bound):
 
 
 def best_success(prior: float, nats: float) -> float:
-    """Return the largest p ≥ ``prior`` with p ln(p/prior) + (1 − p) ln((1 − p)/(1 − prior)) ≤ ``nats``."""
+    """Return the largest p ≥ ``prior`` with p ln(p/prior) + (1 − p) ln((1 − p)/(1 − prior)) ≤ ``nats``.
+
+    Args:
+        prior: probability of success without the wire.
+        nats: upper bound on the leakage.
+    """
     if nats >= math.log(1 / prior):
         return 1.0
     low, high = prior, 1.0

@@ -49,6 +49,10 @@ class PairwiseBound(Bound):
 def whitened(channel: Channel, part: str) -> Tensor:
     """Return the means of a part's wires (N, D) in units of the noise's standard deviation.
 
+    Args:
+        channel: model and images.
+        part: "fit", "choose" or "held_out".
+
     Raises:
         BoundError: the wire's noise is not Gaussian, there is none, or it differs between images.
     """

@@ -174,7 +174,12 @@ def divide(split: Split, count: int, rng: torch.Generator) -> tuple[Split, Split
 
 
 def without(split: Split, others: list[Split]) -> Split:
-    """Return ``split`` less the images whose pixels are in one of ``others``; the same object if there are none."""
+    """Return ``split`` less the images whose pixels are in one of ``others``; the same object if there are none.
+
+    Args:
+        split: images.
+        others: images whose copies are dropped.
+    """
     drop = torch.zeros(len(split), dtype=torch.bool)
     for other in others:
         drop |= contained(split.images, other.images)
@@ -201,7 +206,12 @@ def _known_to_none(name: str, split: Split, others: list[Split], images: ImageSe
 
 
 def contained(images: Tensor, others: Tensor) -> Tensor:
-    """Return which of ``images`` (uint8, (N, C, S, S)) have exactly the pixels of one of ``others``: bool (N,)."""
+    """Return which of ``images`` (uint8, (N, C, S, S)) have exactly the pixels of one of ``others``: bool (N,).
+
+    Args:
+        images: uint8, (N, C, S, S).
+        others: uint8, (M, C, S, S).
+    """
     if images.shape[1:] != others.shape[1:]:
         return torch.zeros(len(images), dtype=torch.bool)
     ours, theirs = fingerprints(images), fingerprints(others)
@@ -214,7 +224,11 @@ def contained(images: Tensor, others: Tensor) -> Tensor:
 
 
 def fingerprints(images: Tensor) -> Tensor:
-    """Return, for every image, a weighted sum of its bytes, modulo 2^64; equal for equal pixels: int64 (N,)."""
+    """Return, for every image, a weighted sum of its bytes, modulo 2^64; equal for equal pixels: int64 (N,).
+
+    Args:
+        images: uint8, (N, C, S, S).
+    """
     rows = images.cpu().contiguous().flatten(1)
     if rows.shape[1] % 8 == 0:
         rows = rows.view(torch.int64)  # eight pixels at a time

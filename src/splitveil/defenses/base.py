@@ -118,7 +118,11 @@ class Defense(nn.Module):
         return ", ".join(f"{name}={value!r}" for name, value in arguments_of(self).items())
 
     def install(self, model: Any) -> None:
-        """Prepare for ``model``, the `SplitModel` that carries this defense; called once, before training."""
+        """Prepare for ``model``, the `SplitModel` that carries this defense; called once, before training.
+
+        Args:
+            model: untrained, with its shapes known.
+        """
 
     def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
         """Return what crosses the network instead of ``z``; called in training, validation, attack and service alike.
@@ -142,7 +146,11 @@ class Defense(nn.Module):
         """
 
     def loss(self, step: Step) -> Tensor | None:
-        """Return a weighted scalar that is added to the task loss, or None."""
+        """Return a weighted scalar that is added to the task loss, or None.
+
+        Args:
+            step: images, features, wires and logits of the batch.
+        """
         return None
 
     def refit(self, epoch: int, features: Features) -> None:
@@ -270,7 +278,11 @@ class Stack(Defense, helpers=("losses",)):
         return sum(losses.values()) if losses else None  # type: ignore[return-value]
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        """Return each part's weighted loss by name, for the log."""
+        """Return each part's weighted loss by name, for the log.
+
+        Args:
+            step: images, features, wires and logits of the batch.
+        """
         if step.epoch and (idle := [name_of(type(part)) for part in self if part.waits]):
             raise UserError(
                 f"{' and '.join(idle)} did nothing in epoch {step.epoch}: the features of that epoch were not given; "

@@ -66,12 +66,21 @@ class HSIC(Defense):
 
 
 def gaussian_kernel(x: Tensor, bandwidth: float) -> Tensor:
-    """Return exp(−‖x_i − x_j‖²/(2 s² d)) of rows x (B, d), s the bandwidth -> (B, B)."""
+    """Return exp(−‖x_i − x_j‖²/(2 s² d)) of rows x (B, d), s the bandwidth -> (B, B).
+
+    Args:
+        x: rows (B, d).
+        bandwidth: s.
+    """
     return torch.exp(-squared_distances(x) / (2 * bandwidth**2 * x.shape[1]))
 
 
 def hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741 (the kernels' usual names)
     """Return the biased estimate tr(K H L H)/(B − 1)² of symmetric kernel matrices (B, B), H = I − 11ᵀ/B.
+
+    Args:
+        k: kernel matrix (B, B).
+        l: kernel matrix (B, B).
 
     >>> k = torch.eye(4)
     >>> round(float(hsic(k, k)), 4)  # tr(H)/9
@@ -82,6 +91,10 @@ def hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741 (the kernels' usual name
 
 def normalized_hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
     """Return tr[K̃(K̃ + εBI)⁻¹ L̃(L̃ + εBI)⁻¹] of symmetric kernel matrices (B, B), K̃ = HKH, ε = `EPSILON`.
+
+    Args:
+        k: kernel matrix (B, B).
+        l: kernel matrix (B, B).
 
     >>> k = torch.eye(4)
     >>> round(float(normalized_hsic(k, k)), 3)  # tr(H), but for ε

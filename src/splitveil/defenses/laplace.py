@@ -42,7 +42,12 @@ class Laplace(Defense):
 
 
 def laplace_noise(like: Tensor, rng: torch.Generator) -> Tensor:
-    """Return float32 Laplace noise of scale 1 in the shape of ``like``: the difference of two exponential variables."""
+    """Return float32 Laplace noise of scale 1 in the shape of ``like``: the difference of two exponential variables.
+
+    Args:
+        like: tensor whose shape and device the noise has.
+        rng: generator of the noise.
+    """
     empty = torch.empty(2, *like.shape, dtype=torch.float32, device=like.device)
     first, second = empty.exponential_(generator=rng)
     return first - second

@@ -71,7 +71,11 @@ class LocalDP(Defense, helpers=("noise_scale",)):
         self._scale = {(m := math.prod(wire_shape(model, "local_dp"))): self.noise_scale(m)}
 
     def noise_scale(self, dimensions: int) -> float:
-        """Return the scale b of the Laplace or σ of the Gaussian noise on a wire of this many dimensions."""
+        """Return the scale b of the Laplace or σ of the Gaussian noise on a wire of this many dimensions.
+
+        Args:
+            dimensions: number of values on the wire.
+        """
         power = 1.0 if self.mechanism == "laplace" else 0.5
         width = (self.high - self.low) * (dimensions**power if self.per == "image" else 1.0)
         sensitivity = width if self.norm is None else 2 * self.norm
@@ -112,6 +116,11 @@ class LocalDP(Defense, helpers=("noise_scale",)):
 def gaussian_sigma(sensitivity: float, epsilon: float, delta: float) -> float:
     """Return the least σ of the Gaussian mechanism for (ε, δ) at an L2 sensitivity (Balle and Wang 2018), by bisection.
 
+    Args:
+        sensitivity: L2 distance of the clipped features of two images, at most.
+        epsilon: ε > 0.
+        delta: δ in (0, 1).
+
     >>> round(gaussian_sigma(1.0, 1.0, 1e-5), 4)
     3.7306
     """
@@ -125,7 +134,12 @@ def gaussian_sigma(sensitivity: float, epsilon: float, delta: float) -> float:
 
 
 def gaussian_delta(shift: float, epsilon: float) -> float:
-    """Return the δ that noise of deviation 1 gives at ε for neighbors ``shift`` apart."""
+    """Return the δ that noise of deviation 1 gives at ε for neighbors ``shift`` apart.
+
+    Args:
+        shift: distance of the neighbors, in deviations of the noise.
+        epsilon: ε > 0.
+    """
     # In logarithms: far tails, below 8.3 deviations, would otherwise round to 0 and large ε overflow.
     near, far = log_ndtr([shift / 2 - epsilon / shift, -shift / 2 - epsilon / shift])
     return -math.exp(near) * math.expm1(min(0.0, epsilon + far - near))

@@ -63,6 +63,11 @@ def distance_correlation(x: Tensor, z: Tensor, squared: bool = False) -> Tensor:
     With A, B the doubly centered matrices of pairwise distances, dCov² = mean(A∘B) and
     dCor = (dCov²(x,z) / √(dCov²(x,x) · dCov²(z,z)))^½ (the biased V-statistic). ``squared`` takes squared distances.
 
+    Args:
+        x: rows (B, p).
+        z: rows (B, q).
+        squared: take squared distances.
+
     >>> x = torch.arange(6.0)[:, None]
     >>> round(float(distance_correlation(x, 3 - 2 * x)), 5)
     1.0

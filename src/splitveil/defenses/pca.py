@@ -64,6 +64,11 @@ def principal_components(z: Tensor, count: int, rng: torch.Generator) -> Tensor:
     Exact up to 1,024 dimensions, or where k + 10 reaches m; beyond, subspace iteration from a random start
     (Halko, Martinsson and Tropp 2011).
 
+    Args:
+        z: rows (N, m).
+        count: number of components.
+        rng: generator of the random start.
+
     >>> z = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.1]])
     >>> principal_components(z, 1, torch.Generator()).abs().round()
     tensor([[1.],

@@ -87,6 +87,12 @@ def lca(z: Tensor, atoms: Tensor, threshold: float, iterations: int) -> Tensor:
     With k = 1 on 1×1 maps the dictionary is dense. The step is 1/L, L ≥ ‖DᵀD‖ the largest row sum of the
     atoms' correlations, so that it converges for any D.
 
+    Args:
+        z: maps (B, C, H, W).
+        atoms: dictionary (A, C, k, k), atoms of length 1.
+        threshold: λ of the soft threshold.
+        iterations: number of steps.
+
     >>> atoms = torch.eye(2)[:, :, None, None]
     >>> lca(torch.tensor([[3.0, 0.5]])[:, :, None, None], atoms, 1.0, 50).flatten()
     tensor([2., 0.])

@@ -61,6 +61,11 @@ class SparseCodingReleased(Defense):
 def add_before_sigmoid(encoder: nn.Module, layer: nn.Module, who: str) -> None:
     """Append ``layer`` to the encoder, before the batch norm or sigmoid at its end.
 
+    Args:
+        encoder: plain sequence of layers.
+        layer: layer that is added.
+        who: name of the defense, for the message.
+
     Raises:
         UserError: the encoder is no plain sequence of layers, or has such a layer already.
     """

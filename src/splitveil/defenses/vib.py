@@ -92,6 +92,12 @@ def gaussian_kl(mean: Tensor, log_sigma: Tensor, prior_mean: Tensor, prior_log_s
 
     ln(s/σ) + (σ² + (mean − prior_mean)²)/(2s²) − ½.
 
+    Args:
+        mean: mean of the first Gaussian.
+        log_sigma: log σ of the first.
+        prior_mean: mean of the second.
+        prior_log_sigma: log s of the second.
+
     >>> zero = torch.zeros(1)
     >>> float(gaussian_kl(zero + 1, zero, zero, zero))
     0.5

@@ -169,7 +169,13 @@ def evaluate(
 
 
 def made(stage: Stage, runtime: Runtime, extra: Mapping[str, Metric] | None = None) -> Outcome:
-    """Fit the attack of ``stage`` and score it image by image; write nothing but what ``runtime`` keeps."""
+    """Fit the attack of ``stage`` and score it image by image; write nothing but what ``runtime`` keeps.
+
+    Args:
+        stage: attack and what it sees.
+        runtime: progress, budget and checkpoints.
+        extra: further metrics by name.
+    """
     given = stage.given
     first = given.attacker_test.subset(torch.arange(min(2, len(given.attacker_test))))
     scored(to_float(first.images), first, extra)  # a metric that cannot score such images is no surprise at the end
@@ -208,7 +214,14 @@ def made(stage: Stage, runtime: Runtime, extra: Mapping[str, Metric] | None = No
 def reconstruct(
     attack: Attack, tap: Interception, split: Split, runtime: Runtime | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return reconstructions (N, C, S, S), and one wire (N, ...) of each image that says what was seen; on the CPU."""
+    """Return reconstructions (N, C, S, S), and one wire (N, ...) of each image that says what was seen; on the CPU.
+
+    Args:
+        attack: fitted attack.
+        tap: the wires under attack.
+        split: images under attack.
+        runtime: its time is shared equally between batches.
+    """
     found, wires = [], []
     batches = zip(split.images.split(BATCH), split.labels.split(BATCH), strict=True)
     for images, labels in (runtime or Runtime()).each(batches):

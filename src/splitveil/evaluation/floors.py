@@ -41,7 +41,12 @@ def linear_error(victim: Victim, own: Split, attacked: Split, wires: Tensor, see
 
 
 def mean_image_error(train: Split, test: Split) -> Tensor:
-    """Return the MSE (N,) of answering the mean of ``train`` for each image of ``test``, which needs no wire."""
+    """Return the MSE (N,) of answering the mean of ``train`` for each image of ``test``, which needs no wire.
+
+    Args:
+        train: images whose mean is answered.
+        test: images that are scored.
+    """
     total = torch.stack([part.double().sum(0) for part in train.images.split(4096)]).sum(0)
     mean = (total / len(train) / 255).float()
     truth = to_float(test.images)

@@ -51,7 +51,11 @@ class Tried:
 
 
 def two_steps(stage: Stage) -> Tried:
-    """Take two steps of every loop of an attack; nothing is written."""
+    """Take two steps of every loop of an attack; nothing is written.
+
+    Args:
+        stage: attack and what it sees.
+    """
     test, runtime = stage.given.attacker_test, Runtime(budget=Budget(steps=2))
     stage.attack.fit(stage.victim.of(stage.attack), stage.given.attacker_train, stage.rng, runtime)
     fitted, seconds = len(runtime.loops), runtime.seconds

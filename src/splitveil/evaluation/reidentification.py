@@ -201,6 +201,10 @@ def judge_for(
 def independent_of(victim: str, image_size: int) -> str:
     """Return the judge's network: of another family than the victim's, and cheap to train.
 
+    Args:
+        victim: network of the attacked run.
+        image_size: side of the images in pixels.
+
     >>> independent_of("vgg11_bn_sgm", 32), independent_of("timm:resnet18@layer2", 32)
     ('resnet20', 'vgg11_bn')
     """
@@ -210,7 +214,14 @@ def independent_of(victim: str, image_size: int) -> str:
 
 
 def fingerprint(images: ImageSet, seed: int, *, arch: str, epochs: int) -> str:
-    """Return the SHA-256 of all that makes a judge: the images, their classes, network, seed and epochs."""
+    """Return the SHA-256 of all that makes a judge: the images, their classes, network, seed and epochs.
+
+    Args:
+        images: image set of the attacked run.
+        seed: of the judge.
+        arch: network of the judge.
+        epochs: of its training.
+    """
     labels = [split.labels.cpu().numpy().tobytes() for split in (images.train, images.test)]
     parts = [images.train.digest(), images.test.digest(), images.classes, arch, seed, epochs]
     return hashlib.sha256(b"".join([*labels, json.dumps(parts).encode()])).hexdigest()

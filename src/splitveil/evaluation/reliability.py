@@ -267,7 +267,12 @@ def near_duplicates(train: Split, test: Split) -> list[str]:
 
 
 def shifted_alike(images: Tensor, others: Tensor) -> Tensor:
-    """Return which of ``images`` are `alike` one of ``others`` after a shift of up to `SHIFT` pixels: bool (N,)."""
+    """Return which of ``images`` are `alike` one of ``others`` after a shift of up to `SHIFT` pixels: bool (N,).
+
+    Args:
+        images: uint8 (N, C, S, S).
+        others: uint8 (M, C, S, S).
+    """
     found = torch.zeros(len(images), dtype=torch.bool)
     height, width = (side - 2 * SHIFT for side in images.shape[2:])
     if min(height, width) < 2 * SHIFT:

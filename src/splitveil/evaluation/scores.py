@@ -26,14 +26,24 @@ PRIVACY = {"mse": 1, "psnr": -1, "ssim": -1, "ssim_zero": -1, "lpips": 1, "reide
 
 
 def scored(found: Tensor, truth: Split, extra: Mapping[str, Metric] | None) -> dict[str, Tensor]:
-    """Return every metric of the reconstructions ``found`` of ``truth`` by name, (N,) each."""
+    """Return every metric of the reconstructions ``found`` of ``truth`` by name, (N,) each.
+
+    Args:
+        found: reconstructions (N, C, S, S) in [0, 1].
+        truth: originals with their labels.
+        extra: further metrics by name.
+    """
     originals = to_float(truth.images)
     values = {name: metric(found, originals) for name, metric in METRICS.items()}
     return values | {name: metric(found, originals, truth.labels) for name, metric in (extra or {}).items()}
 
 
 def interval(values: Tensor) -> intervals.Interval:
-    """Return the 95 % interval of the mean over images: Wilson's for hits (bool), else a seeded bootstrap's."""
+    """Return the 95 % interval of the mean over images: Wilson's for hits (bool), else a seeded bootstrap's.
+
+    Args:
+        values: one number per image, (N,).
+    """
     if values.dtype == torch.bool:
         return intervals.binomial_ci(int(values.sum()), len(values))
     return intervals.bootstrap_ci(values)

@@ -169,7 +169,12 @@ def check_wire(model: SplitModel, specs: Iterable[config.Spec], images: ImageSet
 
 @torch.no_grad()
 def wire_shape(model: SplitModel, images: Split) -> tuple[int, ...]:
-    """Return the shape of the wire of one of ``images``, without the batch."""
+    """Return the shape of the wire of one of ``images``, without the batch.
+
+    Args:
+        model: with its defense.
+        images: at least two images.
+    """
     two = to_float(images.images[:2].to(model.mean.device))
     return tuple(model.eval().encode(two, torch.Generator(two.device).manual_seed(0)).shape[1:])
 

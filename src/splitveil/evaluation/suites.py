@@ -34,6 +34,9 @@ Values = dict[str, dict[str, Tensor]]
 def labels(specs: tuple[Spec, ...]) -> dict[str, Spec]:
     """Return each attack under a unique name that fits a folder: its own, and what differs where it occurs again.
 
+    Args:
+        specs: attacks with their settings.
+
     >>> list(labels(SUITES["quick-v1"]))
     ['linear', 'nearest', 'decoder', 'rmle', 'map']
     >>> list(labels(SUITES["standard-v1"]))[2:5]
@@ -317,7 +320,14 @@ def finished(
 
 
 def held_out(folder: Path, seen: set[str], summary: dict[str, Any], remedy: str) -> dict[str, Tensor]:
-    """Return an attack's values on the attacker's held-out images, empty where there were too few."""
+    """Return an attack's values on the attacker's held-out images, empty where there were too few.
+
+    Args:
+        folder: folder of the attack.
+        seen: columns beside the error.
+        summary: of the attack.
+        remedy: what to do where the file is damaged.
+    """
     count, names = summary["held_out"]["images"], {"mse", *seen}
     if not count:
         return {name: torch.zeros(0) for name in names}

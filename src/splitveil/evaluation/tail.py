@@ -138,13 +138,22 @@ def retrain(run: Run, images: ImageSet, *, progress: Progress | None = None) -> 
 
 
 def done(summary: dict[str, Any]) -> bool:
-    """Return whether a summary has the accuracy of a tail that was retrained by this version's `RECIPE`."""
+    """Return whether a summary has the accuracy of a tail that was retrained by this version's `RECIPE`.
+
+    Args:
+        summary: what summary.json of a run holds.
+    """
     about = summary.get("retraining") or {}
     return summary.get("retrained_accuracy") is not None and {key: about.get(key) for key in RECIPE} == RECIPE
 
 
 def initial_tail(run: Run, images: ImageSet) -> nn.Module:
-    """Return the tail of a run with its weights before the training."""
+    """Return the tail of a run with its weights before the training.
+
+    Args:
+        run: trained model in its folder.
+        images: image set of the run.
+    """
     with torch.random.fork_rng():
         seed_layers(stream("cpu", run.settings.seed, WEIGHTS))  # as the training began
         return build_model(run.settings, images).tail

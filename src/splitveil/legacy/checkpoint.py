@@ -121,6 +121,9 @@ def import_checkpoint(
 def settings_in_name(folder: Path) -> dict[str, Any]:
     """Return the published flags that the folder's name and its parents' names tell.
 
+    Args:
+        folder: folder of a published checkpoint.
+
     >>> settings_in_name(Path("saves/cifar10/nopeek_infocons_sgm/lambd_16_noise_0.025_epoch_240_x"))
     {'lambd': 16.0, 'regularization_strength': 0.025, 'num_epochs': 240, 'AT_regularization': 'nopeek',
     'dataset': 'cifar10', 'regularization': 'Gaussian'}

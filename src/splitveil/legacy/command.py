@@ -29,6 +29,9 @@ def run(argv: Sequence[str]) -> str:
 
     `--out` names the run folder of an imported checkpoint, or a file for the YAML of a script or of options.
 
+    Args:
+        argv: words after `splitveil legacy`.
+
     Raises:
         UserError: bad input; nothing is written then.
 

@@ -77,6 +77,10 @@ class DefenseOption:
 def read_defense(option: str, flag: str = "AT_regularization") -> DefenseOption:
     """Return the parts of a published defense string.
 
+    Args:
+        option: as the published code has it.
+        flag: name of the flag, for the message.
+
     Raises:
         UserError: an unknown word (with what the published code makes of the string), or one given twice.
 

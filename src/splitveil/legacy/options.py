@@ -197,6 +197,9 @@ class BottleneckOption:
 def read_bottleneck(option: str) -> BottleneckOption | None:
     """Return the bottleneck of a published string; None for `None`.
 
+    Args:
+        option: as the published code has it.
+
     Raises:
         UserError: anything that is not `[noRELU_][Kk]Cc[Ss]`.
 

@@ -62,6 +62,10 @@ def read_script(path: str | Path, *, reading: Reading = "paper") -> Grid:
     `main_test_MIA*.py` (docs/legacy.md lists it all). A script with other shell commands is refused, as they may decide
     what is trained.
 
+    Args:
+        path: file of the script.
+        reading: "paper" or "code".
+
     Raises:
         UserError: no such file, no training in it, or, with the line, shell or options that are not read.
 

@@ -68,6 +68,9 @@ class Walk:
 def calls(text: str) -> list[Call]:
     """Return all calls of `main_MIA*.py` and `main_test_MIA*.py` that a run of the script would make, in order.
 
+    Args:
+        text: a script.
+
     Raises:
         UserError: with the line, shell that is not read; too many turns or calls.
 

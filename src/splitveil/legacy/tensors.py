@@ -121,7 +121,11 @@ def is_stored(path: Path) -> bool:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of one torch file, in their order, without common prefixes and profiler counters."""
+    """Return the tensors of one torch file, in their order, without common prefixes and profiler counters.
+
+    Args:
+        path: file that is read.
+    """
     stored = _load(path)
     for key in WRAPPERS:
         if isinstance(stored, Mapping) and isinstance(stored.get(key), Mapping):

@@ -102,7 +102,12 @@ def read_options(argv: Sequence[str], *, reading: Reading = "paper") -> Translat
 
 
 def translate(flags: dict[str, Any], reading: Reading = "paper") -> Translation:
-    """Translate typed flags, as `read_flags` returns them."""
+    """Translate typed flags, as `read_flags` returns them.
+
+    Args:
+        flags: typed flags of a training.
+        reading: "paper" or "code".
+    """
     if reading not in ("paper", "code"):
         hint = did_you_mean(reading, ("paper", "code")) or ";"
         raise UserError(f"--reading is '{reading}'{hint} expected paper or code")

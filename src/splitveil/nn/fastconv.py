@@ -71,6 +71,10 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def pays(shape: torch.Size, outputs: int) -> bool:
     """Return whether Winograd's algorithm is the faster one for maps of this shape (B, C, H, W).
 
+    Args:
+        shape: (B, C, H, W) of the maps.
+        outputs: channels of the output.
+
     >>> pays(torch.Size([128, 256, 8, 8]), 256), pays(torch.Size([128, 3, 32, 32]), 64)
     (True, False)
     """
@@ -128,6 +132,9 @@ def accelerate(module: nn.Module) -> int:
     Eligible: exactly `nn.Conv2d`, 3×3, stride 1, padding 1, no dilation, no groups, 64 channels or more on
     both sides. Fastest with channels-last images. Call it where `worth_it()`.
 
+    Args:
+        module: network that is changed in place.
+
     >>> network = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.Conv2d(64, 64, 3, padding=1))
     >>> accelerate(network), type(network[1]).__name__, restore(network)
     (1, 'WinogradConv2d', 1)
@@ -139,7 +146,11 @@ def accelerate(module: nn.Module) -> int:
 
 
 def restore(module: nn.Module) -> int:
-    """Turn every `WinogradConv2d` of a network back into a plain `nn.Conv2d` and return how many."""
+    """Turn every `WinogradConv2d` of a network back into a plain `nn.Conv2d` and return how many.
+
+    Args:
+        module: network that is changed in place.
+    """
     layers = [m for m in module.modules() if type(m) is WinogradConv2d]
     for layer in layers:
         layer.__class__ = nn.Conv2d  # pyright: ignore[reportAttributeAccessIssue]

@@ -161,6 +161,11 @@ def _chunks(x: Tensor, weight: Tensor, p: Plan) -> tuple[list[slice], list[slice
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return the convolution of x (B, H, W, C) with weights (O, C, 3, 3) and bias (O): (B, H, W, O), contiguous.
 
+    Args:
+        x: (B, H, W, C).
+        weight: (O, C, 3, 3).
+        bias: (O,) or None.
+
     >>> x, w = torch.ones(2, 4, 4, 8), torch.ones(5, 8, 3, 3)
     >>> forward(x, w, None)[0, :2, :2, 0].round()  # 4, 6 or 9 of the taps meet the map; 8 channels
     tensor([[32., 48.],
@@ -188,6 +193,13 @@ def backward(
     """Return gradients of x (B, H, W, C) and of the weights (O, C, 3, 3) from those of the output, (B, H, W, O).
 
     The analysis of x is computed again: 5 % of the time, against 2.25 times the memory of the activations.
+
+    Args:
+        x: (B, H, W, C).
+        weight: (O, C, 3, 3).
+        dy: gradients of the output, (B, H, W, O).
+        need_x: compute the gradients of x.
+        need_w: compute the gradients of the weights.
     """
     p = plan(x.shape[1], x.shape[2], x.dtype)
     images, products = _chunks(x, weight, p)

@@ -104,7 +104,12 @@ def hierarchical(changes: Sequence[np.ndarray | Interval], shared: bool = False)
 
 
 def image_variance(changes: Sequence[np.ndarray | Interval], shared: bool = False) -> float:
-    """Return the variance that the choice of images gives the mean over ``changes``; arguments as of `hierarchical`."""
+    """Return the variance that the choice of images gives the mean over ``changes``; arguments as of `hierarchical`.
+
+    Args:
+        changes: of each pair B − A per image (N,), or its mean and 95 % interval.
+        shared: all pairs saw the same images.
+    """
     arrays = [change for change in changes if not isinstance(change, Interval)]
     if shared and len(arrays) == len(changes):
         return float(np.mean(arrays, axis=0).var()) / len(arrays[0])
@@ -118,13 +123,22 @@ def image_variance(changes: Sequence[np.ndarray | Interval], shared: bool = Fals
 
 
 def student(mean: float, variance: float, count: int) -> Interval:
-    """Return mean ± quantile·√variance; the quantile as in `quantile`."""
+    """Return mean ± quantile·√variance; the quantile as in `quantile`.
+
+    Args:
+        mean: middle of the interval.
+        variance: variance of the mean.
+        count: pairs of trainings.
+    """
     half = quantile(count) * math.sqrt(variance)
     return Interval(mean, mean - half, mean + half)
 
 
 def quantile(count: int) -> float:
     """Return the half width of a 95 % interval in standard errors: Student's over ``count`` pairs, the normal of one.
+
+    Args:
+        count: pairs of trainings.
 
     >>> [round(quantile(count), 2) for count in (1, 2, 3, 5)]
     [1.96, 12.71, 4.3, 2.78]

@@ -43,6 +43,9 @@ class Interval:
     def from_dict(cls, value: Mapping[str, Any]) -> Interval:
         """Return the 95 % interval that `as_dict` wrote.
 
+        Args:
+            value: with ``mean`` and ``ci95``.
+
         >>> Interval.from_dict({"mean": 0.5, "ci95": [0.4, 0.6]})
         Interval(mean=0.5, lo=0.4, hi=0.6, level=0.95)
         """
@@ -55,6 +58,9 @@ class Interval:
 
     def scaled(self, factor: float) -> Interval:
         """Return the interval of ``factor`` (above 0) times the value.
+
+        Args:
+            factor: above 0.
 
         >>> f"{Interval(0.964, 0.942, 0.978).scaled(100):.1f}"
         '96.4 [94.2, 97.8]'

@@ -31,6 +31,9 @@ def isotonic(values: np.ndarray) -> np.ndarray:
 
     fit_k = max over i ≤ k of min over j ≥ k of mean(values_i, ..., values_j) (Barlow et al. 1972).
 
+    Args:
+        values: (..., K).
+
     >>> isotonic(np.array([[1.0, 3.0, 2.0], [3.0, 2.0, 1.0]])).tolist()
     [[1.0, 2.5, 2.5], [2.0, 2.0, 2.0]]
     """
@@ -175,7 +178,13 @@ def _over_seeds(values: Sequence[np.ndarray], shared: bool, drawn: np.ndarray, r
 
 
 def resampled(values: Tensor, resamples: int, rng: torch.Generator) -> Tensor:
-    """Return the means (resamples, rows) of ``values`` (rows, images) over images drawn anew, the same for all rows."""
+    """Return the means (resamples, rows) of ``values`` (rows, images) over images drawn anew, the same for all rows.
+
+    Args:
+        values: (rows, images).
+        resamples: number of samples.
+        rng: generator of the samples.
+    """
     count, parts = values.shape[1], []
     at_once = max(1, ELEMENTS_AT_ONCE // count)
     for start in range(0, resamples, at_once):

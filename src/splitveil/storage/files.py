@@ -127,6 +127,9 @@ def _umask() -> int:
 def is_safetensors(path: Path) -> bool:
     """Return whether a file begins as safetensors do, whatever its name is: the length of a header, then its brace.
 
+    Args:
+        path: file that is looked at.
+
     >>> is_safetensors(Path(__file__))
     False
     """

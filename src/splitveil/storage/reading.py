@@ -290,6 +290,9 @@ def read_checkpoint(path: Path, device: torch.device, needed: set[str], remedy: 
 def finite(tensors: dict[str, Tensor]) -> str | None:
     """Return the name of the first tensor that holds NaN or infinity; None where all are finite.
 
+    Args:
+        tensors: tensors by name.
+
     >>> finite({"a": torch.ones(2), "b": torch.tensor([torch.nan])})
     'b'
     """

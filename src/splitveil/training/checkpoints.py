@@ -35,6 +35,9 @@ class State:
     def of(cls, saved: dict[str, Any]) -> State:
         """Return the state that a checkpoint holds.
 
+        Args:
+            saved: the checkpoint.
+
         Raises:
             ValueError, TypeError: it lacks an entry, has another one, or entries that contradict each other.
         """

@@ -14,7 +14,11 @@ FEATURE_BYTES = 2**29
 
 
 def capacity(dimensions: int) -> int:
-    """Return how many features of ``dimensions`` float32 numbers are kept at most."""
+    """Return how many features of ``dimensions`` float32 numbers are kept at most.
+
+    Args:
+        dimensions: numbers in a feature.
+    """
     return max(2, FEATURE_BYTES // (4 * dimensions))
 
 
@@ -31,7 +35,12 @@ class FeatureBuffer:
         self.y: Tensor | None = None
 
     def add(self, z: Tensor, y: Tensor) -> None:
-        """Keep the features z (B, ...) of the classes y (B,) while there is room."""
+        """Keep the features z (B, ...) of the classes y (B,) while there is room.
+
+        Args:
+            z: features (B, ...).
+            y: classes (B,).
+        """
         flat = z.detach().flatten(1)
         if self.z is None or self.y is None:
             rows = min(self.count, capacity(flat.shape[1]))

@@ -39,7 +39,12 @@ class TrainingStep(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Return z, z_wire and logits of pixels x (B, C, S, S)."""
+        """Return z, z_wire and logits of pixels x (B, C, S, S).
+
+        Args:
+            x: pixels (B, C, S, S) in [0, 1].
+            rng: generator of the defense's noise.
+        """
         z = self.model.features(x)
         wire = self.model.protect(z, rng)
         return z, wire, self.model.tail(wire)

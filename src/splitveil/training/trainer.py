@@ -42,7 +42,11 @@ class Trainer(Training):
         super().__init__(model, parts.defender_train, parts.utility_val, settings, len(images.classes), fabric)
 
     def finish(self, progress: Progress | None = None) -> dict[str, Any]:
-        """Train to the last epoch, load the chosen one, score it on the test images and return the summary."""
+        """Train to the last epoch, load the chosen one, score it on the test images and return the summary.
+
+        Args:
+            progress: called after each step with (epoch, steps done in all, the last epoch's record).
+        """
         self.run(progress)
         return self._summary()
 

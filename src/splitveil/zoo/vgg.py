@@ -51,7 +51,12 @@ def vgg(
 
 
 def layer_blocks(layers: str, *, batch_norm: bool) -> list[nn.Module]:
-    """Return the entries of a layer list, each with its batch norm and ReLU."""
+    """Return the entries of a layer list, each with its batch norm and ReLU.
+
+    Args:
+        layers: widths and ``M`` for poolings.
+        batch_norm: add batch norm.
+    """
     blocks: list[nn.Module] = []
     inputs = 3
     for entry in layers.split():

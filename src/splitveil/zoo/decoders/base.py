@@ -16,6 +16,9 @@ Channels = Annotated[int, Field(ge=1, le=4096)]
 def shape_of(size: int | ImageShape) -> ImageShape:
     """Return the shape of images: of square color images, where only their side is given.
 
+    Args:
+        size: (C, H, W), or the side of color images.
+
     >>> shape_of(32), shape_of((1, 20, 28))
     ((3, 32, 32), (1, 20, 28))
     """
@@ -25,6 +28,10 @@ def shape_of(size: int | ImageShape) -> ImageShape:
 def doublings(feature_shape: tuple[int, int, int], image_shape: ImageShape) -> int:
     """Return how often a feature is doubled without passing the image's height or width.
 
+    Args:
+        feature_shape: (C, H, W) of what crosses the wire.
+        image_shape: (C, H, W) of the images.
+
     >>> doublings((8, 8, 8), (3, 32, 32)), doublings((8, 5, 7), (1, 20, 28)), doublings((8, 64, 64), (3, 32, 32))
     (2, 2, 0)
     """
@@ -33,7 +40,13 @@ def doublings(feature_shape: tuple[int, int, int], image_shape: ImageShape) -> i
 
 
 def upsampling(feature_shape: tuple[int, int, int], image_shape: ImageShape, channels: int) -> list[nn.Module]:
-    """Return transposed convolutions with batch norm and ReLU, each doubling the size, up to the image's size."""
+    """Return transposed convolutions with batch norm and ReLU, each doubling the size, up to the image's size.
+
+    Args:
+        feature_shape: (C, H, W) of what crosses the wire.
+        image_shape: (C, H, W) of the images.
+        channels: of the layers.
+    """
     layers: list[nn.Module] = []
     for _ in range(doublings(feature_shape, image_shape)):
         layers += [
@@ -45,7 +58,12 @@ def upsampling(feature_shape: tuple[int, int, int], image_shape: ImageShape, cha
 
 
 def to_image(feature_shape: tuple[int, int, int], image_shape: ImageShape) -> list[nn.Module]:
-    """Return the last layers: interpolation where doubling does not reach the exact size, then a sigmoid."""
+    """Return the last layers: interpolation where doubling does not reach the exact size, then a sigmoid.
+
+    Args:
+        feature_shape: (C, H, W) of what crosses the wire.
+        image_shape: (C, H, W) of the images.
+    """
     factor, size = 2 ** doublings(feature_shape, image_shape), image_shape[1:]
     exact = all(factor * part == whole for whole, part in zip(size, feature_shape[1:], strict=True))
     resize = [] if exact else [nn.Upsample(size, mode="bilinear", align_corners=False)]

@@ -67,6 +67,10 @@ class Vector(nn.Module):
 def to_maps(shape: tuple[int, ...], image_size: int) -> Tokens | Vector:
     """Return the layer that turns wires of ``shape`` (T, C) or (m,) into maps of its own ``shape`` (C, H, W).
 
+    Args:
+        shape: (T, C) or (m,).
+        image_size: side of the images in pixels.
+
     >>> to_maps((17, 192), 32).shape, to_maps((197, 768), 224).shape, to_maps((10,), 32).shape
     ((16, 32, 32), (48, 56, 56), (8, 32, 32))
     """
