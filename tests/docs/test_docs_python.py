@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from splitveil.registry import Registry
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -28,3 +30,12 @@ def test_the_page_runs_from_top_to_bottom(capsys, monkeypatch, tmp_path):
     assert "cem" in names["loop"].losses
     accuracy = (names["model"](names["x"][1500:]).argmax(1) == names["y"][1500:]).float().mean()
     assert accuracy > 0.7
+
+
+def test_the_page_on_bounds_runs_and_names_every_bound(capsys):
+    page = (ROOT / "docs/bounds.md").read_text("utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    with torch.random.fork_rng():
+        exec(compile(block, "docs/bounds.md", "exec"), {})
+    assert "the right photo among 100, chance 1 %" in capsys.readouterr().out
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == set(Registry("bounds").names())
