@@ -25,8 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from splitveil.bench.cell import Places, steps
-from splitveil.bench.grid import Grid, load_grid
+from splitveil.bench.cells import Grid
+from splitveil.bench.folder import GridFolder, steps
+from splitveil.bench.grid import load_grid
 from splitveil.bench.lease import CellLease, Owner
 from splitveil.errors import UserError
 from splitveil.runs import environment
@@ -73,7 +74,7 @@ class Show:
 
     def in_the_middle(self) -> dict[str, Owner]:
         """Cells that are being trained or attacked, and are neither at their beginning nor at their end."""
-        places, found = Places(self.out), {}
+        places, found = GridFolder(self.out), {}
         for cell in self.grid.cells:
             epochs, attacks = steps(places.run(cell.id))
             owner = CellLease(places.lock(cell)).owner() if epochs and attacks < len(cell.attacks) else None
@@ -135,7 +136,7 @@ SHOWS: dict[str, Callable[[Show], None]] = {"undisturbed": undisturbed, "killed"
 
 def said(show: Show, cell: str) -> str:
     """How far a cell is."""
-    epochs, attacks = steps(Places(show.out).run(cell))
+    epochs, attacks = steps(GridFolder(show.out).run(cell))
     return f"{epochs} epochs, {attacks} attacks"
 
 
@@ -143,7 +144,7 @@ def results(grid: Grid, out: Path) -> dict[str, dict[str, Any]]:
     """What each cell came to: weights, the errors of all images, and the figures."""
     found = {}
     for cell in grid.cells:
-        folder = Places(out).run(cell.id)
+        folder = GridFolder(out).run(cell.id)
         record = json.loads((folder / "record.json").read_text())
         errors = [(folder / "attacks" / label / "per_image.csv").read_bytes() for label in cell.attacks]
         found[cell.id] = {

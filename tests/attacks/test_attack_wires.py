@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from splitveil import config, runs
 from splitveil.attacks.base import Attack
-from splitveil.bench.cell import Places, run_cell
-from splitveil.bench.grid import Cell
+from splitveil.bench.cell import run_cell
+from splitveil.bench.cells import Cell
+from splitveil.bench.folder import GridFolder
 from splitveil.cli import main
 from splitveil.data import load
 from splitveil.errors import UserError, WireError
@@ -146,7 +147,7 @@ def test_a_cell_is_refused_before_its_training(tmp_path, monkeypatch):
     one = Cell(about, shadow)
     with pytest.raises(WireError, match="shadow: the wire is"):
         run_cell(one, tmp_path)
-    assert not Places(tmp_path).run(one.id).exists()
+    assert not GridFolder(tmp_path).run(one.id).exists()
 
 
 def test_an_attack_asks_those_that_it_holds():

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from forked import Forked
 from splitveil.bench import checks, driver
-from splitveil.bench.grid import Grid, load_grid
+from splitveil.bench.cells import Grid
+from splitveil.bench.grid import load_grid
 from splitveil.bench.lease import Owner
 from splitveil.cli import bench as command
 from splitveil.cli import main

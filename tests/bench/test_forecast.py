@@ -14,9 +14,10 @@ import torch
 from splitveil import config, runs
 from splitveil.bench import checks, forecast
 from splitveil.bench.cell import run_cell
+from splitveil.bench.cells import Cell, Grid
 from splitveil.bench.checks import DatasetSize
 from splitveil.bench.forecast import ImageSets, Kind
-from splitveil.bench.grid import Cell, Grid, load_grid
+from splitveil.bench.grid import load_grid
 from splitveil.cli import main
 from splitveil.data import load, protocol
 from splitveil.data.protocol import protocol_sizes

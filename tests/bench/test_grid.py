@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from bench_grid_helpers import BASE, STACK, loader
 from splitveil import config, recipe
-from splitveil.bench import grid, grid_file
-from splitveil.bench.grid import Cell, load_grid
+from splitveil.bench import grid_file
+from splitveil.bench.cells import Cell, Grid
+from splitveil.bench.grid import load_grid
 from splitveil.errors import UserError
 from splitveil.evaluation import suites
 
@@ -25,7 +26,7 @@ def load(tmp_path):
     return loader(tmp_path)
 
 
-def stacks(loaded: grid.Grid) -> list[list[dict[str, Any]]]:
+def stacks(loaded: Grid) -> list[list[dict[str, Any]]]:
     """The defenses of each cell with their first parameters."""
     first = {"gaussian": "sigma", "cem": "weight", "nopeek": "weight", "dropout": "ratio", "patrol": "epoch"}
     return [[{s.name: s.parameters[first[s.name]]} for s in cell.settings.defense] for cell in loaded.cells]

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from report_helpers import add, bench, cell
+from splitveil.bench.cells import Grid
 from splitveil.bench.driver import describe, run_grid
-from splitveil.bench.grid import Grid, load_grid
+from splitveil.bench.grid import load_grid
 from splitveil.errors import UserError
 from splitveil.report.bench import build
 
@@ -53,7 +54,7 @@ def test_it_cannot_be_changed_once_a_cell_is_done(tmp_path):
 
 
 def test_a_cell_without_a_retrained_tail_is_not_done(tmp_path):
-    from splitveil.bench.cell import finished
+    from splitveil.bench.folder import finished
 
     add(tmp_path, CELL, 0.5, 0.01)
     assert finished(CELL, tmp_path) is None

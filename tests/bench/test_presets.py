@@ -11,6 +11,7 @@ import yaml
 from bench_grid_helpers import BASE
 from splitveil import config
 from splitveil.bench import grid
+from splitveil.bench.cells import Grid
 from splitveil.bench.grid import load_grid
 from splitveil.evaluation.suites import PRESETS
 from splitveil.legacy import read_options
@@ -19,7 +20,7 @@ from splitveil.results import published_tables
 
 
 @cache
-def preset(name: str) -> grid.Grid:
+def preset(name: str) -> Grid:
     return load_grid(name)
 
 

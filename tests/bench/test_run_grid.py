@@ -15,13 +15,13 @@ import torch
 
 from forked import FORK, Forked
 from splitveil import config
-from splitveil.bench import cell as cells
 from splitveil.bench import driver, worker
-from splitveil.bench.cell import Places, run_cell
+from splitveil.bench.cell import run_cell
+from splitveil.bench.cells import Cell, Grid
 from splitveil.bench.driver import Driver, State, run_grid
-from splitveil.bench.grid import Cell, Grid
+from splitveil.bench.folder import GridFolder, finished
 from splitveil.bench.lease import CellLease, Owner
-from splitveil.bench.worker import Tries, Worker
+from splitveil.bench.worker import Attempts, Worker
 from splitveil.errors import UserError
 from training_helpers import settings
 
@@ -48,7 +48,7 @@ def run(wanted: Grid, out: Path, *, jobs: int = 1, retries: int = 2, executor: A
 
 def left(out: Path, one: Cell) -> tuple[bytes, Any, Any]:
     """What must not depend on what happened on the way: weights, errors and curve."""
-    folder = Places(out).run(one.id)
+    folder = GridFolder(out).run(one.id)
     record = json.loads((folder / "record.json").read_text())
     errors = {label: attack["mse"] for label, attack in record["attacks"].items()}
     return (folder / "model.safetensors").read_bytes(), errors, record["curve"]
@@ -62,7 +62,7 @@ def until(true: Callable[[], bool]) -> None:
 
 
 def attempts(out: Path, one: Cell) -> int:
-    return Places(out).log(one.id).read_text().count("--- attempt")
+    return GridFolder(out).log(one.id).read_text().count("--- attempt")
 
 
 def dying(when: Callable[[int], bool], victim: Callable[[], int], pause: float = 0.0) -> Callable[..., Any]:
@@ -104,7 +104,7 @@ def test_a_killed_worker_is_replaced_and_the_result_is_the_same(tmp_path, undist
     assert set(state.done) == {one.id}
     assert state.done[one.id].attempts == attempts(tmp_path / "out", one) == 2
     assert left(tmp_path / "out", one) == expected
-    assert not Places(tmp_path / "out").tries(one.id).exists()
+    assert not GridFolder(tmp_path / "out").attempts(one.id).exists()
 
 
 def test_a_killed_driver_takes_its_workers_along_and_the_next_one_goes_on(tmp_path, undisturbed, monkeypatch):
@@ -116,7 +116,7 @@ def test_a_killed_driver_takes_its_workers_along_and_the_next_one_goes_on(tmp_pa
     first.start()
     first.join(60)
     assert first.exitcode == -signal.SIGKILL
-    assert not any(Places(out).record(one.id).exists() for one in some)
+    assert not any(GridFolder(out).record(one.id).exists() for one in some)
     monkeypatch.setattr(worker, "run_cell", run_cell)
     state = run(grid(*some), out)
     assert set(state.done) == {one.id for one in some}
@@ -212,7 +212,7 @@ def test_two_commands_at_once_train_each_cell_once(tmp_path, small):
 
 def test_a_cell_that_another_command_has_is_left_alone_until_it_is_free(tmp_path, small):
     out, one = tmp_path / "out", cell()
-    held = CellLease(Places(out).lock(one))
+    held = CellLease(GridFolder(out).lock(one))
     assert held.claim("another")
     seen: list[State] = []
 
@@ -231,16 +231,16 @@ def test_a_cell_that_another_command_has_is_left_alone_until_it_is_free(tmp_path
 
 def test_a_worker_that_lost_its_lock_stops(tmp_path, small):
     out, one = tmp_path / "out", cell()
-    held = CellLease(Places(out).lock(one), heartbeat=0.01, duration=1)
+    held = CellLease(GridFolder(out).lock(one), heartbeat=0.01, duration=1)
     assert held.claim()
-    CellLease(Places(out).lock(one))._lease.force_break()
+    CellLease(GridFolder(out).lock(one))._lease.force_break()
     until(lambda: held.lost)
     late = Worker((one,), out, "tests", 2, "job")
-    assert not late._attempt(one, held, Tries(), worker._Images())
+    assert not late._attempt(one, held, Attempts(), worker._Images())
     held.release()
-    assert "was taken over" in Places(out).log(one.id).read_text()
-    assert not Places(out).record(one.id).exists()
-    assert not Places(out).failed(one.id).exists()
+    assert "was taken over" in GridFolder(out).log(one.id).read_text()
+    assert not GridFolder(out).record(one.id).exists()
+    assert not GridFolder(out).failed(one.id).exists()
 
 
 def test_workers_that_end_before_they_begin_are_an_error(tmp_path, small, monkeypatch):
@@ -269,28 +269,28 @@ def test_an_interrupted_driver_leaves_no_worker_behind(tmp_path, small, monkeypa
     with pytest.raises(KeyboardInterrupt):
         stopped.run(Forked(), stopped.worker(1, None, os.getpid()), 1)
     assert not worker.alive(owners[0].pid)
-    assert CellLease(Places(out).lock(one)).owner() is None
+    assert CellLease(GridFolder(out).lock(one)).owner() is None
 
 
 def test_another_attack_trains_nothing_anew(tmp_path, small):
     out = tmp_path / "out"
     first, two = cell(), {**ATTACK, "linear": config.Spec.model_validate("linear:looks=1").resolve("attacks")}
     run(grid(first), out)
-    weights = Places(out).run(first.id) / "model.safetensors"
+    weights = GridFolder(out).run(first.id) / "model.safetensors"
     before = weights.stat().st_mtime_ns
     more = cell(attacks=two)
     assert more.id == first.id
-    assert cells.finished(more, out) is None
+    assert finished(more, out) is None
     state = run(grid(more), out)
     assert set(state.done[more.id].attacks) == {"nearest", "linear"}
     assert weights.stat().st_mtime_ns == before
-    assert cells.finished(first, out) is not None
+    assert finished(first, out) is not None
 
 
 def test_what_a_kill_left_half_written_is_in_nobodys_way(tmp_path, undisturbed):
     out, one = tmp_path / "out", cell()
     expected = undisturbed(one)
-    folder = Places(out).run(one.id)
+    folder = GridFolder(out).run(one.id)
     folder.mkdir(parents=True)
     (folder / ".config.yaml.x1.tmp.yaml").write_text("data: dig")  # a training refuses such a folder
     run_cell(one, out)
@@ -305,7 +305,7 @@ def test_images_that_have_moved_do_not_stop_a_cell(tmp_path, small):
     run_cell(one, out)
     moved = Cell(one.settings.model_copy(update={"root": tmp_path / "moved"}), one.attacks)
     assert moved.id == one.id
-    kept = cells.finished(one, out)
+    kept = finished(one, out)
     assert kept is not None
     assert run_cell(moved, out)["accuracy"] == kept.accuracy.as_dict()
 
@@ -345,7 +345,7 @@ def test_a_folder_that_is_a_file_is_one_line(tmp_path):
 
 
 def test_a_record_of_another_schema_is_refused(tmp_path):
-    path = Places(tmp_path).record(cell().id)
+    path = GridFolder(tmp_path).record(cell().id)
     path.parent.mkdir(parents=True)
     path.write_text('{"schema": 2}')
     with pytest.raises(UserError, match="schema 2"):
@@ -370,4 +370,4 @@ def test_an_attacker_that_wants_too_many_images_is_refused_before_the_training(t
     one = Cell(cell().settings, ATTACK, attacker_size=100_000)
     with pytest.raises(UserError, match=r"^attacker size 100000: protocol \w+ has \d+ images for it"):
         run_cell(one, tmp_path)
-    assert not Places(tmp_path).run(one.id).exists()
+    assert not GridFolder(tmp_path).run(one.id).exists()

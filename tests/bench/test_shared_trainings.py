@@ -14,9 +14,10 @@ from forked import Forked
 from splitveil import config, runs
 from splitveil.bench import cell as cells
 from splitveil.bench import forecast
-from splitveil.bench.cell import Places, run_cell
+from splitveil.bench.cell import run_cell
+from splitveil.bench.cells import Cell, Grid
 from splitveil.bench.driver import Driver
-from splitveil.bench.grid import Cell, Grid
+from splitveil.bench.folder import GridFolder, finished
 from splitveil.bench.lease import CellLease
 from splitveil.bench.worker import Worker
 from training_helpers import settings
@@ -33,7 +34,7 @@ ONE, OTHER = cell("train_time"), cell("inference_time")
 
 
 def left(out: Path, one: Cell) -> tuple[Any, ...]:
-    folder = Places(out).run(one.id)
+    folder = GridFolder(out).run(one.id)
     record = json.loads((folder / "record.json").read_text())
     files = [(folder / name).read_bytes() for name in ("model.safetensors", "test.csv")]
     errors = (folder / "attacks" / "nearest" / "per_image.csv").read_bytes()
@@ -46,10 +47,10 @@ def test_a_training_that_is_shared_is_what_training_again_gives(tmp_path, small)
     record = run_cell(OTHER, tmp_path / "both")
     assert left(tmp_path / "both", OTHER) == left(tmp_path / "alone", OTHER)
     assert record["trained_as"] == ONE.id
-    assert not (Places(tmp_path / "both").run(OTHER.id) / "checkpoint").exists()  # it was never trained
-    opened = runs.Run.open(Places(tmp_path / "both").run(OTHER.id))
+    assert not (GridFolder(tmp_path / "both").run(OTHER.id) / "checkpoint").exists()  # it was never trained
+    opened = runs.Run.open(GridFolder(tmp_path / "both").run(OTHER.id))
     assert opened.settings.protocol == "inference_time"
-    assert "trained_as" not in json.loads(Places(tmp_path / "both").record(ONE.id).read_text())
+    assert "trained_as" not in json.loads(GridFolder(tmp_path / "both").record(ONE.id).read_text())
 
 
 def test_links_that_were_not_all_made_are_made_again(tmp_path, small, monkeypatch):
@@ -68,9 +69,9 @@ def test_links_that_were_not_all_made_are_made_again(tmp_path, small, monkeypatc
 def test_where_the_shared_folder_was_removed_the_training_is_made_again(tmp_path, small):
     run_cell(ONE, tmp_path)
     first = run_cell(OTHER, tmp_path)
-    folder = Places(tmp_path).run(OTHER.id)
+    folder = GridFolder(tmp_path).run(OTHER.id)
     weights = (folder / "model.safetensors").read_bytes()
-    shutil.rmtree(Places(tmp_path).run(ONE.id))
+    shutil.rmtree(GridFolder(tmp_path).run(ONE.id))
     (folder / "record.json").unlink()
     again = run_cell(OTHER, tmp_path)
     assert "trained_as" not in again
@@ -82,7 +83,7 @@ def test_a_bench_folder_may_be_moved(tmp_path, small):
     run_cell(ONE, tmp_path / "here")
     run_cell(OTHER, tmp_path / "here")
     (tmp_path / "here").rename(tmp_path / "there")
-    assert runs.Run.open(Places(tmp_path / "there").run(OTHER.id)).summary["epoch"] >= 0
+    assert runs.Run.open(GridFolder(tmp_path / "there").run(OTHER.id)).summary["epoch"] >= 0
 
 
 def test_a_training_that_was_begun_is_not_replaced(tmp_path, small):
@@ -97,7 +98,7 @@ def test_a_training_that_was_begun_is_not_replaced(tmp_path, small):
         run_cell(OTHER, tmp_path, check=stop)
     run_cell(ONE, tmp_path)
     assert "trained_as" not in run_cell(OTHER, tmp_path)
-    assert (Places(tmp_path).run(OTHER.id) / "checkpoint").exists()
+    assert (GridFolder(tmp_path).run(OTHER.id) / "checkpoint").exists()
 
 
 def test_which_cells_share_a_training():
@@ -109,7 +110,7 @@ def test_which_cells_share_a_training():
 
 def test_one_worker_at_a_time_is_at_the_cells_that_share_a_training(tmp_path, small):
     third = cell("train_time", seed=1)
-    held = CellLease(Places(tmp_path).lock(ONE))
+    held = CellLease(GridFolder(tmp_path).lock(ONE))
     assert held.claim("another", ONE.id)
     worker, leases = Worker((OTHER, third), tmp_path, "tests", 2, "job"), {}
     taken = worker._take(set(), leases)
@@ -151,4 +152,4 @@ def test_a_plan_counts_the_training_once(tmp_path, small, monkeypatch):
     assert training(ONE) == training(OTHER) == training(ONE, OTHER) > 0
     run_cell(ONE, tmp_path)
     assert training(ONE, OTHER) == 0
-    assert cells.finished(OTHER, tmp_path) is None
+    assert finished(OTHER, tmp_path) is None

@@ -15,8 +15,8 @@ from damage import STRANGE, changed, entries, json_damage, texts
 from networks import tiny
 from report_helpers import add, cell
 from splitveil import runs
+from splitveil.bench.cells import Grid
 from splitveil.bench.driver import describe
-from splitveil.bench.grid import Grid
 from splitveil.report import plots
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from splitveil.bench.grid import Grid, load_grid
+from splitveil.bench.cells import Grid
+from splitveil.bench.grid import load_grid
 from splitveil.errors import UserError
 
 BASE: dict[str, Any] = {"data": "digits", "arch": "resnet20_sgm", "cut": 2, "epochs": 3}

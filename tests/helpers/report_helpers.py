@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from splitveil import config
-from splitveil.bench.grid import Cell
+from splitveil.bench.cells import Cell
 from splitveil.bench.record import build
 from splitveil.pictures import save_arrays
 from splitveil.results import records

@@ -12,7 +12,7 @@ from PIL import Image
 
 from damage import STRANGE, changed, json_damage
 from splitveil.bench.lease import CellLease, Owner
-from splitveil.bench.worker import Tries
+from splitveil.bench.worker import Attempts
 from splitveil.data._decode import decode
 from splitveil.errors import UserError
 from splitveil.runtime import Runtime
@@ -105,7 +105,7 @@ def test_damaged_notes_of_attempts_and_locks_of_a_grid(tmp_path):
     for damaged in json_damage(text):
         note.write_text(damaged)
         with contextlib.suppress(UserError):
-            found = Tries.read(note)
+            found = Attempts.read(note)
             assert min(found.total, found.counted) >= 0
     path = tmp_path / "cell.lock"
     lease = CellLease(path)

@@ -12,7 +12,8 @@ from PIL import Image
 
 from splitveil import config, runs
 from splitveil.bench.cell import run_cell
-from splitveil.bench.grid import Cell, load_grid
+from splitveil.bench.cells import Cell
+from splitveil.bench.grid import load_grid
 from splitveil.cli import main
 from splitveil.data import load
 from splitveil.errors import UserError

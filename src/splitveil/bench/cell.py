@@ -5,87 +5,26 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import config
 from ..results import records
-from ..results.record_types import Record
 from ..storage import reading
 from ..storage.files import write_text
 from ..training import pins
 from . import record
+from .folder import GridFolder
 
 if TYPE_CHECKING:
     from ..data import ImageSet
-    from .grid import Cell
+    from .cells import Cell
 
 STARTED = ("root", "devices")
 """Settings that are no part of a cell's id; a run that was begun keeps those it was begun with."""
 
 SHARED = ("model.safetensors", "metrics.jsonl", "test.csv", reading.ANSWERS["retrained_accuracy"], "summary.json")
 """Files of a training that cells may have in common."""
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where a bench folder keeps what belongs to a cell.
-
-    >>> Places(Path("runs/grid")).record("0123456789ab").as_posix()
-    'runs/grid/cells/0123456789ab/record.json'
-    """
-
-    out: Path
-
-    def run(self, cell: str) -> Path:
-        """The run folder."""
-        return self.out / "cells" / cell
-
-    def record(self, cell: str) -> Path:
-        """Written last: the cell is done."""
-        return self.run(cell) / records.RECORD
-
-    def failed(self, cell: str) -> Path:
-        """Written when the cell is given up."""
-        return self.out / "failed" / f"{cell}.json"
-
-    def tries(self, cell: str) -> Path:
-        """How often an unfinished cell was begun."""
-        return self.out / "tries" / f"{cell}.json"
-
-    def lock(self, cell: Cell) -> Path:
-        """Return the path of the cell's lock file, which cells with the same training share."""
-        return self.out / "locks" / f"{cell.trained_alike[0]}.lock"
-
-    def log(self, cell: str) -> Path:
-        """What it printed, attempt after attempt."""
-        return self.out / "logs" / f"{cell}.log"
-
-    def begun(self) -> set[str]:
-        """Cells that have left any trace; of a long grid, the others need not be looked for one by one."""
-        paths = (self.run("any"), self.failed("any"), self.tries("any"), self.out / "locks" / "any")
-        folders = [path.parent for path in paths if path.parent.is_dir()]
-        return {path.name.partition(".")[0] for folder in folders for path in folder.iterdir()}
-
-
-def finished(cell: Cell, out: Path) -> Record | None:
-    """The record of a cell that is done; None where it is not, or its record lacks something that is now asked for.
-
-    That is an attack, or the accuracy of a retrained tail, which earlier versions did not measure.
-
-    Raises:
-        UserError: the record is damaged, or of another schema.
-    """
-    path = Places(out).record(cell.id)
-    if not path.is_file():
-        return None
-    found = records.read(path)
-    sizes = (found.attacker_size, found.attacked) == (cell.attacker_size, cell.attacked)
-    there = {label: config.renewed(attack.attack, "attacks") for label, attack in found.attacks.items()}
-    asked = {label: spec.resolve("attacks").model_dump(mode="json") for label, spec in cell.attacks.items()}
-    complete = sizes and asked.items() <= there.items() and found.retrained_accuracy is not None
-    return found if complete else None
 
 
 def run_cell(
@@ -120,16 +59,16 @@ def run_cell(
     from . import checks
 
     started, check = time.time(), check or (lambda: None)
-    folder = Places(out).run(cell.id)
+    folder = GridFolder(out).run(cell.id)
     _tidy(folder)
-    _share(cell, Places(out))
+    _share(cell, GridFolder(out))
     settings = _as_begun(cell.settings, folder)
     images = images or runs.load_images(cell.settings)
     terms = evaluate.Terms(settings.protocol, cell.attacker_size, cell.attacked)
     # Before the training, which may take days: attackers that want more images than there are, or another wire.
     checks.check_network(cell, images)
     parts = evaluate.parts(settings, images, terms.protocol_name, terms.attacker_size, terms.attacked)
-    _same_images(cell, Places(out), images)
+    _same_images(cell, GridFolder(out), images)
     fit(settings, images, folder, resume=True, progress=lambda *_: check())
     run, fits = runs.Run.open(folder), {}
     tail.retrain(run, images, progress=lambda *_: check())
@@ -149,14 +88,14 @@ def run_cell(
     return made
 
 
-def _share(cell: Cell, places: Places) -> None:
+def _share(cell: Cell, bench: GridFolder) -> None:
     """Link the files of a finished training that the cell shares with another, where its own is not begun.
 
     The links are relative, so that a bench folder may be moved. ``config.yaml`` is the cell's own and comes last: a
     folder without one holds nothing yet.
     """
-    folder = places.run(cell.id)
-    there = [places.run(name) for name in cell.trained_alike if (places.run(name) / "summary.json").is_file()]
+    folder = bench.run(cell.id)
+    there = [bench.run(name) for name in cell.trained_alike if (bench.run(name) / "summary.json").is_file()]
     if not there or (folder / "config.yaml").is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -174,14 +113,14 @@ def _share(cell: Cell, places: Places) -> None:
     write_text(folder / "config.yaml", config.dump(config.parse(values), splitveil=version))
 
 
-def _same_images(cell: Cell, places: Places, images: ImageSet) -> None:
+def _same_images(cell: Cell, bench: GridFolder, images: ImageSet) -> None:
     """Compare the images with those of a finished cell of the same image set: the page sets cells side by side.
 
     Raises:
         UserError: they were replaced since.
     """
     about = cell.settings.model_dump(mode="json", include={"data", "train_size", "test_size"})
-    for path in sorted(places.out.glob(f"cells/*/{records.RECORD}")):
+    for path in sorted(bench.out.glob(f"cells/*/{records.RECORD}")):
         there = records.read(path).config
         summary = path.parent / "summary.json"
         if all(there.get(key) == value for key, value in about.items()) and summary.is_file():
@@ -199,25 +138,6 @@ def _recorded(folder: Path) -> dict[str, config.Spec]:
         return {}
     there = records.read(folder / records.RECORD).attacks
     return {label: config.Spec.model_validate(attack.attack) for label, attack in there.items()}
-
-
-def mark(folder: Path) -> str:
-    """How far a run folder is: it changes with each epoch, the retraining, each attack and checkpoint of an attack.
-
-    >>> mark(Path("runs/none"))
-    '0 epochs, 0 attacks, 0'
-    """
-    epochs, attacks = steps(folder)
-    kept = (*folder.glob("attacks/*/partial/*.pt"), *folder.glob("summary.json"))
-    partial = max((path.stat().st_mtime_ns for path in kept), default=0)
-    return f"{epochs} epochs, {attacks} attacks, {partial}"
-
-
-def steps(folder: Path) -> tuple[int, int]:
-    """Epochs and attacks that are done in a run folder."""
-    curve = folder / "metrics.jsonl"
-    epochs = curve.read_text(encoding="utf-8").count("\n") if curve.is_file() else 0
-    return epochs, len(list(folder.glob("attacks/*/summary.json")))
 
 
 def _tidy(folder: Path) -> None:

@@ -13,7 +13,7 @@ from ..errors import UserError, unknown
 if TYPE_CHECKING:
     from .. import config
     from ..data import ImageSet
-    from .grid import Cell
+    from .cells import Cell
 
 NETWORKS = 64
 """Different networks that are built to check a grid; what is wrong with further ones is said when they run."""

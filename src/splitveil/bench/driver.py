@@ -24,14 +24,14 @@ from ..storage import reading
 from ..storage.files import write_json
 from ..storage.reading import Missing
 from . import checks
-from .cell import Places, finished
 from .executors.ray_tasks import OnRay
 from .executors.submitit_jobs import QUEUED, Executor, Job, Local, Slurm, cores, room, slurm_parameters
+from .folder import GridFolder, finished
 from .lease import CellLease, Owner
-from .worker import Tries, Worker, settle
+from .worker import Attempts, Worker, close_attempt
 
 if TYPE_CHECKING:
-    from .grid import Cell, Grid
+    from .cells import Cell, Grid
 
 EXECUTORS = ("local", "slurm", "ray")
 POLL = 0.3
@@ -160,7 +160,7 @@ def _named_margin(grid: Grid, out: Path) -> bool:
         UserError: another one was.
     """
     path = out / "grids" / f"{file_name(grid.name)}.json"
-    if not path.is_file() or not any(Places(out).record(cell.id).is_file() for cell in grid.cells):
+    if not path.is_file() or not any(GridFolder(out).record(cell.id).is_file() for cell in grid.cells):
         return True
     earlier = reading.read_json(path, GRIDS, AGAIN).margin
     if earlier not in (None, grid.margin):
@@ -214,7 +214,7 @@ class Driver:
 
     def __init__(self, grid: Grid, out: Path, retries: int, watch: Callable[[State], None]):
         self.grid, self.out, self.retries, self.watch = grid, out, retries, watch
-        self.places = Places(out)
+        self.folder = GridFolder(out)
         self.done: dict[str, Record] = {}
         self.failed: dict[str, Failure] = {}
         self._leases: dict[str, CellLease] = {}
@@ -232,13 +232,13 @@ class Driver:
         if check:
             check(left)
         for cell in left:
-            tries = self.places.tries(cell.id)
+            attempts = self.folder.attempts(cell.id)
             # A cell that another command is at is that one's to count.
-            if tries.is_file() and (lock := self._lease(cell)).claim():
+            if attempts.is_file() and (lock := self._lease(cell)).claim():
                 with lock:
-                    write_json(tries, asdict(replace(Tries.read(tries), counted=0, running=False)))
+                    write_json(attempts, asdict(replace(Attempts.read(attempts), counted=0, running=False)))
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                self.places.failed(cell.id).unlink()
+                self.folder.failed(cell.id).unlink()
         return bool(left)
 
     def worker(self, threads: int, limit: int | None, parent: int | None) -> Worker:
@@ -275,7 +275,7 @@ class Driver:
         running: dict[str, Owner] = {}
         free: list[Cell] = []
         waiting: list[Cell] = []
-        begun = self.places.begun()
+        begun = self.folder.begun()
         for cell in self.grid.cells:
             if begun.isdisjoint(cell.trained_alike):
                 free.append(cell)
@@ -293,7 +293,7 @@ class Driver:
         return State(self.done, self.failed, running, own, tuple(free), tuple(waiting))
 
     def _lease(self, cell: Cell) -> CellLease:
-        return self._leases.setdefault(cell.trained_alike[0], CellLease(self.places.lock(cell)))
+        return self._leases.setdefault(cell.trained_alike[0], CellLease(self.folder.lock(cell)))
 
     def _over(self, cell: Cell) -> bool:
         if record := finished(cell, self.out):
@@ -301,17 +301,17 @@ class Driver:
         self.failed.pop(cell.id, None)
         if not record:
             with contextlib.suppress(Missing):  # another command may be trying it again
-                self.failed[cell.id] = failure(self.places.failed(cell.id))
+                self.failed[cell.id] = failure(self.folder.failed(cell.id))
         return cell.id in self.done or cell.id in self.failed
 
     def _given_up(self, cell: Cell) -> bool:
         """Whether a cell whose process has gone had no attempt left; that is written down."""
-        path = self.places.tries(cell.id)
-        if Tries.read(path).counted <= self.retries:
+        path = self.folder.attempts(cell.id)
+        if Attempts.read(path).counted <= self.retries:
             return False
         if (lock := self._lease(cell)).claim():
             with lock:
-                settle(cell, self.out, self.retries)
+                close_attempt(cell, self.out, self.retries)
         return self._over(cell)
 
     def _start(self, executor: Executor, worker: Worker, state: State, most: int) -> None:
@@ -326,7 +326,7 @@ class Driver:
 
     def _attempts(self) -> int:
         """At all cells that are not done."""
-        return sum(Tries.read(path).total for path in (self.out / "tries").glob("*.json"))
+        return sum(Attempts.read(path).total for path in (self.out / "tries").glob("*.json"))
 
     def _reap(self) -> dict[str, Started]:
         """Take out the workers that have ended; the cells of one that died elsewhere are free at once."""

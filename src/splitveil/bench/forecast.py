@@ -30,9 +30,9 @@ from ..storage import reading
 from ..training import feature_buffer
 from ..training.trainer import fit
 from . import checks
-from .cell import finished
+from .cells import Cell, Grid
 from .checks import DatasetSize, named
-from .grid import Cell, Grid
+from .folder import finished
 
 EPOCHS = 2
 """What refits itself from features, or acts late, begins in the second epoch."""

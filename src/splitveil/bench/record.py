@@ -16,7 +16,7 @@ from ..results.record_types import Epoch
 from ..storage import reading
 
 if TYPE_CHECKING:
-    from .grid import Cell
+    from .cells import Cell
 
 
 def build(

@@ -24,12 +24,13 @@ from pydantic import TypeAdapter
 from ..results import records
 from ..storage import reading
 from ..storage.files import write_json
-from .cell import Places, finished, mark, run_cell
+from .cell import run_cell
+from .folder import GridFolder, finished, mark
 from .lease import CellLease
 
 if TYPE_CHECKING:
     from ..data import ImageSet
-    from .grid import Cell
+    from .cells import Cell
 
 KILLED = "its process was killed from outside: out of memory, or by hand"
 WATCH = 0.5
@@ -41,7 +42,7 @@ class LockLost(Exception):
 
 
 @dataclass(frozen=True)
-class Tries:
+class Attempts:
     """Attempts at a cell that is not done; ``OUT/tries/ID.json``.
 
     Attributes:
@@ -58,23 +59,23 @@ class Tries:
     error: str = ""
 
     @classmethod
-    def read(cls, path: Path) -> Tries:
+    def read(cls, path: Path) -> Attempts:
         """Those of a cell; none without the file."""
         try:
             return reading.read_json(path, TypeAdapter(cls), "delete it, and the attempts are counted anew")
         except reading.Missing:
             return cls()
 
-    def begun(self, now: str) -> Tries:
+    def begun(self, now: str) -> Attempts:
         """One more."""
         return replace(self, total=self.total + 1, counted=self.counted + 1, running=True, mark=now)
 
-    def settled(self, now: str) -> Tries:
+    def settled(self, now: str) -> Attempts:
         """Where the last one's process has gone without a word: it counts only if it got nowhere.
 
         A job that is cut off by its time limit again and again, but goes on from its checkpoint, is not a failing one.
 
-        >>> gone = Tries().begun("3 epochs")
+        >>> gone = Attempts().begun("3 epochs")
         >>> gone.settled("3 epochs").counted, gone.settled("5 epochs").counted
         (1, 0)
         """
@@ -82,7 +83,7 @@ class Tries:
             return self
         return replace(self, counted=self.counted - (now != self.mark), running=False, error=KILLED)
 
-    def ended(self, error: str) -> Tries:
+    def ended(self, error: str) -> Attempts:
         """The last one raised an error."""
         return replace(self, running=False, error=error)
 
@@ -121,9 +122,9 @@ class Worker:
         taken, sound = 0, True
         while sound and (self.limit is None or taken < self.limit) and (got := self._take(over, leases)):
             taken += 1
-            cell, lock, tries = got
+            cell, lock, attempts = got
             with lock:
-                well = self._attempt(cell, lock, tries, images)
+                well = self._attempt(cell, lock, attempts, images)
             # An error on a GPU may leave it unusable for this process: the next attempt gets a new one.
             sound = well or not torch.cuda.is_initialized()
         return taken
@@ -134,45 +135,45 @@ class Worker:
 
         return DelayedSubmission(self)
 
-    def _take(self, over: set[str], leases: dict[str, CellLease]) -> tuple[Cell, CellLease, Tries] | None:
+    def _take(self, over: set[str], leases: dict[str, CellLease]) -> tuple[Cell, CellLease, Attempts] | None:
         """Return a free cell and its lock; ``over`` are the cells found done or failed."""
-        places = Places(self.out)
-        for cell in self._order(places, over):
-            lock = leases.setdefault(cell.trained_alike[0], CellLease(places.lock(cell)))
+        folder = GridFolder(self.out)
+        for cell in self._order(folder, over):
+            lock = leases.setdefault(cell.trained_alike[0], CellLease(folder.lock(cell)))
             if not _over(cell, self.out) and lock.claim(self.token, cell.id):
                 # Between the two it may have been finished by another, or its attempts were used up.
-                if not _over(cell, self.out) and (tries := settle(cell, self.out, self.retries)):
-                    return cell, lock, tries
+                if not _over(cell, self.out) and (attempts := close_attempt(cell, self.out, self.retries)):
+                    return cell, lock, attempts
                 lock.release()
             if _over(cell, self.out):
                 over.add(cell.id)
         return None
 
-    def _order(self, places: Places, over: set[str]) -> Iterator[Cell]:
+    def _order(self, folder: GridFolder, over: set[str]) -> Iterator[Cell]:
         """Yield the cells to look at, last those that were tried before."""
         tried = []
         for cell in self.cells:
             if cell.id in over:
                 continue
-            if places.tries(cell.id).is_file():
+            if folder.attempts(cell.id).is_file():
                 tried.append(cell)
             else:
                 yield cell
         yield from tried
 
-    def _attempt(self, cell: Cell, lock: CellLease, tries: Tries, images: _Images) -> bool:
+    def _attempt(self, cell: Cell, lock: CellLease, attempts: Attempts, images: _Images) -> bool:
         """Run the cell; whether that ended well. Its lock is held."""
-        places = Places(self.out)
-        tries = tries.begun(mark(places.run(cell.id)))
-        write_json(places.tries(cell.id), asdict(tries))
+        folder = GridFolder(self.out)
+        attempts = attempts.begun(mark(folder.run(cell.id)))
+        write_json(folder.attempts(cell.id), asdict(attempts))
 
         def check() -> None:
             if lock.lost:
                 raise LockLost(f"cell {cell.id} was taken over: this process showed no sign of life for too long")
 
-        with _logged(places.log(cell.id), f"attempt {tries.total} at {cell.id}") as log:
+        with _logged(folder.log(cell.id), f"attempt {attempts.total} at {cell.id}") as log:
             try:
-                known = {"grid": self.grid, "attempts": tries.total, "images": images.of(cell)}
+                known = {"grid": self.grid, "attempts": attempts.total, "images": images.of(cell)}
                 run_cell(cell, self.out, **known, check=check)
             except LockLost as error:
                 log.write(f"{error}\n")
@@ -180,30 +181,30 @@ class Worker:
             except Exception as error:
                 traceback.print_exc(file=log)
                 line = " ".join(f"{type(error).__name__}: {error}".split())
-                write_json(places.tries(cell.id), asdict(tries.ended(line)))
-                settle(cell, self.out, self.retries)
+                write_json(folder.attempts(cell.id), asdict(attempts.ended(line)))
+                close_attempt(cell, self.out, self.retries)
                 return False
-        for path in (places.tries(cell.id), places.failed(cell.id)):
+        for path in (folder.attempts(cell.id), folder.failed(cell.id)):
             path.unlink(missing_ok=True)
         return True
 
 
-def settle(cell: Cell, out: Path, retries: int) -> Tries | None:
+def close_attempt(cell: Cell, out: Path, retries: int) -> Attempts | None:
     """The attempts at a cell whose lock is held; None where they are used up: the failure is recorded."""
-    places = Places(out)
-    tries = Tries.read(places.tries(cell.id)).settled(mark(places.run(cell.id)))
-    if tries.counted <= retries:
-        return tries
+    folder = GridFolder(out)
+    attempts = Attempts.read(folder.attempts(cell.id)).settled(mark(folder.run(cell.id)))
+    if attempts.counted <= retries:
+        return attempts
     note = {
         "schema": records.SCHEMA,
         "id": cell.id,
         "axes": dict(cell.axes),
         "config": cell.settings.model_dump(mode="json", exclude={"root"}),
-        "error": tries.error,
-        "log": places.log(cell.id).relative_to(out).as_posix(),
-        "attempts": tries.total,
+        "error": attempts.error,
+        "log": folder.log(cell.id).relative_to(out).as_posix(),
+        "attempts": attempts.total,
     }
-    write_json(places.failed(cell.id), note)
+    write_json(folder.failed(cell.id), note)
     return None
 
 
@@ -256,7 +257,7 @@ class _Images:
 
 
 def _over(cell: Cell, out: Path) -> bool:
-    return Places(out).failed(cell.id).is_file() or finished(cell, out) is not None
+    return GridFolder(out).failed(cell.id).is_file() or finished(cell, out) is not None
 
 
 @contextlib.contextmanager

@@ -19,8 +19,8 @@ from ..errors import UserError
 from ._shared import LOOK, MaybePlace, PlaceText, app, duration, error_console, out_console, say
 
 if TYPE_CHECKING:
+    from ..bench.cells import Cell, Grid
     from ..bench.driver import State
-    from ..bench.grid import Cell, Grid
     from ..results.record_types import Record
 
 
@@ -257,7 +257,7 @@ class Board:
     """Bars on standard error, if it is a terminal; enter them with ``with`` and call them with a `State`."""
 
     def __init__(self, grid: Grid, out: Path, console: Console | None = None):
-        from ..bench.cell import Places
+        from ..bench.folder import GridFolder
 
         console = console or Console(stderr=True)
         columns = (
@@ -267,7 +267,7 @@ class Board:
             TextColumn("{task.fields[note]}"),
         )
         self.bars = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._cells, self._places = {cell.id: cell for cell in grid.cells}, Places(out)
+        self._cells, self._folder = {cell.id: cell for cell in grid.cells}, GridFolder(out)
         self._all = self.bars.add_task("cells", total=len(grid.cells), note="")
         self._tasks: dict[str, Any] = {}
         self._begun: tuple[float, float] | None = None
@@ -302,9 +302,9 @@ class Board:
 
     def _part(self, cell: Cell) -> tuple[int, int]:
         """Return how many epochs and attacks are done, and how many there are."""
-        from ..bench.cell import steps
+        from ..bench.folder import steps
 
-        return sum(steps(self._places.run(cell.id))), cell.settings.epochs + len(cell.attacks)
+        return sum(steps(self._folder.run(cell.id))), cell.settings.epochs + len(cell.attacks)
 
 
 def title(cell: Cell) -> str:

@@ -1,0 +1,93 @@
+"""What lies where in a bench folder, and how far each cell is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import config
+from ..results import records
+from ..results.record_types import Record
+
+if TYPE_CHECKING:
+    from .cells import Cell
+
+
+@dataclass(frozen=True)
+class GridFolder:
+    """Where a bench folder keeps what belongs to a cell.
+
+    >>> GridFolder(Path("runs/grid")).record("0123456789ab").as_posix()
+    'runs/grid/cells/0123456789ab/record.json'
+    """
+
+    out: Path
+
+    def run(self, cell: str) -> Path:
+        """Return the run folder of a cell."""
+        return self.out / "cells" / cell
+
+    def record(self, cell: str) -> Path:
+        """Return the path of the record, which is written last: with it the cell is done."""
+        return self.run(cell) / records.RECORD
+
+    def failed(self, cell: str) -> Path:
+        """Return the path of the note that is written when the cell is given up."""
+        return self.out / "failed" / f"{cell}.json"
+
+    def attempts(self, cell: str) -> Path:
+        """Return the path of the notes about the attempts at an unfinished cell."""
+        return self.out / "tries" / f"{cell}.json"
+
+    def lock(self, cell: Cell) -> Path:
+        """Return the path of the cell's lock file, which cells with the same training share."""
+        return self.out / "locks" / f"{cell.trained_alike[0]}.lock"
+
+    def log(self, cell: str) -> Path:
+        """Return the path of what the cell printed, attempt after attempt."""
+        return self.out / "logs" / f"{cell}.log"
+
+    def begun(self) -> set[str]:
+        """Return the ids of cells that have left any trace; the others need not be looked for one by one."""
+        paths = (self.run("any"), self.failed("any"), self.attempts("any"), self.out / "locks" / "any")
+        folders = [path.parent for path in paths if path.parent.is_dir()]
+        return {path.name.partition(".")[0] for folder in folders for path in folder.iterdir()}
+
+
+def finished(cell: Cell, out: Path) -> Record | None:
+    """Return the record of a cell that is done; None where it is not, or the record lacks what is now asked for.
+
+    That is an attack, or the accuracy of a retrained tail, which earlier versions did not measure.
+
+    Raises:
+        UserError: the record is damaged, or of another schema.
+    """
+    path = GridFolder(out).record(cell.id)
+    if not path.is_file():
+        return None
+    found = records.read(path)
+    sizes = (found.attacker_size, found.attacked) == (cell.attacker_size, cell.attacked)
+    there = {label: config.renewed(attack.attack, "attacks") for label, attack in found.attacks.items()}
+    asked = {label: spec.resolve("attacks").model_dump(mode="json") for label, spec in cell.attacks.items()}
+    complete = sizes and asked.items() <= there.items() and found.retrained_accuracy is not None
+    return found if complete else None
+
+
+def mark(folder: Path) -> str:
+    """Return how far a run folder is: a text that changes with each epoch, the retraining, attack and checkpoint.
+
+    >>> mark(Path("runs/none"))
+    '0 epochs, 0 attacks, 0'
+    """
+    epochs, attacks = steps(folder)
+    kept = (*folder.glob("attacks/*/partial/*.pt"), *folder.glob("summary.json"))
+    partial = max((path.stat().st_mtime_ns for path in kept), default=0)
+    return f"{epochs} epochs, {attacks} attacks, {partial}"
+
+
+def steps(folder: Path) -> tuple[int, int]:
+    """Return the numbers of epochs and attacks that are done in a run folder."""
+    curve = folder / "metrics.jsonl"
+    epochs = curve.read_text(encoding="utf-8").count("\n") if curve.is_file() else 0
+    return epochs, len(list(folder.glob("attacks/*/summary.json")))
