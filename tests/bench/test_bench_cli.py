@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from forked import Forked
-from splitveil.bench import checks, driver
+from splitveil.bench import driver, image_sets
 from splitveil.bench.cells import Grid
 from splitveil.bench.grid import load_grid
 from splitveil.bench.lease import Owner
@@ -193,7 +193,7 @@ def test_images_that_are_not_there_are_bad_input(grid, tmp_path, capsys, data):
 
 def test_attackers_that_want_too_many_images_of_a_folder_are_bad_input(grid, tmp_path, monkeypatch, capsys):
     """Their number is not known before they are loaded."""
-    monkeypatch.setattr(checks, "PUBLISHED", {})
+    monkeypatch.setattr(image_sets, "PUBLISHED", {})
     grid.write_text(GRID + "attacked: 7\n")
     error = refused(capsys, grid, "--out", tmp_path / "out")
     assert error.startswith(

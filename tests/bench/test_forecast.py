@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from splitveil import config, runs
-from splitveil.bench import checks, forecast
+from splitveil.bench import checks, forecast, image_sets
 from splitveil.bench.cell import run_cell
 from splitveil.bench.cells import Cell, Grid
-from splitveil.bench.checks import DatasetSize
-from splitveil.bench.forecast import ImageSets, Kind
+from splitveil.bench.forecast import Kind
 from splitveil.bench.grid import load_grid
+from splitveil.bench.image_sets import DatasetSize, ImageSets
 from splitveil.cli import main
 from splitveil.data import load, protocol
 from splitveil.data.protocol import protocol_sizes
@@ -171,7 +171,7 @@ def test_numbers_that_change_no_step_are_tried_once(measured):
 
 
 def test_a_paper_preset_has_few_kinds_and_needs_no_images(measured, monkeypatch):
-    monkeypatch.setattr(checks, "stand_in", lambda size: load("digits", **SIZES))
+    monkeypatch.setattr(image_sets, "random_images", lambda size: load("digits", **SIZES))
     seen: list[tuple[int, int]] = []
     preset = load_grid("paper/cifar100", root="nowhere")
     found = forecast.estimate(preset, progress=lambda *counts: seen.append(counts))
@@ -273,8 +273,8 @@ def test_images_of_unknown_size_must_be_there(measured):
 
 def test_sizes_are_those_of_the_images():
     sizes = ImageSets()
-    assert sizes.size(settings(train_size=None, test_size=None)) == checks.PUBLISHED["digits"]
-    assert sizes.size(settings()) == DatasetSize(60, 20, 10, 32) == checks.published(settings())
+    assert sizes.size(settings(train_size=None, test_size=None)) == image_sets.PUBLISHED["digits"]
+    assert sizes.size(settings()) == DatasetSize(60, 20, 10, 32) == image_sets.published(settings())
 
 
 def test_the_key_of_a_workload_is_json_of_what_costs():

@@ -236,7 +236,7 @@ def test_a_worker_that_lost_its_lock_stops(tmp_path, small):
     CellLease(GridFolder(out).lock(one))._lease.force_break()
     until(lambda: held.lost)
     late = Worker((one,), out, "tests", 2, "job")
-    assert not late._attempt(one, held, Attempts(), worker._Images())
+    assert not late._attempt(one, held, Attempts(), worker.ImageSets())
     held.release()
     assert "was taken over" in GridFolder(out).log(one.id).read_text()
     assert not GridFolder(out).record(one.id).exists()

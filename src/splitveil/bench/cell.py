@@ -130,7 +130,7 @@ def _same_images(cell: Cell, bench: GridFolder, images: ImageSet) -> None:
 
 
 def _recorded(folder: Path) -> dict[str, config.Spec]:
-    """Attacks of a record that is there: another grid's, or of an earlier version of this one.
+    """Return the attacks of a record that is there: another grid's, or of an earlier version of this one.
 
     They stay in the record, or what is called the worst case would be better than what was found.
     """

@@ -49,6 +49,7 @@ class Cell:
 
         Attacks are no part of it: adding one trains nothing anew.
 
+        >>> from pathlib import Path
         >>> settings = config.parse({"data": "digits", "defense": ["gaussian:0.1"]}).resolve()
         >>> Cell(settings, {}).id == Cell(settings.model_copy(update={"root": Path("/images")}), {}).id
         True

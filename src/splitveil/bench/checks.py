@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, unknown
+from .image_sets import PUBLISHED, DatasetSize, ImageSets, published, random_images
 
 if TYPE_CHECKING:
     from .. import config
@@ -21,45 +22,18 @@ COSTLESS = frozenset({"sigma", "weight", "label_weight", "scale", "epsilon", "th
 """Parameters of defenses whose size changes no training's speed."""
 
 
-@dataclass(frozen=True)
-class DatasetSize:
-    """Numbers of training and test images and of classes, and the images' side in pixels."""
-
-    train: int
-    test: int
-    classes: int
-    side: int
-
-
-PUBLISHED = {
-    "cifar10": DatasetSize(50_000, 10_000, 10, 32),
-    "cifar100": DatasetSize(50_000, 10_000, 100, 32),
-    "tinyimagenet": DatasetSize(100_000, 10_000, 200, 64),
-    # Published as links, many of them dead: the counts of the CEM code.
-    "facescrub": DatasetSize(39_969, 4_170, 530, 48),
-    "digits": DatasetSize(1_437, 360, 10, 32),
-}
-
-
 def trainable(cells: Iterable[Cell]) -> None:
     """Check settings, defenses and networks, and how many images attackers want, as far as the images are known.
 
     Raises:
         UserError: of the first cell that cannot be.
     """
-    checked: set[Any] = set()
     networks: dict[str, Cell] = {}
     for cell in cells:
-        about, key = cell.settings, workload_key(cell.settings)
-        networks.setdefault(key, cell)
-        values = [spec.model_dump_json() for spec in about.defense]
-        values.append(json.dumps([key, about.protocol, about.epochs, about.train_size, about.test_size]))
-        if checked.issuperset(values):
-            continue
-        checked.update(values)
+        networks.setdefault(workload_key(cell.settings), cell)
         with named(cell.axes):
-            check(about)
-            if size := published(about):
+            check(cell.settings)
+            if size := published(cell.settings):
                 check_counts(cell, size)
     for cell in list(networks.values())[:NETWORKS]:
         with named(cell.axes):
@@ -72,17 +46,11 @@ def images(cells: Iterable[Cell]) -> None:
     Raises:
         UserError: images that are not there, too small to score, or too few.
     """
-    from .. import metrics, runs
-
-    sizes: dict[Any, DatasetSize] = {}
+    sets = ImageSets()
     for cell in cells:
-        key = source(cell.settings)
-        if key not in sizes:
-            found = runs.load_images(cell.settings)
-            metrics.check_size(found.size)
-            sizes[key] = size_of(found)
+        size = sets.size(cell.settings)
         with named(cell.axes):
-            check_counts(cell, sizes[key])
+            check_counts(cell, size)
 
 
 @contextmanager
@@ -93,24 +61,6 @@ def named(axes: dict[str, Any]) -> Iterator[None]:
     except UserError as error:
         shown = ", ".join(f"{key}={value}" for key, value in axes.items())
         raise UserError(f"cell {shown}: {error}" if shown else str(error)) from None
-
-
-def source(settings: config.TrainConfig) -> tuple[Any, ...]:
-    """Return what tells the image set of a training from others."""
-    return settings.data, settings.root, settings.train_size, settings.test_size
-
-
-def published(settings: config.TrainConfig) -> DatasetSize | None:
-    """Return the size of the image set as it is published, cut to what is asked for; None where it is not known."""
-    full = PUBLISHED.get(settings.data)
-    if full is None:
-        return None
-    return replace(full, train=settings.train_size or full.train, test=settings.test_size or full.test)
-
-
-def size_of(images: ImageSet) -> DatasetSize:
-    """Return the size of an image set."""
-    return DatasetSize(len(images.train), len(images.test), len(images.classes), images.size)
 
 
 def check_counts(cell: Cell, size: DatasetSize) -> None:
@@ -174,7 +124,7 @@ def check_network(cell: Cell, images: ImageSet | None = None) -> None:
     from ..registry import Registry
 
     settings, size = cell.settings, published(cell.settings)
-    images = images or (stand_in(replace(size, train=2, test=2)) if size else None)
+    images = images or (random_images(replace(size, train=2, test=2)) if size else None)
     if images is None:
         family, colon, _ = settings.arch.partition(":")
         names = Registry("zoo").names()
@@ -183,22 +133,6 @@ def check_network(cell: Cell, images: ImageSet | None = None) -> None:
         return
     with torch.random.fork_rng():  # layers draw their weights from torch's global generator
         stage.check_wire(runs.build_model(settings, images), cell.attacks.values(), images)
-
-
-def stand_in(size: DatasetSize) -> ImageSet:
-    """Return random images with labels; what is timed or built does not depend on what they show."""
-    import torch
-
-    from ..data import ImageSet, Split
-
-    rng = torch.Generator().manual_seed(0)
-
-    def part(count: int) -> Split:
-        pixels = torch.randint(256, (count, 3, size.side, size.side), generator=rng, dtype=torch.uint8)
-        return Split(pixels, torch.arange(count) % size.classes)
-
-    names = [str(number) for number in range(size.classes)]
-    return ImageSet("random", part(size.train), part(size.test), names, (0.5,) * 3, (0.25,) * 3, size.side)
 
 
 def workload_key(settings: config.TrainConfig) -> str:

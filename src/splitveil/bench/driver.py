@@ -1,6 +1,6 @@
-"""The command's side of a grid: it keeps workers at work until every cell is done or given up, and shows how it goes.
+"""The driver of a grid, which starts workers until every cell is done or given up, and reports the progress.
 
-Everything it knows it reads from the bench folder, so it may be killed and begun again, or be there twice.
+It reads all it knows from the bench folder, so it may be killed and started again, and several may run at once.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 EXECUTORS = ("local", "slurm", "ray")
 POLL = 0.3
-"""Seconds between two looks at the folder."""
+"""Seconds between two checks of the folder."""
 PATIENCE = 3
-"""Workers in a row that may end without having taken a cell though there are free ones."""
+"""Consecutive idle workers, while cells are free, after which the grid is aborted."""
 LINGER = 10.0
-"""Seconds in which a worker ends that finds nothing more to do, or that is told to end."""
+"""Seconds that workers are given to end, when nothing is left to do or they are stopped."""
 
 THREADS = 1024
 """Of one cell at most: with far more torch ends without a word."""
@@ -49,7 +49,7 @@ LONGEST = 150
 
 @dataclass(frozen=True)
 class State:
-    """How the grid stands.
+    """How a grid stands.
 
     Attributes:
         done: records by cell; failed: notes of failed cells.
@@ -139,7 +139,7 @@ def _devices(grid: Grid) -> int:
 
 
 def at_once(grid: Grid, on: str, threads: int) -> tuple[int, str]:
-    """Cells at once where nothing else is said, found without starting anything; and what to know about that.
+    """Return how many cells run at once by default, found without starting anything, and a note about it.
 
     >>> from splitveil.bench.grid import load_grid
     >>> at_once(load_grid("paper/cifar10"), "slurm", threads=1)
@@ -154,7 +154,7 @@ def at_once(grid: Grid, on: str, threads: int) -> tuple[int, str]:
 
 
 def _named_margin(grid: Grid, out: Path) -> bool:
-    """Whether the grid's margin was, or is now, named before its first cell is done.
+    """Return whether the grid's margin was named before its first cell was done, or is named now.
 
     Raises:
         UserError: another one was.
@@ -187,7 +187,7 @@ def describe(grid: Grid, out: Path, command: str = "", named: bool = True) -> No
 
 
 def file_name(name: str) -> str:
-    """A name of a file, without its ending, that no other grid has.
+    """Return a file name, without its ending, that no other grid has.
 
     >>> file_name("paper/cifar10"), file_name("paper-cifar10")
     ('paper%2Fcifar10', 'paper-cifar10')
@@ -223,7 +223,7 @@ class Driver:
         self._idle = 0
 
     def begin(self, check: Callable[[Sequence[Cell]], None] | None = None) -> bool:
-        """Whether there is something to do; what failed in an earlier command gets its attempts anew.
+        """Return whether there is something to do; cells that failed in an earlier command get their attempts anew.
 
         ``check`` is given the cells that are not done, before anything is written.
         """
@@ -242,7 +242,7 @@ class Driver:
         return bool(left)
 
     def worker(self, threads: int, limit: int | None, parent: int | None) -> Worker:
-        """What a worker is told, but its name."""
+        """Return what every worker is told; only its name is missing."""
         cells = tuple(cell for cell in self.grid.cells if cell.id not in self.done)
         return Worker(cells, self.out, self.grid.name, self.retries, "", threads, limit, parent)
 
@@ -265,23 +265,20 @@ class Driver:
                 coming = len(self._started) - len({state.running[cell].job for cell in state.own})
                 room = len({cell.trained_alike for cell in state.free}) - coming
                 for _ in range(min(most - len(self._started), room)):
-                    self._start(executor, worker, state, most)
+                    self._start(executor, worker, state)
                 time.sleep(max(POLL, 4 * (time.monotonic() - start)))
         finally:
             self._stop()
 
     def state(self) -> State:
-        """Look at the folder."""
+        """Return how the grid stands, read from its folder."""
         running: dict[str, Owner] = {}
         free: list[Cell] = []
         waiting: list[Cell] = []
-        begun = self.folder.begun()
         for cell in self.grid.cells:
-            if begun.isdisjoint(cell.trained_alike):
-                free.append(cell)
-            elif cell.id in self.done or self._over(cell):
+            if cell.id in self.done or self._over(cell):
                 continue
-            elif owner := self._lease(cell).owner():
+            if owner := self._lease(cell).owner():
                 if owner.cell in ("", cell.id):
                     running[cell.id] = owner
                 else:
@@ -305,7 +302,7 @@ class Driver:
         return cell.id in self.done or cell.id in self.failed
 
     def _given_up(self, cell: Cell) -> bool:
-        """Whether a cell whose process has gone had no attempt left; that is written down."""
+        """Return whether a cell whose process has gone has no attempt left, and record that it failed."""
         path = self.folder.attempts(cell.id)
         if Attempts.read(path).counted <= self.retries:
             return False
@@ -314,18 +311,17 @@ class Driver:
                 close_attempt(cell, self.out, self.retries)
         return self._over(cell)
 
-    def _start(self, executor: Executor, worker: Worker, state: State, most: int) -> None:
+    def _start(self, executor: Executor, worker: Worker, state: State) -> None:
         taken = {started.slot for started in self._started.values()}
         slot = next(number for number in range(len(taken) + 1) if number not in taken)
         name = secrets.token_hex(4)
-        # Of those that take one, as many at once as there may be: a long grid need not travel with each of them.
-        cells = state.free[: 2 * most] if worker.limit else tuple(c for c in worker.cells if c.id not in self.done)
+        cells = tuple(cell for cell in worker.cells if cell.id not in self.done)
         job = executor.start(replace(worker, cells=cells, token=name), name, slot)
         free = frozenset(cell.id for cell in state.free)
         self._started[name] = Started(job, slot, free, len(self.done) + len(self.failed), self._attempts())
 
     def _attempts(self) -> int:
-        """At all cells that are not done."""
+        """Return the number of attempts at all cells that are not done."""
         return sum(Attempts.read(path).total for path in (self.out / "tries").glob("*.json"))
 
     def _reap(self) -> dict[str, Started]:

@@ -48,12 +48,6 @@ class GridFolder:
         """Return the path of what the cell printed, attempt after attempt."""
         return self.out / "logs" / f"{cell}.log"
 
-    def begun(self) -> set[str]:
-        """Return the ids of cells that have left any trace; the others need not be looked for one by one."""
-        paths = (self.run("any"), self.failed("any"), self.attempts("any"), self.out / "locks" / "any")
-        folders = [path.parent for path in paths if path.parent.is_dir()]
-        return {path.name.partition(".")[0] for folder in folders for path in folder.iterdir()}
-
 
 def finished(cell: Cell, out: Path) -> Record | None:
     """Return the record of a cell that is done; None where it is not, or the record lacks what is now asked for.

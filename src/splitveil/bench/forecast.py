@@ -23,7 +23,6 @@ from ..attacks.base import BATCH
 from ..data import ImageSet, Split
 from ..data.protocol import divide, protocol_sizes
 from ..defenses.base import Stack
-from ..errors import UserError
 from ..evaluation import rehearsal, stage
 from ..evaluation.tail import RECIPE
 from ..storage import reading
@@ -31,8 +30,9 @@ from ..training import feature_buffer
 from ..training.trainer import fit
 from . import checks
 from .cells import Cell, Grid
-from .checks import DatasetSize, named
+from .checks import named
 from .folder import finished
+from .image_sets import ImageSets
 
 EPOCHS = 2
 """What refits itself from features, or acts late, begins in the second epoch."""
@@ -137,54 +137,6 @@ class Plan:
         return [*rows, last]
 
 
-class ImageSets:
-    """The image sets of a grid; the last one is kept.
-
-    Args:
-        stand_in: take random images of the published size where the images cannot be loaded.
-
-    Attributes:
-        notes: what had to be assumed.
-    """
-
-    def __init__(self, stand_in: bool = False):
-        self.notes: list[str] = []
-        self._stand_in = stand_in
-        self._kept: tuple[Any, ImageSet | None] = (), None
-        self._sizes: dict[Any, DatasetSize] = {}
-
-    def of(self, settings: config.TrainConfig) -> ImageSet:
-        """Return the images of a training.
-
-        Raises:
-            UserError: they cannot be loaded, and have no published size.
-        """
-        key, images = self._kept
-        if images is None or key != checks.source(settings):
-            self._kept = (), None  # not two at once
-            images = self._load(settings)
-            self._kept = checks.source(settings), images
-            self._sizes[checks.source(settings)] = checks.size_of(images)
-        return images
-
-    def size(self, settings: config.TrainConfig) -> DatasetSize:
-        """Return their number; images that were loaded before are not loaded again."""
-        if checks.source(settings) not in self._sizes:
-            self.of(settings)
-        return self._sizes[checks.source(settings)]
-
-    def _load(self, settings: config.TrainConfig) -> ImageSet:
-        try:
-            return runs.load_images(settings)
-        except UserError as error:
-            known = checks.published(settings)
-            if known is None or not self._stand_in:
-                raise
-            note = f"{settings.data} is taken to have its published size: {error}"
-            self.notes += [note] if note not in self.notes else []
-            return checks.stand_in(known)
-
-
 def rehearse(
     grid: Grid,
     images: ImageSets | None = None,
@@ -246,7 +198,7 @@ def estimate(
         UserError: what would stop a cell, or an image set of unknown size that cannot be loaded.
     """
     out = None if out is None else Path(out)
-    kept, images, kinds = torch.get_num_threads(), ImageSets(stand_in=True), _kinds(grid)
+    kept, images, kinds = torch.get_num_threads(), ImageSets(random=True), _kinds(grid)
     torch.set_num_threads(threads or kept)
     try:
         for cell in grid.cells:
@@ -399,9 +351,6 @@ def _peak() -> int:
     """Return the bytes at the peak of the GPU's memory, without one of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    with suppress(OSError):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

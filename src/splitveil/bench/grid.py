@@ -23,7 +23,7 @@ ATTACKS = ("published/decoder",)
 
 
 def presets() -> list[str]:
-    """The names of the grids that come with the package.
+    """Return the names of the grids that come with the package.
 
     >>> presets()[-1]
     'smoke'
@@ -86,7 +86,7 @@ def _open(source: str) -> tuple[str, dict[str, Any]]:
 
 
 def _kept(file: GridFile, over: dict[str, Any]) -> Iterator[Settled]:
-    """The cells that `exclude` leaves."""
+    """Yield the cells that `exclude` leaves."""
     hits, left = [0] * len(file.exclude), 0
     for row in file.rows():
         # An excluded cell may be one that could not be trained, so the values as written are compared first.
@@ -135,7 +135,7 @@ def _matches(item: dict[str, Any], row: Row, settings: config.TrainConfig | None
 
 
 def _as_resolved(settings: config.TrainConfig, key: str, value: Any) -> Any:
-    """What a setting that is written so would be in a cell with these images; null is its default."""
+    """Return what a setting written so would be in a cell with these images; null is its default."""
     return getattr(_resolved({"data": settings.data} | ({} if value is None else {key: value})), key)
 
 

@@ -149,7 +149,7 @@ class GridFile(BaseModel):
         return self.base_axes | {key: [value] for key, value in fixed.items()} | axes
 
     def _row(self, axes: dict[str, Any], number: int = 0) -> Row:
-        """``number``: of the entry of ``include`` that it comes from; 0: of none."""
+        """Return the row of the axes; ``number`` is that of the entry of ``include`` it comes from, or 0."""
         known = lists_of(self.base)[0] | axes
         if number:
             self._check_included(known, number)

@@ -102,7 +102,7 @@ class CellLease:
 
     @property
     def lost(self) -> bool:
-        """Whether another has taken the lock: this process slept so long that it was thought dead."""
+        """Whether another process has taken the lock because this one gave no sign of life for too long."""
         return self._lease.compromise is not None
 
     def release(self) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def build(
     folder: Path, cell: Cell, *, grid: str, attempts: int, started: float, labels: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The record of a run folder whose training and attacks are done.
+    """Return the record of a run folder whose training and attacks are done.
 
     Args:
         cell: what was asked for.
@@ -88,7 +88,7 @@ def _trained_as(folder: Path, summary: dict[str, Any]) -> dict[str, str]:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of the code that runs, and whether it was changed since; None where it is installed without git."""
+    """Return the commit of the code that runs and whether it was changed since; None without a git repository."""
     here = Path(__file__).parent
 
     def git(*words: str | Path) -> str:

@@ -1,4 +1,4 @@
-"""What a worker process does: it takes cells that nobody has, one after the other, and counts its attempts.
+"""The worker process of a grid: it takes free cells, one after the other, and counts its attempts at them.
 
 Workers and drivers share nothing but the bench folder: a cell is done, failed, somebody's or free by the files in it.
 So any number of both may come, be killed and come again.
@@ -26,19 +26,19 @@ from ..storage import reading
 from ..storage.files import write_json
 from .cell import run_cell
 from .folder import GridFolder, finished, mark
+from .image_sets import ImageSets
 from .lease import CellLease
 
 if TYPE_CHECKING:
-    from ..data import ImageSet
     from .cells import Cell
 
 KILLED = "its process was killed from outside: out of memory, or by hand"
 WATCH = 0.5
-"""Seconds between two looks at the driver."""
+"""Seconds between two checks whether the driver lives."""
 
 
 class LockLost(Exception):
-    """The cell belongs to another process now."""
+    """Raised where the cell belongs to another process now."""
 
 
 @dataclass(frozen=True)
@@ -60,18 +60,18 @@ class Attempts:
 
     @classmethod
     def read(cls, path: Path) -> Attempts:
-        """Those of a cell; none without the file."""
+        """Return the attempts at a cell; none without the file."""
         try:
             return reading.read_json(path, TypeAdapter(cls), "delete it, and the attempts are counted anew")
         except reading.Missing:
             return cls()
 
     def begun(self, now: str) -> Attempts:
-        """One more."""
+        """Return the attempts with one more, which is running."""
         return replace(self, total=self.total + 1, counted=self.counted + 1, running=True, mark=now)
 
     def settled(self, now: str) -> Attempts:
-        """Where the last one's process has gone without a word: it counts only if it got nowhere.
+        """Return the attempts after the last one's process has died: it counts only if it made no progress.
 
         A job that is cut off by its time limit again and again, but goes on from its checkpoint, is not a failing one.
 
@@ -84,7 +84,7 @@ class Attempts:
         return replace(self, counted=self.counted - (now != self.mark), running=False, error=KILLED)
 
     def ended(self, error: str) -> Attempts:
-        """The last one raised an error."""
+        """Return the attempts after the last one raised an error."""
         return replace(self, running=False, error=error)
 
 
@@ -110,7 +110,7 @@ class Worker:
     parent: int | None = None
 
     def __call__(self) -> int:
-        """Take cells until none is free; returns how many it took."""
+        """Take cells until none is free, and return how many were taken."""
         if self.parent:
             end_with(self.parent)
         import torch
@@ -118,7 +118,7 @@ class Worker:
         torch.set_num_threads(self.threads)
         over: set[str] = set()
         leases: dict[str, CellLease] = {}
-        images = _Images()
+        images = ImageSets()
         taken, sound = 0, True
         while sound and (self.limit is None or taken < self.limit) and (got := self._take(over, leases)):
             taken += 1
@@ -130,7 +130,7 @@ class Worker:
         return taken
 
     def checkpoint(self) -> Any:
-        """How submitit puts the worker into the queue again when Slurm's time is up: as it is, the files go on."""
+        """Return what submitit queues when Slurm's time is up: the same worker, which goes on from the files."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -161,8 +161,8 @@ class Worker:
                 yield cell
         yield from tried
 
-    def _attempt(self, cell: Cell, lock: CellLease, attempts: Attempts, images: _Images) -> bool:
-        """Run the cell; whether that ended well. Its lock is held."""
+    def _attempt(self, cell: Cell, lock: CellLease, attempts: Attempts, images: ImageSets) -> bool:
+        """Run the cell, whose lock is held; return whether that succeeded."""
         folder = GridFolder(self.out)
         attempts = attempts.begun(mark(folder.run(cell.id)))
         write_json(folder.attempts(cell.id), asdict(attempts))
@@ -173,7 +173,7 @@ class Worker:
 
         with _logged(folder.log(cell.id), f"attempt {attempts.total} at {cell.id}") as log:
             try:
-                known = {"grid": self.grid, "attempts": attempts.total, "images": images.of(cell)}
+                known = {"grid": self.grid, "attempts": attempts.total, "images": images.of(cell.settings)}
                 run_cell(cell, self.out, **known, check=check)
             except LockLost as error:
                 log.write(f"{error}\n")
@@ -190,7 +190,7 @@ class Worker:
 
 
 def close_attempt(cell: Cell, out: Path, retries: int) -> Attempts | None:
-    """The attempts at a cell whose lock is held; None where they are used up: the failure is recorded."""
+    """Return the attempts at a cell whose lock is held; where they are used up, record the failure and return None."""
     folder = GridFolder(out)
     attempts = Attempts.read(folder.attempts(cell.id)).settled(mark(folder.run(cell.id)))
     if attempts.counted <= retries:
@@ -237,23 +237,6 @@ def alive(process: int) -> bool:
     except FileNotFoundError:  # it has just ended, or the system is not Linux
         return not Path("/proc/self/stat").exists()
     return state[0] not in "ZX"
-
-
-class _Images:
-    """The image set of the cell before, which is mostly that of the next too."""
-
-    def __init__(self) -> None:
-        self._kept: tuple[Any, ImageSet] | None = None
-
-    def of(self, cell: Cell) -> ImageSet:
-        from ..runs import load_images
-
-        s = cell.settings
-        wanted = (s.data, s.root, s.train_size, s.test_size)
-        if self._kept is None or self._kept[0] != wanted:
-            self._kept = None  # not two at once
-            self._kept = wanted, load_images(s)
-        return self._kept[1]
 
 
 def _over(cell: Cell, out: Path) -> bool:

@@ -38,11 +38,11 @@ class Job(Protocol):
     """A worker that was started."""
 
     def ended(self) -> bool:
-        """Whether its process is gone."""
+        """Return whether its process is gone."""
         ...
 
     def problem(self) -> str | None:
-        """After the end: its last words, where it did not end well."""
+        """Return, after the end, the last line that it printed where it failed."""
         ...
 
     def stop(self) -> None:
@@ -59,7 +59,7 @@ class Executor(Protocol):
         ...
 
     def capacity(self) -> int:
-        """How many workers there is room for."""
+        """Return how many workers there is room for."""
         ...
 
     def start(self, work: Callable[[], Any], name: str, slot: int, /) -> Job:
@@ -67,7 +67,7 @@ class Executor(Protocol):
         ...
 
     def close(self) -> None:
-        """All jobs have ended."""
+        """Clean up after all jobs have ended."""
         ...
 
 
@@ -79,7 +79,7 @@ class SubmititJob:
     folder: Path
     local: bool
     ask: Callable[[], bool] = bool
-    """Whether it is time to ask Slurm anew."""
+    """Tells whether it is time to ask Slurm anew."""
     stopped: bool = False
 
     def ended(self) -> bool:
@@ -189,7 +189,7 @@ class Slurm:
 
 
 def submitit() -> Any:
-    """The package.
+    """Return the package submitit.
 
     Raises:
         UserError: it is not installed.
@@ -229,7 +229,7 @@ def slurm_parameters(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def room(threads: int, devices: int) -> int:
-    """Cells at once on this machine: one for each GPU or, without one, for each core, as far as one is enough.
+    """Return how many cells fit on this machine: one for each GPU or core, as far as one is enough.
 
     Args:
         threads: cores of each process of a cell.
@@ -245,7 +245,7 @@ def cores() -> int:
 
 
 def gpus_here() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES names, or would name if it were set."""
+    """Return what CUDA_VISIBLE_DEVICES names, or would name if it were set."""
     import torch
 
     count = torch.cuda.device_count()
@@ -266,14 +266,14 @@ class _On:
 
 
 def _python(threads: int) -> str:
-    """The command that starts Python: the number of threads must be known before numpy is imported."""
+    """Return the command that starts Python: the number of threads must be known before numpy is imported."""
     pools = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     return shlex.join(["env", *(f"{pool}={threads}" for pool in pools), sys.executable])
 
 
 @contextlib.contextmanager
 def _deaf_to_ctrl_c() -> Iterator[None]:
-    """What is started inside does not get Ctrl-C: the driver does, and stops it without a page of tracebacks."""
+    """Keep Ctrl-C from what is started inside: the driver gets it, and stops the rest without tracebacks."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
