@@ -83,3 +83,13 @@ def test_own_attacks_stand_beside_the_others_in_a_report():
 def test_a_class_is_no_object():
     with pytest.raises(sv.UserError, match=r"the class Mean is no registered attack.*write Mean\(\)"):
         sv.attack(model(), Mean, **SIDES)  # type: ignore[arg-type]
+
+
+def test_plugins_of_earlier_versions_find_their_names():
+    """Attacks of other packages import `Work` and call their parameter ``work``."""
+    from splitveil.attacks import base
+    from splitveil.evaluation import evaluate, stage
+    from splitveil.runtime import Runtime
+
+    assert base.Work is Runtime
+    assert evaluate.Terms is stage.ThreatModel

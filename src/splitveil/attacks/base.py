@@ -13,7 +13,7 @@ from torch import Tensor
 from ..data import Access, Split, to_float
 from ..memory import FLOAT, check, kept
 from ..ranges import arguments_of
-from ..runtime import Progress, Runtime
+from ..runtime import Progress, Runtime, Work
 from ._victim import BATCH, Observations, Tally, Victim, seen
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Runtime",
     "Tally",
     "Victim",
+    "Work",
     "check_memory",
     "seen",
 ]
