@@ -187,7 +187,7 @@ def test_adversarial_noise_trains_its_proxy_and_nothing_else():
 
 
 @pytest.mark.parametrize("name", ["adversarial", "adversarial_noise"])
-def test_a_resumed_training_is_the_same_bit_by_bit(name, tmp_path: Path):
+def test_a_resumed_training_is_the_same_bit_by_bit(name, tmp_path: Path, small):
     images = load("digits", train_size=30, test_size=20)
     values = {
         "data": "digits",

@@ -56,8 +56,7 @@ def model(*names_or_defenses: str | Defense) -> SplitModel:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("coupled", COUPLED)
-@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize(("coupled", "last"), zip(COUPLED, (True, False), strict=True))
 def test_noise_hides_no_dependence_on_the_images_beside(name, coupled, last):
     parts = [COUPLED[coupled](), name] if last else [name, COUPLED[coupled]()]
     assert any("depends on the images beside it" in flag for flag in reliability.of_model(model(*parts), IMAGES))

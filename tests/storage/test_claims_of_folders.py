@@ -1,6 +1,5 @@
 """Two processes, one folder; and what surrounds a process does not decide how its training starts."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -44,7 +43,7 @@ def hold(folder):
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_the_second_training_in_a_folder_is_refused_and_changes_nothing(tmp_path, resume):
+def test_the_second_training_in_a_folder_is_refused_and_changes_nothing(tmp_path, small, resume):
     holder = hold(tmp_path / "run")
     try:
         with pytest.raises(UserError, match="in use by another training; wait until it ends"):
@@ -65,7 +64,7 @@ def test_the_claim_of_a_killed_process_is_taken_over(tmp_path, end):
     assert not (tmp_path / "run" / LOCK).exists()
 
 
-def test_a_folder_that_only_a_killed_training_has_locked_can_be_trained_in(tmp_path):
+def test_a_folder_that_only_a_killed_training_has_locked_can_be_trained_in(tmp_path, small):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / LOCK).touch()
     fit(tmp_path / "run", epochs=2)
@@ -107,19 +106,10 @@ def test_the_second_attack_of_a_name_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("variables", SLURM.values(), ids=SLURM)
-def test_variables_of_a_scheduler_do_not_start_the_training_otherwise(tmp_path, monkeypatch, variables):
+def test_variables_of_a_scheduler_do_not_start_the_training_otherwise(tmp_path, small, monkeypatch, variables):
     fit(tmp_path / "out", epochs=2)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     fit(tmp_path / "in", epochs=2)
     weights = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("in", "out")]
     assert weights[0] == weights[1]
-
-
-def test_several_processes_inside_a_job_are_one_training(tmp_path, monkeypatch):
-    for name, value in (SLURM["a whole job"] | SLURM["torchrun"]).items():
-        monkeypatch.setenv(name, value)
-    summary = fit(tmp_path / "run", epochs=2, devices=2)
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == [0, 1]
-    assert summary == json.loads((tmp_path / "run" / "summary.json").read_text())

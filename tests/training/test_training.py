@@ -146,22 +146,25 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, small, defense, at)
 
 SCRIPT = """
 import sys
-from splitveil import config, training
+from networks import tiny
+from splitveil import config, runs
 from splitveil.data import load
+from splitveil.training import trainer as training
+runs.zoo.build = tiny
 values = config.load(sys.argv[1])
 images = load("digits", train_size=60, test_size=20)
 training.fit(config.parse(values), images, sys.argv[2], progress=lambda *call: print(call[1], flush=True))
 """
 
 
-def test_resume_after_sigkill(tmp_path):
+def test_resume_after_sigkill(tmp_path, small):
     (tmp_path / "run.yaml").write_text(config.dump(settings()))
     out = tmp_path / "killed"
     child = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(tmp_path / "run.yaml"), str(out)],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert child.stdout is not None
     for line in child.stdout:
@@ -255,7 +258,7 @@ def test_a_diverging_loss_is_said_in_one_line(tmp_path, small, defense):
     assert not (tmp_path / "summary.json").exists()
 
 
-def test_tensorboard_gets_the_curves_when_asked(tmp_path):
+def test_tensorboard_gets_the_curves_when_asked(tmp_path, small):
     fit(tmp_path / "plain")
     assert not (tmp_path / "plain" / "tensorboard").exists()
     training.fit(settings(), IMAGES, tmp_path / "run", tensorboard=True)

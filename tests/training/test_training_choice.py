@@ -25,6 +25,13 @@ from splitveil.training import feature_buffer, loop
 from splitveil.training import trainer as training
 from training_helpers import IMAGES, fit, records, settings
 
+JOB = {
+    **{"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SLURM_PROCID": "0"},
+    **{"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "localhost", "RANK": "1", "LOCAL_RANK": "1"},
+    **{"WORLD_SIZE": "2", "MASTER_ADDR": "192.0.2.1", "MASTER_PORT": "1"},
+}
+"""Variables of Slurm and of torchrun."""
+
 # Which epoch
 
 
@@ -154,7 +161,9 @@ def test_generators_of_different_purposes_differ():
 # Several processes
 
 
-def test_two_processes_share_the_data_and_its_statistics(tmp_path):
+def test_two_processes_share_the_data_and_its_statistics(tmp_path, monkeypatch):
+    for name, value in JOB.items():  # inside a job of a scheduler it is one training too
+        monkeypatch.setenv(name, value)
     # 51 images in batches of 16: the last three are too few for two processes and join the batch before.
     images = load("digits", train_size=57, test_size=20)
     summary = training.fit(settings(epochs=2, devices=2, train_size=57), images, tmp_path / "run")
