@@ -98,7 +98,7 @@ def test_a_failure_leaves_no_folder_behind(tmp_path):
 def test_the_second_attack_of_a_name_is_refused(tmp_path):
     fit(tmp_path / "run", epochs=2)
     run, linear = runs.Run.open(tmp_path / "run"), Spec.model_validate("linear")
-    with claimed(tmp_path / "run" / "attacks" / "linear", "attack"):
+    with claimed(tmp_path / "run" / "attacks" / "linear@train_time", "attack"):
         with pytest.raises(UserError, match="in use by another attack"):
             attack_run(run, linear, IMAGES, protocol_name="train_time")
         attack_run(run, linear, IMAGES, protocol_name="train_time", label="other")
