@@ -28,7 +28,13 @@ WAITING = {
     "unique_consecutive",
 }
 """Operators whose result decides on the host, or has a shape that only the values tell."""
-STACKS = {"cem": ("gaussian", "cem"), "patrol": ("patrol:epoch=1,ratio=0.5",)}
+STACKS = {
+    "cem": ("gaussian", "cem"),
+    "patrol": ("patrol:epoch=1,ratio=0.5",),
+    "sparse_coding_conv_released": ("sparse_coding_conv_released:iterations=3",),
+    "adversarial": ("adversarial:network=custom",),
+    "adversarial_noise": ("adversarial_noise:network=custom",),
+}
 ON_THE_HOST = {("optim", "adam.py"), ("nn", "winograd.py")}
 """Adam counts its steps on the host, and Winograd layers only ever run there."""
 IMAGES = torch.randint(0, 256, (24, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
