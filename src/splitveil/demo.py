@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from . import config, data
-from .bench.cell import Places, run_cell, steps
+from .bench.cell import run_cell
+from .bench.cells import Cell, Grid
 from .bench.driver import describe
-from .bench.grid import Cell, Grid
+from .bench.folder import GridFolder, steps
 from .errors import UserError
 from .progress_bars import Bars
 from .report.bench import build
@@ -58,7 +59,9 @@ def run_demo(out: Path, *, seed: int = 0, bar: Bars | None = None) -> Path:
     describe(grid, out, f"splitveil demo --out {shlex.quote(str(out))} --seed {seed}")
     images = data.load("digits")
     for cell in grid.cells:
-        run_cell(cell, out, grid=grid.name, images=images, check=_progress(cell, out, bar))
+        shown = _progress(cell, out, bar)
+        # The retraining of tails would add a third to the time.
+        run_cell(cell, out, grid=grid.name, images=images, check=shown, retrain=False)
     return build(out)
 
 
@@ -72,6 +75,6 @@ def _progress(cell: Cell, out: Path, bar: Bars | None) -> Any:
     """Return what `run_cell` calls after each step: it shows the epochs and attacks that are done."""
     if bar is None:
         return None
-    folder, total = Places(out).run(cell.id), cell.settings.epochs + len(cell.attacks)
+    folder, total = GridFolder(out).run(cell.id), cell.settings.epochs + len(cell.attacks)
     task = bar.add_task(cell.axes["label"], total=total, note="training, then attacks")
     return lambda: bar.update(task, completed=sum(steps(folder)))

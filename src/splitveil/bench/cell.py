@@ -35,6 +35,7 @@ def run_cell(
     attempts: int = 1,
     images: ImageSet | None = None,
     check: Callable[[], None] | None = None,
+    retrain: bool = True,
 ) -> dict[str, Any]:
     """Train the cell from its last checkpoint, run the attacks that are missing, leave its record; returns that.
 
@@ -47,6 +48,7 @@ def run_cell(
         grid, attempts: for the record.
         images: the cell's images, where the caller has them.
         check: called after each step and before each attack; what it raises stops the work.
+        retrain: also train the tail anew, without which a grid does not take the cell as done.
 
     Raises:
         UserError: settings or attacks that cannot be, a disk that is full.
@@ -71,7 +73,8 @@ def run_cell(
     _same_images(cell, GridFolder(out), images)
     fit(settings, images, folder, resume=True, progress=lambda *_: check())
     run, fits = runs.Run.open(folder), {}
-    tail.retrain(run, images, progress=lambda *_: check())
+    if retrain:
+        tail.retrain(run, images, progress=lambda *_: check())
     for label, spec in cell.attacks.items():
         check()
         if suites.finished(run, label, spec, parts, terms) is None:

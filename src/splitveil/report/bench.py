@@ -152,9 +152,10 @@ def _opening(part: Part, shown: thumbnails.Strips) -> dict[str, Any]:
         originals = strip["originals"]
         accuracy, error = percent(record.accuracy).split()[0], record.attacks[record.strongest].mse
         about = f"{accuracy} % accurate; {record.strongest}: MSE {error}"
-        digits = 4 if min(strip["errors"]) < 0.0045 else 3
-        errors = [f"{error:.{digits}f}" for error in strip["errors"]]
-        rows.append({"title": f"{title}: {one.name}", "about": about, "uri": strip["uri"], "errors": errors})
+        rows.append({"title": f"{title}: {one.name}", "about": about, **strip})
+    digits = 4 if min((error for row in rows for error in row["errors"]), default=1.0) < 0.0045 else 3
+    for row in rows:
+        row["errors"] = [f"{error:.{digits}f}" for error in row["errors"]]
     return {"rows": rows, "originals": shown.originals[originals] if originals else None}
 
 

@@ -102,7 +102,8 @@ function tables() {
     { title: "Seed", value: (c) => c.seed },
     { title: "Seeds", value: (c) => c.seeds },
     { title: "Accuracy, %", value: (c) => c.accuracy[0], show: interval("accuracy"), down: true },
-    { title: "Tail retrained, %", value: (c) => c.retrained?.[0] ?? null, show: interval("retrained"), down: true },
+    ...(data.cells.some((c) => c.retrained)
+      ? [{ title: "Tail retrained, %", value: (c) => c.retrained?.[0] ?? null, show: interval("retrained"), down: true }] : []),
     { title: "Best attacker’s MSE", value: (c) => c.mse[0], show: interval("mse"), down: true },
     { title: "SSIM", value: (c) => c.ssim, show: (c) => c.ssim.toFixed(3) },
     { title: "PSNR, dB", value: (c) => c.psnr, show: (c) => c.psnr.toFixed(2), extra: true },
