@@ -55,9 +55,9 @@ def show_flags(flags: Iterable[str]) -> None:
 
 def interval(value: dict[str, Any], *, percent: bool = False) -> str:
     """Return a mean and its interval, as a summary has them, in words."""
-    numbers = (value["mean"], *value["ci95"])
-    mean, low, high = (f"{v:.2%}" if percent else f"{v:.4g}" for v in numbers)
-    return rf"{mean} \[{low}, {high}]"
+    from ..statistics.intervals import Interval
+
+    return escape(format(Interval.from_dict(value), ".2%" if percent else ".4g"))
 
 
 def duration(seconds: float) -> str:
