@@ -90,7 +90,7 @@ def drawn(source: str, found: list[tuple[str, int]], count: int, rng: random.Ran
     for operator, number in rng.sample(found, len(found)):
         kinds.setdefault(operator.partition("_")[0], []).append((operator, number))
     turns = (one for turn in itertools.zip_longest(*kinds.values()) for one in turn if one is not None)
-    unlike = (one for one in turns if meaning(mutated(source, *one)) not in (None, meaning(source)))
+    unlike = (one for one in turns if meaning(mutated(source, one[0], one[1])) not in (None, meaning(source)))
     return list(itertools.islice(unlike, count))
 
 

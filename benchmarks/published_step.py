@@ -66,8 +66,8 @@ def published_step(
         kept = [p.grad.clone() for p in own if p.grad is not None]
         optimizer.zero_grad()
         cross_entropy(logits, y).backward()
-        for parameter, gradient in zip((p for p in own if p.grad is not None), kept, strict=True):
-            parameter.grad += weight * (0.001 / 0.05) * gradient
+        for gradient, entropy in zip((p.grad for p in own if p.grad is not None), kept, strict=True):
+            gradient += weight * (0.001 / 0.05) * entropy  # in place
         optimizer.step()
 
     return step
