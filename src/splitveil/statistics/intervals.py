@@ -6,11 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import GetCoreSchemaHandler
-from pydantic_core import core_schema
+from pydantic import AfterValidator, GetCoreSchemaHandler
 from torch import Tensor
 
 from ..errors import UserError
@@ -52,9 +51,9 @@ class Interval:
         return cls(value["mean"], *value["ci95"])
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, _: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(cls, _: Any, handler: GetCoreSchemaHandler) -> Any:
         """Let pydantic read an interval from what `as_dict` wrote."""
-        return core_schema.no_info_after_validator_function(cls.from_dict, handler.generate_schema(reading.Interval))
+        return handler.generate_schema(Annotated[reading.Interval, AfterValidator(cls.from_dict)])
 
     def scaled(self, factor: float) -> Interval:
         """Return the interval of ``factor`` (above 0) times the value.
