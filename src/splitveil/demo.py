@@ -44,6 +44,7 @@ def run_demo(out: Path, *, seed: int = 0, bar: Bars | None = None) -> Path:
 
     Args:
         out: a new folder, or one that an earlier demo made, whose cells are replaced.
+        seed: of both trainings.
         bar: shows how far each model is; None: nothing does.
 
     Raises:

@@ -44,8 +44,10 @@ def run_cell(
     The caller holds the lock of the cell, so that nobody else works on it.
 
     Args:
+        cell: what is trained and attacked.
         out: the bench folder; the run folder is ``out/cells/ID``.
-        grid, attempts: for the record.
+        grid: name of the grid, for the record.
+        attempts: how often the cell was begun, for the record.
         images: the cell's images, where the caller has them.
         check: called after each step and before each attack; what it raises stops the work.
         retrain: also train the tail anew, without which a grid does not take the cell as done.

@@ -86,6 +86,8 @@ def run_grid(
     Cells that failed before are tried again. A cell that another command on the same folder is at is waited for.
 
     Args:
+        grid: the cells.
+        out: the bench folder; it is made where it is missing.
         on: local (processes of this machine), slurm or ray.
         jobs: cells at once; None: as many as there is room for.
         retries: a cell that raises an error is tried so many times more.
@@ -175,6 +177,9 @@ def describe(grid: Grid, out: Path, command: str = "", named: bool = True) -> No
     """Leave which cells the grid has, and the command that runs it: the name of a run folder says nothing to a reader.
 
     Args:
+        grid: the cells.
+        out: the bench folder.
+        command: that runs the grid again.
         named: whether the margin was named before the first cell was done; only then it is kept.
 
     Raises:

@@ -25,6 +25,7 @@ def build(
     """Return the record of a run folder whose training and attacks are done.
 
     Args:
+        folder: the run folder.
         cell: what was asked for.
         labels: the attacks; each must have left ``attacks/LABEL/``. Empty: those of the cell.
         grid: name of the grid.

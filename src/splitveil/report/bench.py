@@ -75,6 +75,7 @@ def page(findings: Findings, found: Sequence[tables.Table], drawn: Sequence[dict
     """Return the page as one self-contained HTML text: it loads nothing, and no script runs but its own.
 
     Args:
+        findings: everything that the page shows.
         found: the tables, of which the page offers to save ``cells`` and ``cem_gain``.
         drawn: the PNG files of each part's plots, which are shown on paper and without scripts.
         base: the bench folder as an address, seen from the page.
@@ -142,7 +143,7 @@ def _leads(findings: Findings) -> list[str]:
 
 
 def _opening(part: Part, shown: thumbnails.Strips) -> dict[str, Any]:
-    """The originals above what the strongest attack made of them, for the cells that `Part.opening` names."""
+    """Return the originals above what the strongest attack made of them, for the cells that `Part.opening` names."""
     rows = []
     originals = None
     for title, one, record in part.opening:
@@ -219,7 +220,7 @@ def _unfinished(findings: Findings) -> str:
 
 
 def _commands(findings: Findings) -> str:
-    """What was typed; of a grid that was not run by the command line, its name."""
+    """Return what was typed; of a grid that was not run by the command line, its name."""
     given = {about.name: about.command for about in findings.grids if about.command}
     grids = dict.fromkeys(record.grid or "GRID" for record in findings.records)
     lines = [given.get(grid, f"splitveil bench {shlex.quote(grid)} --out DIR") for grid in grids]
@@ -304,5 +305,5 @@ def _json(value: Any) -> Any:
 
 
 def _digest(script: str) -> str:
-    """What the page's security policy knows a script by: any other that got into the page would not run."""
+    """Return what the page's security policy knows a script by: any other that got into the page would not run."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")

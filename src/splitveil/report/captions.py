@@ -19,6 +19,8 @@ def headline(groups: Sequence[ComparisonGroup], effects: Sequence[CemEffect], ma
     """Return the page's title.
 
     Args:
+        groups: the groups of configurations that may be compared.
+        effects: what CEM changes, of all groups.
         margin: loss of accuracy, in points, that is to be excluded before accuracy is called kept.
     """
     if not effects:
@@ -46,7 +48,7 @@ def headline(groups: Sequence[ComparisonGroup], effects: Sequence[CemEffect], ma
 
 
 def _cost(effects: Sequence[CemEffect], margin: float) -> str:
-    """What accuracy does: a fall that is shown, and whether a loss of the margin is excluded."""
+    """Return what accuracy does: a fall that is shown, and whether a loss of the margin is excluded."""
     total, falls = len(effects), shown(effects, "accuracy")[1]
     kept = sum(effect.accuracy.lo > -margin / 100 for effect in effects)
     loss = f"a loss of {points_of(margin)} of accuracy is"

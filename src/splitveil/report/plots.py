@@ -32,10 +32,11 @@ ROWS = 24
 
 
 def draw(folder: Path, parts: Sequence[Part]) -> list[dict[str, Path]]:
-    """Draw what there is to draw; for each part stem -> PNG. Plots of an earlier report are removed.
+    """Draw what there is to draw, and return for each part stem -> PNG. Plots of an earlier report are removed.
 
     Args:
         folder: where the files go; those of several parts carry the names of their groups.
+        parts: what is drawn, one for each group.
     """
     for stem in (*STEMS, *FORMER):
         for old in folder.glob(f"{stem}*"):
@@ -52,7 +53,7 @@ def draw(folder: Path, parts: Sequence[Part]) -> list[dict[str, Path]]:
 
 
 def effect_rows(effects: Sequence[CemEffect]) -> list[tuple[str, list[CemEffect]]]:
-    """The rows of the plot of effects: one each or, where these are too many, by stack or by family of defenses."""
+    """Return the rows of the plot of effects: one each, or by stack or family of defenses where these are too many."""
     alike = len({effect.configuration.cem for effect in effects}) == 1
     own = (lambda effect: effect.without.stack) if alike else (lambda effect: effect.configuration.name)
     for name in (own, lambda effect: effect.without.stack, lambda effect: effect.configuration.family):

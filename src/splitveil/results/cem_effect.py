@@ -60,6 +60,7 @@ def cem_effects(folder: str | Path, group: ComparisonGroup) -> list[CemEffect]:
 
     Args:
         folder: the bench folder, which holds the errors and the answers per image.
+        group: the configurations that may be compared.
 
     Raises:
         UserError: errors or answers per image are missing or damaged.
@@ -85,7 +86,7 @@ def cem_effects(folder: str | Path, group: ComparisonGroup) -> list[CemEffect]:
 
 
 def _base(one: Configuration) -> str:
-    """The configuration without CEM, as a key."""
+    """Return the configuration without CEM, as a key."""
     others = [(name, parameters) for name, parameters in one.records[0].stack if name != CEM]
     return json.dumps([configuration_key(one.records[0], (*TRAININGS, "defense")), others], sort_keys=True)
 

@@ -41,6 +41,7 @@ class Side:
 
     @classmethod
     def of(cls, path: Path, name: str | None = None) -> Side:
+        """Return what a run folder holds, called ``name`` or by its path."""
         left = sorted(path.glob("attacks/*/summary.json"))
         attacks = {file.parent.name: reading.read_json(file, reading.ATTACK, REMEDY) for file in left}
         return cls(name or str(path), path, reading.read_json(path / "summary.json", reading.RUN, REMEDY), attacks)
@@ -89,11 +90,15 @@ def _together(
     images: str | None,
     also: Taken | None = None,
 ) -> list[Pending]:
-    """Rows of what is taken of several attacks on each image, by each metric that all attacks have.
+    """Return rows of what is taken of several attacks on each image, by each metric that all attacks have.
 
     Args:
-        one, other: attack -> metric -> value of each image.
-        taken: from the attacks of a side. also: from those of the other side, where that is something else.
+        what: name of the rows.
+        one: attack -> metric -> value of each image, of the first side.
+        other: the same of the other side.
+        taken: what is taken from the attacks of a side.
+        images: digest of the attacked images.
+        also: what is taken from those of the other side, where that is something else.
     """
     rows = []
     for name in PRIVACY:
@@ -105,9 +110,13 @@ def _together(
 
 
 def best_rows(one: Side, other: Side, labels: Sequence[str], images: str | None) -> tuple[list[Pending], str]:
-    """The best attacker that can exist on each side (`attackers.best_attacker`), by each metric that all attacks have.
+    """Return the best attacker that can exist on each side, by each metric that all attacks have.
+
+    See `statistics.best_attacker`.
 
     Args:
+        one: the first side.
+        other: the other side.
         labels: attacks that can be compared.
         images: digest of the attacked images.
 
@@ -193,7 +202,7 @@ def _same_tool(metric: str, first: dict[str, Any], second: dict[str, Any]) -> bo
 
 
 def accuracy_rows(one: Side, other: Side) -> tuple[list[Pending], list[str]]:
-    """The accuracy, and that of retrained tails where both have it; notes.
+    """Return the accuracy, and that of retrained tails where both have it; notes.
 
     Image by image where both kept their answers on the same test images, else unpaired.
     """

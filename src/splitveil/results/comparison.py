@@ -35,12 +35,13 @@ from .record_types import Record
 
 
 def compare_runs(a: Sequence[Path], b: Sequence[Path], margin: float = MARGIN) -> Comparison:
-    """The accuracy, and every attack that was made on both in the same way and on the same images.
+    """Return the accuracy, and every attack that was made on both in the same way and on the same images.
 
     Of several attacks also the best attacker that can exist and the worst case, who knows the truth.
 
     Args:
-        a, b: run folders; several of a side are trainings of one configuration, and are compared seed by seed.
+        a: run folders of the first side; several are trainings of one configuration, compared seed by seed.
+        b: those of the other side.
         margin: as of `Row`.
 
     Raises:
@@ -79,7 +80,7 @@ def compare_runs(a: Sequence[Path], b: Sequence[Path], margin: float = MARGIN) -
 
 
 def _by_seed(paths: Sequence[Path]) -> dict[int, Run]:
-    """The runs of a side by their seeds.
+    """Return the runs of a side by their seeds.
 
     Raises:
         UserError: two with one seed, or that differ in more than it.
@@ -108,7 +109,7 @@ def _changed(one: config.TrainConfig, other: config.TrainConfig) -> list[str]:
 
 
 def _pairs(one: dict[int, Run], other: dict[int, Run]) -> tuple[list[tuple[Run, Run]], list[str]]:
-    """Runs of the same seed, and what has no partner; one run of each side is a pair whatever their seeds are."""
+    """Return runs of the same seed, and what has no partner; a single run of each side is a pair in any case."""
     if len(one) == len(other) == 1:
         return [(next(iter(one.values())), next(iter(other.values())))], []
     both = sorted(one.keys() & other.keys())
@@ -167,7 +168,8 @@ def compare(a: str | Path, b: str | Path, margin: float = MARGIN) -> Comparison 
     """Compare two run folders, several of each side, or two bench folders.
 
     Args:
-        a, b: a folder, or a pattern such as ``runs/noise-*`` that names trainings of one configuration.
+        a: a folder, or a pattern such as ``runs/noise-*`` that names trainings of one configuration.
+        b: the same of the other side.
         margin: loss of accuracy, in points, that is to be excluded.
 
     Raises:
@@ -196,7 +198,7 @@ def compare(a: str | Path, b: str | Path, margin: float = MARGIN) -> Comparison 
 
 
 def _folders(named: str | Path) -> list[Path]:
-    """What a pattern names; a name without one as it is."""
+    """Return what a pattern names; a name without one as it is."""
     path = Path(named)
     if path.exists() or not any(letter in str(named) for letter in "*?["):
         return [path]
@@ -249,7 +251,7 @@ def compare_benches(a: Path, b: Path, margin: float = MARGIN) -> Comparison | Ce
 
 
 def _of_one_attacker(cells: list[list[Pending]]) -> list[list[Pending]]:
-    """The rows of a configuration's cells with the best attacker where all have it, else with the worst case."""
+    """Return the rows of a configuration's cells with the best attacker where all have it, else with the worst case."""
     left = WORST if all(any(row.what == BEST for row in rows) for rows in cells) else BEST
     return [[row for row in rows if row.what != left] for rows in cells]
 
@@ -285,7 +287,7 @@ def _cell(a: Path, b: Path, first: Record, second: Record) -> tuple[list[Pending
 
 
 def _unpaired(first: Record, second: Record, named: str, why: str) -> tuple[list[Pending], list[str]]:
-    """What the two records of a cell tell without values per image, as if their images were independent."""
+    """Return what the two records of a cell tell without values per image, as if their images were independent."""
     rows = [
         (NETWORK, name, getattr(first, name), getattr(second, name))
         for name in ACCURACIES

@@ -114,7 +114,7 @@ class Pending:
 
 
 def gathered(pairs: Sequence[Sequence[Pending]]) -> list[tuple[Pending, ...]]:
-    """The parts of each row: one for each pair of trainings that has it."""
+    """Return the parts of each row: one for each pair of trainings that has it."""
     parts: dict[tuple[str, str], list[Pending]] = {}
     for rows in pairs:
         for row in rows:
@@ -129,7 +129,7 @@ def to_draw(parts: Sequence[Pending]) -> list[Tensor]:
 
 
 def row_of(parts: Sequence[Pending], drawn: Iterator[Interval], margin: float = MARGIN) -> Row:
-    """The row of ``parts``, with the intervals of `to_draw` taken from ``drawn``."""
+    """Return the row of ``parts``, with the intervals of `to_draw` taken from ``drawn``."""
     first = parts[0]
     if len(parts) == 1:
         difference, a, b = (next(drawn) if isinstance(v, Tensor) else v for v in (first.change, first.a, first.b))
@@ -147,6 +147,6 @@ def _mean(values: Interval | Tensor) -> float:
 
 
 def judged(rows: Sequence[Row]) -> list[Row]:
-    """The rows with their p values, corrected for the number of rows."""
+    """Return the rows with their p values, corrected for the number of rows."""
     corrected = holm([p_value(row.difference, row.seeds) for row in rows])
     return [replace(row, p=p) for row, p in zip(rows, corrected, strict=True)]

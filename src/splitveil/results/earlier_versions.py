@@ -18,14 +18,14 @@ leaves it to the default is a new one."""
 
 
 def as_before(spec: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """A defense without the parameters that came later, where they change nothing."""
+    """Return a defense without the parameters that came later, where they change nothing."""
     ((name, parameters),) = spec.items()
     later = LATER.get(name, {})
     return {name: {key: value for key, value in parameters.items() if key not in later or value != later[key]}}
 
 
 def as_trained(spec: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """A stored defense with the parameters that came after it, at the values with which it was trained.
+    """Return a stored defense with the parameters that came after it, at the values with which it was trained.
 
     >>> as_trained({"hsic": {"weight": 0.05}})
     {'hsic': {'form': 'plain', 'weight': 0.05}}

@@ -111,7 +111,7 @@ class Findings:
         return len(planned - failed - {record.id for record in self.records}), len(planned)
 
     def tables(self) -> list[tables.Table]:
-        """The tables that a report offers as files."""
+        """Return the tables that a report offers as files."""
 
         def each(name: str) -> list[tuple[ComparisonGroup, Any]]:
             return [(part.group, row) for part in self.parts for row in getattr(part, name)]
@@ -125,7 +125,7 @@ class Findings:
         ]
 
     def by_need(self) -> list[Record]:
-        """The records: of the opening, on a front (of each configuration the first seed before all others), newest."""
+        """Return the records: of the opening, of the fronts (first seeds before all others), and the newest."""
         best = [one.records for group in self.groups for one in group.best]
         need = {record.id: min(place, 1) for trainings in best for place, record in enumerate(trainings)}
         need |= {record.id: -1 for part in self.parts for _, _, record in part.opening}

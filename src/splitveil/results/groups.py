@@ -171,7 +171,7 @@ def paired_intervals(differences: np.ndarray) -> list[Interval]:
 
 
 def _names(firsts: Sequence[Record]) -> list[str]:
-    """The image set and what else tells the groups apart, such as the attacks; if nothing that has a name, a number."""
+    """Return the image set and what else tells the groups apart, such as the attacks, or else a number."""
     parts = [
         (
             record.data,

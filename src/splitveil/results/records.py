@@ -41,6 +41,8 @@ def judged(folder: Path, labels: Iterable[str], remedy: str = AGAIN) -> tuple[su
     """Return values per attacked image, and per held-out image of each attack that was judged on held-out images.
 
     Args:
+        folder: the run folder.
+        labels: the attacks.
         remedy: what to do where a file is missing or damaged.
     """
     values, held = {}, {}
@@ -69,7 +71,7 @@ def errors(folder: Path, record: Record) -> np.ndarray:
 
 
 def worst_case(values: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
-    """The strongest attack on every image, by each metric, as means with intervals.
+    """Return the strongest attack on every image, by each metric, as means with intervals.
 
     >>> one, two = np.array([0.1, 0.3]), np.array([0.2, 0.2])
     >>> found = worst_case({"a": dict.fromkeys(METRICS, one), "b": dict.fromkeys(METRICS, two)})
@@ -92,9 +94,10 @@ def per_image(folder: str | Path, label: str) -> dict[str, np.ndarray]:
 
 
 def answers(folder: str | Path, name: str = "test.csv") -> np.ndarray:
-    """Which test images the network answered right, bool (N,), in the order of the images.
+    """Return which test images the network answered right, bool (N,), in the order of the images.
 
     Args:
+        folder: the run folder.
         name: the file of the answers; `tail.ANSWERS` for those of the retrained tail.
 
     Raises:
@@ -105,7 +108,7 @@ def answers(folder: str | Path, name: str = "test.csv") -> np.ndarray:
 
 
 def short(spec: config.Spec, kind: str) -> str:
-    """A plug-in as one would type it: its first parameter, and others where they are not the default.
+    """Return a plug-in as one would type it: its first parameter, and others where they are not the default.
 
     >>> short(config.Spec.model_validate("cem:16").resolve("defenses"), "defenses")
     'cem:16'

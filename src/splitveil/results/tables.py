@@ -69,7 +69,7 @@ class Table:
         return text.getvalue()
 
     def latex(self) -> str:
-        """Return a ``table`` environment; the document needs ``\\usepackage{booktabs}``."""
+        """Return a ``table`` environment; the document needs the package booktabs."""
         columns = list(dict.fromkeys(key for row in self.shown for key in row))
         lines = [
             r"\begin{table}",
@@ -88,10 +88,10 @@ class Table:
 
 
 def tex(text: str) -> str:
-    """Return text as LaTeX prints it, anywhere in a table.
+    r"""Return text as LaTeX prints it, anywhere in a table.
 
     >>> print(tex("50 % of a_b"), tex("[1, 2]"))
-    50 \\% of a\\_b {}[1, 2]
+    50 \% of a\_b {}[1, 2]
     """
     found = "".join(LATEX.get(character, character) for character in str(text))
     return f"{{}}{found}" if found.startswith("[") else found  # after \\\\ a bracket would be its option
@@ -169,6 +169,7 @@ def effects_table(found: Sequence[tuple[ComparisonGroup, CemEffect]], equal: Map
     """Return one row for each configuration that has a partner without CEM.
 
     Args:
+        found: the effects, each with its group.
         equal: by the ``id`` of a configuration, its comparison with noise alone at equal accuracy.
     """
     rows, shown = [], []

@@ -20,9 +20,11 @@ class RayJob:
     task: Any
 
     def ended(self) -> bool:
+        """Return whether the worker has ended; see `Job`."""
         return bool(self.ray.wait([self.task], timeout=0)[0])
 
     def problem(self) -> str | None:
+        """Return why the worker failed, None where it did not; see `Job`."""
         try:
             self.ray.get(self.task)
         except self.ray.exceptions.RayError as error:  # the worker or its node died, or the code raised
@@ -31,6 +33,7 @@ class RayJob:
         return None
 
     def stop(self) -> None:
+        """End the worker; see `Job`."""
         self.ray.cancel(self.task, force=True)
 
 

@@ -83,9 +83,11 @@ class SubmititJob:
     stopped: bool = False
 
     def ended(self) -> bool:
+        """Return whether the worker has ended; see `Job`."""
         return self.job.done(force_check=self.ask())
 
     def problem(self) -> str | None:
+        """Return why the worker failed, None where it did not; see `Job`."""
         result, log = self.job.paths.result_pickle, self.job.paths.stdout
         deadline = time.monotonic() + (0 if self.local or self.stopped else NETWORK)
         while not result.exists() and time.monotonic() < deadline:
@@ -98,6 +100,7 @@ class SubmititJob:
         return f"{last} (all of it: {log})"
 
     def stop(self) -> None:
+        """End the worker; see `Job`."""
         self.stopped = True
         if not self.local:
             self.job.cancel(check=False)
