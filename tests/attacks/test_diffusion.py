@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import toy
+from digit_victims import Rounded, victim
 from splitveil import metrics
 from splitveil.attacks import _ddpm
 from splitveil.attacks._ddpm import Ddpm, clean, held_out_error, score
@@ -20,11 +21,9 @@ from splitveil.attacks.linear import LinearAttack
 from splitveil.attacks.map import MapAttack, prior_gradient
 from splitveil.config import Spec
 from splitveil.data import Access, Split, load, to_float
-from splitveil.defenses.base import Defense
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.defenses.topk import TopK
 from splitveil.errors import UserError
-from splitveil.model import SplitModel
 from splitveil.runtime import Budget, Runtime
 from splitveil.statistics import intervals
 from toy import rng
@@ -262,18 +261,6 @@ def test_a_single_sample_has_twice_the_error_and_a_pair_much_less(problem):
 
 
 # Real images
-
-
-class Rounded(Defense):
-    def on_wire(self, z, rng):
-        return (z * 20).round() / 20
-
-
-def victim(defense: Defense) -> Victim:
-    """Digits of 8×8 through one convolution that keeps a sixth of their numbers."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return Victim(SplitModel(nn.Conv2d(3, 8, 4, 4), nn.Flatten(), defense=defense), ALL)
 
 
 def against_start(attack: Any, seen: Victim, own: Split) -> float:

@@ -9,32 +9,19 @@ import torch
 from torch import nn
 
 import toy
+from digit_victims import Rounded, victim
 from splitveil import metrics
 from splitveil.attacks import deep_prior
 from splitveil.attacks.base import Victim
 from splitveil.attacks.deep_prior import DeepPriorAttack, Grouped, Hourglasses
 from splitveil.attacks.latent import LatentAttack, divergence
 from splitveil.data import Access, load, to_float
-from splitveil.defenses.base import Defense
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.errors import UserError
-from splitveil.model import SplitModel
 from toy import rng
 
 ALL = frozenset(Access)
 DIGITS = load("digits", train_size=300, test_size=20)
-
-
-class Rounded(Defense):
-    def on_wire(self, z, rng):
-        return (z * 20).round() / 20
-
-
-def victim(defense: Defense) -> Victim:
-    """Digits through one convolution that keeps a sixth of their numbers."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return Victim(SplitModel(nn.Conv2d(3, 8, 4, 4), nn.Flatten(), defense=defense), ALL)
 
 
 def against_mean(attack, seen: Victim) -> float:

@@ -6,12 +6,7 @@ import base64
 import csv
 import hashlib
 import json
-import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
-from importlib.resources import files
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
@@ -23,7 +18,7 @@ from report_helpers import add, bench, cell, fail
 from splitveil.cli import main
 from splitveil.errors import UserError
 from splitveil.report import plots, published_table, thumbnails
-from splitveil.report.bench import SCRIPTS, SECTIONS, build
+from splitveil.report.bench import SECTIONS, build
 from splitveil.results import groups, records
 from splitveil.results.findings import Findings
 from splitveil.results.record_types import Epoch
@@ -391,16 +386,3 @@ def test_the_command_refuses_in_one_line(name, tmp_path, capsys):
     assert error.count("\n") == 1
     assert "splitveil bench" in error
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["attacks", "run"]  # nothing is written
-
-
-@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_the_pages_scripts_are_javascript(name, tmp_path):
-    path = Path(str(files("splitveil.report").joinpath("templates", name)))
-    assert subprocess.run(["node", "--check", path], capture_output=True).returncode == 0
-
-
-def test_the_scripts_never_make_html_of_text():
-    for name in SCRIPTS:
-        text = files("splitveil.report").joinpath("templates", name).read_text("utf-8")
-        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", text)

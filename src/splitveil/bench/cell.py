@@ -37,17 +37,16 @@ def run_cell(
     check: Callable[[], None] | None = None,
     retrain: bool = True,
 ) -> dict[str, Any]:
-    """Train the cell from its last checkpoint, run the attacks that are missing, leave its record; returns that.
+    """Train the cell from its last checkpoint, run the attacks that are missing, leave its record and return it.
 
-    A training that another cell has too (`Cell.trained_alike`) is not repeated: its files are linked to.
-
-    The caller holds the lock of the cell, so that nobody else works on it.
+    A training that another cell has too (`Cell.trained_alike`) is not repeated: its files are linked to. The caller
+    holds the lock of the cell.
 
     Args:
         cell: what is trained and attacked.
         out: the bench folder; the run folder is ``out/cells/ID``.
-        grid: name of the grid, for the record.
-        attempts: how often the cell was begun, for the record.
+        grid: name of the grid.
+        attempts: how often the cell was begun.
         images: the cell's images, where the caller has them.
         check: called after each step and before each attack; what it raises stops the work.
         retrain: also train the tail anew, without which a grid does not take the cell as done.
@@ -62,8 +61,7 @@ def run_cell(
     from ..training.trainer import fit
     from . import checks
 
-    started, check = time.time(), check or (lambda: None)
-    folder = GridFolder(out).run(cell.id)
+    started, check, folder = time.time(), check or (lambda: None), GridFolder(out).run(cell.id)
     _tidy(folder)
     _share(cell, GridFolder(out))
     settings = _as_begun(cell.settings, folder)
@@ -80,14 +78,13 @@ def run_cell(
     for label, spec in cell.attacks.items():
         check()
         if suites.finished(run, label, spec, parts, terms) is None:
-            show = {"label": label, "progress": lambda *_: check(), "fits": fits}
-            evaluate.attack_run(run, spec, images, **show, **vars(terms))
+            how = {"label": label, "progress": lambda *_: check(), "fits": fits, **vars(terms)}
+            evaluate.attack_run(run, spec, images, **how)
     check()
     others = {label: spec for label, spec in _recorded(folder).items() if label not in cell.attacks}
     kept = [label for label, spec in others.items() if suites.finished(run, label, spec, parts, terms)]
-    labels = (*kept, *cell.attacks)
-    made = record.build(folder, cell, labels=labels, grid=grid, attempts=attempts, started=started)
-    # Sums are rounded in another order with another number of threads: it belongs to what the figures depend on.
+    made = record.build(folder, cell, labels=(*kept, *cell.attacks), grid=grid, attempts=attempts, started=started)
+    # With another number of threads sums are rounded in another order.
     made["environment"] = {**made["environment"], "threads": torch.get_num_threads()}
     records.write(folder, made)
     return made

@@ -11,7 +11,7 @@ from torch.nn.functional import one_hot
 from ._by_class import by_class
 
 ELEMENTS_AT_ONCE = 2**22
-"""Bounds the working memory in which squares are summed, to some 50 MB."""
+"""Bounds the memory in which squares are summed."""
 
 
 @dataclass(slots=True)
@@ -68,22 +68,17 @@ def fit(
 ) -> Clusters:
     """Find the clusters of every class at once by Lloyd's algorithm.
 
-    The centers are looked for among the first ``sample`` features of each class (they come shuffled); assignment,
-    means and variances are then those of all of them.
-
     Args:
         z: (N, m) features.
         y: (N,) classes.
         classes: number of classes C.
         k: most clusters per class.
-        rng: generator of k-means++.
+        rng: of k-means++.
         start: (C, K, m) centers of an earlier fit; without them k-means++ chooses.
         iterations: most rounds.
         tolerance: stop when fewer than this part of the samples changed their cluster.
-        sample: features of each class among which the centers are looked for.
-        smallest: clusters with fewer samples are merged: a class looks for no more clusters than have so many on
-            average, and whatever comes out smaller gives its samples to the nearest of the others and stays empty. A
-            class with fewer samples is one cluster.
+        sample: the centers are looked for among the first so many features of each class, which come shuffled.
+        smallest: clusters with fewer samples give them to the nearest of the others of their class and stay empty.
 
     >>> z = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
     >>> fit(z, torch.zeros(4, dtype=torch.long), 1, 2, torch.Generator().manual_seed(0)).counts

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import OneCycleLR
 
 from ..data import ImageSet, Split, augment, protocol
 from ..errors import UserError
@@ -46,7 +47,7 @@ def retrained(
 ) -> SplitModel:
     """Return a copy of ``model`` with the tail ``tail``, trained on what the encoder and the defense put on the wire.
 
-    Encoder and defense are in evaluation mode and stay as they are; every batch draws new noise. `RECIPE` says how.
+    Encoder and defense stay as they are, in evaluation mode; every batch draws new noise. `RECIPE` says how.
 
     Args:
         model: the trained model.
@@ -61,39 +62,35 @@ def retrained(
         UserError: the loss is not finite.
 
     >>> images = Split(torch.zeros(8, 3, 8, 8, dtype=torch.uint8), torch.arange(8) % 2)
-    >>> one, other = (nn.Sequential(nn.Flatten(), nn.Linear(72, 2)) for _ in range(2))
-    >>> retrained(SplitModel(nn.Conv2d(3, 2, 3), one), other, images)(torch.rand(5, 3, 8, 8)).shape
+    >>> tail = nn.Sequential(nn.Flatten(), nn.Linear(72, 2))
+    >>> retrained(SplitModel(nn.Conv2d(3, 2, 3), tail), tail, images)(torch.rand(5, 3, 8, 8)).shape
     torch.Size([5, 2])
     """
-    device = model.mean.device
-    copied = copy.deepcopy(model)
+    device, copied = model.mean.device, copy.deepcopy(model)
     copied.tail = copy.deepcopy(tail).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if fastconv.worth_it() and device.type == "cpu":
         fastconv.accelerate(copied)
-    copied.eval().requires_grad_(False)
-    copied.tail.train().requires_grad_(True)
+    copied.eval().requires_grad_(False).tail.train().requires_grad_(True)
     images, rng = images.to(device), stream(device, seed, TAIL)
     plans = [batches(len(images), RECIPE["batch_size"], rng) for _ in range(RECIPE["epochs"])]
     optimizer = torch.optim.Adam(copied.tail.parameters(), lr=RECIPE["lr"], fused=device.type == "cuda" or None)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, RECIPE["lr"], total_steps=sum(map(len, plans)))
+    rate = OneCycleLR(optimizer, RECIPE["lr"], total_steps=sum(map(len, plans)))
+    turned, show = augmentation or {}, progress or (lambda *_: None)
     with torch.random.fork_rng():  # dropout layers draw from torch's global generators
         seed_layers(stream("cpu", seed, TAIL))
         for epoch, plan in enumerate(plans):
             total = torch.zeros((), device=device)
             for number, index in enumerate(plan):
-                x = augment(images.images[index], rng, **(augmentation or {})).to(memory_format=torch.channels_last)
+                x = augment(images.images[index], rng, **turned).to(memory_format=torch.channels_last)
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                    with torch.no_grad():
-                        wire = copied.encode(x, rng)
-                    logits = copied.tail(wire)
+                    logits = copied.tail(_encoded(copied, x, rng))
                 loss = cross_entropy(logits.float(), images.labels[index])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
                 rate.step()
                 total += loss.detach()
-                if progress:
-                    progress(epoch, epoch * len(plan) + number + 1, {})
+                show(epoch, epoch * len(plan) + number + 1, {})
             if not math.isfinite(float(total)):
                 raise UserError("retraining the tail: the loss is not finite; look for values on the wire that are not")
     return copied.eval()
@@ -165,3 +162,8 @@ def _kept(run: Run, labels: Tensor, predicted: Tensor, seconds: float) -> dict[s
     write_text(run.path / ANSWERS, "image,label,predicted\n" + "".join(lines))
     accuracy = binomial_ci(int((predicted == labels).sum()), len(labels)).as_dict()
     return {"retrained_accuracy": accuracy, "retraining": {**RECIPE, "seconds": seconds}}
+
+
+@torch.no_grad()
+def _encoded(model: SplitModel, x: Tensor, rng: torch.Generator) -> Tensor:
+    return model.encode(x, rng)

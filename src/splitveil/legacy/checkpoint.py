@@ -68,10 +68,8 @@ def import_checkpoint(
 ) -> Imported:
     """Write the run folder `out` from the checkpoint `folder`, or one file; `splitveil attack` accepts it.
 
-    Settings come from `options`, else the folder's name, else the tensors, else the published recipe.
-
     Args:
-        folder: folder of the checkpoint, or one file of it.
+        folder: folder of the checkpoint, or one file of it. What `options` leave open is read off its name and tensors.
         out: run folder that is made.
         options: published flags, such as `["--cutlayer", "4", "--dataset=cifar10"]`.
         reading: "paper" or "code".

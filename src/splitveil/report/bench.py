@@ -120,11 +120,7 @@ def page(findings: Findings, found: Sequence[tables.Table], drawn: Sequence[dict
         several_seeds=any(len(effect.seeds) > 1 for effect in effects),
         no_gain=_no_effect(findings),
         equal_titles=tables.EQUAL,
-        equal=[
-            {"title": part.group.name, "rows": [tables.equal_cells(row) for row in part.equal]}
-            for part in parts
-            if part.equal
-        ],
+        equal=[_equal(part) for part in parts if part.equal],
         papers=[published_table.for_page(part.published) for part in parts if part.published],
         pictures_note=_pictures_note(shown),
         leakage_words=_leakage(findings),
@@ -140,6 +136,11 @@ def _leads(findings: Findings) -> list[str]:
     first = captions.cem(findings.effects, findings.margin), captions.equal_accuracy(findings.equal)
     fronts = [captions.front(group, len(findings.groups) > 1) for group in findings.groups]
     return [*filter(None, first), *fronts]
+
+
+def _equal(part: Part) -> dict[str, Any]:
+    """Return the rows of the table at equal accuracy, under the name of their group."""
+    return {"title": part.group.name, "rows": [tables.equal_cells(row) for row in part.equal]}
 
 
 def _opening(part: Part, shown: thumbnails.Strips) -> dict[str, Any]:
