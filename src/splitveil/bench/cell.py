@@ -64,8 +64,7 @@ def run_cell(
     started, check, folder = time.time(), check or (lambda: None), GridFolder(out).run(cell.id)
     _tidy(folder)
     _share(cell, GridFolder(out))
-    settings = _as_begun(cell.settings, folder)
-    images = images or runs.load_images(cell.settings)
+    settings, images = _as_begun(cell.settings, folder), images or runs.load_images(cell.settings)
     terms = evaluate.Terms(settings.protocol, cell.attacker_size, cell.attacked)
     # Before the training, which may take days: attackers that want more images than there are, or another wire.
     checks.check_network(cell, images)
@@ -78,8 +77,7 @@ def run_cell(
     for label, spec in cell.attacks.items():
         check()
         if suites.finished(run, label, spec, parts, terms) is None:
-            how = {"label": label, "progress": lambda *_: check(), "fits": fits, **vars(terms)}
-            evaluate.attack_run(run, spec, images, **how)
+            evaluate.attack_run(run, spec, images, label=label, progress=lambda *_: check(), fits=fits, **vars(terms))
     check()
     others = {label: spec for label, spec in _recorded(folder).items() if label not in cell.attacks}
     kept = [label for label, spec in others.items() if suites.finished(run, label, spec, parts, terms)]
