@@ -285,3 +285,8 @@ def test_the_released_strength_does_not_depend_on_the_number_of_processes(monkey
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     # Two processes with the same share: DDP takes the mean of their gradients.
     torch.testing.assert_close(gradient(cem, half, labels) / 2, whole)
+
+
+def test_its_memory_grows_with_the_classes_only_where_they_have_clusters_of_their_own():
+    assert CEM(clusters=5).memory(10, (2,), 3) == {"clusters": 5 * (2 * 3 + 10) * 2 * 4}
+    assert CEM(clusters=5, per_class=False).memory(10, (2,), 3) == {"clusters": 5 * (2 + 10) * 2 * 4}
