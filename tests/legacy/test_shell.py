@@ -15,7 +15,8 @@ from splitveil.legacy import read_script
 from splitveil.legacy.shell import calls
 from splitveil.legacy.words import LOOSE, SOLID
 
-NOTE = '#!/bin/sh\n{ printf "%s\\036" "$@"; printf "\\035"; } >> "$CALLS"\n'
+# One write for each call: those of background processes must not mix.
+NOTE = '#!/bin/sh\ncall=$(printf "%s\\036" "$@"; printf "\\035.")\nprintf %s "${call%.}" >> "$CALLS"\n'
 TRAIN = "python main_MIA.py"
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="compares with bash")
 
