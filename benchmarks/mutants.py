@@ -29,7 +29,11 @@ ROOT = Path(__file__).parents[1]
 TARGETS: dict[str, tuple[str, ...]] = {
     "metrics.py": ("tests/test_metrics.py",),
     "defenses/cem.py": ("tests/defenses/test_cem.py", "tests/defenses/test_cem_few_images.py"),
-    "training/loop.py": ("tests/training/test_training.py", "tests/training/test_recipes.py"),
+    "training/loop.py": (
+        "tests/training/test_training.py",
+        "tests/training/test_training_choice.py",
+        "tests/training/test_recipes.py",
+    ),
     "training/trainer.py": ("tests/training/test_training.py", "tests/training/test_training_choice.py"),
     "attacks/linear.py": ("tests/attacks/test_linear.py", "tests/attacks/test_mmse.py"),
     "attacks/decoder.py": ("tests/attacks/test_decoder_steps.py", "tests/attacks/test_attacks.py"),
