@@ -81,9 +81,9 @@ def test_what_is_not_granted_is_refused():
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_every_look_draws_the_noise_anew(monkeypatch, cached):
-    from splitveil.attacks import _victim
+    from splitveil import victim
 
-    monkeypatch.setattr(_victim, "CACHE_BYTES", 2**30 if cached else 0)
+    monkeypatch.setattr(victim, "CACHE_BYTES", 2**30 if cached else 0)
     split = load("digits", train_size=300).train
     seen, generator = digits_victim().observe(split), rng()
     index = torch.tensor([3, 280, 3])

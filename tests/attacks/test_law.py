@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import toy
-from splitveil.attacks import _victim
+from splitveil import victim
 from splitveil.attacks._sight import RIDGES, Sight
 from splitveil.attacks._white_box import WhiteBox
 from splitveil.attacks.base import Victim
@@ -140,7 +140,7 @@ def test_gaussian_noise_with_a_little_laplace_is_nearly_averaged():
 def test_many_looks_are_made_into_one_a_few_images_at_a_time(monkeypatch):
     model, _ = defended("dropout:0.5")
     x, sizes = toy.pixels(toy.images(10, 0)), []
-    monkeypatch.setattr(_victim, "LOOKS_BYTES", 4 * M * 8 * 3)
+    monkeypatch.setattr(victim, "LOOKS_BYTES", 4 * M * 8 * 3)
     protect = model.protect
     monkeypatch.setattr(model, "protect", lambda z, rng: sizes.append(len(z)) or protect(z, rng))
     assert Victim(model, ALL, 8).query(x, toy.rng()).shape == (10, 12, 2, 2)

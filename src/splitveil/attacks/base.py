@@ -14,7 +14,7 @@ from ..data import Access, Split, to_float
 from ..memory import FLOAT, check, kept
 from ..ranges import arguments_of
 from ..runtime import Progress, Runtime, Work
-from ._victim import BATCH, Observations, Tally, Victim, seen
+from ..victim import BATCH, Observations, Tally, Victim, seen
 
 __all__ = [
     "BATCH",

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..data import Access, Split, to_float
-from ..defenses._law import Law, combined, law_of
-from ..errors import AccessError, UserError
-from ..model import SplitModel
+from .data import Access, Split, to_float
+from .defenses._law import Law, combined, law_of
+from .errors import AccessError, UserError
+from .model import SplitModel
 
 if TYPE_CHECKING:
-    from .base import Attack
+    from .attacks.base import Attack
 
 BATCH = 256
 CACHE_BYTES = 2**30
