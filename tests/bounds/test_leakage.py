@@ -287,3 +287,10 @@ def test_noise_that_differs_between_images_is_refused():
     for bound in (PairwiseBound(), FisherBound()):
         with pytest.raises(BoundError, match="the noise differs between images"):
             bound.estimate(channel, rng())
+
+
+def test_the_error_of_unbiased_attackers_is_that_of_the_linear_encoder():
+    for sigma in (0.2, 0.5):
+        channel, exact = linear_pixels(sigma)
+        (found,) = FisherBound(directions=50).estimate(channel, rng())
+        assert found.value == pytest.approx(exact, rel=0.05)

@@ -99,13 +99,7 @@ def _share(cell: Cell, bench: GridFolder) -> None:
     if not there or (folder / "config.yaml").is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (
-        "model.safetensors",
-        "metrics.jsonl",
-        "test.csv",
-        reading.ANSWERS["retrained_accuracy"],
-        "summary.json",
-    ):
+    for name in SHARED:
         if (there[0] / name).is_file():
             (folder / name).symlink_to(Path("..") / there[0].name / name)
     version = reading.read_json(there[0] / "summary.json", reading.RUN, records.AGAIN)["environment"]["splitveil"]
