@@ -49,6 +49,8 @@ ABLATION = {
     "biases as fast as the rest": {"bias_lr": 1.0},
     "biases 64 times as fast": {"bias_lr": 64.0},
     "no label smoothing": {"label_smoothing": 0.0},
+    "the network's dropout": {"network_dropout": True},
+    "weights as drawn": {"unit_variance": False},
     "flip by chance": {"alternate_flip": False},
     "rotation 15": {"rotate": 15.0},
     "rate 0.1": {"lr": 0.1},

@@ -45,6 +45,9 @@ from .training.loop import EVALUATION_BATCH, Training
 from .training.one_machine import OneMachine
 from .training.streamed import StreamedTraining
 
+OWN = {"network_dropout": True, "unit_variance": False}
+"""Settings of a training of somebody's own network, which may have weights and dropout for good reasons."""
+
 
 def split(
     network: nn.Module,
@@ -88,6 +91,8 @@ def fit(
         validate: images on which the epoch is chosen; without them the last one is kept.
         progress: show a bar where there is a terminal.
         settings: of `Recipe`: ``recipe`` ("fast" unless it is given), ``epochs``, ``batch_size``, ``lr``, ``seed``, ...
+            Weights and dropout layers of the network are left as they are unless ``unit_variance=True`` or
+            ``network_dropout=False`` is given.
 
     Returns:
         A record for each epoch: loss, losses by name, accuracy_val, leakage_nats, seconds, images_per_second.
@@ -250,7 +255,7 @@ def _recipe(data: Data, settings: dict[str, Any]) -> Recipe:
         raise UserError(f"batch_size is {settings['batch_size']}, but the loader gives batches of {own}; leave it out")
     more = {} if own is None else {"batch_size": own}
     try:
-        recipe = Recipe.model_validate({"recipe": "fast", **settings, **more})
+        recipe = Recipe.model_validate({"recipe": "fast", **OWN, **settings, **more})
     except ValidationError as error:
         raise UserError(config.explain(error, Recipe.model_fields.keys() - {"devices"})) from None
     if recipe.devices != 1:

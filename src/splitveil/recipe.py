@@ -21,6 +21,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "nesterov": True,
         "bias_lr": 8.0,
         "label_smoothing": 0.1,
+        "network_dropout": False,
+        "unit_variance": True,
         "warmup_epochs": 3.0,
         "schedule": "one-cycle",
         "alternate_flip": True,
@@ -57,6 +59,10 @@ class Recipe(BaseModel):
     """Factor on the learning rate of biases and the scales of norms."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Part of each label that is spread over all classes."""
+    network_dropout: bool = True
+    """Use the network's own dropout layers."""
+    unit_variance: bool = False
+    """Scale the initial weights so that every layer answers to the first images with variance 1."""
     warmup_epochs: ranges.Weight = 1.0
     """Epochs in which the learning rate rises from 0."""
     schedule: Literal["steps", "one-cycle"] = "steps"

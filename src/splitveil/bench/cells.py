@@ -16,6 +16,8 @@ LATER_SETTINGS: dict[str, Any] = {
     "nesterov": False,
     "bias_lr": 1.0,
     "label_smoothing": 0.0,
+    "network_dropout": True,
+    "unit_variance": False,
     "schedule": "steps",
     "alternate_flip": False,
     "choose": "best",

@@ -22,6 +22,10 @@ HOOKS = frozenset(
 )
 
 
+NEVER = 10**9
+"""``acts_after`` of a defense that is not put on a model by training it."""
+
+
 @dataclass(slots=True)
 class Step:
     """One training step as a defense's loss sees it.

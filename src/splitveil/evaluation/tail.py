@@ -28,6 +28,7 @@ from ..storage import reading
 from ..storage.claims import claimed
 from ..storage.files import write_json, write_text
 from ..training import pins
+from ..training.loop import dropouts
 from ..training.trainer import Progress, predict
 
 RECIPE: dict[str, Any] = {"epochs": 8, "batch_size": 128, "lr": 0.001}
@@ -43,11 +44,12 @@ def retrained(
     *,
     augmentation: dict[str, Any] | None = None,
     bf16: bool = False,
+    recipe: dict[str, Any] = RECIPE,
     progress: Progress | None = None,
 ) -> SplitModel:
     """Return a copy of ``model`` with the tail ``tail``, trained on what the encoder and the defense put on the wire.
 
-    Encoder and defense stay as they are, in evaluation mode; every batch draws new noise. `RECIPE` says how.
+    Encoder and defense stay as they are, in evaluation mode; every batch draws new noise.
 
     Args:
         model: the trained model.
@@ -56,6 +58,7 @@ def retrained(
         seed: of their order and augmentation, the noise and dropout.
         augmentation: arguments of `splitveil.data.augment`.
         bf16: compute under autocast to bfloat16.
+        recipe: "epochs", "batch_size" and "lr"; "network_dropout" False leaves the tail's dropout layers out.
         progress: called after each step, as that of a training.
 
     Raises:
@@ -71,10 +74,13 @@ def retrained(
     if fastconv.worth_it() and device.type == "cpu":
         fastconv.accelerate(copied)
     copied.eval().requires_grad_(False).tail.train().requires_grad_(True)
+    if not recipe.get("network_dropout", True):
+        for layer in dropouts(copied.tail):
+            layer.eval()
     images, rng = images.to(device), stream(device, seed, TAIL)
-    plans = [batches(len(images), RECIPE["batch_size"], rng) for _ in range(RECIPE["epochs"])]
-    optimizer = torch.optim.Adam(copied.tail.parameters(), lr=RECIPE["lr"], fused=device.type == "cuda" or None)
-    rate = OneCycleLR(optimizer, RECIPE["lr"], total_steps=sum(map(len, plans)))
+    plans = [batches(len(images), recipe["batch_size"], rng) for _ in range(recipe["epochs"])]
+    optimizer = torch.optim.Adam(copied.tail.parameters(), lr=recipe["lr"], fused=device.type == "cuda" or None)
+    rate = OneCycleLR(optimizer, recipe["lr"], total_steps=sum(map(len, plans)))
     turned, show = augmentation or {}, progress or (lambda *_: None)
     with torch.random.fork_rng():  # dropout layers draw from torch's global generators
         seed_layers(stream("cpu", seed, TAIL))

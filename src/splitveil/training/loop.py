@@ -15,18 +15,33 @@ from torch.nn.functional import cross_entropy
 
 from ..data import Split, augment, to_float
 from ..data.streamed import Streamed
-from ..defenses.base import Features, Stack, Step, name_of
+from ..defenses.base import NEVER, Features, Stack, Step, name_of
 from ..errors import UserError
 from ..model import SplitModel
 from ..nn import fastconv
 from ..randomness import seed_layers, stream
-from ..recipe import LAYERS, MIRROR, REFIT, SHUFFLE, STEP, VALIDATE, Recipe, batches, learning_rate, pacing_rate
+from ..recipe import (
+    LAYERS,
+    MIRROR,
+    REFIT,
+    SHUFFLE,
+    STEP,
+    VALIDATE,
+    WEIGHTS,
+    Recipe,
+    batches,
+    learning_rate,
+    pacing_rate,
+)
 from . import memory
 from .checkpoints import State
 from .fabric import Fabric
 from .feature_buffer import FeatureBuffer, capacity
+from .initialization import scale_to_unit_variance
 
 EVALUATION_BATCH = 256
+SCALED_BY = 512
+"""Images by which initial weights are scaled, drawn at random."""
 Progress = Callable[[int, int, dict[str, Any]], None]
 """Called after each step with (epoch, steps done in all, the last epoch's record)."""
 
@@ -117,6 +132,8 @@ class Training:
         self.mirror = torch.rand(len(train), generator=self._rng(MIRROR, 0), device=fabric.device) < 0.5
         if fastconv.worth_it() and fabric.device.type == "cpu":
             fastconv.accelerate(model)
+        if settings.unit_variance:
+            self._scale_weights()
         self.state = State()
         self._setup()
         memory.check(self, self._rng(STEP, 0))
@@ -125,6 +142,13 @@ class Training:
     def count(self) -> int:
         """Return the number of images of an epoch."""
         return len(self.train)
+
+    def _scale_weights(self) -> None:
+        rng = self._rng(WEIGHTS, 0)
+        # The images may be sorted by class.
+        index = torch.randperm(len(self.train), generator=rng, device=rng.device)[:SCALED_BY]
+        x = to_float(self.train.images[index]).to(memory_format=torch.channels_last)
+        scale_to_unit_variance(self.model, x, rng)
 
     def _setup(self) -> None:
         own = {id(p) for p in self.stack.own_parameters()}
@@ -215,6 +239,9 @@ class Training:
         keep = FeatureBuffer(self.count, fabric.device) if self.stack.wants_features else None
         totals: dict[str, Tensor] = {}
         self.forward.train()
+        if not self.settings.network_dropout:
+            for layer in dropouts(self.model.encoder, self.model.tail):  # those of defenses stay
+                layer.eval()
         steps = 0
         for steps, part in enumerate(parts, 1):
             done = epoch * planned + min(steps, planned) - 1  # a loader may give more than it tells
@@ -309,6 +336,16 @@ def _flat(record: dict[str, Any]) -> dict[str, float]:
     return rest | losses
 
 
+def dropouts(*halves: nn.Module) -> list[nn.Module]:
+    """Return the dropout layers of a network.
+
+    Args:
+        halves: its encoder and tail, or one of them.
+    """
+    kind = nn.modules.dropout._DropoutNd
+    return [layer for half in halves for layer in half.modules() if isinstance(layer, kind)]
+
+
 def settled(stack: Stack) -> int:
     """Return the first epoch in which every defense acts: earlier ones are never chosen, as they are not defended.
 
@@ -331,6 +368,11 @@ def check_epochs(stack: Stack, epochs: int) -> None:
         UserError: one would never act.
     """
     for part in stack:
+        if part.acts_after == NEVER:
+            raise UserError(
+                f"{name_of(type(part))} is put on a trained model: train without it, then `splitveil harden RUN` or "
+                "splitveil.harden(model, ...)"
+            )
         if part.acts_after >= epochs:
             raise UserError(
                 f"{name_of(type(part))} acts from epoch {part.acts_after + 1} on, but the training has {epochs}; "
