@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
+from ..nn.allocator import keep_memory
 from ..results import records
 from ..storage import reading
 from ..storage.files import write_json
@@ -113,6 +114,7 @@ class Worker:
         """Take cells until none is free, and return how many were taken."""
         if self.parent:
             end_with(self.parent)
+        keep_memory()
         import torch
 
         torch.set_num_threads(self.threads)

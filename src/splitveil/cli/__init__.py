@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from .. import config
 from ..errors import UserError
+from ..nn.allocator import keep_memory
 from ..storage.files import LONGEST_NAME
 from . import attack, bench, compare, report, tools, train  # noqa: F401 (importing a module registers its commands)
 from ._shared import app
@@ -29,6 +30,7 @@ def main(tokens: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # one that knows no λ shows \\u03bb instead of ending in a traceback
             stream.reconfigure(errors="backslashreplace")
+    keep_memory()
     try:
         app(tokens, exit_on_error=False, print_error=False)
     except (UserError, CycloptsError) as error:
