@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import attack, bound, evaluate, fit, split
+    from .api import attack, bound, evaluate, fit, harden, split
     from .data import Access
     from .errors import UserError
     from .model import SplitModel
@@ -35,12 +35,13 @@ __all__ = [
     "bound",
     "evaluate",
     "fit",
+    "harden",
     "load",
     "save",
     "split",
 ]
 _ROOMS = {
-    "api": ("attack", "bound", "evaluate", "fit", "split"),
+    "api": ("attack", "bound", "evaluate", "fit", "harden", "split"),
     "data": ("Access",),
     "errors": ("UserError",),
     "model": ("SplitModel",),

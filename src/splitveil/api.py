@@ -28,7 +28,7 @@ from .attacks.base import Attack
 from .bounds.base import Bound, Channel, Estimate
 from .cutting.layout import Layout
 from .data import Access, Protocol, Split
-from .data.protocol import contained
+from .data.protocol import contained, divide
 from .data.streamed import Streamed
 from .defenses.base import Defense, Stack
 from .errors import UserError, WireError
@@ -36,6 +36,8 @@ from .evaluation import suites
 from .evaluation.evaluate import Outcome, made
 from .evaluation.stage import Stage, ThreatModel, stage_of
 from .given import Data, check_images, check_model, example_of, images_of, network_of, outputs_of, training_images_of
+from .hardening.picture import Hardened
+from .hardening.search import Hardening
 from .model import SplitModel
 from .outcomes import Report, Result
 from .recipe import Recipe, precision
@@ -128,6 +130,41 @@ def fit(
         training.run(progress_bars.training(bar, "training", recipe.epochs) if bar else None)
     model.eval().trained_by = recipe.model_dump(mode="json")
     return training.state.records
+
+
+def harden(
+    model: SplitModel, data: Data, *, validate: Data | None = None, max_drop: float = 1.0, seed: int = 0
+) -> Hardened:
+    """Put noise on the wire of a trained model where the task does not look, as much as a loss of accuracy allows.
+
+    Args:
+        model: trained; it stays as it is. The hardened one has the same encoder and a tail that is trained anew.
+        data: images and labels that the tail learns from, and from which the noise is computed: at least twice as
+            many as the wire has values.
+        validate: images on which accuracy is compared; None: a tenth of ``data``, which is left out of the rest.
+        max_drop: points of accuracy that may be lost on those images.
+        seed: of all that is drawn.
+
+    Returns:
+        The hardened model, and what was tried.
+
+    Raises:
+        UserError: images that do not fit, a wire that is too wide, or no noise that costs so little.
+    """
+    check_model(model)
+    if not 0 < max_drop <= 100:
+        raise UserError(f"max_drop is {max_drop}; expected points of accuracy above 0, at most 100")
+    train = images_of(data, "data")
+    check_images(model, train, "data")
+    if validate is None:
+        rng = torch.Generator().manual_seed(seed)
+        chooses, train = divide(train, max(1, len(train) // 10), rng)
+    else:
+        chooses = images_of(validate, "validate")
+        check_images(model, chooses, "validate")
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng():
+        found, search = Hardening(model, train, chooses, max_drop, seed=seed).run()
+    return Hardened(found, search)
 
 
 def bound(model: SplitModel, bound: Bound | config.Spec | str, images: Data, *, seed: int = 0) -> list[Estimate]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -47,10 +47,14 @@ class WhiteBox:
             first, second = (seen(self.model, z, rng, victim.observed, victim.all_looks) for _ in range(2))
             if victim.all_looks:
                 first, second = first[:, 0], second[:, 0]
+            self._reduced = victim.law(first).reduced
+            if self._reduced is not None:
+                self._know_reduced(victim, self._reduced(first))
+                return
         self.draws = 1 if torch.equal(first, second) else draws
         self.scale = float(first.float().var(0).mean()) or 1.0
         """Variance of the wire over images, per dimension: losses in its unit mean the same for every encoder."""
-        self.modes: tuple[Mode, ...] = ("exact",)
+        self.modes = ("exact",)
         slope = slope_of(self.model, z[:2], rng)
         if slope is None or not bool(slope.any()):
             self.modes = ("straight_through",)
@@ -58,6 +62,16 @@ class WhiteBox:
             self.modes = ("exact", "straight_through")
         self._map = None if z.shape == first.shape else linear_map(z, first)
         self._know(victim, first, second)
+
+    def _know_reduced(self, victim: Victim, first: Tensor) -> None:
+        """Take what the defense tells: a mean that can be differentiated, and noise of variance 1 on every look."""
+        self._shape, self.draws = first.shape[1:], 1
+        self.modes: tuple[Mode, ...] = ("exact",)
+        self.scale = float(first.var(0).mean()) or 1.0
+        self.hides, self._peak, self._together, self._additive, self._map = False, 0.0, victim.all_looks, True, None
+        self.noise = 1 / victim.observed
+        self.variance = torch.full((first[0].numel(),), self.noise, device=first.device)
+        self._weights = torch.ones_like(self.variance)
 
     def _know(self, victim: Victim, first: Tensor, second: Tensor) -> None:
         """Read what the defense tells of its noise; measure the rest from two looks at each image."""
@@ -87,11 +101,14 @@ class WhiteBox:
 
     def target(self, wire: Tensor) -> Tensor:
         """Return what `feature_loss` compares with: the looks (B, k · m), or their mean (B, m) if nothing is lost."""
-        return (wire.mean(1) if self._together else wire).flatten(1).float()
+        wire = (wire.mean(1) if self._together else wire).float()
+        return (wire if self._reduced is None else self._reduced(wire)).flatten(1)
 
     def wire(self, x: Tensor, rng: torch.Generator, mode: Mode = "exact", draws: int | None = None) -> Tensor:
         """Return the mean wire (B, m), flattened, of pixels x (B, 3, S, S), with gradients."""
         z = self.model.features(x)
+        if self._reduced is not None:
+            return cast("Any", self.model.defense).gaussian_law(z, torch.zeros_like(z))[0].flatten(1)
         if self._additive:  # the mean is known: draws would add their own noise, which several looks do not have
             return z.flatten(1).float()
         source = z.detach() if mode == "straight_through" else z

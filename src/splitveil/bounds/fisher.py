@@ -48,8 +48,6 @@ class FisherBound(Bound):
         law = channel.conditional("held_out")
         if bool((law.variance != law.variance[:1]).any()):
             raise BoundError("the noise differs between images; the Fisher information then has a further term")
-        if law.mean.shape != channel.features("held_out").flatten(1).shape:
-            raise BoundError("the wire has another shape than the feature; its derivative is not implemented")
         pixels = channel.held_out.images[: self.images]
         leakage = torch.cat([self._leakage(channel, x, law.variance[0], rng) for x in pixels.split(BATCH)])
         mean, error = float(leakage.mean()), float(leakage.std() / len(leakage) ** 0.5)

@@ -13,13 +13,14 @@ from .. import config
 from ..errors import UserError
 from ..nn.allocator import keep_memory
 from ..storage.files import LONGEST_NAME
-from . import attack, bench, compare, report, tools, train  # noqa: F401 (importing a module registers its commands)
+from . import attack, bench, compare, harden, report, tools, train  # noqa: F401 (importing a module registers its commands)
 from ._shared import app
 
 LONGEST_WORD = 300
 """Most letters of a word of a message: more than the path of any usual file has."""
 KEPT = {
     "train": "finished epochs are kept, --resume goes on",
+    "harden": "finished steps are kept, --resume goes on",
     "bench": "finished cells and epochs are kept, the same command goes on",
 }
 """Hints about what a command that was stopped has left."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
@@ -24,12 +25,15 @@ class Law:
         visible: bool, as the wire: the entries that carry z. None: all do.
         laplace: the part of ``variance`` that is Laplace noise; the rest counts as Gaussian.
         offsets: (K, ...), of which one, all equally likely, and nothing else was added to a wire: no ``variance``.
+        reduced: wire (B, ...) -> (B, k), of which the wire is a function: the mean that the defense's `gaussian_law`
+            tells and independent noise of variance 1. None: the wire itself says how its noise is correlated.
     """
 
     variance: Tensor | float | None = 0.0
     visible: Tensor | None = None
     laplace: float = 0.0
     offsets: Tensor | None = None
+    reduced: Callable[[Tensor], Tensor] | None = None
 
     @property
     def exact(self) -> bool:
@@ -57,7 +61,7 @@ class Law:
         if self.variance is None or self.visible is not None:
             return Law(None)
         laplace = self.laplace + (float(variance) if kind == "laplace" else 0.0)
-        return replace(self, variance=self.variance + variance, laplace=laplace)
+        return replace(self, variance=self.variance + variance, laplace=laplace, reduced=None)
 
     def silent(self) -> Law:
         """Return the law after a change of which nothing is known."""
@@ -76,7 +80,7 @@ class Law:
             return Law(0.0 if replace(self, visible=None).exact else None, self.visible)
         weights = self.weights(looks)
         factor = 1 / looks if weights is None else float(_covariance(looks, self.share()).mv(weights).dot(weights))
-        return Law(self.variance * factor)
+        return Law(self.variance * factor, reduced=self.reduced)
 
     def share(self) -> float:
         """Return the part of the noise's variance that is Laplace noise, to two digits; 1 if the whole is unknown."""

@@ -1,0 +1,126 @@
+"""Noise that is water-filled against the task's Fisher information: the closed form, in float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+FLOOR = 1e-10
+"""Eigenvalues below this part of the largest are taken for 0: such a direction carries nothing."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the closed form looks at; D values of a feature, P values of an image (or sketches of them).
+
+    Attributes:
+        mean: mean of the features, (D,).
+        covariance: C, covariance of the features, (D, D).
+        fisher: F, Fisher information of the tail's answer about the feature, mean over images, in nats, (D, D).
+        pixels: covariance of the images with the features, (P, D).
+        variance: total variance of the images.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    fisher: Tensor
+    pixels: Tensor
+    variance: float
+
+
+@dataclass(frozen=True)
+class Directions:
+    """The directions of a feature by which the task sorts: uncorrelated, of variance 1.
+
+    Attributes:
+        shapes: C^½ U, the change of the feature along each direction, as columns (D, D).
+        fisher: f_i, the task's Fisher information about each direction, in nats, (D,).
+        explained: g_i, the part of the images' variance that each direction explains, (D,).
+    """
+
+    shapes: Tensor
+    fisher: Tensor
+    explained: Tensor
+
+    @classmethod
+    def of(cls, statistics: Statistics) -> Directions:
+        """Return the eigenvectors U of C^½ F C^½, in the coordinates that whiten the feature.
+
+        Args:
+            statistics: of the features, the tail and the images.
+        """
+        root, inverse = roots(statistics.covariance)
+        f, u = torch.linalg.eigh(root @ statistics.fisher @ root)
+        g = (statistics.pixels @ inverse @ u).square().sum(0) / statistics.variance
+        return cls(root @ u, f.clamp_min(FLOOR * float(f.max())), g)
+
+    def noise(self, mu: float) -> Tensor:
+        """Return the n_i ≥ 0 that minimize Σ g_i/(1 + n_i) + μ Σ f_i n_i, beside signals of variance 1, (D,).
+
+        n_i = max(0, √(g_i/(μ f_i)) − 1). The first sum is the part of the images' variance that a linear attacker
+        explains, the second twice the task's loss in nats, to second order.
+
+        Args:
+            mu: μ > 0, the price of a nat.
+
+        >>> fisher, explained = torch.tensor([1.0, 100.0]), torch.tensor([0.36, 0.64])
+        >>> [round(n, 2) for n in Directions(torch.eye(2), fisher, explained).noise(0.01).tolist()]
+        [5.0, 0.0]
+        """
+        return ((self.explained / (mu * self.fisher)).sqrt() - 1).clamp_min(0)
+
+    def loss(self, mu: float) -> float:
+        """Return the task's loss by the noise, ½ Σ f_i n_i: in nats, to second order.
+
+        Args:
+            mu: price of a nat.
+        """
+        return float((self.fisher * self.noise(mu)).sum()) / 2
+
+
+def roots(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return C^½ and its inverse; directions without variance are 0 in both.
+
+    Args:
+        covariance: C, (D, D).
+    """
+    values, vectors = torch.linalg.eigh(covariance)
+    kept = values > FLOOR * values[-1]
+    root = torch.where(kept, values, 0.0).sqrt()
+    return vectors * root @ vectors.T, vectors * torch.where(kept, 1 / root, 0.0) @ vectors.T
+
+
+def wire_matrix(covariance: Tensor, directions: Directions, mu: float, sigma: float, least: float) -> Tensor:
+    """Return A (k, D) with which the wire A(z − mean) + N(0, I) carries z in water-filled noise.
+
+    In the feature's own coordinates the noise has the covariance N = σ² I + C^½ U diag(n) Uᵀ C^½. With σ that of the
+    training no direction is sent with less noise than the tail has learned to take. The rows of A are the generalized
+    eigenvectors of (C, N), so that A N Aᵀ = I and A C Aᵀ is diagonal: its entries are the signal-to-noise ratios,
+    sorted from the largest.
+
+    Args:
+        covariance: C of the features, (D, D).
+        directions: of the same features.
+        mu: price of a nat, as `Directions.noise` takes it.
+        sigma: standard deviation σ > 0 of noise in every direction, in units of the feature.
+        least: signal-to-noise ratio below which a direction is not sent; the best one always is.
+    """
+    noise = (directions.shapes * directions.noise(mu)) @ directions.shapes.T
+    lower = torch.linalg.cholesky(noise + sigma**2 * torch.eye(len(noise), dtype=noise.dtype))
+    whitened = torch.linalg.solve_triangular(lower, covariance, upper=False)
+    values, vectors = torch.linalg.eigh(torch.linalg.solve_triangular(lower, whitened.T, upper=False))
+    rows = torch.linalg.solve_triangular(lower.T, vectors, upper=True).T.flip(0)
+    return rows[: max(1, int((values >= least).sum()))]
+
+
+def estimate_matrix(covariance: Tensor, matrix: Tensor) -> Tensor:
+    """Return B = C Aᵀ (A C Aᵀ + I)⁻¹, (D, k): mean + B y is the best linear estimate of z from the wire y.
+
+    Args:
+        covariance: C of the features, (D, D).
+        matrix: A of `wire_matrix`, (k, D).
+    """
+    signal = covariance @ matrix.T
+    return torch.linalg.solve(matrix @ signal + torch.eye(len(matrix), dtype=matrix.dtype), signal.T).T

@@ -1,0 +1,1 @@
+"""Noise for networks that are already trained: `waterfill` put on a model, as strong as a loss of accuracy allows."""

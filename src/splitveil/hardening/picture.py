@@ -1,0 +1,69 @@
+"""What a hardening leaves: the model, what was tried, and a picture of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..model import SplitModel
+from ..storage.files import atomic_write, expanded
+from .search import Search
+
+
+@dataclass(frozen=True)
+class Hardened:
+    """A hardened model and the search that led to it.
+
+    Attributes:
+        model: with `Waterfill` on its wire and a tail of its own, in evaluation mode.
+        search: what was tried; its last step is the model.
+    """
+
+    model: SplitModel
+    search: Search
+
+    def __str__(self) -> str:
+        before, chosen = self.search.before, self.search.steps[-1]
+        return (
+            f"accuracy on the validation images {100 * before:.1f} -> {100 * chosen.accuracy:.1f} %, MSE of the best "
+            f"linear attacker {chosen.linear_error:.4f} (mean image {self.search.mean_image:.4f}), "
+            f"{chosen.sent} numbers on the wire"
+        )
+
+    def picture(self, path: str | Path) -> Path:
+        """Draw accuracy against the linear attacker's error, as a PNG, and return its path.
+
+        Args:
+            path: file that is made or replaced.
+        """
+        path = expanded(path)
+        draw(self.search, path)
+        return path
+
+
+def draw(search: Search, path: Path) -> None:
+    """Draw what was tried, and where the choice lies.
+
+    Args:
+        search: finished.
+        path: PNG file that is made.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure((6, 4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    tried = sorted((step for step in search.steps if not step.whole), key=lambda step: step.linear_error)
+    axes.plot(
+        [100 * step.accuracy for step in tried], [step.linear_error for step in tried], "o-", color="#4c72b0",
+        label="tried, tail trained briefly",
+    )  # fmt: skip
+    chosen = search.steps[-1]
+    axes.plot(100 * chosen.accuracy, chosen.linear_error, "*", markersize=15, color="#c44e52", label="chosen")
+    axes.axvline(100 * search.before, color="gray", linestyle="--", linewidth=1, label="accuracy before")
+    axes.axhline(search.mean_image, color="gray", linestyle=":", linewidth=1, label="error of the mean image")
+    axes.set_xlabel("accuracy on the validation images, %")
+    axes.set_ylabel("error of the best linear attacker (MSE)")
+    axes.set_ylim(0, search.mean_image * 1.05)
+    axes.legend(fontsize=8)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png")

@@ -1,0 +1,254 @@
+"""The search for the most noise that a loss of accuracy allows."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..data import Split
+from ..defenses._waterfilling import Directions, Statistics
+from ..defenses.base import Defense, Stack
+from ..defenses.waterfill import Waterfill
+from ..errors import UserError
+from ..evaluation.tail import retrained
+from ..model import SplitModel
+from ..randomness import stream
+from ..recipe import TAIL, VALIDATE
+from ..training.loop import correct
+from .gathering import gather, linear_error
+
+SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 128, "lr": 0.001, "network_dropout": False}
+"""Retraining of the tail at each step of the search, on at most `SHORT_IMAGES`."""
+LONG: dict[str, Any] = {"epochs": 3, "batch_size": 128, "lr": 0.001, "network_dropout": False}
+"""Retraining of the tail at the end, on all images."""
+SHORT_IMAGES, GATHERED = 10_000, 10_000
+LEAST_LOSS, MOST_LOSS = 0.002, 5.0
+"""The second-order losses of the task in nats between which is searched."""
+STEPS = 6
+"""Bisections: they tell losses apart that differ by an eighth."""
+LEAST_NOISE = 0.01
+"""Least noise in every direction of a model without any, in units of the feature's deviation."""
+DRAWS = 2
+"""Draws of noise for each validation image."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One strength of the noise that was tried.
+
+    Attributes:
+        mu: μ of `Waterfill`.
+        loss: the task's loss in nats, to second order, ½ Σ f_i n_i: what the search varies.
+        sent: k, the numbers on the wire.
+        accuracy: on the validation images, with the tail retrained for this noise, in [0, 1].
+        linear_error: of the best linear attacker, per pixel.
+        seconds: time of the retraining.
+        accepted: whether the accuracy is within the allowed loss.
+        whole: whether the tail was trained on all images, as it is at the end.
+    """
+
+    mu: float
+    loss: float
+    sent: int
+    accuracy: float
+    linear_error: float
+    seconds: float
+    accepted: bool
+    whole: bool = False
+
+
+@dataclass
+class Search:
+    """The state of a search, from which a stopped one goes on.
+
+    Attributes:
+        before: validation accuracy of the model that is hardened.
+        mean_image: error of always answering the mean image, per pixel.
+        steps: what was tried, in order.
+    """
+
+    before: float
+    mean_image: float
+    steps: list[Step] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the state for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Hardening:
+    """What a model is hardened with and how far.
+
+    Attributes:
+        model: trained; it stays as it is.
+        train, validate: images for the statistics and the tail, and those on which accuracy is compared.
+        max_drop: allowed loss of accuracy on the validation images, in points.
+        seed: of all that is drawn.
+        augmentation: arguments of `splitveil.data.augment` for the tail's images.
+        bf16: compute the tail's training under autocast to bfloat16.
+    """
+
+    model: SplitModel
+    train: Split
+    validate: Split
+    max_drop: float
+    seed: int = 0
+    augmentation: dict[str, Any] = field(default_factory=dict)
+    bf16: bool = False
+
+    def run(
+        self,
+        search: Search | None = None,
+        tail: nn.Module | None = None,
+        keep: Callable[[Search, nn.Module], None] = lambda *_: None,
+        show: Callable[[int, int], None] = lambda *_: None,
+    ) -> tuple[SplitModel, Search]:
+        """Return the hardened model and the search.
+
+        Args:
+            search: state of a search that was stopped; None: begin.
+            tail: tail of its last accepted step.
+            keep: called after each step with the state and the tail of the last accepted step.
+            show: called after each step with the steps done and their number.
+
+        Raises:
+            UserError: no noise at all fits into the allowed loss, or too few images.
+        """
+        device = self.model.mean.device
+        some = _some(self.train, GATHERED, self.seed)
+        statistics = gather(self.model, some.images, stream(device, self.seed, TAIL, 1))
+        directions = Directions.of(statistics)
+        pixels = some.images[0].numel()
+        if search is None:
+            search = Search(self._accuracy(self.model), statistics.variance / pixels)
+        tail, short = tail or self.model.tail, _some(self.train, SHORT_IMAGES, self.seed)
+        for number in range(sum(not step.whole for step in search.steps), STEPS):
+            low, high = bracket(search.steps)
+            step, trained = self._step(math.sqrt(low * high), (statistics, directions), search, tail, short, SHORT)
+            tail = trained.tail if step.accepted else tail
+            search.steps.append(step)
+            keep(search, tail)
+            show(number + 1, STEPS + 1)
+        loss = max((step.loss for step in search.steps if step.accepted), default=None)
+        if loss is None:
+            raise UserError(
+                f"already the least noise costs more than {self.max_drop} points of accuracy "
+                f"({100 * search.before:.1f} % before); allow more, or use more training images"
+            )
+        step, trained = self._step(loss, (statistics, directions), search, tail, self.train, LONG)
+        search.steps.append(step)
+        show(STEPS + 1, STEPS + 1)
+        return trained, search
+
+    def _step(
+        self,
+        loss: float,
+        known: tuple[Statistics, Directions],
+        search: Search,
+        tail: nn.Module,
+        images: Split,
+        recipe: dict[str, Any],
+    ) -> tuple[Step, SplitModel]:
+        start, mu = time.perf_counter(), price(known[1], loss)
+        defense = Waterfill(mu, self._sigma(known[0]))
+        defense._solve(*known)
+        model = put_on(self.model, defense)
+        turned = {"augmentation": self.augmentation, "bf16": self.bf16, "recipe": recipe}
+        trained = retrained(model, tail, images, self.seed, **turned)
+        accuracy = self._accuracy(trained)
+        assert defense.matrix is not None
+        error = linear_error(known[0], defense.matrix.double(), images.images[0].numel())
+        accepted = accuracy >= search.before - self.max_drop / 100
+        seconds = time.perf_counter() - start
+        whole = recipe is LONG
+        return Step(mu, loss, len(defense.matrix), accuracy, error, seconds, accepted, whole), trained
+
+    def _sigma(self, statistics: Statistics) -> float:
+        """Return the deviation of the noise that the model was trained with; without any, a part of the signal's."""
+        defense = self.model.defense
+        variance = defense.noise_variance() if isinstance(defense, Defense) else 0.0
+        return variance**0.5 or LEAST_NOISE * float(statistics.covariance.diagonal().mean()) ** 0.5
+
+    def _accuracy(self, model: SplitModel) -> float:
+        device = model.mean.device
+        rngs = [stream(device, self.seed, VALIDATE, draw) for draw in range(DRAWS)]
+        return float(torch.cat([correct(model, self.validate, rng) for rng in rngs]).float().mean())
+
+
+def bracket(steps: list[Step]) -> tuple[float, float]:
+    """Return the losses between which the next step lies: the largest accepted and the least refused.
+
+    Args:
+        steps: what was tried.
+
+    >>> bracket([Step(1, 0.1, 5, 0.9, 0.02, 1.0, True), Step(0.1, 0.7, 5, 0.8, 0.03, 1.0, False)])
+    (0.1, 0.7)
+    """
+    tried = [step for step in steps if not step.whole]
+    low = max((step.loss for step in tried if step.accepted), default=LEAST_LOSS)
+    return low, min((step.loss for step in tried if not step.accepted), default=MOST_LOSS)
+
+
+def price(directions: Directions, loss: float) -> float:
+    """Return μ whose noise costs the task ``loss`` nats to second order, by bisection on a logarithmic scale.
+
+    Args:
+        directions: of the model.
+        loss: ½ Σ f_i n_i, in nats.
+    """
+    low, high = -12.0, 6.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if directions.loss(10**middle) > loss else (low, middle)
+    return 10 ** ((low + high) / 2)
+
+
+def put_on(model: SplitModel, defense: Waterfill) -> SplitModel:
+    """Return a copy of a model whose wire carries the water-filled noise in place of its Gaussian noise.
+
+    `staying` says what becomes of its other defenses.
+
+    Args:
+        model: trained; it stays as it is.
+        defense: with its matrices.
+    """
+    copied = copy.deepcopy(model)
+    copied.defense = Stack(*staying(copied.defense), defense.to(model.mean.device))
+    return copied.eval()
+
+
+def staying(defense: nn.Module | None) -> list[Defense]:
+    """Return the defenses of a trained model that stay when its Gaussian noise is replaced.
+
+    What else changes the wire stays before the water-filled noise, and what acts only in a training is left out.
+
+    Args:
+        defense: of the model; None: it has none.
+
+    Raises:
+        UserError: a defense that is none of splitveil's, or a model that is hardened already.
+    """
+    parts = list(defense) if isinstance(defense, Stack) else [defense] if isinstance(defense, Defense) else []
+    if isinstance(defense, nn.Module) and not parts and not isinstance(defense, Stack):
+        raise UserError(f"the wire of {type(defense).__name__} cannot be hardened; expected defenses of splitveil")
+    kept = []
+    for part in parts:
+        if isinstance(part, Waterfill):
+            raise UserError("the model is hardened already; harden the one that it was made from")
+        certain = type(part).on_wire is not Defense.on_wire and not part.noise_variance()
+        if certain or type(part).restructure_like is not Defense.restructure_like:
+            kept.append(part)
+    return kept
+
+
+def _some(images: Split, count: int, seed: int) -> Split:
+    rng = torch.Generator().manual_seed(seed)
+    return images.subset(torch.randperm(len(images), generator=rng)[:count])

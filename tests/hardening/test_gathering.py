@@ -1,0 +1,88 @@
+"""What water-filling knows of a model, against closed forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from splitveil.data import to_float
+from splitveil.defenses.gaussian import Gaussian
+from splitveil.errors import UserError
+from splitveil.hardening import gathering
+from splitveil.hardening.gathering import gather
+from splitveil.model import SplitModel
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(count: int = 400, size: int = 4) -> Tensor:
+    return torch.randint(0, 256, (count, 3, size, size), generator=rng(), dtype=torch.uint8)
+
+
+def linear(features: int = 6, tail: nn.Module | None = None, size: int = 4) -> SplitModel:
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * size**2, features))
+    return SplitModel(encoder, tail or nn.Linear(features, 2), example=torch.rand(1, 3, size, size)).eval()
+
+
+def test_means_and_covariances_are_those_of_the_samples():
+    model, pixels = linear(), images()
+    found = gather(model, pixels, rng())
+    x = to_float(pixels).flatten(1).double()
+    z = model.features(to_float(pixels)).detach().double()
+    both = torch.cov(torch.cat([z, x], 1).T, correction=0)
+    torch.testing.assert_close(found.mean, z.mean(0))
+    torch.testing.assert_close(found.covariance, both[:6, :6])
+    torch.testing.assert_close(found.pixels, both[6:, :6])
+    assert found.variance == pytest.approx(float(both[6:, 6:].diagonal().sum()))
+
+
+def test_the_fisher_information_of_a_logistic_tail_has_its_closed_form():
+    weight = torch.tensor([1.0, -2.0, 0.5, 0.0, 3.0, 0.1])
+    tail = nn.Linear(6, 2)
+    with torch.no_grad():
+        tail.weight.copy_(torch.stack([torch.zeros(6), weight]))
+        tail.bias.zero_()
+    model, pixels = linear(tail=tail), images(4000)
+    found = gather(model, pixels, rng(), passes=10).fisher
+    p = torch.sigmoid(model.features(to_float(pixels)) @ weight)
+    exact = float((p * (1 - p)).mean()) * weight.outer(weight).double()
+    torch.testing.assert_close(found, exact, rtol=0.03, atol=0.01 * float(exact.max()))
+
+
+def test_the_tail_is_examined_at_the_noisy_wire():
+    model = linear(tail=nn.Sequential(nn.Linear(6, 2), nn.Flatten()))
+    noisy = SplitModel(model.encoder, model.tail, defense=[Gaussian(30.0)], example=torch.rand(1, 3, 4, 4)).eval()
+    far, near = (gather(one, images(), rng()).fisher.diagonal().sum() for one in (noisy, model))
+    assert float(far) < 0.5 * float(near)  # far from the boundary the answer is certain
+
+
+def test_large_images_are_summed_up_without_a_change_of_what_directions_explain(monkeypatch):
+    pixels = images(2000, 8)
+    whole = gather(linear(size=8), pixels, rng())
+    monkeypatch.setattr(gathering, "SKETCH", 150)
+    some = gather(linear(size=8), pixels, rng())
+    assert some.pixels.shape == (150, 6)
+    assert some.variance == pytest.approx(whole.variance)
+    exact, found = whole.pixels.square().sum(), some.pixels.square().sum()
+    assert float(found) == pytest.approx(float(exact), rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("features", "count", "expected"),
+    [
+        (5000, 10, "the wire has 5,000 values; waterfill takes at most 4,096"),
+        (6, 11, "11 images are too few for a wire of 6"),
+    ],
+)
+def test_what_cannot_be_solved_is_refused(features, count, expected):
+    with pytest.raises(UserError, match=expected):
+        gather(linear(features), images(count), rng())
+
+
+def test_images_that_are_all_equal_are_refused():
+    with pytest.raises(UserError, match="all images are equal"):
+        gather(linear(), torch.full((20, 3, 4, 4), 7, dtype=torch.uint8), rng())

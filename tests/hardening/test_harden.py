@@ -1,0 +1,221 @@
+"""A trained model is hardened: what it costs, what stays, and how a stopped one goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import splitveil as sv
+from splitveil import config, runs
+from splitveil.cli import main
+from splitveil.data import load
+from splitveil.defenses.base import Stack
+from splitveil.defenses.dropout import Dropout
+from splitveil.defenses.gaussian import Gaussian
+from splitveil.defenses.pca import PCA
+from splitveil.defenses.waterfill import Waterfill
+from splitveil.errors import UserError
+from splitveil.hardening import run as hardening
+from splitveil.hardening import search as searching
+from splitveil.hardening.search import Step, bracket, staying
+from splitveil.model import SplitModel
+from splitveil.training import trainer
+from splitveil.zoo import Parts
+
+SIZES = {"train_size": 600, "test_size": 200}
+IMAGES = load("digits", **SIZES)
+
+
+def narrow(*_, classes: int, **__) -> Parts:
+    """Images 32×32 to a wire of 32 values."""
+    encoder = nn.Sequential(nn.Conv2d(3, 16, 4, 4), nn.ReLU(), nn.Conv2d(16, 2, 2, 2), nn.Sigmoid())
+    return Parts(encoder, nn.Sequential(nn.Flatten(), nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, classes)))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(runs.zoo, "build", narrow)
+    monkeypatch.setitem(searching.SHORT, "epochs", 2)
+    monkeypatch.setattr(searching, "STEPS", 4)
+
+
+@pytest.fixture
+def run(tmp_path, quick) -> runs.Run:
+    values = {"data": "digits", **SIZES, "arch": "resnet20_sgm", "cut": 2, "precision": "32-true", "recipe": "fast"}
+    values |= {"batch_size": 32, "epochs": 20, "defense": ["gaussian:0.05", "cem:4"]}
+    trainer.fit(config.parse(values), IMAGES, tmp_path / "run")
+    return runs.Run.open(tmp_path / "run")
+
+
+def harden(run: runs.Run, out: Path, **more):
+    return hardening.harden(run, IMAGES, out, **{"max_drop": 5.0, **more})
+
+
+def linear_error(model: SplitModel) -> float:
+    half = IMAGES.train.subset(torch.arange(0, 600, 2))
+    other = IMAGES.test
+    scaled = [(part.images.float() / 255, part.labels) for part in (half, other)]
+    return sv.attack(model, "linear", learn_from=scaled[0], invert=scaled[1], progress=False).mse
+
+
+def test_a_run_is_hardened_into_a_run_like_any_other(run, tmp_path):
+    summary = harden(run, tmp_path / "hard")
+    hard = runs.Run.open(tmp_path / "hard")
+    before, after = run.model(IMAGES), hard.model(IMAGES)
+    assert all(
+        torch.equal(value, after.encoder.state_dict()[name]) for name, value in before.encoder.state_dict().items()
+    )
+    assert [spec.name for spec in hard.settings.defense] == ["waterfill"]
+    assert isinstance(next(iter(after.defense)), Waterfill)  # type: ignore[arg-type, call-overload]
+    found = summary["hardening"]
+    chosen = found["steps"][-1]
+    assert chosen["accuracy"] >= found["before"] - 0.1
+    assert summary["wire"] == {"shape": [2, 4, 4], "bytes": 4 * chosen["sent"]}
+    assert summary["accuracy"]["mean"] > 0.5
+    assert 0 < chosen["linear_error"] < found["mean_image"]
+    assert linear_error(after) > 1.15 * linear_error(before)
+    assert (tmp_path / "hard" / "hardening.png").stat().st_size > 1000
+    assert not list((tmp_path / "hard").glob("tail-*"))
+    rows = (tmp_path / "hard" / "test.csv").read_text().splitlines()[1:]
+    hits = sum(row.split(",")[1] == row.split(",")[2] for row in rows)
+    assert hits / 200 == pytest.approx(summary["accuracy"]["mean"])
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [1, 3, 4])
+def test_a_stopped_hardening_goes_on_to_the_same_weights(run, tmp_path, at):
+    whole = harden(run, tmp_path / "whole")
+
+    def stop(done: int, _: int) -> None:
+        if done == at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        harden(run, tmp_path / "stopped", show=stop)
+    with pytest.raises(UserError, match="holds a hardening already; add --resume"):
+        harden(run, tmp_path / "stopped")
+    with pytest.raises(UserError, match="begun with another value of --max-drop"):
+        harden(run, tmp_path / "stopped", max_drop=3.0, resume=True)
+    again = harden(run, tmp_path / "stopped", resume=True)
+    models = [runs.Run.open(tmp_path / name).model(IMAGES).state_dict() for name in ("whole", "stopped")]
+    assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
+    for summary in (whole, again):
+        summary["seconds"] = 0
+        for step in summary["hardening"]["steps"]:
+            step["seconds"] = 0
+    assert whole == again
+    assert harden(run, tmp_path / "stopped", resume=True)["accuracy"] == again["accuracy"]
+
+
+@pytest.mark.parametrize("damage", ["{", '{"of": 3}', '{"steps": []}'])
+def test_a_damaged_state_is_one_line(run, tmp_path, damage):
+    out = tmp_path / "stopped"
+
+    def stop(*_) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        harden(run, out, show=stop)
+    (out / "hardening.json").write_text(damage)
+    with pytest.raises(UserError, match=r"hardening\.json") as error:
+        harden(run, out, resume=True)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_tail_is_one_line(run, tmp_path):
+    out = tmp_path / "stopped"
+
+    def stop(*_) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        harden(run, out, show=stop)
+    for tail in out.glob("tail-*"):
+        tail.write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"cannot go on: .*harden the run again") as error:
+        harden(run, out, resume=True)
+    assert "\n" not in str(error.value)
+
+
+def test_the_command_prints_what_was_tried_and_refuses_in_one_line(run, tmp_path, capsys):
+    main(["harden", str(run.path), "--out", str(tmp_path / "hard"), "--max-drop", "5"])
+    printed = capsys.readouterr().out
+    assert printed.count("chosen") == 1
+    assert "hardening.png" in printed
+    for arguments, expected in (
+        ([str(run.path), "--out", str(tmp_path / "no"), "--max-drop", "0"], "max drop is 0"),
+        ([str(run.path), "--out", str(run.path)], "exists and holds no hardening"),
+        ([str(tmp_path / "hard"), "--out", str(tmp_path / "twice")], "hardened already"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["harden", *arguments])
+        error = capsys.readouterr().err
+        assert expected in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "no").exists()
+    assert not (tmp_path / "twice").exists()
+
+
+def test_a_hardened_run_is_attacked_and_compared(run, tmp_path, capsys):
+    harden(run, tmp_path / "hard")
+    for folder in (run.path, tmp_path / "hard"):
+        main(["attack", str(folder), "--attack", "linear"])
+    main(["compare", str(run.path), str(tmp_path / "hard")])
+    assert "linear" in capsys.readouterr().out
+    summaries = [json.loads((f / "attacks/linear/summary.json").read_text()) for f in (run.path, tmp_path / "hard")]
+    assert summaries[0]["mse"]["mean"] < summaries[1]["mse"]["mean"]
+
+
+def test_a_model_of_ones_own_is_hardened_from_python(quick):
+    parts = narrow(classes=10)
+    x, y = IMAGES.train.images.float() / 255, IMAGES.train.labels
+    torch.manual_seed(0)
+    model = SplitModel(parts.encoder, parts.tail, defense=[Gaussian(0.05)], example=x[:1])
+    sv.fit(model, (x, y), epochs=10, batch_size=32, progress=False)
+    found = sv.harden(model, (x, y), max_drop=5)
+    assert "accuracy on the validation images" in str(found)
+    assert isinstance(model.defense, Stack)
+    assert [type(part) for part in model.defense] == [Gaussian]
+    assert [type(part) for part in found.model.defense] == [Waterfill]  # type: ignore[union-attr]
+    with pytest.raises(UserError, match="hardened already"):
+        sv.harden(found.model, (x, y))
+    with pytest.raises(UserError, match="max_drop is 0; expected points"):
+        sv.harden(model, (x, y), max_drop=0)
+
+
+def test_noise_that_costs_too_much_at_its_least_is_refused(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(searching, "bracket", lambda _: (20.0, 30.0))
+    with pytest.raises(UserError, match=r"already the least noise costs more than 0\.01 points of accuracy"):
+        harden(run, tmp_path / "hard", max_drop=0.01)
+
+
+def step(loss: float, accepted: bool, whole: bool = False) -> Step:
+    return Step(1.0, loss, 5, 0.9, 0.02, 1.0, accepted, whole)
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ([], (searching.LEAST_LOSS, searching.MOST_LOSS)),
+        ([step(0.1, True)], (0.1, searching.MOST_LOSS)),
+        ([step(0.1, False)], (searching.LEAST_LOSS, 0.1)),
+        ([step(0.1, True), step(0.7, False), step(0.3, True), step(0.3, True, whole=True)], (0.3, 0.7)),
+    ],
+)
+def test_the_next_step_lies_between_what_was_accepted_and_what_was_not(steps, expected):
+    assert bracket(steps) == expected
+
+
+def test_certain_defenses_stay_before_the_noise_and_noise_and_losses_go():
+    pca, dropout = PCA(4), Dropout(0.2)
+    assert staying(Stack(pca, Gaussian(0.1), dropout)) == [pca, dropout]
+    assert staying(None) == []
+    with pytest.raises(UserError, match="cannot be hardened"):
+        staying(nn.Identity())
