@@ -19,7 +19,6 @@ from typing_extensions import TypedDict
 from .. import config
 from ..data import ImageSet, protocol
 from ..defenses.base import Stack
-from ..defenses.waterfill import Waterfill
 from ..errors import UserError
 from ..model import SplitModel
 from ..randomness import stream
@@ -60,6 +59,7 @@ def harden(
     max_drop: float,
     resume: bool = False,
     show: Callable[[int, int], None] = lambda *_: None,
+    kind: type[Hardening] = Hardening,
 ) -> dict[str, Any]:
     """Put water-filled noise on the wire of a run, as much as a loss of accuracy allows, and leave a new run folder.
 
@@ -73,6 +73,7 @@ def harden(
         max_drop: allowed loss of accuracy on the validation images, in points.
         resume: go on with a hardening that was stopped.
         show: called after each step with the steps done and their number.
+        kind: the search; another noise than `Waterfill` is a subclass of it.
 
     Returns:
         What summary.json of the new folder holds; ``hardening`` in it says what was tried.
@@ -90,16 +91,18 @@ def harden(
         _check(out, start, resume)  # again: another one may have come before the claim
         if (out / "summary.json").is_file():
             return Run.open(out).summary
-        return _harden(run, images, out, start, show)
+        return _harden(run, images, out, start, show, kind)
 
 
-def _harden(run: Run, images: ImageSet, out: Path, start: _Kept, show: Callable[[int, int], None]) -> dict[str, Any]:
+def _harden(
+    run: Run, images: ImageSet, out: Path, start: _Kept, show: Callable[[int, int], None], kind: type[Hardening]
+) -> dict[str, Any]:
     began, settings = time.perf_counter(), run.settings
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = run.model(images).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     parts = protocol(settings.protocol, images, seed=settings.seed)
     augmentation = {"crop_padding": settings.crop_padding or 0, "flip": bool(settings.flip)}
-    work = Hardening(
+    work = kind(
         model,
         parts.defender_train,
         parts.utility_val,
@@ -155,8 +158,8 @@ def _settings(run: Run, model: SplitModel, hardened: SplitModel) -> config.Train
     assert isinstance(stack, Stack)
     specs = [spec for spec, part in zip(run.settings.defense, stack, strict=True) if id(part) in stay]
     assert isinstance(hardened.defense, Stack)
-    (noise,) = (part for part in hardened.defense if isinstance(part, Waterfill))
-    specs.append(config.Spec(name="waterfill", parameters={"mu": noise.mu, "sigma": noise.sigma}))
+    *_, noise = hardened.defense
+    specs.append(config.spec_of(noise, "defenses"))
     return run.settings.model_copy(update={"defense": tuple(specs)})
 
 

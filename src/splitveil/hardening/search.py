@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..data import Split
 from ..defenses._waterfilling import Directions, Statistics
@@ -26,7 +26,7 @@ from .gathering import gather, linear_error
 
 SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 128, "lr": 0.001, "network_dropout": False}
 """Retraining of the tail at each step of the search, on at most `SHORT_IMAGES`."""
-LONG: dict[str, Any] = {"epochs": 3, "batch_size": 128, "lr": 0.001, "network_dropout": False}
+LONG: dict[str, Any] = {"epochs": 2, "batch_size": 128, "lr": 0.001, "network_dropout": False}
 """Retraining of the tail at the end, on all images."""
 SHORT_IMAGES, GATHERED = 10_000, 10_000
 LEAST_LOSS, MOST_LOSS = 0.002, 5.0
@@ -157,19 +157,25 @@ class Hardening:
         images: Split,
         recipe: dict[str, Any],
     ) -> tuple[Step, SplitModel]:
-        start, mu = time.perf_counter(), price(known[1], loss)
-        defense = Waterfill(mu, self._sigma(known[0]))
-        defense._solve(*known)
+        start = time.perf_counter()
+        defense, mu, matrix = self._noise(loss, known)
         model = put_on(self.model, defense)
         turned = {"augmentation": self.augmentation, "bf16": self.bf16, "recipe": recipe}
         trained = retrained(model, tail, images, self.seed, **turned)
         accuracy = self._accuracy(trained)
-        assert defense.matrix is not None
-        error = linear_error(known[0], defense.matrix.double(), images.images[0].numel())
+        error = linear_error(known[0], matrix, images.images[0].numel())
         accepted = accuracy >= search.before - self.max_drop / 100
         seconds = time.perf_counter() - start
         whole = recipe is LONG
-        return Step(mu, loss, len(defense.matrix), accuracy, error, seconds, accepted, whole), trained
+        return Step(mu, loss, len(matrix), accuracy, error, seconds, accepted, whole), trained
+
+    def _noise(self, loss: float, known: tuple[Statistics, Directions]) -> tuple[Defense, float, Tensor]:
+        """Return the noise that costs the task ``loss`` nats to second order, its setting, and A of its wire."""
+        mu = price(known[1], loss)
+        defense = Waterfill(mu, self._sigma(known[0]))
+        defense._solve(*known)
+        assert defense.matrix is not None
+        return defense, mu, defense.matrix.double()
 
     def _sigma(self, statistics: Statistics) -> float:
         """Return the deviation of the noise that the model was trained with; without any, a part of the signal's."""
@@ -211,14 +217,14 @@ def price(directions: Directions, loss: float) -> float:
     return 10 ** ((low + high) / 2)
 
 
-def put_on(model: SplitModel, defense: Waterfill) -> SplitModel:
-    """Return a copy of a model whose wire carries the water-filled noise in place of its Gaussian noise.
+def put_on(model: SplitModel, defense: Defense) -> SplitModel:
+    """Return a copy of a model whose wire carries another noise in place of its Gaussian noise.
 
     `staying` says what becomes of its other defenses.
 
     Args:
         model: trained; it stays as it is.
-        defense: with its matrices.
+        defense: the other noise.
     """
     copied = copy.deepcopy(model)
     copied.defense = Stack(*staying(copied.defense), defense.to(model.mean.device))
