@@ -21,7 +21,9 @@ from splitveil.attacks.linear import LinearAttack
 from splitveil.config import Spec
 from splitveil.data import Access, load
 from splitveil.defenses._law import law_of
+from splitveil.defenses._waterfilling import Directions, Statistics
 from splitveil.defenses.base import Stack
+from splitveil.defenses.waterfill import Waterfill
 from splitveil.model import SplitModel
 from splitveil.registry import Registry
 
@@ -71,6 +73,21 @@ def of_offsets(model: SplitModel, weight: Tensor, x: Tensor, wire: Tensor) -> fl
     return float((found - x.flatten(1)).square().mean())
 
 
+def of_sent(model: SplitModel, weight: Tensor, x: Tensor, wire: Tensor) -> float:
+    """Of all attackers on A(z − m) + N(0, I), of which the wire is a function."""
+    matrix = next(iter(model.defense)).matrix.double()  # type: ignore[call-overload]
+    return toy.best_of_noise((matrix @ weight.double()).float(), torch.ones(len(matrix)))
+
+
+def water_filled(defense: Waterfill, weight: Tensor) -> None:
+    """Give the defense the matrices for a task that uses six combinations of the feature."""
+    w = weight.double()
+    task = torch.randn(len(w), 6, generator=toy.rng(3), dtype=torch.float64)
+    known = toy.VARIANCE * w @ w.T, task @ task.T, toy.VARIANCE * w.T
+    statistics = Statistics(w @ torch.full((toy.D,), toy.MEAN).double(), *known, toy.VARIANCE * toy.D)
+    defense._solve(statistics, Directions.of(statistics))
+
+
 @dataclass(frozen=True)
 class Case:
     """Defenses, what the least error on their wire is, and how wide the wire is."""
@@ -98,6 +115,7 @@ CASES = {
         Case(("shredder:scale=0.05",), of_offsets, M // 2),
         Case(("shredder:scale=0.5,size=5",), of_offsets, M // 2),
     ],
+    "waterfill": [Case((f"waterfill:mu={mu},sigma=0.02",), of_sent) for mu in (1.0, 0.001)],
 }
 """By the name of a defense: stacks with it, and the least error of an attacker on their wire."""
 
@@ -113,6 +131,8 @@ def channel(case: Case) -> tuple[SplitModel, Tensor]:
         for part in stack:
             if hasattr(part, "rho"):
                 part.rho.data.copy_(torch.linspace(-3, 3, case.entries).view_as(part.rho))  # type: ignore[operator, union-attr]
+            if isinstance(part, Waterfill):
+                water_filled(part, weight)
             if hasattr(part, "log_sigma"):
                 part.log_sigma.weight.data.normal_(std=1.5)  # type: ignore[operator, union-attr]
     model.defense = stack
