@@ -6,6 +6,7 @@ import pytest
 
 from splitveil.report import captions
 from splitveil.results import cem_effect
+from splitveil.results.equal_accuracy import Equal
 from splitveil.statistics.intervals import Interval
 
 
@@ -73,3 +74,31 @@ def test_what_one_interval_shows_need_not_be_shown_among_many():
     barely = effect((0.001, 0.2), (-0.1, 0.1))
     assert captions.shown([barely], "mse") == (1, 0)
     assert captions.shown([barely] * 5, "mse") == (0, 0)
+
+
+def at_equal(low: float, high: float, seeds: int = 4, p: float = 0.001) -> tuple[cem_effect.CemEffect, Equal]:
+    found = effect((0.1, 0.2), (-0.1, 0.1), seeds)
+    return found, Equal(found.configuration, tuple(range(seeds)), difference=Interval((low + high) / 2, low, high), p=p)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "seeds", "p", "title"),
+    [
+        (0.2, 0.4, 4, 0.001, "The attacker’s error with CEM is 35 % higher than with more noise of equal accuracy"),
+        (-0.4, -0.2, 4, 0.001, "The attacker’s error with CEM is 26 % lower than with more noise of equal accuracy"),
+        (0.2, 0.4, 1, 0.001, "In these trainings the attacker’s error with CEM is 35 % higher than with more noise of"),
+        (-0.1, 0.4, 1, 0.001, "At equal accuracy no difference between CEM and more noise is shown"),
+        (0.2, 0.4, 4, 0.2, "At equal accuracy no difference between CEM and more noise is shown"),
+    ],
+)
+def test_one_comparison_is_named_at_equal_accuracy_where_it_can_be(low, high, seeds, p, title):
+    found, row = at_equal(low, high, seeds, p)
+    assert captions.headline([], [found], equal=[row]).startswith(title)
+
+
+def test_a_title_says_why_there_is_no_comparison_at_equal_accuracy():
+    found = effect((0.1, 0.2), (-0.1, 0.1))
+    row = Equal(found.configuration, (0,), why="outside the curve")
+    assert captions.headline([], [found], equal=[row]) == (
+        "CEM and more noise cannot be compared at equal accuracy here: outside the curve"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from .folder import GridFolder
 
 if TYPE_CHECKING:
     from ..data import ImageSet
+    from ..evaluation.scores import Metric
     from .cells import Cell
 
 STARTED = ("root", "devices")
@@ -36,6 +37,7 @@ def run_cell(
     images: ImageSet | None = None,
     check: Callable[[], None] | None = None,
     retrain: bool = True,
+    extra: Mapping[str, Metric] | None = None,
 ) -> dict[str, Any]:
     """Train the cell from its last checkpoint, run the attacks that are missing, leave its record and return it.
 
@@ -50,6 +52,7 @@ def run_cell(
         images: the cell's images, where the caller has them.
         check: called after each step and before each attack; what it raises stops the work.
         retrain: also train the tail anew, without which a grid does not take the cell as done.
+        extra: further metrics of the attacks, by name.
 
     Raises:
         UserError: settings or attacks that cannot be, a disk that is full.
@@ -77,7 +80,8 @@ def run_cell(
     for label, spec in cell.attacks.items():
         check()
         if suites.finished(run, label, spec, parts, terms) is None:
-            evaluate.attack_run(run, spec, images, label=label, progress=lambda *_: check(), fits=fits, **vars(terms))
+            options = {"progress": lambda *_: check(), "fits": fits, "extra": extra, **vars(terms)}
+            evaluate.attack_run(run, spec, images, label=label, **options)
     check()
     others = {label: spec for label, spec in _recorded(folder).items() if label not in cell.attacks}
     kept = [label for label, spec in others.items() if suites.finished(run, label, spec, parts, terms)]

@@ -49,6 +49,8 @@ def build(
     values = {label: records.per_image(folder, label) for label in labels}
     kept = ("attack", "mse", "psnr", "ssim", "baseline_mse", "flags", "seconds")
     attacks = {label: {key: attack[key] for key in kept} for label, attack in found.items()}
+    for label, attack in found.items():
+        attacks[label] |= {key: attack[key] for key in ("reidentified", "recognized") if key in attack}
     return {
         "schema": records.SCHEMA,
         "id": cell.id,

@@ -112,7 +112,7 @@ def page(findings: Findings, found: Sequence[tables.Table], drawn: Sequence[dict
         baseline_mse=parts[0].group.baseline_mse,
         arenas=[{"name": p.group.name, "plots": _uris(plot)} for p, plot in zip(parts, drawn, strict=True)],
         eyebrow=_eyebrow(findings),
-        headline=captions.headline(findings.groups, effects, findings.margin),
+        headline=captions.headline(findings.groups, effects, findings.margin, findings.equal),
         leads=_leads(findings),
         certainty=captions.certainty(findings.groups),
         gains=effects,
@@ -152,8 +152,11 @@ def _opening(part: Part, shown: thumbnails.Strips) -> dict[str, Any]:
         if strip is None or originals not in (None, strip["originals"]):
             continue
         originals = strip["originals"]
-        accuracy, error = percent(record.accuracy).split()[0], record.attacks[record.strongest].mse
-        about = f"{accuracy} % accurate; {record.strongest}: MSE {error}"
+        attack = record.attacks[record.strongest]
+        about = f"{percent(record.accuracy).split()[0]} % accurate; {record.strongest}: MSE {attack.mse}"
+        if attack.reidentified and attack.recognized:
+            read, most = (f"{100 * share.mean:.0f} %" for share in (attack.reidentified, attack.recognized))
+            about += f"; an independent classifier reads {read} (originals: {most})"
         rows.append({"title": f"{title}: {one.name}", "about": about, **strip})
     digits = 4 if min((error for row in rows for error in row["errors"]), default=1.0) < 0.0045 else 3
     for row in rows:

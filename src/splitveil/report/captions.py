@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -15,18 +16,27 @@ from ..statistics.evidence import LEAST, LEVEL, MARGIN, holm, p_value, points_of
 from ..statistics.intervals import Interval
 
 
-def headline(groups: Sequence[ComparisonGroup], effects: Sequence[CemEffect], margin: float = MARGIN) -> str:
+def headline(
+    groups: Sequence[ComparisonGroup],
+    effects: Sequence[CemEffect],
+    margin: float = MARGIN,
+    equal: Sequence[Equal] = (),
+) -> str:
     """Return the page's title.
 
     Args:
         groups: the groups of configurations that may be compared.
         effects: what CEM changes, of all groups.
         margin: loss of accuracy, in points, that is to be excluded before accuracy is called kept.
+        equal: the comparisons at equal accuracy; the one of a single effect is the title.
     """
     if not effects:
         count = sum(len(group.configurations) for group in groups)
         return f"{_count(count, 'configuration')}: what accuracy costs in privacy"
     total, (up, down) = len(effects), shown(effects, "mse")
+    same = [row for row in equal if row.configuration is effects[0].configuration]
+    if total == 1 and same:
+        return _at_equal(same[0])
     if not up and not down and total == 1:
         return "No effect of CEM on the attacker’s error is shown"
     if not up and not down:
@@ -45,6 +55,21 @@ def headline(groups: Sequence[ComparisonGroup], effects: Sequence[CemEffect], ma
         return f"CEM makes the attack easier in {_of(down, total)}"
     also = f", lowers it in {down}" if down else ""
     return f"CEM raises the attacker’s error in {_of(up, total)}{also}; {_cost(effects, margin)}"
+
+
+def _at_equal(row: Equal) -> str:
+    """Return what CEM does beside noise alone that is as accurate."""
+    if row.difference is None:
+        return f"CEM and more noise cannot be compared at equal accuracy here: {row.why}"
+    if row.difference.lo <= 0 <= row.difference.hi or (
+        len(row.seeds) >= LEAST and row.p is not None and row.p >= LEVEL
+    ):
+        return "At equal accuracy no difference between CEM and more noise is shown"
+    change = 100 * math.expm1(row.difference.mean)
+    where = "" if len(row.seeds) >= LEAST else "In these trainings "
+    text = f"the attacker’s error with CEM is {abs(change):.0f} % {'higher' if change > 0 else 'lower'}"
+    text = f"{where}{text} than with more noise of equal accuracy"
+    return text[0].upper() + text[1:]
 
 
 def _cost(effects: Sequence[CemEffect], margin: float) -> str:

@@ -13,7 +13,7 @@ from .cem_effect import CemEffect, cem_effects
 from .equal_accuracy import Equal, equals
 from .groups import ComparisonGroup, Configuration, comparison_groups
 from .published_tables import Line, beside_published
-from .record_types import Described, Failure, Record
+from .record_types import NOISE, Described, Failure, Record
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,24 @@ class Part:
     def opening(self) -> list[tuple[str, Configuration, Record]]:
         """The trainings whose pictures a report opens with, and what to call them; chosen before they are seen.
 
-        The first comparison without and with CEM, in the order of its table, with the first seed that both have; where
-        there is none, the ends of the front.
+        The first comparison without and with CEM, in the order of its table, with the first seed that both have, and
+        between them the noise alone that is nearest in accuracy to the latter; where there is none, the ends of the
+        front.
         """
         if not self.effects:
             best = self.group.best
             ends = {"most accurate": best[-1], "most private": best[0]} if len(best) > 1 else {"best": best[0]}
             return [(title, one, one.records[0]) for title, one in ends.items()]
         first = self.effects[0]
-        pair = {"without CEM": first.without, "with CEM": first.configuration}
-        return [(title, one, one.by_seed[first.seeds[0]]) for title, one in pair.items()]
+        seed, cem = first.seeds[0], first.configuration
+        alone = [
+            one for one in self.group.configurations if one.family == NOISE and not one.cem and seed in one.by_seed
+        ]
+        near = min(alone, key=lambda one: abs(one.accuracy.mean - cem.accuracy.mean), default=first.without)
+        shown = {"without CEM": first.without, "noise alone, nearest in accuracy": near, "with CEM": cem}
+        if near is first.without:
+            del shown["noise alone, nearest in accuracy"]
+        return [(title, one, one.by_seed[seed]) for title, one in shown.items()]
 
     @property
     def at_equal(self) -> dict[int, Equal]:

@@ -28,12 +28,18 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class Attacked(Scores):
-    """One attack on the cell; ``attack`` has one key, the attack's name, over its parameters."""
+    """One attack on the cell; ``attack`` has one key, the attack's name, over its parameters.
+
+    ``reidentified`` is the share of reconstructions, ``recognized`` that of originals, in which an independent
+    classifier sees the right class; None where none was asked.
+    """
 
     attack: Annotated[dict[str, dict[str, Any]], Field(min_length=1, max_length=1)]
     baseline_mse: Number
     flags: list[str]
     seconds: Number
+    reidentified: Interval | None = None
+    recognized: Interval | None = None
 
     @property
     def spec(self) -> tuple[str, dict[str, Any]]:
