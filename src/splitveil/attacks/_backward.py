@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from ..model import SplitModel
+
+Mode = Literal["exact", "straight_through"]
+
+
+def modes_of(model: SplitModel, z: Tensor, wire: torch.Size, rng: torch.Generator) -> tuple[Mode, ...]:
+    """Return the backward passes through a defense that are worth trying, as `WhiteBox` explains them.
+
+    Args:
+        model: with its defense.
+        z: a few features (B, ...).
+        wire: shape of their wires.
+        rng: generator of the noise.
+    """
+    slope = slope_of(model, z, rng)
+    if slope is None or not bool(slope.any()):
+        return ("straight_through",)
+    unchanged = slope.shape == wire and torch.allclose(slope, torch.ones_like(slope))
+    return ("exact",) if unchanged else ("exact", "straight_through")
 
 
 def slope_of(model: SplitModel, z: Tensor, rng: torch.Generator) -> Tensor | None:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ..data import Split, to_float
 from ..runtime import Runtime
+from ._backward import Mode
 from ._ddpm import Ddpm
 from ._denoiser import Denoiser
 from ._held_out import Search, choose, fit_start
-from ._white_box import Mode, WhiteBox
+from ._white_box import WhiteBox
 from .base import Attack, Victim
 
 

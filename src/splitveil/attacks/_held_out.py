@@ -12,7 +12,7 @@ from torch import Tensor
 from ..data import Split
 from ..errors import UserError
 from ..runtime import Runtime
-from ._white_box import Mode
+from ._backward import Mode
 from .base import Attack, Observations, Victim
 
 Search = Callable[[Tensor, Tensor, Mode], Tensor]

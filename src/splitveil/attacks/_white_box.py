@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ..data import Split, to_float
-from ._backward import linear_map, slope_of
+from ._backward import Mode, linear_map, modes_of
+from ._rounded_laplace import rounded_laplace
 from .base import BATCH, Victim, seen
 
-Mode = Literal["exact", "straight_through"]
 AT_RANDOM = 0.05
 """Least part of the entries hidden in only one of two looks: with less, they are hidden by rule and not at random."""
 HIDDEN_DRAWS = 8
@@ -20,8 +20,6 @@ LEAST = 1e-4
 """Least variance of noise, in units of the wire's variance: entries without noise do not outweigh all others."""
 MOSTLY = 0.5
 """Part of the noise's variance beyond which Laplace noise shapes its likelihood."""
-ROUND = 0.1
-"""Width of the rounded peak of that likelihood, in units of the noise's scale."""
 ROWS = 512
 """Most attacker images from which a wire of another shape than the feature is approximated."""
 
@@ -54,22 +52,16 @@ class WhiteBox:
         self.draws = 1 if torch.equal(first, second) else draws
         self.scale = float(first.float().var(0).mean()) or 1.0
         """Variance of the wire over images, per dimension: losses in its unit mean the same for every encoder."""
-        self.modes = ("exact",)
-        slope = slope_of(self.model, z[:2], rng)
-        if slope is None or not bool(slope.any()):
-            self.modes = ("straight_through",)
-        elif slope.shape != first[:2].shape or not torch.allclose(slope, torch.ones_like(slope)):
-            self.modes = ("exact", "straight_through")
+        self.modes = modes_of(self.model, z[:2], first[:2].shape, rng)
         self._map = None if z.shape == first.shape else linear_map(z, first)
         self._know(victim, first, second)
 
     def _know_reduced(self, victim: Victim, first: Tensor) -> None:
         """Take what the defense tells: a mean that can be differentiated, and noise of variance 1 on every look."""
-        self._shape, self.draws = first.shape[1:], 1
+        self._shape, self.draws, self.noise = first.shape[1:], 1, 1 / victim.observed
         self.modes: tuple[Mode, ...] = ("exact",)
         self.scale = float(first.var(0).mean()) or 1.0
         self.hides, self._peak, self._together, self._additive, self._map = False, 0.0, victim.all_looks, True, None
-        self.noise = 1 / victim.observed
         self.variance = torch.full((first[0].numel(),), self.noise, device=first.device)
         self._weights = torch.ones_like(self.variance)
 
@@ -154,8 +146,5 @@ class WhiteBox:
     def _penalty(self, error: Tensor) -> Tensor:
         if not self._peak:
             return error.square()
-        # Where other noise is added, and for the sake of the gradient, the peak is round.
-        rounded = (self.variance - 2 * self._peak**2).clamp(min=0) + (ROUND * self._peak) ** 2
-        if not self._additive:
-            rounded = rounded + self.variance / self.draws
-        return 2 * self.variance / self._peak * ((error.square() + rounded).sqrt() - rounded.sqrt())
+        spread = 0.0 if self._additive else self.variance / self.draws
+        return rounded_laplace(error, self.variance, self._peak, spread)

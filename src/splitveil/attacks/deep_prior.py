@@ -15,8 +15,9 @@ from ..randomness import seed_layers
 from ..ranges import Count, Rate, Weight
 from ..registry import plugin
 from ..runtime import Runtime
+from ._backward import Mode
 from ._total_variation import total_variation
-from ._white_box import Mode, WhiteBox
+from ._white_box import WhiteBox
 from .base import Attack, Extent, Victim
 
 JITTER = (0.5, 0.1, 0.05)

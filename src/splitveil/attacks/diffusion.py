@@ -12,10 +12,10 @@ from ..errors import UserError
 from ..ranges import Count, Part, Whole
 from ..registry import plugin
 from ..runtime import Runtime, State
+from ._backward import Mode
 from ._ddpm import Ddpm, clean, paired
 from ._denoiser import LEVELS, Level
 from ._guide import Guide
-from ._white_box import Mode
 from .base import BATCH, Attack, Extent, Victim
 from .decoder import PATIENCE, DecoderAttack
 from .linear import LinearAttack

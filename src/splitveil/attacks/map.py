@@ -12,10 +12,10 @@ from ..errors import UserError
 from ..ranges import Count, Rate, Weight, Whole
 from ..registry import plugin
 from ..runtime import Runtime
+from ._backward import Mode
 from ._ddpm import Ddpm, score
 from ._denoiser import Denoiser, Level
 from ._guide import Guide
-from ._white_box import Mode
 from .base import BATCH, Attack, Extent, Victim
 from .decoder import DecoderAttack
 from .linear import LinearAttack

@@ -13,10 +13,11 @@ from ..ranges import Batch, Count, Looks, Rate, Weight
 from ..registry import plugin
 from ..runtime import Runtime
 from ..zoo.decoders import Network
+from ._backward import Mode
 from ._cosine import CosineModel
 from ._held_out import choose, fit_start
 from ._lbfgs import MEMORY, Lbfgs
-from ._white_box import Mode, WhiteBox
+from ._white_box import WhiteBox
 from .base import BATCH, Attack, Extent, Victim
 from .decoder import PATIENCE, DecoderAttack
 from .linear import LinearAttack
