@@ -24,10 +24,9 @@ from torch import Tensor
 
 from splitveil import runs
 from splitveil.cli import main as command
-from splitveil.defenses._waterfilling import Directions, Statistics
-from splitveil.defenses.base import Defense
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.hardening import run as hardening
+from splitveil.hardening.ground import Noise
 from splitveil.hardening.search import Hardening
 from splitveil.results import records
 from splitveil.statistics.intervals import bootstrap_ci
@@ -37,11 +36,12 @@ from splitveil.storage.files import write_json
 class Isotropic(Hardening):
     """The same search with noise that is the same in every direction."""
 
-    def _noise(self, loss: float, known: tuple[Statistics, Directions]) -> tuple[Defense, float, Tensor]:
+    def _noise(self, loss: float, known: Any) -> Noise:
         # To second order the task loses ½ tr(F) (σ² − σ₀²) beyond the noise that it was trained with.
-        sigma = (self._sigma(known[0]) ** 2 + 2 * loss / float(known[0].fisher.diagonal().sum())) ** 0.5
-        eye = torch.eye(len(known[0].mean), dtype=torch.float64)
-        return Gaussian(sigma), sigma, eye / sigma
+        sigma = (self._sigma(known) ** 2 + 2 * loss / known.sharpness) ** 0.5
+        width = len(known.statistics.mean)
+        error = known.linear_error(torch.eye(width, dtype=torch.float64) / sigma)
+        return Noise(Gaussian(sigma), sigma, width, error)
 
 
 ARMS: dict[str, type[Hardening]] = {"waterfill": Hardening, "isotropic": Isotropic}

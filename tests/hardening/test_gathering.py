@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from splitveil.data import to_float
+from splitveil.defenses._waterfilling import Directions, Statistics
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.errors import UserError
 from splitveil.hardening import gathering
 from splitveil.hardening.gathering import gather
+from splitveil.hardening.ground import ground
 from splitveil.model import SplitModel
 
 
@@ -71,16 +76,29 @@ def test_large_images_are_summed_up_without_a_change_of_what_directions_explain(
     assert float(found) == pytest.approx(float(exact), rel=0.3)
 
 
-@pytest.mark.parametrize(
-    ("features", "count", "expected"),
-    [
-        (5000, 10, "the wire has 5,000 values; waterfill takes at most 4,096"),
-        (6, 11, "11 images are too few for a wire of 6"),
-    ],
-)
-def test_what_cannot_be_solved_is_refused(features, count, expected):
-    with pytest.raises(UserError, match=expected):
-        gather(linear(features), images(count), rng())
+def test_too_few_images_are_refused():
+    with pytest.raises(UserError, match="11 images are too few for a wire of 6 values; waterfill needs at least 12"):
+        gather(linear(), images(11), rng())
+
+
+def test_a_wide_vector_is_refused():
+    with pytest.raises(UserError, match=r"the shape \(5000,\), 5,000 values; hardening takes vectors of at most 4,096"):
+        ground(linear(5000), images(10), rng(), None, 0.1)
+
+
+def test_chance_correlations_explain_nothing():
+    torch.manual_seed(0)
+    noise = SplitModel(nn.Flatten(), nn.Linear(48, 2), example=torch.rand(1, 3, 4, 4)).eval()
+    found = gather(noise, images(400), rng())
+    shuffled = replace(found, pixels=torch.randn(48, 48, generator=rng(1), dtype=torch.float64) * chance(found))
+    assert float(Directions.of(replace(shuffled, count=math.inf)).explained.sum()) > 0.1
+    assert float(Directions.of(shuffled).explained.sum()) < 0.02
+
+
+def chance(found: Statistics) -> Tensor:
+    """Standard deviation of each covariance of N independent samples of a feature and of a pixel."""
+    spread = (found.variance / 48) ** 0.5
+    return spread * found.covariance.diagonal().sqrt() / found.count**0.5
 
 
 def test_images_that_are_all_equal_are_refused():

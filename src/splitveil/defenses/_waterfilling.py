@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,38 @@ from torch import Tensor
 
 FLOOR = 1e-10
 """Eigenvalues below this part of the largest are taken for 0: such a direction carries nothing."""
+LEAST = 1e-3
+"""Signal-to-noise ratio below which a direction is not sent: it carries less than 0.0005 nats."""
+
+
+def filled(explained: Tensor, fisher: Tensor, mu: float) -> Tensor:
+    """Return the n_i ≥ 0 that minimize Σ g_i/(1 + n_i) + μ Σ f_i n_i, beside signals of variance 1.
+
+    n_i = max(0, √(g_i/(μ f_i)) − 1). The first sum is the part of the images' variance that a linear attacker
+    explains, the second twice the task's loss in nats, to second order.
+
+    Args:
+        explained: g_i, (D,).
+        fisher: f_i > 0, in nats, (D,).
+        mu: μ > 0, the price of a nat.
+
+    >>> filled(torch.tensor([0.36, 0.64]), torch.tensor([1.0, 100.0]), 0.01)
+    tensor([5., 0.])
+    """
+    return ((explained / (mu * fisher)).sqrt() - 1).clamp_min(0)
+
+
+def without_chance(explained: Tensor, count: float) -> Tensor:
+    """Return the explained parts of a variance without what chance correlations of so many images add, 1/N each.
+
+    Args:
+        explained: ĝ_i, (D,), from N images: of expectation g_i + (1 − g_i)/N.
+        count: N.
+
+    >>> without_chance(torch.tensor([0.505, 0.005]), 100)
+    tensor([0.5000, 0.0000])
+    """
+    return ((explained - 1 / count) / (1 - 1 / count)).clamp_min(0)
 
 
 @dataclass(frozen=True)
@@ -21,6 +54,7 @@ class Statistics:
         fisher: F, Fisher information of the tail's answer about the feature, mean over images, in nats, (D, D).
         pixels: covariance of the images with the features, (P, D).
         variance: total variance of the images.
+        count: number of images; infinite where the moments are exact.
     """
 
     mean: Tensor
@@ -28,6 +62,7 @@ class Statistics:
     fisher: Tensor
     pixels: Tensor
     variance: float
+    count: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -54,22 +89,15 @@ class Directions:
         root, inverse = roots(statistics.covariance)
         f, u = torch.linalg.eigh(root @ statistics.fisher @ root)
         g = (statistics.pixels @ inverse @ u).square().sum(0) / statistics.variance
-        return cls(root @ u, f.clamp_min(FLOOR * float(f.max())), g)
+        return cls(root @ u, f.clamp_min(FLOOR * float(f.max())), without_chance(g, statistics.count))
 
     def noise(self, mu: float) -> Tensor:
-        """Return the n_i ≥ 0 that minimize Σ g_i/(1 + n_i) + μ Σ f_i n_i, beside signals of variance 1, (D,).
-
-        n_i = max(0, √(g_i/(μ f_i)) − 1). The first sum is the part of the images' variance that a linear attacker
-        explains, the second twice the task's loss in nats, to second order.
+        """Return the n_i of `filled`, (D,).
 
         Args:
-            mu: μ > 0, the price of a nat.
-
-        >>> fisher, explained = torch.tensor([1.0, 100.0]), torch.tensor([0.36, 0.64])
-        >>> [round(n, 2) for n in Directions(torch.eye(2), fisher, explained).noise(0.01).tolist()]
-        [5.0, 0.0]
+            mu: price of a nat.
         """
-        return ((self.explained / (mu * self.fisher)).sqrt() - 1).clamp_min(0)
+        return filled(self.explained, self.fisher, mu)
 
     def loss(self, mu: float) -> float:
         """Return the task's loss by the noise, ½ Σ f_i n_i: in nats, to second order.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from ..data import to_float
 from ..defenses._waterfilling import Statistics
-from ..defenses.waterfill import MOST
+from ..defenses.base import Defense
 from ..errors import UserError
 from ..model import SplitModel
 
@@ -16,7 +18,9 @@ SKETCH = 4096
 """Most values of an image: of larger ones, random sums stand for them, which keep every variance on average."""
 
 
-def gather(model: SplitModel, images: Tensor, rng: torch.Generator, passes: int = 1) -> Statistics:
+def gather(
+    model: SplitModel, images: Tensor, rng: torch.Generator, passes: int = 1, before: Defense | None = None
+) -> Statistics:
     """Return the statistics of a trained model on images, in float64.
 
     The Fisher information F = E[s sᵀ], s = ∂ log p(y|wire)/∂wire with the class y drawn from the tail's own answer
@@ -28,16 +32,12 @@ def gather(model: SplitModel, images: Tensor, rng: torch.Generator, passes: int 
         images: uint8 (N, C, S, S).
         rng: generator of the noise and of the classes that are drawn.
         passes: draws of noise and class for each image.
+        before: defenses that stay in front of the noise; the feature is what leaves them.
 
     Raises:
-        UserError: fewer images than would determine a covariance, or a feature of more than `MOST` values.
+        UserError: fewer images than would determine a covariance.
     """
-    width = int(torch.Size(model.wire_shape).numel())
-    if width > MOST:
-        raise UserError(
-            f"the wire has {width:,} values; waterfill takes at most {MOST:,}: cut the network where it is narrower, "
-            "or give it a bottleneck"
-        )
+    width = math.prod(model.wire_shape)
     if len(images) < 2 * width:
         raise UserError(
             f"{len(images)} images are too few for a wire of {width} values; waterfill needs at least {2 * width}: "
@@ -47,13 +47,42 @@ def gather(model: SplitModel, images: Tensor, rng: torch.Generator, passes: int 
     device = model.mean.device
     sums = _Sums(width, images[0].numel(), rng, device)
     for part in images.split(BATCH):
-        x = to_float(part.to(device)).to(memory_format=torch.channels_last)
-        with torch.no_grad():
-            z = model.features(x)
+        x, z = features(model, part, rng, before)
         sums.add(z.flatten(1).double(), x.flatten(1).double())
         for _ in range(passes):
-            sums.fisher += _fisher(model, z, rng)
+            slope = slopes(model, x, rng).flatten(1)
+            sums.fisher += slope.T @ slope
     return sums.statistics(len(images), passes)
+
+
+@torch.no_grad()
+def features(model: SplitModel, images: Tensor, rng: torch.Generator, before: Defense | None) -> tuple[Tensor, Tensor]:
+    """Return pixels (B, C, S, S), and the features (B, ...) that the noise is put on.
+
+    Args:
+        model: trained.
+        images: uint8 (B, C, S, S).
+        rng: generator of what ``before`` draws.
+        before: defenses that stay in front of the noise.
+    """
+    x = to_float(images.to(model.mean.device)).to(memory_format=torch.channels_last)
+    z = model.features(x)
+    return x, z if before is None else before.on_wire(z, rng)
+
+
+def slopes(model: SplitModel, x: Tensor, rng: torch.Generator) -> Tensor:
+    """Return s = ∂ log p(y|wire)/∂wire of classes y that are drawn from the tail's answer, (B, ...), in float64.
+
+    Args:
+        model: trained.
+        x: pixels (B, C, S, S).
+        rng: generator of the noise and of the classes.
+    """
+    with torch.enable_grad():
+        wire = model.encode(x, rng).detach().requires_grad_()
+        answer = model.tail(wire).float().log_softmax(1)
+        drawn = torch.multinomial(answer.detach().exp(), 1, generator=rng)
+        return torch.autograd.grad(answer.gather(1, drawn).sum(), wire)[0].double()
 
 
 def linear_error(statistics: Statistics, matrix: Tensor, pixels: int) -> float:
@@ -105,15 +134,4 @@ class _Sums:
         variance = float(self.square / count - (self.raw / count).square().sum())
         if not variance > 0:
             raise UserError("all images are equal; waterfill needs images that differ")
-        return Statistics(z.cpu(), covariance.cpu(), fisher.cpu(), cross.cpu(), variance)
-
-
-def _fisher(model: SplitModel, z: Tensor, rng: torch.Generator) -> Tensor:
-    """Return the sum over a batch of s sᵀ, (D, D)."""
-    with torch.enable_grad():
-        wire = model.protect(z, rng).detach().requires_grad_()
-        answer = model.tail(wire).float().log_softmax(1)
-        drawn = torch.multinomial(answer.detach().exp(), 1, generator=rng)
-        (slope,) = torch.autograd.grad(answer.gather(1, drawn).sum(), wire)
-    slope = slope.flatten(1).double()
-    return slope.T @ slope
+        return Statistics(z.cpu(), covariance.cpu(), fisher.cpu(), cross.cpu(), variance, count)

@@ -12,17 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data import Split
-from ..defenses._waterfilling import Directions, Statistics
+from ..data import Split, to_float
+from ..defenses._correlated import Correlated
 from ..defenses.base import Defense, Stack
-from ..defenses.waterfill import Waterfill
 from ..errors import UserError
 from ..evaluation.tail import retrained
 from ..model import SplitModel
 from ..randomness import stream
 from ..recipe import TAIL, VALIDATE
 from ..training.loop import correct
-from .gathering import gather, linear_error
+from .ground import Ground, Noise, ground
 
 SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 128, "lr": 0.001, "network_dropout": False}
 """Retraining of the tail at each step of the search, on at most `SHORT_IMAGES`."""
@@ -44,7 +43,7 @@ class Step:
     """One strength of the noise that was tried.
 
     Attributes:
-        mu: μ of `Waterfill`.
+        mu: μ of the defense.
         loss: the task's loss in nats, to second order, ½ Σ f_i n_i: what the search varies.
         sent: k, the numbers on the wire.
         accuracy: on the validation images, with the tail retrained for this noise, in [0, 1].
@@ -122,17 +121,15 @@ class Hardening:
         Raises:
             UserError: no noise at all fits into the allowed loss, or too few images.
         """
-        device = self.model.mean.device
-        some = _some(self.train, GATHERED, self.seed)
-        statistics = gather(self.model, some.images, stream(device, self.seed, TAIL, 1))
-        directions = Directions.of(statistics)
-        pixels = some.images[0].numel()
+        some, mean_image = _some(self.train, GATHERED, self.seed), mean_image_error(self.train.images)
+        rng, before = stream(self.model.mean.device, self.seed, TAIL, 1), Stack(*staying(self.model.defense))
+        known = ground(self.model, some.images, rng, before, mean_image)
         if search is None:
-            search = Search(self._accuracy(self.model), statistics.variance / pixels)
+            search = Search(self._accuracy(self.model), mean_image)
         tail, short = tail or self.model.tail, _some(self.train, SHORT_IMAGES, self.seed)
         for number in range(sum(not step.whole for step in search.steps), STEPS):
             low, high = bracket(search.steps)
-            step, trained = self._step(math.sqrt(low * high), (statistics, directions), search, tail, short, SHORT)
+            step, trained = self._step(math.sqrt(low * high), known, search, tail, short, SHORT)
             tail = trained.tail if step.accepted else tail
             search.steps.append(step)
             keep(search, tail)
@@ -143,7 +140,7 @@ class Hardening:
                 f"already the least noise costs more than {self.max_drop} points of accuracy "
                 f"({100 * search.before:.1f} % before); allow more, or use more training images"
             )
-        step, trained = self._step(loss, (statistics, directions), search, tail, self.train, LONG)
+        step, trained = self._step(loss, known, search, tail, self.train, LONG)
         search.steps.append(step)
         show(STEPS + 1, STEPS + 1)
         return trained, search
@@ -151,37 +148,39 @@ class Hardening:
     def _step(
         self,
         loss: float,
-        known: tuple[Statistics, Directions],
+        known: Ground,
         search: Search,
         tail: nn.Module,
         images: Split,
         recipe: dict[str, Any],
     ) -> tuple[Step, SplitModel]:
-        start = time.perf_counter()
-        defense, mu, matrix = self._noise(loss, known)
-        model = put_on(self.model, defense)
+        start, noise = time.perf_counter(), self._noise(loss, known)
+        model = put_on(self.model, noise.defense)
         turned = {"augmentation": self.augmentation, "bf16": self.bf16, "recipe": recipe}
         trained = retrained(model, tail, images, self.seed, **turned)
         accuracy = self._accuracy(trained)
-        error = linear_error(known[0], matrix, images.images[0].numel())
         accepted = accuracy >= search.before - self.max_drop / 100
-        seconds = time.perf_counter() - start
-        whole = recipe is LONG
-        return Step(mu, loss, len(matrix), accuracy, error, seconds, accepted, whole), trained
+        tried = Step(
+            noise.setting,
+            loss,
+            noise.sent,
+            accuracy,
+            noise.linear_error,
+            time.perf_counter() - start,
+            accepted,
+            whole=recipe is LONG,
+        )
+        return tried, trained
 
-    def _noise(self, loss: float, known: tuple[Statistics, Directions]) -> tuple[Defense, float, Tensor]:
-        """Return the noise that costs the task ``loss`` nats to second order, its setting, and A of its wire."""
-        mu = price(known[1], loss)
-        defense = Waterfill(mu, self._sigma(known[0]))
-        defense._solve(*known)
-        assert defense.matrix is not None
-        return defense, mu, defense.matrix.double()
+    def _noise(self, loss: float, known: Ground) -> Noise:
+        """Return the noise that costs the task ``loss`` nats to second order."""
+        return known.noise(price(known, loss), self._sigma(known))
 
-    def _sigma(self, statistics: Statistics) -> float:
+    def _sigma(self, known: Ground) -> float:
         """Return the deviation of the noise that the model was trained with; without any, a part of the signal's."""
         defense = self.model.defense
         variance = defense.noise_variance() if isinstance(defense, Defense) else 0.0
-        return variance**0.5 or LEAST_NOISE * float(statistics.covariance.diagonal().mean()) ** 0.5
+        return variance**0.5 or LEAST_NOISE * known.deviation
 
     def _accuracy(self, model: SplitModel) -> float:
         device = model.mean.device
@@ -203,17 +202,34 @@ def bracket(steps: list[Step]) -> tuple[float, float]:
     return low, min((step.loss for step in tried if not step.accepted), default=MOST_LOSS)
 
 
-def price(directions: Directions, loss: float) -> float:
+def mean_image_error(images: Tensor) -> float:
+    """Return the mean squared error per pixel of always answering the mean image.
+
+    Args:
+        images: uint8 (N, C, S, S).
+
+    >>> round(mean_image_error(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)), 6)
+    0.25
+    """
+    total, square = torch.zeros(images[0].shape, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for part in images.split(1000):
+        x = to_float(part.cpu()).double()
+        total += x.sum(0)
+        square += x.square().sum()
+    return float(square / len(images) - (total / len(images)).square().sum()) / images[0].numel()
+
+
+def price(known: Ground, loss: float) -> float:
     """Return μ whose noise costs the task ``loss`` nats to second order, by bisection on a logarithmic scale.
 
     Args:
-        directions: of the model.
+        known: of the model.
         loss: ½ Σ f_i n_i, in nats.
     """
     low, high = -12.0, 6.0
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if directions.loss(10**middle) > loss else (low, middle)
+        low, high = (middle, high) if known.loss(10**middle) > loss else (low, middle)
     return 10 ** ((low + high) / 2)
 
 
@@ -247,7 +263,7 @@ def staying(defense: nn.Module | None) -> list[Defense]:
         raise UserError(f"the wire of {type(defense).__name__} cannot be hardened; expected defenses of splitveil")
     kept = []
     for part in parts:
-        if isinstance(part, Waterfill):
+        if isinstance(part, Correlated):
             raise UserError("the model is hardened already; harden the one that it was made from")
         certain = type(part).on_wire is not Defense.on_wire and not part.noise_variance()
         if certain or type(part).restructure_like is not Defense.restructure_like:

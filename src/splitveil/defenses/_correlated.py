@@ -1,0 +1,74 @@
+"""Noise that is correlated on the wire because fewer numbers, with independent noise, are what is sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._law import Law
+from .base import NEVER, Defense
+
+
+class Correlated(Defense):
+    """Base of defenses that send y = A(z − m) + N(0, I) and show the tail an estimate of the feature, m + B y.
+
+    A subclass says what A and B are: `_sent`, `_shown`, `_sent_of` and `_variance`. Until its buffers are there, the
+    wire is z.
+    """
+
+    @property
+    def acts_after(self) -> int:  # type: ignore[override]
+        """Return that it never acts in a training unless its buffers are there."""
+        return 0 if self._ready else NEVER
+
+    @property
+    def _ready(self) -> bool:
+        return getattr(self, self.late_buffers[0]) is not None
+
+    def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
+        if not self._ready:
+            return z
+        with torch.autocast(z.device.type, enabled=False):  # small noise would be rounded away
+            sent = self._sent(z)
+            noise = torch.randn(sent.shape, generator=rng, device=z.device, dtype=torch.float32)
+            return self._shown(sent + noise).view(z.shape)
+
+    def law(self, wire: Tensor, before: Law) -> Law:
+        if not self._ready:
+            return before
+        if not before.exact:  # noise before the matrix is correlated behind it
+            return before.silent()
+        return Law(self._variance().view(wire.shape[1:]), reduced=self._sent_of)
+
+    def gaussian_law(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor] | None:
+        if not self._ready:
+            return mean, variance
+        if bool(variance.any()):
+            return None
+        # The numbers that are sent: what reaches the tail is computed from them.
+        sent = self._sent(mean)
+        return sent, torch.ones_like(sent)
+
+    def _sent(self, z: Tensor) -> Tensor:
+        """Return A(z − m), (B, k), of features (B, ...)."""
+        raise NotImplementedError
+
+    def _shown(self, sent: Tensor) -> Tensor:
+        """Return m + B y, (B, D), of numbers y (B, k)."""
+        raise NotImplementedError
+
+    def _sent_of(self, wire: Tensor) -> Tensor:
+        """Return y, (B, k), of what reaches the tail, (B, ...): B has full rank."""
+        raise NotImplementedError
+
+    def _variance(self) -> Tensor:
+        """Return the variance of the noise on each entry of the wire, (D,)."""
+        raise NotImplementedError
+
+    def _have(self, name: str) -> Any:
+        """Return a buffer that is there."""
+        found = getattr(self, name)
+        assert found is not None
+        return found
