@@ -92,7 +92,7 @@ def test_chance_correlations_explain_nothing():
     found = gather(noise, images(400), rng())
     shuffled = replace(found, pixels=torch.randn(48, 48, generator=rng(1), dtype=torch.float64) * chance(found))
     assert float(Directions.of(replace(shuffled, count=math.inf)).explained.sum()) > 0.1
-    assert float(Directions.of(shuffled).explained.sum()) < 0.02
+    assert float(Directions.of(shuffled).explained.sum()) < 0.03
 
 
 def chance(found: Statistics) -> Tensor:

@@ -56,7 +56,7 @@ def test_of_products_the_directions_are_those_of_the_whole():
     for mu in (1.0, 0.01, 1e-4):
         assert products.loss(mu) == pytest.approx(whole.loss(mu))
     both = torch.kron(products.channels, products.places)
-    turned = both @ torch.linalg.solve(both @ known.covariance @ both.T, both) @ known.covariance
+    turned = both.T @ torch.linalg.solve(both @ known.covariance @ both.T, both) @ known.covariance
     torch.testing.assert_close(turned, torch.eye(C * S).double(), atol=1e-8, rtol=0)
     assert products.share(1e9, 1e-6) == pytest.approx(float(whole.explained.sum()), rel=1e-4)
 
@@ -79,7 +79,7 @@ def ready(mu: float = 0.01, sigma: float = 0.1) -> tuple[WaterfillKronecker, Pro
 
 
 def test_every_direction_has_at_least_the_noise_of_the_training():
-    defense, products = ready(mu=1e9, sigma=0.3)
+    defense, products = ready(mu=1e6, sigma=0.3)
     both = torch.kron(products.channels, products.places)
     floor = 0.09 * (both @ both.T).diagonal()
     torch.testing.assert_close(
