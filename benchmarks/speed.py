@@ -3,7 +3,9 @@
     python benchmarks/speed.py [--root data/cifar10] [--rounds 15] [--out benchmarks/speed.json]
 
 Each round times every variant once, in turn, so that a machine whose speed drifts treats them alike. Ratios are
-medians over the rounds of the ratio within a round, with the quartiles behind them.
+medians over the rounds of the ratio within a round, with the quartiles behind them. Ours and what it is compared with
+run in a process each, which wait for each other: ours keeps freed memory, as the commands do (`nn/allocator.py`), and
+the other one uses PyTorch as it comes.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -29,6 +32,7 @@ from splitveil.attacks.decoder import DecoderAttack
 from splitveil.defenses import _kmeans
 from splitveil.defenses.base import Features
 from splitveil.nn import fastconv
+from splitveil.nn.allocator import keep_memory
 from splitveil.storage.files import write_json
 from splitveil.training.fabric import Fabric
 from splitveil.training.feature_buffer import FeatureBuffer
@@ -75,8 +79,8 @@ def published(images: data.ImageSet) -> Callable[[], object]:
     return published_step(parts.encoder, parts.tail, x, y)
 
 
-def decoder_steps(images: data.ImageSet) -> tuple[Callable[[], object], Callable[[], object]]:
-    """(ours, plain): a training step of the decoder attack, batch 256."""
+def decoder_steps(images: data.ImageSet) -> dict[str, Callable[[], object]]:
+    """A training step of the decoder attack, batch 256: ours, and a plain one."""
     settings = config.parse({"data": "cifar10", **NET, "defense": ["gaussian:0.025"]}).resolve()
     victim = Victim(runs.build_model(settings, images), frozenset(data.Access))
     rng = torch.Generator().manual_seed(0)
@@ -96,11 +100,65 @@ def decoder_steps(images: data.ImageSet) -> tuple[Callable[[], object], Callable
         loss.backward()
         plain_optimizer.step()
 
-    return lambda: attack.step(seen, index, optimizer, rng), step
+    return {"attack step": lambda: attack.step(seen, index, optimizer, rng), "plain attack step": step}
+
+
+def others(root: Path) -> dict[str, Callable[[], object]]:
+    """What ours is compared with, by name."""
+    images = data.load("cifar10", root=root, train_size=2000, test_size=100)
+    return {
+        "plain fp32 loop": plain_training(images),
+        "published step with CEM": published(images),
+        "plain attack step": decoder_steps(images)["plain attack step"],
+    }
+
+
+def ours(root: Path) -> dict[str, Callable[[], object]]:
+    """Our own steps, by name."""
+    keep_memory()
+    images, rng = data.load("cifar10", root=root, train_size=2000, test_size=100), torch.Generator().manual_seed(0)
+    index, crop = torch.arange(BATCH), {"crop_padding": 4, "flip": True, "rotate_degrees": 15.0}
+    z, y = torch.rand(50_000, 512, generator=rng), torch.arange(50_000) % 10
+    return {
+        "step": trainer(images, "gaussian:0.025"),
+        "step with CEM": trainer(images, "gaussian:0.025", "cem:16"),
+        "step with CEM, released loss": trainer(images, "gaussian:0.025", "cem:weight=16,loss=released"),
+        "images and augmentation": lambda: data.augment(images.train.images[index], rng, **crop),
+        "attack step": decoder_steps(images)["attack step"],
+        "refit": lambda: _kmeans.fit(z, y, 10, 5, rng),
+    }
+
+
+class Side:
+    """A process that makes the steps of one side, one at a time."""
+
+    def __init__(self, make: Callable[[Path], dict[str, Callable[[], object]]], root: Path):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, other = context.Pipe()
+        self.process = context.Process(target=serve, args=(make, root, other), daemon=True)
+        self.process.start()
+        self.names: list[str] = self.pipe.recv()
+
+    def seconds(self, name: str) -> float:
+        """Seconds of one step."""
+        self.pipe.send(name)
+        return self.pipe.recv()
+
+
+def serve(make: Callable[[Path], dict[str, Callable[[], object]]], root: Path, pipe: Connection) -> None:
+    """Make the steps that are asked for by name, and answer with their seconds."""
+    steps = make(root)
+    pipe.send(list(steps))
+    while True:
+        call = steps[pipe.recv()]
+        start = time.perf_counter()
+        call()
+        pipe.send(time.perf_counter() - start)
 
 
 def peak_memory(root: Path) -> float:
     """GiB of a process that trains on all 50,000 images: five steps, then the features of an epoch refitted."""
+    keep_memory()
     images = data.load("cifar10", root=root)
     defense = ["gaussian:0.025", "cem:16"]
     settings = config.parse({"data": "cifar10", **NET, "defense": defense, "epochs": 2}).resolve()
@@ -118,15 +176,15 @@ def peak_memory(root: Path) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def rounds(variants: dict[str, Callable[[], object]], count: int) -> dict[str, list[float]]:
+def rounds(sides: list[Side], count: int) -> dict[str, list[float]]:
     """Seconds of each variant in each round; the first round warms up."""
-    times: dict[str, list[float]] = {name: [] for name in variants}
+    times: dict[str, list[float]] = {name: [] for side in sides for name in side.names}
     for number in range(count + 1):
-        for name, call in variants.items():
-            start = time.perf_counter()
-            call()
-            if number:
-                times[name].append(time.perf_counter() - start)
+        for side in sides:
+            for name in side.names:
+                seconds = side.seconds(name)
+                if number:
+                    times[name].append(seconds)
     return times
 
 
@@ -142,31 +200,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/speed.json"))
     args = parser.parse_args()
-    images = data.load("cifar10", root=args.root, train_size=2000, test_size=100)
-    rng = torch.Generator().manual_seed(0)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         memory = pool.apply(peak_memory, (args.root,))
-    ours, plain = decoder_steps(images)
-    index = torch.arange(BATCH)
-    crop = {"crop_padding": 4, "flip": True, "rotate_degrees": 15.0}
-    t = rounds(
-        {
-            "plain fp32 loop": plain_training(images),
-            "published step with CEM": published(images),
-            "step": trainer(images, "gaussian:0.025"),
-            "step with CEM": trainer(images, "gaussian:0.025", "cem:16"),
-            "step with CEM, released loss": trainer(images, "gaussian:0.025", "cem:weight=16,loss=released"),
-            "images and augmentation": lambda: data.augment(images.train.images[index], rng, **crop),
-            "attack step": ours,
-            "plain attack step": plain,
-        },
-        args.rounds,
-    )
-    z, y = torch.rand(50_000, 512, generator=rng), torch.arange(50_000) % 10
-    refit = rounds({"refit": lambda: _kmeans.fit(z, y, 10, 5, rng)}, 3)["refit"]
+    t = rounds([Side(others, args.root), Side(ours, args.root)], args.rounds)
     result = {
         "machine": runs.environment() | {"threads": torch.get_num_threads(), "winograd": fastconv.worth_it()},
-        "milliseconds": {name: 1000 * statistics.median(values) for name, values in t.items()},
+        "milliseconds": {name: 1000 * statistics.median(values) for name, values in t.items() if name != "refit"},
         "ratios": {
             "plain loop / default step": ratio(t["plain fp32 loop"], t["step"]),
             "published step with CEM / ours": ratio(t["published step with CEM"], t["step with CEM"]),
@@ -175,7 +214,7 @@ def main() -> None:
             "augmentation / step": ratio(t["images and augmentation"], t["step"]),
             "plain attack step / ours": ratio(t["plain attack step"], t["attack step"]),
         },
-        "refit_50000x512_seconds": statistics.median(refit),
+        "refit_50000x512_seconds": statistics.median(t["refit"]),
         "peak_memory_gib": memory,
     }
     write_json(args.out, result)
