@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,18 +37,31 @@ def narrow(*_, classes: int, **__) -> Parts:
     return Parts(encoder, nn.Sequential(nn.Flatten(), nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, classes)))
 
 
-@pytest.fixture
-def quick(monkeypatch):
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs.zoo, "build", narrow)
     monkeypatch.setitem(searching.SHORT, "epochs", 2)
     monkeypatch.setattr(searching, "STEPS", 4)
 
 
 @pytest.fixture
-def run(tmp_path, quick) -> runs.Run:
+def quick(monkeypatch):
+    hurry(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
     values = {"data": "digits", **SIZES, "arch": "resnet20_sgm", "cut": 2, "precision": "32-true", "recipe": "fast"}
     values |= {"batch_size": 32, "epochs": 20, "defense": ["gaussian:0.05", "cem:4"]}
-    trainer.fit(config.parse(values), IMAGES, tmp_path / "run")
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        hurry(monkeypatch)
+        trainer.fit(config.parse(values), IMAGES, folder)
+    return folder
+
+
+@pytest.fixture
+def run(trained, tmp_path, quick) -> runs.Run:
+    shutil.copytree(trained, tmp_path / "run")
     return runs.Run.open(tmp_path / "run")
 
 
