@@ -23,9 +23,9 @@ from ..recipe import TAIL, VALIDATE
 from ..training.loop import correct
 from .ground import Ground, Noise, ground
 
-SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 128, "lr": 0.001, "network_dropout": False}
+SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 128, "lr": 0.0003, "network_dropout": False}
 """Retraining of the tail at each step of the search, on at most `SHORT_IMAGES`."""
-LONG: dict[str, Any] = {"epochs": 2, "batch_size": 128, "lr": 0.001, "network_dropout": False}
+LONG: dict[str, Any] = {"epochs": 2, "batch_size": 128, "lr": 0.0003, "network_dropout": False}
 """Retraining of the tail at the end, on all images."""
 SHORT_IMAGES, GATHERED = 10_000, 10_000
 LEAST_LOSS, MOST_LOSS = 0.002, 5.0
@@ -126,7 +126,8 @@ class Hardening:
         known = ground(self.model, some.images, rng, before, mean_image)
         if search is None:
             search = Search(self._accuracy(self.model), mean_image)
-        tail, short = tail or self.model.tail, _some(self.train, SHORT_IMAGES, self.seed)
+        tail = self.model.tail if tail is None else tail
+        short = _some(self.train, SHORT_IMAGES, self.seed)
         for number in range(sum(not step.whole for step in search.steps), STEPS):
             low, high = bracket(search.steps)
             step, trained = self._step(math.sqrt(low * high), known, search, tail, short, SHORT)
