@@ -128,6 +128,34 @@ def test_a_stopped_hardening_goes_on_to_the_same_weights(run, tmp_path, at):
     assert harden(run, tmp_path / "stopped", resume=True)["accuracy"] == again["accuracy"]
 
 
+@pytest.mark.parametrize("name", ["summary.json", "hardening.json"])
+def test_killed_at_the_end_it_makes_the_last_step_again(run, tmp_path, monkeypatch, name):
+    whole, write, left = harden(run, tmp_path / "whole"), hardening.write_json, []
+
+    def killed(path: Path, value: dict) -> None:
+        if path.name == name and (name == "summary.json" or value["steps"][-1]["whole"]):
+            raise Killed
+        write(path, value)
+        left.append(path)
+
+    monkeypatch.setattr(hardening, "write_json", killed)
+    with pytest.raises(Killed):
+        harden(run, tmp_path / "stopped")
+    monkeypatch.setattr(hardening, "write_json", write)
+    again = harden(run, tmp_path / "stopped", resume=True)
+    assert again["accuracy"] == whole["accuracy"]
+    assert len(again["hardening"]["steps"]) == len(whole["hardening"]["steps"])
+
+
+def test_a_folder_with_other_things_is_left_alone(run, tmp_path):
+    (tmp_path / "other" / "attacks").mkdir(parents=True)
+    with pytest.raises(UserError, match="exists and holds no hardening"):
+        harden(run, tmp_path / "other")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "tail-1.safetensors").touch()  # killed before the step was noted
+    assert harden(run, tmp_path / "begun")["accuracy"]
+
+
 @pytest.mark.parametrize("damage", ["{", '{"of": 3}', '{"steps": []}'])
 def test_a_damaged_state_is_one_line(run, tmp_path, damage):
     out = tmp_path / "stopped"

@@ -166,7 +166,7 @@ def _settings(run: Run, model: SplitModel, hardened: SplitModel) -> config.Train
 def _check(out: Path, start: _Kept, resume: bool) -> None:
     """Refuse a folder that holds something else, or a hardening that is not to be gone on with."""
     if not (out / FILE).is_file():
-        if out.exists() and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir() if path.suffix)):
+        if out.exists() and (not out.is_dir() or any(not _ours(path) for path in out.iterdir())):
             raise UserError(f"{out} exists and holds no hardening; choose an empty or new folder for --out")
         return
     if not resume:
@@ -175,6 +175,11 @@ def _check(out: Path, start: _Kept, resume: bool) -> None:
     for name, what in (("weights", "the run"), ("max_drop", "--max-drop")):
         if kept[name] != start[name]:
             raise UserError(f"{out} was begun with another value of {what}; repeat it, or choose another --out")
+
+
+def _ours(path: Path) -> bool:
+    """Return whether a file is what a hardening that was killed before its first step was kept may leave."""
+    return path.name == LOCK or (path.name.startswith("tail-") and path.is_file())
 
 
 def _read(out: Path) -> _Kept:
@@ -187,7 +192,9 @@ def _begun(out: Path, model: SplitModel) -> tuple[Search | None, nn.Module | Non
         return None, None
     kept = _read(out)
     try:
-        search = Search(kept["before"], kept["mean_image"], [Step(**step) for step in kept["steps"]])  # type: ignore[arg-type]
+        # The last step, on all images, is made again: its model was not kept.
+        steps = [step for step in (Step(**step) for step in kept["steps"]) if not step.whole]
+        search = Search(kept["before"], kept["mean_image"], steps)  # type: ignore[arg-type]
         tail = copy.deepcopy(model.tail)
         tail.load_state_dict(load_file(_tail(out, search)))
     except (OSError, SafetensorError, *reading.UNUSABLE) as error:
@@ -196,7 +203,7 @@ def _begun(out: Path, model: SplitModel) -> tuple[Search | None, nn.Module | Non
 
 
 def _tail(out: Path, search: Search) -> Path:
-    return out / f"tail-{len(search.steps)}.safetensors"
+    return out / f"tail-{sum(not step.whole for step in search.steps)}.safetensors"
 
 
 def _remove_tails(out: Path, but: Path | None = None) -> None:
