@@ -149,8 +149,8 @@ def serve(make: Callable[[Path], dict[str, Callable[[], object]]], root: Path, p
     """Make the steps that are asked for by name, and answer with their seconds."""
     steps = make(root)
     pipe.send(list(steps))
-    while True:
-        call = steps[pipe.recv()]
+    while (name := pipe.recv()) is not None:
+        call = steps[name]
         start = time.perf_counter()
         call()
         pipe.send(time.perf_counter() - start)
@@ -202,7 +202,10 @@ def main() -> None:
     args = parser.parse_args()
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         memory = pool.apply(peak_memory, (args.root,))
-    t = rounds([Side(others, args.root), Side(ours, args.root)], args.rounds)
+    sides = [Side(others, args.root), Side(ours, args.root)]
+    t = rounds(sides, args.rounds)
+    for side in sides:
+        side.pipe.send(None)
     result = {
         "machine": runs.environment() | {"threads": torch.get_num_threads(), "winograd": fastconv.worth_it()},
         "milliseconds": {name: 1000 * statistics.median(values) for name, values in t.items() if name != "refit"},
