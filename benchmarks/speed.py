@@ -39,19 +39,19 @@ from splitveil.training.feature_buffer import FeatureBuffer
 from splitveil.training.trainer import Trainer
 
 NET = {"arch": "vgg11_bn_sgm", "cut": 4, "bottleneck": 8}
-BATCH = 128
+BATCH, LARGE = 128, 512
 
 
-def trainer(images: data.ImageSet, *defense: str) -> Callable[[], object]:
+def trainer(images: data.ImageSet, *defense: str, batch: int = BATCH) -> Callable[[], object]:
     """One default training step, augmentation included."""
-    settings = config.parse({"data": "cifar10", **NET, "defense": defense, "epochs": 2}).resolve()
+    settings = config.parse({"data": "cifar10", **NET, "defense": defense, "epochs": 2, "batch_size": batch}).resolve()
     made = Trainer(settings, images, Path(tempfile.mkdtemp()), Fabric(accelerator="auto", devices=1))
     rng = torch.Generator(made.fabric.device).manual_seed(0)
     with torch.no_grad():
         z, y = made._extract()
     made.stack.refit(0, Features(z, y, 10, rng))
     made.forward.train()
-    index = torch.arange(BATCH, device=made.fabric.device)
+    index = torch.arange(batch, device=made.fabric.device)
     return lambda: made._step(index, rng, 0.6, None)
 
 
@@ -110,6 +110,8 @@ def others(root: Path) -> dict[str, Callable[[], object]]:
         "plain fp32 loop": plain_training(images),
         "published step with CEM": published(images),
         "plain attack step": decoder_steps(images)["plain attack step"],
+        "step, memory given back": trainer(images, "gaussian:0.025"),
+        "step of 512, memory given back": trainer(images, "gaussian:0.025", batch=LARGE),
     }
 
 
@@ -125,6 +127,7 @@ def ours(root: Path) -> dict[str, Callable[[], object]]:
         "step with CEM, released loss": trainer(images, "gaussian:0.025", "cem:weight=16,loss=released"),
         "images and augmentation": lambda: data.augment(images.train.images[index], rng, **crop),
         "attack step": decoder_steps(images)["attack step"],
+        "step of 512": trainer(images, "gaussian:0.025", batch=LARGE),
         "refit": lambda: _kmeans.fit(z, y, 10, 5, rng),
     }
 
@@ -216,6 +219,8 @@ def main() -> None:
             "step with CEM (released) / without": ratio(t["step with CEM, released loss"], t["step"]),
             "augmentation / step": ratio(t["images and augmentation"], t["step"]),
             "plain attack step / ours": ratio(t["plain attack step"], t["attack step"]),
+            "step, memory kept / given back": ratio(t["step"], t["step, memory given back"]),
+            "step of 512, memory kept / given back": ratio(t["step of 512"], t["step of 512, memory given back"]),
         },
         "refit_50000x512_seconds": statistics.median(t["refit"]),
         "peak_memory_gib": memory,
