@@ -58,7 +58,8 @@ def retrained(
         seed: of their order and augmentation, the noise and dropout.
         augmentation: arguments of `splitveil.data.augment`.
         bf16: compute under autocast to bfloat16.
-        recipe: "epochs", "batch_size" and "lr"; "network_dropout" False leaves the tail's dropout layers out.
+        recipe: "epochs", "batch_size" and "lr"; "optimizer": "adam", or "sgd" with Nesterov's momentum and weight decay;
+            "label_smoothing"; "network_dropout" False leaves the tail's dropout layers out.
         progress: called after each step, as that of a training.
 
     Raises:
@@ -79,8 +80,10 @@ def retrained(
             layer.eval()
     images, rng = images.to(device), stream(device, seed, TAIL)
     plans = [batches(len(images), recipe["batch_size"], rng) for _ in range(recipe["epochs"])]
-    optimizer = torch.optim.Adam(copied.tail.parameters(), lr=recipe["lr"], fused=device.type == "cuda" or None)
-    rate = OneCycleLR(optimizer, recipe["lr"], total_steps=sum(map(len, plans)))
+    optimizer = _optimizer(copied.tail, recipe)
+    steps = sum(map(len, plans))
+    rate = OneCycleLR(optimizer, recipe["lr"], total_steps=steps, cycle_momentum=recipe.get("optimizer") != "sgd")
+    smoothing = recipe.get("label_smoothing", 0.0)
     turned, show = augmentation or {}, progress or (lambda *_: None)
     with torch.random.fork_rng():  # dropout layers draw from torch's global generators
         seed_layers(stream("cpu", seed, TAIL))
@@ -90,7 +93,7 @@ def retrained(
                 x = augment(images.images[index], rng, **turned).to(memory_format=torch.channels_last)
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                     logits = copied.tail(_encoded(copied, x, rng))
-                loss = cross_entropy(logits.float(), images.labels[index])
+                loss = cross_entropy(logits.float(), images.labels[index], label_smoothing=smoothing)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -168,6 +171,14 @@ def _kept(run: Run, labels: Tensor, predicted: Tensor, seconds: float) -> dict[s
     write_text(run.path / ANSWERS, "image,label,predicted\n" + "".join(lines))
     accuracy = binomial_ci(int((predicted == labels).sum()), len(labels)).as_dict()
     return {"retrained_accuracy": accuracy, "retraining": {**RECIPE, "seconds": seconds}}
+
+
+def _optimizer(tail: nn.Module, recipe: dict[str, Any]) -> torch.optim.Optimizer:
+    fused = next(tail.parameters()).device.type == "cuda" or None
+    if recipe.get("optimizer") == "sgd":
+        settings = {"lr": recipe["lr"], "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "fused": fused}
+        return torch.optim.SGD(tail.parameters(), **settings)
+    return torch.optim.Adam(tail.parameters(), lr=recipe["lr"], fused=fused)
 
 
 @torch.no_grad()
