@@ -58,8 +58,8 @@ def retrained(
         seed: of their order and augmentation, the noise and dropout.
         augmentation: arguments of `splitveil.data.augment`.
         bf16: compute under autocast to bfloat16.
-        recipe: "epochs", "batch_size" and "lr"; "optimizer": "adam", or "sgd" with Nesterov's momentum and weight decay;
-            "label_smoothing"; "network_dropout" False leaves the tail's dropout layers out.
+        recipe: "epochs", "batch_size" and "lr"; "optimizer": "adam", or "sgd" with Nesterov's momentum and weight
+            decay; "label_smoothing"; "network_dropout" False leaves the tail's dropout layers out.
         progress: called after each step, as that of a training.
 
     Raises:
