@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from splitveil.defenses.waterfill import Waterfill
 from splitveil.errors import UserError
 from splitveil.hardening import run as hardening
 from splitveil.hardening import search as searching
+from splitveil.hardening.run import save_tail
 from splitveil.hardening.search import Step, bracket, staying
 from splitveil.model import SplitModel
 from splitveil.training import trainer
@@ -86,8 +88,9 @@ def test_a_run_is_hardened_into_a_run_like_any_other(run, tmp_path):
     assert [spec.name for spec in hard.settings.defense] == ["waterfill"]
     assert isinstance(next(iter(after.defense)), Waterfill)  # type: ignore[arg-type, call-overload]
     found = summary["hardening"]
-    chosen = found["steps"][-1]
-    assert chosen["accuracy"] >= found["before"] - 0.1
+    chosen = found["steps"][found["chosen"]]
+    assert chosen["accepted"]
+    assert chosen["accuracy"] >= found["before"] - 0.05
     assert summary["wire"] == {"shape": [2, 4, 4], "bytes": 4 * chosen["sent"]}
     assert summary["accuracy"]["mean"] > 0.5
     assert 0 < chosen["linear_error"] < found["mean_image"]
@@ -230,6 +233,26 @@ def test_a_model_of_ones_own_is_hardened_from_python(quick):
         sv.harden(found.model, (x, y))
     with pytest.raises(UserError, match="max_drop is 0; expected points"):
         sv.harden(model, (x, y), max_drop=0)
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_the_tail_that_was_trained_on_all_images_is_taken_only_if_it_is_good_enough(run, tmp_path, monkeypatch, good):
+    real = searching.Hardening._step
+
+    def step(self, *given):
+        tried, model = real(self, *given)
+        return replace(tried, accepted=good if tried.whole else tried.accepted), model
+
+    monkeypatch.setattr(searching.Hardening, "_step", step)
+    tails: list[dict[str, torch.Tensor]] = []
+    monkeypatch.setattr(
+        hardening, "save_tail", lambda tail, path: (tails.append(tail.state_dict()), save_tail(tail, path))
+    )
+    found = harden(run, tmp_path / "hard")["hardening"]
+    assert found["steps"][found["chosen"]]["whole"] is good
+    assert found["steps"][-1]["loss"] == found["steps"][found["chosen"]]["loss"]
+    tail = runs.Run.open(tmp_path / "hard").model(IMAGES).tail.state_dict()
+    assert all(torch.equal(value, tails[-1][name]) for name, value in tail.items()) is not good
 
 
 def test_noise_that_costs_too_much_at_its_least_is_refused(run, tmp_path, monkeypatch):

@@ -54,8 +54,9 @@ def harden(
 def _print(summary: dict[str, Any], title: str) -> None:
     found = summary["hardening"]
     tried = Table("loss, nats", "μ", "numbers sent", "accuracy %", "linear MSE", "", title=escape(title), **LOOK)
-    for step in sorted(found["steps"], key=lambda step: (step["whole"], step["loss"])):
-        verdict = "chosen" if step["whole"] else "" if step["accepted"] else "too much"
+    for number, step in sorted(enumerate(found["steps"]), key=lambda pair: (pair[1]["loss"], pair[1]["whole"])):
+        verdict = "chosen" if number == found["chosen"] else "" if step["accepted"] else "too much"
+        verdict = f"all images{', ' if verdict else ''}{verdict}" if step["whole"] else verdict
         tried.add_row(
             f"{step['loss']:.3g}",
             f"{step['mu']:.2g}",

@@ -16,14 +16,15 @@ class Hardened:
 
     Attributes:
         model: with `Waterfill` on its wire and a tail of its own, in evaluation mode.
-        search: what was tried; its last step is the model.
+        search: what was tried; its ``chosen`` step is the model.
     """
 
     model: SplitModel
     search: Search
 
     def __str__(self) -> str:
-        before, chosen = self.search.before, self.search.steps[-1]
+        before, chosen = self.search.before, self.search.chosen
+        assert chosen is not None
         return (
             f"accuracy on the validation images {100 * before:.1f} -> {100 * chosen.accuracy:.1f} %, MSE of the best "
             f"linear attacker {chosen.linear_error:.4f} (mean image {self.search.mean_image:.4f}), "
@@ -57,7 +58,8 @@ def draw(search: Search, path: Path) -> None:
         [100 * step.accuracy for step in tried], [step.linear_error for step in tried], "o-", color="#4c72b0",
         label="tried, tail trained briefly",
     )  # fmt: skip
-    chosen = search.steps[-1]
+    chosen = search.chosen
+    assert chosen is not None
     axes.plot(100 * chosen.accuracy, chosen.linear_error, "*", markersize=15, color="#c44e52", label="chosen")
     axes.axvline(100 * search.before, color="gray", linestyle="--", linewidth=1, label="accuracy before")
     axes.axhline(search.mean_image, color="gray", linestyle=":", linewidth=1, label="error of the mean image")

@@ -46,6 +46,7 @@ class _Kept(TypedDict):
     before: reading.Number | None
     mean_image: reading.Number | None
     steps: list[dict[str, Any]] = Field(max_length=1000)  # type: ignore[misc]
+    chosen: int | None
 
 
 _KEPT = TypeAdapter(_Kept)
@@ -85,7 +86,9 @@ def harden(
         raise UserError(f"max drop is {max_drop}; expected points of accuracy above 0, at most 100")
     pins.check(run.summary, images, run.path)
     digest = hashlib.sha256((run.path / "model.safetensors").read_bytes()).hexdigest()
-    start = _Kept(of=str(run.path), weights=digest, max_drop=max_drop, before=None, mean_image=None, steps=[])
+    start = _Kept(
+        of=str(run.path), weights=digest, max_drop=max_drop, before=None, mean_image=None, steps=[], chosen=None
+    )
     _check(out, start, resume)
     with claimed(out, "hardening"):
         _check(out, start, resume)  # again: another one may have come before the claim
@@ -138,7 +141,8 @@ def _harden(
 
 
 def _summary(run: Run, hardened: SplitModel, search: Search, seconds: float) -> dict[str, Any]:
-    chosen, shape = search.steps[-1], list(hardened.wire_shape)
+    chosen, shape = search.chosen, list(hardened.wire_shape)
+    assert chosen is not None
     kept = {name: value for name, value in run.summary.items() if not name.startswith("retrain")}
     return kept | {
         "accuracy_val": chosen.accuracy,

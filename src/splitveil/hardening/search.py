@@ -72,16 +72,22 @@ class Search:
     Attributes:
         before: validation accuracy of the model that is hardened.
         mean_image: error of always answering the mean image, per pixel.
-        steps: what was tried, in order.
+        steps: what was tried, in order; at the end once more with the tail trained on all images.
     """
 
     before: float
     mean_image: float
     steps: list[Step] = field(default_factory=list)
 
+    @property
+    def chosen(self) -> Step | None:
+        """Return the accepted step of the most noise, with the tail of all images where that was good enough."""
+        accepted = [step for step in self.steps if step.accepted]
+        return max(accepted, key=lambda step: (step.loss, step.whole), default=None)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the state for JSON."""
-        return asdict(self)
+        return asdict(self) | {"chosen": self.steps.index(self.chosen) if self.chosen else None}
 
 
 @dataclass(frozen=True)
@@ -130,23 +136,25 @@ class Hardening:
             search = Search(self._accuracy(self.model), mean_image)
         tail = self.model.tail if tail is None else tail
         short = _some(self.train, SHORT_IMAGES, self.seed)
-        for number in range(sum(not step.whole for step in search.steps), STEPS):
+        for number in range(len(search.steps), STEPS):
             low, high = bracket(search.steps)
             step, trained = self._step(math.sqrt(low * high), known, search, tail, short, SHORT)
             tail = trained.tail if step.accepted else tail
             search.steps.append(step)
             keep(search, tail)
             show(number + 1, STEPS + 1)
-        loss = max((step.loss for step in search.steps if step.accepted), default=None)
-        if loss is None:
+        if (best := search.chosen) is None:
             raise UserError(
                 f"already the least noise costs more than {self.max_drop} points of accuracy "
                 f"({100 * search.before:.1f} % before); allow more, or use more training images"
             )
-        step, trained = self._step(loss, known, search, tail, self.train, LONG)
+        step, trained = self._step(best.loss, known, search, tail, self.train, LONG)
         search.steps.append(step)
         show(STEPS + 1, STEPS + 1)
-        return trained, search
+        if not step.accepted:  # more training is not always better: the tail that was good enough stays
+            trained = put_on(self.model, self._noise(best.loss, known).defense)
+            trained.tail = copy.deepcopy(tail)
+        return trained.eval(), search
 
     def _step(
         self,
