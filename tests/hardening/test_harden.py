@@ -219,11 +219,11 @@ def test_a_hardened_run_is_attacked_and_compared(run, tmp_path, capsys):
 
 
 def test_a_model_of_ones_own_is_hardened_from_python(quick):
+    torch.manual_seed(0)
     parts = narrow(classes=10)
     x, y = IMAGES.train.images.float() / 255, IMAGES.train.labels
-    torch.manual_seed(0)
     model = SplitModel(parts.encoder, parts.tail, defense=[Gaussian(0.05)], example=x[:1])
-    sv.fit(model, (x, y), epochs=10, batch_size=32, progress=False)
+    sv.fit(model, (x, y), epochs=15, batch_size=32, unit_variance=True, progress=False)
     found = sv.harden(model, (x, y), max_drop=5)
     assert "accuracy on the validation images" in str(found)
     assert isinstance(model.defense, Stack)
