@@ -19,7 +19,7 @@ FLAGS = config.flags()
 
 @app.command
 def demo(*, out: Place = Path("demo"), seed: int = 0) -> None:
-    """Train two small models on digits, noise alone and noise with CEM; attack both; write OUT/report.html.
+    """Train four small models on digits, three noises alone and CEM; attack all; write OUT/report.html.
 
     Args:
         out: Folder of the report; an earlier demo in it is replaced.
