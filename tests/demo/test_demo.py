@@ -39,6 +39,8 @@ def test_the_page_opens_with_what_both_models_leave_the_attacker(small, tmp_path
         attack = record.attacks[record.strongest]
         assert f"{title}: gaussian:0.05" in opening
         assert f"{record.strongest}: MSE {attack.mse}" in opening
+        assert attack.reidentified is not None
+        assert attack.recognized is not None
         assert (
             f"reads {100 * attack.reidentified.mean:.0f} % (originals: {100 * attack.recognized.mean:.0f} %)" in opening
         )

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ from splitveil.model import SplitModel
 from splitveil.training import trainer
 from splitveil.zoo import Parts
 
-SIZES = {"train_size": 600, "test_size": 200}
+SIZES: dict[str, Any] = {"train_size": 600, "test_size": 200}
 IMAGES = load("digits", **SIZES)
 
 

@@ -30,6 +30,10 @@ def of_the_zoo(arch: str, **more) -> SplitModel:
     return SplitModel(parts.encoder, parts.tail, defense=[Gaussian(0.025)], example=pixels(1))
 
 
+def weight_of(layer: nn.Module) -> torch.Tensor:
+    return layer.get_parameter("weight").detach().clone()
+
+
 def answers(model: SplitModel, x: torch.Tensor) -> dict[str, torch.Tensor]:
     """What each layer answers in training, without dropout."""
     found: dict[str, torch.Tensor] = {}
@@ -82,10 +86,10 @@ def test_statistics_of_norms_modes_and_frozen_layers_stay():
     first = model.encoder.get_submodule("blocks.0.0")
     first.requires_grad_(False)
     before = {name: value.clone() for name, value in model.named_buffers()}
-    frozen = first.weight.clone()
+    frozen = weight_of(first)
     scaled(model, pixels())
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
-    assert torch.equal(first.weight, frozen)
+    assert torch.equal(weight_of(first), frozen)
     assert all(module.training for module in model.modules())
 
 
@@ -125,7 +129,7 @@ def test_dropout_of_the_network_is_used_as_the_recipe_says_and_that_of_defenses_
     def step(*_):
         own = [m.training for m in made.model.tail.modules() if isinstance(m, nn.Dropout)]
         assert own
-        defense = next(m for m in made.model.defense.modules() if isinstance(m, Dropout))
+        defense = next(m for m in made.stack.modules() if isinstance(m, Dropout))
         modes.append((all(own), defense.training))
         return {"task": torch.zeros(())}
 
@@ -138,9 +142,9 @@ def test_a_network_of_ones_own_keeps_its_weights_unless_told():
     torch.manual_seed(0)
     x, y = pixels(8, 8), torch.arange(8) % 2
     network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2))
-    before = network[0].weight.clone()
+    before = weight_of(network[0])
     model = sv.split(network, at="1", example=x[:1])
     sv.fit(model, (x, y), epochs=1, batch_size=8, lr=1e-9, weight_decay=0, progress=False)
-    torch.testing.assert_close(model.encoder.get_submodule("0").weight, before, atol=1e-5, rtol=0)
+    torch.testing.assert_close(weight_of(model.encoder.get_submodule("0")), before, atol=1e-5, rtol=0)
     assert model.trained_by["unit_variance"] is False
     assert model.trained_by["network_dropout"] is True
