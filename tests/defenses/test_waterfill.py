@@ -13,10 +13,10 @@ from splitveil.bounds.base import Channel
 from splitveil.bounds.fisher import FisherBound
 from splitveil.data import Access, Split
 from splitveil.defenses._law import Law, law_of
-from splitveil.defenses._waterfilling import Directions, Statistics, estimate_matrix, roots, wire_matrix
+from splitveil.defenses._waterfilling import Directions, Statistics, roots, wire_matrix
 from splitveil.defenses.base import Stack
 from splitveil.defenses.gaussian import Gaussian
-from splitveil.defenses.waterfill import Waterfill
+from splitveil.defenses.waterfill import Waterfill, estimate_matrix
 from splitveil.errors import UserError
 from splitveil.hardening.gathering import linear_error
 from splitveil.model import SplitModel

@@ -141,14 +141,3 @@ def wire_matrix(covariance: Tensor, directions: Directions, mu: float, sigma: fl
     values, vectors = torch.linalg.eigh(torch.linalg.solve_triangular(lower, whitened.T, upper=False))
     rows = torch.linalg.solve_triangular(lower.T, vectors, upper=True).T.flip(0)
     return rows[: max(1, int((values >= least).sum()))]
-
-
-def estimate_matrix(covariance: Tensor, matrix: Tensor) -> Tensor:
-    """Return B = C Aᵀ (A C Aᵀ + I)⁻¹, (D, k): mean + B y is the best linear estimate of z from the wire y.
-
-    Args:
-        covariance: C of the features, (D, D).
-        matrix: A of `wire_matrix`, (k, D).
-    """
-    signal = covariance @ matrix.T
-    return torch.linalg.solve(matrix @ signal + torch.eye(len(matrix), dtype=matrix.dtype), signal.T).T

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..ranges import Positive
 from ..registry import plugin
 from ._correlated import Correlated
-from ._waterfilling import LEAST, Directions, Statistics, estimate_matrix, wire_matrix
+from ._waterfilling import LEAST, Directions, Statistics, wire_matrix
 
 
 @plugin("waterfill")
@@ -63,3 +63,14 @@ class Waterfill(Correlated):
 
     def _variance(self) -> Tensor:
         return self._have("estimate").square().sum(1)
+
+
+def estimate_matrix(covariance: Tensor, matrix: Tensor) -> Tensor:
+    """Return B = C Aᵀ (A C Aᵀ + I)⁻¹, (D, k): mean + B y is the best linear estimate of z from the wire y.
+
+    Args:
+        covariance: C of the features, (D, D).
+        matrix: A of `wire_matrix`, (k, D).
+    """
+    signal = covariance @ matrix.T
+    return torch.linalg.solve(matrix @ signal + torch.eye(len(matrix), dtype=matrix.dtype), signal.T).T
