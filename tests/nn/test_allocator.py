@@ -15,7 +15,8 @@ from splitveil.nn.allocator import keep_memory
 if sys.argv[1] == "keep":
     assert keep_memory()
 import torch
-torch.ones(2**24)  # 64 MiB
+for _ in range(10):  # the heap grows until a freed place fits
+    torch.ones(2**24)  # 64 MiB
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
     torch.ones(2**24)
