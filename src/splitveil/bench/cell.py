@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,20 +74,19 @@ def run_cell(
     parts = evaluate.parts(settings, images, terms.protocol_name, terms.attacker_size, terms.attacked)
     _same_images(cell, GridFolder(out), images)
     fit(settings, images, folder, resume=True, progress=lambda *_: check())
-    run, fits = runs.Run.open(folder), {}
+    run, options = runs.Run.open(folder), {"fits": {}, "extra": extra, **vars(terms)}
     if retrain:
         tail.retrain(run, images, progress=lambda *_: check())
     for label, spec in cell.attacks.items():
         check()
         if suites.finished(run, label, spec, parts, terms) is None:
-            options = {"progress": lambda *_: check(), "fits": fits, "extra": extra, **vars(terms)}
-            evaluate.attack_run(run, spec, images, label=label, **options)
+            evaluate.attack_run(run, spec, images, label=label, progress=lambda *_: check(), **options)
     check()
-    others = {label: spec for label, spec in _recorded(folder).items() if label not in cell.attacks}
+    others = _recorded(folder, but=cell.attacks)
     kept = [label for label, spec in others.items() if suites.finished(run, label, spec, parts, terms)]
     made = record.build(folder, cell, labels=(*kept, *cell.attacks), grid=grid, attempts=attempts, started=started)
     # With another number of threads sums are rounded in another order.
-    made["environment"] = {**made["environment"], "threads": torch.get_num_threads()}
+    made["environment"] |= {"threads": torch.get_num_threads()}
     records.write(folder, made)
     return made
 
@@ -127,15 +126,15 @@ def _same_images(cell: Cell, bench: GridFolder, images: ImageSet) -> None:
             return
 
 
-def _recorded(folder: Path) -> dict[str, config.Spec]:
-    """Return the attacks of a record that is there: another grid's, or of an earlier version of this one.
+def _recorded(folder: Path, but: Container[str]) -> dict[str, config.Spec]:
+    """Return the other attacks of a record that is there: another grid's, or of an earlier version of this one.
 
     They stay in the record, or what is called the worst case would be better than what was found.
     """
     if not (folder / records.RECORD).is_file():
         return {}
     there = records.read(folder / records.RECORD).attacks
-    return {label: config.Spec.model_validate(attack.attack) for label, attack in there.items()}
+    return {label: config.Spec.model_validate(attack.attack) for label, attack in there.items() if label not in but}
 
 
 def _tidy(folder: Path) -> None:

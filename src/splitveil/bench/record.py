@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,10 +47,6 @@ def build(
             "delete its folder attacks/ and run the grid again"
         )
     values = {label: records.per_image(folder, label) for label in labels}
-    kept = ("attack", "mse", "psnr", "ssim", "baseline_mse", "flags", "seconds")
-    attacks = {label: {key: attack[key] for key in kept} for label, attack in found.items()}
-    for label, attack in found.items():
-        attacks[label] |= {key: attack[key] for key in ("reidentified", "recognized") if key in attack}
     return {
         "schema": records.SCHEMA,
         "id": cell.id,
@@ -70,7 +66,7 @@ def build(
             "attacks": {label: attack["seconds"] for label, attack in found.items()},
             "total": time.time() - started,
         },
-        "attacks": attacks,
+        "attacks": {label: _scores(attack) for label, attack in found.items()},
         "worst_case": records.worst_case(values),
         "best_attacker": suites.best_of(*records.judged(folder, labels)),
         "images_digest": digests.pop(),
@@ -81,6 +77,12 @@ def build(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "attempts": attempts,
     }
+
+
+def _scores(attack: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a record keeps of an attack's summary; shares that were read are there only where it was asked."""
+    kept = ("attack", "mse", "psnr", "ssim", "baseline_mse", "flags", "seconds")
+    return {key: attack[key] for key in (*kept, *(key for key in ("reidentified", "recognized") if key in attack))}
 
 
 def _trained_as(folder: Path, summary: dict[str, Any]) -> dict[str, str]:

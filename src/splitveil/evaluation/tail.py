@@ -70,14 +70,7 @@ def retrained(
     >>> retrained(SplitModel(nn.Conv2d(3, 2, 3), tail), tail, images)(torch.rand(5, 3, 8, 8)).shape
     torch.Size([5, 2])
     """
-    device, copied = model.mean.device, copy.deepcopy(model)
-    copied.tail = copy.deepcopy(tail).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if fastconv.worth_it() and device.type == "cpu":
-        fastconv.accelerate(copied)
-    copied.eval().requires_grad_(False).tail.train().requires_grad_(True)
-    if not recipe.get("network_dropout", True):
-        for layer in dropouts(copied.tail):
-            layer.eval()
+    device, copied = model.mean.device, _with_tail(model, tail, recipe)
     images, rng = images.to(device), stream(device, seed, TAIL)
     plans = [batches(len(images), recipe["batch_size"], rng) for _ in range(recipe["epochs"])]
     optimizer = _optimizer(copied.tail, recipe)
@@ -171,6 +164,19 @@ def _kept(run: Run, labels: Tensor, predicted: Tensor, seconds: float) -> dict[s
     write_text(run.path / ANSWERS, "image,label,predicted\n" + "".join(lines))
     accuracy = binomial_ci(int((predicted == labels).sum()), len(labels)).as_dict()
     return {"retrained_accuracy": accuracy, "retraining": {**RECIPE, "seconds": seconds}}
+
+
+def _with_tail(model: SplitModel, tail: nn.Module, recipe: dict[str, Any]) -> SplitModel:
+    """Return a copy of ``model`` with a copy of ``tail``, of which only the tail is in training."""
+    device, copied = model.mean.device, copy.deepcopy(model)
+    copied.tail = copy.deepcopy(tail).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if fastconv.worth_it() and device.type == "cpu":
+        fastconv.accelerate(copied)
+    copied.eval().requires_grad_(False).tail.train().requires_grad_(True)
+    if not recipe.get("network_dropout", True):
+        for layer in dropouts(copied.tail):
+            layer.eval()
+    return copied
 
 
 def _optimizer(tail: nn.Module, recipe: dict[str, Any]) -> torch.optim.Optimizer:
