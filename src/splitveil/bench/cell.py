@@ -85,8 +85,7 @@ def run_cell(
     others = _recorded(folder, but=cell.attacks)
     kept = [label for label, spec in others.items() if suites.finished(run, label, spec, parts, terms)]
     made = record.build(folder, cell, labels=(*kept, *cell.attacks), grid=grid, attempts=attempts, started=started)
-    # With another number of threads sums are rounded in another order.
-    made["environment"] |= {"threads": torch.get_num_threads()}
+    made["environment"] |= {"threads": torch.get_num_threads()}  # with others, sums are rounded in another order
     records.write(folder, made)
     return made
 
