@@ -105,20 +105,19 @@ def decoder_steps(images: data.ImageSet) -> dict[str, Callable[[], object]]:
 
 def others(root: Path) -> dict[str, Callable[[], object]]:
     """What ours is compared with, by name."""
-    images = data.load("cifar10", root=root, train_size=2000, test_size=100)
+    images = some(root)
     return {
         "plain fp32 loop": plain_training(images),
         "published step with CEM": published(images),
         "plain attack step": decoder_steps(images)["plain attack step"],
         "step, memory given back": trainer(images, "gaussian:0.025"),
-        "step of 512, memory given back": trainer(images, "gaussian:0.025", batch=LARGE),
     }
 
 
 def ours(root: Path) -> dict[str, Callable[[], object]]:
     """Our own steps, by name."""
     keep_memory()
-    images, rng = data.load("cifar10", root=root, train_size=2000, test_size=100), torch.Generator().manual_seed(0)
+    images, rng = some(root), torch.Generator().manual_seed(0)
     index, crop = torch.arange(BATCH), {"crop_padding": 4, "flip": True, "rotate_degrees": 15.0}
     z, y = torch.rand(50_000, 512, generator=rng), torch.arange(50_000) % 10
     return {
@@ -127,9 +126,24 @@ def ours(root: Path) -> dict[str, Callable[[], object]]:
         "step with CEM, released loss": trainer(images, "gaussian:0.025", "cem:weight=16,loss=released"),
         "images and augmentation": lambda: data.augment(images.train.images[index], rng, **crop),
         "attack step": decoder_steps(images)["attack step"],
-        "step of 512": trainer(images, "gaussian:0.025", batch=LARGE),
         "refit": lambda: _kmeans.fit(z, y, 10, 5, rng),
     }
+
+
+def large(root: Path) -> dict[str, Callable[[], object]]:
+    """Our step with the batch of the fast recipe, as a command makes it."""
+    keep_memory()
+    return {"step of 512": trainer(some(root), "gaussian:0.025", batch=LARGE)}
+
+
+def large_given_back(root: Path) -> dict[str, Callable[[], object]]:
+    """The same where freed memory is given back."""
+    return {"step of 512, memory given back": trainer(some(root), "gaussian:0.025", batch=LARGE)}
+
+
+def some(root: Path) -> data.ImageSet:
+    """A few images of CIFAR-10."""
+    return data.load("cifar10", root=root, train_size=2000, test_size=100)
 
 
 class Side:
@@ -205,7 +219,7 @@ def main() -> None:
     args = parser.parse_args()
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         memory = pool.apply(peak_memory, (args.root,))
-    sides = [Side(others, args.root), Side(ours, args.root)]
+    sides = [Side(make, args.root) for make in (others, ours, large, large_given_back)]
     t = rounds(sides, args.rounds)
     for side in sides:
         side.pipe.send(None)

@@ -31,6 +31,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 """The defaults that each recipe changes."""
+LATER = {"network_dropout": True, "unit_variance": False}
+"""Settings that a recipe got later, at the values of every training before."""
 
 
 class Recipe(BaseModel):
@@ -91,7 +93,12 @@ class Recipe(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _of_recipe(cls, values: Any) -> Any:
-        return {**RECIPES.get(str(values.get("recipe")), {}), **values} if isinstance(values, dict) else values
+        if not isinstance(values, dict):
+            return values
+        changed = RECIPES.get(str(values.get("recipe")), {})
+        # A file that names all of the recipe but what came later is of a run of before.
+        before = bool(changed) and changed.keys() - LATER.keys() <= values.keys()
+        return {**(LATER if before else changed), **values}
 
 
 def learning_rate(settings: Recipe, progress: float) -> float:

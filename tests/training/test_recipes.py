@@ -9,6 +9,7 @@ from splitveil import config, recipe
 from splitveil.data import augment, to_float
 from splitveil.defenses import cem as cem_module
 from splitveil.defenses.base import Features, Step
+from splitveil.errors import UserError
 from splitveil.runs import Run
 from splitveil.training import loop
 from splitveil.training.trainer import Trainer
@@ -31,6 +32,19 @@ def test_a_recipe_in_a_file_is_read_back_whole(tmp_path):
     fast = config.parse({"data": "digits", "recipe": "fast"})
     (tmp_path / "config.yaml").write_text(config.dump(fast))
     assert config.parse(config.load(tmp_path / "config.yaml")) == fast
+
+
+def test_a_fast_run_of_before_keeps_its_settings_and_is_not_resumed_as_another(tmp_path):
+    fit(tmp_path, recipe="fast", epochs=2, network_dropout=True, unit_variance=False)
+    file = tmp_path / "config.yaml"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if not line.startswith(("network_dropout", "unit_variance"))))
+    before = Run.open(tmp_path).settings
+    assert (before.recipe, before.network_dropout, before.unit_variance) == ("fast", True, False)
+    assert config.parse(config.load(file)).unit_variance is False  # so that --config repeats it
+    (tmp_path / "summary.json").unlink()
+    with pytest.raises(UserError, match="unit_variance was False, now True"):
+        fit(tmp_path, resume=True, recipe="fast", epochs=2)
 
 
 def test_one_cycle_rises_and_falls_in_straight_lines():

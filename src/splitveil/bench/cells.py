@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from .. import config
+from ..recipe import LATER
 from ..results.earlier_versions import as_before
 from ..statistics.evidence import MARGIN
 
@@ -16,8 +17,7 @@ LATER_SETTINGS: dict[str, Any] = {
     "nesterov": False,
     "bias_lr": 1.0,
     "label_smoothing": 0.0,
-    "network_dropout": True,
-    "unit_variance": False,
+    **LATER,
     "schedule": "steps",
     "alternate_flip": False,
     "choose": "best",

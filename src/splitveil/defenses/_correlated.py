@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ranges import Positive
 from ._law import Law
 from .base import NEVER, Defense
 
@@ -16,7 +17,17 @@ class Correlated(Defense):
 
     A subclass says what A and B are: `_sent`, `_shown`, `_sent_of` and `_variance`. Until its buffers are there, the
     wire is z.
+
+    Args:
+        mu: price μ of a nat of the task; the smaller, the more noise.
+        sigma: standard deviation σ of the noise that every direction has at least, in units of the feature.
     """
+
+    def __init__(self, mu: Positive = 0.1, sigma: Positive = 0.025):
+        super().__init__()
+        self.mu, self.sigma = float(mu), float(sigma)
+        for name in self.late_buffers:
+            self.register_buffer(name, None)
 
     @property
     def acts_after(self) -> int:  # type: ignore[override]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..ranges import Positive
 from ..registry import plugin
 from ._correlated import Correlated
 from ._waterfilling import LEAST, Directions, Statistics, wire_matrix
@@ -38,12 +37,6 @@ class Waterfill(Correlated):
     """A, (k, D)."""
     estimate: Tensor | None
     """B, (D, k)."""
-
-    def __init__(self, mu: Positive = 0.1, sigma: Positive = 0.025):
-        super().__init__()
-        self.mu, self.sigma = float(mu), float(sigma)
-        for name in self.late_buffers:
-            self.register_buffer(name, None)
 
     def _solve(self, statistics: Statistics, directions: Directions) -> None:
         """Compute the matrices in float64."""

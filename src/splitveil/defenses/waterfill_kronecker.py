@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..ranges import Positive
 from ..registry import plugin
 from ._correlated import Correlated
 from ._waterfilling import LEAST
@@ -45,12 +44,6 @@ class WaterfillKronecker(Correlated):
     """Factor of each before its noise of variance 1, (k,)."""
     gain: Tensor | None
     """Factor of each y in the best estimate of its coordinate, (k,)."""
-
-    def __init__(self, mu: Positive = 0.1, sigma: Positive = 0.025):
-        super().__init__()
-        self.mu, self.sigma = float(mu), float(sigma)
-        for name in self.late_buffers:
-            self.register_buffer(name, None)
 
     def _solve(self, products: Products) -> None:
         """Compute the buffers in float64."""
