@@ -12,8 +12,9 @@ with its paired 95 % interval over the images, beside both accuracies on the tes
 claim about other encoders. A difference that counts is 10 %. Every arm is kept in its folder, so that a rerun goes on.
 Writes hardening.json beside the arms after each.
 
-Changed after the first run was begun and before the one that is recorded: tails are retrained by SGD at 0.003, chosen on
-validation images with water-filled noise, where Adam lost 3 to 5 points at any noise; one pass over all images.
+Changed after the first run was begun and before the one that is recorded: tails are retrained by SGD at 0.003, chosen
+on validation images with water-filled noise, where Adam lost 3 to 5 points at both noises that had been tried; one pass
+over all images.
 """
 
 from __future__ import annotations
