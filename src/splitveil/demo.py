@@ -41,8 +41,8 @@ ATTACKS = {
 ABOUT = (
     "A tour of the method, not evidence for a deployment: one small image set (scikit-learn's digits, shown as 32×32), "
     "two cheap attacks, one seed, short trainings. A stronger attack may recover more. A defense is judged by three or "
-    "more trainings of each, at equal accuracy (splitveil bench, splitveil compare). Digits read: the share of the "
-    "reconstructions that a support vector machine, trained on the clean training images, still reads right."
+    "more trainings of each, at equal accuracy (splitveil bench, splitveil compare). The independent classifier "
+    "that reads the reconstructions is a support vector machine, trained on the clean training images."
 )
 MARKER = ".splitveil-demo"
 
@@ -52,7 +52,7 @@ def run_demo(out: Path, *, seed: int = 0, bar: Bars | None = None) -> Path:
 
     Args:
         out: a new folder, or one that an earlier demo made, whose cells are replaced.
-        seed: of both trainings.
+        seed: of all trainings.
         bar: shows how far each model is; None: nothing does.
 
     Raises:
