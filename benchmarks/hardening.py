@@ -12,6 +12,10 @@ with its paired 95 % interval over the images, beside both accuracies on the tes
 claim about other encoders. A difference that counts is 10 %. Every arm is kept in its folder, so that a rerun goes on.
 Writes hardening.json beside the arms after each.
 
+Second round, planned on 2026-11-28 before its first run: two further encoders, seeds 1 and 2, 12 epochs of the fast
+recipe (the first had seed 0 and 24 epochs), the same two arms at one point, the same attacks. Endpoint over the three
+encoders: the mean of the log ratios with Student's interval over encoders. One look, when all arms are there.
+
 Changed after the first run was begun and before the one that is recorded: tails are retrained by SGD at 0.003, chosen
 on validation images with water-filled noise, where Adam lost 3 to 5 points at both noises that had been tried; one pass
 over all images.
