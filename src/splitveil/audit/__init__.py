@@ -1,0 +1,1 @@
+"""The privacy card: everything measured about one trained split model, judged against a policy."""
