@@ -37,7 +37,7 @@ from splitveil.hardening import run as hardening
 from splitveil.hardening.ground import Noise
 from splitveil.hardening.search import Hardening
 from splitveil.results import records
-from splitveil.statistics.intervals import bootstrap_ci
+from splitveil.statistics.intervals import bootstrap_ci, paired_ratio
 from splitveil.storage.files import write_json
 
 
@@ -105,18 +105,9 @@ def summary(out: Path, run: runs.Run, drops: list[float]) -> dict[str, Any]:
         if all(folder.name in found["arms"] for folder in pair):
             labels = found["arms"][pair[0].name]["mse"].keys() & found["arms"][pair[1].name]["mse"].keys()
             found[f"ratio-{drop:g}"] = {
-                label: ratio(*(errors(folder, label) for folder in pair)) for label in sorted(labels)
+                label: paired_ratio(*(errors(folder, label) for folder in pair)).as_dict() for label in sorted(labels)
             }
     return found
-
-
-def ratio(one: Tensor, other: Tensor, draws: int = 2000) -> dict[str, float]:
-    """The ratio of two mean errors on the same images, with its paired bootstrap interval."""
-    rng = torch.Generator().manual_seed(0)
-    index = torch.randint(len(one), (draws, len(one)), generator=rng)
-    drawn = one[index].mean(1) / other[index].mean(1)
-    low, high = drawn.quantile(torch.tensor([0.025, 0.975], dtype=drawn.dtype)).tolist()
-    return {"mean": float(one.mean() / other.mean()), "low": low, "high": high}
 
 
 if __name__ == "__main__":

@@ -89,13 +89,15 @@ def attack_run(
     return run_and_save(run, label, spec, images, **options).summary
 
 
-def run_and_save(run: Run, label: str, spec: config.Spec, images: ImageSet, **options: Any) -> Outcome:
-    """Evaluate and save an attack while no other process attacks the run under this label."""
+def run_and_save(
+    run: Run, label: str, spec: config.Spec, images: ImageSet, kept: int | None = SHOWN, **options: Any
+) -> Outcome:
+    """Evaluate and save an attack while no other process attacks the run under this label; ``kept`` is `save`'s."""
     protocol_name = options.get("protocol_name", ThreatModel.protocol_name)
     folder = place(run, label, protocol_name)
     with claimed(folder, "attack"):
         outcome = evaluate(run, spec, images, store=folder / PARTIAL, **options)
-        save(outcome, run, label, protocol_name=protocol_name)
+        save(outcome, run, label, kept, protocol_name=protocol_name)
     return outcome
 
 

@@ -11,7 +11,7 @@ import json
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -32,6 +32,7 @@ from ..training import trainer
 SEED = 20_250_000
 """Seed of every judge, so that two runs are judged by the same one."""
 EPOCHS = 30
+RECIPE = "published"
 ARCH = "resnet20"
 FILE = "judge.safetensors"
 
@@ -58,6 +59,7 @@ class Judge:
         *,
         arch: str = ARCH,
         epochs: int = EPOCHS,
+        recipe: str = RECIPE,
     ) -> Judge:
         """Train a judge with the project's own recipe on the clean training images of ``images``.
 
@@ -70,18 +72,20 @@ class Judge:
             progress: called after each step, as that of a training.
             arch: network, see `splitveil list models`.
             epochs: of the training.
+            recipe: of the training, "published" or "fast".
 
         Raises:
             UserError: unknown network, or too few images.
         """
-        identity = fingerprint(images, seed, arch=arch, epochs=epochs)
+        identity = fingerprint(images, seed, arch=arch, epochs=epochs, recipe=recipe)
         known = replace(images, train=without(images.train, [images.test]))
-        settings = _settings(images, seed, arch, epochs)
+        settings = _settings(images, seed, arch, epochs, recipe)
         # Layers draw their weights from torch's global generators, which are the caller's.
         with torch.random.fork_rng(), tempfile.TemporaryDirectory(prefix="splitveil-judge-") as folder:
             summary = trainer.fit(settings, known, folder, progress=progress)
             model = runs.Run.open(folder).model(known)
         about = {"network": arch, "seed": seed, "epochs": epochs, "images": summary["images"]["train"]}
+        about |= {"recipe": recipe} if recipe != RECIPE else {}
         return cls(_placed(model), about | {"accuracy": summary["accuracy"], "fingerprint": identity})
 
     @torch.no_grad()
@@ -141,11 +145,11 @@ class Judge:
         """
         path = Path(path)
         about = _about(path)
-        arch, seed, epochs = about["network"], about["seed"], about["epochs"]
-        if fingerprint(images, seed, arch=arch, epochs=epochs) != about["fingerprint"]:
+        arch, seed, epochs, recipe = about["network"], about["seed"], about["epochs"], about.get("recipe", RECIPE)
+        if fingerprint(images, seed, arch=arch, epochs=epochs, recipe=recipe) != about["fingerprint"]:
             raise UserError(f"{path} was trained on other images than {images.name} here; delete it, a new one is made")
         with torch.random.fork_rng():  # as above
-            model = runs.build_model(_settings(images, seed, arch, epochs), images)
+            model = runs.build_model(_settings(images, seed, arch, epochs, recipe), images)
         runs.load_weights(model, path)
         return cls(_placed(model), about)
 
@@ -174,6 +178,7 @@ def judge_for(
     cache: str | Path | None = None,
     progress: trainer.Progress | None = None,
     epochs: int = EPOCHS,
+    recipe: str = RECIPE,
 ) -> Judge:
     """Return the judge of a run; train it where it is not kept yet.
 
@@ -184,16 +189,17 @@ def judge_for(
             kept as ``RUN/judge.safetensors``.
         progress: called after each step, as that of a training.
         epochs: of the judge's training.
+        recipe: of the judge's training.
 
     Raises:
         UserError: the judge that is kept is damaged, or there are too few images.
     """
     arch = independent_of(run.settings.arch, images.size)
-    identity = fingerprint(images, SEED, arch=arch, epochs=epochs)
+    identity = fingerprint(images, SEED, arch=arch, epochs=epochs, recipe=recipe)
     path = run.path / FILE if cache is None else Path(cache) / f"judge-{identity[:12]}.safetensors"
     if path.is_file() and _about(path)["fingerprint"] == identity:
         return Judge.load(path, images)
-    judge = Judge.train(images, progress=progress, arch=arch, epochs=epochs)
+    judge = Judge.train(images, progress=progress, arch=arch, epochs=epochs, recipe=recipe)
     judge.save(path)
     return judge
 
@@ -213,24 +219,26 @@ def independent_of(victim: str, image_size: int) -> str:
     return "vgg11_bn" if image_size >= 32 else "mobilenetv2"  # VGG's poolings leave nothing of smaller images
 
 
-def fingerprint(images: ImageSet, seed: int, *, arch: str, epochs: int) -> str:
-    """Return the SHA-256 of all that makes a judge: the images, their classes, network, seed and epochs.
+def fingerprint(images: ImageSet, seed: int, *, arch: str, epochs: int, recipe: str = RECIPE) -> str:
+    """Return the SHA-256 of all that makes a judge: the images, their classes, network, seed, epochs and recipe.
 
     Args:
         images: image set of the attacked run.
         seed: of the judge.
         arch: network of the judge.
         epochs: of its training.
+        recipe: of its training; the published one, which earlier versions always took, leaves no trace.
     """
     labels = [split.labels.cpu().numpy().tobytes() for split in (images.train, images.test)]
     parts = [images.train.digest(), images.test.digest(), images.classes, arch, seed, epochs]
+    parts += [recipe] if recipe != RECIPE else []
     return hashlib.sha256(b"".join([*labels, json.dumps(parts).encode()])).hexdigest()
 
 
-def _settings(images: ImageSet, seed: int, arch: str, epochs: int) -> config.TrainConfig:
+def _settings(images: ImageSet, seed: int, arch: str, epochs: int, recipe: str) -> config.TrainConfig:
     # Where the network is cut does not matter: nothing is defended. train_time: all but a tenth is trained on.
     values = {"data": images.name, "arch": arch, "cut": 1, "protocol": "train_time", "epochs": epochs, "seed": seed}
-    return config.parse(values).resolve()
+    return config.parse({**values, "recipe": recipe}).resolve()
 
 
 def _placed(model: SplitModel) -> SplitModel:
@@ -247,6 +255,7 @@ class About(TypedDict):
     images: reading.Count
     accuracy: reading.Interval
     fingerprint: str
+    recipe: NotRequired[str]
 
 
 ABOUT = TypeAdapter(About)

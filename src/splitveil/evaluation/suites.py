@@ -90,6 +90,7 @@ def run_suite(
     *,
     progress: Callable[[str], Progress] | None = None,
     extra: Mapping[str, evaluate.Metric] | None = None,
+    kept: int | None = evaluate.SHOWN,
     **threat_model: Any,
 ) -> dict[str, Any]:
     """Run every attack of the suite and leave ``RUN/attacks/NAME/`` for each and ``RUN/attacks/suite-SUITE.json``.
@@ -104,6 +105,7 @@ def run_suite(
         images: image set of the run.
         progress: from an attack's name to the callback that shows its progress.
         extra: further metrics, as of `evaluate`.
+        kept: number of reconstructions that each attack leaves as arrays; None: all.
         threat_model: fields of `ThreatModel`.
 
     Returns:
@@ -125,7 +127,7 @@ def run_suite(
         if done is None:
             shown = progress(label) if progress else None
             outcome = evaluate.run_and_save(
-                run, label, spec, images, progress=shown, extra=extra, fits=fits, **threat_model
+                run, label, spec, images, kept, progress=shown, extra=extra, fits=fits, **threat_model
             )
             done = outcome.summary, outcome.values, outcome.held_out
         summaries[label], values[label], held[label] = done

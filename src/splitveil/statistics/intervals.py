@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Annotated, Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..storage import reading
 
+RESAMPLES = 2000
 ELEMENTS_AT_ONCE = 2**22  # bounds the working memory of bootstrap_ci to some 200 MB
 
 
@@ -81,7 +82,7 @@ def bootstrap_ci(
     values: Tensor | Sequence[float] | Any,
     rng: torch.Generator | None = None,
     level: float = 0.95,
-    resamples: int = 2000,
+    resamples: int = RESAMPLES,
 ) -> Interval:
     """Return the percentile-bootstrap interval of the mean of independent values (Efron and Tibshirani 1993, ch. 13).
 
@@ -109,15 +110,21 @@ def bootstrap_ci(
     _check_level(level)
     if resamples < 1:
         raise UserError(f"a confidence interval got resamples={resamples}; expected at least 1 (2000 is usual)")
-    means = []
+    means = torch.cat([sample[drawn].mean(dim=1) for drawn in _resamples(count, resamples, rng)])
+    return Interval(sample.mean().item(), *_tails(means, level), level)
+
+
+def _resamples(count: int, resamples: int, rng: torch.Generator) -> Iterator[Tensor]:
+    """Yield the numbers of the drawn images, (rows, ``count``), until there are ``resamples`` rows."""
     at_once = max(1, ELEMENTS_AT_ONCE // count)
     for start in range(0, resamples, at_once):
         rows = min(at_once, resamples - start)
-        drawn = torch.randint(count, (rows, count), generator=rng, device=rng.device)
-        means.append(sample[drawn].mean(dim=1))
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64, device=rng.device)
-    low, high = torch.cat(means).quantile(tails).tolist()
-    return Interval(sample.mean().item(), low, high, level)
+        yield torch.randint(count, (rows, count), generator=rng, device=rng.device)
+
+
+def _tails(values: Tensor, level: float) -> list[float]:
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64, device=values.device)
+    return values.quantile(tails).tolist()
 
 
 def paired_difference(a: Any, b: Any, rng: torch.Generator | None = None, level: float = 0.95) -> Interval:
@@ -144,6 +151,36 @@ def paired_difference(a: Any, b: Any, rng: torch.Generator | None = None, level:
             "expected both from the same images"
         )
     return bootstrap_ci(first - second, rng, level)
+
+
+def paired_ratio(a: Any, b: Any, rng: torch.Generator | None = None, level: float = 0.95) -> Interval:
+    """Return the bootstrap interval of mean(a)/mean(b), where a[i] and b[i] were measured on the same image.
+
+    Args:
+        a: one number per image, (n,).
+        b: one number per image, (n,), in the same order, with a positive mean.
+        rng: as of `bootstrap_ci`.
+        level: as of `bootstrap_ci`.
+
+    Raises:
+        UserError: different numbers of images, a mean of b that is not positive, and as `bootstrap_ci`.
+
+    >>> paired_ratio([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    Interval(mean=2.0, lo=2.0, hi=2.0, level=0.95)
+    """
+    first, second = (torch.as_tensor(values).detach().double().cpu() for values in (a, b))
+    if first.shape != second.shape or first.dim() != 1 or len(first) < 2:
+        raise UserError(
+            f"a paired ratio got {tuple(first.shape)} and {tuple(second.shape)} values; expected both (n,), n at least "
+            "2, from the same images"
+        )
+    if not bool((first.isfinite() & second.isfinite()).all()) or not bool(second.mean() > 0):
+        raise UserError("a paired ratio got values that are not finite, or a denominator whose mean is not above 0")
+    _check_level(level)
+    rng = torch.Generator().manual_seed(0) if rng is None else rng
+    drawn = _resamples(len(first), RESAMPLES, rng)
+    ratios = torch.cat([first[index].mean(1) / second[index].mean(1) for index in drawn])
+    return Interval(float(first.mean() / second.mean()), *_tails(ratios, level), level)
 
 
 def binomial_ci(correct: int, n: int, level: float = 0.95) -> Interval:
