@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from ..statistics.intervals import Interval
-from ._gaussians import Mixture
 from .base import Channel, Estimate
 
 SIGNIFICANCE = 1.959964
@@ -18,14 +19,22 @@ ASSUMPTIONS = (
 )
 
 
-def gaps(channel: Channel, part: str, q: Mixture, rng: torch.Generator) -> Tensor:
+class Density(Protocol):
+    """A density of the wire."""
+
+    def log_density(self, z: Tensor, /) -> Tensor:
+        """Return log q of each row of z (N, D), (N,), in nats."""
+        ...
+
+
+def gaps(channel: Channel, part: str, q: Density, rng: torch.Generator) -> Tensor:
     """Return log p(z_wire|x) − log q(z_wire) of one fresh wire of each image of a part, (N,), in nats."""
     law = channel.conditional(part)
     wire = law.draw(rng)
     return law.log_density(wire) - q.log_density(wire)
 
 
-def upper_bound(channel: Channel, q: Mixture, about: str, rng: torch.Generator) -> Estimate:
+def upper_bound(channel: Channel, q: Density, about: str, rng: torch.Generator) -> Estimate:
     """Return the mean gap on the held-out images: an unbiased estimate of an upper bound, whatever q is."""
     values = gaps(channel, "held_out", q, rng)
     mean, error = float(values.mean()), float(values.std() / len(values) ** 0.5)

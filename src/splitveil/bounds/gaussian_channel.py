@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ..registry import plugin
-from . import _gaussians
-from ._cross_entropy import upper_bound
+from . import _gaussians, _principal
+from ._cross_entropy import gaps, upper_bound
 from .base import Bound, Channel, Estimate
+
+ENOUGH = 2
+"""Images for each value of the wire that determine a full covariance well enough."""
 
 
 @plugin("channel")
@@ -16,7 +20,9 @@ class GaussianChannel(Bound):
 
     I(x; z_wire) ≤ ½ log det(I + Cov(z)/σ²): of all features with this covariance Gaussian ones say most (Cover and
     Thomas, "Elements of Information Theory", theorem 8.6.5). Covariance and estimate are made of different images: the
-    cross-entropy E[log p(z_wire|x) − log q(z_wire)] with q one Gaussian, which is an upper bound for any q.
+    cross-entropy E[log p(z_wire|x) − log q(z_wire)] with q one Gaussian, which is an upper bound for any q. Where
+    the wire has more than half as many values as there are images to fit on, or more than 4,096, q has principal
+    directions with a variance each, and one variance for all others.
 
     Raises:
         BoundError: the wire's noise is not Gaussian, or there is none.
@@ -30,6 +36,19 @@ class GaussianChannel(Bound):
 
     def estimate(self, channel: Channel, rng: torch.Generator) -> list[Estimate]:
         law = channel.conditional("fit")
+        noise = law.variance.mean(0)
+        if channel.dimension > min(_gaussians.FULL_UP_TO, len(law.mean) / ENOUGH):
+            return [_wide(channel, law.mean, float(noise.mean()), rng)]
         one = torch.zeros(len(law.mean), dtype=torch.long, device=law.mean.device)
-        fit = _gaussians.full if channel.dimension <= _gaussians.FULL_UP_TO else _gaussians.diagonal
-        return [upper_bound(channel, fit(law.mean, law.variance.mean(0), one, 1, 0.0), "one Gaussian", rng)]
+        return [upper_bound(channel, _gaussians.full(law.mean, noise, one, 1, 0.0), "one Gaussian", rng)]
+
+
+def _wide(channel: Channel, z: Tensor, noise: float, rng: torch.Generator) -> Estimate:
+    start = rng.get_state()
+
+    def gap(q: _principal.Principal) -> float:
+        rng.set_state(start)  # each density meets the same noise
+        return float(gaps(channel, "choose", q, rng).mean())
+
+    best = min(_principal.candidates(z, channel.features("choose").flatten(1).double(), noise), key=gap)
+    return upper_bound(channel, best, f"one Gaussian of {len(best.variances)} directions", rng)

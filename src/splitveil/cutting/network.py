@@ -350,15 +350,15 @@ def _check(encoder: nn.Module, tail: nn.Module, example: Tensor, expected: Any, 
 
 def _crossing_message(network: nn.Module, at: str, example: Tensor, crossing: list[fx.Node]) -> str:
     names = ", ".join(f"'{n.target if n.op == 'call_module' else n.name}'" for n in crossing)
-    legal = [name for name in _neighbors(network, at) if _is_legal(network, name, example)]
+    legal = [name for name in _neighbors(network, at) if is_legal(network, name, example)]
     hint = " or ".join(f"'{name}'" for name in legal[:2]) or "another layer"
     return f"a cut at '{at}' is crossed by {names}: the tail needs more than the layer's output; cut at {hint}"
 
 
-def _is_legal(network: nn.Module, name: str, example: Tensor) -> bool:
+def is_legal(network: nn.Module, name: str, example: Tensor) -> bool:
+    """Return whether nothing but the output of layer ``name`` crosses a cut there."""
     try:
-        graph, _, _ = _trace(network, name, example)
-        return not _crossing(graph, _cut_node(graph, name))
+        return not _crossing(graph := _trace(network, name, example)[0], _cut_node(graph, name))
     except UserError:
         return False
 

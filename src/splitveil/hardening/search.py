@@ -194,9 +194,19 @@ class Hardening:
         return variance**0.5 or LEAST_NOISE * known.deviation
 
     def _accuracy(self, model: SplitModel) -> float:
-        device = model.mean.device
-        rngs = [stream(device, self.seed, VALIDATE, draw) for draw in range(DRAWS)]
-        return float(torch.cat([correct(model, self.validate, rng) for rng in rngs]).float().mean())
+        return noisy_accuracy(model, self.validate, self.seed)
+
+
+def noisy_accuracy(model: SplitModel, images: Split, seed: int) -> float:
+    """Return the accuracy of a model over `DRAWS` draws of its noise for each image, in [0, 1].
+
+    Args:
+        model: trained.
+        images: images and their classes.
+        seed: of the noise.
+    """
+    rngs = [stream(model.mean.device, seed, VALIDATE, draw) for draw in range(DRAWS)]
+    return float(torch.cat([correct(model, images, rng) for rng in rngs]).float().mean())
 
 
 def bracket(steps: list[Step]) -> tuple[float, float]:

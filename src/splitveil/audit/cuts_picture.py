@@ -1,0 +1,80 @@
+"""The picture of an audit of cuts: what a cut costs the device against what it leaves to an attacker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..storage.files import atomic_write
+
+BLUE, RED, GRAY = "#4c72b0", "#c44e52", "#8a8a8a"
+
+
+def worst(row: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the lower of the attacks' errors at a cut, with its interval; None where none was made.
+
+    Args:
+        row: of the record.
+
+    >>> worst({"linear": {"mean": 0.2}, "decoder": {"mean": 0.1}})
+    {'mean': 0.1}
+    """
+    made = [row[name] for name in ("linear", "decoder") if row[name] is not None]
+    return min(made, key=lambda error: error["mean"], default=None)
+
+
+def draw(record: dict[str, Any], path: Path) -> None:
+    """Draw the cuts of a record, with the front: the cuts that no other beats.
+
+    Args:
+        record: finished.
+        path: PNG file that is made.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, NullFormatter
+
+    rows = [row | {"worst": error} for row in record["rows"] if (error := worst(row))]
+    figure = Figure((7.5, 4.8), dpi=140, layout="constrained")
+    axes = figure.subplots()
+    drop = record["terms"]["max_drop"]
+    axes.set_title(f"{record['network']}: where to cut, at {drop:g} point{'' if drop == 1 else 's'} of accuracy lost")
+    axes.axhline(record["mean_image"], color=GRAY, linestyle=":", linewidth=1, label="error of the mean image")
+    best = [row for row in rows if row["layer"] in record["front"]]
+    best.sort(key=lambda row: row["multiply_adds"])
+    axes.plot(
+        [row["multiply_adds"] for row in best],
+        [row["worst"]["mean"] for row in best],
+        color=RED,
+        linewidth=1.2,
+        drawstyle="steps-post",
+        label="front: no other cut beats these",
+        zorder=1,
+    )
+    for color, label, some in (
+        (RED, None, best),
+        (BLUE, "other cuts", [row for row in rows if row["layer"] not in record["front"]]),
+    ):
+        _points(axes, some, color, label)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(EngFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("multiply-adds on the device for one image")
+    axes.set_ylabel("attacker's mean squared error (higher is better)")
+    axes.set_ylim(0, None)
+    axes.margins(x=0.1, y=0.12)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8, loc="best", framealpha=0.9)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def _points(axes: Any, rows: list[dict[str, Any]], color: str, label: str | None) -> None:
+    """Draw cuts with their intervals, and the name of the layer beside each."""
+    if not rows:
+        return
+    x, y = [row["multiply_adds"] for row in rows], [row["worst"]["mean"] for row in rows]
+    low = [row["worst"]["mean"] - row["worst"]["ci95"][0] for row in rows]
+    high = [row["worst"]["ci95"][1] - row["worst"]["mean"] for row in rows]
+    axes.errorbar(x, y, yerr=[low, high], fmt="o", color=color, markersize=5, capsize=2, linewidth=1, label=label)
+    for row, across, up in zip(rows, x, y, strict=True):
+        axes.annotate(row["layer"], (across, up), textcoords="offset points", xytext=(6, 5), fontsize=9, color=color)
