@@ -77,6 +77,9 @@ def test_a_report_comes_back_as_it_was(report, model, tmp_path):
         assert torch.equal(again.images, result.images)
         assert torch.equal(again.originals, result.originals)
         assert (again.flags, again.baseline_mse) == (result.flags, result.baseline_mse)
+        assert again.class_mean_mse == result.class_mean_mse == report.class_mean_mse
+        torch.testing.assert_close(again.outcome.class_mean, result.outcome.class_mean)
+        assert again.outcome.values.keys() == result.outcome.values.keys()
         assert again.interval("ssim").mean == pytest.approx(result.interval("ssim").mean, abs=1e-6)
     # Attacked again it gives the same.
     once_more = sv.attack(saved.model, "linear:looks=1", **SIDES)

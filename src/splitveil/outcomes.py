@@ -11,6 +11,7 @@ from .data import to_float
 from .errors import UserError
 from .evaluation import suites
 from .evaluation.evaluate import Outcome
+from .evaluation.floors import CLASS_MEAN
 from .evaluation.scores import interval
 from .pictures import inline_figure
 from .statistics.intervals import Interval
@@ -58,6 +59,14 @@ class Result:
     def baseline_mse(self) -> float:
         """Return the error of answering the mean of the attacker's images, which needs no wire."""
         return self.outcome.summary["baseline_mse"]
+
+    @property
+    def class_mean_mse(self) -> float | None:
+        """Return the error of answering the mean of the attacker's images of the true class.
+
+        It is what the most private wire leaves that still tells the class; None: an earlier version made the attack.
+        """
+        return self.outcome.summary.get(CLASS_MEAN)
 
     @property
     def flags(self) -> list[str]:
@@ -112,6 +121,8 @@ class Result:
     def __repr__(self) -> str:
         flags = "".join(f"\n  flag: {flag}" for flag in self.flags)
         shown = f"mse={self.mse:.4f}, ssim={self.ssim:.3f}, baseline_mse={self.baseline_mse:.4f}"
+        if self.class_mean_mse is not None:
+            shown += f", class_mean_mse={self.class_mean_mse:.4f}"
         return f"Result({self.name}: {shown}, {len(self.outcome.values['mse'])} images){flags}"
 
 
@@ -150,6 +161,11 @@ class Report:
     def worst_case_mse(self) -> float:
         """Return the mean over the images of the lowest error of any attack, which needs the images to be known."""
         return float(suites.worst_case({name: value["mse"] for name, value in self._values().items()}).mean())
+
+    @property
+    def class_mean_mse(self) -> float | None:
+        """Return the error of answering the mean image of the true class, as of `Result`."""
+        return next(iter(self.results.values())).class_mean_mse
 
     @property
     def flags(self) -> list[str]:

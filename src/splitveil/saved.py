@@ -22,6 +22,7 @@ from .defenses.base import Stack
 from .errors import UserError
 from .evaluation import evaluate, suites
 from .evaluation.evaluate import Outcome
+from .evaluation.floors import CLASS_MEAN
 from .evaluation.scores import METRICS
 from .given import check_model, network_of
 from .model import SplitModel
@@ -331,8 +332,9 @@ def _outcome(folder: Path) -> Outcome:
     count = summary["images"]["attacked"]
     table = reading.read_columns(folder / "per_image.csv", names, remedy, count)
     values = {name: torch.from_numpy(column).float() for name, column in table.items() if name != "image"}
+    ceiling = values.pop(CLASS_MEAN, None)
     held = suites.held_out(folder, seen, summary, remedy) if "held_out" in summary else {}
-    return Outcome(summary, values, held, *_images(folder / evaluate.ARRAYS, count, remedy))
+    return Outcome(summary, values, held, *_images(folder / evaluate.ARRAYS, count, remedy), class_mean=ceiling)
 
 
 def _images(path: Path, count: int, remedy: str) -> tuple[Tensor, Tensor]:

@@ -59,7 +59,10 @@ def test_a_run_folder_holds_what_the_design_says(run):
 def test_attack_prints_a_table_and_leaves_its_files(run, capsys):
     main(["attack", str(run), "--attack", "linear:1", "--protocol", "train_time", "--attacked", "20"])
     shown = capsys.readouterr().out
-    assert "mean image" in shown
+    summary = json.loads((run / "attacks" / "linear@train_time" / "summary.json").read_text())
+    rows = [[cell.strip() for cell in line.split("│")[1:3]] for line in shown.splitlines() if "│" in line]
+    assert ["mean image", f"{summary['baseline_mse']:.4g}"] in rows
+    assert f"{summary['class_mean_mse']:.4g}" in shown
     assert "20 images attacked" in " ".join(shown.split())
     assert {p.name for p in (run / "attacks" / "linear@train_time").iterdir()} == {
         "summary.json",
@@ -360,6 +363,6 @@ def test_further_metrics_are_printed_and_kept(run, capsys, monkeypatch, tmp_path
     assert 0.2 < summary["reidentified"]["ci95"][0] < 0.5 < summary["reidentified"]["ci95"][1] < 0.8
     assert summary["recognized"]["mean"] == 1
     rows = (run / "attacks" / "linear@train_time" / "per_image.csv").read_text().splitlines()
-    assert rows[0] == "image,mse,psnr,ssim,ssim_zero,reidentified,recognized,wire_distance"
+    assert rows[0] == "image,mse,psnr,ssim,ssim_zero,reidentified,recognized,wire_distance,class_mean_mse"
     none = tmp_path / "none.pth"
     assert f"cannot read {none}" in refused(capsys, "attack", run, "--attack", "linear", "--lpips", none)

@@ -119,6 +119,18 @@ def test_baseline_is_the_error_of_the_mean_training_image(run):
     assert summary["images"] == {"attacker": 54, "attacked": 120}
 
 
+def test_the_ceiling_is_the_error_of_the_mean_image_of_the_true_class(run):
+    parts = protocol("inference_time", IMAGES, seed=3)
+    own, asked = parts.attacker_train, parts.attacker_test
+    means = torch.stack([to_float(own.images[own.labels == label]).mean(0) for label in asked.labels])
+    expected = metrics.mse(means, to_float(asked.images))
+    summary = attack(run)
+    assert summary["class_mean_mse"] == pytest.approx(float(expected.mean()), rel=1e-5)
+    assert summary["class_mean_mse"] < summary["baseline_mse"]
+    rows = csv.DictReader((run.path / "attacks" / "linear" / "per_image.csv").open())
+    assert [float(row["class_mean_mse"]) for row in rows] == pytest.approx(expected.tolist(), rel=1e-5)
+
+
 def test_attacks_under_two_protocols_do_not_overwrite_each_other(run):
     own, other = attack(run), attack(run, protocol_name="train_time")
     left = [

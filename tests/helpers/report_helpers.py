@@ -39,9 +39,14 @@ def run_folder(
     errors: dict[str, np.ndarray],
     *,
     digest: str | None = "images-0",
+    class_mean: float | None = 0.05,
     **more: Any,
 ) -> Path:
-    """Everything that training and attacks leave and a record is made of. ``errors``: attack -> MSE of each image."""
+    """Everything that training and attacks leave and a record is made of.
+
+    ``errors``: attack -> MSE of each image; ``class_mean``: that of the mean image of the true class, None as before it
+    was measured.
+    """
     folder.mkdir(parents=True)
     environment = {"splitveil": "0.1.0", "torch": "2.14", "python": "3.11", "processor": "any", "cores": 2, "gpu": None}
     summary = {
@@ -62,14 +67,18 @@ def run_folder(
         attack = folder / "attacks" / label
         attack.mkdir(parents=True)
         values = {"mse": mse, "psnr": -10 * np.log10(mse), "ssim": 1 - 10 * mse}
-        rows = [f"{i},{a:.8g},{b:.8g},{c:.8g}" for i, (a, b, c) in enumerate(zip(*values.values(), strict=True))]
-        (attack / "per_image.csv").write_text("\n".join(["image,mse,psnr,ssim", *rows]) + "\n")
+        columns = values if class_mean is None else values | {"class_mean_mse": np.full(len(mse), class_mean)}
+        rows = [
+            ",".join([str(i), *(f"{v:.8g}" for v in row)]) for i, row in enumerate(zip(*columns.values(), strict=True))
+        ]
+        (attack / "per_image.csv").write_text("\n".join([",".join(["image", *columns]), *rows]) + "\n")
         found = {
             "attack": of.attacks[label].model_dump(),
             "protocol": of.settings.protocol,
             "images": {"attacker": 90, "attacked": len(mse)},
             **{name: interval(value) for name, value in values.items()},
             **{"baseline_mse": 0.06, "flags": [], "seconds": 3.0, "images_digest": digest},
+            **({} if class_mean is None else {"class_mean_mse": class_mean}),
         }
         (attack / "summary.json").write_text(json.dumps(found))
         images = np.random.default_rng(len(label)).integers(0, 256, (2, 4, 3, 32, 32)).astype(np.uint8)

@@ -80,9 +80,13 @@ def build(
 
 
 def _scores(attack: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a record keeps of an attack's summary; shares that were read are there only where it was asked."""
+    """Return what a record keeps of an attack's summary.
+
+    Shares that were read are there only where it was asked, the error of the mean image of the class where it is known.
+    """
     kept = ("attack", "mse", "psnr", "ssim", "baseline_mse", "flags", "seconds")
-    return {key: attack[key] for key in (*kept, *(key for key in ("reidentified", "recognized") if key in attack))}
+    more = ("reidentified", "recognized", "class_mean_mse")
+    return {key: attack[key] for key in (*kept, *(key for key in more if key in attack))}
 
 
 def _trained_as(folder: Path, summary: dict[str, Any]) -> dict[str, str]:

@@ -208,6 +208,8 @@ def _attack_table(run: Any, rows: dict[str, dict[str, Any]], about: dict[str, An
         figures += [interval(row[key], percent=True) if key in row else "" for key in shares]
         table.add_row(escape(name), *figures, f"{row['seconds']:.0f}")
     table.add_row("mean image", f"{about['baseline_mse']:.4g}")
+    if about.get("class_mean_mse") is not None:  # attacks of earlier versions have none
+        table.add_row("mean image of the true class", f"{about['class_mean_mse']:.4g}")
     counts = about["images"]
     table.caption = f"{about['protocol']}: {counts['attacked']} images attacked, {counts['attacker']} to learn from"
     return table

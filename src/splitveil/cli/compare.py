@@ -90,12 +90,15 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _runs_table(found: Comparison, a: str, b: str) -> Table:
+    shares = any(row.share for row in found.rows)
     columns = ("", "metric", "seeds", "A", "B", "B − A [95 %]", "p, Holm", "verdict")
+    columns += ("A to class mean %",) if shares else ()
     table = Table(*(Column(name, overflow="fold") for name in columns), title=escape(f"A: {a}   B: {b}"), **LOOK)
     for row in found.rows:
         means = [f"{_scaled(row.metric) * side.mean:.4g}" for side in (row.a, row.b)]
         about = escape(row.what), TITLES[row.metric], str(row.seeds)
-        table.add_row(*about, *means, _difference(row), _p(row), row.verdict)
+        way = (_share(row),) if shares else ()
+        table.add_row(*about, *means, _difference(row), _p(row), row.verdict, *way)
     table.caption = _caption(found.rows)
     return table
 
@@ -105,7 +108,8 @@ def _cells_table(found: Cells, a: str, b: str, equal: set[str]) -> Table:
     attackers = {row.what for cell in found.common.values() for row in cell.rows} - {"network"}
     who = " or ".join(sorted(attackers)) or "no attack"
     title = escape(f"{who} and accuracy, B − A; A: {a}   B: {b}")
-    columns = ("configuration", "seeds", *(TITLES[m] for m in shown))
+    shares = any(row.share for cell in found.common.values() for row in cell.rows)
+    columns = ("configuration", "seeds", *(TITLES[m] for m in shown), *(("A to class mean %",) if shares else ()))
     table = Table(*(Column(name, overflow="fold") for name in columns), title=title, **LOOK)
     for name, cell in found.common.items():
         if name in equal:
@@ -113,7 +117,8 @@ def _cells_table(found: Cells, a: str, b: str, equal: set[str]) -> Table:
         by_metric = {row.metric: row for row in cell.rows}
         axes = ", ".join(f"{key} {value}" for key, value in found.axes[name].items())
         figures = (_marked(by_metric[m]) if m in by_metric else "" for m in shown)
-        table.add_row(escape(axes or name), str(found.seeds[name]), *figures)
+        way = (_share(by_metric["mse"]) if "mse" in by_metric else "",) if shares else ()
+        table.add_row(escape(axes or name), str(found.seeds[name]), *figures, *way)
     table.caption = "bold: differs (a higher MSE is more private, a higher SSIM less); " + _caption(
         [row for cell in found.common.values() for row in cell.rows]
     )
@@ -134,6 +139,12 @@ def _difference(row: Row) -> str:
     return escape(str(row.difference.scaled(scale))) + ("" if row.paired else " *")
 
 
+def _share(row: Row) -> str:
+    from ..results.ceiling import text
+
+    return "" if row.metric != "mse" else escape(text(row.share))
+
+
 def _p(row: Row) -> str:
     return "" if row.p is None else "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
 
@@ -151,6 +162,8 @@ def _caption(rows: Sequence[Row]) -> str:
     if least == 1 < few:
         over += "; of one seed over the images alone"
     text = f"intervals: {over}; p: corrected for {len(rows)} rows (Holm)"
+    if any(row.share for row in rows):
+        text += "; A to class mean: where B's error lies between A (0 %) and the mean image of the true class (100 %)"
     if few < LEAST:
         text += f"; another training of each may differ as much: a verdict needs {LEAST} seeds of each"
     return text + ("; * as if on different images" if any(not row.paired for row in rows) else "")

@@ -29,7 +29,7 @@ from ..storage import reading
 from ..storage.claims import claimed
 from ..storage.files import write_json, write_text
 from . import reliability
-from .floors import linear_error, mean_image_error
+from .floors import CLASS_MEAN, class_mean_error, linear_error, mean_image_error
 from .interception import Interception, hold_out, wire_distance
 from .scores import METRICS, Metric, interval, scored
 from .stage import Stage, ThreatModel, check_wire, parts, set_up
@@ -54,6 +54,7 @@ class Outcome:
         held_out: error and distance on the wire of each of the attacker's held-out images.
         originals: uint8 (N, C, S, S), in the order of ``values``.
         reconstructions: as ``originals``.
+        class_mean: error of the mean image of the true class, (N,); None: an earlier version made the attack.
     """
 
     summary: dict[str, Any]
@@ -61,6 +62,7 @@ class Outcome:
     held_out: dict[str, Tensor]
     originals: Tensor
     reconstructions: Tensor
+    class_mean: Tensor | None = None
 
 
 def attack_run(
@@ -128,7 +130,8 @@ def save(outcome: Outcome, run: Run, name: str, kept: int | None = SHOWN, *, pro
     image_grid_png(rows, folder / "reconstructions.png")
     arrays = {"originals": outcome.originals[:kept], "reconstructions": outcome.reconstructions[:kept]}
     save_arrays(folder / ARRAYS, **arrays)
-    write_text(folder / "per_image.csv", _csv(outcome.values))
+    ceiling = {} if outcome.class_mean is None else {CLASS_MEAN: outcome.class_mean}
+    write_text(folder / "per_image.csv", _csv(outcome.values | ceiling))
     write_text(folder / "held_out.csv", _csv(outcome.held_out))
     write_json(folder / "summary.json", outcome.summary)
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)
@@ -189,6 +192,7 @@ def made(stage: Stage, runtime: Runtime, extra: Mapping[str, Metric] | None = No
     found, wires = reconstruct(stage.attack, stage.tap, asked, runtime)
     seconds = runtime.seconds
     baseline = mean_image_error(given.attacker_train, given.attacker_test)
+    class_mean = class_mean_error(given.attacker_train, given.attacker_test)
     distance = _distance(stage, found, wires)
     held_out = {"mse": _held_out_error(found, held), **_part(distance, 0, len(held))}
     found = found[len(held) :]
@@ -200,6 +204,7 @@ def made(stage: Stage, runtime: Runtime, extra: Mapping[str, Metric] | None = No
         **{name: interval(value).as_dict() for name, value in values.items()},
         "held_out": {"images": len(held), "mse": float(held_out["mse"].mean()) if len(held) else None},
         "baseline_mse": float(baseline.mean()),
+        CLASS_MEAN: float(class_mean.mean()),
         "linear_mse": None if floor is None else float(floor.mean()),
         **{f"about_{name}": metric.about for name, metric in (extra or {}).items() if hasattr(metric, "about")},
         "flags": flags,
@@ -209,7 +214,8 @@ def made(stage: Stage, runtime: Runtime, extra: Mapping[str, Metric] | None = No
         "curve": stage.attack.curve(),
         "environment": environment(),
     }
-    return Outcome(summary, values, held_out, given.attacker_test.images, torch.round(found * 255).to(torch.uint8))
+    answers = torch.round(found * 255).to(torch.uint8)
+    return Outcome(summary, values, held_out, given.attacker_test.images, answers, class_mean)
 
 
 @torch.no_grad()

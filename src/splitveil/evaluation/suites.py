@@ -25,6 +25,7 @@ from . import evaluate, reliability, stage
 from ._frozen import PRESETS as PRESETS  # read by others
 from ._frozen import SUITES, SUPERSEDED
 from ._frozen import specs as specs
+from .floors import CLASS_MEAN
 from .scores import PRIVACY
 
 Values = dict[str, dict[str, Tensor]]
@@ -249,7 +250,9 @@ def combined(summaries: dict[str, dict[str, Any]], values: Values, held: Values)
     strongest = {key: worst_case({n: v[key] for n, v in values.items()}, key) for key in ("mse", "ssim", "psnr")}
     counts = Counter(won)
     flags = [f"{label}: {flag}" for label, summary in summaries.items() for flag in summary["flags"]]
-    told = ("protocol", "seed", "observed", "images", "images_digest", "baseline_mse", "budget", "curve", "environment")
+    first = next(iter(summaries.values()))
+    told = ("protocol", "seed", "observed", "images", "images_digest", "baseline_mse", CLASS_MEAN)
+    told += ("budget", "curve", "environment")
     return {
         "attacks": {
             label: {key: value for key, value in summary.items() if key not in told}
@@ -262,8 +265,9 @@ def combined(summaries: dict[str, dict[str, Any]], values: Values, held: Values)
         "below_decoder": intervals.paired_difference(mse["decoder"], strongest["mse"]).as_dict()
         if "decoder" in mse
         else None,
-        "baseline_mse": next(iter(summaries.values()))["baseline_mse"],
-        "images": next(iter(summaries.values()))["images"],
+        "baseline_mse": first["baseline_mse"],
+        CLASS_MEAN: next((one[CLASS_MEAN] for one in summaries.values() if CLASS_MEAN in one), None),
+        "images": first["images"],
         "flags": flags,
     }
 

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..results import tables
+from ..results.ceiling import name_of
 from ..results.findings import Findings, Part
 from ..results.published_tables import method
 from ..results.record_types import Failure, Machine
@@ -110,6 +111,8 @@ def page(findings: Findings, found: Sequence[tables.Table], drawn: Sequence[dict
         opening=opening,
         descriptions=list(dict.fromkeys(about.description for about in findings.grids if about.description)),
         baseline_mse=parts[0].group.baseline_mse,
+        class_mean_mse=parts[0].group.class_mean_mse,
+        undefended=name_of(list(findings.shares.values())),
         arenas=[{"name": p.group.name, "plots": _uris(plot)} for p, plot in zip(parts, drawn, strict=True)],
         eyebrow=_eyebrow(findings),
         headline=captions.headline(findings.groups, effects, findings.margin, findings.equal),
@@ -135,12 +138,13 @@ def page(findings: Findings, found: Sequence[tables.Table], drawn: Sequence[dict
 def _leads(findings: Findings) -> list[str]:
     first = captions.cem(findings.effects, findings.margin), captions.equal_accuracy(findings.equal)
     fronts = [captions.front(group, len(findings.groups) > 1) for group in findings.groups]
-    return [*filter(None, first), *fronts]
+    ceilings = [captions.ceiling(part.group, part.shares, len(findings.groups) > 1) for part in findings.parts]
+    return [*filter(None, first), *fronts, *filter(None, ceilings)]
 
 
 def _equal(part: Part) -> dict[str, Any]:
     """Return the rows of the table at equal accuracy, under the name of their group."""
-    return {"title": part.group.name, "rows": [tables.equal_cells(row) for row in part.equal]}
+    return {"title": part.group.name, "rows": [tables.equal_cells(row, part.shares) for row in part.equal]}
 
 
 def _opening(part: Part, shown: thumbnails.Strips) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from ..results.ceiling import Shares, name_of, of_configuration
 from ..results.cem_effect import CemEffect
 from ..results.equal_accuracy import OUTSIDE, Equal
 from ..results.groups import ComparisonGroup, Configuration
@@ -105,6 +106,41 @@ def front(group: ComparisonGroup, several: bool = False) -> str:
         f"{percent(low.accuracy)} % at {_error(low)} ({low.name}); always answering the mean image gives "
         f"{group.baseline_mse:.4g}. {shares[0].upper()}{shares[1:]}."
     )
+
+
+def ceiling(group: ComparisonGroup, found: Shares, several: bool = False) -> str:
+    """Return where the configurations of a group lie between the undefended wire and the mean image of the class.
+
+    Args:
+        group: the configurations.
+        found: as of `results.ceiling.shares`.
+        several: whether the page has other groups too, so that this one must be named.
+    """
+    if group.class_mean_mse is None:
+        return ""
+    text = (
+        f"{f'{group.name}: the' if several else 'The'} mean image of the true class gives {group.class_mean_mse:.4g}, "
+        "the most that a wire can leave which still tells the class."
+    )
+    if not found:
+        return (
+            f"{text} How far the defenses come on the way there is not known: no cell without a defense, or with noise "
+            "alone, has their seeds and images."
+        )
+    references = {id(share.reference): share.reference for share in found.values()}
+    start = name_of(list(found.values()))
+    if all(one.sigma > 0 for one in references.values()):
+        start += " (no cell is undefended)"
+    known = [(one, value) for one in group.configurations if (value := of_configuration(one, found)) is not None]
+    if not known:
+        return f"{text} It is not shown to be above the error on {start}, so that no percentage can be given."
+    defended = [(one, value) for one, value in known if id(one) not in references]
+    if not defended:
+        return text
+    ends = [choice(defended, key=lambda pair: pair[1].mean) for choice in (min, max)]
+    shown = [f"{100 * value.mean:z.0f} %".replace("-", "−") + f" ({one.name})" for one, value in ends]
+    where = shown[0] if len(defended) == 1 else " to ".join(shown)
+    return f"{text} Of the way there from {start}, the others have come {where}."
 
 
 def cem(effects: Sequence[CemEffect], margin: float = MARGIN) -> str:

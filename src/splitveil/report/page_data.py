@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from ..results import ceiling
+from ..results.ceiling import Share
 from ..results.findings import Findings, Part
 from ..results.groups import Configuration
 from ..results.record_types import Epoch, Record
@@ -58,20 +60,21 @@ def _cells(number: int, part: Part) -> list[dict[str, Any]]:
     length = max(least, min(most, ALL_POINTS // len(found)))
     return [
         {"arena": number, "front": place in part.group.front, "curve": _curve(record.curve, length)}
-        | _cell(one, record, spec)
+        | _cell(one, record, spec, part.shares.get(record.id))
         for place, one in enumerate(part.group.configurations)
         for record in one.records
     ]
 
 
-def _cell(one: Configuration, record: Record, spec: str) -> dict[str, Any]:
-    best, known = record.attacker, record.retrained_accuracy
+def _cell(one: Configuration, record: Record, spec: str, share: Share | None) -> dict[str, Any]:
+    best, known, way = record.attacker, record.retrained_accuracy, share.value if share else None
     return {
         **{"id": record.id, "name": one.name, "family": one.family, "cem": one.cem, "sigma": one.sigma},
         **{"seed": record.seed, "seeds": len(one.records), "epoch": record.epoch + 1},
         "accuracy": _triple(record.accuracy.scaled(100)),
         "retrained": _triple(known.scaled(100)) if known else None,
         "mse": _triple(best.mse),
+        "share": _short(100 * way.mean) if way else None,
         "ssim": _short(best.ssim.mean),
         "psnr": _short(best.psnr.mean),
         "leakage": record.leakage_nats,
@@ -82,6 +85,7 @@ def _cell(one: Configuration, record: Record, spec: str) -> dict[str, Any]:
         "text": {
             "accuracy": percent(record.accuracy),
             "retrained": percent(known) if known else "–",
+            "share": ceiling.text(way),
             **{"mse": format(best.mse, spec), "ssim": str(best.ssim), "psnr": str(best.psnr)},
             "epoch": f"{record.epoch + 1} of {len(record.curve)}",
         },
@@ -115,6 +119,9 @@ def _effects(arena: int, part: Part) -> list[dict[str, Any]]:
             "text": {
                 "mse": signed(effect.mse, spec),
                 "accuracy": signed(effect.accuracy.scaled(100), ".1f"),
+                "share": ceiling.way(
+                    *(ceiling.of_configuration(c, part.shares) for c in (effect.without, effect.configuration))
+                ),
                 "errors": " → ".join(f"{mean:.4f}" for mean in effect.mse_means),
                 "shares": " → ".join(f"{100 * share:.1f}" for share in effect.accuracy_means),
                 "relative": plus(f"{100 * effect.relative:.0f}"),

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..evaluation.floors import CLASS_MEAN
 from ..evaluation.scores import PRIVACY
 from ..evaluation.suites import worst_case
 from ..statistics.best_attacker import best_attacker
 from ..statistics.intervals import Interval, binomial_ci, unpaired_difference
 from ..storage import reading
-from .comparison_rows import ACCURACIES, BEST, NETWORK, WORST, Pending
+from .comparison_rows import ACCURACIES, BEST, NETWORK, WORST, Pending, Way
 from .records import METRICS, judged
 
 TOOLS = {"lpips": "sha256", "reidentified": "fingerprint"}
@@ -74,6 +75,7 @@ def attack_rows(one: Side, other: Side) -> tuple[list[Pending], dict[str, str], 
                 Interval.from_dict(second[name]),
                 pair[1][name] - pair[0][name],
                 first["images_digest"],
+                _on_the_way(name, pair[0][name], pair[1][name], *pair),
             )
             for name in PRIVACY
             if name in pair[0] and name in pair[1]
@@ -105,8 +107,17 @@ def _together(
         if one and all(name in values for values in (*one.values(), *other.values())):
             a = taken({label: values[name] for label, values in one.items()}, name)
             b = (also or taken)({label: values[name] for label, values in other.items()}, name)
-            rows.append(Pending(what, name, _side(name, a), _side(name, b), b - a, images))
+            tables = (*one.values(), *other.values())
+            rows.append(
+                Pending(what, name, _side(name, a), _side(name, b), b - a, images, _on_the_way(name, a, b, *tables))
+            )
     return rows
+
+
+def _on_the_way(metric: str, a: Tensor, b: Tensor, *tables: Mapping[str, Tensor]) -> Way | None:
+    """Return the errors of both sides with that of the mean image of the class, which the images determine."""
+    known = [table[CLASS_MEAN] for table in tables if CLASS_MEAN in table]
+    return Way(b, a, known[-1]) if metric == "mse" and known else None
 
 
 def best_rows(one: Side, other: Side, labels: Sequence[str], images: str | None) -> tuple[list[Pending], str]:
@@ -235,10 +246,11 @@ def _why_unpaired(one: Side, other: Side, answers: str) -> str | None:
 
 
 def _per_image(side: Side, label: str) -> dict[str, Tensor]:
-    """Each metric of an attack per image, float64 (N,)."""
+    """Each metric of an attack per image, and the error of the mean image of the class where it is known, (N,)."""
     file, summary = side.path / "attacks" / label / "per_image.csv", side.attacks[label]
     table = reading.read_columns(file, set(METRICS), "run the attack again", summary["images"]["attacked"])
-    return {name: torch.from_numpy(table[name]) for name in PRIVACY if name in table and name in summary}
+    names = [name for name in (*PRIVACY, CLASS_MEAN) if name in table and name in summary]
+    return {name: torch.from_numpy(table[name]) for name in names}
 
 
 def _hits(side: Side, answers: str) -> Tensor:

@@ -29,6 +29,7 @@ from .comparison_rows import (
     judged,
     row_of,
     to_draw,
+    with_shares,
 )
 from .groups import TRAININGS, configuration_key, paired_intervals
 from .record_types import Record
@@ -73,7 +74,7 @@ def compare_runs(a: Sequence[Path], b: Sequence[Path], margin: float = MARGIN) -
         raise UserError(f"{a[0]} and {b[0]}, and the other pairs, cannot be compared: {'; '.join(said)}")
     together = gathered(found)
     drawn = iter([bootstrap_ci(values) for parts in together for values in to_draw(parts)])
-    rows = judged([row_of(parts, drawn, margin) for parts in together])
+    rows = with_shares(judged([row_of(parts, drawn, margin) for parts in together]), together)
     notes = [note if len(at) == len(pairs) else f"seed {', '.join(map(str, at))}: {note}" for note, at in said.items()]
     flags = [flag for pair in sides for flag in _flags(pair, {row.what for row in rows})]
     return Comparison(tuple(rows), (*left_out, *notes), tuple(flags))
@@ -237,7 +238,8 @@ def compare_benches(a: Path, b: Path, margin: float = MARGIN) -> Comparison | Ce
     parts = {group[0]: gathered(_of_one_attacker([cells[name][0] for name in group])) for group in groups.values()}
     drawn = iter(_drawn([values for rows in parts.values() for row in rows for values in to_draw(row)]))
     rows = {name: [row_of(row, drawn, margin) for row in found] for name, found in parts.items()}
-    corrected = iter(judged([row for found in rows.values() for row in found]))
+    together = [row for found in parts.values() for row in found]
+    corrected = iter(with_shares(judged([row for found in rows.values() for row in found]), together))
     comparisons = {
         group[0]: Comparison(
             tuple(next(corrected) for _ in rows[group[0]]),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..evaluation.scores import PRIVACY
-from ..statistics.evidence import LEAST, LEVEL, MARGIN, hierarchical, holm, over_seeds, p_value, points_of
+from ..statistics.ceiling import share_intervals
+from ..statistics.evidence import LEAST, LEVEL, MARGIN, combined, hierarchical, holm, over_seeds, p_value, points_of
 from ..statistics.intervals import Interval
 from ..storage import reading
 
@@ -30,6 +33,7 @@ class Row:
         seeds: pairs of trainings; of one, the interval is over its images alone.
         p: corrected for the other rows of the table (Holm); None: not corrected.
         margin: loss of accuracy, in points, that is to be excluded.
+        share: of an MSE, where B lies on the way from A to the mean image of the true class; see `statistics.ceiling`.
 
     >>> zero, tenth = Interval(0, 0, 0), Interval(0.1, 0.05, 0.15)
     >>> [Row("decoder", metric, zero, tenth, tenth, True, seeds=4).verdict for metric in ("mse", "ssim")]
@@ -47,6 +51,7 @@ class Row:
     seeds: int = 1
     p: float | None = None
     margin: float = MARGIN
+    share: Interval | None = None
 
     @property
     def shown(self) -> bool:
@@ -79,6 +84,7 @@ class Row:
         """For JSON."""
         values = {key: getattr(self, key).as_dict() for key in ("a", "b", "difference")}
         about = {"paired": self.paired, "seeds": self.seeds, "p_holm": self.p, "verdict": self.verdict}
+        about |= {"share_of_ceiling": self.share.as_dict() if self.share else None} if self.metric == "mse" else {}
         return {"what": self.what, "metric": self.metric, **values, **about}
 
 
@@ -96,6 +102,15 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Way:
+    """Errors between which a share of the ceiling is taken, each (N,)."""
+
+    error: Tensor
+    undefended: Tensor
+    ceiling: Tensor
+
+
+@dataclass(frozen=True)
 class Pending:
     """One metric of one pair of trainings.
 
@@ -103,6 +118,7 @@ class Pending:
         a, b: intervals where these are known, else values per image.
         change: B − A per image, (N,), or its interval where it could not be paired.
         images: digest of the images, where it is known.
+        way: of an MSE, the errors per image of which the share of the ceiling is taken, where they are known.
     """
 
     what: str
@@ -111,6 +127,7 @@ class Pending:
     b: Interval | Tensor
     change: Interval | Tensor
     images: str | None = None
+    way: Way | None = None
 
 
 def gathered(pairs: Sequence[Sequence[Pending]]) -> list[tuple[Pending, ...]]:
@@ -140,6 +157,30 @@ def row_of(parts: Sequence[Pending], drawn: Iterator[Interval], margin: float = 
         difference = hierarchical(changes, shared)
     paired = all(isinstance(part.change, Tensor) for part in parts)
     return Row(first.what, first.metric, a, b, difference, paired, len(parts), margin=margin)
+
+
+def with_shares(rows: Sequence[Row], parts: Sequence[Sequence[Pending]]) -> list[Row]:
+    """Return the rows with their shares of the ceiling, over the seeds as of `evidence.combined`.
+
+    Args:
+        rows: a row for each of ``parts``.
+        parts: as of `gathered`; a row of which a pair of trainings has no share gets none.
+    """
+    by_size: dict[int, list[tuple[int, Way]]] = defaultdict(list)
+    for place, pairs in enumerate(parts):
+        for way in [pair.way for pair in pairs if pair.way is not None]:
+            by_size[len(way.error)].append((place, way))
+    found: dict[int, list[Interval]] = defaultdict(list)
+    for ways in by_size.values():  # with the same resampled images for all: a bench has many
+        drawn = share_intervals(
+            *(torch.stack([getattr(way, name) for _, way in ways]) for name in ("error", "undefended", "ceiling"))
+        )
+        for (place, _), share in zip(ways, drawn, strict=True):
+            found[place] += [share] if share else []
+    return [
+        replace(row, share=combined(found[place])) if 0 < len(found[place]) == len(parts[place]) else row
+        for place, row in enumerate(rows)
+    ]
 
 
 def _mean(values: Interval | Tensor) -> float:

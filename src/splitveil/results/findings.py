@@ -9,6 +9,7 @@ from typing import Any
 
 from ..statistics.evidence import MARGIN
 from . import records, tables
+from .ceiling import Shares, shares
 from .cem_effect import CemEffect, cem_effects
 from .equal_accuracy import Equal, equals
 from .groups import ComparisonGroup, Configuration, comparison_groups
@@ -18,12 +19,13 @@ from .record_types import NOISE, Described, Failure, Record
 
 @dataclass(frozen=True)
 class Part:
-    """What is said of one comparison group."""
+    """What is said of one comparison group; ``shares`` as of `ceiling.shares`."""
 
     group: ComparisonGroup
     effects: Sequence[CemEffect]
     equal: Sequence[Equal]
     published: Sequence[Line]
+    shares: Shares
 
     @property
     def opening(self) -> list[tuple[str, Configuration, Record]]:
@@ -80,7 +82,13 @@ class Findings:
         folder = Path(folder)
         found = records.gather(folder)
         parts = [
-            Part(group, cem_effects(folder, group), equals(folder, group), beside_published(group))
+            Part(
+                group,
+                cem_effects(folder, group),
+                equals(folder, group),
+                beside_published(group),
+                shares(folder, group),
+            )
             for group in comparison_groups(found)
         ]
         return cls(folder, found, records.failures(folder), records.grids(folder), parts)
@@ -111,6 +119,11 @@ class Findings:
         return [row for part in self.parts for row in part.equal]
 
     @property
+    def shares(self) -> Shares:
+        """Where the trainings of all groups lie between the undefended wire and the ceiling."""
+        return {name: share for part in self.parts for name, share in part.shares.items()}
+
+    @property
     def unfinished(self) -> tuple[int, int]:
         """How many cells that were planned or begun are neither done nor given up, and how many there are."""
         failed = {note.id for note in self.failed}
@@ -126,9 +139,9 @@ class Findings:
 
         same = {key: row for part in self.parts for key, row in part.at_equal.items()}
         return [
-            tables.cells_table(self.groups),
-            tables.effects_table(each("effects"), same),
-            tables.equal_table(each("equal")),
+            tables.cells_table(self.groups, self.shares),
+            tables.effects_table(each("effects"), same, self.shares),
+            tables.equal_table(each("equal"), self.shares),
             tables.published_table(each("published")),
         ]
 

@@ -90,12 +90,14 @@ class ComparisonGroup:
     Attributes:
         front: places in ``configurations`` of those that no other beats in accuracy and error, by rising accuracy.
         baseline_mse: error of always answering the mean image; a mean over the records.
+        class_mean_mse: error of answering the mean image of the true class; a mean over the records that have it.
     """
 
     name: str
     configurations: tuple[Configuration, ...]
     front: tuple[int, ...]
     baseline_mse: float
+    class_mean_mse: float | None = None
 
     @property
     def best(self) -> list[Configuration]:
@@ -197,7 +199,9 @@ def _group(name: str, records: Sequence[Record]) -> ComparisonGroup:
     found = sorted((Configuration.of(group, varying) for group in trainings.values()), key=_order)
     front = pareto([(one.accuracy.mean, one.mse.mean) for one in found])
     baselines = [attack.baseline_mse for record in records for attack in record.attacks.values()]
-    return ComparisonGroup(name, tuple(found), tuple(front), float(np.mean(baselines)))
+    ceilings = [record.class_mean_mse for record in records if record.class_mean_mse is not None]
+    ceiling = float(np.mean(ceilings)) if ceilings else None
+    return ComparisonGroup(name, tuple(found), tuple(front), float(np.mean(baselines)), ceiling)
 
 
 def _order(one: Configuration) -> tuple[bool, str, str, float, str]:

@@ -31,7 +31,8 @@ class Attacked(Scores):
     """One attack on the cell; ``attack`` has one key, the attack's name, over its parameters.
 
     ``reidentified`` is the share of reconstructions, ``recognized`` that of originals, in which an independent
-    classifier sees the right class; None where none was asked.
+    classifier sees the right class; None where none was asked. ``class_mean_mse`` is the error of the mean image of
+    the true class; None in records of earlier versions.
     """
 
     attack: Annotated[dict[str, dict[str, Any]], Field(min_length=1, max_length=1)]
@@ -40,6 +41,7 @@ class Attacked(Scores):
     seconds: Number
     reidentified: Interval | None = None
     recognized: Interval | None = None
+    class_mean_mse: Number | None = None
 
     @property
     def spec(self) -> tuple[str, dict[str, Any]]:
@@ -159,6 +161,11 @@ class Record:
         Records of earlier versions name none, nor do those of attackers with fewer than 20 images.
         """
         return self.best_attacker or self.worst_case
+
+    @property
+    def class_mean_mse(self) -> float | None:
+        """Error of the mean image of the true class; None in records of earlier versions."""
+        return next((one.class_mean_mse for one in self.attacks.values() if one.class_mean_mse is not None), None)
 
     @cached_property
     def strongest(self) -> str:

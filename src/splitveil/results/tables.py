@@ -12,6 +12,8 @@ from typing import Any
 
 from ..statistics.intervals import Interval
 from ..storage.files import write_text
+from . import ceiling
+from .ceiling import SHARE, Shares
 from .cem_effect import CemEffect
 from .equal_accuracy import Equal
 from .groups import ComparisonGroup, Configuration
@@ -117,24 +119,32 @@ def write(folder: Path, tables: Iterable[Table]) -> None:
                 path.unlink(missing_ok=True)
 
 
-def cells_table(groups: Sequence[ComparisonGroup]) -> Table:
-    """Return one row for each cell."""
+def cells_table(groups: Sequence[ComparisonGroup], shares: Shares | None = None) -> Table:
+    """Return one row for each cell.
+
+    Args:
+        groups: the groups of configurations that may be compared.
+        shares: as of `ceiling.shares`.
+    """
+    shares = shares or {}
     rows, shown = [], []
     for group in groups:
         spec = decimals(record.attacker.mse for record in group.records)
         for place, one in enumerate(group.configurations):
             for record in one.records:
-                rows.append(_cell_row(group, one, record, place in group.front))
+                rows.append(_cell_row(group, one, record, place in group.front, shares))
                 images = {"images": group.name} if len(groups) > 1 else {}
-                shown.append(images | _cell_shown(one, record, spec))
+                shown.append(images | _cell_shown(one, record, spec, shares))
     caption = (
         "All cells; brackets: 95 % intervals over the images of one training. Seeds: trainings of the configuration. "
         "Retrained: accuracy of a tail that was trained anew on the frozen wire, in the same way for all."
     )
-    return Table("cells", caption, rows, shown)
+    return Table("cells", caption + ceiling.about(shares), rows, shown)
 
 
-def _cell_row(group: ComparisonGroup, one: Configuration, record: Record, front: bool) -> dict[str, Any]:
+def _cell_row(
+    group: ComparisonGroup, one: Configuration, record: Record, front: bool, shares: Shares
+) -> dict[str, Any]:
     row: dict[str, Any] = {"id": record.id, "arena": group.name, "setup": one.name}
     row |= {"defense": " + ".join(record.defense), "seed": record.seed, "sigma": one.sigma}
     row |= {"seeds": len(one.records), "cem": one.cem, "front": int(front)}
@@ -144,6 +154,10 @@ def _cell_row(group: ComparisonGroup, one: Configuration, record: Record, front:
     for metric in METRICS:
         row |= _columns(f"best_{metric}", getattr(record.attacker, metric))
         row |= _columns(f"worst_{metric}", getattr(record.worst_case, metric))
+    if record.class_mean_mse is not None:
+        row |= {"class_mean_mse": record.class_mean_mse}
+    if share := shares.get(record.id):
+        row |= {"undefended": share.reference.defense, **_columns("share_of_ceiling", share.value)}
     row |= {"strongest": record.strongest, "leakage_nats": record.leakage_nats, "epoch": record.epoch}
     row |= {"train_seconds": record.timings.train, "tail_seconds": record.timings.tail}
     for label, attack in record.attacks.items():
@@ -152,7 +166,8 @@ def _cell_row(group: ComparisonGroup, one: Configuration, record: Record, front:
     return row
 
 
-def _cell_shown(one: Configuration, record: Record, spec: str) -> dict[str, str]:
+def _cell_shown(one: Configuration, record: Record, spec: str, shares: Shares) -> dict[str, str]:
+    share = shares.get(record.id)
     return {
         "setup": one.name,
         "seed": str(record.seed),
@@ -160,22 +175,27 @@ def _cell_shown(one: Configuration, record: Record, spec: str) -> dict[str, str]
         "accuracy %": percent(record.accuracy),
         "retrained %": percent(record.retrained_accuracy) if record.retrained_accuracy else "–",
         "MSE": format(record.attacker.mse, spec),
+        **({SHARE: ceiling.text(share.value if share else None)} if shares else {}),
         "SSIM": f"{record.attacker.ssim.mean:.3f}",
         "leakage (nats)": "–" if record.leakage_nats is None else f"{record.leakage_nats:.0f}",
     }
 
 
-def effects_table(found: Sequence[tuple[ComparisonGroup, CemEffect]], equal: Mapping[int, Equal]) -> Table:
+def effects_table(
+    found: Sequence[tuple[ComparisonGroup, CemEffect]], equal: Mapping[int, Equal], shares: Shares | None = None
+) -> Table:
     """Return one row for each configuration that has a partner without CEM.
 
     Args:
         found: the effects, each with its group.
         equal: by the ``id`` of a configuration, its comparison with noise alone at equal accuracy.
+        shares: as of `ceiling.shares`.
     """
-    rows, shown = [], []
+    rows, shown, shares = [], [], shares or {}
     spec = decimals(effect.mse for _, effect in found)
     for group, effect in found:
         before, after = effect.mse_means
+        ways = [ceiling.of_configuration(one, shares) for one in (effect.without, effect.configuration)]
         rows.append(
             {
                 **{"arena": group.name, "setup": effect.without.stack, "cem": effect.configuration.cem},
@@ -184,6 +204,8 @@ def effects_table(found: Sequence[tuple[ComparisonGroup, CemEffect]], equal: Map
                 "best_mse_relative": effect.relative,
                 **dict(zip(("accuracy_without", "accuracy_with"), effect.accuracy_means, strict=True)),
                 **_columns("accuracy_difference", effect.accuracy),
+                **(_columns("share_of_ceiling_without", ways[0]) if shares else {}),
+                **(_columns("share_of_ceiling_with", ways[1]) if shares else {}),
             }
         )
         shown.append(
@@ -193,6 +215,7 @@ def effects_table(found: Sequence[tuple[ComparisonGroup, CemEffect]], equal: Map
                 "seeds": str(len(effect.seeds)),
                 "MSE": f"{before:.4g} → {after:.4g}",
                 "difference (MSE)": signed(effect.mse, spec),
+                **({SHARE: ceiling.way(*ways)} if shares else {}),
                 "MSE against noise, equal accuracy": at_equal(equal.get(id(effect.configuration))),
                 "accuracy %": " → ".join(f"{100 * share:.1f}" for share in effect.accuracy_means),
                 "difference (points)": signed(effect.accuracy.scaled(100), ".1f"),
@@ -202,21 +225,28 @@ def effects_table(found: Sequence[tuple[ComparisonGroup, CemEffect]], equal: Map
         "What CEM changes, paired on the attacked images of each seed; 95 % intervals over the seeds (Student), "
         "of a single seed over its images."
     )
-    return Table("cem_gain", caption, rows, shown)
+    return Table("cem_gain", caption + ceiling.about(shares), rows, shown)
 
 
 EQUAL = ("defense", "seeds", "accuracy %", "MSE", "noise alone there", "same σ, MSE %", "equal accuracy, MSE %")
-EQUAL += ("p, Holm", "verdict")
+EQUAL += (SHARE, "p, Holm", "verdict")
 
 
-def equal_table(found: Sequence[tuple[ComparisonGroup, Equal]]) -> Table:
-    """Return one row for each defense that has a curve of noise."""
+def equal_table(found: Sequence[tuple[ComparisonGroup, Equal]], shares: Shares | None = None) -> Table:
+    """Return one row for each defense that has a curve of noise.
+
+    Args:
+        found: the comparisons at equal accuracy, each with its group.
+        shares: as of `ceiling.shares`.
+    """
+    shares = shares or {}
     rows = [
         {
             **{"arena": group.name, "setup": row.configuration.name, "seeds": len(row.seeds)},
             **{"accuracy_of": row.measured, "accuracy": row.accuracy, "mse": row.mse, "noise_mse": row.reference},
             **_columns("log_mse_same_sigma", row.raw),
             **_columns("log_mse_equal_accuracy", row.difference),
+            **_columns("share_of_ceiling", ceiling.of_configuration(row.configuration, shares)),
             **{"beyond_the_curve": row.beyond, "p_holm": row.p, "verdict": row.verdict},
         }
         for group, row in found
@@ -226,18 +256,25 @@ def equal_table(found: Sequence[tuple[ComparisonGroup, Equal]]) -> Table:
         "equal accuracy: against noise alone at the strength where it is as accurate, interpolated. 95 % intervals by "
         "the bootstrap over seeds and images; p corrected for the number of rows (Holm)."
     )
-    return Table("equal_accuracy", caption, rows, [dict(zip(EQUAL, equal_cells(row), strict=True)) for _, row in found])
+    shown = [dict(zip(EQUAL, equal_cells(row, shares), strict=True)) for _, row in found]
+    return Table("equal_accuracy", caption + ceiling.about(shares), rows, shown)
 
 
-def equal_cells(row: Equal) -> tuple[str, ...]:
-    """Return a row of the table as texts, under the titles `EQUAL`."""
+def equal_cells(row: Equal, shares: Shares) -> tuple[str, ...]:
+    """Return a row of the table as texts, under the titles `EQUAL`.
+
+    Args:
+        row: the comparison.
+        shares: as of `ceiling.shares`.
+    """
     accuracy = "–" if row.accuracy is None else f"{100 * row.accuracy:.1f} ({row.measured})"
     errors = ("–" if value is None else f"{value:.4g}" for value in (row.mse, row.reference))
     p = "–" if row.p is None else "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
     near = row.difference is not None and row.beyond > 0.05
     note = f"; near the curve’s end ({100 * row.beyond:.0f} % of the resamples beyond it)" if near else ""
     about = (row.configuration.name, str(len(row.seeds)), accuracy, *errors)
-    return (*about, relative(row.raw), relative(row.difference), p, row.verdict + note)
+    way = ceiling.text(ceiling.of_configuration(row.configuration, shares))
+    return (*about, relative(row.raw), relative(row.difference), way, p, row.verdict + note)
 
 
 def at_equal(row: Equal | None) -> str:

@@ -137,6 +137,7 @@ class AttackSummary(TypedDict):
     wire_distance: NotRequired[Interval]
     held_out: NotRequired[Judged]
     baseline_mse: Number
+    class_mean_mse: NotRequired[Number]
     linear_mse: NotRequired[Number | None]
     flags: list[str]
     seconds: Number

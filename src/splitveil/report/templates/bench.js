@@ -56,6 +56,7 @@ function panel(cell) {
   const fact = (name, value) => make("div", {}, make("dt", {}, name), make("dd", {}, value));
   const facts = make("dl", { class: "facts" }, fact("accuracy", `${cell.text.accuracy} %`),
     cell.retrained ? fact("accuracy, tail retrained", `${cell.text.retrained} %`) : null, fact("best attacker’s MSE", cell.text.mse),
+    cell.share === null ? null : fact("to class mean", `${cell.text.share} %`),
     fact("SSIM", cell.text.ssim), fact("PSNR", `${cell.text.psnr} dB`),
     ...Object.entries(cell.attacks).map(([label, error]) => fact(`MSE of ${label}`, error)),
     cell.leakage === null ? null : fact("leakage estimate", `${cell.leakage.toFixed(0)} nats`),
@@ -105,6 +106,8 @@ function tables() {
     ...(data.cells.some((c) => c.retrained)
       ? [{ title: "Tail retrained, %", value: (c) => c.retrained?.[0] ?? null, show: interval("retrained"), down: true }] : []),
     { title: "Best attacker’s MSE", value: (c) => c.mse[0], show: interval("mse"), down: true },
+    ...(data.cells.some((c) => c.share !== null)
+      ? [{ title: "To class mean, %", value: (c) => c.share, show: interval("share"), down: true }] : []),
     { title: "SSIM", value: (c) => c.ssim, show: (c) => c.ssim.toFixed(3) },
     { title: "PSNR, dB", value: (c) => c.psnr, show: (c) => c.psnr.toFixed(2), extra: true },
     { title: "Strongest", value: (c) => c.strongest, text: true },
@@ -122,6 +125,8 @@ function tables() {
     { title: "Seeds", value: (g) => g.seeds },
     { title: "Best attacker’s MSE", value: (g) => g.before, show: (g) => g.text.errors },
     { title: "Difference", value: (g) => g.mse[0], show: interval("mse"), down: true },
+    ...(data.cells.some((c) => c.share !== null)
+      ? [{ title: "To class mean, %", value: (g) => g.text.share }] : []),
     { title: "in %", value: (g) => g.relative, show: (g) => g.text.relative, down: true },
     { title: "Against noise at equal accuracy", value: (g) => g.text.equal, show: (g) => parted(g.text.equal) },
     { title: "Accuracy, %", value: (g) => g.share, show: (g) => g.text.shares },
