@@ -368,7 +368,7 @@ def _hint(error: Any) -> str:
 def _line(error: Any, settings: Collection[str]) -> str:
     place = ".".join(str(part) for part in error["loc"]) or "settings"
     if error["type"] == "extra_forbidden":
-        return f"{place}: no such setting{did_you_mean(place, settings) or _known(settings)}"
+        return f"{place}: no such setting{did_you_mean(place.rpartition('.')[2], settings) or _known(settings)}"
     if error["type"] == "missing":
         return f"{place} is missing; give {place}: in the file or --{place.replace('_', '-')}"
     return f"{place} is {shown(error['input'])}; {_expected(place) or _hint(error)}"

@@ -13,7 +13,7 @@ from .. import config
 from ..errors import UserError
 from ..nn.allocator import keep_memory
 from ..storage.files import LONGEST_NAME
-from . import attack, bench, compare, harden, report, tools, train  # noqa: F401 (importing a module registers its commands)
+from . import attack, audit, bench, compare, harden, report, tools, train  # noqa: F401 (importing a module registers its commands)
 from ._shared import app
 
 LONGEST_WORD = 300

@@ -64,7 +64,7 @@ def decode(paths: Sequence[Path], size: int, *, resize: bool, label: str) -> Ten
     """
     key = _key(paths, size, resize)
     shape = (len(paths), 3, size, size)
-    cached = _cache_folder() / f"{key}.npy"
+    cached = cache_folder() / f"{key}.npy"
     array = _open(cached, shape)
     if array is None:
         _decode_into(cached, paths, shape, resize, label)
@@ -121,7 +121,8 @@ def _key(paths: Sequence[Path], size: int, resize: bool) -> str:
     return digest.hexdigest()
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Return the folder of what is kept between commands: decoded images, judges of clean images."""
     setting = os.environ.get("SPLITVEIL_CACHE")
     if setting:
         return expanded(setting)

@@ -1,0 +1,162 @@
+"""The attacks of an audit: a suite on a run, with everything per image that the card needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import data
+from ..data import ImageSet, Protocol
+from ..errors import UserError
+from ..evaluation import evaluate, stage, suites
+from ..evaluation.scores import interval
+from ..pictures import checked, load_arrays
+from ..runs import Run
+from ..runtime import Progress
+from ..statistics.best_attacker import best_attacker
+from .record import Attack, Best, Picture, Scores
+
+METRICS = ("mse", "psnr", "ssim", "reidentified", "recognized")
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """A suite on a run.
+
+    Attributes:
+        run: the attacked run.
+        summary: what the suite's file holds.
+        values: attack -> metric -> one number for each attacked image.
+        name: the best attacker that can exist.
+        chosen: label of the attack whose answer that attacker gives, for each image.
+        given: images of both sides.
+        terms: the threat model.
+    """
+
+    run: Run
+    summary: dict[str, Any]
+    values: suites.Values
+    name: str
+    chosen: list[str]
+    given: Protocol
+    terms: stage.ThreatModel
+
+    def best(self, metric: str) -> Tensor:
+        """Return the best attacker's metric on each attacked image, (N,).
+
+        Args:
+            metric: of `METRICS`.
+        """
+        labels = list(self.values)
+        index = torch.tensor([[labels.index(label) for label in self.chosen]])
+        return torch.stack([self.values[label][metric] for label in labels]).gather(0, index)[0]
+
+    @property
+    def judged(self) -> bool:
+        """Return whether a judge of clean images has scored the reconstructions."""
+        return all("reidentified" in value for value in self.values.values())
+
+    def best_scores(self) -> Best:
+        """Return the best attacker's scores."""
+        return Best(name=self.name, **_scores({m: self.best(m) for m in METRICS[: 4 if self.judged else 3]}))
+
+    def worst_case(self) -> Scores:
+        """Return the scores of the strongest attack on each image, which only somebody who has the image can choose."""
+        names = METRICS[: 4 if self.judged else 3]
+        found = {m: suites.worst_case({n: v[m] for n, v in self.values.items()}, m) for m in names}
+        return Scores(**_scores(found))
+
+    def attacks(self) -> dict[str, Attack]:
+        """Return each attack's scores, seconds and flags."""
+        found = {}
+        for label, about in self.summary["attacks"].items():
+            values = {m: self.values[label][m] for m in METRICS[: 4 if self.judged else 3]}
+            found[label] = Attack(**_scores(values), seconds=about["seconds"], flags=about["flags"])
+        return found
+
+
+def attack(
+    run: Run,
+    suite: str,
+    images: ImageSet,
+    terms: stage.ThreatModel,
+    *,
+    extra: dict[str, Any],
+    progress: Callable[[str], Progress] | None = None,
+) -> Attacked:
+    """Run the attacks of a suite that are not done yet, and return all of them.
+
+    Args:
+        run: trained model in its folder.
+        suite: name of the suite.
+        images: image set of the run.
+        terms: the threat model.
+        extra: metrics of a judge, or none.
+        progress: as of `suites.run_suite`.
+
+    Raises:
+        UserError: as `suites.run_suite`, or the attacker has too few images to tell which attack is best.
+    """
+    summary = suites.run_suite(run, suite, images, progress=progress, extra=extra, kept=None, **vars(terms))
+    given = stage.parts(run.settings, images, terms.protocol_name, terms.attacker_size, terms.attacked)
+    values, held = {}, {}
+    for label in summary["attacks"]:
+        done = suites.finished(run, label, suites.named(suite)[label], given, terms, extra)
+        if done is None:
+            raise UserError(f"{run.path}: the attack {label} was changed while it was audited; audit it again")
+        _, values[label], held[label] = done
+    best = best_attacker(held, values)
+    if best is None:
+        count = len(given.attacker_train)
+        raise UserError(f"the attacker has {count} images, too few to tell which attack is best; give 20 or more")
+    return Attacked(run, summary, values, best.name, best.chosen, given, terms)
+
+
+def _scores(values: dict[str, Tensor]) -> dict[str, Any]:
+    hits = {name: value.bool() for name, value in values.items() if name in ("reidentified", "recognized")}
+    return {name: interval(value) for name, value in (values | hits).items()}
+
+
+def extremes(found: Attacked) -> tuple[dict[str, Picture], dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Return the most leaked, the median and the least leaked image, by the best attacker's error.
+
+    Attacks of earlier commands have kept their first images only; then these are chosen among them.
+
+    Args:
+        found: the attacks.
+
+    Returns:
+        What the record says of each, and the original with its reconstruction, uint8 (C, H, W).
+    """
+    errors = found.best("mse")
+    arrays = {label: _arrays(found, label) for label in sorted(set(found.chosen))}
+    kept = min([len(reconstructions) for _, reconstructions in arrays.values()])
+    order = errors[:kept].argsort().tolist()
+    records, pictures = {}, {}
+    for name, place in (("most", 0), ("median", len(order) // 2), ("least", len(order) - 1)):
+        image = order[place]
+        originals, reconstructions = arrays[found.chosen[image]]
+        records[name] = Picture(image=image, mse=float(errors[image]))
+        pictures[name] = checked(originals)[image], checked(reconstructions)[image]
+    return records, pictures
+
+
+def _arrays(found: Attacked, label: str) -> list[np.ndarray]:
+    folder: Path = evaluate.place(found.run, label, found.terms.protocol_name)
+    remedy = f"remove {folder}, and the attack is run again"
+    return load_arrays(folder / evaluate.ARRAYS, ("originals", "reconstructions"), remedy)
+
+
+def grants(found: Attacked) -> list[str]:
+    """Return what the attacker may access, in the order of `data.Access`.
+
+    Args:
+        found: the attacks.
+    """
+    return [one.value for one in data.Access if one in found.given.grants]

@@ -1,0 +1,118 @@
+"""The bounds of an audit; each is kept when it is done, so that an audit that was stopped goes on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
+
+from .. import config
+from ..bounds.base import Bound, BoundError, Channel
+from ..data import Split
+from ..model import SplitModel
+from ..registry import Registry
+from ..storage import reading
+from ..storage.files import write_json
+from .record import Bounded, as_json
+
+LINKAGE = ("linkage", "linkage:top=10")
+
+
+class _Kept(TypedDict):
+    """One file: what was asked of what, the estimates, and why there are none."""
+
+    asked: dict[str, Any]
+    estimates: list[Bounded]
+    refused: str | None
+
+
+_KEPT = TypeAdapter(_Kept)
+
+
+def specs(names: Sequence[str] | None) -> dict[str, config.Spec]:
+    """Return bounds by what one would type.
+
+    Args:
+        names: bounds with their settings; None: every one, with linkage both for the first and the first ten places.
+
+    Raises:
+        UserError: an unknown bound or setting.
+    """
+    chosen = names if names is not None else [n for n in Registry("bounds").names() if n != "linkage"] + [*LINKAGE]
+    found = {name: config.spec_of(name, "bounds") for name in chosen}
+    for spec in found.values():
+        spec.make("bounds")
+    return found
+
+
+def estimates(
+    model: SplitModel,
+    images: Split,
+    named: dict[str, config.Spec],
+    folder: Path,
+    identity: dict[str, Any],
+    *,
+    seed: int = 0,
+    show: Callable[[int, int], None] = lambda done, of: None,
+) -> tuple[list[Bounded], dict[str, str]]:
+    """Return the estimates of bounds, and the reason of each bound that says nothing about this wire.
+
+    Args:
+        model: with its defense.
+        images: that the model was not trained on.
+        named: bounds by what one would type.
+        folder: where finished ones are kept; those of the same identity are read back.
+        identity: what names model and images.
+        seed: of the division of the images and of all that is drawn.
+        show: called with the number of bounds that are done, and of all.
+    """
+    found: list[Bounded] = []
+    refused: dict[str, str] = {}
+    channel = Channel.of(model, images, torch.Generator().manual_seed(seed))
+    for number, (name, spec) in enumerate(named.items()):
+        show(number, len(named))
+        asked = {"bound": spec.resolve("bounds").model_dump(mode="json"), "seed": seed, **identity}
+        path = folder / f"{re.sub(r'[^a-z0-9_]+', '-', name.lower())}.json"
+        kept = _read(path, asked)
+        if kept is None:
+            kept = {"asked": asked, **_made(name, spec.make("bounds"), channel, seed)}
+            write_json(path, as_json(kept))
+        found += kept["estimates"]
+        if kept["refused"] is not None:
+            refused[name] = kept["refused"]
+    show(len(named), len(named))
+    return found, refused
+
+
+def _made(name: str, bound: Bound, channel: Channel, seed: int) -> dict[str, Any]:
+    rng = torch.Generator(channel.device).manual_seed(seed)
+    try:
+        return {"estimates": [Bounded.of(name, one) for one in bound.estimate(channel, rng)], "refused": None}
+    except BoundError as error:
+        return {"estimates": [], "refused": str(error)}
+
+
+def _read(path: Path, asked: dict[str, Any]) -> Any:
+    if not path.is_file():
+        return None
+    kept = reading.read_json(path, _KEPT, "remove it, and the bound is computed again")
+    return kept if kept["asked"] == asked else None
+
+
+def largest_gallery(found: Sequence[Bounded]) -> Bounded | None:
+    """Return how often the right photo is the first one in the gallery of 1,000, or in the largest one below.
+
+    Args:
+        found: estimates of all bounds.
+
+    Returns:
+        None where linkage was not asked.
+    """
+    rows = [one for one in found if one.bound == LINKAGE[0] and one.quantity == "success"]
+    within = [one for one in rows if "1,000" in one.about or "10,000" not in one.about]
+    return within[-1] if within else None

@@ -1,0 +1,185 @@
+"""Policies: the thresholds of the verdict, and requirements that a model must meet before it ships."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .. import config
+from ..errors import UserError
+from ..statistics.intervals import Interval
+from ..storage import yaml_files
+from .record import Audit, Judged, Level, Line
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Thresholds(BaseModel):
+    """Thresholds of the verdict.
+
+    Attributes:
+        leaks_ratio: the best attacker's error must exceed the reference's by more than this factor, with the lower end
+            of its interval, or the model leaks like an undefended one.
+        leaks_share: the same without a reference: the error as a share of that of the class's mean image.
+        hides_share: the error must reach this share of that of the class's mean image, with the lower end of its
+            interval, before the picture is said to be hidden.
+        hides_recognized: and no more than this share of what a classifier recognizes in originals, beyond chance, may
+            be recognized in reconstructions, with the upper end of the interval.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    leaks_ratio: Annotated[float, Field(ge=1)] = 1.1
+    leaks_share: Share = 0.25
+    hides_share: Share = 0.8
+    hides_recognized: Share = 0.25
+
+
+class Limit(BaseModel):
+    """A requirement: the whole 95 % interval must lie at or above ``at_least`` and at or below ``at_most``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Limit:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("expected at_least, at_most or both, such as {at_most: 0.5}")
+        return self
+
+    def line(self, name: str, measured: Interval | float | str) -> Line:
+        """Return whether a measured value meets the limit; a text says why there is none, which meets nothing.
+
+        Args:
+            name: of the requirement.
+            measured: what the audit found.
+
+        >>> Limit(at_most=0.5).line("linkage", Interval(0.48, 0.45, 0.51)).met
+        False
+        """
+        asked = {"at least": self.at_least, "at most": self.at_most}
+        limit = " and ".join(f"{word} {value:g}" for word, value in asked.items() if value is not None)
+        if isinstance(measured, str):
+            return Line(requirement=name, measured=f"not measured: {measured}", limit=limit, met=False)
+        low, high = (measured.lo, measured.hi) if isinstance(measured, Interval) else (measured, measured)
+        met = (self.at_least is None or low >= self.at_least) and (self.at_most is None or high <= self.at_most)
+        shown = str(measured) if isinstance(measured, Interval) else f"{measured:g}"
+        return Line(requirement=name, measured=shown, limit=limit, met=met)
+
+
+class Requirements(BaseModel):
+    """What must hold. Shares are between 0 and 1; ``accuracy_drop`` is in points and needs a reference."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    accuracy: Limit | None = None
+    accuracy_drop: Limit | None = None
+    mse: Limit | None = None
+    worst_case_mse: Limit | None = None
+    ssim: Limit | None = None
+    reidentified: Limit | None = None
+    linkage: Limit | None = None
+    leakage: Limit | None = None
+    share_of_ceiling: Limit | None = None
+    flags: Limit | None = None
+    multiply_adds: Limit | None = None
+    bytes: Limit | None = None
+    verdict: list[Level] | None = None
+
+
+class Policy(BaseModel):
+    """A policy file: ``thresholds`` of the verdict and ``require``; both may be left out.
+
+    >>> Policy.model_validate({"require": {"linkage": {"at_most": 0.5}}}).require.linkage.at_most
+    0.5
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    thresholds: Thresholds = Thresholds()
+    require: Requirements = Requirements()
+
+    @classmethod
+    def read(cls, path: Path) -> Policy:
+        """Return the policy of a YAML file.
+
+        Args:
+            path: the file.
+
+        Raises:
+            UserError: it cannot be read, or an entry is unknown or out of its range; the message names it.
+        """
+        try:
+            return cls.model_validate(yaml_files.load(path))
+        except ValidationError as error:
+            raise UserError(f"{path}: {config.explain(error, _known())}") from None
+
+    def judge(self, audit: Audit, file: str) -> Judged:
+        """Return which requirements an audit meets.
+
+        Args:
+            audit: of the model.
+            file: name of the policy, for the record.
+        """
+        lines = [
+            limit.line(name, MEASURED[name](audit))
+            for name in MEASURED
+            if (limit := getattr(self.require, name)) is not None
+        ]
+        if (allowed := self.require.verdict) is not None:
+            level = audit.verdict.level
+            lines.append(Line(requirement="verdict", measured=level, limit=" or ".join(allowed), met=level in allowed))
+        return Judged(file=file, met=all(line.met for line in lines), lines=lines)
+
+
+def _known() -> set[str]:
+    return {*Policy.model_fields, *Thresholds.model_fields, *Requirements.model_fields, *Limit.model_fields}
+
+
+def _drop(audit: Audit) -> Interval | str:
+    found = audit.reference
+    if found is None:
+        return "name the undefended model with --against"
+    if found.accuracy_difference is None:
+        return "the reference was not tested on the same images"
+    change = found.accuracy_difference
+    return Interval(-100 * change.mean, -100 * change.hi, -100 * change.lo)
+
+
+def _linkage(audit: Audit) -> Interval | str:
+    found = [b for b in audit.bounds if b.bound == "linkage" and b.quantity == "success"]
+    return _or_value(found[-1]) if found else audit.refused.get("linkage", "leave linkage among the bounds")
+
+
+def _leakage(audit: Audit) -> Interval | float | str:
+    found = audit.bound("leakage", "upper", "mixture")
+    return _or_value(found) if found else audit.refused.get("mixture", "leave mixture among the bounds")
+
+
+def _or_value(bounded: Any) -> Any:
+    return bounded.value if bounded.interval is None else bounded.interval
+
+
+def _share(audit: Audit) -> Interval | str:
+    found = audit.reference
+    if found is None:
+        return "name the undefended model with --against"
+    return found.share_of_ceiling or "the reference is as private as the class's mean image"
+
+
+MEASURED: dict[str, Callable[[Audit], Any]] = {
+    "accuracy": lambda audit: audit.accuracy or "the run has no accuracy",
+    "accuracy_drop": _drop,
+    "mse": lambda audit: audit.best_attacker.mse,
+    "worst_case_mse": lambda audit: audit.worst_case.mse,
+    "ssim": lambda audit: audit.best_attacker.ssim,
+    "reidentified": lambda audit: audit.best_attacker.reidentified or "no judge was asked; leave --no-judge out",
+    "linkage": _linkage,
+    "leakage": _leakage,
+    "share_of_ceiling": _share,
+    "flags": lambda audit: float(len(audit.flags)),
+    "multiply_adds": lambda audit: float(audit.device.multiply_adds),
+    "bytes": lambda audit: float(audit.device.bytes),
+}
+"""Requirement -> what the audit found for it, or why it has nothing."""

@@ -1,0 +1,113 @@
+"""The figures of an audit in words, for the terminal, the card and the model card."""
+
+from __future__ import annotations
+
+import math
+
+from ..bounds.base import SIGNS
+from ..statistics.intervals import Interval
+from .record import Audit, Bounded, Scores
+
+
+def percent(value: Interval) -> str:
+    """Return a share in percent with its interval.
+
+    >>> percent(Interval(0.5, 0.41, 0.62))
+    '50 % [41, 62]'
+    """
+    low, mean, high = (100 * x for x in (value.lo, value.mean, value.hi))
+    digits = 0 if high - low >= 2 else 1
+    return f"{mean:.{digits}f} % [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def share(value: float) -> str:
+    """Return a share in percent.
+
+    >>> share(0.623)
+    '62 %'
+    """
+    return f"{100 * value:.0f} %"
+
+
+def figures(audit: Audit) -> list[tuple[str, str]]:
+    """Return title and figure of what the card says first: accuracy, errors, ceilings, cost.
+
+    Args:
+        audit: of the model.
+    """
+    rows = [("accuracy on test images", percent(audit.accuracy) if audit.accuracy else "not measured")]
+    other = audit.reference
+    if other is not None and other.accuracy_difference is not None:
+        change = other.accuracy_difference.scaled(100)
+        rows.append((f"accuracy beside {other.run}, points", f"{change:+.1f}".replace("[+", "[")))
+    rows.append((f"error of the best attacker ({audit.best_attacker.name}), MSE", str(audit.best_attacker.mse)))
+    rows.append(("error in the worst case (knows the truth), MSE", str(audit.worst_case.mse)))
+    if other is not None:
+        rows.append((f"error on {other.run}, MSE", str(other.mse)))
+        if other.share_of_ceiling is not None:
+            rows.append(("way from there to the mean image of the true class", percent(other.share_of_ceiling)))
+    rows.append(("error of the mean image of the true class, MSE", f"{audit.ceilings.class_mean:.4g}"))
+    rows.append(("error of the mean image, MSE", f"{audit.ceilings.mean_image:.4g}"))
+    rows += recognized(audit.best_attacker, audit)
+    return rows
+
+
+def recognized(scores: Scores, audit: Audit) -> list[tuple[str, str]]:
+    """Return what an independent classifier recognizes; nothing where none was asked.
+
+    Args:
+        scores: of an attacker.
+        audit: of the model.
+    """
+    if audit.judge is None or scores.reidentified is None:
+        return []
+    title = f"a classifier recognizes (originals: {percent(audit.judge.recognized)})"
+    return [(title, percent(scores.reidentified))]
+
+
+def bound_rows(audit: Audit) -> list[tuple[str, str]]:
+    """Return what each bound says, and why some say nothing.
+
+    Args:
+        audit: of the model.
+    """
+    rows = [(f"{one.bound}: {one.about}", said(one)) for one in audit.bounds]
+    return rows + [(f"{name}: says nothing", reason) for name, reason in audit.refused.items()]
+
+
+def said(one: Bounded) -> str:
+    """Return an estimate in words: its sign, its figure and its unit.
+
+    Args:
+        one: the estimate.
+    """
+    sign = SIGNS[one.kind]
+    if one.quantity == "success":
+        return f"{sign} {percent(one.interval)}" if one.interval else f"{sign} {100 * one.value:.3g} %"
+    return f"{sign} {one.interval or format(one.value, '.4g')} {one.unit}"
+
+
+def bits(one: Bounded, audit: Audit) -> tuple[float, float]:
+    """Return a leakage in bits per image and in bits per pixel.
+
+    Args:
+        one: estimate of a leakage, in nats per image.
+        audit: of the model, which says how many pixels an image has.
+    """
+    whole = one.value / math.log(2)
+    return whole, whole / (audit.model.image[-1] * audit.model.image[-2])
+
+
+def attacker(audit: Audit) -> str:
+    """Return who attacked, in a sentence.
+
+    Args:
+        audit: of the model.
+    """
+    who = audit.attacker
+    access = {"query": "queries", "weights": "the encoder's weights", "logits": "the cloud's answers"}
+    may = [access.get(name, name) for name in who.grants]
+    return (
+        f"Suite {who.suite}, protocol {who.protocol}: {who.images:,} images to learn from, {who.attacked:,} attacked, "
+        f"{who.observed} wire{'s' if who.observed > 1 else ''} of each; granted: {', '.join(may)}."
+    )

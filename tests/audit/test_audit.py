@@ -1,0 +1,258 @@
+"""An audit of a run of seconds: its record, its card, its policy, and how a stopped one goes on."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from commands import TRAIN, answer, state_of
+from splitveil.audit import bounded
+from splitveil.audit import run as audits
+from splitveil.audit.record import AUDIT, as_json, json_schema
+from splitveil.evaluation import reidentification, suites
+from splitveil.storage.files import write_json
+
+SUITE = suites.specs("linear:looks=1", "nearest:neighbors=1,looks=1")
+BOUNDS = ["--bounds", "mixture:clusters=1", "--bounds", "linkage", "--bounds", "pairwise"]
+SCHEMA = Path(__file__).parents[2] / "docs" / "audit.schema.json"
+
+
+class Fair:
+    """A judge that is right about every second reconstruction and all originals."""
+
+    about = {"network": "resnet20", "epochs": 3, "images": 50}
+
+    def metrics(self) -> dict[str, Any]:
+        return {
+            "reidentified": lambda found, truth, labels: torch.arange(len(labels)) % 2 == 0,
+            "recognized": lambda found, truth, labels: labels >= 0,
+        }
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setitem(suites.SUITES, "tiny", SUITE)
+    monkeypatch.setattr(reidentification, "judge_for", lambda *_, **__: Fair())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    for name, more in (("noise", ["--defense", "gaussian:2"]), ("plain", []), ("other", ["--seed", "1"])):
+        assert answer("train", *TRAIN, *more, "--out", folder / name)[0] == 0
+    return folder
+
+
+@pytest.fixture
+def folder(trained, tmp_path) -> Path:
+    for name in ("noise", "plain", "other"):
+        shutil.copytree(trained / name, tmp_path / name)
+    return tmp_path
+
+
+def audit(run: Path, *more: object) -> dict[str, Any]:
+    """Audit a run by the command; return what audit.json holds."""
+    code, error = answer("audit", run, "--suite", "tiny", *BOUNDS, *more)
+    assert code in (0, 1), error
+    return json.loads((run / "audit" / "audit.json").read_text())
+
+
+def test_the_record_says_what_was_measured(folder):
+    found = audit(folder / "noise", "--against", folder / "plain")
+    assert as_json(AUDIT.validate_python(found)) == found
+    assert found["attacker"]["images"] == 54
+    assert found["attacker"]["attacked"] == 40
+    assert set(found["attacks"]) == {"linear", "nearest"}
+    assert found["best_attacker"]["reidentified"]["mean"] == 0.5
+    assert found["judge"]["recognized"]["mean"] == 1
+    assert found["reference"]["ratio"]["mean"] == pytest.approx(
+        found["best_attacker"]["mse"]["mean"] / found["reference"]["mse"]["mean"]
+    )
+    assert found["reference"]["ratio"]["mean"] > 1  # noise of this strength is seen
+    own, its = found["accuracy"]["mean"], found["reference"]["accuracy"]["mean"]
+    assert found["reference"]["accuracy_difference"]["mean"] == pytest.approx(own - its)
+    assert found["pictures"]["most"]["mse"] <= found["pictures"]["median"]["mse"] <= found["pictures"]["least"]["mse"]
+    assert found["device"]["bytes"] == 4 * torch.Size(found["device"]["wire"]).numel()
+    assert {one["bound"] for one in found["bounds"]} == {"mixture:clusters=1", "linkage", "pairwise"}
+
+
+def test_the_published_schema_is_that_of_this_version():
+    assert json.loads(SCHEMA.read_text()) == json_schema()
+
+
+def test_an_audit_goes_on_where_it_stopped(folder, monkeypatch):
+    first = audit(folder / "noise")
+    (folder / "noise" / "audit" / "audit.json").unlink()
+    before = state_of(folder / "noise" / "attacks")
+
+    def never(*_: object) -> None:
+        raise AssertionError("it was computed already")
+
+    monkeypatch.setattr(bounded, "_made", never)
+    again = audit(folder / "noise")
+    assert {**again, "device": 0} == {**first, "device": 0}
+    changed = {path for path, digest in state_of(folder / "noise" / "attacks").items() if before.get(path) != digest}
+    assert {path.name for path in changed} <= {"suite-tiny.json"}
+
+
+def test_bounds_of_other_weights_are_computed_again(folder):
+    first = audit(folder / "noise")
+    for path in (folder / "plain").glob("*"):
+        if path.is_file():
+            shutil.copy(path, folder / "noise" / path.name)
+    second = audit(folder / "noise")
+    assert second["model"]["weights"] != first["model"]["weights"]
+    assert not second["model"]["noise"]
+    assert first["model"]["noise"]
+    assert "mixture:clusters=1" in second["refused"]
+    assert "mixture:clusters=1" not in first["refused"]
+
+
+def test_an_undefended_model_is_described_in_words(folder):
+    found = audit(folder / "plain", "--format", "html", "--format", "markdown")
+    assert "carries no noise" in found["refused"]["mixture:clusters=1"]
+    assert not found["model"]["noise"]
+    texts = [(folder / "plain" / "audit" / name).read_text() for name in ("audit.json", "audit.html", "audit.md")]
+    assert not any(re.search(r"\b(inf|nan|NaN|Infinity)\b", text) for text in texts)
+    assert "always the same" in texts[1]
+
+
+class Page(html.parser.HTMLParser):
+    """What a page loads, and whether its elements are closed."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.sources: list[str] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_card_loads_nothing_and_says_the_verdict(folder):
+    (folder / "policy.yaml").write_text("require:\n  linkage: {at_most: 0.0}\n")
+    found = audit(folder / "noise", "--policy", folder / "policy.yaml", "--against", folder / "plain")
+    page = Page((folder / "noise" / "audit" / "audit.html").read_text())
+    assert not page.open
+    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    assert len(page.sources) == 6
+    assert "script" not in (folder / "noise" / "audit" / "audit.html").read_text()
+    assert found["verdict"]["sentence"] in page.text
+    assert found["verdict"]["level"] in page.text
+    assert "not met" in page.text
+    assert "linkage" in page.text
+
+
+def test_a_policy_that_is_not_met_ends_with_1(folder, capsys):
+    rules = folder / "policy.yaml"
+    rules.write_text(
+        "require:\n  accuracy: {at_least: 0.0}\n  linkage: {at_most: 0.01}\n  accuracy_drop: {at_most: 99}\n"
+    )
+    assert answer("audit", folder / "noise", "--suite", "tiny", *BOUNDS, "--policy", rules)[0] == 1
+    lines = json.loads((folder / "noise" / "audit" / "audit.json").read_text())["policy"]["lines"]
+    assert {line["requirement"]: line["met"] for line in lines} == {
+        "accuracy": True,
+        "linkage": False,
+        "accuracy_drop": False,
+    }
+    assert lines[1]["measured"].startswith("not measured: name the undefended model with --against")
+    rules.write_text("require:\n  linkage: {at_most: 1.0}\n")
+    assert answer("audit", folder / "noise", "--suite", "tiny", *BOUNDS, "--policy", rules)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("require:\n  linkgae: {at_most: 0.5}\n", "require.linkgae: no such setting; did you mean 'linkage'?"),
+        ("require:\n  linkage: {}\n", "require.linkage is {}; expected at_least, at_most or both"),
+        ("require:\n  linkage: 0.5\n", "require.linkage is 0.5; "),
+        ("thresholds:\n  hides_share: 7\n", "thresholds.hides_share is 7; expected "),
+        ("require:\n  verdict: [safe]\n", "require.verdict.0 is 'safe'; expected "),
+        ("- a\n", "holds no settings"),
+    ],
+)
+def test_a_bad_policy_is_refused_before_anything_runs(folder, text, said):
+    (folder / "policy.yaml").write_text(text)
+    before = state_of(folder / "noise")
+    code, error = answer("audit", folder / "noise", "--suite", "tiny", "--policy", folder / "policy.yaml")
+    assert code == 2
+    assert said in error
+    assert error.count("\n") == 1
+    assert state_of(folder / "noise") == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--bounds", "mixtrue"], "did you mean 'mixture'"),
+        (["--suite", "quick-v9"], "did you mean"),
+        (["--attacked", "4000"], "ask for 1 to that many"),
+        (["--against", "{folder}/other", "--attacked", "20"], "compare runs of the same --seed"),
+        (["--against", "{folder}/none"], "is no run"),
+        (["--policy", "{folder}/none.yaml"], "cannot read"),
+    ],
+)
+def test_bad_input_is_one_line(folder, options, said):
+    chosen = [] if "--suite" in options else ["--suite", "tiny"]
+    code, error = answer("audit", folder / "noise", *chosen, *(text.format(folder=folder) for text in options))
+    assert (code, said in error, error.count("\n")) == (2, True, 1), error
+    assert not (folder / "noise" / "audit" / "audit.json").exists()
+
+
+@pytest.mark.parametrize("damage", ["", "{}", '{"asked": {}, "estimates": [{}], "refused": null}'])
+def test_a_damaged_bound_is_one_line(folder, damage):
+    audit(folder / "noise")
+    path = folder / "noise" / "audit" / "bounds" / "pairwise.json"
+    path.write_text(damage)
+    code, error = answer("audit", folder / "noise", "--suite", "tiny", *BOUNDS)
+    assert code == 2
+    assert str(path) in error
+    assert "remove it" in error
+    assert error.count("\n") == 1
+
+
+def test_pictures_of_an_attack_that_kept_only_some_are_chosen_among_those(folder):
+    assert answer("attack", folder / "noise", "--suite", "tiny", "--attacked", "40", "--reidentify")[0] == 0
+    found = audit(folder / "noise", "--attacked", "40")
+    assert all(picture["image"] < 10 for picture in found["pictures"].values())
+
+
+def test_without_a_judge_nothing_is_said_to_be_hidden(folder):
+    found = audit(folder / "noise", "--judge-epochs", "0")
+    assert found["judge"] is None
+    assert found["best_attacker"]["reidentified"] is None
+    assert "classifier still recognizes" not in found["verdict"]["sentence"]
+    assert found["verdict"]["level"] != "hides the picture from these attacks"
+
+
+def test_the_default_is_every_bound(monkeypatch):
+    named = bounded.specs(None)
+    assert {"mixture", "channel", "pairwise", "linkage", "linkage:top=10", "pac", "fisher"} <= set(named)
+
+
+def test_a_record_is_written_whole(folder, monkeypatch):
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(audits, "write_json", stop)
+    assert answer("audit", folder / "noise", "--suite", "tiny", *BOUNDS)[0] == 130
+    assert not (folder / "noise" / "audit" / "audit.json").exists()
+    monkeypatch.setattr(audits, "write_json", write_json)
+    assert audit(folder / "noise")["schema"] == 1
