@@ -1,0 +1,91 @@
+"""Parts of an audit on their own: the cost on the device, words, and the section for a model card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from commands import answer
+from splitveil.audit.device import device_cost, multiply_adds
+from splitveil.audit.policy import Limit
+from splitveil.audit.words import percent
+from splitveil.defenses.base import Defense
+from splitveil.model import SplitModel
+from splitveil.statistics.intervals import Interval, paired_ratio
+
+
+class Rotated(Defense):
+    """A wire of 8 values behind a matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("matrix", torch.eye(8))
+        self.matrix: torch.Tensor
+
+    def on_wire(self, z: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        return z @ self.matrix
+
+
+def test_multiply_adds_of_convolutions_and_matrices():
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10))
+    model = SplitModel(layers, nn.Identity(), example=torch.rand(1, 3, 8, 8))
+    assert multiply_adds(model) == 8 * 4 * 4 * 27 + 128 * 10
+
+
+def test_the_defense_counts_on_the_device():
+    encoder = nn.Sequential(nn.Conv2d(3, 2, 2, 2), nn.Flatten())
+    plain = SplitModel(encoder, nn.Identity(), example=torch.rand(1, 3, 4, 4))
+    defended = SplitModel(encoder, nn.Identity(), defense=[Rotated()], example=torch.rand(1, 3, 4, 4))
+    assert multiply_adds(defended) == multiply_adds(plain) + 64
+    assert device_cost(defended.eval()).parameters == device_cost(plain.eval()).parameters + 64
+    assert device_cost(plain).bytes == 4 * 8
+    assert device_cost(plain, 12).bytes == 12
+
+
+def test_a_share_has_as_many_digits_as_its_interval_supports():
+    assert percent(Interval(0.5, 0.41, 0.62)) == "50 % [41, 62]"
+    assert percent(Interval(0.8512, 0.8451, 0.8571)) == "85.1 % [84.5, 85.7]"
+
+
+@pytest.mark.parametrize(
+    ("limit", "measured", "met"),
+    [
+        (Limit(at_least=0.5), Interval(0.6, 0.5, 0.7), True),
+        (Limit(at_least=0.5), Interval(0.6, 0.49, 0.7), False),
+        (Limit(at_most=0.5), Interval(0.4, 0.3, 0.5), True),
+        (Limit(at_most=0.5), Interval(0.4, 0.3, 0.51), False),
+        (Limit(at_least=1, at_most=2), 1.5, True),
+        (Limit(at_least=1, at_most=2), 2.5, False),
+        (Limit(at_most=0.5), "there is none", False),
+    ],
+)
+def test_a_limit_holds_for_the_whole_interval(limit, measured, met):
+    assert limit.line("linkage", measured).met is met
+
+
+def test_a_paired_ratio_is_narrower_than_its_parts():
+    rng = torch.Generator().manual_seed(0)
+    shared = torch.rand(400, generator=rng) + 0.1
+    found = paired_ratio(1.5 * shared + 0.001 * torch.rand(400, generator=rng), shared)
+    assert found.lo < found.mean < found.hi
+    assert found.mean == pytest.approx(1.5, abs=0.01)
+    assert found.hi - found.lo < 0.01
+    with pytest.raises(Exception, match="denominator"):
+        paired_ratio([1.0, 2.0], [0.0, 0.0])
+
+
+def test_a_run_that_is_audited_by_two_processes_is_refused(tmp_path: Path, finished_run):
+    from splitveil.storage.claims import claimed
+
+    with claimed(finished_run / "audit", "audit"):
+        code, error = answer("audit", finished_run, "--judge-epochs", "0", "--bounds", "linkage")
+    assert (code, error.count("\n")) == (2, 1)
+
+
+def test_the_schema_names_its_version():
+    schema = json.loads((Path(__file__).parents[2] / "docs" / "audit.schema.json").read_text())
+    assert schema["title"] == "SplitVeil audit, version 1"
