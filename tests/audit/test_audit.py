@@ -207,6 +207,8 @@ def test_a_bad_policy_is_refused_before_anything_runs(folder, text, said):
         (["--against", "{folder}/other", "--attacked", "20"], "compare runs of the same --seed"),
         (["--against", "{folder}/none"], "is no run"),
         (["--policy", "{folder}/none.yaml"], "cannot read"),
+        (["--max-drop", "2"], "--max-drop says nothing without --layers"),
+        (["--layers", "all", "--format", "html", "--attacked", "3"], "--suite, --format says nothing with --layers"),
     ],
 )
 def test_bad_input_is_one_line(folder, options, said):
@@ -256,3 +258,16 @@ def test_a_record_is_written_whole(folder, monkeypatch):
     assert not (folder / "noise" / "audit" / "audit.json").exists()
     monkeypatch.setattr(audits, "write_json", write_json)
     assert audit(folder / "noise")["schema"] == 1
+
+
+def test_layers_compare_the_cuts_instead(folder, monkeypatch):
+    from splitveil.cli import _cuts
+
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(_cuts, "show_cuts", lambda *names, **more: given.update(more, names=names))
+    options = ["--layers", "1,2", "--out", folder / "cuts", "--data", "digits", "--max-drop", "2", "--seed", "3"]
+    assert answer("audit", "resnet20", *options)[0] == 0
+    assert given["names"] == ("resnet20", "1,2")
+    assert (given["data"], given["terms"].max_drop, given["seed"], given["resume"]) == ("digits", 2, 3, False)
+    code, error = answer("audit", "resnet20", "--layers", "all")
+    assert (code, "--out" in error, error.count("\n")) == (2, True, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from .. import progress_bars
-from ._shared import LOOK, MaybePlace, Place, app, out_console, say, show_flags
+from ..errors import UserError
+from ._shared import LOOK, MaybePlace, PlaceText, app, out_console, say, show_flags
 
 if TYPE_CHECKING:
     from ..audit.record import Audit
@@ -42,61 +43,132 @@ class Attacker:
     seed: int = 0
 
 
-@app.command
-def audit(
-    run: Place,
-    *,
-    suite: str = "quick-v2",
-    bounds: Annotated[list[str] | None, Parameter(negative="")] = None,
-    against: MaybePlace = None,
-    policy: MaybePlace = None,
-    formats: Annotated[list[Literal["html", "markdown"]] | None, Parameter("--format", negative="")] = None,
-    judge_epochs: int | None = None,
-    root: MaybePlace = None,
-    attacker: Attacker | None = None,
-) -> None:
-    """Say whether a trained model may ship: attack it, bound what its wire gives away, judge it, write a privacy card.
-
-    RUN/audit/ then holds audit.json and audit.html. An audit that was stopped goes on; attacks that are done are read.
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Judging:
+    """What a run is audited by.
 
     Args:
-        run: Run folder that `splitveil train` or `splitveil harden` made.
-        suite: Frozen suite of attacks: quick-v2, or standard-v2 for a GPU.
+        suite: Frozen suite of attacks: quick-v2 unless you name another, such as standard-v2 for a GPU.
         bounds: Bound, name or name:key=value,...; may be repeated; every one by default.
         against: Run folder to compare with, best of the undefended model with the same seed.
         policy: YAML file of thresholds and requirements; exit code 1 where one is not met.
         formats: html, markdown (a section for a model card), or both.
         judge_epochs: Epochs of the classifier that looks at the reconstructions; 0 leaves it out.
-        root: Folder of the images, where they have moved since the training.
-        attacker: The attacker of the audit.
     """
+
+    suite: str | None = None
+    bounds: Annotated[list[str] | None, Parameter(negative="")] = None
+    against: MaybePlace = None
+    policy: MaybePlace = None
+    formats: Annotated[list[Literal["html", "markdown"]] | None, Parameter("--format", negative="")] = None
+    judge_epochs: int | None = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Cuts:
+    """The cuts of a network, which --layers asks for.
+
+    Args:
+        layers: Compare the cuts of a network at equal accuracy: all, or names of layers with commas between them.
+        out: Folder of the comparison.
+        data: Image set of a network that is named; a run has its own.
+        epochs: Epochs of the training of a network that is named.
+        train_size: Use only this many training images in it.
+        test_size: Use only this many test images.
+        max_drop: Points of accuracy that the noise at each cut may cost.
+        resume: Go on with a comparison in --out.
+    """
+
+    layers: str | None = None
+    out: MaybePlace = None
+    data: str | None = None
+    epochs: int | None = None
+    train_size: int | None = None
+    test_size: int | None = None
+    max_drop: float | None = None
+    resume: Annotated[bool, Parameter(negative="")] = False
+
+
+@app.command
+def audit(
+    run: PlaceText,
+    *,
+    root: MaybePlace = None,
+    judging: Judging | None = None,
+    attacker: Attacker | None = None,
+    cuts: Cuts | None = None,
+) -> None:
+    """Say whether a trained model may ship: attack it, bound what its wire gives away, judge it, write a privacy card.
+
+    RUN/audit/ then holds audit.json and audit.html. An audit that was stopped goes on; attacks that are done are read.
+    With --layers, compare the cuts of a network instead: where should it be split?
+
+    Args:
+        run: Run folder that `splitveil train` or `splitveil harden` made; with --layers also the name of a network.
+        root: Folder of the images, where they have moved since the training.
+        judging: What a run is audited by.
+        attacker: The attacker of the audit.
+        cuts: The cuts of a network.
+    """
+    judging, attacker, cuts = judging or Judging(), attacker or Attacker(), cuts or Cuts()
+    if cuts.layers is not None:
+        _refuse("with --layers", judging, Judging())
+        _refuse("with --layers", replace(attacker, seed=0), Attacker())
+        _compare_cuts(run, root, cuts, attacker.seed)
+        return
+    _refuse("without --layers", cuts, Cuts())
+    found = _audited(Path(run), root, judging, attacker)
+    if found.policy is not None and not found.policy.met:
+        raise SystemExit(UNMET)
+
+
+def _refuse(when: str, given: Any, default: Any) -> None:
+    """Refuse options that would be dropped."""
+    named = [f.name for f in fields(given) if getattr(given, f.name) != getattr(default, f.name)]
+    if named:
+        flags = ", ".join("--" + name.replace("formats", "format").replace("_", "-") for name in named)
+        raise UserError(f"{flags} says nothing {when}; leave it out")
+
+
+def _compare_cuts(network: str, root: Path | None, cuts: Cuts, seed: int) -> None:
+    from ..audit.cuts import Terms
+    from ._cuts import show_cuts
+
+    if cuts.out is None:
+        raise UserError("--layers leaves a table and a picture; name their folder with --out")
+    given = {name: getattr(cuts, name) for name in ("data", "epochs", "train_size", "test_size", "resume")}
+    more = {name: value for name, value in given.items() if value is not None}
+    terms = Terms() if cuts.max_drop is None else Terms(max_drop=cuts.max_drop)
+    show_cuts(network, str(cuts.layers), out=cuts.out, root=root, seed=seed, terms=terms, **more)
+
+
+def _audited(run: Path, root: Path | None, judging: Judging, attacker: Attacker) -> Audit:
     from .. import runs
     from ..audit import card, model_card
     from ..audit import run as audits
     from ..audit.policy import Policy
 
-    rules = (str(policy), Policy.read(policy)) if policy else None
-    opened, reference = runs.Run.open(run), runs.Run.open(against) if against else None
+    rules = (str(judging.policy), Policy.read(judging.policy)) if judging.policy else None
+    opened = runs.Run.open(run)
+    reference = runs.Run.open(judging.against) if judging.against else None
     images = runs.load_images(opened.settings.model_copy(update={"root": root}) if root else opened.settings)
-    asked = {"suite": suite, "bounds": tuple(bounds) if bounds else None, "judge_epochs": judge_epochs}
-    terms = audits.Terms(**asked, **vars(attacker or Attacker()))
+    terms = audits.Terms(
+        suite=judging.suite or audits.SUITE,
+        bounds=tuple(judging.bounds) if judging.bounds else None,
+        judge_epochs=judging.judge_epochs,
+        **vars(attacker),
+    )
     with progress_bars.bars() as bar:
-        found = audits.audit(
-            opened,
-            images,
-            terms,
-            against=reference,
-            policy=rules,
-            command=shlex.join(["splitveil", *sys.argv[1:]]),
-            shown=audits.Shown.on(bar),
-        )
+        about = {"against": reference, "policy": rules, "shown": audits.Shown.on(bar)}
+        found = audits.audit(opened, images, terms, command=shlex.join(["splitveil", *sys.argv[1:]]), **about)
     folder = run / audits.FOLDER
     written = [folder / audits.FILE]
-    for kind in formats or ["html"]:
+    for kind in judging.formats or ["html"]:
         written.append(card.write(found, folder) if kind == "html" else model_card.write(found.audit, folder))
     _show(found.audit, written)
-    if found.audit.policy is not None and not found.audit.policy.met:
-        raise SystemExit(UNMET)
+    return found.audit
 
 
 def _show(audit: Audit, written: list[Path]) -> None:
