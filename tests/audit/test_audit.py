@@ -236,6 +236,15 @@ def test_pictures_of_an_attack_that_kept_only_some_are_chosen_among_those(folder
     assert all(picture["image"] < 10 for picture in found["pictures"].values())
 
 
+def test_too_few_images_for_bounds_are_said_and_the_attacks_count(folder, tmp_path):
+    options = " ".join(TRAIN).replace("--test-size 40", "--test-size 12").split()
+    assert answer("train", *options, "--defense", "gaussian:1", "--out", tmp_path / "few")[0] == 0
+    found = audit(tmp_path / "few")
+    assert not found["bounds"]
+    assert all("at least 20" in reason for reason in found["refused"].values())
+    assert "There is no upper bound" in (tmp_path / "few" / "audit" / "audit.html").read_text()
+
+
 def test_without_a_judge_nothing_is_said_to_be_hidden(folder):
     found = audit(folder / "noise", "--judge-epochs", "0")
     assert found["judge"] is None

@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from .. import config
 from ..bounds.base import Bound, BoundError, Channel
 from ..data import Split
+from ..errors import UserError
 from ..model import SplitModel
 from ..registry import Registry
 from ..storage import reading
@@ -73,7 +74,10 @@ def estimates(
     """
     found: list[Bounded] = []
     refused: dict[str, str] = {}
-    channel = Channel.of(model, images, torch.Generator().manual_seed(seed))
+    try:
+        channel = Channel.of(model, images, torch.Generator().manual_seed(seed))
+    except UserError as error:  # too few images: the attacks say what they say all the same
+        return [], dict.fromkeys(named, str(error))
     for number, (name, spec) in enumerate(named.items()):
         show(number, len(named))
         asked = {"bound": spec.resolve("bounds").model_dump(mode="json"), "seed": seed, **identity}

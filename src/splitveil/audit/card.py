@@ -44,6 +44,7 @@ def page(found: Found) -> str:
         tone={LEAKS: "bad", HIDES: "good"}.get(audit.verdict.level, "middle"),
         pictures=_pictures(found),
         scale=_scale(audit),
+        accuracy=words.accuracy(audit),
         figures=words.figures(audit),
         attacker=words.attacker(audit),
         attacks=[(name, words.recognized(one, audit), one) for name, one in audit.attacks.items()],

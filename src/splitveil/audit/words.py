@@ -39,7 +39,7 @@ def figures(audit: Audit) -> list[tuple[str, str]]:
     other = audit.reference
     if other is not None and other.accuracy_difference is not None:
         change = other.accuracy_difference.scaled(100)
-        rows.append((f"accuracy beside {other.run}, points", f"{change:+.1f}".replace("[+", "[")))
+        rows.append((f"accuracy beside {other.run}, points", f"{change:+.1f}"))
     rows.append((f"error of the best attacker ({audit.best_attacker.name}), MSE", str(audit.best_attacker.mse)))
     rows.append(("error in the worst case (knows the truth), MSE", str(audit.worst_case.mse)))
     if other is not None:
@@ -50,6 +50,22 @@ def figures(audit: Audit) -> list[tuple[str, str]]:
     rows.append(("error of the mean image, MSE", f"{audit.ceilings.mean_image:.4g}"))
     rows += recognized(audit.best_attacker, audit)
     return rows
+
+
+def accuracy(audit: Audit) -> str:
+    """Return the accuracy, beside the reference's where there is one, in a sentence.
+
+    Args:
+        audit: of the model.
+    """
+    if audit.accuracy is None:
+        return "The accuracy was not measured."
+    text = f"Accuracy on test images {percent(audit.accuracy)}"
+    other = audit.reference
+    if other is None or other.accuracy_difference is None:
+        return text + "."
+    change = other.accuracy_difference.scaled(100)
+    return f"{text}, {change.mean:+.1f} points [{change.lo:+.1f}, {change.hi:+.1f}] beside {other.run}."
 
 
 def recognized(scores: Scores, audit: Audit) -> list[tuple[str, str]]:
