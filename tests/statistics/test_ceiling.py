@@ -7,6 +7,7 @@ import torch
 
 from splitveil.errors import UserError
 from splitveil.statistics.ceiling import share_interval, share_intervals, share_of_ceiling
+from splitveil.statistics.intervals import paired_ratio
 
 
 def test_it_is_zero_at_the_undefended_wire_and_one_at_the_ceiling():
@@ -47,6 +48,13 @@ def test_its_interval_agrees_with_the_delta_method():
     assert found.mean == pytest.approx(float(share))
     assert found.hi - found.mean == pytest.approx(float(half), rel=0.1)
     assert found.mean - found.lo == pytest.approx(float(half), rel=0.1)
+
+
+def test_it_is_the_paired_ratio_of_gain_and_room():
+    high, low, most = 0.02 * hard(40, 1), 0.01 * hard(40, 2), 0.05 * hard(40, 3)
+    found = share_interval(high, low, most)
+    assert found is not None
+    assert vars(found) == pytest.approx(vars(paired_ratio(high - low, most - low)))
 
 
 def test_rows_are_those_of_one_at_a_time():
