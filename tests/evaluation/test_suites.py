@@ -6,6 +6,7 @@ import csv
 import hashlib
 import inspect
 import json
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -44,6 +45,7 @@ FROZEN = {
     "quick-v1": "8ed6cbba929f90b3",
     "quick-v2": "df07b34d6f99360a",
 }
+FROZEN |= {"standard-v3": FROZEN["standard-v2"], "quick-v3": FROZEN["quick-v2"]}
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,17 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def run(folder):
     return Run.open(folder)
+
+
+def test_the_third_version_tells_the_linkage_beside_the_attacks(folder, tmp_path, monkeypatch):
+    run = Run.open(shutil.copytree(folder, tmp_path / "run"))
+    monkeypatch.setattr(suites, "LINKED", ("tiny-v1",))
+    found = suites.run_suite(run, "tiny-v1", IMAGES, protocol_name="train_time", attacked=40)["linkage"]
+    shares = {one["about"]: one["value"] for one in found if one["quantity"] == "success"}
+    assert shares["the right photo among 10, chance 10 %"] > 0.95  # σ = 0.05 hides little
+    assert all(one["images"] == 40 for one in found)
+    monkeypatch.setattr(suites, "LINKED", ())
+    assert "linkage" not in suites.run_suite(run, "tiny-v1", IMAGES, protocol_name="train_time", attacked=40)
 
 
 # Pure functions
@@ -113,7 +126,7 @@ def test_a_published_suite_does_not_change(name):
         map_.LEAST_NOISE,
         diffusion.RATES,
     ]
-    if name.endswith("-v2"):
+    if not name.endswith("-v1"):
         constants += [_plateau.CHECKS, _plateau.LEAST_FALL, _plateau.CUT, _plateau.LEAST_GAIN, _plateau.FLOOR]
         constants += [refine.WEIGHTS, refine.LEAST_NOISE, refine.EXACT]
         start = inspect.signature(DecoderAttack).parameters  # of `diffusion`, which names but its steps

@@ -74,8 +74,8 @@ def attack(
         run: Run folder that `splitveil train` made.
         attack: Attack, name:value or name:key=value,..., or published/decoder, published/gan, he2019/rmle; may be
             repeated.
-        suite: Frozen suite of attacks: standard-v2, or quick-v2 for two cores; reports the best attacker and the worst
-            case.
+        suite: Frozen suite of attacks: standard-v3, or quick-v3 for two cores; reports the best attacker, the worst
+            case, and how often the right photo is found.
         epochs: Epochs of trained attacks.
         budget: Limit of each attack: steps of each optimization as 500, or time as 90s, 5m.
         dry_run: Take two steps of everything, print what would be done and how long it takes, write nothing.
@@ -183,11 +183,20 @@ def _show_suite(run: Any, found: dict[str, Any]) -> None:
     wins = ", ".join(f"{name} {count}" for name, count in found["wins"].items() if count)
     say(f"lowest error, images won: {wins}")
     _say_skipped(found["skipped"])
+    _say_linkage(found.get("linkage"))
     left = evaluate.place(run, f"suite-{found['suite']}", found["protocol"])
     say(f"all of it: {left.with_name(left.name + '.json')}")
     if note := suites.superseded(found["suite"]):
         say(note)
     show_flags(found["flags"])
+
+
+def _say_linkage(found: list[dict[str, Any]] | str | None) -> None:
+    if isinstance(found, str):
+        say(f"linkage: {found}")
+    for one in found if isinstance(found, list) else []:
+        if one["quantity"] == "success":
+            say(f"linkage: {one['about']}: found in {100 * one['value']:.1f} % of cases")
 
 
 def _say_skipped(skipped: dict[str, str]) -> None:

@@ -69,6 +69,10 @@ SUITES: dict[str, tuple[Spec, ...]] = {
         "batch_size=128,draws=4,tuning=16,start_steps=2500,patience=200",
     ),
 }
+# The third version makes the attacks of the second and tells the linkage beside them, so that errors of both compare.
+SUITES |= {"standard-v3": SUITES["standard-v2"], "quick-v3": SUITES["quick-v2"]}
+LINKED = ("standard-v3", "quick-v3")
+"""Suites that tell how often the right photo is found among the attacked images."""
 SUPERSEDED = {"quick-v1": "quick-v2", "standard-v1": "standard-v2"}
 """Suites that are kept for their figures, with the stronger ones that took their place."""
 PRESETS: dict[str, Spec] = {

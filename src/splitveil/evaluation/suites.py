@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from ..attacks.base import Attack
+from ..bounds.base import BoundError, Channel
+from ..bounds.linkage import Linkage
 from ..config import Spec, renewed
 from ..data import Access, ImageSet, Protocol
 from ..errors import UserError, WireError, unknown
@@ -22,8 +24,8 @@ from ..statistics.best_attacker import DISTANCE, BestAttacker, best_attacker
 from ..storage import reading
 from ..storage.files import write_json
 from . import evaluate, reliability, stage
+from ._frozen import LINKED, SUITES, SUPERSEDED
 from ._frozen import PRESETS as PRESETS  # read by others
-from ._frozen import SUITES, SUPERSEDED
 from ._frozen import specs as specs
 from .floors import CLASS_MEAN
 from .scores import PRIVACY
@@ -137,10 +139,37 @@ def run_suite(
     summary = {**about, **combined(summaries, values, held)}
     needs = {label: able[label].make("attacks").needs for label in values}
     summary["flags"] += doubts(values, needs, parts)
+    summary |= {"linkage": linkage(run, images, parts, agreed)} if name in LINKED else {}
     summary |= {"skipped": skipped, "seconds": time.perf_counter() - start, "environment": environment()}
     left = evaluate.place(run, f"suite-{name}", parts.name)
     write_json(left.with_name(f"{left.name}.json"), summary)
     return summary
+
+
+def linkage(run: Run, images: ImageSet, parts: Protocol, terms: stage.ThreatModel) -> list[dict[str, Any]] | str:
+    """Return how often the right photo is the first, and within the first ten, in galleries of attacked images.
+
+    Args:
+        run: trained model in its folder.
+        images: image set of the run.
+        parts: images of both sides and granted access.
+        terms: what the attacker has and sees.
+
+    Returns:
+        Estimates of the bound `linkage` for JSON; a sentence where there are none.
+    """
+    if Access.QUERY not in parts.grants:
+        return f"protocol {parts.name} grants no queries, without which no candidate can be sent through the encoder"
+    under = parts.attacker_test
+    channel = Channel(run.model(images), under, under, under)
+    found: list[dict[str, Any]] = []
+    for bound in (Linkage(), Linkage(top=10)):
+        try:
+            estimates = bound.estimate(channel, torch.Generator(channel.device).manual_seed(terms.seed))
+        except BoundError as error:  # too few images for a gallery: the first ten places need more than the first one
+            return found or str(error)
+        found += [estimate.as_dict() for estimate in estimates]
+    return found
 
 
 def named(name: str) -> dict[str, Spec]:
