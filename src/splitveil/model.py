@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -150,6 +151,12 @@ class SplitModel(nn.Module):
             x: pixels (B, C, H, W) in [0, 1].
         """
         return self.encoder(self._normalized(x))
+
+    @property
+    def numbers_sent(self) -> int:
+        """Return how many numbers are sent for one image."""
+        told = getattr(self.defense, "numbers_sent", math.prod)
+        return int(cast("Any", told)(self.wire_shape))
 
     def check_layout(self, x: Tensor) -> None:
         """Refuse features that are not as the wire carries them.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -200,7 +199,7 @@ def _save_model(model: SplitModel, path: Path) -> None:
         **dict.fromkeys(("accuracy", "epoch", "seconds")),
         "images": {"train": None, "test": None},
         "parameters": parameter_counts(model),
-        "wire": {"shape": shape, "bytes": 4 * math.prod(shape)},
+        "wire": {"shape": shape, "bytes": 4 * model.numbers_sent},
         "environment": environment(),
     }
     write_json(path / "summary.json", summary)  # last: it marks the run as finished

@@ -229,3 +229,14 @@ def test_a_training_with_it_is_refused_with_what_to_do(tmp_path):
     ):
         fit(tmp_path / "run", defense=("waterfill:0.1",))
     assert not (tmp_path / "run").exists()
+
+
+def test_directions_that_are_not_sent_save_bytes():
+    made = solved(mu=1e-9)  # noise costs next to nothing: what the task does not use is drowned and not sent
+    sent = made.matrix.shape[0]  # type: ignore[union-attr]
+    assert sent < D
+    model = SplitModel(nn.Flatten(), nn.Identity(), defense=[made], example=torch.rand(1, 3, 2, 2))
+    assert model.numbers_sent == sent
+    assert Stack(made, Gaussian(0.1)).numbers_sent((3, 2, 2)) == D  # noise on the estimate: all of it is sent
+    assert Stack(Gaussian(0.1), made).numbers_sent((3, 2, 2)) == sent
+    assert SplitModel(nn.Flatten(), nn.Identity(), example=torch.rand(1, 3, 2, 2)).numbers_sent == D

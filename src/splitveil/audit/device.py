@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 
 import torch
@@ -30,12 +29,11 @@ def multiply_adds(model: SplitModel) -> int:
     return counter.get_total_flops() // 2
 
 
-def device_cost(model: SplitModel, wire_bytes: int | None = None) -> Device:
+def device_cost(model: SplitModel) -> Device:
     """Return the cost on the device for one image; the time is measured here, on this machine's threads.
 
     Args:
         model: with its defense, in evaluation mode.
-        wire_bytes: of one image, where fewer numbers are sent than the wire has; None: four for each number.
     """
     encoder = sum(p.numel() for p in model.encoder.parameters())
     defense = model.defense
@@ -48,7 +46,7 @@ def device_cost(model: SplitModel, wire_bytes: int | None = None) -> Device:
         multiply_adds=multiply_adds(model),
         parameters=encoder + own,
         wire=wire,
-        bytes=4 * math.prod(wire) if wire_bytes is None else wire_bytes,
+        bytes=4 * model.numbers_sent,
         milliseconds=middle.tolist(),
         threads=torch.get_num_threads(),
     )

@@ -232,7 +232,7 @@ def _record(
         "judge": None if judge is None else _judged(judge, found),
         "ceilings": Ceilings(mean_image=summary["baseline_mse"], class_mean=float(ceiling.mean())),
         "leakage_logged": run.summary.get("leakage_nats"),
-        "device": device_cost(model, run.summary["wire"]["bytes"]),
+        "device": device_cost(model),
         "flags": summary["flags"],
     }
 

@@ -46,6 +46,11 @@ class Correlated(Defense):
             noise = torch.randn(sent.shape, generator=rng, device=z.device, dtype=torch.float32)
             return self._shown(sent + noise).view(z.shape)
 
+    def numbers_sent(self, wire: tuple[int, ...]) -> int:
+        if not self._ready:
+            return super().numbers_sent(wire)
+        return self._sent(torch.zeros(1, *wire, device=self._have(self.late_buffers[0]).device)).shape[1]
+
     def law(self, wire: Tensor, before: Law) -> Law:
         if not self._ready:
             return before

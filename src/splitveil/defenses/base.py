@@ -5,6 +5,7 @@ Nothing here knows a network, a data set or an attack. A defense overrides the h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -18,7 +19,7 @@ from ._law import Law
 
 HOOKS = frozenset(
     {"install", "on_wire", "before_step", "loss", "refit", "restructure", "noise_variance", "leakage", "own_parameters"}
-    | {"restructure_like", "law", "gaussian_law", "memory"}
+    | {"restructure_like", "law", "gaussian_law", "memory", "numbers_sent"}
 )
 
 
@@ -222,6 +223,14 @@ class Defense(nn.Module):
         first, again = (self.on_wire(mean, torch.Generator(mean.device).manual_seed(seed)) for seed in (0, 1))
         return (first, torch.zeros_like(first)) if torch.equal(first, again) else None
 
+    def numbers_sent(self, wire: tuple[int, ...]) -> int:
+        """Return how many numbers are sent for one image: those of the wire, or fewer from which the cloud makes it.
+
+        Args:
+            wire: shape of what the tail receives, without the batch.
+        """
+        return math.prod(wire)
+
     def memory(self, batch: int, feature: tuple[int, ...], classes: int) -> dict[str, int]:
         """Return lower bounds of the memory that a training step takes at its peaks.
 
@@ -321,6 +330,10 @@ class Stack(Defense, helpers=("losses",)):
         for part in self:
             found = None if found is None else part.gaussian_law(*found)
         return found
+
+    def numbers_sent(self, wire: tuple[int, ...]) -> int:
+        acting = [part for part in self if type(part).on_wire is not Defense.on_wire]
+        return acting[-1].numbers_sent(wire) if acting else math.prod(wire)
 
     def memory(self, batch: int, feature: tuple[int, ...], classes: int) -> dict[str, int]:
         parts = ((name_of(type(part)), part.memory(batch, feature, classes)) for part in self)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +100,7 @@ class Trainer(Training):
             "images": {"train": len(self.train), "test": len(hits)},
             **self.pinned,
             "parameters": parameter_counts(self.model),
-            "wire": {"shape": shape, "bytes": 4 * math.prod(shape)},
+            "wire": {"shape": shape, "bytes": 4 * self.model.numbers_sent},
             "precision": precision(self.settings.precision, self.fabric.device),
             "environment": environment(),
         }
