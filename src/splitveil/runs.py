@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shlex
@@ -145,6 +146,10 @@ class Run:
             return cls(path, config.parse(values).resolve(), summary)
         except UserError as error:
             raise UserError(f"{path / 'config.yaml'}: {error}") from None
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the weights' file."""
+        return hashlib.sha256((self.path / "model.safetensors").read_bytes()).hexdigest()
 
     def model(self, images: data.ImageSet) -> SplitModel:
         """Return the trained model in evaluation mode.

@@ -7,7 +7,6 @@ validation images falls by no more than `Terms.max_drop` points below that of th
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -115,11 +114,10 @@ def audit(
     network = network_of(model, run.settings.arch, images.size)
     places = network.chosen(layers)
     cut = partial(_cut, network=network, model=model, device=_device())
-    digest = hashlib.sha256((run.path / "model.safetensors").read_bytes()).hexdigest()
     start = _Record(
         schema=SCHEMA,
         network=network.name,
-        weights=digest,
+        weights=run.digest(),
         settings=run.settings.model_dump(mode="json"),
         terms=asdict(terms),
         seed=run.settings.seed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +23,19 @@ def multiply_adds(model: SplitModel) -> int:
     >>> multiply_adds(SplitModel(nn.Conv2d(3, 4, 3), nn.Identity(), example=torch.rand(1, 3, 8, 8)))
     3888
     """
+    return counted(lambda: _encode(model))
+
+
+def counted(work: Callable[[], object]) -> int:
+    """Return the multiply-adds of a piece of work: of its convolutions, matrix products and attention.
+
+    Args:
+        work: is called once, without gradients.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        _encode(model)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        work()
     return counter.get_total_flops() // 2
 
 

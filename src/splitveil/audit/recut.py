@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..model import SplitModel
 from ..zoo import Parts
 from ..zoo.libraries import BUILDERS
+from .device import counted
 
 ALL = "all"
 OWN_CUT = "which was made for its own cut; name one without it"
@@ -75,7 +76,7 @@ class Network:
         with torch.no_grad():
             wire = tuple(parts.encoder.eval()(self.example).shape[1:])
         size = sum(parameter.numel() for parameter in parts.encoder.parameters())
-        return Cut(layer, wire, multiply_adds(parts.encoder, self.example), size)
+        return Cut(layer, wire, counted(lambda: parts.encoder(self.example)), size)
 
     def chosen(self, layers: str) -> list[Cut]:
         """Return the cuts that a user asks for, in their order.
@@ -257,20 +258,3 @@ def children(module: nn.Module) -> list[nn.Module]:
         module: row of layers.
     """
     return list(module.children())
-
-
-def multiply_adds(module: nn.Module, example: Tensor) -> int:
-    """Return the multiply-adds of a module for one input, of convolutions, matrix products and attention.
-
-    Args:
-        module: examined in the mode in which it is.
-        example: its input, of one image.
-
-    >>> multiply_adds(nn.Conv2d(3, 8, 3, padding=1, groups=1), torch.zeros(1, 3, 10, 10)) == 8 * 3 * 9 * 100
-    True
-    """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(example)
-    return counter.get_total_flops() // 2

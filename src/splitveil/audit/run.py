@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -150,7 +149,7 @@ def audit(
         found = attacked.attack(run, terms.suite, images, threat, extra=extra, progress=shown.attack)
         shown_images, pictures = attacked.extremes(found)
         model = run.model(images)
-        identity = {"weights": digest(run), "images": images.test.digest()}
+        identity = {"weights": run.digest(), "images": images.test.digest()}
         bounds, refused = bounded.estimates(
             model, images.test, named, run.path / FOLDER / "bounds", identity, seed=terms.seed, show=shown.bounds
         )
@@ -178,15 +177,6 @@ def audit(
             audited = replace(audited, policy=policy[1].judge(audited, policy[0]))
         write_json(run.path / FOLDER / FILE, as_json(audited))
     return Found(audited, pictures)
-
-
-def digest(run: runs.Run) -> str:
-    """Return the SHA-256 of a run's weights.
-
-    Args:
-        run: trained model in its folder.
-    """
-    return hashlib.sha256((run.path / "model.safetensors").read_bytes()).hexdigest()
 
 
 def _judge(run: runs.Run, images: ImageSet, terms: Terms, shown: Shown) -> reidentification.Judge | None:
@@ -249,7 +239,7 @@ def _model(run: runs.Run, model: SplitModel, images: ImageSet) -> Model:
         classes=len(images.classes),
         image=list(model.image_shape),
         seed=settings.seed,
-        weights=digest(run),
+        weights=run.digest(),
         noise=_is_noisy(model),
     )
 
@@ -294,7 +284,7 @@ def _reference(
     accuracy = against.summary["accuracy"]
     return Reference(
         run=str(against.path),
-        weights=digest(against),
+        weights=against.digest(),
         accuracy=Interval.from_dict(accuracy) if accuracy else None,
         accuracy_difference=_accuracy_difference(run, against),
         mse=interval(its),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import math
@@ -169,7 +168,7 @@ def evaluate(
         UserError: unknown names, sizes beyond what there is, access that the protocol does not grant.
     """
     stage, budget = set_up(run, spec, images, ThreatModel(**threat_model)), budget or Budget()
-    kept = _kept(store, stage, budget, run.path / "model.safetensors")
+    kept = _kept(store, stage, budget, run)
     return made(stage, Runtime(progress, budget, kept, fits), extra)
 
 
@@ -255,12 +254,11 @@ def _part(values: dict[str, Tensor], start: int, stop: int | None) -> dict[str, 
     return {name: value[start:stop] for name, value in values.items()}
 
 
-def _kept(store: Path | None, stage: Stage, budget: Budget, model: Path) -> Path | None:
+def _kept(store: Path | None, stage: Stage, budget: Budget, run: Run) -> Path | None:
     """Return the folder of checkpoints, emptied where it belongs to another attack or to other weights."""
     if store is None:
         return None
-    weights = hashlib.sha256(model.read_bytes()).hexdigest()
-    wanted = json.loads(json.dumps({**stage.identity(), "budget": vars(budget), "weights": weights}))
+    wanted = json.loads(json.dumps({**stage.identity(), "budget": vars(budget), "weights": run.digest()}))
     note = store / "attack.json"
     remedy = f"remove {store} to begin the attack again"
     if store.is_dir() and (not note.is_file() or reading.read_json(note, reading.ANY, remedy) != wanted):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -85,9 +84,8 @@ def harden(
     if not 0 < max_drop <= 100:
         raise UserError(f"max drop is {max_drop}; expected points of accuracy above 0, at most 100")
     pins.check(run.summary, images, run.path)
-    digest = hashlib.sha256((run.path / "model.safetensors").read_bytes()).hexdigest()
     start = _Kept(
-        of=str(run.path), weights=digest, max_drop=max_drop, before=None, mean_image=None, steps=[], chosen=None
+        of=str(run.path), weights=run.digest(), max_drop=max_drop, before=None, mean_image=None, steps=[], chosen=None
     )
     _check(out, start, resume)
     with claimed(out, "hardening"):
