@@ -120,11 +120,13 @@ def _print(record: dict[str, Any]) -> None:
     out_console.print(table)
     sizes = {row["linkage"]["gallery"] for row in record["rows"] if row["linkage"]}
     among = f" among {max(sizes):,} photos" if sizes else ""
-    say("* no other cut costs the device as little and leaves attackers as much error")
-    say(f"error of always answering the mean image: {record['mean_image']:.4f}")
-    say(f"linkage: how often the right photo is found{among}; nats: at most so much leaks, on held-out images")
     seconds = sum(row["seconds"] for row in record["rows"])
-    say(f"accuracy without noise, validation images: {record['before']:.1%}; time of the cuts: {duration(seconds)}")
+    say("* no other cut costs the device as little and leaves attackers as much error")
+    say(f"linkage: how often the right photo is found{among}")
+    say("nats: at most so much leaks, an upper bound on held-out images")
+    say(f"error of always answering the mean image: {record['mean_image']:.4f}")
+    say(f"accuracy without noise, on validation images: {record['before']:.1%}")
+    say(f"time of the cuts: {duration(seconds)}")
     for row in record["rows"]:
         for what, why in row["skipped"].items():
             error_console.print(f"[yellow]not measured[/yellow] {escape(row['layer'])}, {what}: {escape(why)}")

@@ -1,0 +1,73 @@
+"""One Gaussian by principal directions: its density, and what it brings where images are fewer than values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import multivariate_normal
+
+from splitveil.bounds import _gaussians
+from splitveil.bounds._examples import channel_of
+from splitveil.bounds._principal import Principal, candidates
+from splitveil.bounds.gaussian_channel import GaussianChannel
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def turned(dimension: int, seed: int) -> torch.Tensor:
+    """A random rotation."""
+    return torch.linalg.qr(torch.randn(dimension, dimension, generator=rng(seed), dtype=torch.float64))[0]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 6), st.integers(1, 6))
+def test_the_density_is_that_of_the_whole_covariance(seed, dimension, count):
+    count = min(count, dimension)
+    directions, mean = turned(dimension, seed)[:count], torch.randn(dimension, generator=rng(seed), dtype=torch.float64)
+    variances, rest = 0.5 + torch.rand(count, generator=rng(seed), dtype=torch.float64), 0.3
+    covariance = directions.T @ variances.diag() @ directions
+    covariance += rest * (torch.eye(dimension, dtype=torch.float64) - directions.T @ directions)
+    z = torch.randn(5, dimension, generator=rng(seed + 1), dtype=torch.float64)
+    whole: Any = covariance.numpy()
+    expected = multivariate_normal(mean.numpy(), whole).logpdf(z.numpy())
+    assert np.allclose(Principal(mean, directions, variances, rest).log_density(z), expected)
+
+
+def test_the_density_turns_with_the_features():
+    z, others, turn = torch.randn(30, 50, generator=rng(1)), torch.randn(20, 50, generator=rng(2)), turned(50, 3)
+    scale = torch.logspace(0, -2, 50, dtype=torch.float64)
+    z, others = z.double() * scale, others.double() * scale
+    for straight, rotated in zip(candidates(z, others, 0.1), candidates(z @ turn, others @ turn, 0.1), strict=True):
+        assert torch.allclose(straight.log_density(others), rotated.log_density(others @ turn))
+
+
+def test_it_comes_near_the_exact_leakage_of_few_directions_in_a_wide_wire():
+    """Where a full covariance from as many images is far above it."""
+    basis = torch.randn(10, 400, generator=rng(1)) * torch.logspace(0, -1.5, 10)[:, None]
+    z = torch.randn(900, 10, generator=rng(2)) @ basis
+    exact = 0.5 * float(torch.logdet(torch.eye(10).double() + basis.double() @ basis.double().T / 0.09))
+    channel = channel_of(z, torch.arange(900) % 3, 0.3, rng())
+    (found,) = GaussianChannel().estimate(channel, rng())
+    assert found.interval is not None
+    assert exact < found.interval.hi
+    assert found.value == pytest.approx(exact, rel=0.03)
+    assert "10 directions" in found.about
+    law = channel.conditional("fit")
+    one = torch.zeros(len(law.mean), dtype=torch.long)
+    full = _gaussians.full(law.mean, law.variance.mean(0), one, 1, 0.0)
+    wire = channel.conditional("held_out").draw(rng())
+    assert float((channel.conditional("held_out").log_density(wire) - full.log_density(wire)).mean()) > 1.05 * exact
+
+
+def test_features_that_are_all_alike_leave_only_the_noise():
+    z = torch.ones(12, 30, dtype=torch.float64)
+    for q in candidates(z, z[:4], 0.5):
+        assert torch.allclose(q.variances, torch.full_like(q.variances, 0.5))
+        assert q.rest == pytest.approx(0.5)
