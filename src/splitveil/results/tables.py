@@ -228,8 +228,8 @@ def effects_table(
     return Table("cem_gain", caption + ceiling.about(shares), rows, shown)
 
 
-EQUAL = ("defense", "seeds", "accuracy %", "MSE", "noise alone there", "same σ, MSE %", "equal accuracy, MSE %")
-EQUAL += (SHARE, "p, Holm", "verdict")
+EQUAL: tuple[str, ...] = ("defense", "seeds", "accuracy %", "MSE", "noise alone there", "same σ, MSE %")
+EQUAL += ("equal accuracy, MSE %", SHARE, "p, Holm", "verdict")
 
 
 def equal_table(found: Sequence[tuple[ComparisonGroup, Equal]], shares: Shares | None = None) -> Table:

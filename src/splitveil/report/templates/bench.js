@@ -125,9 +125,9 @@ function tables() {
     { title: "Seeds", value: (g) => g.seeds },
     { title: "Best attacker’s MSE", value: (g) => g.before, show: (g) => g.text.errors },
     { title: "Difference", value: (g) => g.mse[0], show: interval("mse"), down: true },
+    { title: "in %", value: (g) => g.relative, show: (g) => g.text.relative, down: true },
     ...(data.cells.some((c) => c.share !== null)
       ? [{ title: "To class mean, %", value: (g) => g.text.share }] : []),
-    { title: "in %", value: (g) => g.relative, show: (g) => g.text.relative, down: true },
     { title: "Against noise at equal accuracy", value: (g) => g.text.equal, show: (g) => parted(g.text.equal) },
     { title: "Accuracy, %", value: (g) => g.share, show: (g) => g.text.shares },
     { title: "Difference, points", value: (g) => g.accuracy[0], show: interval("accuracy"), down: true },
