@@ -154,6 +154,21 @@ def test_what_is_said_first(made):
     assert "which 2 seeds make wide, cut where no value can lie" in text
 
 
+def test_the_page_says_how_far_the_defenses_have_come_to_the_ceiling(made):
+    text = " ".join(made.page.text.split())
+    assert (
+        "The mean image of the true class gives 0.05, the most that a wire can leave which still tells the class."
+        in text
+    )
+    assert "Of the way there from the weakest noise alone, gaussian:0.025 (no cell is undefended), the others" in text
+    assert "between the weakest noise alone, gaussian:0.025 (0 %) and that mean image (100 %)" in text
+    rows = {(row["name"], row["seed"]): row for row in made.page.data("data")["cells"]}
+    assert rows["gaussian:0.025", 0]["share"] == 0
+    assert rows["gaussian:0.025 + cem:16", 0]["share"] == pytest.approx(100 * 0.0052 / 0.04, rel=0.1)
+    gain = made.page.data("data")["gains"][0]
+    assert gain["text"]["share"].startswith("0 → 1")
+
+
 def test_sections_come_in_the_agreed_order(made):
     ids = [attributes["id"] for tag, attributes in made.page.tags if tag == "section"]
     assert ids == list(SECTIONS)

@@ -112,7 +112,7 @@ def page(findings: Findings, found: Sequence[tables.Table], drawn: Sequence[dict
         descriptions=list(dict.fromkeys(about.description for about in findings.grids if about.description)),
         baseline_mse=parts[0].group.baseline_mse,
         class_mean_mse=parts[0].group.class_mean_mse,
-        undefended=name_of(list(findings.shares.values())),
+        undefended=name_of([share for share in findings.shares.values() if share.value]),
         arenas=[{"name": p.group.name, "plots": _uris(plot)} for p, plot in zip(parts, drawn, strict=True)],
         eyebrow=_eyebrow(findings),
         headline=captions.headline(findings.groups, effects, findings.margin, findings.equal),
