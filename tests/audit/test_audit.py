@@ -71,6 +71,7 @@ def test_the_record_says_what_was_measured(folder):
     assert found["attacker"]["attacked"] == 40
     assert set(found["attacks"]) == {"linear", "nearest"}
     assert found["best_attacker"]["reidentified"]["mean"] == 0.5
+    assert found["seen"]["share"]["mean"] == 0.5
     assert found["judge"]["recognized"]["mean"] == 1
     assert found["reference"]["ratio"]["mean"] == pytest.approx(
         found["best_attacker"]["mse"]["mean"] / found["reference"]["mse"]["mean"]
@@ -249,6 +250,7 @@ def test_without_a_judge_nothing_is_said_to_be_hidden(folder):
     found = audit(folder / "noise", "--judge-epochs", "0")
     assert found["judge"] is None
     assert found["best_attacker"]["reidentified"] is None
+    assert found["seen"] is None
     assert "classifier still recognizes" not in found["verdict"]["sentence"]
     assert found["verdict"]["level"] != "hides the picture from these attacks"
 

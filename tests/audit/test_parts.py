@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from commands import answer
+from splitveil.audit.attacked import Attacked
 from splitveil.audit.device import device_cost, multiply_adds
 from splitveil.audit.policy import Limit
 from splitveil.audit.words import percent
@@ -83,6 +85,17 @@ def test_a_run_that_is_audited_by_two_processes_is_refused(tmp_path: Path, finis
     with claimed(finished_run / "audit", "audit"):
         code, error = answer("audit", finished_run, "--judge-epochs", "0", "--bounds", "linkage")
     assert (code, error.count("\n")) == (2, 1)
+
+
+def test_the_attack_that_is_recognized_most_often_counts():
+    mse, hits = torch.tensor([0.1, 0.1]), {"blurred": [0.0, 1.0], "sharp": [1.0, 1.0]}
+    values = {name: {"mse": mse, "reidentified": torch.tensor(hit)} for name, hit in hits.items()}
+    none: Any = None
+    found = Attacked(none, {}, values, "blurred", ["blurred", "blurred"], none, none)
+    seen = found.seen()
+    assert seen is not None
+    assert (seen.attack, seen.share.mean) == ("sharp", 1.0)
+    assert found.best("reidentified").tolist() == hits["blurred"]
 
 
 def test_the_schema_names_its_version():

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from splitveil.audit.policy import Thresholds
-from splitveil.audit.record import HIDES, LEAKS, REDUCES, Attacker, Best, Bounded, Ceilings, Judge, Reference
+from splitveil.audit.record import HIDES, LEAKS, REDUCES, Attacker, Best, Bounded, Ceilings, Judge, Reference, Seen
 from splitveil.audit.verdict import Facts, verdict
 from splitveil.statistics.intervals import Interval
 
@@ -28,6 +28,7 @@ def facts(mse: Interval, *, ratio: Interval | None = None, seen: float | None = 
     return Facts(
         attacker=Attacker(**WHO, grants=["query", "weights"], attacked_digest="", observed=more.get("observed", 1)),
         best=Best(name="decoder", mse=mse, **scores),  # type: ignore[arg-type]
+        seen=None if seen is None else Seen(attack="refine", share=about(seen, 0.02)),
         judge=None if seen is None else Judge(network="resnet20", epochs=3, images=9, recognized=about(0.9)),
         ceilings=Ceilings(mean_image=0.06, class_mean=0.05),
         classes=10,

@@ -20,7 +20,7 @@ from ..pictures import checked, load_arrays
 from ..runs import Run
 from ..runtime import Progress
 from ..statistics.best_attacker import best_attacker
-from .record import Attack, Best, Picture, Scores
+from .record import Attack, Best, Picture, Scores, Seen
 
 METRICS = ("mse", "psnr", "ssim", "reidentified", "recognized")
 
@@ -65,6 +65,13 @@ class Attacked:
     def best_scores(self) -> Best:
         """Return the best attacker's scores."""
         return Best(name=self.name, **_scores({m: self.best(m) for m in METRICS[: 4 if self.judged else 3]}))
+
+    def seen(self) -> Seen | None:
+        """Return the attack whose reconstructions are recognized most often; None where no judge was asked."""
+        if not self.judged:
+            return None
+        name = max(self.values, key=lambda label: float(self.values[label]["reidentified"].mean()))
+        return Seen(attack=name, share=interval(self.values[name]["reidentified"].bool()))
 
     def worst_case(self) -> Scores:
         """Return the scores of the strongest attack on each image, which only somebody who has the image can choose."""

@@ -47,7 +47,6 @@ def page(found: Found) -> str:
         accuracy=words.accuracy(audit),
         figures=words.figures(audit),
         attacker=words.attacker(audit),
-        attacks=[(name, words.recognized(one, audit), one) for name, one in audit.attacks.items()],
         percent=words.percent,
         bounds=[_bound(one, audit) for one in audit.bounds],
         assumptions=_assumptions(audit),

@@ -174,7 +174,7 @@ MEASURED: dict[str, Callable[[Audit], Any]] = {
     "mse": lambda audit: audit.best_attacker.mse,
     "worst_case_mse": lambda audit: audit.worst_case.mse,
     "ssim": lambda audit: audit.best_attacker.ssim,
-    "reidentified": lambda audit: audit.best_attacker.reidentified or "no judge was asked; leave --no-judge out",
+    "reidentified": lambda audit: audit.seen.share if audit.seen else "no judge was asked; leave --judge-epochs 0 out",
     "linkage": _linkage,
     "leakage": _leakage,
     "share_of_ceiling": _share,

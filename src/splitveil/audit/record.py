@@ -85,6 +85,17 @@ class Best(Scores):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Seen:
+    """The attack whose reconstructions an independent classifier recognizes most often, and that share.
+
+    It is not always the one with the lowest squared error, whose pictures are the mean of what is possible, and blurred.
+    """
+
+    attack: str
+    share: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
 class Judge:
     """The independent classifier: its network and training images, and the share of originals that it recognizes."""
 
@@ -226,6 +237,7 @@ class Audit:
     best_attacker: Best
     worst_case: Scores
     judge: Judge | None
+    seen: Seen | None
     ceilings: Ceilings
     pictures: dict[Literal["most", "median", "least"], Picture]
     bounds: list[Bounded]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..attacks.base import Access
 from ..statistics.intervals import Interval
 from .policy import Thresholds
-from .record import HIDES, LEAKS, REDUCES, Attacker, Best, Bounded, Ceilings, Judge, Level, Reference, Verdict
+from .record import HIDES, LEAKS, REDUCES, Attacker, Best, Bounded, Ceilings, Judge, Level, Reference, Seen, Verdict
 from .words import percent, share
 
 
@@ -18,6 +18,7 @@ class Facts:
     attacker: Attacker
     best: Best
     judge: Judge | None
+    seen: Seen | None
     ceilings: Ceilings
     classes: int
     reference: Reference | None
@@ -74,9 +75,9 @@ def _recognized(facts: Facts) -> Interval | None:
 
     (r − 1/K)/(o − 1/K), for K classes and the shares r and o in which it is right about reconstructions and originals.
     """
-    if facts.judge is None or facts.best.reidentified is None:
+    if facts.judge is None or facts.seen is None:
         return None
-    chance, found = 1 / facts.classes, facts.best.reidentified
+    chance, found = 1 / facts.classes, facts.seen.share
     whole = facts.judge.recognized.mean - chance
     if whole <= 0:  # a judge that recognizes nothing tells nothing
         return None
@@ -94,10 +95,10 @@ def sentence(facts: Facts) -> str:
         " and the encoder's weights" if Access.WEIGHTS.value in who.grants else ""
     )
     looks = f" and sees {who.observed} wires of each image" if who.observed > 1 else ""
-    if facts.judge is not None and facts.best.reidentified is not None:
+    if facts.judge is not None and facts.seen is not None:
         does = (
             "recovers pictures of which an independent classifier still recognizes "
-            f"{share(facts.best.reidentified.mean)} "
+            f"{share(facts.seen.share.mean)} "
             f"(originals {share(facts.judge.recognized.mean)}, guessing {share(1 / facts.classes)})"
         )
     else:

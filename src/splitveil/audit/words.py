@@ -6,7 +6,7 @@ import math
 
 from ..bounds.base import SIGNS
 from ..statistics.intervals import Interval
-from .record import Audit, Bounded, Scores
+from .record import Audit, Bounded
 
 
 def percent(value: Interval) -> str:
@@ -48,7 +48,9 @@ def figures(audit: Audit) -> list[tuple[str, str]]:
             rows.append(("way from there to the mean image of the true class", percent(other.share_of_ceiling)))
     rows.append(("error of the mean image of the true class, MSE", f"{audit.ceilings.class_mean:.4g}"))
     rows.append(("error of the mean image, MSE", f"{audit.ceilings.mean_image:.4g}"))
-    rows += recognized(audit.best_attacker, audit)
+    if audit.judge is not None and audit.seen is not None:
+        title = f"a classifier recognizes, of {audit.seen.attack} (originals: {percent(audit.judge.recognized)})"
+        rows.append((title, percent(audit.seen.share)))
     return rows
 
 
@@ -66,19 +68,6 @@ def accuracy(audit: Audit) -> str:
         return text + "."
     change = other.accuracy_difference.scaled(100)
     return f"{text}, {change.mean:+.1f} points [{change.lo:+.1f}, {change.hi:+.1f}] beside {other.run}."
-
-
-def recognized(scores: Scores, audit: Audit) -> list[tuple[str, str]]:
-    """Return what an independent classifier recognizes; nothing where none was asked.
-
-    Args:
-        scores: of an attacker.
-        audit: of the model.
-    """
-    if audit.judge is None or scores.reidentified is None:
-        return []
-    title = f"a classifier recognizes (originals: {percent(audit.judge.recognized)})"
-    return [(title, percent(scores.reidentified))]
 
 
 def bound_rows(audit: Audit) -> list[tuple[str, str]]:
