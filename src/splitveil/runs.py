@@ -151,11 +151,12 @@ class Run:
         """Return the SHA-256 of the weights' file."""
         return hashlib.sha256((self.path / "model.safetensors").read_bytes()).hexdigest()
 
-    def model(self, images: data.ImageSet) -> SplitModel:
+    def model(self, images: data.ImageSet, weights: Path | None = None) -> SplitModel:
         """Return the trained model in evaluation mode.
 
         Args:
             images: image set of the run.
+            weights: file of weights of the run; None: those that are served.
 
         Raises:
             UserError: the weights are missing, damaged, or of another network.
@@ -168,7 +169,7 @@ class Run:
                 f"{self.path} was trained with the wire {trained}, which this version orders as {built} "
                 "(channels first); train it again"
             )
-        load_weights(model, self.path / "model.safetensors")
+        load_weights(model, weights or self.path / "model.safetensors")
         return model.eval()
 
 

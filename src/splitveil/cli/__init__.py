@@ -13,7 +13,8 @@ from .. import config
 from ..errors import UserError
 from ..nn.allocator import keep_memory
 from ..storage.files import LONGEST_NAME
-from . import attack, audit, bench, compare, harden, report, tools, train  # noqa: F401 (importing a module registers its commands)
+# Importing a module registers its commands.
+from . import attack, audit, bench, compare, diagnose, harden, report, tools, train  # noqa: F401
 from ._shared import app
 
 LONGEST_WORD = 300
@@ -21,6 +22,7 @@ LONGEST_WORD = 300
 KEPT = {
     "train": "finished epochs are kept, --resume goes on",
     "harden": "finished steps are kept, --resume goes on",
+    "diagnose": "finished epochs are kept, the same command goes on",
     "bench": "finished cells and epochs are kept, the same command goes on",
 }
 """Hints about what a command that was stopped has left."""

@@ -40,6 +40,7 @@ def train(
     resume: Annotated[bool, Parameter(negative="")] = False,
     download: Annotated[bool, Parameter(negative="")] = False,
     tensorboard: Annotated[bool, Parameter(negative="")] = False,
+    snapshots: int | None = None,
     flags: Annotated[FLAGS | None, Parameter(name="*")] = None,  # type: ignore[valid-type]
 ) -> None:
     """Train a split classifier with the settings of --config and, over them, of the flags.
@@ -50,6 +51,8 @@ def train(
         resume: Go on with the run in --out from its last epoch.
         download: Fetch the image set where it is published in one archive.
         tensorboard: Write the curves of OUT/metrics.jsonl for TensorBoard too, under OUT/tensorboard.
+        snapshots: Keep the weights of every so many epochs, and of the last, in OUT/snapshots, for
+            `splitveil diagnose`.
         flags: Settings of the training.
     """
     from .. import runs
@@ -61,7 +64,8 @@ def train(
     images = runs.load_images(settings, download=download)
     with progress_bars.bars() as bar:
         show = progress_bars.training(bar, "training", settings.epochs)
-        summary = fit(settings, images, out, resume=resume, progress=show, tensorboard=tensorboard)
+        more: dict[str, Any] = {"tensorboard": tensorboard, "snapshot_every": snapshots}
+        summary = fit(settings, images, out, resume=resume, progress=show, **more)
     table = Table("", "value", title=escape(str(out)))
     accuracy = summary["accuracy"]
     table.add_row("test accuracy", interval(accuracy, percent=True))

@@ -20,7 +20,7 @@ from ..statistics.intervals import binomial_ci
 from ..storage import reading
 from ..storage.claims import claimed
 from ..storage.files import save_tensors, write_json, write_text
-from . import checkpoints, pins
+from . import checkpoints, pins, snapshots
 from .fabric import DDPStrategy, Fabric, TensorBoardLogger
 from .loop import EVALUATION_BATCH, Progress, Training, correct, predict
 from .one_machine import OneMachine
@@ -31,8 +31,8 @@ __all__ = ["EVALUATION_BATCH", "Progress", "Trainer", "correct", "fit", "predict
 class Trainer(Training):
     """One training in its run folder; ``finish`` goes from the last checkpoint to the summary."""
 
-    def __init__(self, settings: config.TrainConfig, images: ImageSet, out: Path, fabric: Fabric):
-        self.images, self.out = images, out
+    def __init__(self, settings: config.TrainConfig, images: ImageSet, out: Path, fabric: Fabric, every: int = 0):
+        self.images, self.out, self.every = images, out, every
         self.config, self.pinned = settings, pins.of(images)
         self.parts = protocol(settings.protocol, images, seed=settings.seed)
         seed_layers(stream("cpu", settings.seed, WEIGHTS))  # the weights are drawn from the global generator
@@ -59,6 +59,9 @@ class Trainer(Training):
     def _checkpoint(self) -> None:
         if not self.fabric.is_global_zero:
             return
+        # Before the checkpoint: after a kill in between the epoch is trained again, to the same weights.
+        if snapshots.due(self.state.epoch, self.every, self.settings.epochs):
+            save_weights(self.model, snapshots.place(self.out, self.state.epoch))
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -127,6 +130,7 @@ def fit(
     resume: bool = False,
     progress: Progress | None = None,
     tensorboard: bool = False,
+    snapshot_every: int | None = None,
 ) -> dict[str, Any]:
     """Train what ``settings`` describes on ``images`` and leave the run folder ``out``.
 
@@ -137,6 +141,7 @@ def fit(
         resume: go on from the folder's last checkpoint.
         progress: called after each step with (epoch, steps done in all, the last epoch's record).
         tensorboard: also write logs for TensorBoard.
+        snapshot_every: keep the weights of every so many epochs in ``out/snapshots``; None: as the training was begun.
 
     Returns:
         What summary.json holds.
@@ -157,7 +162,8 @@ def fit(
     check_folder(settings, out, resume)
     with claimed(out, "training"):
         check_folder(settings, out, resume)  # again: another training may have come before the claim
-        return _fit(settings, images, out, resume, progress, tensorboard)
+        kept = snapshots.agreed(out, snapshot_every, settings.epochs)
+        return _fit(settings, images, out, resume, progress, tensorboard, kept)
 
 
 def _fit(
@@ -167,6 +173,7 @@ def _fit(
     resume: bool,
     progress: Progress | None,
     tensorboard: bool,
+    every: int,
 ) -> dict[str, Any]:
     if resume and (out / "summary.json").is_file():
         summary = reading.read_json(out / "summary.json", reading.RUN, "delete it, and --resume makes it again")
@@ -193,7 +200,8 @@ def _fit(
     try:
         # Bound, and not arguments: launching looks into those, and refuses frozen dataclasses.
         shown = None if several else progress
-        train = functools.partial(_train, settings=settings, images=images, out=out, resume=resume, progress=shown)
+        given = {"settings": settings, "images": images, "out": out, "resume": resume, "progress": shown}
+        train = functools.partial(_train, **given, every=every)
         return fabric.launch(train)
     except ProcessRaisedException as error:  # carries the traceback of the process as text
         _, ours, message = str(error).rpartition(f"\n{UserError.__module__}.{UserError.__name__}: ")
@@ -209,11 +217,13 @@ def _train(
     out: Path,
     resume: bool,
     progress: Progress | None,
+    every: int,
 ) -> dict[str, Any]:
     with torch.random.fork_rng():  # layers draw weights and dropout from torch's global generators
-        trainer = Trainer(settings, images, out, fabric)
+        trainer = Trainer(settings, images, out, fabric, every)
         if resume:
             trainer.resume()
         if fabric.is_global_zero:
             write_text(out / "config.yaml", config.dump(settings, splitveil=environment()["splitveil"]))
+            snapshots.note(out, every)
         return trainer.finish(progress)
