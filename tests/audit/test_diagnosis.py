@@ -60,6 +60,12 @@ def whole(trained, tmp_path_factory):
     return diagnose(trained, out), out
 
 
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """A picture takes a second: only that of ``whole``, which is made before this, is drawn."""
+    monkeypatch.setattr(diagnosis, "draw", lambda *_: None)
+
+
 def test_its_rows_are_what_the_single_commands_say(trained, whole, tmp_path):
     record, out = whole
     assert json.loads((out / diagnosis.FILE).read_text()) == record
