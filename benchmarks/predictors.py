@@ -16,8 +16,8 @@ Predictors, all the higher the more a wire gives away:
 - ``dfil``: dFIL, the inverse of what `fisher` answers;
 - ``linkage``: how often the right photo is found among 1,000.
 ``accuracy`` on the test images stands beside them as a reference: models that learned less give less away.
-A predictor that says nothing about a model (no density: dropout; other noise for every image: vib) is missing there, and
-its correlation is over the models that it speaks of.
+A predictor that says nothing about a model (no density: dropout; other noise for every image: vib) is missing there,
+and its correlation is over the models that it speaks of.
 
 Outcomes: suite quick-v2 under protocol inference_time, 1,800 images of the attacker, 300 attacked:
 - ``mse``: mean over the images of the lowest error (worst case);
@@ -25,10 +25,10 @@ Outcomes: suite quick-v2 under protocol inference_time, 1,800 images of the atta
   class.
 
 Endpoint: Spearman's rank correlation over models, oriented so that 1 is a perfect prediction, with a 95 % interval
-(`splitveil.statistics.rank_correlation`). Primary: on the models that all four predictors speak of, the difference of the
-correlation with ``mse`` between ``held_out`` and each of the three others, by a paired bootstrap over models at the level
-1 − 0.05/3 (Bonferroni). A difference whose interval holds zero is not shown. Secondary, without correction: the same for
-``reidentified``. One look, when all models are there. A model whose training diverges is named and left out.
+(`splitveil.statistics.rank_correlation`). Primary: on the models that all four predictors speak of, the difference of
+the correlation with ``mse`` between ``held_out`` and each of the three others, by a paired bootstrap over models at the
+level 1 − 0.05/3 (Bonferroni). A difference whose interval holds zero is not shown. Secondary, without correction: the
+same for ``reidentified``. One look, when all models are there. A model whose training diverges is named and left out.
 
 Every model is a run folder under --out; what is done is not made again, a stopped one goes on. The judge is trained
 once. --rehearse takes tiny sizes on digits. Writes predictors.json and predictors.png into --out after each model, and
@@ -39,6 +39,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import itertools
 import json
 import math
 import subprocess
@@ -144,7 +145,7 @@ def measured(name: str, sizes: Sizes, root: Path | None, out: Path) -> dict[str,
     starts.append(clock())
     row |= attacked(run, images, sizes, out)
     starts.append(clock())
-    spent = [summary["seconds"], *(after - before for before, after in zip(starts, starts[1:], strict=False))]
+    spent = [summary["seconds"], *(after - before for before, after in itertools.pairwise(starts))]
     row["seconds"] = dict(zip(("training", "bounds", "suite and judge"), spent, strict=True))
     write(kept, row)
     return row
