@@ -13,8 +13,7 @@ from .. import config
 from ..errors import UserError
 from ..nn.allocator import keep_memory
 from ..storage.files import LONGEST_NAME
-# Importing a module registers its commands.
-from . import attack, audit, bench, compare, diagnose, harden, report, tools, train  # noqa: F401
+from . import attack, audit, bench, compare, diagnose, harden, report, tools, train  # noqa: F401 (they register)
 from ._shared import app
 
 LONGEST_WORD = 300
