@@ -7,7 +7,8 @@ The plan, written before the first run.
 Models: `MODELS`, one training each (seed 0), which vary the noise, λ, the form of CEM and the defense. All else is
 equal: 10,000 training images, vgg11_bn_sgm, cut 4, bottleneck 8 (a wire of 512 values), 4 epochs of the fast recipe
 with batches of 128, rate 0.05 and one epoch of warm-up (the recipe's own batches of 512 make too few steps of so few
-images: a trial with 5,000 images diverged). They are trained for a comparison of predictors and no comparison of defenses.
+images: a trial with 5,000 images diverged). They are trained for a comparison of predictors and no comparison of
+defenses.
 
 Predictors, all the higher the more a wire gives away:
 - ``held_out``: `mixture`, the held-out upper bound of the leakage in nats, on the 10,000 test images;
