@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from commands import TRAIN, answer, state_of
+from networks import tiny
+from splitveil import runs
 from splitveil.audit import bounded
 from splitveil.audit import run as audits
 from splitveil.audit.record import AUDIT, as_json, json_schema
@@ -36,24 +38,34 @@ class Fair:
         }
 
 
+def hurry(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(suites.SUITES, "tiny", SUITE)
+    patch.setattr(reidentification, "judge_for", lambda *_, **__: Fair())
+    patch.setattr(runs.zoo, "build", tiny)
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setitem(suites.SUITES, "tiny", SUITE)
-    monkeypatch.setattr(reidentification, "judge_for", lambda *_, **__: Fair())
+    hurry(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
+    """Three runs; the one called audited has the weights of the one called noise, and an audit."""
     folder = tmp_path_factory.mktemp("trained")
-    for name, more in (("noise", ["--defense", "gaussian:2"]), ("plain", []), ("other", ["--seed", "1"])):
-        assert answer("train", *TRAIN, *more, "--out", folder / name)[0] == 0
+    with pytest.MonkeyPatch.context() as patch:
+        hurry(patch)
+        for name, more in (("noise", ["--defense", "gaussian:2"]), ("plain", []), ("other", ["--seed", "1"])):
+            assert answer("train", *TRAIN, *more, "--out", folder / name)[0] == 0
+        shutil.copytree(folder / "noise", folder / "audited")
+        audit(folder / "audited")
     return folder
 
 
 @pytest.fixture
 def folder(trained, tmp_path) -> Path:
-    for name in ("noise", "plain", "other"):
-        shutil.copytree(trained / name, tmp_path / name)
+    for path in trained.iterdir():
+        shutil.copytree(path, tmp_path / path.name)
     return tmp_path
 
 
@@ -89,26 +101,28 @@ def test_the_published_schema_is_that_of_this_version():
 
 
 def test_an_audit_goes_on_where_it_stopped(folder, monkeypatch):
-    first = audit(folder / "noise")
-    (folder / "noise" / "audit" / "audit.json").unlink()
-    before = state_of(folder / "noise" / "attacks")
+    run = folder / "audited"
+    first = json.loads((run / "audit" / "audit.json").read_text())
+    (run / "audit" / "audit.json").unlink()
+    before = state_of(run / "attacks")
 
     def never(*_: object) -> None:
         raise AssertionError("it was computed already")
 
     monkeypatch.setattr(bounded, "_made", never)
-    again = audit(folder / "noise")
-    assert {**again, "device": 0} == {**first, "device": 0}
-    changed = {path for path, digest in state_of(folder / "noise" / "attacks").items() if before.get(path) != digest}
+    again = audit(run)
+    assert {**again, "device": 0, "command": 0, "model": 0} == {**first, "device": 0, "command": 0, "model": 0}
+    changed = {path for path, digest in state_of(run / "attacks").items() if before.get(path) != digest}
     assert {path.name for path in changed} <= {"suite-tiny.json"}
 
 
 def test_bounds_of_other_weights_are_computed_again(folder):
-    first = audit(folder / "noise")
+    run = folder / "audited"
+    first = json.loads((run / "audit" / "audit.json").read_text())
     for path in (folder / "plain").glob("*"):
         if path.is_file():
-            shutil.copy(path, folder / "noise" / path.name)
-    second = audit(folder / "noise")
+            shutil.copy(path, run / path.name)
+    second = audit(run)
     assert second["model"]["weights"] != first["model"]["weights"]
     assert not second["model"]["noise"]
     assert first["model"]["noise"]
@@ -149,12 +163,12 @@ class Page(html.parser.HTMLParser):
 
 def test_the_card_loads_nothing_and_says_the_verdict(folder):
     (folder / "policy.yaml").write_text("require:\n  linkage: {at_most: 0.0}\n")
-    found = audit(folder / "noise", "--policy", folder / "policy.yaml", "--against", folder / "plain")
-    page = Page((folder / "noise" / "audit" / "audit.html").read_text())
+    found = audit(folder / "audited", "--policy", folder / "policy.yaml", "--against", folder / "plain")
+    page = Page((folder / "audited" / "audit" / "audit.html").read_text())
     assert not page.open
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert len(page.sources) == 6
-    assert "script" not in (folder / "noise" / "audit" / "audit.html").read_text()
+    assert "script" not in (folder / "audited" / "audit" / "audit.html").read_text()
     assert found["verdict"]["sentence"] in page.text
     assert found["verdict"]["level"] in page.text
     assert "not met" in page.text
@@ -166,8 +180,8 @@ def test_a_policy_that_is_not_met_ends_with_1(folder, capsys):
     rules.write_text(
         "require:\n  accuracy: {at_least: 0.0}\n  linkage: {at_most: 0.01}\n  accuracy_drop: {at_most: 99}\n"
     )
-    assert answer("audit", folder / "noise", "--suite", "tiny", *BOUNDS, "--policy", rules)[0] == 1
-    lines = json.loads((folder / "noise" / "audit" / "audit.json").read_text())["policy"]["lines"]
+    assert answer("audit", folder / "audited", "--suite", "tiny", *BOUNDS, "--policy", rules)[0] == 1
+    lines = json.loads((folder / "audited" / "audit" / "audit.json").read_text())["policy"]["lines"]
     assert {line["requirement"]: line["met"] for line in lines} == {
         "accuracy": True,
         "linkage": False,
@@ -175,7 +189,7 @@ def test_a_policy_that_is_not_met_ends_with_1(folder, capsys):
     }
     assert lines[1]["measured"].startswith("not measured: name the undefended model with --against")
     rules.write_text("require:\n  linkage: {at_most: 1.0}\n")
-    assert answer("audit", folder / "noise", "--suite", "tiny", *BOUNDS, "--policy", rules)[0] == 0
+    assert answer("audit", folder / "audited", "--suite", "tiny", *BOUNDS, "--policy", rules)[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -221,10 +235,9 @@ def test_bad_input_is_one_line(folder, options, said):
 
 @pytest.mark.parametrize("damage", ["", "{}", '{"asked": {}, "estimates": [{}], "refused": null}'])
 def test_a_damaged_bound_is_one_line(folder, damage):
-    audit(folder / "noise")
-    path = folder / "noise" / "audit" / "bounds" / "pairwise.json"
+    path = folder / "audited" / "audit" / "bounds" / "pairwise.json"
     path.write_text(damage)
-    code, error = answer("audit", folder / "noise", "--suite", "tiny", *BOUNDS)
+    code, error = answer("audit", folder / "audited", "--suite", "tiny", *BOUNDS)
     assert code == 2
     assert str(path) in error
     assert "remove it" in error
@@ -264,11 +277,13 @@ def test_a_record_is_written_whole(folder, monkeypatch):
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
+    record = folder / "audited" / "audit" / "audit.json"
+    record.unlink()
     monkeypatch.setattr(audits, "write_json", stop)
-    assert answer("audit", folder / "noise", "--suite", "tiny", *BOUNDS)[0] == 130
-    assert not (folder / "noise" / "audit" / "audit.json").exists()
+    assert answer("audit", folder / "audited", "--suite", "tiny", *BOUNDS)[0] == 130
+    assert not record.exists()
     monkeypatch.setattr(audits, "write_json", write_json)
-    assert audit(folder / "noise")["schema"] == 1
+    assert audit(folder / "audited")["schema"] == 1
 
 
 def test_layers_compare_the_cuts_instead(folder, monkeypatch):

@@ -88,7 +88,7 @@ class Best(Scores):
 class Seen:
     """The attack whose reconstructions an independent classifier recognizes most often, and that share.
 
-    It is not always the one with the lowest squared error, whose pictures are the mean of what is possible, and blurred.
+    It is not always the one with the lowest squared error, which answers a blurred mean of what is possible.
     """
 
     attack: str
