@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from splitveil.bounds.base import Channel
 
-STEPS, EVERY, BATCH, WIDTH, RATE = 600, 50, 128, 128, 5e-4
-SHIFTS = {"train": 2, "score": 32}
+STEPS, EVERY, BATCH, WIDTH, RATE = 400, 40, 128, 128, 5e-4
+SHIFTS = {"train": 1, "score": 32}
 """How often each batch is shifted against itself for pairs that do not belong together."""
 
 
@@ -132,7 +132,8 @@ class CLUB:
 
     def scores(self, z: Tensor, w: Tensor) -> tuple[float, float]:
         """As of `InfoNCE`."""
-        return club(*self.model(z), w.double()), -float(self.loss(z, w))
+        mean, variance = self.model(z)
+        return club(mean, variance, w.double()), -float(self.loss(z, w))
 
 
 def club(mean: Tensor, variance: Tensor, w: Tensor) -> float:

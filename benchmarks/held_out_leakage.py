@@ -3,10 +3,10 @@
     python benchmarks/held_out_leakage.py [--root data/cifar10] [--out runs/held_out_leakage] [--images 500 2000 5000]
     python benchmarks/held_out_leakage.py --images all
 
-Plan, fixed before the first run: CIFAR-10, vgg11_bn_sgm cut after block 4 with a bottleneck of 8 channels (a wire of 512
-values), gaussian:0.025 and cem:0, which trains nothing and logs leakage_nats; the fast recipe, shortened to some 200
-steps whatever the number of images (a tenth of which is held out for validation). Seeds 0 and 1; of all 50,000 images
-seed 0 only, as two epochs take minutes. Of each network, in nats per image:
+Plan, fixed before the first run: CIFAR-10, vgg11_bn_sgm cut after block 4 with a bottleneck of 8 channels (a wire of
+512 values), gaussian:0.025 and cem:0, which trains nothing and logs leakage_nats; the fast recipe, shortened to some
+200 steps whatever the number of images (a tenth of which is held out for validation). Seeds 0 and 1; of all 50,000
+images seed 0 only, as two epochs take minutes. Of each network, in nats per image:
 
 logged            leakage_nats of the last epoch: Theorem 2 with diagonal covariances, on the features that the training
                   computed on its way, of augmented images and with weights that still moved
@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +105,22 @@ def cell(size: str, seed: int, root: Path | None, out: Path) -> dict[str, Any]:
     return found
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """The table of the docs: one line for each network, nats per image."""
+    names = ("logged", "training images", "other images")
+    lines = [f"| images | seed | {' | '.join((*names, *BOUNDS))} |", "|---" * (4 + len(BOUNDS) + 1) + "|"]
+    for row in rows:
+        figures = [f"{row[name]:,.0f}" for name in names]
+        figures += [
+            f"{row[name]['value']:,.0f} [{row[name]['interval']['ci95'][0]:,.0f}, "
+            f"{row[name]['interval']['ci95'][1]:,.0f}]"
+            for name in BOUNDS
+        ]
+        size = row["images"] if row["images"] == "all" else f"{int(row['images']):,}"
+        lines.append(f"| {size} | {row['seed']} | {' | '.join(figures)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, help="folder of the images; data/cifar10 by default")
@@ -117,19 +132,25 @@ def main() -> None:
     root = (args.root or Path("data/cifar10")).absolute() if SETTINGS["data"] == "cifar10" else None
     before = json.loads(args.record.read_text())["cells"] if args.record.is_file() else []
     kept = {(row["images"], row["seed"]): row for row in before}
+
+    def place(key: tuple[str, int]) -> tuple[int, int]:
+        return list(SIZES).index(key[0]), key[1]
+
     for size in args.images:
         for seed in SEEDS[size]:
             if args.seeds is None or seed in args.seeds:
                 kept[size, seed] = cell(size, seed, root, args.out)
                 record = {
-                    "command": "python benchmarks/held_out_leakage.py " + " ".join(sys.argv[1:]),
+                    "command": "python benchmarks/held_out_leakage.py --images "
+                    + " ".join(dict.fromkeys(k for k, _ in kept)),
                     "settings": SETTINGS,
                     "sizes": SIZES,
                     "estimator": f"{CEM.__name__} with {CLUSTERS} clusters per class at most",
                     "machine": {**runs.environment(), "threads": torch.get_num_threads()},
-                    "cells": [kept[key] for key in sorted(kept, key=lambda key: (list(SIZES).index(key[0]), key[1]))],
+                    "cells": [kept[key] for key in sorted(kept, key=place)],
                 }
                 write_json(args.record, record)
+    print(table([kept[key] for key in sorted(kept, key=place)]))
 
 
 if __name__ == "__main__":

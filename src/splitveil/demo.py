@@ -28,7 +28,7 @@ SETTINGS: dict[str, Any] = {
 }
 NOISE = "gaussian:0.05"
 MODELS = {
-    # cem:0 trains nothing; it measures the leakage, so that the two can be compared.
+    # cem:0 trains nothing; it estimates the leakage, so that the two can be compared.
     "Gaussian noise alone": (NOISE, "cem:0"),
     "Gaussian noise and CEM": (NOISE, "cem:weight=8,schedule=ramp"),
     # The curve of noise alone, on which CEM is compared at equal accuracy.

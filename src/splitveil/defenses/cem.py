@@ -43,7 +43,7 @@ class CEM(Defense):
     ``leakage`` estimates the bound on features that the clusters were not made of.
 
     Args:
-        weight: λ ≥ 0; 0 only measures the leakage.
+        weight: λ ≥ 0; 0 only estimates the leakage.
         loss: "bound" or "released".
         clusters: clusters per class, at most.
         schedule: factor on λ. "published": 0.001/lr while lr ≥ 4.1e-4, then 1, so that λ·lr, the pull of CEM per

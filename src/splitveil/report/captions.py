@@ -218,7 +218,7 @@ def leakage(group: ComparisonGroup) -> str:
             x, y = zip(*pairs, strict=True)
             found: Any = spearmanr(x, y)
             parts.append(f"{_signed(float(found[0]), 2)} at σ = {sigma:g} ({len(pairs)} cells)")
-    return f"Rank correlation of leakage and error: {'; '.join(parts)}." if parts else ""
+    return f"Rank correlation of the leakage estimate and the error: {'; '.join(parts)}." if parts else ""
 
 
 def shown(effects: Sequence[CemEffect], part: str) -> tuple[int, int]:

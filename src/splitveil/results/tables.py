@@ -177,7 +177,7 @@ def _cell_shown(one: Configuration, record: Record, spec: str, shares: Shares) -
         "MSE": format(record.attacker.mse, spec),
         **({SHARE: ceiling.text(share.value if share else None)} if shares else {}),
         "SSIM": f"{record.attacker.ssim.mean:.3f}",
-        "leakage (nats)": "–" if record.leakage_nats is None else f"{record.leakage_nats:.0f}",
+        "leakage estimate (nats)": "–" if record.leakage_nats is None else f"{record.leakage_nats:.0f}",
     }
 
 

@@ -111,7 +111,7 @@ function tables() {
     { title: "SSIM", value: (c) => c.ssim, show: (c) => c.ssim.toFixed(3) },
     { title: "PSNR, dB", value: (c) => c.psnr, show: (c) => c.psnr.toFixed(2), extra: true },
     { title: "Strongest", value: (c) => c.strongest, text: true },
-    { title: "Leakage, nats", value: (c) => c.leakage, show: (c) => (c.leakage === null ? "–" : c.leakage.toFixed(0)) },
+    { title: "Leakage estimate, nats", value: (c) => c.leakage, show: (c) => (c.leakage === null ? "–" : c.leakage.toFixed(0)) },
     { title: "Epoch", value: (c) => c.epoch, extra: true },
     { title: "Flags", value: (c) => c.flags.length, show: (c) => (c.flags.length ? String(c.flags.length) : "–"), down: true, extra: true },
     { title: "Minutes", value: (c) => c.minutes, show: (c) => c.minutes.toFixed(1), down: true, extra: true },
