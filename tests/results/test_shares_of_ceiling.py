@@ -121,7 +121,7 @@ def test_a_comparison_says_how_far_b_has_come_from_a(tmp_path, capsys, monkeypat
     runs = [trained(tmp_path / name, [1, 1, 0, 0]) for name in "ab"]
     for run, errors in zip(runs, ([0.1, 0.2], [0.2, 0.3]), strict=True):
         attacked(run, "linear", values(errors))
-    before = compare(*runs)
+    before = compare(runs[0], runs[1])
     assert isinstance(before, Comparison)
     assert all(row.share is None for row in before.rows)
     assert "class mean" not in shown(capsys, *runs)
@@ -132,7 +132,7 @@ def test_a_comparison_says_how_far_b_has_come_from_a(tmp_path, capsys, monkeypat
     )
     summary = runs[1] / "attacks" / "linear" / "summary.json"
     summary.write_text(json.dumps(json.loads(summary.read_text()) | {"class_mean_mse": 0.55}))
-    after = compare(*runs)
+    after = compare(runs[0], runs[1])
     assert isinstance(after, Comparison)
     shares = {row.metric: row.share for row in after.rows}
     assert shares["mse"] is not None
