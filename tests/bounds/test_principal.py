@@ -66,8 +66,18 @@ def test_it_comes_near_the_exact_leakage_of_few_directions_in_a_wide_wire():
     assert float((channel.conditional("held_out").log_density(wire) - full.log_density(wire)).mean()) > 1.05 * exact
 
 
+def test_the_variances_are_those_of_the_other_images_and_the_noise():
+    z, others = (torch.randn(rows, 40, generator=rng(rows), dtype=torch.float64) for rows in (30, 20))
+    centered = others - z.mean(0)
+    for q in candidates(z, others, 0.5):
+        along = (centered @ q.directions.T).square().mean(0)
+        assert torch.allclose(q.variances, along + 0.5)
+        total = float(q.variances.sum()) + q.rest * (40 - len(q.variances))
+        assert total == pytest.approx(float(centered.square().sum(1).mean()) + 40 * 0.5)
+
+
 def test_features_that_are_all_alike_leave_only_the_noise():
     z = torch.ones(12, 30, dtype=torch.float64)
-    for q in candidates(z, z[:4], 0.5):
-        assert torch.allclose(q.variances, torch.full_like(q.variances, 0.5))
-        assert q.rest == pytest.approx(0.5)
+    (q,) = candidates(z, z[:4], 0.5)
+    assert len(q.variances) == 0
+    assert q.rest == pytest.approx(0.5)
