@@ -122,9 +122,10 @@ def _resamples(count: int, resamples: int, rng: torch.Generator) -> Iterator[Ten
         yield torch.randint(count, (rows, count), generator=rng, device=rng.device)
 
 
-def _tails(values: Tensor, level: float) -> list[float]:
+def _tails(values: Tensor, level: float) -> tuple[float, float]:
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64, device=values.device)
-    return values.quantile(tails).tolist()
+    low, high = values.quantile(tails).tolist()
+    return low, high
 
 
 def paired_difference(a: Any, b: Any, rng: torch.Generator | None = None, level: float = 0.95) -> Interval:
