@@ -125,7 +125,10 @@ def summary(cases: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def number(value: float) -> str:
-    return f"{value:.1e}" if abs(value) >= 1e5 else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    """Three digits, in the way that is shortest to read."""
+    if abs(value) >= 1000:
+        return f"{value:.1e}" if abs(value) >= 1e5 else f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) >= 5e-4 else "0"
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""benchmarks/estimators.py and benchmarks/held_out_leakage.py in small."""
+"""benchmarks/estimators.py and benchmarks/held_out_leakage.py in small, and their tables on the page of bounds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import torch
 
 from splitveil.storage.files import write_json
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / "benchmarks"
 
 
 @pytest.fixture
@@ -132,3 +133,11 @@ def test_the_logged_leakage_is_measured_again_held_out(modules, small, tmp_path,
     held_out.main()
     assert json.loads(record.read_text())["cells"] == [row]
     assert capsys.readouterr().out.count("500 images, seed 1: logged ") == 2
+
+
+@pytest.mark.parametrize("name", ["estimators", "held_out_leakage"])
+def test_the_table_on_the_page_is_that_of_the_record(modules, name):
+    script = {"estimators": modules[1], "held_out_leakage": modules[2]}[name]
+    record = json.loads((BENCHMARKS / f"{name}.json").read_text())
+    table = script.table(record["summary"] if name == "estimators" else record["cells"])
+    assert table in (ROOT / "docs" / "bounds.md").read_text()
