@@ -133,7 +133,7 @@ def test_the_command_prints_each_epoch_and_the_correlations(trained, whole, caps
     main(["diagnose", str(trained), "--attack", "linear:looks=1", "--out", str(whole[1])])
     printed = capsys.readouterr().out
     found = whole[0]["correlation"]["leakage_nats"]
-    assert f"the estimate logged by the training: {found['mean']:.4g} [" in printed
+    assert f"the estimate logged by the training: {found['mean']:.2f} [" in printed
     for row in whole[0]["epochs"]:
         assert f"{row['leakage_nats']:.1f}" in printed
         assert f"{row['mse']['mean']:.4g}" in printed

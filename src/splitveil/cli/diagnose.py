@@ -61,15 +61,15 @@ def diagnose(
 
 
 def _print(record: dict[str, Any], title: str) -> None:
+    from ..statistics.intervals import Interval
+
     name, about = next(iter(record["identity"]["attack"])), record["identity"]
-    table = Table(
-        "epoch", "logged, nats", "held out, nats", "validation %", f"MSE of {name}", title=escape(title), **LOOK
-    )
+    table = Table("epoch", "logged nats", "held-out nats", "val. %", f"MSE of {name}", title=escape(title), **LOOK)
     for row in record["epochs"]:
         table.add_row(
             f"{row['epoch']}",
             f"{row['leakage_nats']:.1f}",
-            interval(row["bound"]) if "bound" in row else "",
+            escape(f"{Interval.from_dict(row['bound']):.0f}") if "bound" in row else "",
             f"{100 * row['accuracy_val']:.1f}",
             interval(row["mse"]),
         )
@@ -81,5 +81,5 @@ def _print(record: dict[str, Any], title: str) -> None:
         say(f"no held-out bound: {reason}")
     say(f"Spearman's rank correlation with the MSE over {len(record['epochs'])} epochs:")
     for key, found in record["correlation"].items():
-        say(f"  {MEASURES[key]}: {interval(found)}")
+        say(f"  {MEASURES[key]}: {Interval.from_dict(found):.2f}")
     say("These are epochs of one training, which follow from one another: nothing is said of other trainings.")
