@@ -32,8 +32,8 @@ level 1 − 0.05/3 (Bonferroni). A difference whose interval holds zero is not s
 same for ``reidentified``. One look, when all models are there. A model whose training diverges is named and left out.
 
 Every model is a run folder under --out; what is done is not made again, a stopped one goes on. The judge is trained
-once. --rehearse takes tiny sizes on digits. Writes predictors.json and predictors.png into --out after each model, and
-beside this file when all models are there.
+once. --rehearse takes tiny sizes on digits. Writes predictors.json after each model and predictors.png at the end into
+--out, and both beside this file when all models are there.
 """
 
 from __future__ import annotations
@@ -308,15 +308,6 @@ def write(path: Path, value: Any) -> None:
     write_json(path, value)
 
 
-def leave(rows: list[dict[str, Any]], sizes: Sizes, place: Path) -> dict[str, Any]:
-    """Write the record and the picture."""
-    record = summary_of(rows, sizes)
-    write(place / "predictors.json", record)
-    if record["models"]:
-        plot(record, place / "predictors.png")
-    return record
-
-
 def main() -> None:
     """Make what is missing, print each model and the correlations, leave the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -341,9 +332,13 @@ def main() -> None:
         print(
             name, rows[-1].get("diverged") or {key: float(f"{value:.4g}") for key, value in shown.items()}, flush=True
         )
-        record = leave(rows, sizes, args.out)
-    if len(names) == len(MODELS) and not args.rehearse:
-        record = leave(rows, sizes, Path(__file__).parent)
+        record = summary_of(rows, sizes)
+        write(args.out / "predictors.json", record)
+    # The committed record is that of the whole plan.
+    whole = len(names) == len(MODELS) and not args.rehearse
+    for place in (args.out, *[Path(__file__).parent] * whole):
+        write(place / "predictors.json", record)
+        plot(record, place / "predictors.png")
     for part in ("correlation", "primary", "secondary", "diverged"):
         print(part, json.dumps(record[part], indent=1))
 
