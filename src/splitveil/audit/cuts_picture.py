@@ -77,4 +77,13 @@ def _points(axes: Any, rows: list[dict[str, Any]], color: str, label: str | None
     high = [row["worst"]["ci95"][1] - row["worst"]["mean"] for row in rows]
     axes.errorbar(x, y, yerr=[low, high], fmt="o", color=color, markersize=5, capsize=2, linewidth=1, label=label)
     for row, across, up in zip(rows, x, y, strict=True):
-        axes.annotate(row["layer"], (across, up), textcoords="offset points", xytext=(6, 5), fontsize=9, color=color)
+        # To the left and above: the front comes from below and leaves to the right.
+        axes.annotate(
+            row["layer"],
+            (across, up),
+            textcoords="offset points",
+            xytext=(-5, 5),
+            ha="right",
+            fontsize=9,
+            color=color,
+        )

@@ -103,7 +103,9 @@ def _print(record: dict[str, Any]) -> None:
     right = ("Mult-adds", "Weights", "Bytes", "Accuracy", "Linear", "Decoder", "Linkage", "Nats")
     name = Column("cut", overflow="fold")
     table = Table(name, *(Column(title, justify="right", no_wrap=True) for title in right), **LOOK)
-    table.title = f"{escape(record['network'])}, at most {record['terms']['max_drop']:g} points of accuracy lost"
+    drop = record["terms"]["max_drop"]
+    points = f"{drop:g} point{'' if drop == 1 else 's'}"
+    table.title = f"{escape(record['network'])}, at most {points} of accuracy lost"
     for row in record["rows"]:
         mark = "*" if row["layer"] in record["front"] else ""
         cells = [_mean(row["accuracy"], ".1%"), *(_mean(row[name], ".4f") for name in ("linear", "decoder"))]
