@@ -56,3 +56,25 @@ def linear_pixels(sigma: float, side: int = 4, outputs: int = 6, images: int = 2
     pixels = torch.randint(0, 256, (images, 3, side, side), generator=rng, dtype=torch.uint8)
     exact = 3 * side * side * sigma**2 / float(encoder.weight.detach().square().sum())
     return Channel.of(model, Split(pixels, torch.arange(images) % 2), rng), exact
+
+
+def gaussian_pixels(
+    encoder: Tensor, sigma: float, deviation: float = 0.1, images: int = 400, seed: int = 0
+) -> tuple[Channel, Tensor, float]:
+    """Return a channel of pixels N(½, deviation²) with a linear encoder W (m, d), what it leaves open, and its leakage.
+
+    Given the wire the pixels are Gaussian with covariance (WᵀW/σ² + I/deviation²)⁻¹, whose eigenvalues (d,) are the
+    second answer: their mean is the least mean squared error. The third is ½ log det(I + deviation² WWᵀ/σ²) nats.
+    """
+    outputs, pixels = encoder.shape
+    layer = nn.Linear(pixels, outputs, bias=False)
+    layer.weight.data.copy_(encoder)
+    model = SplitModel(
+        nn.Sequential(nn.Flatten(), layer), nn.Identity(), defense=[Gaussian(sigma)], mean=(0,), std=(1,)
+    )
+    rng = torch.Generator().manual_seed(seed)
+    x = (0.5 + deviation * torch.randn(images, 1, 1, pixels, generator=rng)).clamp(0, 1)
+    split = Split((x * 255).round().to(torch.uint8), torch.zeros(images, dtype=torch.long))
+    gain = torch.linalg.svdvals(encoder.double()).square() * deviation**2 / sigma**2
+    left = deviation**2 / (1 + torch.cat([gain, torch.zeros(max(0, pixels - outputs), dtype=gain.dtype)]))
+    return Channel.of(model, split, rng), left, float(0.5 * gain.log1p().sum())

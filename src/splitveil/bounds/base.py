@@ -22,8 +22,13 @@ from ..ranges import arguments_of
 from ..statistics.intervals import Interval
 
 Kind = Literal["lower", "upper", "point"]
-Quantity = Literal["leakage", "mse", "success"]
-UNITS: dict[Quantity, str] = {"leakage": "nats per image", "mse": "squared pixel range", "success": "probability"}
+Quantity = Literal["leakage", "mse", "success", "epsilon"]
+UNITS: dict[Quantity, str] = {
+    "leakage": "nats per image",
+    "mse": "squared pixel range",
+    "success": "probability",
+    "epsilon": "epsilon of local differential privacy",
+}
 SIGNS: dict[Kind, str] = {"lower": "at least", "upper": "at most", "point": "about"}
 PARTS = ("fit", "choose", "held_out")
 SHARES = (0.5, 0.1, 0.4)
@@ -43,7 +48,7 @@ class Estimate:
         value: in the unit of ``quantity`` (`UNITS`).
         kind: "lower" or "upper" where it is a bound under ``assumptions``; "point" where it is none.
         quantity: "leakage", the mutual information I(x; z_wire); "mse", an attacker's error on pixels in [0, 1];
-            "success", the probability that an attacker is right.
+            "success", the probability that an attacker is right; "epsilon", that of local differential privacy, ε.
         about: what was computed, in a few words.
         assumptions: sentences without which it does not hold.
         images: how many it was computed from.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from scipy.stats import hypergeom
@@ -11,15 +12,17 @@ from torch import Tensor
 from ..ranges import Count
 from ..registry import plugin
 from ..statistics.intervals import Interval, bootstrap_ci
+from ._critic import learned
 from .base import Bound, BoundError, Channel, Estimate
 
 GALLERIES = (10, 100, 1000, 10_000)
-LOOKS = 8
-"""Wires whose mean stands for a candidate where its law is not known."""
+AT_ONCE = 1000
 ASSUMPTIONS = (
     "The attacker has the encoder and a gallery of candidate images that holds the one that was sent.",
     "Candidates are drawn from the population of the images; one wire of the image is seen.",
 )
+
+NEVER = "It never exceeds ln {n:,} = {most:.3g} nats, however much leaks: where the photo is found, it says no more."
 
 
 @plugin("linkage")
@@ -27,10 +30,10 @@ class Linkage(Bound):
     """Bound from below how often an attacker finds the right photo among N candidates.
 
     The attacker sends every candidate through the encoder and picks the one under which the wire is most likely: for
-    Gaussian noise the nearest in units of the noise, for any other defense the nearest mean of several wires. That
-    this attacker exists bounds the best one from below. The probability over random galleries is exact: if r of the
-    M − 1 other images are nearer than the right one, it is among the first k of N with the probability that at most
-    k − 1 of these r are in a draw of N − 1 (hypergeometric).
+    Gaussian noise the nearest in units of the noise, for any other defense the best by a critic that learned on images
+    and wires of its own (that of `infonce`). That this attacker exists bounds the best one from below. The probability
+    over random galleries is exact: if r of the M − 1 other images are nearer than the right one, it is among the first
+    k of N with the probability that at most k − 1 of these r are in a draw of N − 1 (hypergeometric).
 
     By Fano's inequality the top-1 probability p of the largest gallery says that at least
     ln N − h(p) − (1 − p) ln(N − 1) nats leak, h the binary entropy.
@@ -49,8 +52,7 @@ class Linkage(Bound):
 
     @torch.no_grad()
     def estimate(self, channel: Channel, rng: torch.Generator) -> list[Estimate]:
-        wires, candidates = _wires(channel, rng)
-        nearer = closer(wires, candidates)
+        nearer = _nearer(channel, rng)
         others = len(nearer) - 1
         found = []
         for size in (size for size in GALLERIES if self.top < size <= len(nearer)):
@@ -75,25 +77,29 @@ def closer(wires: Tensor, candidates: Tensor) -> Tensor:
         wires: (M, D).
         candidates: means of the wires, (M, D).
     """
-    found = []
-    for start in range(0, len(wires), 1000):
-        distance = torch.cdist(wires[start : start + 1000], candidates)
-        own = distance[torch.arange(len(distance)), start + torch.arange(len(distance))][:, None]
-        before = (distance < own).sum(1)
+    return _counted(torch.cdist(part, candidates) for part in wires.split(AT_ONCE))
+
+
+def _counted(parts: Iterable[Tensor]) -> Tensor:
+    found, start = [], 0
+    for distance in parts:
+        own = distance.gather(1, start + torch.arange(len(distance), device=distance.device)[:, None])
         ties = (distance == own).sum(1) - 1
-        found.append(before + (ties + 1) // 2)
+        found.append((distance < own).sum(1) + (ties + 1) // 2)
+        start += len(distance)
     return torch.cat(found)
 
 
-def _wires(channel: Channel, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def _nearer(channel: Channel, rng: torch.Generator) -> Tensor:
     try:
         law = channel.conditional("held_out")
-    except BoundError:  # no density: whoever has the encoder can still average what it sends
+    except BoundError:  # no density: whoever has the encoder can still learn to tell wires apart
+        view, critic = learned(channel, rng)
         z = channel.features("held_out")
-        draws = [channel.model.protect(z, rng).flatten(1).double() for _ in range(LOOKS + 1)]
-        return draws[0], torch.stack(draws[1:]).mean(0)
+        features, wires = view(z), view(channel.model.protect(z, rng))
+        return _counted(-critic(features, part) for part in wires.split(AT_ONCE))
     scale = law.variance.mean(0).sqrt()
-    return law.draw(rng) / scale, law.mean / scale
+    return closer(law.draw(rng) / scale, law.mean / scale)
 
 
 def _between_0_and_1(interval: Interval) -> Interval:
@@ -109,4 +115,5 @@ def _leakage(largest: Estimate, size: int) -> Estimate:
     high = largest.interval.hi if largest.interval else largest.value
     interval = Interval(fano(largest.value), fano(max(low, 1 / size)), fano(high))
     about = f"Fano's inequality on {size:,} candidates"
-    return Estimate(interval.mean, "lower", "leakage", about, ASSUMPTIONS, largest.images, interval)
+    never = NEVER.format(n=size, most=math.log(size))
+    return Estimate(interval.mean, "lower", "leakage", about, (*ASSUMPTIONS, never), largest.images, interval)

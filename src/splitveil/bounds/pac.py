@@ -14,6 +14,8 @@ from .mixture import MixtureBound
 
 GUESS = "Whoever does not see the wire is right with probability {prior:g}."
 
+VACUOUS = "From {:.3g} nats of leakage on it says nothing, and practical noise lets through hundreds."
+
 
 @plugin("pac")
 class PAC(Bound):
@@ -43,7 +45,7 @@ class PAC(Bound):
         about = f"prior success {self.prior:g}, {interval.hi:.4g} nats"
         if value == 1:
             about += f"; more than {math.log(1 / self.prior):.3g} nats, so that it excludes nothing"
-        assumptions = (*leakage.assumptions, GUESS.format(prior=self.prior))
+        assumptions = (*leakage.assumptions, GUESS.format(prior=self.prior), VACUOUS.format(-math.log(self.prior)))
         return [Estimate(value, "upper", "success", about, assumptions, leakage.images)]
 
 

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from ..registry import plugin
+from ._jackknife import jackknifed
 from .base import Bound, BoundError, Channel, Estimate
 
-WORLD = "The image is one of these {n}, each as likely: of other images it says nothing, and it never exceeds ln {n}."
+WORLD = "The image is one of these {n}, each as likely: of other images it says nothing."
 SAMPLED = "The images are independent draws from the population; the bound then holds for it on average over draws."
+NEVER = "It never exceeds ln {n} = {most:.3g} nats, however much leaks: near that it says nothing of how much."
 NOISE = "The noise on the wire is Gaussian with the variance that the defense declares, the same for every image."
 
 
@@ -39,10 +41,14 @@ class PairwiseBound(Bound):
     def estimate(self, channel: Channel, rng: torch.Generator) -> list[Estimate]:
         z = whitened(channel, "held_out")
         n = len(z)
-        lower, upper = (_mean_log_share(z, scale) for scale in (8.0, 2.0))
+        lower, upper = (
+            jackknifed(-torch.cdist(part, z).square() / scale for part in z.split(1000)) for scale in (8, 2)
+        )
+        never = NEVER.format(n=n, most=math.log(n))
+        world = WORLD.format(n=n)
         return [
-            Estimate(lower, "lower", "leakage", "distances between pairs", (NOISE, SAMPLED), n),
-            Estimate(upper, "upper", "leakage", f"one of {n} known images", (NOISE, WORLD.format(n=n)), n),
+            Estimate(lower.mean, "lower", "leakage", "distances between pairs", (NOISE, SAMPLED, never), n, lower),
+            Estimate(upper.mean, "upper", "leakage", f"one of {n} known images", (NOISE, world, never), n),
         ]
 
 
@@ -60,8 +66,3 @@ def whitened(channel: Channel, part: str) -> Tensor:
     if bool((law.variance != law.variance[:1]).any()):
         raise BoundError("the noise differs between images; pairwise distances need the same for all")
     return law.mean / law.variance[0].sqrt()
-
-
-def _mean_log_share(z: Tensor, scale: float) -> float:
-    rows = [(-torch.cdist(part, z).square() / scale).logsumexp(1) for part in z.split(1000)]
-    return max(0.0, math.log(len(z)) - float(torch.cat(rows).mean()))

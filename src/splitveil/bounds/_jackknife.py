@@ -1,0 +1,51 @@
+"""Means over images that are each compared with all others, with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ..statistics.intervals import Interval
+from ._cross_entropy import SIGNIFICANCE
+
+
+def terms(scores: Tensor, own: Tensor) -> Tensor:
+    """Return s_ii − ln (1/K) Σ_j exp s_ij of some images, none of which exceeds ln K.
+
+    Args:
+        scores: of some images (rows) with all, (B, K).
+        own: number of each row's image, (B,).
+
+    >>> terms(torch.zeros(2, 3), torch.arange(2)).tolist()  # scores that know nothing
+    [0.0, 0.0]
+    """
+    return scores.gather(1, own[:, None]).squeeze(1) - scores.logsumexp(1) + math.log(scores.shape[1])
+
+
+def jackknifed(parts: Iterable[Tensor]) -> Interval:
+    """Return the mean of `terms` over all images, with a 95 % interval by the jackknife.
+
+    Each image is left out once, also from the sums of the others. Both ends are kept between 0, as no leakage is below,
+    and ln K.
+
+    Args:
+        parts: scores (B, K) of the first B images, of the next, and so on.
+    """
+    values, changes, start = [], [], 0
+    for scores in parts:
+        scores = scores.double()
+        own = start + torch.arange(len(scores), device=scores.device)
+        values.append(terms(scores, own))
+        # What the logarithm of each sum loses where an image is left out.
+        rest = torch.log1p(-scores.softmax(1).clamp(max=1 - 1e-12)).scatter(1, own[:, None], 0.0)
+        changes.append(rest.sum(0))
+        start += len(scores)
+    found = torch.cat(values)
+    left_out = (found.sum() - found - torch.stack(changes).sum(0)) / (start - 1)
+    error = SIGNIFICANCE * float(((start - 1) / start * (left_out - left_out.mean()).square().sum()).sqrt())
+    mean = float(found.mean())
+    mean, low, high = (min(max(value, 0.0), math.log(start)) for value in (mean, mean - error, mean + error))
+    return Interval(mean, low, high)
