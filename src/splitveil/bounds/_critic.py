@@ -18,11 +18,12 @@ RANK, HIDDEN = 512, 256
 FEWEST = 1e-3
 """Least deviation of the noise, as a part of the feature's."""
 RATE, DECAY = 1e-3, 1e-2
-CHECKS = 10
-"""Times in a training at which the critic is tried on the ``choose`` images."""
+EVERY, PATIENCE = 20, 3
+"""Steps between two trials on the ``choose`` images, and trials without a gain after which the training ends."""
 SCALES = (0.0, 0.03, 0.1, 0.3, 0.6, 1.0)
 """Factors of the scores that are tried there too: a critic that is too sure says less than nothing."""
-MOST = 4000
+MOST, NEAR = 4000, 0.01
+"""Most images of a trial, and nats below its ceiling from which on training has nothing to gain."""
 
 
 @dataclass
@@ -89,13 +90,13 @@ class Critic:
         return self.factor * (b @ a.T - 0.5 * a.square().sum(1))
 
 
-def learned(channel: Channel, rng: torch.Generator, steps: int = 200, batch_size: int = 256) -> tuple[View, Critic]:
+def learned(channel: Channel, rng: torch.Generator, steps: int = 200, batch_size: int = 128) -> tuple[View, Critic]:
     """Return a critic that learned on the ``fit`` images with fresh wires, in the state that is best on ``choose``.
 
     Args:
         channel: model and images.
         rng: generator of weights, batches and wires.
-        steps: of AdamW; 0: distances in units of the noise alone.
+        steps: of AdamW, at most; 0: distances in units of the noise alone.
         batch_size: images in a step.
     """
     with torch.no_grad():
@@ -113,13 +114,17 @@ def learned(channel: Channel, rng: torch.Generator, steps: int = 200, batch_size
 
     optimizer = torch.optim.AdamW(critic.weights, RATE, weight_decay=DECAY)
     best: tuple[float, float, list[Tensor]] = (-math.inf, 0.0, [])
+    trials = 0  # without a gain
     for step in range(steps + 1):
-        if step % max(1, steps // CHECKS) == 0 or step == steps:
+        if step % EVERY == 0 or step == steps:
             with torch.no_grad():
                 found = scores(channel.features("choose")[:MOST])
             value, factor = max((float(terms(factor * found, own(found)).mean()), factor) for factor in SCALES)
+            trials += 1
             if value > best[0]:
-                best = value, factor, [weight.detach().clone() for weight in critic.weights]
+                best, trials = (value, factor, [weight.detach().clone() for weight in critic.weights]), 0
+            if trials == PATIENCE or value > math.log(len(found)) - NEAR:
+                break
         if step < steps:
             optimizer.zero_grad(set_to_none=True)
             with torch.enable_grad():

@@ -16,8 +16,8 @@ from .base import Channel
 
 ROUNDING = 1 / (12 * 255**2)
 """Variance of the rounding to 8 bits, below which a variance of pixels says nothing."""
-WEIGHTS = (0.02, 0.1, 0.4, 1.0)
-"""Weights of the diagonal that are tried in `shrunk`."""
+WEIGHTS = (0.001, 0.01, 0.1)
+"""Weights of the diagonal that are tried in `shrunk`, beside the diagonal alone."""
 AT_ONCE = 500
 ELEMENTS, FEWEST = 2**25, 200
 """Most pixels of all images that a Gaussian is fitted to, and fewest images all the same."""
@@ -54,8 +54,10 @@ class GaussianPrior:
             noisy = pixels_of(channel, "choose", most, rng)
             noisy += variance**0.5 * torch.randn(noisy.shape, generator=rng, device=noisy.device)
             choose = self.coordinates(noisy) / self.scale
-            weight = max(WEIGHTS, key=lambda weight: _likelihood(shrunk(correlation, weight), choose))
-            self.factor = torch.linalg.cholesky(shrunk(correlation.double(), weight))
+            # Nearly singular matrices are left out: `cholesky_ex` says so in place of an error.
+            weight = max((*WEIGHTS, 1.0), key=lambda weight: _likelihood(correlation, weight, choose))
+            if weight < 1:
+                self.factor = torch.linalg.cholesky(shrunk(correlation.double(), weight))
         self.about = (
             f"a Gaussian with the covariance of {len(x):,} images, of which {weight:.0%} is its diagonal in the cosine "
             "transform"
@@ -122,7 +124,11 @@ def shrunk(matrix: Tensor, weight: float) -> Tensor:
     return (1 - weight) * matrix + weight * matrix.diagonal().diag()
 
 
-def _likelihood(correlation: Tensor, w: Tensor) -> float:
-    factor = torch.linalg.cholesky(correlation)
+def _likelihood(correlation: Tensor, weight: float, w: Tensor) -> float:
+    if weight == 1:
+        return float(-0.5 * w.square().sum(1).mean())
+    factor, failed = torch.linalg.cholesky_ex(shrunk(correlation, weight))
+    if failed:
+        return -math.inf
     rest = torch.linalg.solve_triangular(factor, w.T, upper=False)
     return float(-0.5 * rest.square().sum(0).mean() - factor.diagonal().log().sum())

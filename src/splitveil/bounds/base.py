@@ -143,6 +143,8 @@ class Channel:
         self.fit, self.choose, self.held_out = fit, choose, held_out
         self.device = model.mean.device
         self._features: dict[str, Tensor] = {}
+        self.kept: dict[Any, Any] = {}
+        """What bounds have found out and others ask for again."""
 
     @classmethod
     def of(cls, model: SplitModel, images: Split, rng: torch.Generator, shares: Sequence[float] = SHARES) -> Channel:

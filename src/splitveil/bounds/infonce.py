@@ -30,7 +30,7 @@ class InfoNCE(Bound):
     is made of the K held-out images. It needs wires only, and so holds for every defense.
 
     Args:
-        steps: of AdamW; 0: distances in units of the noise alone.
+        steps: of AdamW, at most; 0: distances in units of the noise alone.
         batch_size: images in a step.
 
     >>> from splitveil.bounds._examples import linear_channel
@@ -40,7 +40,7 @@ class InfoNCE(Bound):
     ('lower', True)
     """
 
-    def __init__(self, steps: Whole = 200, batch_size: Batch = 256):
+    def __init__(self, steps: Whole = 200, batch_size: Batch = 128):
         self.steps, self.batch_size = steps, batch_size
 
     def estimate(self, channel: Channel, rng: torch.Generator) -> list[Estimate]:

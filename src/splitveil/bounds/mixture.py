@@ -47,6 +47,11 @@ class MixtureBound(Bound):
 
     def estimate(self, channel: Channel, rng: torch.Generator) -> list[Estimate]:
         start = rng.get_state()
+        key = "mixture", self.clusters, start.numpy().tobytes()
+        if key in channel.kept:  # `pac` and `entropy` ask for it as well
+            found, after = channel.kept[key]
+            rng.set_state(after)
+            return list(found)
 
         def gap(q: Mixture) -> float:
             rng.set_state(start)  # each density meets the same noise
@@ -54,7 +59,9 @@ class MixtureBound(Bound):
 
         candidates = self._candidates(channel, rng)
         best = min(candidates, key=lambda about: gap(candidates[about]))
-        return [upper_bound(channel, candidates[best], best, rng)]
+        found = [upper_bound(channel, candidates[best], best, rng)]
+        channel.kept[key] = found, rng.get_state()
+        return list(found)
 
     def _candidates(self, channel: Channel, rng: torch.Generator) -> dict[str, Mixture]:
         law, y = channel.conditional("fit"), channel.labels("fit")
