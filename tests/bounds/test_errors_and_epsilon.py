@@ -30,6 +30,7 @@ from splitveil.defenses.gaussian import Gaussian
 from splitveil.defenses.laplace import Laplace
 from splitveil.defenses.local_dp import LocalDP, gaussian_delta
 from splitveil.defenses.topk import TopK
+from splitveil.defenses.waterfill import Waterfill
 from splitveil.errors import UserError
 from splitveil.model import SplitModel
 
@@ -123,6 +124,16 @@ def test_layers_that_are_not_smooth_and_steps_of_a_defense_are_named():
         told = bound.estimate(channel, rng())[-1].assumptions[-1]
         assert "It has ReLU: it is so nearly everywhere only." in told
         assert "TopK jumps: what the jumps tell is not counted." in told
+
+
+def test_numbers_that_are_sent_in_place_of_the_wire_are_differentiated():
+    encoder, matrix = torch.randn(5, 6, generator=rng()), torch.randn(3, 5, generator=rng(1))
+    channel, _, _ = gaussian_pixels(encoder, 0.2)
+    fewer = Waterfill()
+    fewer.center, fewer.matrix, fewer.estimate = torch.zeros(5), matrix, torch.randn(5, 3, generator=rng())
+    channel.model.defense = Stack(fewer)
+    (found,) = FisherBound(directions=50).estimate(channel, rng())
+    assert found.value == pytest.approx(6 / float((matrix @ encoder).square().sum()), rel=0.05)
 
 
 def test_sorted_images_are_looked_at_throughout():
