@@ -12,7 +12,7 @@ from ._law import Law
 from .base import NEVER, Defense
 
 
-class Correlated(Defense):
+class Correlated(Defense, helpers=("sent", "shown")):
     """Base of defenses that send y = A(z − m) + N(0, I) and show the tail an estimate of the feature, m + B y.
 
     A subclass says what A and B are: `_sent`, `_shown`, `_sent_of` and `_variance`. Until its buffers are there, the
@@ -32,34 +32,51 @@ class Correlated(Defense):
     @property
     def acts_after(self) -> int:  # type: ignore[override]
         """Return that it never acts in a training unless its buffers are there."""
-        return 0 if self._ready else NEVER
+        return 0 if self.ready else NEVER
 
     @property
-    def _ready(self) -> bool:
+    def ready(self) -> bool:
+        """Return whether its buffers are there, so that it acts."""
         return getattr(self, self.late_buffers[0]) is not None
 
     def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
-        if not self._ready:
-            return z
+        return self.shown(self.sent(z, rng), tuple(z.shape[1:])) if self.ready else z
+
+    def sent(self, z: Tensor, rng: torch.Generator) -> Tensor:
+        """Return the numbers that the device sends, y = A(z − m) + N(0, I), (B, k).
+
+        Args:
+            z: features (B, ...).
+            rng: generator of the noise.
+        """
         with torch.autocast(z.device.type, enabled=False):  # small noise would be rounded away
-            sent = self._sent(z)
-            noise = torch.randn(sent.shape, generator=rng, device=z.device, dtype=torch.float32)
-            return self._shown(sent + noise).view(z.shape)
+            clean = self._sent(z)
+            return clean + torch.randn(clean.shape, generator=rng, device=z.device, dtype=torch.float32)
+
+    def shown(self, sent: Tensor, feature: tuple[int, ...]) -> Tensor:
+        """Return what the cloud makes of the numbers for its tail, m + B y, (B, ...).
+
+        Args:
+            sent: numbers y, (B, k).
+            feature: shape of a feature, without the batch.
+        """
+        with torch.autocast(sent.device.type, enabled=False):
+            return self._shown(sent).view(sent.shape[0], *feature)
 
     def numbers_sent(self, wire: tuple[int, ...]) -> int:
-        if not self._ready:
+        if not self.ready:
             return super().numbers_sent(wire)
         return self._sent(torch.zeros(1, *wire, device=self._have(self.late_buffers[0]).device)).shape[1]
 
     def law(self, wire: Tensor, before: Law) -> Law:
-        if not self._ready:
+        if not self.ready:
             return before
         if not before.exact:  # noise before the matrix is correlated behind it
             return before.silent()
         return Law(self._variance().view(wire.shape[1:]), reduced=self._sent_of)
 
     def gaussian_law(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor] | None:
-        if not self._ready:
+        if not self.ready:
             return mean, variance
         if bool(variance.any()):
             return None

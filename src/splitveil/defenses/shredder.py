@@ -46,7 +46,7 @@ class Shredder(Defense):
         self.collection = nn.Parameter(self.scale * laplace_noise(torch.empty(shape), rng))
 
     def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
-        chosen = torch.randint(self.size, (len(z),), generator=rng, device=z.device)
+        chosen = torch.randint(self.size, (z.shape[0],), generator=rng, device=z.device)
         return z.float() + self.collection[chosen]
 
     def memory(self, batch: int, feature: tuple[int, ...], classes: int) -> dict[str, int]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, relu
+from torch.nn.functional import conv2d, pad, relu
 
 from ..errors import UserError
 from ..ranges import Count, Iterations, Weight
@@ -38,8 +38,8 @@ class ReleasedConvLCA(nn.Module):
         z = z / (z.std((1, 2, 3), keepdim=True) + 1e-12)
         reach = self.weights.shape[-1] - 1
         drive = conv2d(z, self.weights, padding=self.weights.shape[-1] // 2)
-        others = conv2d(self.weights, self.weights, padding=reach).clone()
-        others[:, :, reach, reach].fill_diagonal_(0)
+        own = pad(torch.eye(len(self.weights), device=z.device)[:, :, None, None], [reach] * 4) > 0
+        others = conv2d(self.weights, self.weights, padding=reach).masked_fill(own, 0)
         potential = code = torch.zeros_like(drive)
         for _ in range(self.iterations):
             code = relu(potential - self.threshold)  # the last potential is never read, as published

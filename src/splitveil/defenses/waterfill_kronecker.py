@@ -60,7 +60,7 @@ class WaterfillKronecker(Correlated):
 
     def _coordinates(self, centered: Tensor) -> Tensor:
         """Return Pᵀ Z Q of features (B, C · S), flattened, (B, C · S)."""
-        maps = centered.view(len(centered), len(self._have("channels")), -1)
+        maps = centered.view(centered.shape[0], len(self._have("channels")), -1)
         return (self._have("channels") @ maps @ self._have("places").T).flatten(1)
 
     def _sent(self, z: Tensor) -> Tensor:
@@ -68,9 +68,9 @@ class WaterfillKronecker(Correlated):
         return found[:, self._have("kept")] * self._have("scale")
 
     def _shown(self, sent: Tensor) -> Tensor:
-        found = sent.new_zeros(len(sent), len(self._have("center")))
+        found = sent.new_zeros(sent.shape[0], len(self._have("center")))
         found[:, self._have("kept")] = sent * self._have("gain")
-        maps = found.view(len(sent), len(self._have("channels")), -1)
+        maps = found.view(sent.shape[0], len(self._have("channels")), -1)
         return self._have("center") + (self._have("channels_back") @ maps @ self._have("places_back").T).flatten(1)
 
     def _sent_of(self, wire: Tensor) -> Tensor:

@@ -1,0 +1,85 @@
+"""`splitveil export`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from rich.markup import escape
+from rich.table import Table
+
+from .. import progress_bars
+from ._shared import LOOK, MaybePlace, Place, app, out_console, say, show_flags
+
+if TYPE_CHECKING:
+    from ..deploy.export import Exported
+
+
+@app.command
+def export(
+    run: Place,
+    *,
+    out: Place,
+    codec: str = "auto",
+    name: str | None = None,
+    root: MaybePlace = None,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
+    allow_undefended: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Export a trained run as a bundle: a graph for the device, one for the cloud, checked against PyTorch.
+
+    OUT/device is all that a device gets, OUT/cloud all that a server gets; OUT/triton and OUT/kserve.yaml are for those
+    who run these servers.
+
+    Args:
+        run: Run folder that `splitveil train` or `splitveil harden` made.
+        out: Folder of the bundle.
+        codec: What crosses the wire: auto (uint4 where that is at most half as far off as the noise, else uint8),
+            uint8, uint4, uint2, float16 or float32.
+        name: Name of the model at the server; that of the image set unless you give one.
+        root: Folder of the images, where they have moved since the training.
+        overwrite: Replace a bundle in --out.
+        allow_undefended: Export a wire on which nothing is random.
+    """
+    from .. import runs
+    from ..deploy import export as exporting
+
+    opened = runs.Run.open(run)
+    images = runs.load_images(opened.settings.model_copy(update={"root": root}) if root else opened.settings)
+    options = exporting.Options(codec, name, overwrite, allow_undefended)
+    with progress_bars.bars() as bar:
+        task = bar.add_task("export", total=len(exporting.STEPS), note="")
+
+        def show(done: int, step: str) -> None:
+            bar.update(task, completed=done, note=step)
+
+        found = exporting.export(opened, images, out, options, show)
+    _print(found)
+
+
+def _print(found: Exported) -> None:
+    wire, compared = found.wire, found.compared
+    coded, draws = wire["wire"], wire["draws"]
+    error = coded["error_over_sigma"]
+    table = Table("", "value", title=escape(f"{wire['name']}-{wire['pair']}"), title_justify="left", **LOOK)
+    rows = [
+        ("device: encoder.onnx", f"{found.sizes['encoder']:,} bytes"),
+        ("cloud: tail.onnx", f"{found.sizes['tail']:,} bytes"),
+        ("drawn on the device for an image", "; ".join(f"{d['kind']} {d['shape']}" for d in draws) or "nothing"),
+        ("on the wire for an image", f"{coded['bits_per_image'] // 8:,} bytes ({coded['codec']})"),
+        ("error of the codec", "there is no noise" if error is None else f"{error:.3g} deviations of the noise"),
+        ("numbers that differ from PyTorch", f"{compared.codes_differ:.2g} of all"),
+        (f"accuracy in PyTorch, {compared.images:,} images", f"{compared.accuracy_torch:.1%}"),
+        ("accuracy of the bundle, same draws", f"{compared.accuracy_bundle:.1%}"),
+        ("difference, points", f"{compared.difference.scaled(100):.2f}"),
+    ]
+    for row in rows:
+        table.add_row(*map(escape, row))
+    out_console.print(table)
+    say(f"bundle: {found.out}")
+    flags = []
+    if compared.difference.hi < 0:
+        flags.append(f"the codec {coded['codec']} costs accuracy: choose one of more bits with --codec")
+    if not draws:
+        flags.append("nothing on this wire is random: whoever reads it may rebuild the image")
+    show_flags(flags)

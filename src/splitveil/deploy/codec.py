@@ -1,0 +1,178 @@
+"""Numbers on the wire as few bits: a static grid per channel, and its packing into bytes.
+
+The grid is found on noisy features of training images and never depends on the image that is sent: rounding to it
+happens after the noise, so it cannot tell more about the image than the wire did. The rate is fixed, so that the length
+of a message says nothing either. All arithmetic is that of floats, which every runtime does alike; only the last step
+makes bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+
+Codec = Literal["auto", "uint8", "uint4", "uint2", "float16", "float32"]
+CODECS: tuple[str, ...] = get_args(Codec)
+BITS = {"uint8": 8, "uint4": 4, "uint2": 2}
+TAIL = 1e-4
+"""Share of a channel's values that lie below the grid, and above it."""
+MOST_VALUES = 2**24
+"""Most values that a grid is found on."""
+ENOUGH = 0.5
+"""Error of the four-bit grid, in deviations of the noise, up to which ``auto`` takes it."""
+
+
+class Floats(nn.Module):
+    """Numbers as float16 or float32, for looking into a deployment: no grid hides the last bits of the arithmetic."""
+
+    def __init__(self, shape: tuple[int, ...], codec: str):
+        super().__init__()
+        self.shape, self.codec = tuple(shape), codec
+        self.dtype = torch.float16 if codec == "float16" else torch.float32
+
+    def encode(self, sent: Tensor) -> Tensor:
+        """Return numbers (B, ...) as (B, n) of the codec's type; what float16 cannot hold becomes its limit."""
+        most = torch.finfo(self.dtype).max
+        return sent.float().clamp(-most, most).flatten(1).to(self.dtype)
+
+    def decode(self, wire: Tensor) -> Tensor:
+        """Return float32 numbers (B, ...) of a wire (B, n)."""
+        return wire.float().view(wire.shape[0], *self.shape)
+
+    @property
+    def length(self) -> int:
+        """Return how many entries the wire of an image has."""
+        return _product(self.shape)
+
+    @property
+    def bits(self) -> int:
+        """Return how many bits an image takes."""
+        return self.length * torch.finfo(self.dtype).bits
+
+
+class Grid(nn.Module):
+    """Numbers as steps of a grid, ``low + step · code``, several codes in each byte where they have fewer than 8 bits.
+
+    Args:
+        shape: of what is sent for one image.
+        bits: of a code: 8, 4 or 2.
+        low: smallest value of each channel, (C,).
+        step: distance of neighboring values of each channel, (C,), above 0.
+
+    >>> grid = Grid((3,), 4, torch.zeros(3), torch.ones(3))
+    >>> grid.encode(torch.tensor([[1.2, 2.0, 99.0]]))
+    tensor([[33, 15]], dtype=torch.uint8)
+    >>> grid.decode(grid.encode(torch.tensor([[1.2, 2.0, 99.0]])))
+    tensor([[ 1.,  2., 15.]])
+    """
+
+    low: Tensor
+    step: Tensor
+    places: Tensor
+
+    def __init__(self, shape: tuple[int, ...], bits: int, low: Tensor, step: Tensor):
+        super().__init__()
+        self.shape, self.code_bits, self.codec = tuple(shape), bits, f"uint{bits}"
+        self.top, self.each = 2**bits - 1, 8 // bits
+        across = [1] * len(shape)
+        across[_channels(shape)] = -1
+        self.register_buffer("low", low.float().view(across))
+        self.register_buffer("step", step.float().view(across))
+        self.register_buffer("places", torch.tensor([float(2 ** (bits * i)) for i in range(self.each)]))
+
+    def codes(self, sent: Tensor) -> Tensor:
+        """Return the code of each number as float, (B, ...): the nearest value of the grid, ties to the even code."""
+        scaled = (sent.float() - self.low) / self.step
+        nearest = scaled.round().clamp(0, self.top)
+        return torch.where(nearest.isnan(), 0.0, nearest)  # what a cast makes of NaN differs between runtimes
+
+    def encode(self, sent: Tensor) -> Tensor:
+        """Return numbers (B, ...) as bytes, uint8 (B, n); the first of a byte's codes has its lowest bits."""
+        codes = self.codes(sent).flatten(1)
+        missing = -_product(self.shape) % self.each
+        if missing:
+            codes = nn.functional.pad(codes, (0, missing))
+        packed = codes if self.each == 1 else (codes.view(codes.shape[0], self.length, self.each) * self.places).sum(2)
+        return packed.to(torch.uint8)
+
+    def unpacked(self, wire: Tensor) -> Tensor:
+        """Return the codes of bytes (B, n) as floats, (B, ...)."""
+        codes = wire.float()
+        if self.each > 1:
+            shifted = (codes[:, :, None] / self.places).floor()
+            above = (shifted / (self.top + 1)).floor()
+            codes = (shifted - (self.top + 1) * above).flatten(1)[:, : _product(self.shape)]
+        return codes.view(wire.shape[0], *self.shape)
+
+    def decode(self, wire: Tensor) -> Tensor:
+        """Return float32 numbers (B, ...) of bytes (B, n)."""
+        return self.low + self.step * self.unpacked(wire)
+
+    @property
+    def length(self) -> int:
+        """Return how many bytes the wire of an image has."""
+        return -(-_product(self.shape) // self.each)
+
+    @property
+    def bits(self) -> int:
+        """Return how many bits an image takes."""
+        return 8 * self.length
+
+
+Coder = Floats | Grid
+
+
+def fit(sent: Tensor, bits: int) -> Grid:
+    """Return the grid of each channel, between the quantiles 10⁻⁴ and 1 − 10⁻⁴ of its values.
+
+    Args:
+        sent: what is sent for training images, with noise, (N, ...): maps (C, H, W) have C channels, tokens (T, C) too,
+            of a vector each entry is one.
+        bits: of a code: 8, 4 or 2.
+
+    >>> grid = fit(torch.linspace(0, 15, 10_001)[:, None], 4)
+    >>> grid.low.round(decimals=2), grid.step.round(decimals=2)
+    (tensor([0.]), tensor([1.]))
+    """
+    shape = tuple(sent.shape[1:])
+    values = sent.movedim(1 + _channels(shape), 0).flatten(1).float().sort(dim=1).values
+    most = values.shape[1] - 1
+    low, high = values[:, round(TAIL * most)], values[:, round((1 - TAIL) * most)]
+    step = (high - low) / (2**bits - 1)
+    return Grid(shape, bits, low, torch.where(step > 0, step, 1.0))
+
+
+def choose(codec: str, sent: Tensor, sigma: float) -> tuple[Coder, float | None]:
+    """Return the coder of a codec, and its error in deviations of the noise.
+
+    Args:
+        codec: a name of `CODECS`; ``auto`` is ``uint4`` where its error is at most half a deviation, else ``uint8``.
+        sent: what is sent for training images, with noise, (N, ...).
+        sigma: standard deviation of the noise; 0: there is none, and the error is None.
+
+    Raises:
+        UserError: an unknown codec.
+    """
+    if codec not in CODECS:
+        raise UserError(f"codec {codec!r:.40}; expected one of: {', '.join(CODECS)}")
+    if codec == "auto":
+        coder, error = choose("uint4", sent, sigma)
+        return (coder, error) if error is not None and error <= ENOUGH else choose("uint8", sent, sigma)
+    shape = tuple(sent.shape[1:])
+    coder = fit(sent, BITS[codec]) if codec in BITS else Floats(shape, codec)
+    squares = [(coder.decode(coder.encode(part)) - part).double().square().sum() for part in sent.split(256)]
+    error = float((torch.stack(squares).sum() / sent.numel()).sqrt())
+    return coder, error / sigma if sigma > 0 else None
+
+
+def _channels(shape: tuple[int, ...]) -> int:
+    """Return the axis of the channels of what is sent for one image."""
+    return 1 if len(shape) == 2 else 0
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    return int(torch.Size(shape).numel())

@@ -1,0 +1,230 @@
+"""A trained run as a bundle: draws become inputs, a grid is found, both graphs are exported, verified and written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ..data import ImageSet, Split, to_float
+from ..errors import UserError
+from ..evaluation.stage import parts
+from ..model import SplitModel
+from ..randomness import stream
+from ..runs import Run
+from ..storage.reading import finite
+from . import bundle, codec, manifests
+from .draws import Draw
+from .graphs import CloudGraph, DeviceGraph, Session, check_packages, cloud_bytes, device_bytes
+from .halves import Receiver, Sender
+from .verify import Comparison, Pair, as_input, compare
+
+GRID_IMAGES, SCORED, NOISE_IMAGES = 10_000, 2_000, 512
+"""Most training images that the grid is found on, most test images that are scored, images that the noise is measured
+on."""
+BATCH = 100
+STEPS = ("draws", "codec", "device", "cloud", "verification", "writing")
+DTYPES = {"float16": "FP16", "float32": "FP32"}
+Show = Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is exported, and how.
+
+    Attributes:
+        codec: a name of `codec.CODECS`.
+        name: of the model at the server; None: that of the image set.
+        overwrite: replace a bundle that is there.
+        undefended: export a wire on which nothing is random.
+        seed: of the draws with which the grid is found and the bundle is verified; a device draws its own.
+    """
+
+    codec: str = "auto"
+    name: str | None = None
+    overwrite: bool = False
+    undefended: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A bundle that was written.
+
+    Attributes:
+        out: its folder.
+        wire: content of wire.json.
+        sizes: bytes of the two ONNX files.
+        compared: bundle and PyTorch on test images.
+    """
+
+    out: Path
+    wire: bundle.Wire
+    sizes: dict[str, int]
+    compared: Comparison
+
+
+def export(
+    run: Run, images: ImageSet, out: str | Path, options: Options | None = None, show: Show | None = None
+) -> Exported:
+    """Write a trained run as a bundle.
+
+    Args:
+        run: finished run.
+        images: image set of the run.
+        out: folder of the bundle.
+        options: what is exported, and how.
+        show: called with the number of each step and its name, see `STEPS`.
+
+    Raises:
+        UserError: a package is missing, something is in the way, the run cannot be exported, or the ONNX files do not
+            agree with PyTorch. Nothing is then written.
+    """
+    options = options or Options()
+    check_packages()
+    bundle.check_place(out, options.overwrite)
+    name = bundle.check_name(options.name or _plain(images.name))
+    if options.codec not in codec.CODECS:
+        raise UserError(f"codec {options.codec!r:.40}; expected one of: {', '.join(codec.CODECS)}")
+    told = show or (lambda number, step: None)
+    given = parts(run.settings, images, run.settings.protocol, None, None)
+    made = convert(run.model(images), given.defender_train, given.utility_test, options, told)
+    about = _about(name, images, made)
+    encoder, tail = made.encoder, made.tail
+    wire = cast("bundle.Wire", {**about, "pair": bundle.pair_of(encoder, tail, about)})
+    told(5, STEPS[5])
+    place = f"triton/{wire['name']}-{wire['pair']}"
+    more = {
+        f"{place}/config.pbtxt": manifests.triton_config(wire),
+        f"{place}/1/model.onnx": tail,
+        "kserve.yaml": manifests.kserve_manifest(wire),
+    }
+    bundle.write(out, encoder, tail, wire, more)
+    told(6, "")
+    return Exported(Path(out), wire, {"encoder": len(encoder), "tail": len(tail)}, made.compared)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A model as two ONNX files that agree with it.
+
+    Attributes:
+        encoder, tail: contents of the files.
+        draws: inputs of the encoder.
+        coder: of the wire.
+        error: of the coder, in deviations of the noise; None where there is none.
+        compared: files and model on test images.
+    """
+
+    encoder: bytes
+    tail: bytes
+    draws: list[Draw]
+    coder: codec.Coder
+    error: float | None
+    compared: Comparison
+
+
+def convert(model: SplitModel, train: Split, test: Split, options: Options, show: Show) -> Converted:
+    """Return a model as two ONNX files, after holding them against it.
+
+    Args:
+        model: trained, in evaluation mode, on the CPU.
+        train: training images, on which the grid is found.
+        test: test images, on which both are compared.
+        options: what is exported, and how.
+        show: as of `export`.
+
+    Raises:
+        UserError: as `export`.
+    """
+    tensors = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+    if bad := finite({key: value for key, value in tensors.items() if value.is_floating_point()}):
+        raise UserError(f"{bad} holds NaN or infinity; train the run again")
+    model.requires_grad_(False)
+    show(0, STEPS[0])
+    send, receive = Sender(model), Receiver(model)
+    draws = send.draws(to_float(train.images[:3]))
+    if not draws and not options.undefended:
+        raise UserError("nothing on this wire is random, so that it hides little; add --allow-undefended to export it")
+    show(1, STEPS[1])
+    sent, sigma = sample(send, train, options.seed)
+    coder, error = codec.choose(options.codec, sent, sigma)
+    device, cloud = DeviceGraph(send, draws, coder), CloudGraph(receive, coder)
+    show(2, STEPS[2])
+    encoder = device_bytes(device, as_input(train.images[:3]), draws)
+    show(3, STEPS[3])
+    tail = cloud_bytes(cloud, coder.encode(sent[:3]))
+    show(4, STEPS[4])
+    pair = Pair(device, cloud, Session(encoder), Session(tail), draws)
+    chosen = torch.randperm(len(test), generator=stream("cpu", options.seed, 2))[:SCORED]
+    compared = compare(pair, test.subset(chosen), stream("cpu", options.seed, 3))
+    return Converted(encoder, tail, draws, coder, error, compared)
+
+
+@torch.no_grad()
+def sample(send: Sender, train: Split, seed: int) -> tuple[Tensor, float]:
+    """Return what is sent for training images, (N, ...), and the standard deviation of its noise.
+
+    The deviation is that between two looks at the same image, over √2.
+
+    Args:
+        send: the device's half.
+        train: training images.
+        seed: of their choice and their noise.
+    """
+    few = to_float(train.images[:2])
+    numbers = send(few, stream("cpu", seed, 0))[0].numel()
+    count = max(3, min(GRID_IMAGES, codec.MOST_VALUES // numbers))
+    chosen = train.images[torch.randperm(len(train), generator=stream("cpu", seed, 0))[:count]]
+    rng = stream("cpu", seed, 1)
+    sent = torch.cat([send(to_float(part), rng).float() for part in chosen.split(BATCH)])
+    again = torch.cat([send(to_float(part), rng).float() for part in chosen[:NOISE_IMAGES].split(BATCH)])
+    return sent, float(((sent[: len(again)] - again).square().mean() / 2).sqrt())
+
+
+def _about(name: str, images: ImageSet, made: Converted) -> dict[str, Any]:
+    """Return wire.json without its pair."""
+    compared, coder = made.compared, made.coder
+    draws = [
+        {"name": draw.name, "kind": draw.kind, "shape": list(draw.shape)}
+        | ({} if draw.high is None else {"high": draw.high})
+        for draw in made.draws
+    ]
+    channels = images.test.images.shape[1]
+    return {
+        "splitveil": bundle.SCHEMA,
+        "name": name,
+        "image": {"dtype": "UINT8", "shape": [images.size, images.size, channels]},
+        "draws": draws,
+        "wire": {
+            "dtype": DTYPES.get(coder.codec, "UINT8"),
+            "shape": [coder.length],
+            "codec": coder.codec,
+            "bits_per_image": coder.bits,
+            "error_over_sigma": made.error,
+        },
+        "outputs": [{"name": "logits", "dtype": "FP32", "shape": [len(images.classes)]}],
+        "classes": list(images.classes),
+        "measured": {
+            "images": compared.images,
+            "accuracy_torch": compared.accuracy_torch.as_dict(),
+            "accuracy_bundle": compared.accuracy_bundle.as_dict(),
+            "difference": compared.difference.as_dict(),
+            "codes_differ": compared.codes_differ,
+        },
+        "audit": None,
+    }
+
+
+def _plain(name: str) -> str:
+    """Return the name of an image set without what only a command line needs.
+
+    >>> _plain("folder:/home/me/Faces")
+    'folder'
+    """
+    kept = "".join(letter if letter in bundle.LETTERS else "-" for letter in name.partition(":")[0].lower())
+    return kept.strip("-_.")[:64] or "model"
