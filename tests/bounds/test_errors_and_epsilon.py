@@ -14,7 +14,7 @@ from splitveil.attacks._ddpm import Ddpm
 from splitveil.bounds import entropy
 from splitveil.bounds._examples import channel_of, gaussian_pixels, linear_channel, linear_pixels
 from splitveil.bounds._jackknife import jackknifed, terms
-from splitveil.bounds._prior import DenoiserPrior, GaussianPrior
+from splitveil.bounds._prior import ROUNDING, DenoiserPrior, GaussianPrior
 from splitveil.bounds._smooth import SmoothWire, pixels_of
 from splitveil.bounds._van_trees import error_bound
 from splitveil.bounds.base import BoundError, Channel
@@ -95,15 +95,17 @@ def test_a_denoiser_that_knows_gaussian_images_gives_their_score_and_their_bound
     assert f"noise of {prior.deviation:.3f} on their pixels" in matrix.assumptions[0]
 
 
-def test_the_prior_is_the_gaussian_of_the_images():
+@pytest.mark.parametrize("variance", [ROUNDING, 0.1**2])
+def test_the_prior_is_the_gaussian_of_the_images_and_of_the_noise_on_them(variance):
     mixing = torch.randn(6, 6, generator=rng()) / 40
     pixels = (0.5 + torch.randn(6000, 6, generator=rng(1)) @ mixing.T).clamp(0, 1)
     images = (pixels * 255).round().to(torch.uint8).view(-1, 1, 2, 3)
     model = SplitModel(nn.Flatten(), nn.Identity(), defense=[Gaussian(0.1)], mean=(0,), std=(1,))
     channel = Channel.of(model, Split(images, torch.zeros(6000, dtype=torch.long)), rng())
-    prior = GaussianPrior(channel, rng())
+    prior = GaussianPrior(channel, rng(), variance)
     x = pixels_of(channel, "held_out", 1000, rng())
-    oracle = torch.distributions.MultivariateNormal(torch.full((6,), 0.5), mixing @ mixing.T + 1e-6 * torch.eye(6))
+    x += (variance - ROUNDING) ** 0.5 * torch.randn(x.shape, generator=rng())
+    oracle = torch.distributions.MultivariateNormal(torch.full((6,), 0.5), mixing @ mixing.T + variance * torch.eye(6))
     difference = prior.log_density(x).float() - oracle.log_prob(x.flatten(1))
     assert float(difference.mean()) == pytest.approx(0.0, abs=0.1)
     assert float(difference.abs().mean()) < 0.2
