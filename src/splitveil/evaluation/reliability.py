@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -278,12 +277,13 @@ def shifted_alike(images: Tensor, others: Tensor) -> Tensor:
     if min(height, width) < 2 * SHIFT:
         return found
     middle = others[:, :, SHIFT : SHIFT + height, SHIFT : SHIFT + width]
+    coarse = _coarse(middle)
     for down, right in itertools.product(range(2 * SHIFT + 1), repeat=2):
-        found |= alike(images[:, :, down : down + height, right : right + width], middle)
+        found |= alike(images[:, :, down : down + height, right : right + width], middle, coarse)
     return found
 
 
-def alike(images: Tensor, others: Tensor) -> Tensor:
+def alike(images: Tensor, others: Tensor, coarse: Tensor | None = None) -> Tensor:
     """Return which of ``images`` are within `ALIKE` of one of ``others``, up to 2 of 255: bool (N,).
 
     Means over blocks are nearer to each other than the images are, so the coarse search misses none.
@@ -291,18 +291,17 @@ def alike(images: Tensor, others: Tensor) -> Tensor:
     Args:
         images: uint8 (N, C, S, S).
         others: uint8 (M, C, S, S).
+        coarse: `_coarse` of ``others``, where it is known.
 
     >>> images = torch.tensor([10, 100]).view(2, 1, 1, 1).expand(2, 3, 8, 8).to(torch.uint8)
     >>> alike(images, images[:1] + 1)
     tensor([ True, False])
     """
     found = torch.zeros(len(images), dtype=torch.bool)
-    height, width = (COARSE if side % COARSE == 0 else side for side in images.shape[2:])
-    sides = height, width
-    limit = ALIKE / 255 * (images.shape[1] * math.prod(sides)) ** 0.5
-    ours = _coarse(images, sides)
-    for part in others.split(4096):
-        near = torch.cdist(ours, _coarse(part, sides), compute_mode="donot_use_mm_for_euclid_dist") <= limit * 1.01
+    ours, theirs = _coarse(images), _coarse(others) if coarse is None else coarse
+    limit = ALIKE / 255 * ours.shape[1] ** 0.5
+    for part, means in zip(others.split(4096), theirs.split(4096), strict=True):
+        near = torch.cdist(ours, means, compute_mode="donot_use_mm_for_euclid_dist") <= limit * 1.01
         for i, j in near.nonzero().tolist():
             if not found[i]:
                 difference = images[i].cpu().long() - part[j].cpu().long()  # whole numbers: the limit itself counts
@@ -310,8 +309,12 @@ def alike(images: Tensor, others: Tensor) -> Tensor:
     return found
 
 
-def _coarse(images: Tensor, sides: tuple[int, int]) -> Tensor:
-    return torch.cat([adaptive_avg_pool2d(to_float(part), sides).flatten(1) for part in images.cpu().split(4096)])
+def _coarse(images: Tensor) -> Tensor:
+    """Return means over equal blocks, (N, C · blocks): some 8 × 8 of them, or the pixels where the sides are prime."""
+    sides = [next((n for n in range(COARSE, 3, -1) if side % n == 0), side) for side in images.shape[2:]]
+    return torch.cat(
+        [adaptive_avg_pool2d(to_float(part), (sides[0], sides[1])).flatten(1) for part in images.cpu().split(4096)]
+    )
 
 
 def _twice(model: SplitModel, x: Tensor) -> tuple[Tensor, Tensor]:
