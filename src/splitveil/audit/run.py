@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import __version__, progress_bars, runs
+from .. import __version__, config, progress_bars, runs
 from ..data import ImageSet
 from ..data._decode import cache_folder
 from ..errors import UserError
@@ -231,7 +231,7 @@ def _record(
 
 def _model(run: runs.Run, model: SplitModel, images: ImageSet) -> Model:
     settings = run.settings
-    defense = [records.short(spec.resolve("defenses"), "defenses") for spec in settings.defense]
+    defense = [records.short(_rounded(spec.resolve("defenses")), "defenses") for spec in settings.defense]
     return Model(
         run=str(run.path),
         network=settings.arch,
@@ -244,6 +244,12 @@ def _model(run: runs.Run, model: SplitModel, images: ImageSet) -> Model:
         weights=run.digest(),
         noise=_is_noisy(model),
     )
+
+
+def _rounded(spec: config.Spec) -> config.Spec:
+    """Return a defense with as many digits of its numbers as a reader wants; some were found by a search."""
+    short = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in spec.parameters.items()}
+    return config.Spec(name=spec.name, parameters=short)
 
 
 @torch.no_grad()
