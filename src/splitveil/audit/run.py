@@ -156,19 +156,9 @@ def audit(
         reference = _reference(against, run, found, terms, images, extra, shown) if against else None
         made = _record(run, model, images, terms, found, judge)
         made |= {"pictures": shown_images, "bounds": bounds, "refused": refused, "reference": reference}
-        facts = Facts(
-            attacker=made["attacker"],
-            best=made["best_attacker"],
-            judge=made["judge"],
-            seen=made["seen"],
-            ceilings=made["ceilings"],
-            classes=len(images.classes),
-            reference=reference,
-            found=bounded.largest_gallery(bounds),
-        )
         audited = Audit(
             **made,
-            verdict=verdict(facts, thresholds),
+            verdict=verdict(_facts(made), thresholds),
             policy=None,
             command=command,
             environment=runs.environment() | {"splitveil": __version__},
@@ -178,6 +168,13 @@ def audit(
             audited = replace(audited, policy=policy[1].judge(audited, policy[0]))
         write_json(run.path / FOLDER / FILE, as_json(audited))
     return Found(audited, pictures)
+
+
+def _facts(made: dict[str, Any]) -> Facts:
+    """Return the parts of the record that the verdict rests on."""
+    same = {name: made[name] for name in ("attacker", "judge", "seen", "ceilings", "reference")}
+    found = bounded.largest_gallery(made["bounds"])
+    return Facts(**same, best=made["best_attacker"], classes=made["model"].classes, found=found)
 
 
 def _judge(run: runs.Run, images: ImageSet, terms: Terms, shown: Shown) -> reidentification.Judge | None:
