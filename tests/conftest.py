@@ -10,7 +10,10 @@ import pytest
 import evaluated
 from commands import finish
 from networks import plain, tiny
+from quick_weights import quick_weights as quick_weights  # a fixture
 from splitveil import runs
+from splitveil.registry import Registry
+from toy import affine
 
 
 @pytest.fixture
@@ -19,10 +22,24 @@ def small(monkeypatch):
     monkeypatch.setattr(runs.zoo, "build", tiny)
 
 
+@pytest.fixture
+def affine_decoder(monkeypatch):
+    """The decoder ``affine`` has a name, as those of the package have."""
+    monkeypatch.setitem(Registry("zoo.decoders")._plugins, "affine", affine)
+
+
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained and attacked run, which no test changes."""
     return finish(tmp_path_factory.mktemp("finished") / "run")
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of a tiny network, for tests with the fixture `small`: they build it, or read its files, often."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs.zoo, "build", tiny)
+        return finish(tmp_path_factory.mktemp("small") / "run")
 
 
 @pytest.fixture(scope="module")

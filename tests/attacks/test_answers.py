@@ -34,7 +34,7 @@ def test_logits_that_are_the_wire_give_the_mmse():
     """The toy's tail only flattens: its answers carry all of the wire, and a trained attack comes near the optimum."""
     model, weight = toy.model(48, 0.05, (12, 2, 2))
     victim = Victim(model, frozenset({Access.QUERY, Access.LOGITS}))
-    attack = ConfidenceAttack(20, "dense_normN0C48", lr=5e-3, batch_size=128)
+    attack = ConfidenceAttack(8, "dense_normN0C16", lr=2e-2, batch_size=128)
     attack.fit(victim, toy.images(4000, 1), rng())
     found = error(attack, victim)
     assert toy.mmse(weight, 0.05) < found < 1.15 * toy.mmse(weight, 0.05)

@@ -86,7 +86,7 @@ def test_an_attack_that_cannot_take_the_wire_is_refused_before_work(attack, tmp_
 
 @pytest.mark.parametrize(("shape", "left_out"), [("tokens", ["shadow"]), ("maps", []), ("film", ["shadow", "decoder"])])
 def test_a_suite_leaves_out_what_cannot_take_the_wire(shape, left_out, tmp_path, monkeypatch, capsys):
-    texts = ["shadow:steps=1,epochs=1,network=custom", "linear:looks=1", "decoder:epochs=1,network=custom"]
+    texts = ["shadow:steps=1,epochs=1,network=custom,batch_size=8", "linear:looks=1", "decoder:epochs=1,network=custom"]
     monkeypatch.setitem(suites.SUITES, "tiny-v1", suites.specs(*texts))
     run = trained(shape, tmp_path / "run", monkeypatch)
     main(["attack", str(run.path), "--suite", "tiny-v1", "--attacked", "4", "--dry-run"])

@@ -38,8 +38,8 @@ def fitted(model: SplitModel, images: Split, **settings) -> RefineAttack:
 @pytest.mark.parametrize(("m", "sigma"), [(24, 0.03), (64, 0.1)])
 def test_from_the_mean_image_it_is_the_posterior_mean(m, sigma):
     model, weight = toy.model(m, sigma)
-    attack = fitted(model, toy.images(2000, 1), steps=60, start="mean", draws=64)
-    truth = toy.pixels(toy.images(400, 2))
+    attack = fitted(model, toy.images(2000, 1), steps=40, start="mean", draws=64)
+    truth = toy.pixels(toy.images(200, 2))
     wire = Victim(model, ALL).query(truth, rng(3))
     found, expected = attack.reconstruct(wire), toy.posterior_mean(weight, wire, sigma)
     assert attack.chosen == 1  # what theory gives
@@ -68,11 +68,11 @@ def test_it_finds_the_minimum_of_its_objective(start, weight):
 def test_a_start_that_cannot_be_improved_is_left_alone():
     """The linear attack's answer is the MMSE estimate here, and has used all that the wire says."""
     model, _ = toy.model(64, 0.1)
-    truth = toy.pixels(toy.images(300, 2))
+    truth = toy.pixels(toy.images(150, 2))
     wire = Victim(model, ALL).query(truth, rng(3))
     found = {}
     for weight in (None, 1.0):
-        attack = fitted(model, toy.images(2000, 1), steps=40, start="linear", weight=weight)
+        attack = fitted(model, toy.images(2000, 1), steps=20, start="linear", weight=weight)
         found[weight] = float(metrics.mse(attack.reconstruct(wire), truth).mean())
         start = float(metrics.mse(attack._starts(wire), truth).mean())
         assert len(attack.curve()) == (2 if weight is None else 1)
@@ -123,9 +123,9 @@ class Largest(Defense):
 def test_a_wire_without_noise_or_gradient(defense):
     plain, _ = toy.model(40, 0.0)
     model = SplitModel(plain.encoder, plain.tail, defense=defense)
-    truth = toy.pixels(toy.images(100, 2))
+    truth = toy.pixels(toy.images(50, 2))
     wire = Victim(model, ALL).query(truth, rng())
-    attack = fitted(model, toy.images(500, 1), steps=60, start="mean")
+    attack = fitted(model, toy.images(300, 1), steps=40, start="mean")
     before, after = (metrics.mse(x, truth) for x in (attack._starts(wire), attack.reconstruct(wire)))
     assert float(after.mean()) < 0.6 * float(before.mean())
 

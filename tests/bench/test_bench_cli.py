@@ -23,6 +23,8 @@ from splitveil.cli.bench import Board, _say_superseded
 from splitveil.results.record_types import Timings
 from splitveil.statistics.intervals import Interval
 
+pytestmark = pytest.mark.usefixtures("quick_weights")
+
 GRID = """
 name: tiny
 base: {data: digits, train_size: 60, test_size: 60, arch: resnet20_sgm, cut: 2, epochs: 2, batch_size: 16,

@@ -26,6 +26,8 @@ from splitveil.evaluation.rehearsal import Tried
 from splitveil.runtime import Budget, Runtime
 from training_helpers import SIZES, settings
 
+pytestmark = pytest.mark.usefixtures("quick_weights")
+
 LINEAR = "linear:looks=1"
 DECODER = "decoder:epochs=900,network=res_normN1C16"
 

@@ -20,6 +20,8 @@ from splitveil.bench.grid import load_grid
 from splitveil.errors import UserError
 from splitveil.evaluation import suites
 
+pytestmark = pytest.mark.usefixtures("quick_weights")
+
 
 @pytest.fixture
 def load(tmp_path):

@@ -18,6 +18,8 @@ from splitveil.legacy import read_options
 from splitveil.legacy.command import run as legacy
 from splitveil.results import published_tables
 
+pytestmark = pytest.mark.usefixtures("quick_weights")
+
 
 @cache
 def preset(name: str) -> Grid:

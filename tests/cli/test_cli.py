@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -19,6 +18,7 @@ import torch
 import yaml
 from rich.cells import cell_len
 
+from forked import FORK
 from splitveil.cli import _shared, main
 from splitveil.registry import Registry
 from splitveil.storage import files
@@ -282,20 +282,26 @@ def test_a_family_stands_for_exactly_its_names():
         assert sorted(names) == sorted(shown.split(", ") if "@" in shown else meant(shown))
 
 
-def test_interrupt_is_exit_code_130_and_the_run_resumes(tmp_path):
+def interruptible(log: Path, tokens: list[str]) -> None:
+    """A command as a shell in front runs it: those in the background, and their children, do not hear SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with log.open("w", encoding="utf-8") as sys.stderr:
+        main(tokens)
+
+
+def test_interrupt_is_exit_code_130_and_the_run_resumes(tmp_path, small):
     out = tmp_path / "a"
     train = [*TINY[:-1], "500", *NOISE, "--out", str(out)]
-    # A shell starts background jobs with SIGINT ignored, and children inherit that.
-    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    code = f"{heard}; from splitveil.cli import main; main()"
-    process = subprocess.Popen([sys.executable, "-c", code, "train", *train], stderr=subprocess.PIPE, text=True)
+    process = FORK.Process(target=interruptible, args=(tmp_path / "log", ["train", *train]))
+    process.start()
     deadline = time.monotonic() + 120
     while not (out / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert error.splitlines()[-1] == "splitveil: stopped; finished epochs are kept, --resume goes on"
+    os.kill(process.pid or 0, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130
+    said = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
+    assert said[-1] == "splitveil: stopped; finished epochs are kept, --resume goes on"
     assert not list(out.rglob("*.tmp*"))
 
 

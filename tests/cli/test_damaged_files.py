@@ -10,11 +10,9 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from commands import TRAIN, answer, finish, state_of
+from commands import TRAIN, answer, state_of
 from damage import STRANGE, changed, entries, json_damage, texts
-from networks import tiny
 from report_helpers import add, cell
-from splitveil import runs
 from splitveil.bench.cells import Grid
 from splitveil.bench.driver import describe
 from splitveil.report import plots
@@ -51,12 +49,18 @@ def checkpoint_damage(data):
     yield from (b"", data[: len(data) // 2], b"PK\x03\x04", b"\x80\x02.", b"{}" * 100)
     saved = torch.load(io.BytesIO(data), weights_only=True)
     strange = [None, "text", [], {}, math.nan, 10**30, -5, {"x": torch.zeros(2)}, [None]]
-    variants = [{**saved, key: new} for key in saved if key != "settings" for new in strange]
+
+    def few(number):
+        """Four of them for each entry, others for the next one: all of them meet all kinds of entries."""
+        return [strange[(number * 4 + i) % len(strange)] for i in range(4)]
+
+    variants = [{**saved, key: new} for i, key in enumerate(saved) if key != "settings" for new in few(i)]
     variants += [
         {k: v for k, v in saved.items() if k != key} for key in saved if key not in ("images", "wire")
     ]  # older versions have neither
-    variants += [{**saved, "state": {**saved["state"], key: new}} for key in saved["state"] for new in strange]
-    variants += [{**saved, "state": {**saved["state"], "new": 1}}, [saved], 7]
+    state = saved["state"]
+    variants += [{**saved, "state": {**state, key: new}} for i, key in enumerate(state) for new in few(i)]
+    variants += [{**saved, "state": {**state, "new": 1}}, [saved], 7]
     for variant in variants:
         file = io.BytesIO()
         torch.save(variant, file)
@@ -91,19 +95,6 @@ def holds(folder: Path, file: Path, damaged, *command):
 
 
 @pytest.fixture
-def copy(finished_run, tmp_path) -> Path:
-    return Path(shutil.copytree(finished_run, tmp_path / "run"))
-
-
-@pytest.fixture(scope="module")
-def small_run(tmp_path_factory) -> Path:
-    """A run of a small network, for tests with the fixture `small`: they build it often."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs.zoo, "build", tiny)
-        return finish(tmp_path_factory.mktemp("damaged") / "run")
-
-
-@pytest.fixture
 def small_copy(small, small_run, tmp_path) -> Path:
     return Path(shutil.copytree(small_run, tmp_path / "run"))
 
@@ -118,19 +109,19 @@ def small_copy(small, small_run, tmp_path) -> Path:
         ("config.yaml", yaml_damage),
     ],
 )
-def test_a_damaged_run_is_compared_or_refused_in_one_line(finished_run, copy, name, damage):
+def test_a_damaged_run_is_compared_or_refused_in_one_line(small_run, small_copy, name, damage):
     refused = 0
-    for damaged in damage((copy / name).read_text()):
-        code, error = holds(copy, copy / name, damaged, "compare", finished_run, copy)
+    for damaged in damage((small_copy / name).read_text()):
+        code, error = holds(small_copy, small_copy / name, damaged, "compare", small_run, small_copy)
         refused += code == 2
         assert code == 0 or "run" in error
     assert refused > 10
 
 
-def test_a_damaged_configuration_is_not_trained(copy, tmp_path):
-    for damaged in yaml_damage((copy / "config.yaml").read_text()):
+def test_a_damaged_configuration_is_not_trained(small_copy, tmp_path):
+    for damaged in yaml_damage((small_copy / "config.yaml").read_text()):
         (tmp_path / "config.yaml").write_text(damaged)
-        code, error = answer("train", "--config", tmp_path / "config.yaml", "--out", copy)
+        code, error = answer("train", "--config", tmp_path / "config.yaml", "--out", small_copy)
         assert code == 2
         assert error.count("\n") == 1, (error, damaged)
 

@@ -1,5 +1,6 @@
 """Every option of every command, given a path or a number that cannot be: one line, exit code 2, nothing written."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,15 @@ ALONE = {"grid": "smoke", "a": "x", "b": "y", "out": "out", "folder": "x"}
 """What a command needs beside the option that is tried."""
 
 
+@cache
+def arguments(command):
+    return app[command].assemble_argument_collection()
+
+
 def options(kind):
     """(command, argument) of every option and parameter of every command that is of this kind."""
     for command in COMMANDS:
-        for argument in app[command].assemble_argument_collection():
+        for argument in arguments(command):
             if argument.names != ("*",) and kind(argument):
                 yield pytest.param(command, argument, id=f"{command} {argument.names[0]}")
 
@@ -27,7 +33,7 @@ def tokens(command, argument, value, finished):
     name = argument.names[0]
     if not name.startswith("--"):
         return [command, value]
-    needed = [other for other in app[command].assemble_argument_collection() if other.required]
+    needed = [other for other in arguments(command) if other.required]
     beside = [(other.names[0], ALONE.get(other.names[0][2:], str(finished))) for other in needed]
     more = {"train": TINY, "attack": ["--attack", "linear"]}.get(command, [])
     if name in more:
@@ -57,20 +63,22 @@ def has_value(argument):
 
 
 @pytest.mark.parametrize(("command", "argument"), list(options(is_path)))
-def test_paths_of_all_options_are_read_as_a_shell_does(command, argument, finished_run, tmp_path, monkeypatch):
+def test_paths_of_all_options_are_read_as_a_shell_does(command, argument, small, small_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for value, said in (("~nosuchuser/x", "no such user"), ("a/" + "n" * 300, "too long a name")):
-        assert said in refused(finished_run, *tokens(command, argument, value, finished_run))
+        assert said in refused(small_run, *tokens(command, argument, value, small_run))
 
 
 @pytest.mark.parametrize(("command", "argument"), list(options(has_value)))
-def test_numbers_of_thousands_of_digits_are_refused(command, argument, finished_run, tmp_path, monkeypatch):
+def test_numbers_of_thousands_of_digits_are_refused(command, argument, small_run, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
+    if "--arch" not in argument.names:  # the tiny network stands for all names
+        request.getfixturevalue("small")
     for value in ("9" * 5000, "-" + "9" * 5000):
-        given = tokens(command, argument, value, finished_run)
+        given = tokens(command, argument, value, small_run)
         if command == "legacy" and value.startswith("-"):
             given = [command, "--lambd", value]
-        refused(finished_run, *given)
+        refused(small_run, *given)
 
 
 N = "9" * 5000
@@ -96,9 +104,9 @@ CELLS = "base: {data: digits, arch: resnet20_sgm, cut: 2}\n"
     ],
     ids=lambda given: " ".join(given)[:60],
 )
-def test_numbers_within_texts_may_have_any_length(given, finished_run, tmp_path, monkeypatch):
+def test_numbers_within_texts_may_have_any_length(given, small, small_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    refused(finished_run, *(str(finished_run) if word == "{run}" else word for word in given))
+    refused(small_run, *(str(small_run) if word == "{run}" else word for word in given))
 
 
 @pytest.mark.parametrize("number", [N, HEX, "1:" + "59:" * 3000 + "1"])

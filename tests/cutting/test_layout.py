@@ -21,6 +21,8 @@ from splitveil.model import SplitModel
 from splitveil.training import checkpoints
 from training_helpers import Killed, fit, killer
 
+pytestmark = pytest.mark.usefixtures("quick_weights")
+
 
 class Reordered(nn.Module):
     """A convolution whose output is permuted by ``order``, and a head that puts it back."""

@@ -18,6 +18,8 @@ from splitveil.errors import UserError
 from splitveil.model import SplitModel
 from splitveil.randomness import fresh_generator
 
+pytestmark = pytest.mark.usefixtures("quick_weights")
+
 X = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 

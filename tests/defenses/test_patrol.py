@@ -22,6 +22,8 @@ from splitveil.model import SplitModel
 from splitveil.training.trainer import fit
 from wires import rng, with_wire
 
+pytestmark = pytest.mark.usefixtures("quick_weights")
+
 pytest.importorskip("torch_pruning")
 
 

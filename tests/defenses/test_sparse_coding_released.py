@@ -8,6 +8,8 @@ from torch import nn
 
 import splitveil as sv
 
+pytestmark = pytest.mark.usefixtures("quick_weights")
+
 
 @pytest.mark.parametrize("name", ["sparse_coding_released", "sparse_coding_conv_released"])
 @pytest.mark.parametrize("norm", [False, True])

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from splitveil import config, demo
+from networks import tiny
+from splitveil import config, demo, runs
 from splitveil.cli import main
 from splitveil.errors import UserError
 from splitveil.results import records
@@ -18,6 +19,7 @@ def small(monkeypatch):
     monkeypatch.setattr(demo, "SETTINGS", {**demo.SETTINGS, "epochs": 2, "train_size": 60, "cut": 8, "bottleneck": 2})
     decoder = config.Spec(name="decoder", parameters={"epochs": 1, "network": "conv_normN0C16"})
     few = demo.data.load("digits", train_size=300, test_size=60)
+    monkeypatch.setattr(runs.zoo, "build", tiny)
     monkeypatch.setattr(demo.data, "load", lambda _: few)
     monkeypatch.setattr(demo, "ATTACKS", {"linear": config.Spec(name="linear"), "decoder": decoder})
 

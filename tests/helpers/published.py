@@ -229,7 +229,8 @@ def random_tensors(layout: dict[str, list[int]], seed: int = 0) -> dict[str, Ten
             found[name] = torch.rand(shape, generator=rng) + 0.5
         else:
             fan_in = max(1, torch.Size(shape[1:]).numel())
-            found[name] = torch.randn(shape, generator=rng) * (2 / fan_in) ** 0.5 * (0.1 if len(shape) == 1 else 1)
+            scale = (2 / fan_in) ** 0.5 * (0.1 if len(shape) == 1 else 1)
+            found[name] = torch.empty(shape).normal_(0, scale, generator=rng)
     return found
 
 

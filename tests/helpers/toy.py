@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +32,15 @@ def model(m: int, sigma: float, shape: tuple[int, ...] | None = None) -> tuple[S
     linear.weight.data = torch.randn(m, D, generator=rng(1)) / D**0.5
     encoder = nn.Sequential(nn.Flatten(), linear, nn.Unflatten(1, shape or (m,)))
     return SplitModel(encoder, nn.Flatten(), defense=Gaussian(sigma), layout="channels_first"), linear.weight.data
+
+
+def affine(*, feature_shape: tuple[int, ...], image_shape: tuple[int, int, int]) -> nn.Module:
+    """A decoder of one layer: the best one is nearly its, and a training finds it in a few hundred steps."""
+    numbers = math.prod(feature_shape)
+    standardized = nn.Flatten(), nn.BatchNorm1d(numbers)
+    return nn.Sequential(
+        *standardized, nn.Linear(numbers, math.prod(image_shape)), nn.Unflatten(1, image_shape), nn.Sigmoid()
+    )
 
 
 def posterior_mean(weight: Tensor, wire: Tensor, sigma: float) -> Tensor:

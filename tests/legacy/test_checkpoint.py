@@ -24,6 +24,8 @@ from splitveil.legacy.fitting import NORMALIZATION
 from splitveil.legacy.tensors import read_tensors
 from splitveil.runs import Run
 
+pytestmark = pytest.mark.usefixtures("quick_weights")
+
 NAME = (
     "pretrain_False_lambd_16_noise_0.025_epoch_240_bottleneck_noRELU_C8S1_log_1_ATstrength_0.3_lr_0.05_varthres_0.125"
 )

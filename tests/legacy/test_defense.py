@@ -19,6 +19,8 @@ from splitveil.legacy.command import run
 from splitveil.legacy.defense import PARTS, QUALIFIERS, as_published, read_defense
 from splitveil.runs import Run
 
+pytestmark = pytest.mark.usefixtures("quick_weights")
+
 
 def substring_reading(text: str) -> dict[str, Any]:
     """What the published training takes from a string: it asks only whether words occur in it."""

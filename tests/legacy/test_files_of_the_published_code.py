@@ -20,6 +20,8 @@ from splitveil.legacy.command import run
 from splitveil.legacy.tensors import read_tensors
 from splitveil.runs import Run, load_file
 
+pytestmark = pytest.mark.usefixtures("quick_weights")
+
 OPTIONS = ["--bottleneck_option", "noRELU_C8S1", "--data", "digits", "--cut", "4"]
 SIZES = ["--train-size", "40", "--test-size", "20"]
 

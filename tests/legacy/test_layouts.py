@@ -25,6 +25,8 @@ from splitveil.legacy.fitting import _stub
 from splitveil.runs import Run
 from splitveil.zoo import Bottleneck, build
 
+pytestmark = pytest.mark.usefixtures("quick_weights")
+
 VGG13: list[int | str] = [64, 64, "M", 128, 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"]
 EXPECTED = {
     "C8S4": ("vgg11_bn_sgm_released", 4, [8, 2, 2]),

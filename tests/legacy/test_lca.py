@@ -17,6 +17,8 @@ from splitveil.legacy import import_checkpoint
 from splitveil.legacy.fitting import _stub
 from splitveil.runs import Run
 
+pytestmark = pytest.mark.usefixtures("quick_weights")
+
 
 def by_the_book(z: Tensor, weights: Tensor, threshold: float, steps: int, tau: float) -> Tensor:
     """The same from its formulas, with every correlation taken from the atoms' own pictures, in float64."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from splitveil.errors import UserError
 from splitveil.legacy import import_checkpoint
 from splitveil.legacy.fitting import _stub
 from splitveil.runs import Run
+
+pytestmark = pytest.mark.usefixtures("quick_weights")
 
 
 @pytest.fixture(autouse=True)
@@ -68,16 +71,17 @@ def test_a_doubled_vgg_comes_in_pruned_or_not(tmp_path: Path, widths: tuple[int,
 
 
 @pytest.mark.parametrize(
-    "model",
+    "published",
     [
-        PublishedVGG(double=True, sigmoid=False),
-        PublishedVGG(double=True, sigmoid=False, batch_norm=False, cut=3),
-        PublishedResNet20(cut=4, double=True),
-        PublishedResNet20(cut=4, double=True, kept=31),
-        PublishedResNet20(cut=5, double=True, kept=30),
+        partial(PublishedVGG, double=True, sigmoid=False),
+        partial(PublishedVGG, double=True, sigmoid=False, batch_norm=False, cut=3),
+        partial(PublishedResNet20, cut=4, double=True),
+        partial(PublishedResNet20, cut=4, double=True, kept=31),
+        partial(PublishedResNet20, cut=5, double=True, kept=30),
     ],
 )
-def test_other_doubled_networks(tmp_path: Path, model: Any):
+def test_other_doubled_networks(tmp_path: Path, published: Any):
+    model = published()
     save(published_state(model), tmp_path / "c")
     cut = 5 if isinstance(model, PublishedResNet20) and len(model.local) == 8 else None
     options = [*BOTTLENECK, "--AT_regularization=pruning1", *([f"--cutlayer={cut}"] if cut else [])]

@@ -17,6 +17,8 @@ from splitveil.legacy.command import run
 from splitveil.legacy.fitting import _stub
 from splitveil.runs import Run
 
+pytestmark = pytest.mark.usefixtures("quick_weights")
+
 OPTIONS = ["--bottleneck_option=noRELU_C8S1", "--cutlayer=4"]
 
 

@@ -7,14 +7,13 @@ import json
 import os
 import resource
 import signal
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 import torch
 from lightning_fabric import Fabric
 
+from forked import FORK
 from splitveil import config, recipe
 from splitveil.data import protocol, to_float
 from splitveil.errors import UserError
@@ -144,34 +143,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, small, defense, at)
     assert got["epoch"] == expected["epoch"]
 
 
-SCRIPT = """
-import sys
-from networks import tiny
-from splitveil import config, runs
-from splitveil.data import load
-from splitveil.training import trainer as training
-runs.zoo.build = tiny
-values = config.load(sys.argv[1])
-images = load("digits", train_size=60, test_size=20)
-training.fit(config.parse(values), images, sys.argv[2], progress=lambda *call: print(call[1], flush=True))
-"""
+def die(_: int, step: int, *__: object) -> None:
+    """End the process in the middle of the second epoch, without a last word."""
+    if step == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_resume_after_sigkill(tmp_path, small):
-    (tmp_path / "run.yaml").write_text(config.dump(settings()))
     out = tmp_path / "killed"
-    child = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(tmp_path / "run.yaml"), str(out)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert child.stdout is not None
-    for line in child.stdout:
-        if int(line) == 6:  # the middle of the second epoch
-            child.send_signal(signal.SIGKILL)
-            break
-    assert child.wait() == -signal.SIGKILL
+    child = FORK.Process(target=fit, args=(out, die))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
     assert [r["epoch"] for r in records(out)] == [0]
     with pytest.raises(UserError, match=r"not finished.*--resume"):
         Run.open(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 from safetensors.torch import load_file
 from torch import nn
 from torch.multiprocessing.spawn import ProcessRaisedException
@@ -161,7 +163,19 @@ def test_generators_of_different_purposes_differ():
 # Several processes
 
 
-def test_two_processes_share_the_data_and_its_statistics(tmp_path, monkeypatch):
+@pytest.fixture
+def fresh_processes(monkeypatch):
+    """Processes that have nothing of this one but what is sent to them, as spawned ones, and import torch once."""
+    multiprocessing.set_forkserver_preload(["tiny_zoo"])
+
+    def strategy(start_method: str) -> DDPStrategy:
+        assert start_method == "spawn"
+        return DDPStrategy(start_method="forkserver")
+
+    monkeypatch.setattr(training, "DDPStrategy", strategy)
+
+
+def test_two_processes_share_the_data_and_its_statistics(tmp_path, monkeypatch, fresh_processes, small):
     for name, value in JOB.items():  # inside a job of a scheduler it is one training too
         monkeypatch.setenv(name, value)
     # 51 images in batches of 16: the last three are too few for two processes and join the batch before.

@@ -16,6 +16,8 @@ from splitveil.registry import Registry
 from splitveil.zoo import Bottleneck, decoders
 from splitveil.zoo.base import bottleneck_halves
 
+pytestmark = pytest.mark.usefixtures("quick_weights")
+
 NETWORKS = [name for name in Registry("zoo").names() if ":" not in name]
 
 

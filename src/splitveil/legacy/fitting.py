@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional, init
 from torch.overrides import TorchFunctionMode
 
 from .. import config, data, runs, zoo
@@ -34,7 +35,8 @@ NORMALIZATION = {
 }
 """Mean and standard deviation that the published networks were trained with."""
 CONVOLUTIONS = {"vgg11": 8, "vgg13": 10, "vgg16": 13, "resnet20": 19, "resnet32": 31}
-FILLING = {Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_}
+FILLING = {Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_, init.kaiming_uniform_, init.uniform_}
+SHAPED_ALIKE = {functional.batch_norm, functional.relu, functional.relu6, functional.dropout, torch.sigmoid}
 IN_ENCODER = ("W", "weights")
 """Last part of the names of a sparse-coding layer's tensors."""
 
@@ -146,10 +148,14 @@ def _stub(name: str, images: data.ImageSet | int) -> data.ImageSet:
 
 
 class _Unfilled(TorchFunctionMode):
-    """Leave out what fills tensors with numbers: of tensors on shapes alone it changes nothing, and is slow."""
+    """Leave out what changes no shape: of tensors on shapes alone it changes nothing, and is slow."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in FILLING else func(*args, **(kwargs or {}))
+        if func is functional.batch_norm and len(args[1]) != args[0].shape[1]:
+            raise RuntimeError(f"batch norm of {len(args[1])} channels got {args[0].shape[1]}")
+        if func in FILLING or func in SHAPED_ALIKE:
+            return args[0] if args else kwargs["tensor"]  # torch.nn.init names its arguments
+        return func(*args, **(kwargs or {}))
 
 
 def _check(stored: Stored, settings: config.TrainConfig, images: data.ImageSet | int) -> None:
@@ -169,7 +175,8 @@ def _check(stored: Stored, settings: config.TrainConfig, images: data.ImageSet |
             bottleneck=bottleneck,
         )
     if any(spec.name == "patrol" for spec in settings.defense):
-        _prune_like(parts.encoder, stored.tensors["f"], stub.size)
+        with _Unfilled():
+            _prune_like(parts.encoder, stored.tensors["f"], stub.size)
     bare = {name: value for name, value in stored.tensors["f"].items() if name.rpartition(".")[2] not in IN_ENCODER}
     _pairs(Stored(stored.tensors | {"f": bare}, stored.paths), parts.encoder, parts.tail)
 
