@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from published import (
     BOTTLENECK,
@@ -21,7 +21,7 @@ from published import (
 )
 from splitveil.errors import UserError
 from splitveil.legacy import import_checkpoint
-from splitveil.legacy.fitting import _stub
+from splitveil.legacy.fitting import _stub, _Unfilled
 from splitveil.runs import Run
 from splitveil.zoo import Bottleneck, build
 
@@ -151,3 +151,11 @@ def test_an_odd_stride_is_the_published_chain(tmp_path: Path):
         z: Tensor = parts.encoder.eval()(torch.zeros(1, 3, 32, 32))
         assert z.shape == (1, 8, wire, wire)
         assert parts.tail.eval()(z).shape == (1, 10)
+
+
+def test_shapes_are_followed_without_numbers_and_a_batch_norm_of_other_channels_is_noticed():
+    wires = torch.empty(2, 4, 3, 3, device="meta")
+    with _Unfilled():
+        assert nn.Sequential(nn.BatchNorm2d(4, device="meta"), nn.ReLU(), nn.Sigmoid())(wires).shape == wires.shape
+        with pytest.raises(RuntimeError, match="batch norm of 5 channels got 4"):
+            nn.BatchNorm2d(5, device="meta")(wires)
