@@ -15,7 +15,7 @@ demo: $(INSTALLED)  ## train and attack two small models on digits, write demo/r
 	env -u OMP_NUM_THREADS $(BIN)/splitveil demo --out demo
 
 test: $(INSTALLED)  ## run the tests, the examples in the docstrings and the notebook
-	$(BIN)/python -m pytest -q -n $(WORKERS) --nbmake tests src docs/quickstart.ipynb
+	$(BIN)/python -m pytest -q -n $(WORKERS) --nbmake tests src edge/src docs/quickstart.ipynb
 
 lint: $(INSTALLED)  ## check style, format, types, US spelling, dependencies and the order of the rooms
 	$(BIN)/ruff check .
@@ -23,10 +23,10 @@ lint: $(INSTALLED)  ## check style, format, types, US spelling, dependencies and
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/deptry src
-	$(BIN)/codespell src tests docs benchmarks/*.py records *.md
+	$(BIN)/codespell src edge tests docs benchmarks/*.py records *.md
 
 coverage: $(INSTALLED)  ## run the tests and show which lines they do not reach
-	$(BIN)/python -m pytest -q -n $(WORKERS) --cov=splitveil --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -q -n $(WORKERS) --cov=splitveil --cov=splitveil_edge --cov-report=term-missing:skip-covered
 
 mutants: $(INSTALLED)  ## break the code in 200 places, one at a time, and count how often the tests notice (hours)
 	$(BIN)/python benchmarks/mutants.py --out mutants.json
@@ -34,7 +34,7 @@ mutants: $(INSTALLED)  ## break the code in 200 places, one at a time, and count
 bench: $(INSTALLED)  ## measure the speed of training and attacking (CIFAR-10 under data/cifar10)
 	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/speed.py
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml edge/pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]' -e ./edge
 	touch $@
