@@ -13,7 +13,20 @@ from .. import config
 from ..errors import UserError
 from ..nn.allocator import keep_memory
 from ..storage.files import LONGEST_NAME
-from . import attack, audit, bench, compare, diagnose, export, harden, query, report, tools, train  # noqa: F401 (they register)
+from . import (  # noqa: F401 (they register)
+    attack,
+    audit,
+    bench,
+    compare,
+    diagnose,
+    export,
+    harden,
+    page,
+    query,
+    report,
+    tools,
+    train,
+)
 from ._shared import app
 
 LONGEST_WORD = 300
