@@ -27,3 +27,9 @@ def keep_memory() -> bool:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch reads it at its first allocation
     malloc = ctypes.CDLL(None)
     return bool(malloc.mallopt(M_MMAP_MAX, 0)) and bool(malloc.mallopt(M_TRIM_THRESHOLD, MOST))
+
+
+def give_back() -> None:
+    """Give freed memory back to the system, where the C library is glibc: after something large was read once."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

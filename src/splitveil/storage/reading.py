@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Annotated, Any, NotRequired
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired
 
 import numpy as np
-import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from torch import Tensor
 from typing_extensions import TypedDict
 
 from ..errors import UserError
+
+if TYPE_CHECKING:  # a server reads its bundle through this file, and does without torch
+    import torch
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -275,6 +276,8 @@ def read_checkpoint(path: Path, device: torch.device, needed: set[str], remedy: 
     Raises:
         UserError: it is damaged, or lacks an entry.
     """
+    import torch
+
     try:
         with path.open("rb") as file:  # a file and not a path: torch judges a path by the ending of its name
             saved = torch.load(file, map_location=device, weights_only=True)
@@ -288,12 +291,13 @@ def read_checkpoint(path: Path, device: torch.device, needed: set[str], remedy: 
         raise UserError(f"{path} is damaged ({reason[:200]}); {remedy}") from None
 
 
-def finite(tensors: dict[str, Tensor]) -> str | None:
+def finite(tensors: dict[str, torch.Tensor]) -> str | None:
     """Return the name of the first tensor that holds NaN or infinity; None where all are finite.
 
     Args:
         tensors: tensors by name.
 
+    >>> import torch
     >>> finite({"a": torch.ones(2), "b": torch.tensor([torch.nan])})
     'b'
     """
