@@ -16,9 +16,9 @@ LOW, STEP, SIGMA = -4.0, 8 / 255, 0.1
 OPSET = 20
 
 
-def encoder_bytes(seed: int = 0, size: int = SIZE) -> bytes:
+def encoder_bytes(seed: int = 0, size: int = SIZE, sent: int = SENT) -> bytes:
     """Return ``wire = uint8((pixels · W + σ n0 − low) / step)`` as an ONNX file."""
-    weights = np.random.default_rng(seed).normal(size=(size * size, SENT)).astype(np.float32) / size
+    weights = np.random.default_rng(seed).normal(size=(size * size, sent)).astype(np.float32) / size
     nodes = [
         helper.make_node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT),
         helper.make_node("Reshape", ["floats", "flat"], ["pixels"]),
@@ -34,39 +34,39 @@ def encoder_bytes(seed: int = 0, size: int = SIZE) -> bytes:
     constants = {"flat": np.array([-1, size * size]), "weights": weights / 255, **_scalars(zero=0, top=255)}
     inputs = [
         helper.make_tensor_value_info("image", TensorProto.UINT8, ["B", size, size, 1]),
-        helper.make_tensor_value_info("n0", TensorProto.FLOAT, ["B", SENT]),
+        helper.make_tensor_value_info("n0", TensorProto.FLOAT, ["B", sent]),
     ]
-    outputs = [helper.make_tensor_value_info("wire", TensorProto.UINT8, ["B", SENT])]
+    outputs = [helper.make_tensor_value_info("wire", TensorProto.UINT8, ["B", sent])]
     return _file(nodes, inputs, outputs, constants)
 
 
-def tail_bytes(seed: int = 0) -> bytes:
+def tail_bytes(seed: int = 0, sent: int = SENT) -> bytes:
     """Return ``logits = (low + step · wire) · V`` as an ONNX file."""
-    weights = np.random.default_rng(seed + 1).normal(size=(SENT, len(CLASSES))).astype(np.float32)
+    weights = np.random.default_rng(seed + 1).normal(size=(sent, len(CLASSES))).astype(np.float32)
     nodes = [
         helper.make_node("Cast", ["wire"], ["codes"], to=TensorProto.FLOAT),
         helper.make_node("Mul", ["codes", "step"], ["scaled"]),
         helper.make_node("Add", ["scaled", "low"], ["feature"]),
         helper.make_node("MatMul", ["feature", "weights"], ["logits"]),
     ]
-    inputs = [helper.make_tensor_value_info("wire", TensorProto.UINT8, ["B", SENT])]
+    inputs = [helper.make_tensor_value_info("wire", TensorProto.UINT8, ["B", sent])]
     outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["B", len(CLASSES)])]
     return _file(nodes, inputs, outputs, {"weights": weights, **_scalars()})
 
 
-def make(out: Path, seed: int = 0, name: str = "tiny") -> bundle.Bundle:
+def make(out: Path, seed: int = 0, name: str = "tiny", sent: int = SENT) -> bundle.Bundle:
     """Write the bundle into ``out`` and return it as it is read back; other seeds make other pairs."""
     score = {"mean": 0.9, "ci95": [0.8, 1.0]}
     about: dict[str, Any] = {
         "splitveil": bundle.SCHEMA,
         "name": name,
         "image": {"dtype": "UINT8", "shape": [SIZE, SIZE, 1]},
-        "draws": [{"name": "n0", "kind": "normal", "shape": [SENT]}],
+        "draws": [{"name": "n0", "kind": "normal", "shape": [sent]}],
         "wire": {
             "dtype": "UINT8",
-            "shape": [SENT],
+            "shape": [sent],
             "codec": "uint8",
-            "bits_per_image": 8 * SENT,
+            "bits_per_image": 8 * sent,
             "error_over_sigma": STEP / SIGMA / 12**0.5,
         },
         "outputs": [{"name": "logits", "dtype": "FP32", "shape": [len(CLASSES)]}],
@@ -80,7 +80,7 @@ def make(out: Path, seed: int = 0, name: str = "tiny") -> bundle.Bundle:
         },
         "audit": None,
     }
-    encoder, tail = encoder_bytes(seed), tail_bytes(seed)
+    encoder, tail = encoder_bytes(seed, sent=sent), tail_bytes(seed, sent)
     wire = cast("bundle.Wire", {**about, "pair": bundle.pair_of(encoder, tail, about)})
     bundle.write(out, encoder, tail, wire, {})
     return bundle.read(out)

@@ -114,8 +114,13 @@ def main(tokens: Sequence[str] | None = None) -> None:
     Args:
         tokens: words of the command line; None: those of the process.
     """
+    words = sys.argv[1:] if tokens is None else list(tokens)
     try:
-        args = _parser().parse_args(tokens)
+        if any(word.partition("=")[0] == "--token" for word in words):
+            raise UserError(
+                "a token is never an argument, which others could read; use --token-file or SPLITVEIL_TOKEN"
+            )
+        args = _parser().parse_args(words)
         print(args.run(args))
     except UserError as error:
         _end(str(error), 2)
@@ -137,7 +142,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog=PROG, description="Ask a server about images of which it gets the noisy wire only.")
+    parser = _Parser(
+        prog=PROG, allow_abbrev=False, description="Ask a server about images of which it gets the noisy wire only."
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="query|bench")
     asked = _command(commands, "query", "print what a server says of some images", _run_query)
@@ -151,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(commands: Any, name: str, text: str, run: Callable[[argparse.Namespace], str]) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text)
+    parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
     parser.set_defaults(run=run)
     parser.add_argument("bundle", help="BUNDLE/device")
     parser.add_argument(
