@@ -24,6 +24,7 @@ from . import (  # noqa: F401 (they register)
     page,
     query,
     report,
+    serve,
     tools,
     train,
 )

@@ -15,6 +15,7 @@ from .refusals import Kind, Refusal
 
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 """Answer wires (B, ...) with the outputs of the model, (B, ...) each, row by row."""
+Answer = list[np.ndarray] | Refusal
 
 
 def session(model: bytes) -> Run:
@@ -111,13 +112,18 @@ class Tail:
             self._jobs.append(job)
             self._waiting += len(wires)
             self._changed.notify()
-        job.future.add_done_callback(lambda future: self._leave(job) if future.cancelled() else None)
+        job.future.add_done_callback(
+            lambda future: self._leave(job) if future.cancelled() else None
+        )  # codespell:ignore cancelled
         return job.future
 
     def close(self) -> None:
-        """Take no more requests, answer those that wait, and end the thread."""
+        """Take no more requests, refuse those that wait, and end the thread after the batch that it answers."""
         with self._changed:
             self._closed = True
+            self._settle([(job, Refusal(Kind.draining)) for job in self._jobs])
+            self._jobs.clear()
+            self._waiting = 0
             self._changed.notify()
         self._thread.join()
 
@@ -156,10 +162,10 @@ class Tail:
             self._failed(error)
             for job, _, _ in parts:
                 self._leave(job)
-            self._settle([(job, None) for job, _, _ in parts])
+            self._settle([(job, Refusal(Kind.internal)) for job, _, _ in parts])
             return
         self._seen(sum(map(len, wires)))
-        done: list[tuple[_Job, list[np.ndarray] | None]] = []
+        done: list[tuple[_Job, Answer]] = []
         at = 0
         for job, start, end in parts:
             job.rows.append([output[at : at + end - start] for output in outputs])
@@ -169,8 +175,8 @@ class Tail:
                 done.append((job, job.rows[0] if len(job.rows) == 1 else [np.concatenate(part) for part in columns]))
         self._settle(done)
 
-    def _settle(self, done: list[tuple[_Job, list[np.ndarray] | None]]) -> None:
-        """Hand outputs over to the event loops of those who asked; None stands for a failure."""
+    def _settle(self, done: list[tuple[_Job, Answer]]) -> None:
+        """Hand answers over to the event loops of those who asked."""
         for loop in {job.future.get_loop() for job, _ in done}:
             own = [(job.future, value) for job, value in done if job.future.get_loop() is loop]
             try:
@@ -179,11 +185,11 @@ class Tail:
                 continue
 
 
-def _deliver(own: list[tuple[asyncio.Future[list[np.ndarray]], list[np.ndarray] | None]]) -> None:
+def _deliver(own: list[tuple[asyncio.Future[list[np.ndarray]], Answer]]) -> None:
     for future, value in own:
         if future.done():  # who asked has left
             continue
-        if value is None:
-            future.set_exception(Refusal(Kind.internal))
+        if isinstance(value, Refusal):
+            future.set_exception(value)
         else:
             future.set_result(value)

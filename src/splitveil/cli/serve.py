@@ -1,0 +1,113 @@
+"""`splitveil serve` and `splitveil token`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ..errors import UserError
+from ._shared import MaybePlace, Place, app, say
+
+Switch = Annotated[bool, Parameter(negative="")]
+
+
+@app.command
+def serve(
+    bundle: Place,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    tls_cert: MaybePlace = None,
+    tls_key: MaybePlace = None,
+    token_file: MaybePlace = None,
+    workers: int = 1,
+    metrics_port: int | None = None,
+    demo: Switch = False,
+    runtime: MaybePlace = None,
+    examples: MaybePlace = None,
+    insecure: Switch = False,
+    max_images: int = 256,
+    max_batch: int = 64,
+    max_queue: int = 1024,
+    max_connections: int = 512,
+    max_body: int | None = None,
+    head_seconds: float = 5,
+    body_seconds: float = 10,
+    idle_seconds: float = 15,
+    answer_seconds: float = 10,
+    drain_seconds: float = 10,
+) -> None:
+    """Serve the cloud part of a bundle: the Open Inference Protocol v2 over HTTP (docs/serve.md).
+
+    Args:
+        bundle: BUNDLE or BUNDLE/cloud.
+        host: Address to listen on. One that other machines reach needs TLS and tokens.
+        port: Its port; 0: any that is free.
+        tls_cert: PEM file of the certificate and its chain, read again on SIGHUP.
+        tls_key: PEM file of its key, not encrypted.
+        token_file: File of tokens (`splitveil token`), read again when it changes; without it, everybody may ask.
+        workers: Processes, each with its own copy of the model, that share the port. The limits hold for each.
+        metrics_port: Port of this machine that tells Prometheus what was counted; 0: any that is free.
+        demo: Hand out the page of the bundle at / (`splitveil page`).
+        runtime: For --demo: folder dist of onnxruntime-web 1.30.0.
+        examples: For --demo: folder of pictures that the page offers.
+        insecure: Listen beyond this machine without TLS or without tokens.
+        max_images: Most images of a request.
+        max_batch: Most images that the model answers at once.
+        max_queue: Most images that wait.
+        max_connections: Most open connections.
+        max_body: Most bytes of a request; 16 KiB and --max-images wires, at most 1 MiB, unless you say more.
+        head_seconds: For the headers of a request, and for a TLS handshake.
+        body_seconds: For its body.
+        idle_seconds: Between two requests of a connection.
+        answer_seconds: For the answer.
+        drain_seconds: For the requests that are being answered after SIGTERM.
+    """
+    try:
+        from ..serving import serve as serving
+    except ImportError as error:
+        raise UserError(f"serve needs the package {error.name}; pip install 'splitveil[deploy]'") from None
+    from ..serving.limits import Limits
+    from ..serving.settings import Settings, check
+
+    sizes = (max_images, max_batch, max_queue, max_connections)
+    limits = Limits(
+        *sizes,
+        body=max_body,
+        head_seconds=head_seconds,
+        body_seconds=body_seconds,
+        idle_seconds=idle_seconds,
+        answer_seconds=answer_seconds,
+        drain_seconds=drain_seconds,
+    )
+    cert, key, tokens = (None if place is None else str(place) for place in (tls_cert, tls_key, token_file))
+    settings = Settings(str(bundle), host, port, cert, key, tokens, workers, metrics_port, insecure, None, limits)
+    check(settings)
+    page = None
+    if demo:
+        if runtime is None:
+            raise UserError("--demo needs the browser's runtime: give its folder with --runtime (docs/page.md)")
+        from ..deploy import page as making
+
+        _, page = making.of(bundle, runtime, examples)
+    elif runtime or examples:
+        raise UserError("--runtime and --examples belong to --demo; add it, or leave them out")
+    serving.launch(settings, page)
+
+
+@app.command
+def token(name: str, *, file: MaybePlace = None) -> None:
+    """Make a token for a client of `splitveil serve` and print it, once: nothing keeps it but its SHA-256.
+
+    Args:
+        name: Whose it is; the log shows this name.
+        file: The server's --token-file, to which its line is added. A running server reads it within a second.
+    """
+    from ..serving import tokens
+
+    made, line = tokens.make(name, file)
+    say(made)
+    if file is None:
+        print(f"its line for the server's --token-file: {line}", file=sys.stderr)

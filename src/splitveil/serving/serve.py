@@ -1,0 +1,92 @@
+"""Start a server: check, open the door, run one worker here or several below a supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from ..deploy import bundle
+from . import metrics, supervisor, worker
+from .metrics import Log
+from .settings import Settings, bound, check, tls_context
+
+
+def launch(settings: Settings, page: str | None = None) -> None:
+    """Become a server: this process is replaced by one that never imports torch, and keeps its number.
+
+    Args:
+        settings: checked settings.
+        page: HTML that ``/`` hands out.
+    """
+    if page is not None:
+        with tempfile.TemporaryFile() as file:  # no name: it is gone with the last process that has it
+            file.write(page.encode())
+            file.flush()
+            os.set_inheritable(file.fileno(), True)
+            _become(replace(settings, page=file.fileno()))
+    _become(settings)
+
+
+def _become(settings: Settings) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(supervisor.COMMAND[0], [*supervisor.COMMAND, settings.to_json()])
+
+
+def main(text: str) -> int:
+    """Run a server until it is told to stop; return its exit code.
+
+    Args:
+        text: settings in JSON.
+
+    Raises:
+        UserError: settings, bundle, certificate or port cannot be used.
+    """
+    settings = Settings.from_json(text)
+    check(settings)
+    tls_context(settings)
+    found = bundle.read(settings.bundle)
+    name, log = found.model_name, Log()
+    if settings.workers == 1:
+        listening = bound(settings, settings.port, several=False)
+        port = listening.getsockname()[1]
+        del found
+        worker.run(settings, listening, lambda: _say(settings, name, port))
+        return 0
+    del found
+    port, _ = supervisor.reserve(settings)
+    return asyncio.run(supervisor.Supervisor(settings, port, log).run(lambda: _say(settings, name, port)))
+
+
+def work(text: str, port: int, handle: int, place: int) -> int:
+    """Run one of several workers.
+
+    Args:
+        text: settings in JSON.
+        port: the port that they share.
+        handle: file of their metrics.
+        place: which of them this is, from 0.
+
+    Raises:
+        UserError: see `main`.
+    """
+    settings = Settings.from_json(text)
+    numbers = metrics.shared(handle, settings.workers)[place]
+    listening = bound(settings, port, several=True)
+    worker.run(settings, listening, supervisor.tell_ready, numbers, parent=0)
+    return 0
+
+
+def _say(settings: Settings, name: str, port: int) -> None:
+    device = Path(settings.bundle) / "device"
+    next_one = ["splitveil query", shlex.quote(str(device)) if device.is_dir() else "DEVICE", "IMAGE", "--url"]
+    next_one.append(settings.url(port))
+    next_one += ["--token-file TOKEN"] * (settings.token_file is not None)
+    next_one += [f"--ca {shlex.quote(str(settings.tls_cert))}"] * (settings.tls_cert is not None)
+    sys.stdout.write(f"serving {name} at {settings.url(port)}; next: {' '.join(next_one)}\n")
+    sys.stdout.flush()

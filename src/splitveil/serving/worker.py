@@ -1,0 +1,160 @@
+"""One process that answers: event loop, doors, signals and drain."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Callable
+
+from ..deploy import bundle
+from ..errors import UserError
+from ..nn.allocator import give_back
+from . import guard
+from .app import app
+from .metrics import Log, Metrics, listen, text
+from .service import Service
+from .settings import BACKLOG, Settings, content, load_certificate, raise_file_limit, taken, tls_context
+from .tokens import Tokens
+
+TICK = 0.5
+"""Seconds between two notes of the queue's length."""
+GOODBYE = 2.0
+"""Seconds for which connections may still be open after the last answer."""
+
+
+def run(
+    settings: Settings,
+    listening: socket.socket,
+    ready: Callable[[], None],
+    numbers: memoryview[float] | None = None,
+    parent: int | None = None,
+) -> None:
+    """Answer until SIGTERM or SIGINT.
+
+    Args:
+        settings: checked settings.
+        listening: a bound socket.
+        ready: called when requests are answered.
+        numbers: memory for the metrics that a supervisor reads; None: this process serves them itself.
+        parent: a pipe that ends with the supervisor, and this process with it.
+
+    Raises:
+        UserError: bundle or certificate cannot be read, or a port is taken.
+    """
+    raise_file_limit(settings.limits.connections)
+    logging.getLogger("uvicorn").addHandler(logging.NullHandler())  # it would write to standard error
+    log = Log()
+    context = tls_context(settings)
+    tokens = Tokens(settings.token_file) if settings.token_file is not None else None
+    service = Service(bundle.read(settings.bundle), settings.limits, tokens, Metrics(numbers), log)
+    gc.collect()
+    give_back()  # the bundle's bytes, of which onnxruntime has made weights
+    try:
+        import uvloop
+
+        loops = uvloop.new_event_loop
+    except ImportError:  # it does not exist for Windows
+        loops = None
+    with asyncio.Runner(loop_factory=loops) as runner:
+        runner.run(_serve(settings, service, listening, context, ready, numbers is None, parent))
+
+
+async def _serve(
+    settings: Settings,
+    service: Service,
+    listening: socket.socket,
+    context: ssl.SSLContext | None,
+    ready: Callable[[], None],
+    own_metrics: bool,
+    parent: int | None,
+) -> None:
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    pages = {"/": content(settings.page)} if settings.page is not None else {}
+    make, connections = guard.factory(app(service, pages), service)
+    patience = {"ssl_handshake_timeout": settings.limits.head_seconds, "ssl_shutdown_timeout": 2} if context else {}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, _read_again, settings, context, service.log)
+    if parent is not None:
+        loop.add_reader(parent, stop.set)
+    try:
+        server = await loop.create_server(make, sock=listening, ssl=context, backlog=BACKLOG, **patience)
+    except OSError as error:
+        raise taken(settings, listening.getsockname()[1], error) from None
+    metrics = await _metrics(settings, service) if own_metrics else None
+    ready()
+    ticking = asyncio.ensure_future(_tick(service))
+    await stop.wait()
+    service.log.write("stopping")
+    await service.drain()
+    server.close()
+    for connection in list(connections):
+        connection.shutdown()
+    deadline = loop.time() + GOODBYE
+    while connections and loop.time() < deadline:
+        await asyncio.sleep(0.02)
+    for connection in list(connections):
+        connection.transport.abort()
+    ticking.cancel()
+    if metrics is not None:
+        metrics.close()
+    service.close()
+    service.log.write("stopped")
+
+
+async def _metrics(settings: Settings, service: Service) -> asyncio.Server | None:
+    if settings.metrics_port is None:
+        return None
+
+    def write() -> str:
+        service.gauge()
+        return text([service.metrics.numbers])
+
+    return await metrics_server(settings, write)
+
+
+async def metrics_server(settings: Settings, write: Callable[[], str]) -> asyncio.Server:
+    """Serve the metrics on loopback.
+
+    Args:
+        settings: the settings, with a port for metrics.
+        write: returns the text.
+
+    Raises:
+        UserError: the port is taken.
+    """
+    port = settings.metrics_port or 0
+    try:
+        return await listen(port, write)
+    except OSError as error:
+        raise UserError(f"cannot listen on port {port}: {os.strerror(error.errno or 0)}; choose another") from None
+
+
+async def _tick(service: Service) -> None:
+    """Note the gauges for a supervisor, and why nobody is let in."""
+    told = None
+    while True:
+        service.gauge()
+        reason = service.tokens.error if service.tokens else None
+        if reason != told:
+            service.log.write("tokens", error=reason)
+            told = reason
+        await asyncio.sleep(TICK)
+
+
+def _read_again(settings: Settings, context: ssl.SSLContext | None, log: Log) -> None:
+    """Read the certificate again; one that is damaged leaves the former in use."""
+    if context is None:
+        return
+    try:
+        tls_context(settings)  # a trial, as a context that has read half is broken
+        load_certificate(context, settings)
+    except UserError as error:
+        log.write("certificate not read", error=str(error))
+    else:
+        log.write("certificate read")
