@@ -27,6 +27,8 @@ class Browser:
     Attributes:
         requests: addresses that the page has asked for, those of its own data left out.
         console: what the page, or the browser about it, has written to the console.
+        bodies: of the requests that had one.
+        version: of the browser.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], reading: int, writing: int):
@@ -35,10 +37,13 @@ class Browser:
         self._answers: dict[int, dict[str, Any]] = {}
         self.requests: list[str] = []
         self.console: list[str] = []
+        self.bodies: list[bytes] = []
+        self.version = ""
         self.loaded = False
 
     def attach(self) -> None:
         """Open a page and listen to it."""
+        self.version = self.call("Browser.getVersion")["product"]
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -126,6 +131,9 @@ class Browser:
             self.loaded = True
         elif name == "Network.requestWillBeSent" and not about["request"]["url"].startswith(("data:", "blob:")):
             self.requests.append(f"{about['request']['method']} {about['request']['url']}")
+            if about["request"].get("hasPostData"):
+                parts = about["request"].get("postDataEntries", [])
+                self.bodies.append(b"".join(base64.b64decode(part["bytes"]) for part in parts))
         elif name == "Log.entryAdded":
             self.console.append(about["entry"]["text"])
         elif name == "Runtime.consoleAPICalled":
