@@ -177,7 +177,13 @@ def test_an_answer_is_read_in_both_forms_and_refused_where_it_is_none():
 
 def test_every_status_of_the_server_is_explained():
     statuses = [400, 401, 404, 408, 413, 500, 503, 504]
-    found = node("return statuses.map((status) => explained(status, 'm-1'));", statuses=statuses)
+    found = node(
+        "return [statuses.map((status) => explained(status, 'm-1')), "
+        """explained(400, "m-1", '{"error":"malformed"}'), explained(400, "m-1", '{"error":7}')];""",
+        statuses=statuses,
+    )
+    assert found[1:] == [f"The server answered with status 400{reason}." for reason in (": malformed", "")]
+    found = found[0]
     assert len(set(found)) == 7  # both kinds of lateness read alike
     assert all(text.startswith(("The ", "This ")) for text in found)
     assert "m-1" in found[2]

@@ -18,7 +18,6 @@ from ..errors import UserError
 from ..storage import reading
 from ..storage.files import write_text
 from .bundle import AGAIN, Bundle, Wire, read
-from .codec import BITS
 
 SCRIPT, WASM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
 RUNTIMES = {
@@ -272,7 +271,8 @@ def tiles(wire: Wire) -> Tiles:
 def _values(wire: Wire) -> int:
     """Return how many numbers are on the wire, those that only fill the last byte not counted where a draw tells."""
     (length,) = wire["wire"]["shape"]
-    each = 8 // BITS.get(wire["wire"]["codec"], 8)
+    codec = wire["wire"]["codec"]
+    each = 8 // int(codec.removeprefix("uint")) if codec.startswith("uint") else 1
     counts = [math.prod(draw["shape"]) for draw in wire["draws"]]
     return next((count for count in counts if length * each - each < count <= length * each), length * each)
 

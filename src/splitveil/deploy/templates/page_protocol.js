@@ -55,10 +55,10 @@ function littleEndian(bytes) {
   return Array.from({ length: bytes.length / 4 }, (_, i) => view.getFloat32(4 * i, true));
 }
 
-/** Return what a status other than 200 means, and what to do. */
-function explained(status, model) {
+/** Return what a status other than 200 means, and what to do; `body` is the answer's. */
+function explained(status, model, body = "") {
   const meanings = {
-    401: "The server wants a token: enter it below.",
+    401: "The server wants a token: enter it above and send again.",
     403: "The server does not accept this token.",
     404: `This server does not offer ${model}: page and server must be of the same export.`,
     413: "The request is larger than this server accepts.",
@@ -66,8 +66,18 @@ function explained(status, model) {
     503: "The server is busy or stopping; send again in a moment.",
   };
   const late = status === 408 || status === 504;
-  const other = late ? "The server answered too late; send again." : `The server answered with status ${status}.`;
-  return meanings[status] ?? other;
+  const other = `The server answered with status ${status}${reason(body)}.`;
+  return meanings[status] ?? (late ? "The server answered too late; send again." : other);
+}
+
+/** Return the reason that the body of a refusal gives, after a colon; nothing where it gives none. */
+function reason(body) {
+  try {
+    const { error } = JSON.parse(body);
+    return typeof error === "string" ? `: ${error.slice(0, 300)}` : "";
+  } catch {
+    return "";
+  }
 }
 
 /** Return probabilities of logits. */

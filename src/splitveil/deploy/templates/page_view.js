@@ -28,10 +28,10 @@ async function unpacked(id) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-/** Say what happens, or what is wrong. */
-function say(text, wrong = false) {
-  at("status").textContent = text;
-  at("status").classList.toggle("wrong", wrong);
+/** Say what happens, or what is wrong, in one of the two places for it. */
+function say(text, wrong = false, place = "status") {
+  at(place).textContent = text;
+  at(place).classList.toggle("wrong", wrong);
 }
 
 /** Return a session of an ONNX file; null where there is none. */
@@ -138,7 +138,7 @@ function showAnswer() {
   at("send").disabled = !served || !shown?.entry;
   at("send").textContent = logits ? "Send the same bytes again" : `Send these ${about.bytes} bytes`;
   at("bars").replaceChildren();
-  at("answer-note").textContent = logits ? shown.entry.sent : unanswered();
+  say(logits ? shown.entry.sent : unanswered(), false, "answer-note");
   if (!logits) return;
   const shares = softmax(logits).map((share, i) => ({ share, name: about.classes[i] ?? `class ${i}` }));
   shares.sort((one, other) => other.share - one.share);
@@ -170,22 +170,27 @@ async function send() {
   if (!entry || !served) return;
   const { address, headers, body } = requestOf(about, entry.wire, at("token").value);
   at("send").disabled = true;
-  say("Sending …");
+  say("Sending …", false, "answer-note");
+  let wrong = "";
   try {
     const signal = AbortSignal.timeout(DEADLINE);
     const request = { method: "POST", headers, body, signal, cache: "no-store", redirect: "error" };
     const answer = await fetch(address, request);
-    if (!answer.ok) throw Object.assign(new Error(explained(answer.status, about.model)), { status: answer.status });
+    if (!answer.ok) {
+      const meaning = explained(answer.status, about.model, await answer.text());
+      throw Object.assign(new Error(meaning), { status: answer.status });
+    }
     const bytes = new Uint8Array(await answer.arrayBuffer());
     entry.logits = logitsOf(answer.headers.get(HEADER), bytes, about.outputs);
     const described = body.length - entry.wire.length;
     entry.sent = `Sent: ${entry.wire.length} bytes of wire, ${described} bytes that describe it, and HTTP headers.`;
-    say("");
+    at("access").open = false;
   } catch (error) {
-    say(failure(error), true);
+    wrong = failure(error);
     if (error.status === 401 || error.status === 403) at("access").open = true;
   }
   showAnswer();
+  if (wrong) say(wrong, true, "answer-note");
 }
 
 /** Return what went wrong, in words. */
