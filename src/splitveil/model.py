@@ -158,6 +158,12 @@ class SplitModel(nn.Module):
         told = getattr(self.defense, "numbers_sent", math.prod)
         return int(cast("Any", told)(self.wire_shape))
 
+    @property
+    def bytes_sent(self) -> int:
+        """Return how many bytes are sent for one image."""
+        told = getattr(self.defense, "bytes_sent", lambda wire: 4 * math.prod(wire))
+        return int(cast("Any", told)(self.wire_shape))
+
     def check_layout(self, x: Tensor) -> None:
         """Refuse features that are not as the wire carries them.
 

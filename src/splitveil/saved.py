@@ -199,7 +199,7 @@ def _save_model(model: SplitModel, path: Path) -> None:
         **dict.fromkeys(("accuracy", "epoch", "seconds")),
         "images": {"train": None, "test": None},
         "parameters": parameter_counts(model),
-        "wire": {"shape": shape, "bytes": 4 * model.numbers_sent},
+        "wire": {"shape": shape, "bytes": model.bytes_sent},
         "environment": environment(),
     }
     write_json(path / "summary.json", summary)  # last: it marks the run as finished

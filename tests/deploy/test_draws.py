@@ -13,7 +13,7 @@ from splitveil.defenses.base import Defense, Stack
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.deploy.draws import Draw, Replay, trace
 from splitveil.deploy.graphs import Session, onnx_bytes
-from splitveil.deploy.halves import Receiver, Replayed, Sender, acting
+from splitveil.deploy.halves import Receiver, Replayed, Sender, noisy_parts
 from splitveil.errors import UserError
 from splitveil.model import SplitModel
 from splitveil.registry import Registry
@@ -95,7 +95,7 @@ def test_every_registered_defense_is_exported_and_agrees_or_is_refused_by_name()
                 send.draws(X)
             continue
         draws[name] = send.draws(X)
-        if not acting(model) and plain(model):
+        if not noisy_parts(model) and plain(model):
             assert draws[name] == []
             assert torch.equal(send(X, rng()), model.features(X))
             continue  # it acts in the training alone: the graph is that of any network

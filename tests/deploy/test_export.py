@@ -14,8 +14,9 @@ from torch import nn
 from commands import answer, state_of
 from splitveil import config, runs
 from splitveil.data import Split, load
+from splitveil.defenses import _codec, _codec_choice
 from splitveil.defenses.gaussian import Gaussian
-from splitveil.deploy import bundle, codec, graphs
+from splitveil.deploy import bundle, graphs
 from splitveil.deploy import export as exporting
 from splitveil.deploy.graphs import CloudGraph, DeviceGraph, Session
 from splitveil.deploy.halves import Receiver, Sender
@@ -72,7 +73,7 @@ def test_a_bundle_holds_what_each_side_needs(exported):
     coded = wire["wire"]
     assert (coded["codec"], coded["shape"], coded["bits_per_image"]) == ("uint4", [16], 128)
     assert coded["error_over_sigma"] is not None
-    assert 0 < coded["error_over_sigma"] <= codec.ENOUGH
+    assert 0 < coded["error_over_sigma"] <= _codec_choice.ENOUGH
     assert wire["measured"]["images"] == 60
 
 
@@ -150,7 +151,7 @@ def pair(encoder: Any, tail: Any, coder: Any = None) -> Pair:
     send = Sender(model)
     draws = send.draws(IMAGES.train.images[:3].float() / 255)
     sent, _ = exporting.sample(send, IMAGES.train, 0)
-    coder = codec.fit(sent, 4) if coder is None else coder
+    coder = _codec_choice.fit(sent, 4) if coder is None else coder
     device, cloud = DeviceGraph(send, draws, coder), CloudGraph(Receiver(model), coder)
 
     def run_device(inputs):
@@ -192,9 +193,9 @@ def test_accuracy_is_that_of_the_coded_wire_beside_the_float_one():
     with torch.no_grad():
         labels = good.cloud.receive(good.device.replayed.send.network.features(IMAGES.train.images / 255)).argmax(1)
     learned = Split(IMAGES.train.images, labels)  # what the network answers without noise is right
-    coarse = codec.Grid((2, 4, 4), 2, torch.full((2,), -50.0), torch.full((2,), 100.0))
+    coarse = _codec.Grid((2, 4, 4), 2, torch.full((2,), -50.0), torch.full((2,), 100.0))
     found = {}
-    for name, coder in (("float32", codec.Floats((2, 4, 4), "float32")), ("uint4", good.coder), ("coarse", coarse)):
+    for name, coder in (("float32", _codec.Floats((2, 4, 4), "float32")), ("uint4", good.coder), ("coarse", coarse)):
         one = pair(lambda wire, _: wire, lambda logits: logits, coder=coder)
         found[name] = compare(one, learned, rng())
     assert found["float32"].difference.mean == found["float32"].difference.lo == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from ..storage.files import write_json
 from .record import Bounded, as_json
 
 LINKAGE = ("linkage", "linkage:top=10")
+OF_WIRES = ("linkage", "infonce")
+"""Bounds that look at the wires as they arrive; all others are of the wire before the codec, if there is one."""
+BEFORE = "It is computed of the wire before the codec; what a codec makes of the noisy wire cannot tell more."
 
 
 class _Kept(TypedDict):
@@ -96,9 +100,12 @@ def estimates(
 def _made(name: str, bound: Bound, channel: Channel, seed: int) -> dict[str, Any]:
     rng = torch.Generator(channel.device).manual_seed(seed)
     try:
-        return {"estimates": [Bounded.of(name, one) for one in bound.estimate(channel, rng)], "refused": None}
+        found = bound.estimate(channel, rng)
     except BoundError as error:
         return {"estimates": [], "refused": str(error)}
+    if channel.coded and name.partition(":")[0] not in OF_WIRES:
+        found = [replace(one, assumptions=(*one.assumptions, BEFORE)) for one in found]
+    return {"estimates": [Bounded.of(name, one) for one in found], "refused": None}
 
 
 def _read(path: Path, asked: dict[str, Any]) -> Any:

@@ -51,6 +51,7 @@ def page(found: Found) -> str:
         bounds=[_bound(one, audit) for one in audit.bounds],
         assumptions=_assumptions(audit),
         leakage=_leakage(audit),
+        sent=words.sent(audit),
         size=max(ENLARGED, audit.model.image[-1]),
     )
 

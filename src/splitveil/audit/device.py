@@ -56,7 +56,7 @@ def device_cost(model: SplitModel) -> Device:
         multiply_adds=multiply_adds(model),
         parameters=encoder + own,
         wire=wire,
-        bytes=4 * model.numbers_sent,
+        bytes=model.bytes_sent,
         milliseconds=middle.tolist(),
         threads=torch.get_num_threads(),
     )

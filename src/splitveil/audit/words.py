@@ -76,7 +76,8 @@ def bound_rows(audit: Audit) -> list[tuple[str, str]]:
     Args:
         audit: of the model.
     """
-    rows = [(f"{one.bound}: {one.about}", said(one)) for one in audit.bounds]
+    rows = [("bytes on the wire, for each image", sent(audit))]
+    rows += [(f"{one.bound}: {one.about}", said(one)) for one in audit.bounds]
     return rows + [(f"{name}: says nothing", reason) for name, reason in audit.refused.items()]
 
 
@@ -90,6 +91,16 @@ def said(one: Bounded) -> str:
     if one.quantity == "success":
         return f"{sign} {percent(one.interval)}" if one.interval else f"{sign} {100 * one.value:.3g} %"
     return f"{sign} {one.interval or format(one.value, '.4g')} {one.unit}"
+
+
+def sent(audit: Audit) -> str:
+    """Return what is sent for an image: a wire of n bits tells at most n bits, without any assumption.
+
+    Args:
+        audit: of the model.
+    """
+    count = audit.device.bytes
+    return f"{count:,}: at most {8 * count:,} bits ({8 * count * math.log(2):,.0f} nats) about it, whatever is assumed"
 
 
 def bits(one: Bounded, audit: Audit) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..data import Split, to_float
 from ..data.protocol import divide
+from ..defenses.codec import codec_of
 from ..errors import UserError
 from ..model import SplitModel
 from ..ranges import arguments_of
@@ -211,6 +212,27 @@ class Channel:
                 "with noise, such as gaussian:0.025"
             )
         return Conditional(mean, variance)
+
+    @property
+    def coded(self) -> bool:
+        """Return whether a codec sends the wire; `conditional` tells of the wire before it."""
+        return codec_of(self.model.defense) is not None
+
+    @torch.no_grad()
+    def received(self, part: str, law: Conditional, rng: torch.Generator) -> Tensor:
+        """Return one wire for each image as it arrives, behind the codec if there is one, (N, D).
+
+        Args:
+            part: "fit", "choose" or "held_out".
+            law: of ``conditional(part)``.
+            rng: generator of the noise.
+        """
+        wires, codec = law.draw(rng), codec_of(self.model.defense)
+        if codec is None:
+            return wires
+        numbers = codec.numbers_sent(tuple(self.features(part).shape[1:]))
+        shape = self.features(part).shape if numbers == self.dimension else wires.shape
+        return codec.coded(wires.float().view(shape)).double().flatten(1)
 
     def _law(self, z: Tensor) -> tuple[Tensor, Tensor]:
         defense: Any = self.model.defense

@@ -99,7 +99,7 @@ def _nearer(channel: Channel, rng: torch.Generator) -> Tensor:
         features, wires = view(z), view(channel.model.protect(z, rng))
         return _counted(-critic(features, part) for part in wires.split(AT_ONCE))
     scale = law.variance.mean(0).sqrt()
-    return closer(law.draw(rng) / scale, law.mean / scale)
+    return closer(channel.received("held_out", law, rng) / scale, law.mean / scale)
 
 
 def _between_0_and_1(interval: Interval) -> Interval:

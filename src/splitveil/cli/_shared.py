@@ -70,3 +70,13 @@ def duration(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / unit:.2g} {name}"
     return f"{seconds / 3600:.2g} h"
+
+
+def coded(run: Any, images: Any, codec: str) -> Any:
+    """Return a run whose wire is sent by a codec, and say where it is."""
+    from ..coded import coded_run
+
+    found = coded_run(run, images, codec)
+    about = found.summary["coding"]
+    say(f"codec: {about['codec']}, {found.summary['wire']['bytes']:,} bytes an image; see {found.path}")
+    return found

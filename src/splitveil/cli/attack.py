@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from .. import config, progress_bars
 from ..errors import UserError
 from ..registry import Registry
-from ._shared import MaybePlace, Place, app, duration, interval, out_console, say, show_flags
+from ._shared import MaybePlace, Place, app, coded, duration, interval, out_console, say, show_flags
 
 TITLES = {"mse": "MSE", "ssim": "SSIM", "psnr": "PSNR dB"}
 
@@ -63,6 +63,7 @@ def attack(
     suite: str | None = None,
     epochs: int | None = None,
     budget: str | None = None,
+    codec: str | None = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     root: MaybePlace = None,
     terms: Terms | None = None,
@@ -78,6 +79,8 @@ def attack(
             case, and how often the right photo is found.
         epochs: Epochs of trained attacks.
         budget: Limit of each attack: steps of each optimization as 500, or time as 90s, 5m.
+        codec: Attack what a deployed device sends with this codec: auto, uint8, uint4, uint2, float16; the attacks are
+            then in RUN/coded/CODEC, a run folder like any other.
         dry_run: Take two steps of everything, print what would be done and how long it takes, write nothing.
         root: Folder of the images, where they have moved since the training.
         terms: Threat model of the attack.
@@ -99,6 +102,8 @@ def attack(
     pins.check(opened.summary, images, run)  # before a judge is trained on them
     agreed = {f.name: getattr(terms or Terms(), f.name) for f in fields(Terms)}
     agreed["protocol_name"] = agreed.pop("protocol") or opened.settings.protocol
+    if codec:
+        opened = coded(opened, images, codec)
     if named:
         stage.check(opened, named.values(), images, stage.ThreatModel(**agreed))
     if dry_run:

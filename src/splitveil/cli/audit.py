@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 from .. import progress_bars
 from ..errors import UserError
-from ._shared import LOOK, MaybePlace, PlaceText, app, out_console, say, show_flags
+from ._shared import LOOK, MaybePlace, PlaceText, app, coded, out_console, say, show_flags
 
 if TYPE_CHECKING:
     from ..audit.record import Audit
@@ -96,6 +96,7 @@ def audit(
     run: PlaceText,
     *,
     root: MaybePlace = None,
+    codec: str | None = None,
     judging: Judging | None = None,
     attacker: Attacker | None = None,
     cuts: Cuts | None = None,
@@ -108,6 +109,8 @@ def audit(
     Args:
         run: Run folder that `splitveil train` or `splitveil harden` made; with --layers also the name of a network.
         root: Folder of the images, where they have moved since the training.
+        codec: Audit what a deployed device sends with this codec: auto, uint8, uint4, uint2, float16; the audit is then
+            in RUN/coded/CODEC, a run folder like any other.
         judging: What a run is audited by.
         attacker: The attacker of the audit.
         cuts: The cuts of a network.
@@ -115,11 +118,13 @@ def audit(
     judging, attacker, cuts = judging or Judging(), attacker or Attacker(), cuts or Cuts()
     if cuts.layers is not None:
         _refuse("with --layers", judging, Judging())
+        if codec:
+            raise UserError("--codec says nothing with --layers; leave it out")
         _refuse("with --layers", replace(attacker, seed=0), Attacker())
         _compare_cuts(run, root, cuts, attacker.seed)
         return
     _refuse("without --layers", cuts, Cuts())
-    found = _audited(Path(run), root, judging, attacker)
+    found = _audited(Path(run), root, codec, judging, attacker)
     if found.policy is not None and not found.policy.met:
         raise SystemExit(UNMET)
 
@@ -144,7 +149,7 @@ def _compare_cuts(network: str, root: Path | None, cuts: Cuts, seed: int) -> Non
     show_cuts(network, str(cuts.layers), out=cuts.out, root=root, seed=seed, terms=terms, **more)
 
 
-def _audited(run: Path, root: Path | None, judging: Judging, attacker: Attacker) -> Audit:
+def _audited(run: Path, root: Path | None, codec: str | None, judging: Judging, attacker: Attacker) -> Audit:
     from .. import runs
     from ..audit import card, model_card
     from ..audit import run as audits
@@ -154,6 +159,8 @@ def _audited(run: Path, root: Path | None, judging: Judging, attacker: Attacker)
     opened = runs.Run.open(run)
     reference = runs.Run.open(judging.against) if judging.against else None
     images = runs.load_images(opened.settings.model_copy(update={"root": root}) if root else opened.settings)
+    if codec:
+        opened = coded(opened, images, codec)
     terms = audits.Terms(
         suite=judging.suite or audits.SUITE,
         bounds=tuple(judging.bounds) if judging.bounds else None,
@@ -163,7 +170,7 @@ def _audited(run: Path, root: Path | None, judging: Judging, attacker: Attacker)
     with progress_bars.bars() as bar:
         about = {"against": reference, "policy": rules, "shown": audits.Shown.on(bar)}
         found = audits.audit(opened, images, terms, command=shlex.join(["splitveil", *sys.argv[1:]]), **about)
-    folder = run / audits.FOLDER
+    folder = opened.path / audits.FOLDER
     written = [folder / audits.FILE]
     for kind in judging.formats or ["html"]:
         written.append(card.write(found, folder) if kind == "html" else model_card.write(found.audit, folder))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..ranges import Positive
 from ._law import Law
-from .base import NEVER, Defense
+from .base import NEVER, Defense, Stack
 
 
 class Correlated(Defense, helpers=("sent", "shown")):
@@ -26,6 +26,8 @@ class Correlated(Defense, helpers=("sent", "shown")):
     def __init__(self, mu: Positive = 0.1, sigma: Positive = 0.025):
         super().__init__()
         self.mu, self.sigma = float(mu), float(sigma)
+        self.codec: tuple[Any, ...] = ()
+        """The codec by which the numbers are sent, if there is one."""
         for name in self.late_buffers:
             self.register_buffer(name, None)
 
@@ -40,7 +42,12 @@ class Correlated(Defense, helpers=("sent", "shown")):
         return getattr(self, self.late_buffers[0]) is not None
 
     def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
-        return self.shown(self.sent(z, rng), tuple(z.shape[1:])) if self.ready else z
+        if not self.ready:
+            return z
+        sent = self.sent(z, rng)
+        for codec in self.codec:
+            sent = codec.coded(sent)
+        return self.shown(sent, tuple(z.shape[1:]))
 
     def sent(self, z: Tensor, rng: torch.Generator) -> Tensor:
         """Return the numbers that the device sends, y = A(z − m) + N(0, I), (B, k).
@@ -73,7 +80,10 @@ class Correlated(Defense, helpers=("sent", "shown")):
             return before
         if not before.exact:  # noise before the matrix is correlated behind it
             return before.silent()
-        return Law(self._variance().view(wire.shape[1:]), reduced=self._sent_of)
+        noise = torch.ones(self.numbers_sent(tuple(wire.shape[1:])), device=wire.device)
+        for codec in self.codec:
+            noise = noise + codec.rounding()
+        return Law(self._variance(noise).view(wire.shape[1:]), reduced=self._sent_of)
 
     def gaussian_law(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor] | None:
         if not self.ready:
@@ -96,8 +106,8 @@ class Correlated(Defense, helpers=("sent", "shown")):
         """Return y, (B, k), of what reaches the tail, (B, ...): B has full rank."""
         raise NotImplementedError
 
-    def _variance(self) -> Tensor:
-        """Return the variance of the noise on each entry of the wire, (D,)."""
+    def _variance(self, noise: Tensor) -> Tensor:
+        """Return the variance of the noise on each entry of the wire, (D,), of that on the numbers, (k,)."""
         raise NotImplementedError
 
     def _have(self, name: str) -> Any:
@@ -105,3 +115,18 @@ class Correlated(Defense, helpers=("sent", "shown")):
         found = getattr(self, name)
         assert found is not None
         return found
+
+
+def acting(defense: object) -> list[Defense]:
+    """Return the defenses that change the wire, in their order on it; a codec counts.
+
+    Args:
+        defense: one, a stack of them, or None.
+    """
+    parts = list(defense) if isinstance(defense, Stack) else [] if defense is None else [defense]
+    return [part for part in parts if type(part).on_wire is not Defense.on_wire]  # type: ignore[attr-defined]
+
+
+def sends_fewer(part: object) -> bool:
+    """Return whether the cloud makes the wire from fewer numbers, which this defense sends."""
+    return isinstance(part, Correlated) and part.ready

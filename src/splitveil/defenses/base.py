@@ -19,7 +19,7 @@ from ._law import Law
 
 HOOKS = frozenset(
     {"install", "on_wire", "before_step", "loss", "refit", "restructure", "noise_variance", "leakage", "own_parameters"}
-    | {"restructure_like", "law", "gaussian_law", "memory", "numbers_sent"}
+    | {"restructure_like", "law", "gaussian_law", "memory", "numbers_sent", "bytes_sent"}
 )
 
 
@@ -231,6 +231,14 @@ class Defense(nn.Module):
         """
         return math.prod(wire)
 
+    def bytes_sent(self, wire: tuple[int, ...]) -> int:
+        """Return how many bytes are sent for one image: four for each number, unless a codec says otherwise.
+
+        Args:
+            wire: shape of what the tail receives, without the batch.
+        """
+        return 4 * self.numbers_sent(wire)
+
     def memory(self, batch: int, feature: tuple[int, ...], classes: int) -> dict[str, int]:
         """Return lower bounds of the memory that a training step takes at its peaks.
 
@@ -332,8 +340,15 @@ class Stack(Defense, helpers=("losses",)):
         return found
 
     def numbers_sent(self, wire: tuple[int, ...]) -> int:
-        acting = [part for part in self if type(part).on_wire is not Defense.on_wire]
+        acting = self._acting()
         return acting[-1].numbers_sent(wire) if acting else math.prod(wire)
+
+    def bytes_sent(self, wire: tuple[int, ...]) -> int:
+        acting = self._acting()
+        return acting[-1].bytes_sent(wire) if acting else 4 * math.prod(wire)
+
+    def _acting(self) -> list[Defense]:
+        return [part for part in self if type(part).on_wire is not Defense.on_wire]
 
     def memory(self, batch: int, feature: tuple[int, ...], classes: int) -> dict[str, int]:
         parts = ((name_of(type(part)), part.memory(batch, feature, classes)) for part in self)

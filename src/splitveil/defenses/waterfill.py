@@ -54,8 +54,8 @@ class Waterfill(Correlated):
         inverse = torch.linalg.pinv(self._have("estimate").double()).float()
         return (wire.flatten(1).float() - self._have("center")) @ inverse.T
 
-    def _variance(self) -> Tensor:
-        return self._have("estimate").square().sum(1)
+    def _variance(self, noise: Tensor) -> Tensor:
+        return self._have("estimate").square() @ noise
 
 
 def estimate_matrix(covariance: Tensor, matrix: Tensor) -> Tensor:

@@ -77,8 +77,8 @@ class WaterfillKronecker(Correlated):
         found = self._coordinates(wire.flatten(1).float() - self._have("center"))
         return found[:, self._have("kept")] / self._have("gain")
 
-    def _variance(self) -> Tensor:
+    def _variance(self, noise: Tensor) -> Tensor:
         found = torch.zeros_like(self._have("center"))
-        found[self._have("kept")] = self._have("gain").square()
+        found[self._have("kept")] = self._have("gain").square() * noise
         maps = found.view(len(self._have("channels")), -1)
         return (self._have("channels_back").square() @ maps @ self._have("places_back").square().T).flatten()

@@ -10,23 +10,25 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ..coded import sample
 from ..data import ImageSet, Split, to_float
+from ..defenses._codec import CODECS, Coder
+from ..defenses._codec_choice import choose, error_of
+from ..defenses.codec import codec_of
 from ..errors import UserError
 from ..evaluation.stage import parts
 from ..model import SplitModel
 from ..randomness import stream
 from ..runs import Run
 from ..storage.reading import finite
-from . import bundle, codec, manifests
+from . import bundle, manifests
 from .draws import Draw
 from .graphs import CloudGraph, DeviceGraph, Session, check_packages, cloud_bytes, device_bytes
 from .halves import Receiver, Sender
 from .verify import Comparison, Pair, as_input, compare
 
-GRID_IMAGES, SCORED, NOISE_IMAGES = 10_000, 2_000, 512
-"""Most training images that the grid is found on, most test images that are scored, images that the noise is measured
-on."""
-BATCH = 100
+SCORED = 2_000
+"""Most test images that are scored."""
 STEPS = ("draws", "codec", "device", "cloud", "verification", "writing")
 DTYPES = {"float16": "FP16", "float32": "FP32"}
 Show = Callable[[int, str], None]
@@ -37,7 +39,7 @@ class Options:
     """What is exported, and how.
 
     Attributes:
-        codec: a name of `codec.CODECS`.
+        codec: one of `defenses._codec.CODECS`.
         name: of the model at the server; None: that of the image set.
         overwrite: replace a bundle that is there.
         undefended: export a wire on which nothing is random.
@@ -88,8 +90,8 @@ def export(
     check_packages()
     bundle.check_place(out, options.overwrite)
     name = bundle.check_name(options.name or _plain(images.name))
-    if options.codec not in codec.CODECS:
-        raise UserError(f"codec {options.codec!r:.40}; expected one of: {', '.join(codec.CODECS)}")
+    if options.codec not in CODECS:
+        raise UserError(f"codec {options.codec!r:.40}; expected one of: {', '.join(CODECS)}")
     told = show or (lambda number, step: None)
     given = parts(run.settings, images, run.settings.protocol, None, None)
     made = convert(run.model(images), given.defender_train, given.utility_test, options, told)
@@ -123,7 +125,7 @@ class Converted:
     encoder: bytes
     tail: bytes
     draws: list[Draw]
-    coder: codec.Coder
+    coder: Coder
     error: float | None
     compared: Comparison
 
@@ -152,7 +154,7 @@ def convert(model: SplitModel, train: Split, test: Split, options: Options, show
         raise UserError("nothing on this wire is random, so that it hides little; add --allow-undefended to export it")
     show(1, STEPS[1])
     sent, sigma = sample(send, train, options.seed)
-    coder, error = codec.choose(options.codec, sent, sigma)
+    coder, error = _coder(model, options.codec, sent, sigma)
     device, cloud = DeviceGraph(send, draws, coder), CloudGraph(receive, coder)
     show(2, STEPS[2])
     encoder = device_bytes(device, as_input(train.images[:3]), draws)
@@ -165,25 +167,15 @@ def convert(model: SplitModel, train: Split, test: Split, options: Options, show
     return Converted(encoder, tail, draws, coder, error, compared)
 
 
-@torch.no_grad()
-def sample(send: Sender, train: Split, seed: int) -> tuple[Tensor, float]:
-    """Return what is sent for training images, (N, ...), and the standard deviation of its noise.
-
-    The deviation is that between two looks at the same image, over √2.
-
-    Args:
-        send: the device's half.
-        train: training images.
-        seed: of their choice and their noise.
-    """
-    few = to_float(train.images[:2])
-    numbers = send(few, stream("cpu", seed, 0))[0].numel()
-    count = max(3, min(GRID_IMAGES, codec.MOST_VALUES // numbers))
-    chosen = train.images[torch.randperm(len(train), generator=stream("cpu", seed, 0))[:count]]
-    rng = stream("cpu", seed, 1)
-    sent = torch.cat([send(to_float(part), rng).float() for part in chosen.split(BATCH)])
-    again = torch.cat([send(to_float(part), rng).float() for part in chosen[:NOISE_IMAGES].split(BATCH)])
-    return sent, float(((sent[: len(again)] - again).square().mean() / 2).sqrt())
+def _coder(model: SplitModel, name: str, sent: Tensor, sigma: float) -> tuple[Coder, float | None]:
+    """Return the coder of the wire, and its error in deviations of the noise; a coded run has its own."""
+    own = codec_of(model.defense)
+    if own is None:
+        return choose(name, sent, sigma)
+    if name not in ("auto", own.name):
+        raise UserError(f"codec {name}, but the wire of this run is sent by {own.name} already; export the run itself")
+    coder = own.coder(tuple(sent.shape[1:]))
+    return coder, error_of(coder, sent, sigma)
 
 
 def _about(name: str, images: ImageSet, made: Converted) -> dict[str, Any]:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
+from ..defenses._codec import Coder
 from ..errors import UserError
-from .codec import Coder
 from .draws import Draw
 from .halves import Receiver, Replayed, Sender
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..defenses._correlated import Correlated
-from ..defenses.base import Defense, Stack, name_of
+from ..defenses._correlated import acting, sends_fewer
+from ..defenses.base import name_of
+from ..defenses.codec import Codec, sent_by
 from ..model import SplitModel
 from .draws import Draw, Replay, trace
 
@@ -29,16 +30,12 @@ class Sender(nn.Module):
         super().__init__()
         self.network = copy.copy(model)
         self.network._modules = {**model._modules, "tail": nn.Identity(), "defense": None}
-        self.parts = nn.ModuleList(acting(model))
+        self.parts = nn.ModuleList(noisy_parts(model))
         self.eval()
 
     def forward(self, x: Tensor, rng: torch.Generator) -> Tensor:
         """Return what is sent for pixels (B, C, H, W) in [0, 1]."""
-        sent = self.network.features(x)
-        for number, part in enumerate(self.parts, 1):
-            last = number == len(self.parts)
-            sent = part.sent(sent, rng) if last and sends_fewer(part) else part.on_wire(sent, rng)  # type: ignore[operator]
-        return sent
+        return sent_by(list(self.parts), self.network.features(x), rng)
 
     def draws(self, x: Tensor) -> list[Draw]:
         """Return every draw of the encoder and the defenses, see `draws.trace`.
@@ -65,7 +62,7 @@ class Receiver(nn.Module):
 
     def __init__(self, model: SplitModel):
         super().__init__()
-        parts = acting(model)
+        parts = noisy_parts(model)
         self.last = parts[-1] if parts and sends_fewer(parts[-1]) else None
         self.tail, self.feature = model.tail, tuple(model.wire_shape)
         self.eval()
@@ -94,21 +91,10 @@ class Replayed(nn.Module):
             return self.send(x, torch.Generator())
 
 
-def acting(model: SplitModel) -> list[Any]:
-    """Return the defenses that change the wire, in their order on it.
+def noisy_parts(model: SplitModel) -> list[Any]:
+    """Return the defenses that change the wire, in their order on it, without the codec.
 
     Args:
         model: with its defense.
     """
-    defense = model.defense
-    parts: list[Any] = list(defense) if isinstance(defense, Stack) else [] if defense is None else [defense]
-    return [part for part in parts if type(part).on_wire is not Defense.on_wire]
-
-
-def sends_fewer(part: nn.Module) -> bool:
-    """Return whether the cloud makes the wire from fewer numbers, which this defense sends.
-
-    Args:
-        part: a defense.
-    """
-    return isinstance(part, Correlated) and part.ready
+    return [part for part in acting(model.defense) if not isinstance(part, Codec)]

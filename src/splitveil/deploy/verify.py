@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..data import Split
+from ..defenses._codec import Coder, Grid
 from ..errors import UserError
 from ..statistics.intervals import Interval, binomial_ci, paired_difference
-from .codec import Coder, Grid
 from .draws import Draw
 from .graphs import CloudGraph, DeviceGraph, Session
 

@@ -147,7 +147,7 @@ def _summary(run: Run, hardened: SplitModel, search: Search, seconds: float) -> 
         "leakage_nats": None,
         "seconds": seconds,
         "parameters": parameter_counts(hardened),
-        "wire": {"shape": shape, "bytes": 4 * hardened.numbers_sent},
+        "wire": {"shape": shape, "bytes": hardened.bytes_sent},
         "environment": environment(),
         "hardening": {"of": str(run.path), "accuracy_before": run.summary["accuracy"], **search.as_dict()},
     }

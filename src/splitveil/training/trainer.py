@@ -103,7 +103,7 @@ class Trainer(Training):
             "images": {"train": len(self.train), "test": len(hits)},
             **self.pinned,
             "parameters": parameter_counts(self.model),
-            "wire": {"shape": shape, "bytes": 4 * self.model.numbers_sent},
+            "wire": {"shape": shape, "bytes": self.model.bytes_sent},
             "precision": precision(self.settings.precision, self.fabric.device),
             "environment": environment(),
         }

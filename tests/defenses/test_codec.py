@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitveil.deploy.codec import Grid, choose, fit
+from splitveil.defenses._codec import Grid
+from splitveil.defenses._codec_choice import choose, fit
 from splitveil.errors import UserError
 
 

@@ -1,0 +1,146 @@
+"""Runs whose wire is sent by a codec: attacks see what is really sent, and it is what an export sends."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from commands import answer
+from splitveil import runs
+from splitveil.bounds.base import Channel
+from splitveil.bounds.linkage import Linkage
+from splitveil.bounds.pairwise import PairwiseBound
+from splitveil.coded import coded_run
+from splitveil.defenses._codec_choice import fit
+from splitveil.defenses._law import law_of
+from splitveil.defenses.base import Stack
+from splitveil.defenses.codec import Codec, codec_of
+from splitveil.defenses.waterfill import Waterfill
+from splitveil.errors import UserError
+from splitveil.model import SplitModel
+from toy import images, model, rng
+
+
+@pytest.fixture
+def run(small, small_run, tmp_path) -> runs.Run:
+    return runs.Run.open(shutil.copytree(small_run, tmp_path / "run"))
+
+
+def behind(defense: SplitModel, bits: int = 4) -> SplitModel:
+    """The same model, whose wire is sent by a grid that fits it."""
+    codec = Codec(f"uint{bits}")  # type: ignore[arg-type]
+    parts = list(defense.defense) if isinstance(defense.defense, Stack) else [defense.defense]
+    coded = SplitModel(defense.encoder, defense.tail, defense=[*parts, codec], example=torch.rand(1, 3, 4, 4))  # type: ignore[list-item]
+    part = parts[-1]
+    x = torch.rand(500, 3, 4, 4, generator=rng())
+    z = coded.features(x)
+    sent = part.sent(z, rng(1)) if isinstance(part, Waterfill) else coded.protect(z, rng(1))
+    codec.set_grid(fit(sent.detach(), bits))
+    return coded.eval().requires_grad_(False)
+
+
+def test_the_attacked_run_sends_what_the_codec_says(run):
+    before = run.digest()
+    assert answer("attack", run.path, "--codec", "uint4", "--attack", "linear:looks=1", "--attacked", "8")[0] == 0
+    folder = run.path / "coded" / "uint4"
+    coded = runs.Run.open(folder)
+    digits = runs.load_images(run.settings)
+    wires = coded.model(digits).encode(digits.test.images.float() / 255, rng())
+    assert max(len(values.unique()) for values in wires.movedim(1, 0)) <= 16
+    assert coded.summary["wire"]["bytes"] == wires[0].numel() // 2
+    assert coded.summary["coding"]["weights"] == run.digest() == before
+    assert (folder / "attacks" / "linear" / "summary.json").is_file()
+    assert not (run.path / "attacks" / "linear@uint4").exists()
+
+
+def test_it_is_made_once_and_again_for_other_weights(run):
+    digits = runs.load_images(run.settings)
+    first = coded_run(run, digits, "uint8")
+    stamp = (first.path / "summary.json").stat().st_mtime_ns
+    assert coded_run(run, digits, "uint8").summary == first.summary
+    assert (first.path / "summary.json").stat().st_mtime_ns == stamp
+    assert coded_run(first, digits, "auto") is first
+    with pytest.raises(UserError, match=r"codec uint2, but the wire of .* is sent by uint8 already"):
+        coded_run(first, digits, "uint2")
+    changed = run.model(digits)
+    next(changed.tail.parameters()).data.mul_(2)
+    runs.save_weights(changed, run.path / "model.safetensors")
+    assert coded_run(run, digits, "uint8").summary["coding"]["weights"] == run.digest()
+
+
+def test_an_unknown_codec_is_refused_before_anything_is_written(run):
+    code, error = answer("attack", run.path, "--codec", "uint3", "--attack", "linear")
+    assert code == 2
+    assert "codec 'uint3'; expected one of: auto, uint8, uint4, uint2, float16, float32" in error
+    assert not (run.path / "coded").exists()
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_law_tells_of_the_rounding(bits):
+    coded = behind(model(16, 0.3)[0], bits)
+    z = coded.features(torch.rand(4000, 3, 4, 4, generator=rng(2)))
+    wire = coded.protect(z, rng(3))
+    told = law_of(coded.defense, wire).variance
+    measured = (wire - z).var()
+    # A coarse grid ends where few values lie, and its rounding is no uniform noise: then it is rough.
+    assert float(torch.as_tensor(told).mean()) == pytest.approx(float(measured), rel=0.3 if bits == 2 else 0.05)
+
+
+def watered() -> SplitModel:
+    plain, _ = model(12, 0.0)
+    noise = Waterfill(0.1)
+    draw = {"generator": rng(5)}
+    noise.center, noise.matrix, noise.estimate = torch.zeros(12), torch.randn(5, 12, **draw), torch.randn(12, 5, **draw)
+    return SplitModel(plain.encoder, plain.tail, defense=[noise], example=torch.rand(1, 3, 4, 4))
+
+
+def test_behind_waterfill_the_numbers_are_coded_that_are_sent():
+    coded = behind(watered(), 2)
+    noise, codec = coded.defense
+    z = coded.features(torch.rand(300, 3, 4, 4, generator=rng(2)))
+    read = noise._sent_of(coded.protect(z, rng(3)))
+    assert max(len((values * 1e3).round().unique()) for values in read.T) <= 4
+    assert torch.allclose(read, codec.coded(noise.sent(z, rng(3))), atol=1e-3)
+    assert (coded.numbers_sent, coded.bytes_sent) == (5, 2)
+    wire, clean = coded.protect(z, rng(4)), noise._shown(noise._sent(z))
+    told = law_of(coded.defense, wire).variance
+    measured = (wire.flatten(1) - clean).square().mean()
+    assert float(torch.as_tensor(told).mean()) == pytest.approx(float(measured), rel=0.2)
+    assert float(measured) > 1.5 * float(noise._variance(torch.ones(5)).mean())
+
+
+def test_gradients_pass_a_codec_as_if_it_were_not_there():
+    coded = behind(model(16, 0.3)[0], 2)
+    z = torch.rand(2, 16, requires_grad=True)
+    (gradient,) = torch.autograd.grad(coded.protect(z, rng()).sum(), z)
+    assert torch.equal(gradient, torch.ones_like(z))
+
+
+def test_bounds_that_say_what_arrives_see_the_codec():
+    toys, plain = images(400, 1), model(16, 0.02)[0]
+    found = {}
+    for name, one in (("plain", plain), ("coded", behind(plain, 2))):
+        channel = Channel.of(one, toys, rng())
+        found[name] = [e.kind for e in PairwiseBound().estimate(channel, rng())], Linkage().estimate(channel, rng())
+    assert [kinds for kinds, _ in found.values()] == [["lower", "upper"], ["upper"]]
+    seen = [estimates[-2].value for _, estimates in found.values()]
+    assert seen[0] > 0.99
+    assert seen[1] < 0.9  # 32 bits tell fewer of 100 photos apart
+
+
+def test_the_export_of_a_coded_run_keeps_its_grid(run):
+    from splitveil.deploy.export import _coder
+
+    digits = runs.load_images(run.settings)
+    coded = coded_run(run, digits, "uint4").model(digits)
+    own = codec_of(coded.defense)
+    assert own is not None
+    sent = coded.features(digits.test.images.float() / 255).detach()
+    coder, error = _coder(coded, "auto", sent, 0.1)
+    assert coder.codec == "uint4"
+    assert torch.equal(coder.low.flatten(), own.low)  # type: ignore[union-attr, arg-type]
+    assert error is not None
+    with pytest.raises(UserError, match="codec uint8, but the wire of this run is sent by uint4 already"):
+        _coder(coded, "uint8", sent, 0.1)
