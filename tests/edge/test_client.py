@@ -39,6 +39,16 @@ def test_answers_are_those_of_the_tail_to_the_wires_that_were_sent(made):
     assert len({asked.about["id"] for asked in stub.asked}) == 3
 
 
+def test_a_request_of_large_wires_holds_fewer_images(made, monkeypatch):
+    folder, bundle = made
+    with serving(bundle) as stub, Client(stub.url, folder) as client:
+        monkeypatch.setattr("splitveil_edge.client.MOST_BYTES", 13)
+        assert len(client.classify(some(7))) == 7
+        monkeypatch.setattr("splitveil_edge.client.MOST_BYTES", 1)
+        assert len(client.classify(some(2))) == 2
+    assert [len(asked.wires) for asked in stub.asked] == [3, 3, 1, 1, 1]
+
+
 def test_an_answer_with_its_numbers_in_json_is_read(made):
     folder, bundle = made
 

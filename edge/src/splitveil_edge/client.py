@@ -17,8 +17,8 @@ from . import bundle, pixels, protocol, retry, transport
 from .encode import Wires
 from .errors import ServerError, UserError
 
-AT_ONCE = 256
-"""Most images of a request, which is what `splitveil serve` takes."""
+AT_ONCE, MOST_BYTES = 256, 2**20 - 2**14
+"""Most images of a request, and most bytes of their wires: what `splitveil serve` takes unless it is told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,9 @@ class Client:
         start = time.monotonic()
         ready = pixels.prepare(images, self.device.image, self._resize)
         answers: list[Answer] = []
-        for i in range(0, len(ready), AT_ONCE):
-            answers += self._some(ready[i : i + AT_ONCE], start)
+        some = max(1, min(AT_ONCE, MOST_BYTES // self.device.bytes_per_image))
+        for i in range(0, len(ready), some):
+            answers += self._some(ready[i : i + some], start)
         return answers
 
     def close(self) -> None:

@@ -73,12 +73,12 @@ def _one(image: Images, shape: tuple[int, int, int], resize: str | None, wanted:
 
 
 def bilinear(image: Images, height: int, width: int) -> Images:
-    """Return an image scaled as Pillow's antialiased ``BILINEAR`` does, the columns and then the rows, without Pillow.
+    """Return an image scaled as Pillow 13 does by its antialiased ``BILINEAR``, bit for bit, without Pillow.
 
-    SplitVeil scales the images of `folder` and `facescrub` by Pillow before it trains on them: columns and rows are
-    weighed by a triangle, with weights of 22 bits and rounding to 8 bits after each. Pillow up to 12 gives these bits.
-    From 13 on it begins with the rows where the height shrinks much more than the width, and there up to a quarter of
-    the values differ, by one gray level of 255.
+    SplitVeil scales the images of `folder` and `facescrub` so before it trains on them. Pillow weighs columns and rows
+    by a triangle, with weights of 22 bits, and rounds to 8 bits after each, so that their order shows. Up to version 12
+    the columns always come first: where the height shrinks by more than twice as many pixels as the width, up to a
+    quarter of the values differ by one gray level of 255 from those of such a training.
 
     Args:
         image: uint8 (H, W, C).
@@ -88,16 +88,29 @@ def bilinear(image: Images, height: int, width: int) -> Images:
     >>> bilinear(np.array([[[0], [100]], [[0], [100]]], np.uint8), 1, 2)[..., 0]
     array([[  0, 100]], dtype=uint8)
     """
-    across, down = _weights(image.shape[1], width), _weights(image.shape[0], height)
-    if width != image.shape[1]:
-        parts = [_rounded(across @ image[i : i + ROWS]) for i in range(0, len(image), ROWS)]
-        image = np.concatenate(parts)
-    if height != len(image):
-        sums = np.zeros((height, image[0].size))
-        for i in range(0, len(image), ROWS):
-            sums += down[:, i : i + ROWS] @ image[i : i + ROWS].reshape(-1, image[0].size)
-        image = _rounded(sums).reshape(height, *image.shape[1:])
-    return image
+    shrinks, rest = len(image) - height, image.shape[1] - width
+    if shrinks > 0 and shrinks > 2 * rest:
+        return _across(_down(image, height), width)
+    return _down(_across(image, width), height)
+
+
+def _across(image: Images, width: int) -> Images:
+    """Return an image of another width."""
+    if width == image.shape[1]:
+        return image
+    weights = _weights(image.shape[1], width)
+    return np.concatenate([_rounded(weights @ image[i : i + ROWS]) for i in range(0, len(image), ROWS)])
+
+
+def _down(image: Images, height: int) -> Images:
+    """Return an image of another height."""
+    if height == len(image):
+        return image
+    weights, values = _weights(len(image), height), image[0].size
+    sums = np.zeros((height, values))
+    for i in range(0, len(image), ROWS):
+        sums += weights[:, i : i + ROWS] @ image[i : i + ROWS].reshape(-1, values)
+    return _rounded(sums).reshape(height, *image.shape[1:])
 
 
 def _weights(size: int, wanted: int) -> NDArray[np.float64]:
