@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from scipy import stats
 
+from splitveil.defenses._codec import Grid
 from splitveil.deploy import page
-from splitveil.deploy.codec import Grid
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="needs node")
