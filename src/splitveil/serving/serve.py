@@ -13,6 +13,7 @@ from pathlib import Path
 from ..deploy import bundle
 from . import metrics, supervisor, worker
 from .metrics import Log
+from .service import cloud_of
 from .settings import Settings, bound, check, tls_context
 
 
@@ -51,6 +52,7 @@ def main(text: str) -> int:
     check(settings)
     tls_context(settings)
     found = bundle.read(settings.bundle)
+    cloud_of(found)
     name, log = found.model_name, Log()
     if settings.workers == 1:
         listening = bound(settings, settings.port, several=False)

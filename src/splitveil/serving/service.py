@@ -218,11 +218,24 @@ class Service:
             ) from None
 
 
-def _model_of(bundle: Bundle) -> Run:
+def cloud_of(bundle: Bundle) -> bytes:
+    """Return the model that is served.
+
+    Args:
+        bundle: a bundle or its cloud part.
+
+    Raises:
+        UserError: it is the part of the device.
+    """
     if "cloud" not in bundle.models:
         raise UserError("this is the device part of a bundle; serve the bundle, or its folder cloud")
+    return bundle.models["cloud"]
+
+
+def _model_of(bundle: Bundle) -> Run:
+    model = cloud_of(bundle)
     try:
-        return session(bundle.models["cloud"])
+        return session(model)
     except ImportError:
         raise UserError("onnxruntime is not installed; pip install 'splitveil[deploy]'") from None
     except Exception as error:

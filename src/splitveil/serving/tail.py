@@ -112,9 +112,7 @@ class Tail:
             self._jobs.append(job)
             self._waiting += len(wires)
             self._changed.notify()
-        job.future.add_done_callback(
-            lambda future: self._leave(job) if future.cancelled() else None
-        )  # codespell:ignore cancelled
+        job.future.add_done_callback(lambda future: self._leave(job))
         return job.future
 
     def close(self) -> None:
@@ -128,6 +126,7 @@ class Tail:
         self._thread.join()
 
     def _leave(self, job: _Job) -> None:
+        """Take a request off the queue whose future is done: its client has left, or a part of it failed."""
         with self._changed:
             if job.taken < len(job.wires) and job in self._jobs:
                 self._jobs.remove(job)

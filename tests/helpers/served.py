@@ -1,0 +1,226 @@
+"""A server of a tiny bundle: asked in the process of the test, over a socket, or as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import io
+import json
+import os
+import re
+import signal
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import small_bundle
+from splitveil.deploy.bundle import Bundle
+from splitveil.serving import guard
+from splitveil.serving.app import Application, app
+from splitveil.serving.limits import Limits
+from splitveil.serving.metrics import Log
+from splitveil.serving.service import Service
+from splitveil.serving.settings import Settings
+from splitveil.serving.tokens import Tokens
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        length = int(self.headers.get("inference-header-content-length", len(self.body)))
+        return json.loads(self.body[:length])
+
+    @property
+    def logits(self) -> np.ndarray:
+        (output,) = self.json["outputs"]
+        length = self.headers.get("inference-header-content-length")
+        if length is None:
+            return np.array(output["data"], np.float32).reshape(output["shape"])
+        return np.frombuffer(self.body[int(length) :], "<f4").reshape(output["shape"])
+
+
+@dataclass
+class Door:
+    """A service and its application, with its log in memory."""
+
+    service: Service
+    application: Application
+    log: io.StringIO
+
+    @property
+    def infer(self) -> str:
+        return f"/v2/models/{self.service.served.model}/infer"
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | Sequence[bytes] = b"",
+        headers: dict[str, str] | None = None,
+        stays: bool = True,
+    ) -> Answer:
+        """Answer one request. A body of several parts is sent in chunks, without Content-Length."""
+        whole = isinstance(body, bytes)
+        parts = [body] if isinstance(body, bytes) else list(body)
+        sent = {**({"content-length": str(len(body))} if whole and body else {}), **(headers or {})}
+        if not whole:
+            sent["transfer-encoding"] = "chunked"
+        messages = [
+            {"type": "http.request", "body": part, "more_body": place + 1 < len(parts)}
+            for place, part in enumerate(parts)
+        ]
+        if not stays:
+            messages.append({"type": "http.disconnect"})
+        found: list[Any] = []
+
+        async def receive():
+            if messages:
+                return messages.pop(0)
+            return await asyncio.Event().wait()
+
+        async def send(message):
+            found.append(message)
+
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "headers": [(name.lower().encode(), value.encode()) for name, value in sent.items()],
+        }
+        await self.application(scope, receive, send)  # type: ignore[arg-type]
+        if not found:
+            return Answer(0, {}, b"")
+        start, end = found
+        assert not end.get("more_body")
+        return Answer(start["status"], {name.decode(): value.decode() for name, value in start["headers"]}, end["body"])
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return what was logged."""
+        return [json.loads(line) for line in self.log.getvalue().splitlines()]
+
+
+@contextlib.contextmanager
+def door(
+    bundle: Bundle, limits: Limits | None = None, tokens: Path | None = None, run: Any = None, pages: Any = None
+) -> Iterator[Door]:
+    log = io.StringIO()
+    service = Service(bundle, limits, Tokens(tokens) if tokens else None, log=Log(log), run=run)
+    try:
+        yield Door(service, app(service, pages), log)
+    finally:
+        service.close()
+
+
+@contextlib.asynccontextmanager
+async def listening(opened: Door, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """Listen on an ephemeral port in this process; yield the port."""
+    make, connections = guard.factory(opened.application, opened.service)
+    server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0, ssl=context)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for connection in list(connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)
+
+
+def asked(wires: np.ndarray, binary: bool = True, **more: Any) -> tuple[bytes, dict[str, str]]:
+    """Return the body and the headers of an inference request."""
+    about: dict[str, Any] = {"name": "wire", "datatype": "UINT8", "shape": list(wires.shape)}
+    if not binary:
+        about["data"] = wires.ravel().tolist()
+        return json.dumps({"inputs": [about], **more}).encode(), {}
+    raw = wires.tobytes()
+    about["parameters"] = {"binary_data_size": len(raw)}
+    outputs = [{"name": "logits", "parameters": {"binary_data": True}}]
+    head = json.dumps({"inputs": [about], "outputs": outputs, **more}).encode()
+    return head + raw, {"Inference-Header-Content-Length": str(len(head))}
+
+
+def some_wires(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, small_bundle.SENT), np.uint8)
+
+
+def expected(bundle: Bundle, wires: np.ndarray) -> np.ndarray:
+    """Return the logits of the bundle's own tail."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(bundle.models["cloud"], providers=["CPUExecutionProvider"])
+    return session.run(None, {"wire": wires})[0]  # type: ignore[return-value]
+
+
+@dataclass
+class Running:
+    """A server in a process of its own."""
+
+    process: subprocess.Popen[str]
+    port: int
+    line: str
+    log: Path
+    context: ssl.SSLContext | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def connect(self) -> http.client.HTTPConnection:
+        if self.context is None:
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=self.context)
+
+    def ask(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Answer:
+        connection = self.connect()
+        try:
+            return say(connection, method, path, body, {**self.headers, **(headers or {})})
+        finally:
+            connection.close()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+def say(connection: http.client.HTTPConnection, method: str, path: str, body: bytes, headers: dict[str, str]) -> Answer:
+    connection.request(method, path, body, headers)
+    response = connection.getresponse()
+    return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+
+
+@contextlib.contextmanager
+def started(settings: Settings, log: Path, **more: Any) -> Iterator[Running]:
+    """Run `splitveil serve` as its process looks after the command has checked its arguments."""
+    with log.open("w") as error:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "splitveil.serving", settings.to_json()],
+            stdout=subprocess.PIPE,
+            stderr=error,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(_source())},
+        )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        port = re.search(r":(\d+);", line)
+        assert port, log.read_text()
+        yield Running(process, int(port[1]), line, log, **more)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def _source() -> Iterable[str]:
+    """Return the folder from which this process imports the package, for its children."""
+    import splitveil
+
+    return [str(Path(str(splitveil.__file__)).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]

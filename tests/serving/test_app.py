@@ -1,0 +1,393 @@
+"""The door for HTTP: answers equal the model's, and every refusal has its code and one line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+import served
+import small_bundle
+from served import asked, some_wires
+from splitveil.serving import protocol
+from splitveil.serving.limits import Limits
+from splitveil.serving.tokens import digest
+
+TOKEN = "a-token-that-nobody-logs"
+
+
+@pytest.fixture(scope="module")
+def door(bundle):
+    with served.door(bundle, pages={"/": b"<p>page</p>"}) as opened:
+        yield opened
+
+
+@pytest.fixture
+def guarded(bundle, tmp_path):
+    file = tmp_path / "tokens"
+    file.write_text(f"ann:{digest(TOKEN)}\n")
+    with served.door(bundle, tokens=file) as opened:
+        yield opened
+
+
+def ask(door: served.Door, *args: Any, **more: Any) -> served.Answer:
+    return asyncio.run(door.ask(*args, **more))
+
+
+def one(**changes: Any) -> bytes:
+    """Return a request for one image, with changes of its input."""
+    about = {"name": "wire", "datatype": "UINT8", "shape": [1, 4], "data": [1, 2, 3, 4], **changes}
+    return json.dumps({"inputs": [{key: value for key, value in about.items() if value is not None}]}).encode()
+
+
+@pytest.mark.parametrize("count", [1, 3, 256])
+@pytest.mark.parametrize("binary", [True, False])
+def test_answers_equal_the_models(door, bundle, count, binary):
+    wires = some_wires(count)
+    body, headers = asked(wires, binary, id="mine")
+    answer = ask(door, "POST", door.infer, body, headers)
+    np.testing.assert_array_equal(answer.logits, served.expected(bundle, wires))
+    assert answer.status == 200
+    about = answer.json
+    assert about["model_name"] == door.service.served.model
+    assert (about["model_version"], about["id"]) == ("1", "mine")
+    assert ("data" in about["outputs"][0]) is not binary
+    assert answer.headers["content-length"] == str(len(answer.body))
+
+
+def test_nested_lists_a_version_and_an_id_of_our_own(door, bundle):
+    wires = some_wires(2)
+    body = one(shape=[2, 4], data=wires.tolist())
+    answer = ask(door, "POST", door.infer.replace("/infer", "/versions/1/infer"), body)
+    np.testing.assert_array_equal(answer.logits, served.expected(bundle, wires))
+    assert len(answer.json["id"]) == 16
+
+
+def test_binary_answers_where_all_outputs_are_asked_for_in_binary(door):
+    body = json.dumps({**json.loads(one()), "parameters": {"binary_data_output": True}}).encode()
+    assert "inference-header-content-length" in ask(door, "POST", door.infer, body).headers
+
+
+def test_health_and_metadata(door):
+    model = door.infer.removesuffix("/infer")
+    assert ask(door, "GET", "/v2/health/live").json == {"live": True}
+    assert ask(door, "GET", "/v2/health/ready").json == {"ready": True}
+    assert ask(door, "GET", "/v2").json["extensions"] == ["binary_tensor_data"]
+    assert ask(door, "GET", f"{model}/versions/1/ready").json["ready"] is True
+    assert ask(door, "GET", model).json == {
+        "name": door.service.served.model,
+        "versions": ["1"],
+        "platform": "onnxruntime_onnx",
+        "inputs": [{"name": "wire", "datatype": "UINT8", "shape": [-1, small_bundle.SENT]}],
+        "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, len(small_bundle.CLASSES)]}],
+    }
+
+
+def test_a_page_may_reach_its_own_server_only_and_is_not_kept(door):
+    answer = ask(door, "GET", "/")
+    assert answer.body == b"<p>page</p>"
+    assert answer.headers["cache-control"] == "no-store"
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "connect-src 'self'" in policy
+
+
+MALFORMED = {
+    "no JSON": b"codes",
+    "no UTF-8": b"\xff{}",
+    "no object": b"[]",
+    "not a number": b'{"inputs": NaN}',
+    "nested too deeply": b'{"inputs":' + b"[" * 15000,
+    "a number of thousands of digits": one(data=None)[:-3] + b', "data": [1, 2, 3, ' + b"9" * 5000 + b"]}]}",
+    "no inputs": b"{}",
+    "no list of inputs": b'{"inputs": {"name": "wire"}}',
+    "no objects": b'{"inputs": [1]}',
+    "two inputs": json.dumps({"inputs": 2 * json.loads(one())["inputs"]}).encode(),
+    "another input": one(name="image"),
+    "another type": one(datatype="FP32"),
+    "no type": one(datatype=None),
+    "another shape": one(shape=[1, 5], data=[1, 2, 3, 4, 5]),
+    "no image": one(shape=[0, 4], data=[]),
+    "a negative shape": one(shape=[-1, 4]),
+    "a true shape": one(shape=[True, 4]),
+    "a shape of floats": one(shape=[1.0, 4]),
+    "no shape": one(shape=None),
+    "too few numbers": one(data=[1, 2, 3]),
+    "lists of unequal lengths": one(data=[[1, 2], [3]]),
+    "floats": one(data=[1, 2, 3, 4.5]),
+    "truths": one(data=[True, True, True, True]),
+    "words": one(data=["1", "2", "3", "4"]),
+    "256": one(data=[1, 2, 3, 256]),
+    "below 0": one(data=[1, 2, 3, -1]),
+    "beyond 64 bits": one(data=[1, 2, 3, 2**70]),
+    "no list of data": one(data="1234"),
+    "no data": one(data=None),
+    "both kinds of data": one(parameters={"binary_data_size": 0}),
+    "more bytes than there are": one(data=None, parameters={"binary_data_size": 4}),
+    "a size that is none": one(data=None, parameters={"binary_data_size": "4"}),
+    "parameters that are none": one(parameters=[1]),
+    "another output": json.dumps({**json.loads(one()), "outputs": [{"name": "feature"}]}).encode(),
+    "an output without a name": json.dumps({**json.loads(one()), "outputs": [{}]}).encode(),
+    "binary that is no truth": json.dumps({**json.loads(one()), "parameters": {"binary_data_output": 1}}).encode(),
+    "classification": json.dumps(
+        {**json.loads(one()), "outputs": [{"name": "logits", "parameters": {"classification": 3}}]}
+    ).encode(),
+    "an id with other letters": json.dumps({**json.loads(one()), "id": "a\nb"}).encode(),
+    "a long id": json.dumps({**json.loads(one()), "id": "a" * 65}).encode(),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_what_is_malformed_is_400(door, name):
+    check_refusal(ask(door, "POST", door.infer, MALFORMED[name]), 400)
+
+
+@pytest.mark.parametrize("length", ["-1", "x", "", "99999", "9" * 30, "4"])
+def test_a_wrong_length_of_the_json_part_is_400(door, length):
+    check_refusal(
+        ask(door, "POST", door.infer, one(), {"Inference-Header-Content-Length": length}),
+        400,
+    )
+
+
+def test_bytes_too_many_are_400(door):
+    body, headers = asked(some_wires(2))
+    check_refusal(ask(door, "POST", door.infer, body + b"1", headers), 400)
+
+
+def test_a_compressed_body_is_400(door):
+    check_refusal(ask(door, "POST", door.infer, one(), {"Content-Encoding": "gzip"}), 400)
+
+
+@pytest.mark.parametrize("path", ["/v2/models/tiny-000000000000/infer", "/v2/models/tiny-000000000000"])
+def test_another_pair_is_404_and_told_what_to_do(door, path):
+    answer = ask(door, "POST" if path.endswith("infer") else "GET", path)
+    check_refusal(answer, 404)
+    assert door.service.served.model in answer.json["error"]
+    assert "export the device part again" in answer.json["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v3", 404),
+        ("GET", "/v2/models/", 404),
+        ("POST", "/v2", 405),
+        ("DELETE", "/v2/health/live", 405),
+        ("GET", "INFER", 405),
+        ("POST", "VERSION", 404),
+    ],
+)
+def test_other_addresses_and_methods(door, method, path, status):
+    path = {"INFER": door.infer, "VERSION": door.infer.replace("/infer", "/versions/2/infer")}.get(path, path)
+    check_refusal(ask(door, method, path), status)
+
+
+def test_too_many_images_are_413(door):
+    check_refusal(ask(door, "POST", door.infer, *asked(some_wires(257))), 413)
+
+
+def test_a_long_body_is_413_before_it_is_read(bundle):
+    with served.door(bundle, Limits(body=100)) as door:
+        for length in ("101", "9" * 5000):
+            answer = ask(door, "POST", door.infer, [b"not read"], {"Content-Length": length})
+            check_refusal(answer, 413)
+            assert answer.headers["connection"] == "close"
+        assert ask(door, "POST", door.infer, [b"x" * 60, b"x" * 60, b"never asked for"]).status == 413
+        assert [line["bytes"] for line in door.lines()] == [0, 0, 120]
+
+
+def test_tokens(guarded):
+    body, headers = asked(some_wires(1))
+    for wrong in (
+        None,
+        "",
+        TOKEN,
+        f"Basic {TOKEN}",
+        "Bearer ",
+        "Bearer other",
+        f"Bearer {TOKEN}x",
+        "Bearer " + "x" * 9999,
+    ):
+        answer = ask(
+            guarded, "POST", guarded.infer, body, {**headers, **({"Authorization": wrong} if wrong is not None else {})}
+        )
+        check_refusal(answer, 401)
+        assert answer.headers["www-authenticate"] == "Bearer"
+    assert ask(guarded, "GET", "/v2/models/other").status == 401  # the name is not told to strangers
+    assert ask(guarded, "GET", "/v2/health/ready").status == 200
+    right = {"Authorization": f"bearer {TOKEN}"}
+    assert ask(guarded, "GET", "/v2", headers=right).status == 200
+    assert ask(guarded, "POST", guarded.infer, body, {**headers, **right}).status == 200
+    assert guarded.lines()[-1]["token"] == "ann"
+
+
+def test_the_log_has_these_facts_and_no_content(guarded):
+    right = {"Authorization": f"Bearer {TOKEN}"}
+    wires = np.full((2, 4), 77, np.uint8)
+    body, headers = asked(wires, binary=False, id="mine")
+    answer = ask(guarded, "POST", guarded.infer, body, {**headers, **right})
+    ask(guarded, "POST", guarded.infer, one(name="secret", datatype="secret"), right)
+    ask(guarded, "POST", guarded.infer, b"secret", {"Authorization": "Bearer secret"})
+    text = guarded.log.getvalue()
+    first = guarded.lines()[0]
+    assert set(first) == {"time", "event", "process", "id", "token", "status", "reason", "images", "bytes", "ms"}
+    assert (first["id"], first["token"], first["images"], first["bytes"]) == ("mine", "ann", 2, len(body))
+    for secret in (TOKEN, digest(TOKEN), "77", "secret", *(str(value) for value in answer.logits.ravel())):
+        for line in guarded.lines():
+            assert secret not in {str(value) for value in line.values()}
+    assert TOKEN not in text
+    assert "secret" not in text
+
+
+class Held:
+    """A model that waits until the test lets it go on, once it has been warmed up."""
+
+    def __init__(self):
+        self.open, self.began, self.error = threading.Event(), threading.Event(), None
+        self.calls = 0
+
+    def __call__(self, wires):
+        self.calls += 1
+        if self.calls > 1:
+            self.began.set()
+            assert self.open.wait(20)
+            if self.error:
+                raise self.error
+        return [np.zeros((len(wires), len(small_bundle.CLASSES)), np.float32)]
+
+
+@pytest.fixture
+def held():
+    made = Held()
+    yield made
+    made.open.set()
+
+
+def test_a_late_answer_is_504(bundle, held):
+    with served.door(bundle, Limits(answer_seconds=0.02), run=held) as door:
+        check_refusal(ask(door, "POST", door.infer, one()), 504)
+        held.open.set()
+
+
+def test_a_slow_body_is_408(bundle):
+    with served.door(bundle, Limits(body_seconds=0.02)) as door:
+        answer = ask(door, "POST", door.infer, [one()[:10], b""], {"Content-Length": "50"})
+        assert answer.status == 400  # it came whole
+        messages = [{"type": "http.request", "body": b"{", "more_body": True}]
+        found = []
+
+        async def go():
+            async def receive():
+                return messages.pop() if messages else await asyncio.Event().wait()
+
+            async def send(message):
+                found.append(message)
+
+            scope = {"type": "http", "method": "POST", "path": door.infer, "headers": [(b"content-length", b"9")]}
+            await door.application(scope, receive, send)  # type: ignore[arg-type]
+
+        asyncio.run(go())
+        assert found[0]["status"] == 408
+
+
+def test_a_full_queue_is_503(bundle, held):
+    async def go(door):
+        first = asyncio.ensure_future(door.ask("POST", door.infer, one()))
+        while not held.began.is_set():
+            await asyncio.sleep(0.001)
+        second = asyncio.ensure_future(door.ask("POST", door.infer, one()))
+        while not door.service.tail.waiting:
+            await asyncio.sleep(0.001)
+        answer = await door.ask("POST", door.infer, one())
+        check_refusal(answer, 503)
+        assert answer.headers["retry-after"] == "1"
+        held.open.set()
+        assert [(await one).status for one in (first, second)] == [200, 200]
+
+    with served.door(bundle, Limits(images=1, queue=1), run=held) as door:
+        asyncio.run(go(door))
+
+
+def test_our_own_fault_is_500_with_an_id_and_no_more(bundle, held):
+    held.error = ValueError("secret codes 1 2 3")
+    held.open.set()
+    with served.door(bundle, run=held) as door:
+        answer = ask(door, "POST", door.infer, json.dumps({**json.loads(one()), "id": "mine"}).encode())
+        check_refusal(answer, 500)
+        assert "mine" in answer.json["error"]
+        failed, request = door.lines()
+        assert (failed["event"], failed["error"]) == ("batch failed", "ValueError")
+        assert failed["place"].startswith("test_app.py:")
+        assert (request["id"], request["status"]) == ("mine", 500)
+        assert "secret" not in door.log.getvalue()
+
+
+def test_a_fault_outside_the_model_is_500_too(bundle, monkeypatch):
+    def broken(*args):
+        raise KeyError("secret")
+
+    monkeypatch.setattr(protocol, "answer", broken)
+    with served.door(bundle) as door:
+        check_refusal(ask(door, "POST", door.infer, one()), 500)
+        assert [line["event"] for line in door.lines()] == ["error", "request"]
+        assert "secret" not in door.log.getvalue()
+
+
+def test_a_client_that_leaves_is_taken_off_the_queue(bundle, held):
+    async def go(door):
+        first = asyncio.ensure_future(door.ask("POST", door.infer, one()))
+        while not held.began.is_set():
+            await asyncio.sleep(0.001)
+        assert (await door.ask("POST", door.infer, one(), stays=False)).status == 0
+        await asyncio.sleep(0)
+        assert door.service.tail.waiting == 0
+        held.open.set()
+        await first
+        assert door.service.active == 0
+
+    with served.door(bundle, run=held) as door:
+        asyncio.run(go(door))
+        assert [line["reason"] for line in door.lines()] == ["gone", None]
+
+
+def test_a_server_that_stops_is_not_ready_and_finishes_what_it_took(bundle, held):
+    async def go(door):
+        first = asyncio.ensure_future(door.ask("POST", door.infer, one()))
+        while not held.began.is_set():
+            await asyncio.sleep(0.001)
+        draining = asyncio.ensure_future(door.service.drain(at_least=0))
+        await asyncio.sleep(0)
+        for method, path in (("GET", "/v2/health/ready"), ("POST", door.infer)):
+            answer = await door.ask(method, path)
+            check_refusal(answer, 503)
+            assert answer.headers["connection"] == "close"
+        assert (await door.ask("GET", "/v2/health/live")).status == 200
+        assert not draining.done()
+        held.open.set()
+        await draining
+        answer = await first
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+
+    with served.door(bundle, run=held) as door:
+        asyncio.run(go(door))
+
+
+def check_refusal(answer: served.Answer, status: int) -> None:
+    assert answer.status == status
+    assert list(answer.json) == ["error"]
+    assert "\n" not in answer.json["error"]
+    assert len(answer.json["error"]) < 250
+
+
+def test_an_answer_that_is_not_finite_is_the_wires_fault(bundle):
+    def run(wires):
+        return [np.full((len(wires), 3), np.where(wires[:, :1] == 1, np.inf, 0), np.float32)]
+
+    with served.door(bundle, run=run) as door:
+        check_refusal(ask(door, "POST", door.infer, one()), 400)
+        assert ask(door, "POST", door.infer, one(data=[2, 2, 3, 4])).status == 200
