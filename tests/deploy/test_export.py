@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import getpass
+import json
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -13,20 +15,23 @@ from torch import nn
 
 from commands import answer, state_of
 from splitveil import config, runs
+from splitveil.coded import coded_run
 from splitveil.data import Split, load
 from splitveil.defenses import _codec, _codec_choice
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.deploy import bundle, graphs
 from splitveil.deploy import export as exporting
+from splitveil.deploy.audited import audit_of
 from splitveil.deploy.graphs import CloudGraph, DeviceGraph, Session
 from splitveil.deploy.halves import Receiver, Sender
 from splitveil.deploy.verify import Pair, as_input, check_logits, check_share, compare
 from splitveil.errors import UserError
+from splitveil.evaluation.stage import parts
 from splitveil.model import SplitModel
 from splitveil.training import trainer
 from splitveil.zoo import Parts
 
-SIZES: dict[str, Any] = {"train_size": 200, "test_size": 60}
+SIZES: dict[str, Any] = {"train_size": 200, "test_size": 300}
 IMAGES = load("digits", **SIZES)
 
 
@@ -65,6 +70,7 @@ def test_a_bundle_holds_what_each_side_needs(exported):
         *(f"device/{name}" for name in ("encoder.onnx", "wire.json", "SHA256SUMS")),
         *(f"cloud/{name}" for name in ("tail.onnx", "wire.json", "SHA256SUMS")),
         *(f"triton/{whole.model_name}/{name}" for name in ("config.pbtxt", "1/model.onnx")),
+        "attack/linear.onnx",
         "kserve.yaml",
     }
     assert wire["draws"] == [{"name": "n0", "kind": "normal", "shape": [2, 4, 4]}]
@@ -74,7 +80,7 @@ def test_a_bundle_holds_what_each_side_needs(exported):
     assert (coded["codec"], coded["shape"], coded["bits_per_image"]) == ("uint4", [16], 128)
     assert coded["error_over_sigma"] is not None
     assert 0 < coded["error_over_sigma"] <= _codec_choice.ENOUGH
-    assert wire["measured"]["images"] == 60
+    assert wire["measured"]["images"] == 300
 
 
 def test_the_files_run_without_the_model_and_answer_as_it_does(exported, run, small):
@@ -88,6 +94,49 @@ def test_the_files_run_without_the_model_and_answer_as_it_does(exported, run, sm
         expected = model.tail(model.features(images.float() / 255) + 0.6 * noise)
     assert float((logits - expected).abs().max()) < 0.5 * float(expected.std())  # but for four bits
     assert float((logits.argmax(1) == expected.argmax(1)).float().mean()) > 0.8
+
+
+def test_the_linear_attack_in_it_makes_of_a_wire_what_the_attack_itself_does(exported, run, small):
+    whole, loaded = bundle.read(exported), runs.Run.open(run)
+    measured = whole.wire["measured"].get("linear_mse")
+    assert measured is not None
+    given = parts(loaded.settings, IMAGES, loaded.settings.protocol, None, None).attacker_test
+    images = given.images[: measured["images"]]
+    noise = torch.randn(len(images), 2, 4, 4, generator=torch.Generator().manual_seed(1))
+    wire = Session(whole.models["device"])({"image": as_input(images), "n0": noise})
+    seen = Session((exported / bundle.PICTURE).read_bytes())({"wire": wire})
+    assert (seen.dtype, seen.shape) == (torch.uint8, as_input(images).shape)
+    errors = ((seen.float() - as_input(images).float()) / 255).square().flatten(1).mean(1)
+    # The rank is that of the wire here; the draws are others than the export's.
+    assert float(errors.mean()) == pytest.approx(measured["coded"]["mean"], rel=0.1)
+    assert measured["difference"]["mean"] == pytest.approx(measured["coded"]["mean"] - measured["float32"]["mean"])
+    assert float(errors.mean()) < 0.9 * float((images.float() / 255).var(0).mean())
+
+
+def test_an_audit_of_what_is_sent_goes_along_without_the_paths_of_this_machine(run, tmp_path, small):
+    copied = runs.Run.open(shutil.copytree(run, tmp_path / "run"))
+    assert audit_of(copied, "uint4") == (None, {})
+    coded = coded_run(copied, IMAGES, "uint4")
+    record = {
+        "model": {"run": str(coded.path), "weights": coded.digest()},
+        "verdict": {"level": "reduces leakage", "sentence": "An attacker ..."},
+        "attacker": {"suite": "quick-v2", "images": 60, "attacked": 60},
+        "best_attacker": {"name": "linear", "mse": {"mean": 0.05, "ci95": [0.04, 0.06]}},
+        "reference": None,
+        "command": f"splitveil audit {coded.path} --root {tmp_path}/images",
+        "date": "2026-11-28",
+    }
+    (coded.path / "audit").mkdir()
+    (coded.path / "audit" / "audit.json").write_text(json.dumps(record))
+    (coded.path / "audit" / "audit.html").write_text(f"<b>{coded.path}</b><pre>{record['command']}</pre>")
+    summary, files = audit_of(copied, "uint4")
+    assert summary is not None
+    assert (summary["verdict"], summary["best_attacker"]["mse"]["mean"]) == ("reduces leakage", 0.05)
+    assert files["card.html"] == "<b>uint4</b><pre>splitveil audit run --codec uint4</pre>"
+    assert str(tmp_path) not in str(files)
+    assert audit_of(copied, "uint8") == (None, {})
+    runs.save_weights(SplitModel(torch.nn.Identity(), torch.nn.Identity()), copied.path / "model.safetensors")
+    assert audit_of(copied, "uint4") == (None, {})  # the card is of other weights
 
 
 def test_nothing_in_it_says_where_it_was_made(exported, run):

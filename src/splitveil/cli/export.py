@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from .. import progress_bars
+from ..statistics.intervals import Interval
 from ._shared import LOOK, MaybePlace, Place, app, out_console, say, show_flags
 
 if TYPE_CHECKING:
@@ -73,10 +74,19 @@ def _print(found: Exported) -> None:
         ("accuracy of the bundle, same draws", f"{compared.accuracy_bundle:.1%}"),
         ("difference, points", f"{compared.difference.scaled(100):.2f}"),
     ]
+    if "linear_mse" in wire["measured"]:
+        leak = wire["measured"]["linear_mse"]
+        told = {name: Interval.from_dict(leak[name]) for name in ("float32", "coded", "difference")}
+        rows.append((f"linear attack, {leak['images']:,} images: MSE before the codec", str(told["float32"])))
+        rows.append(("its MSE on what is sent", f"{told['coded']}, {told['difference'].mean:+.2g}"))
     for row in rows:
         table.add_row(*map(escape, row))
     out_console.print(table)
     say(f"bundle: {found.out}")
+    if wire["audit"] is None:
+        say(f"not audited: run `splitveil audit RUN --codec {coded['codec']}` and export again; the card is then in it")
+    else:
+        say(f"audit of what is sent: {wire['audit']['verdict']}")
     flags = []
     if compared.difference.hi < 0:
         flags.append(f"the codec {coded['codec']} costs accuracy: choose one of more bits with --codec")

@@ -19,6 +19,8 @@ from ..storage.reading import Count, Interval, Number
 
 SCHEMA = 1
 WIRE, SUMS = "wire.json", "SHA256SUMS"
+PICTURE = "attack/linear.onnx"
+"""What the linear attack makes of a wire, for a page that shows it; neither device nor cloud gets it."""
 MODELS = {"device": "encoder.onnx", "cloud": "tail.onnx"}
 """The model of each part."""
 AGAIN = "export the run again"
@@ -64,6 +66,16 @@ class Output(TypedDict):
     shape: list[Count]
 
 
+class LinearError(TypedDict):
+    """Squared error of the linear attack on the numbers before the codec and on what the cloud reads."""
+
+    __pydantic_config__ = CLOSED  # type: ignore[misc]
+    images: Count
+    float32: Interval
+    coded: Interval
+    difference: Interval
+
+
 class Measured(TypedDict):
     """What the export has measured on test images, the same draws on both sides."""
 
@@ -73,6 +85,7 @@ class Measured(TypedDict):
     accuracy_bundle: Interval
     difference: Interval
     codes_differ: Number
+    linear_mse: NotRequired[LinearError]
 
 
 class Wire(TypedDict):

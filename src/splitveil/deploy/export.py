@@ -22,14 +22,16 @@ from ..randomness import stream
 from ..runs import Run
 from ..storage.reading import finite
 from . import bundle, manifests
+from .audited import audit_of
 from .draws import Draw
 from .graphs import CloudGraph, DeviceGraph, Session, check_packages, cloud_bytes, device_bytes
 from .halves import Receiver, Sender
+from .leak import Leak, leak_of
 from .verify import Comparison, Pair, as_input, compare
 
 SCORED = 2_000
 """Most test images that are scored."""
-STEPS = ("draws", "codec", "device", "cloud", "verification", "writing")
+STEPS = ("draws", "codec", "device", "cloud", "verification", "attack", "writing")
 DTYPES = {"float16": "FP16", "float32": "FP32"}
 Show = Callable[[int, str], None]
 
@@ -94,19 +96,25 @@ def export(
         raise UserError(f"codec {options.codec!r:.40}; expected one of: {', '.join(CODECS)}")
     told = show or (lambda number, step: None)
     given = parts(run.settings, images, run.settings.protocol, None, None)
-    made = convert(run.model(images), given.defender_train, given.utility_test, options, told)
-    about = _about(name, images, made)
+    model = run.model(images)
+    made = convert(model, given.defender_train, given.utility_test, options, told)
+    told(5, STEPS[5])
+    leak = leak_of(model, made.coder, given, options.seed)
+    audit, more = audit_of(run, made.coder.codec)
+    about = {**_about(name, images, made, leak), "audit": audit}
     encoder, tail = made.encoder, made.tail
     wire = cast("bundle.Wire", {**about, "pair": bundle.pair_of(encoder, tail, about)})
-    told(5, STEPS[5])
+    told(6, STEPS[6])
     place = f"triton/{wire['name']}-{wire['pair']}"
-    more = {
+    more |= {
         f"{place}/config.pbtxt": manifests.triton_config(wire),
         f"{place}/1/model.onnx": tail,
         "kserve.yaml": manifests.kserve_manifest(wire),
     }
+    if leak is not None:
+        more[bundle.PICTURE] = leak.graph
     bundle.write(out, encoder, tail, wire, more)
-    told(6, "")
+    told(7, "")
     return Exported(Path(out), wire, {"encoder": len(encoder), "tail": len(tail)}, made.compared)
 
 
@@ -178,7 +186,7 @@ def _coder(model: SplitModel, name: str, sent: Tensor, sigma: float) -> tuple[Co
     return coder, error_of(coder, sent, sigma)
 
 
-def _about(name: str, images: ImageSet, made: Converted) -> dict[str, Any]:
+def _about(name: str, images: ImageSet, made: Converted, leak: Leak | None) -> dict[str, Any]:
     """Return wire.json without its pair."""
     compared, coder = made.compared, made.coder
     draws = [
@@ -207,8 +215,8 @@ def _about(name: str, images: ImageSet, made: Converted) -> dict[str, Any]:
             "accuracy_bundle": compared.accuracy_bundle.as_dict(),
             "difference": compared.difference.as_dict(),
             "codes_differ": compared.codes_differ,
+            **({} if leak is None else {"linear_mse": leak.as_dict()}),
         },
-        "audit": None,
     }
 
 
