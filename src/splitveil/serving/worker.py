@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -23,8 +24,8 @@ from .tokens import Tokens
 
 TICK = 0.5
 """Seconds between two notes of the queue's length."""
-GOODBYE = 2.0
-"""Seconds for which connections may still be open after the last answer."""
+GOODBYE = 1.0
+"""Seconds for which open connections may still send a request, which is told to go elsewhere, and then be closed."""
 
 
 def run(
@@ -92,19 +93,40 @@ async def _serve(
     await stop.wait()
     service.log.write("stopping")
     await service.drain()
-    server.close()
-    for connection in list(connections):
-        connection.shutdown()
-    deadline = loop.time() + GOODBYE
-    while connections and loop.time() < deadline:
-        await asyncio.sleep(0.02)
-    for connection in list(connections):
-        connection.transport.abort()
+    with listening.dup() as waiting:  # it outlives the server, which closes its own
+        server.close()
+        await _take_last(waiting, make, context, patience)
+    for leave in (lambda one: None, lambda one: one.shutdown(), lambda one: one.transport.abort()):
+        for connection in list(connections):
+            leave(connection)
+        deadline = loop.time() + GOODBYE
+        while connections and loop.time() < deadline:
+            await asyncio.sleep(0.02)
     ticking.cancel()
     if metrics is not None:
         metrics.close()
     service.close()
     service.log.write("stopped")
+
+
+async def _take_last(
+    waiting: socket.socket,
+    make: Callable[[], asyncio.Protocol],
+    context: ssl.SSLContext | None,
+    patience: dict[str, float],
+) -> None:
+    """Take the connections that the server has not seen yet: closing the socket would reset them."""
+    last = []
+    waiting.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            last.append(waiting.accept()[0])
+    waiting.close()
+    loop = asyncio.get_running_loop()
+    for one in last:
+        one.setblocking(False)
+    taking = (loop.connect_accepted_socket(make, one, ssl=context, **patience) for one in last)
+    await asyncio.gather(*taking, return_exceptions=True)  # a client that has left again
 
 
 async def _metrics(settings: Settings, service: Service) -> asyncio.Server | None:
