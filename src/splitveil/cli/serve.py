@@ -19,6 +19,7 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8080,
+    grpc_port: int | None = None,
     tls_cert: MaybePlace = None,
     tls_key: MaybePlace = None,
     token_file: MaybePlace = None,
@@ -39,12 +40,13 @@ def serve(
     answer_seconds: float = 10,
     drain_seconds: float = 10,
 ) -> None:
-    """Serve the cloud part of a bundle: the Open Inference Protocol v2 over HTTP (docs/serve.md).
+    """Serve the cloud part of a bundle: the Open Inference Protocol v2 over HTTP and gRPC (docs/serve.md).
 
     Args:
         bundle: BUNDLE or BUNDLE/cloud.
         host: Address to listen on. One that other machines reach needs TLS and tokens.
         port: Its port; 0: any that is free.
+        grpc_port: Port for gRPC, the same protocol and limits; 0: any that is free; without it, HTTP only.
         tls_cert: PEM file of the certificate and its chain, read again on SIGHUP.
         tls_key: PEM file of its key, not encrypted.
         token_file: File of tokens (`splitveil token`), read again when it changes; without it, everybody may ask.
@@ -83,7 +85,9 @@ def serve(
         drain_seconds=drain_seconds,
     )
     cert, key, tokens = (None if place is None else str(place) for place in (tls_cert, tls_key, token_file))
-    settings = Settings(str(bundle), host, port, cert, key, tokens, workers, metrics_port, insecure, None, limits)
+    settings = Settings(
+        str(bundle), host, port, grpc_port, cert, key, tokens, workers, metrics_port, insecure, None, limits
+    )
     check(settings)
     page = None
     if demo:

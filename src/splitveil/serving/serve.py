@@ -54,6 +54,9 @@ def main(text: str) -> int:
     found = bundle.read(settings.bundle)
     cloud_of(found)
     name, log = found.model_name, Log()
+    if settings.grpc_port is not None:
+        grpc_port, _ = supervisor.reserve(replace(settings, port=settings.grpc_port))
+        settings = replace(settings, grpc_port=grpc_port)
     if settings.workers == 1:
         listening = bound(settings, settings.port, several=False)
         port = listening.getsockname()[1]
@@ -90,5 +93,8 @@ def _say(settings: Settings, name: str, port: int) -> None:
     next_one.append(settings.url(port))
     next_one += ["--token-file TOKEN"] * (settings.token_file is not None)
     next_one += [f"--ca {shlex.quote(str(settings.tls_cert))}"] * (settings.tls_cert is not None)
-    sys.stdout.write(f"serving {name} at {settings.url(port)}; next: {' '.join(next_one)}\n")
+    doors = settings.url(port)
+    if settings.grpc_port is not None:
+        doors += f" and, for gRPC, at {settings.address(settings.grpc_port)}"
+    sys.stdout.write(f"serving {name} at {doors}; next: {' '.join(next_one)}\n")
     sys.stdout.flush()

@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import UserError
@@ -27,6 +28,7 @@ class Settings:
         bundle: BUNDLE or BUNDLE/cloud.
         host: address to listen on.
         port: its port; 0: any that is free.
+        grpc_port: port of the door for gRPC; 0: any that is free; None: no such door.
         tls_cert: file of the certificate and its chain (PEM).
         tls_key: file of its key.
         token_file: file of tokens; None: everybody may ask.
@@ -40,6 +42,7 @@ class Settings:
     bundle: str
     host: str = "127.0.0.1"
     port: int = 8080
+    grpc_port: int | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
     token_file: str | None = None
@@ -72,8 +75,15 @@ class Settings:
         >>> Settings("bundle", host="::1").url(80)
         'http://[::1]:80'
         """
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https' if self.tls_cert else 'http'}://{host}:{port}"
+        return f"{'https' if self.tls_cert else 'http'}://{self.address(port)}"
+
+    def address(self, port: int) -> str:
+        """Return host and port.
+
+        Args:
+            port: the port.
+        """
+        return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
 
 
 def check(settings: Settings) -> None:
@@ -89,10 +99,14 @@ def check(settings: Settings) -> None:
         raise UserError("TLS needs both --tls-cert and --tls-key")
     if settings.workers < 1:
         raise UserError(f"--workers {settings.workers}; expected at least 1")
-    for name in ("port", "metrics_port"):
+    for name in ("port", "grpc_port", "metrics_port"):
         value = getattr(settings, name)
         if value is not None and not 0 <= value < 2**16:
             raise UserError(f"--{name.replace('_', '-')} {value}; expected 0 to 65535")
+    if settings.grpc_port is not None and find_spec("grpc") is None:
+        raise UserError("--grpc-port needs the package grpcio; pip install 'splitveil[deploy]'")
+    if settings.port and settings.port == settings.grpc_port:
+        raise UserError(f"--port and --grpc-port are both {settings.port}; give each door its own")
     for name, value in asdict(settings.limits).items():
         if value is not None and value <= 0:
             raise UserError(f"the limit {name.replace('_', '-')} is {value}; expected more than 0")
@@ -156,7 +170,8 @@ def taken(settings: Settings, port: int, error: OSError) -> UserError:
         port: the port.
         error: what the system says.
     """
-    return UserError(f"cannot listen on {settings.host} port {port}: {error.strerror}; choose another --port")
+    name = "--grpc-port" if port and port == settings.grpc_port else "--port"
+    return UserError(f"cannot listen on {settings.host} port {port}: {error.strerror}; choose another {name}")
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:

@@ -11,6 +11,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..deploy import bundle
 from ..errors import UserError
@@ -21,6 +22,9 @@ from .metrics import Log, Metrics, listen, text
 from .service import Service
 from .settings import BACKLOG, Settings, content, load_certificate, raise_file_limit, taken, tls_context
 from .tokens import Tokens
+
+if TYPE_CHECKING:  # gRPC is imported where it is asked for
+    from . import rpc
 
 TICK = 0.5
 """Seconds between two notes of the queue's length."""
@@ -47,7 +51,7 @@ def run(
     Raises:
         UserError: bundle or certificate cannot be read, or a port is taken.
     """
-    raise_file_limit(settings.limits.connections)
+    raise_file_limit(settings.limits.connections * (1 if settings.grpc_port is None else 2))
     logging.getLogger("uvicorn").addHandler(logging.NullHandler())  # it would write to standard error
     log = Log()
     context = tls_context(settings)
@@ -80,19 +84,21 @@ async def _serve(
     patience = {"ssl_handshake_timeout": settings.limits.head_seconds, "ssl_shutdown_timeout": 2} if context else {}
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, _read_again, settings, context, service.log)
     if parent is not None:
         loop.add_reader(parent, stop.set)
     try:
         server = await loop.create_server(make, sock=listening, ssl=context, backlog=BACKLOG, **patience)
     except OSError as error:
         raise taken(settings, listening.getsockname()[1], error) from None
+    door = await _grpc(settings, service) if settings.grpc_port is not None else None
     metrics = await _metrics(settings, service) if own_metrics else None
+    loop.add_signal_handler(signal.SIGHUP, _read_again, settings, context, door, service.log)
     ready()
     ticking = asyncio.ensure_future(_tick(service))
     await stop.wait()
     service.log.write("stopping")
     await service.drain()
+    closing = asyncio.ensure_future(door.stop(GOODBYE)) if door is not None else None
     with listening.dup() as waiting:  # it outlives the server, which closes its own
         server.close()
         await _take_last(waiting, make, context, patience)
@@ -102,6 +108,8 @@ async def _serve(
         deadline = loop.time() + GOODBYE
         while connections and loop.time() < deadline:
             await asyncio.sleep(0.02)
+    if closing is not None:
+        await closing
     ticking.cancel()
     if metrics is not None:
         metrics.close()
@@ -127,6 +135,21 @@ async def _take_last(
         one.setblocking(False)
     taking = (loop.connect_accepted_socket(make, one, ssl=context, **patience) for one in last)
     await asyncio.gather(*taking, return_exceptions=True)  # a client that has left again
+
+
+async def _grpc(settings: Settings, service: Service) -> rpc.Door:
+    """Open the door for gRPC, at a port that is reserved."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its messages go around the log
+    from . import rpc
+
+    logging.getLogger("grpc").addHandler(logging.NullHandler())
+    try:
+        door = rpc.Door(service, settings)
+    except RuntimeError:
+        port = settings.grpc_port
+        raise UserError(f"cannot listen on {settings.host} port {port} for gRPC; choose another --grpc-port") from None
+    await door.start()
+    return door
 
 
 async def _metrics(settings: Settings, service: Service) -> asyncio.Server | None:
@@ -169,13 +192,15 @@ async def _tick(service: Service) -> None:
         await asyncio.sleep(TICK)
 
 
-def _read_again(settings: Settings, context: ssl.SSLContext | None, log: Log) -> None:
+def _read_again(settings: Settings, context: ssl.SSLContext | None, door: rpc.Door | None, log: Log) -> None:
     """Read the certificate again; one that is damaged leaves the former in use."""
     if context is None:
         return
     try:
         tls_context(settings)  # a trial, as a context that has read half is broken
         load_certificate(context, settings)
+        if door is not None:
+            door.read_certificate()
     except UserError as error:
         log.write("certificate not read", error=str(error))
     else:
