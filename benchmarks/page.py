@@ -46,6 +46,7 @@ from splitveil.storage.files import write_json
 
 LOADS = 5
 PHOTOGRAPHS = 20
+SHIP = 8  # class of the picture that is shown in the docs
 PATIENCE = 60.0  # seconds for a server to start
 TOOLS = """
 globalThis.bench = {
@@ -276,6 +277,19 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def small(content: bytes) -> bytes:
+    """Return a screenshot as a PNG of at most 256 colors."""
+    file = io.BytesIO()
+    few = Image.open(io.BytesIO(content)).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    few.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def command() -> str:
+    """Return the command without the folders of this machine."""
+    return " ".join(["python benchmarks/page.py", *(word.rpartition("/")[2] for word in sys.argv[1:])])
+
+
 def examples(folder: Path, root: Path) -> tuple[torch.Tensor, list[Path]]:
     """Write one picture of each class; return the test images (N, H, W, C) and the files."""
     split = load("cifar10", root=root)
@@ -298,7 +312,7 @@ def main() -> None:
         images, files = examples(pictures, given.root)
         path = Path(place, "page.html")
         _, size = page.write(given.bundle, given.runtime, path, pictures)
-        record: dict[str, Any] = {"command": "python " + " ".join([Path(__file__).name, *sys.argv[1:]]), "bytes": size}
+        record: dict[str, Any] = {"command": command(), "model": held.model_name, "bytes": size}
         browser.look(1100, 900)
         record["file"] = {"load_seconds": summary(offline(browser, path, files[:2]))}
         record["codes"] = codes(browser, held, images[: given.images])
@@ -306,16 +320,19 @@ def main() -> None:
         record["speed"] = speed(browser, images[0].numpy(), given.wires)
         check(record["codes"]["equal"] > 0.999, f"codes equal Python's: {record['codes']}")
         check(record["speed"]["different"] == given.wires, f"no two wires are equal: {record['speed']}")
-        record["axe"] = accessible(browser, given.axe)
-        check(
-            not [fault for fault in record["axe"] if fault.startswith(("serious", "critical"))], f"axe: {record['axe']}"
-        )
+        faults = accessible(browser, given.axe)
         token = secrets.token_urlsafe(32)
         with server(given.bundle, given.runtime, token) as address:
-            browser.look(1100, 900)
+            browser.look(1100, 960)
             record["served"] = served(browser, address, token, held, files)
+            record["axe"] = sorted({*faults, *accessible(browser, given.axe)})
+            grave = [fault for fault in record["axe"] if fault.startswith(("serious", "critical"))]
+            check(not grave, f"axe finds no serious fault: {record['axe']}")
             if given.picture:
-                given.picture.write_bytes(browser.picture(whole=False))
+                browser.look(1100, 960)
+                browser.choose("#file", files[SHIP])
+                browser.until("document.querySelector('#bars li').textContent.startsWith('ship')")
+                given.picture.write_bytes(small(browser.picture(whole=False)))
         record["browser"] = browser.version
     record |= {
         "runtime": page.NEWEST,

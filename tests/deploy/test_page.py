@@ -77,6 +77,7 @@ def test_the_page_holds_what_it_runs(made, engine):
     found = Elements(page.page(made, engine, b"attack"))
     assert unpacked(found.texts["encoder"]) == made.models["device"]
     assert unpacked(found.texts["wasm"]) == engine.wasm
+    assert base64.b85decode(found.texts["wasm"].replace(".", "<"))[4:8] == bytes(4)  # no date in the gzip header
     assert unpacked(found.texts["attack"]) == b"attack"
     about = json.loads(found.texts["about"])
     assert about["model"] == made.model_name
