@@ -95,6 +95,6 @@ def _say(settings: Settings, name: str, port: int) -> None:
     next_one += [f"--ca {shlex.quote(str(settings.tls_cert))}"] * (settings.tls_cert is not None)
     doors = settings.url(port)
     if settings.grpc_port is not None:
-        doors += f" and, for gRPC, at {settings.address(settings.grpc_port)}"
+        doors += f"; gRPC at {settings.address(settings.grpc_port)}"
     sys.stdout.write(f"serving {name} at {doors}; next: {' '.join(next_one)}\n")
     sys.stdout.flush()
