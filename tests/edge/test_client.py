@@ -12,7 +12,7 @@ import pytest
 
 import small_bundle
 import stub_server
-from splitveil_edge import Client, ServerError, UserError
+from splitveil_edge import Client, ServerError, UserError, bundle, encode
 from stub_server import give, refuse, serving
 
 
@@ -27,21 +27,21 @@ def some(count, seed=0):
 
 
 def test_answers_are_those_of_the_tail_to_the_wires_that_were_sent(made):
-    folder, bundle = made
-    with serving(bundle) as stub, Client(stub.url, folder / "device") as client:
+    folder, exported = made
+    with serving(exported) as stub, Client(stub.url, folder / "device") as client:
         answers = client.classify(some(5)) + client.classify(some(300, 1)) + client.classify(some(0))
     assert [len(asked.wires) for asked in stub.asked] == [5, 256, 44]
     logits = np.concatenate([stub.tail(asked.wires) for asked in stub.asked])
     assert np.array_equal(np.stack([answer.logits for answer in answers]), logits)
     assert [answer.label for answer in answers] == [small_bundle.CLASSES[i] for i in logits.argmax(1)]
     assert [answers[0].id, answers[-1].id] == [stub.asked[0].about["id"], stub.asked[2].about["id"]]
-    assert {asked.path for asked in stub.asked} == {f"/v2/models/{bundle.model_name}/infer"}
+    assert {asked.path for asked in stub.asked} == {f"/v2/models/{exported.model_name}/infer"}
     assert len({asked.about["id"] for asked in stub.asked}) == 3
 
 
 def test_a_request_of_large_wires_holds_fewer_images(made, monkeypatch):
-    folder, bundle = made
-    with serving(bundle) as stub, Client(stub.url, folder) as client:
+    folder, exported = made
+    with serving(exported) as stub, Client(stub.url, folder) as client:
         monkeypatch.setattr("splitveil_edge.client.MOST_BYTES", 13)
         assert len(client.classify(some(7))) == 7
         monkeypatch.setattr("splitveil_edge.client.MOST_BYTES", 1)
@@ -50,7 +50,7 @@ def test_a_request_of_large_wires_holds_fewer_images(made, monkeypatch):
 
 
 def test_an_answer_with_its_numbers_in_json_is_read(made):
-    folder, bundle = made
+    folder, exported = made
 
     def script(handler, asked, _):
         header, tensors = stub.answer(asked, output={"parameters": {}, "data": stub.tail(asked.wires).tolist()})
@@ -60,13 +60,13 @@ def test_an_answer_with_its_numbers_in_json_is_read(made):
         handler.end_headers()
         handler.wfile.write(header)
 
-    with serving(bundle, script) as stub, Client(stub.url, folder) as client:
+    with serving(exported, script) as stub, Client(stub.url, folder) as client:
         (answer,) = client.classify(some(1))
     assert np.allclose(answer.logits, stub.tail(stub.asked[0].wires)[0])
 
 
 def test_a_retry_sends_the_same_bytes(made):
-    folder, bundle = made
+    folder, exported = made
 
     def script(handler, asked, number):
         if number == 1:
@@ -82,7 +82,7 @@ def test_a_retry_sends_the_same_bytes(made):
         else:
             give(handler, 200, *stub.answer(asked))
 
-    with serving(bundle, script) as stub, Client(stub.url, folder, deadline=60) as client:
+    with serving(exported, script) as stub, Client(stub.url, folder, deadline=60) as client:
         (answer,) = client.classify(some(1))
     assert len(stub.asked) == 4
     assert {asked.body for asked in stub.asked} == {stub.asked[0].body}
@@ -90,13 +90,13 @@ def test_a_retry_sends_the_same_bytes(made):
 
 
 def test_a_connection_that_the_server_has_closed_meanwhile_is_no_try(made):
-    folder, bundle = made
+    folder, exported = made
 
     def script(handler, asked, number):
         give(handler, 200, *stub.answer(asked))
         handler.close_connection = number < 3  # which the client is not told
 
-    with serving(bundle, script) as stub, Client(stub.url, folder, retries=0) as client:
+    with serving(exported, script) as stub, Client(stub.url, folder, retries=0) as client:
         for i in range(4):
             assert client.classify(some(1, i))
             time.sleep(0.02)
@@ -105,9 +105,9 @@ def test_a_connection_that_the_server_has_closed_meanwhile_is_no_try(made):
 
 @pytest.mark.parametrize("status", [408, 502, 503, 504])
 def test_what_may_pass_is_tried_again_and_then_said(made, status):
-    folder, bundle = made
+    folder, exported = made
     with (
-        serving(bundle, lambda handler, *_: refuse(handler, status, "busy")) as stub,
+        serving(exported, lambda handler, *_: refuse(handler, status, "busy")) as stub,
         Client(stub.url, folder, retries=1) as client,
         pytest.raises(
             ServerError, match=rf"does not answer: status {status}: busy \(request .*, tries: 2\); try later"
@@ -130,13 +130,13 @@ def test_what_may_pass_is_tried_again_and_then_said(made, status):
     ],
 )
 def test_any_other_refusal_is_said_once_in_one_line(made, status, kind, words):
-    folder, bundle = made
+    folder, exported = made
 
     def script(handler, *_):
         refuse(handler, status, "no such\n\x1b[31mmodel", Location="http://elsewhere.example/")
 
     with (
-        serving(bundle, script) as stub,
+        serving(exported, script) as stub,
         Client(stub.url, folder) as client,
         pytest.raises(kind, match=words) as caught,
     ):
@@ -147,9 +147,9 @@ def test_any_other_refusal_is_said_once_in_one_line(made, status, kind, words):
 
 
 def test_a_server_that_wants_more_patience_than_there_is_ends_the_call(made):
-    folder, bundle = made
+    folder, exported = made
     with (
-        serving(bundle, lambda handler, *_: refuse(handler, 503, "draining", Retry_After="3600")) as stub,
+        serving(exported, lambda handler, *_: refuse(handler, 503, "draining", Retry_After="3600")) as stub,
         Client(stub.url, folder) as client,
         pytest.raises(ServerError, match=r"status 503: draining \(request .*, tries: 1\)"),
     ):
@@ -164,18 +164,21 @@ def test_the_deadline_ends_a_call_that_nobody_answers(made):
 
 
 def test_the_deadline_ends_an_answer_that_drips(made):
-    folder, bundle = made
+    folder, exported = made
     over = threading.Event()
 
-    def script(handler, *_):
+    def script(handler, asked, _):
         handler.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
-        for _ in range(600):  # each byte comes well before the deadline
+        for _ in range(100):  # each byte comes well before the deadline
             if over.wait(0.05):
-                break
+                return
             handler.wfile.write(b"x")
+        header, tensors = stub.answer(asked)
+        sizes = f"\r\nContent-Length: {len(header + tensors)}\r\n{stub_server.LENGTH}: {len(header)}\r\n\r\n"
+        handler.wfile.write(sizes.encode() + header + tensors)
 
     with (
-        serving(bundle, script) as stub,
+        serving(exported, script) as stub,
         Client(stub.url, folder, deadline=0.3) as client,
         pytest.raises(ServerError, match=r"no answer within 0\.3 s"),
     ):
@@ -206,13 +209,13 @@ def test_a_server_that_is_not_there_is_tried_again_and_then_said(made):
     ],
 )
 def test_an_answer_that_is_not_to_the_request_is_refused(made, change, words):
-    folder, bundle = made
+    folder, exported = made
 
     def script(handler, asked, _):
         give(handler, 200, *stub.answer(asked, **change))
 
     with (
-        serving(bundle, script) as stub,
+        serving(exported, script) as stub,
         Client(stub.url, folder) as client,
         pytest.raises(ServerError, match=f"answers with .*{words}"),
     ):
@@ -232,14 +235,14 @@ def test_an_answer_that_is_not_to_the_request_is_refused(made, change, words):
     ],
 )
 def test_what_is_no_answer_at_all_is_one_line(made, answer, words):
-    folder, bundle = made
+    folder, exported = made
 
     def script(handler, *_):
         handler.wfile.write(answer)
         handler.close_connection = True
 
     with (
-        serving(bundle, script) as stub,
+        serving(exported, script) as stub,
         Client(stub.url, folder) as client,
         pytest.raises(ServerError, match=words),
     ):
@@ -248,9 +251,9 @@ def test_what_is_no_answer_at_all_is_one_line(made, answer, words):
 
 
 def test_an_identical_image_gets_its_remembered_wire(made):
-    folder, bundle = made
+    folder, exported = made
     one, other = some(2)
-    with serving(bundle) as stub, Client(stub.url, folder, remember=2) as client:
+    with serving(exported) as stub, Client(stub.url, folder, remember=2) as client:
         client.classify([one, other, one])
         client.classify([one])
         client.classify(some(2, 5))  # two others push it out
@@ -263,16 +266,16 @@ def test_an_identical_image_gets_its_remembered_wire(made):
 
 
 def test_without_memory_each_wire_is_new(made):
-    folder, bundle = made
+    folder, exported = made
     image = some(1)
-    with serving(bundle) as stub, Client(stub.url, folder, remember=0) as client:
+    with serving(exported) as stub, Client(stub.url, folder, remember=0) as client:
         for _ in range(20):
             client.classify(np.concatenate([image, image]))
     assert len({wire.tobytes() for asked in stub.asked for wire in asked.wires}) > 30
 
 
 def test_threads_that_share_a_client_get_their_own_answers_and_one_wire_for_one_image(made):
-    folder, bundle = made
+    folder, exported = made
     wrong, images = [], some(40)
 
     def work(client, seed):
@@ -281,7 +284,7 @@ def test_threads_that_share_a_client_get_their_own_answers_and_one_wire_for_one_
             by_id[answer.id] = (i, answer.logits)
 
     by_id = {}
-    with serving(bundle) as stub, Client(stub.url, folder, deadline=60) as client:
+    with serving(exported) as stub, Client(stub.url, folder, deadline=60) as client:
         threads = [threading.Thread(target=work, args=(client, seed)) for seed in range(6)]
         for thread in threads:
             thread.start()
@@ -297,11 +300,30 @@ def test_threads_that_share_a_client_get_their_own_answers_and_one_wire_for_one_
     assert {len(seen) for seen in wires.values()} == {1}
 
 
+def test_threads_with_one_new_image_wait_for_its_wire(made):
+    wires, image, sent = encode.Wires(bundle.read(made[0]), 4), some(1), []
+    encoder = wires._encoder
+
+    def slow(images):
+        found = encoder(images)
+        time.sleep(0.1)
+        return found
+
+    wires._encoder = slow  # type: ignore[assignment]
+    threads = [threading.Thread(target=lambda: sent.extend(wires.of(image))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(sent) == 3
+    assert len(set(sent)) == 1
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_fork_has_its_own_connections_and_other_noise_but_the_same_memory(made):
-    folder, bundle = made
+    folder, exported = made
     images, known = some(30), some(1, 9)
-    with serving(bundle) as stub, Client(stub.url, folder, deadline=60) as client:
+    with serving(exported) as stub, Client(stub.url, folder, deadline=60) as client:
         client.classify(known)  # a connection is kept now
         stop = threading.Event()
         beside = threading.Thread(target=lambda: [client.classify(some(1, 1000 + i)) for i in range(20)] and stop.set())
@@ -330,14 +352,14 @@ def test_a_fork_has_its_own_connections_and_other_noise_but_the_same_memory(made
 
 
 def test_a_token_goes_into_a_header_and_into_no_message(made, tmp_path, monkeypatch):
-    folder, bundle = made
+    folder, exported = made
     monkeypatch.setenv("SPLITVEIL_TOKEN", "from-the-environment")
     (tmp_path / "token").write_text("from-a-file\n")
 
     def script(handler, asked, _):
         refuse(handler, 401, "unknown token")
 
-    with serving(bundle, script) as stub:
+    with serving(exported, script) as stub:
         for token, sent in ((None, "from-the-environment"), (tmp_path / "token", "from-a-file"), ("given", "given")):
             with pytest.raises(UserError, match="the server knows no such token; check it") as caught:
                 Client(stub.url, folder, token=token).classify(some(1))

@@ -15,6 +15,7 @@ import small_bundle
 import splitveil
 import splitveil_edge
 from commands import answer
+from splitveil_edge import measure
 from splitveil_edge.command import main
 from stub_server import refuse, serving
 
@@ -86,7 +87,7 @@ def test_bench_prints_what_an_image_costs(made, capsys):
         code, found, _ = run(capsys, "bench", folder / "b", "--images", "5", "--url", stub.url, "--json")
     figures = json.loads(found)
     assert code == 0
-    assert set(figures) == set(splitveil_edge.measure.WORDS)
+    assert set(figures) == set(measure.WORDS)
     assert figures["wire_bytes"] == 4
     assert figures["body_bytes"] == len(stub.asked[0].body)
     assert 0 < figures["answer_p50_ms"] <= figures["answer_p99_ms"]

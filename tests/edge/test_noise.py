@@ -27,7 +27,7 @@ def test_the_laws(kind):
     assert stats.binomtest(int((numbers > beyond).sum()), COUNT, 1e-4).pvalue > LEAST
     halves = numbers.reshape(2, -1)  # Box and Muller make the two halves of one radius: their squares are tested, too
     for one, other in ((numbers[:-1], numbers[1:]), halves, halves**2, np.abs(numbers.reshape(-1, 2).T)):
-        assert abs(stats.pearsonr(one, other).statistic) < 5.5 / np.sqrt(len(one))
+        assert abs(np.corrcoef(one, other)[0, 1]) < 5.5 / np.sqrt(len(one))
 
 
 @pytest.mark.parametrize("high", [1, 2, 3, 10, 255, 2**53])
