@@ -6,13 +6,16 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint coverage mutants bench
+.PHONY: help demo serve-demo test lint coverage mutants bench
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED)  ## train and attack two small models on digits, write demo/report.html (about 3 minutes)
 	env -u OMP_NUM_THREADS $(BIN)/splitveil demo --out demo
+
+serve-demo: $(INSTALLED)  ## train on digits, export, and serve a page with TLS and a token (about 2 minutes, needs npm)
+	env -u OMP_NUM_THREADS $(BIN)/splitveil serve-demo --out serve-demo
 
 test: $(INSTALLED)  ## run the tests, the examples in the docstrings and the notebook
 	$(BIN)/python -m pytest -q -n $(WORKERS) --nbmake tests src edge/src docs/quickstart.ipynb

@@ -25,6 +25,7 @@ from . import (  # noqa: F401 (they register)
     query,
     report,
     serve,
+    serve_demo,
     tools,
     train,
 )
