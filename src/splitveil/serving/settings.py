@@ -16,6 +16,8 @@ from .limits import Limits
 
 BACKLOG = 1024
 """Connections that the system keeps before they are accepted."""
+LARGEST = 2**40
+"""Largest limit: beyond any machine, and below what counters and clocks hold."""
 OTHER_FILES = 64
 """Open files that a worker needs beside its connections."""
 
@@ -108,8 +110,8 @@ def check(settings: Settings) -> None:
     if settings.port and settings.port == settings.grpc_port:
         raise UserError(f"--port and --grpc-port are both {settings.port}; give each door its own")
     for name, value in asdict(settings.limits).items():
-        if value is not None and value <= 0:
-            raise UserError(f"the limit {name.replace('_', '-')} is {value}; expected more than 0")
+        if value is not None and not 0 < value <= LARGEST:  # NaN is not
+            raise UserError(f"the limit {name.replace('_', '-')} is {value}; expected more than 0, at most {LARGEST:,}")
     if settings.limits.queue < settings.limits.images:
         raise UserError("the queue is shorter than one request: raise --max-queue or lower --max-images")
     _, address = address_of(settings)
