@@ -24,6 +24,8 @@ def serve(
     tls_key: MaybePlace = None,
     token_file: MaybePlace = None,
     workers: int = 1,
+    on: str = "local",
+    replicas: int | None = None,
     metrics_port: int | None = None,
     demo: Switch = False,
     runtime: MaybePlace = None,
@@ -51,6 +53,8 @@ def serve(
         tls_key: PEM file of its key, not encrypted.
         token_file: File of tokens (`splitveil token`), read again when it changes; without it, everybody may ask.
         workers: Processes, each with its own copy of the model, that share the port. The limits hold for each.
+        on: local, or ray: the same over HTTP in replicas on the Ray cluster that RAY_ADDRESS names.
+        replicas: For --on ray: processes on the cluster, each with a processor; 1 unless you say more.
         metrics_port: Port of this machine that tells Prometheus what was counted; 0: any that is free.
         demo: Hand out the page of the bundle at / (`splitveil page`).
         runtime: For --demo: folder dist of onnxruntime-web 1.30.0.
@@ -86,7 +90,18 @@ def serve(
     )
     cert, key, tokens = (None if place is None else str(place) for place in (tls_cert, tls_key, token_file))
     settings = Settings(
-        str(bundle), host, port, grpc_port, cert, key, tokens, workers, metrics_port, insecure, None, limits
+        str(bundle),
+        host,
+        port,
+        grpc_port,
+        cert,
+        key,
+        tokens,
+        workers,
+        _replicas(on, replicas, demo),
+        metrics_port,
+        insecure,
+        limits=limits,
     )
     check(settings)
     page = None
@@ -99,6 +114,19 @@ def serve(
     elif runtime or examples:
         raise UserError("--runtime and --examples belong to --demo; add it, or leave them out")
     serving.launch(settings, page)
+
+
+def _replicas(on: str, replicas: int | None, demo: bool) -> int | None:
+    """Return the replicas on Ray; None for a server of this machine."""
+    if on not in ("local", "ray"):
+        raise UserError(f"--on {on!r:.80}; expected local or ray")
+    if on == "local":
+        if replicas is not None:
+            raise UserError("--replicas belongs to --on ray; on this machine, say --workers")
+        return None
+    if demo:
+        raise UserError("--demo does not go with --on ray; write the page with `splitveil page`, and host it yourself")
+    return 1 if replicas is None else replicas
 
 
 @app.command

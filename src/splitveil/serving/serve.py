@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..deploy import bundle
-from . import metrics, supervisor, worker
+from . import metrics, on_ray, supervisor, worker
 from .metrics import Log
 from .service import cloud_of
 from .settings import Settings, bound, check, tls_context
@@ -54,6 +54,9 @@ def main(text: str) -> int:
     found = bundle.read(settings.bundle)
     cloud_of(found)
     name, log = found.model_name, Log()
+    if settings.replicas is not None:
+        del found
+        return on_ray.run(settings, lambda: _say(settings, name, settings.port))
     if settings.grpc_port is not None:
         grpc_port, _ = supervisor.reserve(replace(settings, port=settings.grpc_port))
         settings = replace(settings, grpc_port=grpc_port)

@@ -35,6 +35,7 @@ class Settings:
         tls_key: file of its key.
         token_file: file of tokens; None: everybody may ask.
         workers: number of processes.
+        replicas: number of replicas on Ray; None: not on Ray.
         metrics_port: port of the metrics on loopback; 0: any that is free; None: no metrics.
         insecure: whether an address that others reach may do without TLS and tokens.
         page: an open file with the HTML that ``/`` hands out.
@@ -49,6 +50,7 @@ class Settings:
     tls_key: str | None = None
     token_file: str | None = None
     workers: int = 1
+    replicas: int | None = None
     metrics_port: int | None = None
     insecure: bool = False
     page: int | None = None
@@ -101,6 +103,8 @@ def check(settings: Settings) -> None:
         raise UserError("TLS needs both --tls-cert and --tls-key")
     if settings.workers < 1:
         raise UserError(f"--workers {settings.workers}; expected at least 1")
+    if settings.replicas is not None:
+        _check_ray(settings)
     for name in ("port", "grpc_port", "metrics_port"):
         value = getattr(settings, name)
         if value is not None and not 0 <= value < 2**16:
@@ -121,6 +125,20 @@ def check(settings: Settings) -> None:
             f"{settings.host} can be reached from other machines and has no {' and no '.join(missing)}; give "
             "--tls-cert, --tls-key and --token-file, or --insecure if something before it has both"
         )
+
+
+def _check_ray(settings: Settings) -> None:
+    """Refuse what Ray does in another way."""
+    if settings.replicas is not None and settings.replicas < 1:
+        raise UserError(f"--replicas {settings.replicas}; expected at least 1")
+    others = {
+        "--workers": settings.workers > 1,
+        "--grpc-port": settings.grpc_port is not None,
+        "--metrics-port": settings.metrics_port is not None,
+        "--port 0": settings.port == 0,
+    }
+    for name in (name for name, given in others.items() if given):
+        raise UserError(f"{name} does not go with --on ray; leave it out (docs/serve.md)")
 
 
 def address_of(settings: Settings) -> tuple[socket.AddressFamily, tuple]:
