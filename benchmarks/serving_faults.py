@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -22,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 import served
 import small_bundle
@@ -378,6 +381,42 @@ async def killed(bundle: Bundle, folder: Path, clients: int, times: int) -> dict
 def children(asked: Asked) -> list[str]:
     number = asked.running.process.pid
     return Path(f"/proc/{number}/task/{number}/children").read_text().split()
+
+
+def table(trials: dict[str, dict[str, Any]]) -> str:
+    """Return the trials as docs/serve.md shows them."""
+    mixed_up, fuzz, many, dawdling, stop, kill = trials.values()
+    growth = [trial["megabytes"][1] - trial["megabytes"][0] for trial in (mixed_up, fuzz)]
+    codes = ", ".join(f"{count:,} times {code}" for code, count in fuzz["answers"].items())
+    late = {status for counts in dawdling["answers"].values() for status in counts}
+    rows = [
+        (
+            f"{mixed_up['requests']:,} requests of {mixed_up['clients']} clients with known answers, of whom "
+            f"{mixed_up['left before the answer']:,} left before theirs",
+            f"{mixed_up['right']:,} right, {mixed_up['mixed_up']} wrong; memory {growth[0]:+.1f} MB",
+        ),
+        (
+            f"{fuzz['requests']:,} requests with bytes changed, taken out or put in",
+            f"{codes}; {fuzz['tracebacks']} tracebacks; memory {growth[1]:+.1f} MB",
+        ),
+        (
+            f"{many['connections']} connections, of which {many['cap']} are allowed",
+            f"{many['answers']['200']} answered, {many['answers']['503']} times 503; afterwards {many['afterwards']}",
+        ),
+        (f"{dawdling['each']} clients of each of: {', '.join(dawdling['answers'])}", f"all {' or '.join(late)}"),
+        (
+            f"SIGTERM {stop['times']} times under {stop['clients']} clients that never pause",
+            f"{stop['answers']['200']:,} answered, {stop['answers']['503']:,} times 503, "
+            f"{stop['answers'].get('lost', 0)} lost; exit codes {', '.join(stop['exit_codes'])}",
+        ),
+        (
+            f"one of two workers killed {kill['times']} times under {kill['clients']} clients that ask again",
+            f"{kill['right']:,} right, {kill.get('wrong', 0)} wrong, {kill.get('never answered', 0)} never answered; "
+            f"{kill['asked again']} asked again; {kill['workers afterwards']} workers afterwards",
+        ),
+    ]
+    lines = [f"| {trial} | {result} |" for trial, result in rows]
+    return "\n".join(["| trial | what came of it |", "|---|---|", *lines])
 
 
 def main() -> None:
