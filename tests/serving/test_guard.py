@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -13,6 +15,7 @@ import pytest
 import served
 import small_bundle
 from served import asked, some_wires
+from splitveil.serving import guard, worker
 from splitveil.serving.limits import Limits
 
 SHORT, LONG = 0.05, 30.0
@@ -215,15 +218,51 @@ def test_trailers_without_an_end_are_refused(bundle):
     run(bundle, LIMITS, test)
 
 
-def test_a_refusal_reaches_a_client_that_still_writes(bundle):
+def test_a_refusal_reaches_a_client_that_writes_all_before_it_reads(bundle):
     async def test(connect, door):
-        client = await connect()
-        client.send(head(door, 20_000_000))
-        client.send(b"x" * 20_000_000)
-        assert (await client.rest()).startswith(b"HTTP/1.1 413 ")
+        port = (await connect()).writer.get_extra_info("peername")[1]
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        with contextlib.closing(connection):
+            answer = await asyncio.to_thread(served.say, connection, "POST", door.infer, b"x" * 20_000_000, {})
+        assert answer.status == 413
         assert door.lines()[0]["bytes"] == 0
 
     run(bundle, LIMITS, test)
+
+
+def test_a_client_that_leaves_amid_its_body_is_forgotten(bundle):
+    async def test(connect, door):
+        client = await connect()
+        client.send(head(door, 100) + b"{")
+        while not door.service.active:
+            await asyncio.sleep(0.001)
+        client.writer.close()
+        while door.service.active:
+            await asyncio.sleep(0.001)
+        assert [line["reason"] for line in door.lines()] == ["gone"]
+
+    run(bundle, LIMITS, test)
+
+
+def test_the_last_connections_of_a_server_that_stops_are_answered(bundle):
+    with served.door(bundle) as door, socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+
+        async def go():
+            make, connections = guard.factory(door.application, door.service)
+            reader, writer = await asyncio.open_connection(*listening.getsockname())  # nobody accepts it
+            writer.write(raw(door))
+            door.service.draining = True
+            with listening.dup() as waiting:
+                listening.close()
+                await worker.take_last(waiting, make, None, {})
+            assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
+            writer.close()
+            while connections:
+                await asyncio.sleep(0.001)
+
+        asyncio.run(go())
 
 
 def test_a_client_that_does_not_read_its_answers_is_cut(bundle, monkeypatch):

@@ -106,13 +106,13 @@ def test_tls_tokens_rotation_new_certificates_and_a_drain_that_loses_nothing(
         running.headers = {"Authorization": f"Bearer {another}"}
         until(lambda: running.ask("GET", "/v2").status == 200)
 
+        authority.renew()
         key = authority.key.read_bytes()
-        authority.key.write_text("damaged")
+        authority.key.write_text("damaged")  # beside a new certificate
         running.process.send_signal(signal.SIGHUP)
         until(lambda: "certificate not read" in running.log.read_text())
         assert running.ask("GET", "/v2").status == 200
         authority.key.write_bytes(key)
-        authority.renew()
         running.process.send_signal(signal.SIGHUP)
         until(lambda: '"certificate read"' in running.log.read_text())
         with pytest.raises(ssl.SSLCertVerificationError):

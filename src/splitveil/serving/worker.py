@@ -101,7 +101,7 @@ async def _serve(
     closing = asyncio.ensure_future(door.stop(GOODBYE)) if door is not None else None
     with listening.dup() as waiting:  # it outlives the server, which closes its own
         server.close()
-        await _take_last(waiting, make, context, patience)
+        await take_last(waiting, make, context, patience)
     for leave in (lambda one: None, lambda one: one.shutdown(), lambda one: one.transport.abort()):
         for connection in list(connections):
             leave(connection)
@@ -117,13 +117,20 @@ async def _serve(
     service.log.write("stopped")
 
 
-async def _take_last(
+async def take_last(
     waiting: socket.socket,
     make: Callable[[], asyncio.Protocol],
     context: ssl.SSLContext | None,
     patience: dict[str, float],
 ) -> None:
-    """Take the connections that the server has not seen yet: closing the socket would reset them."""
+    """Take the connections that the server has not seen yet: closing the socket would reset them.
+
+    Args:
+        waiting: the socket that has listened; it is closed.
+        make: makes the protocol of a connection.
+        context: for TLS.
+        patience: its deadlines.
+    """
     last = []
     waiting.setblocking(False)
     with contextlib.suppress(BlockingIOError):
