@@ -43,9 +43,7 @@ def test_it_leaves_a_server_that_only_this_machine_reaches_and_that_asks_for_a_t
 
 def test_what_is_missing_is_said_before_anything_is_made(quick, tmp_path, monkeypatch):
     monkeypatch.setattr(demo.shutil, "which", lambda name: None if name == "npm" else name)
-    with pytest.raises(
-        UserError, match="the command npm is missing: it fetches onnxruntime-web@"
-    ):
+    with pytest.raises(UserError, match="the command npm is missing: it fetches onnxruntime-web@"):
         demo.prepare(tmp_path / "out", 0, None)
     monkeypatch.setattr(demo.shutil, "which", lambda name: None)
     with pytest.raises(UserError, match="the command openssl is missing"):
