@@ -144,10 +144,20 @@ def test_the_device_alone_and_the_package_alone_are_enough(dist, tmp_path, made)
 def test_an_attack_is_shown_where_the_bundle_holds_one(dist, tmp_path, made):
     assert "This bundle holds no attack" in page.of(tmp_path / "bundle", dist)[1]
     (tmp_path / "bundle" / "attack").mkdir()
-    (tmp_path / "bundle" / page.ATTACK).write_bytes(b"linear")
+    (tmp_path / "bundle" / bundle.PICTURE).write_bytes(b"linear")
     text = page.of(tmp_path / "bundle", dist)[1]
     assert "This bundle holds no attack" not in text
     assert unpacked(Elements(text).texts["attack"]) == b"linear"
+
+
+def test_the_page_says_what_the_export_has_measured(made, engine):
+    text = page.page(made, engine)
+    assert "right about 90.0% [80.0%, 100.0%] of 100 test images" in text
+    assert "the linear attack is off" not in text
+    score = {"mean": 0.04, "ci95": [0.01, 0.09]}
+    linear = {"images": 50, "float32": score, "coded": score, "difference": score}
+    text = page.page(changed(made, measured={**made.wire["measured"], "linear_mse": linear}), engine)
+    assert "On 50 test images the linear attack is off by 51.0 [25.5, 76.5] of 255 gray levels" in text
 
 
 def test_a_wire_without_noise_is_not_said_to_have_any(made, engine):

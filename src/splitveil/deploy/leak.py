@@ -73,23 +73,27 @@ class Numbers(nn.Module):
 class Picture(nn.Module):
     """The linear attack as a graph, its matrix as two narrow ones in half precision.
 
+    The narrow matrices keep what A makes of a wire's distance from the mean wire, in the directions of pixels in which
+    that varies most; what A makes of the mean wire itself goes whole into the constant.
+
     Args:
         coder: of the wire.
         weights: A, (D, P).
         constant: b, (P,).
-        deviations: of each number on the wire, (D,), in whose measure the narrow matrices are nearest to A.
+        wires: numbers that the cloud reads, of some images, (N, D).
         shape: (C, H, W) of an image.
     """
 
-    def __init__(self, coder: Coder, weights: Tensor, constant: Tensor, deviations: Tensor, shape: tuple[int, ...]):
+    def __init__(self, coder: Coder, weights: Tensor, constant: Tensor, wires: Tensor, shape: tuple[int, ...]):
         super().__init__()
         self.coder, self.shape = coder, shape
-        rank = min(RANK, *weights.shape)
-        _, _, directions = torch.linalg.svd(deviations[:, None] * weights, full_matrices=False)
-        ahead = directions[:rank]
-        self.register_buffer("back", (weights @ ahead.T).half())
-        self.register_buffer("ahead", ahead.half())
-        self.register_buffer("constant", constant.float())
+        mean = wires.mean(0)
+        rank = min(RANK, *weights.shape, len(wires))
+        _, _, directions = torch.linalg.svd((wires - mean) @ weights, full_matrices=False)
+        back, ahead = (weights @ directions[:rank].T).half(), directions[:rank].half()
+        self.register_buffer("back", back)
+        self.register_buffer("ahead", ahead)
+        self.register_buffer("constant", constant.float() + mean @ weights - mean @ back.float() @ ahead.float())
 
     def forward(self, wire: Tensor) -> Tensor:
         """Return images uint8 (B, H, W, C) of coded wires (B, n)."""
@@ -125,8 +129,7 @@ def leak_of(model: SplitModel, coder: Coder, given: Protocol, seed: int) -> Leak
         rng = stream("cpu", seed, 5)
         wires = [victim.query(part, rng) for part in truth.split(BATCH)]
         errors[name] = metrics.mse(torch.cat([attack.reconstruct(wire) for wire in wires]), truth)
-    deviations = torch.cat(wires).flatten(1).std(0)
-    picture = Picture(coder, attack.weights, attack.constant, deviations, tuple(truth.shape[1:]))
+    picture = Picture(coder, attack.weights, attack.constant, torch.cat(wires).flatten(1), tuple(truth.shape[1:]))
     example = coder.encode(_coded(model)(truth[:3], stream("cpu", seed, 5)))
     return Leak(
         len(attacked),

@@ -17,7 +17,7 @@ from .. import __version__
 from ..errors import UserError
 from ..storage import reading
 from ..storage.files import write_text
-from .bundle import AGAIN, Bundle, Wire, read
+from .bundle import AGAIN, PICTURE, Bundle, Wire, read
 
 SCRIPT, WASM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
 RUNTIMES = {
@@ -33,7 +33,6 @@ but the wire leaves; so only files that were looked at are put into it.
 """
 NEWEST = max(RUNTIMES)
 GET = f"`npm pack onnxruntime-web@{NEWEST}`, unpack it and name its folder package/dist with --runtime"
-ATTACK = Path("attack") / "linear.onnx"
 LARGE = 6_000_000
 """Bytes of a page from which it is slow to load."""
 MOST_EXAMPLES, EXAMPLE_BYTES = 12, 200_000
@@ -103,7 +102,7 @@ def attack_of(folder: str | Path) -> bytes | None:
     Args:
         folder: the bundle.
     """
-    path = Path(folder) / ATTACK
+    path = Path(folder) / PICTURE
     return reading.text_of(path, AGAIN) if path.is_file() else None
 
 
@@ -203,7 +202,7 @@ def page(bundle: Bundle, engine: Runtime, attack: bytes | None = None, pictures:
         size=f"{height} × {width}",
         tiles=_tiles_text(bundle.wire),
         painted=tiles(bundle.wire).size,
-        accuracy=_accuracy(bundle.wire),
+        measured=_measured(bundle.wire),
         version=__version__,
         attacked=attack is not None,
         data=Markup(_json(about)),
@@ -334,7 +333,17 @@ def _tiles_text(wire: Wire) -> str:
     return numbers if found.channels == 1 else f"{numbers}: {found.channels} channels of {found.height} × {found.width}"
 
 
-def _accuracy(wire: Wire) -> str:
-    score, images = wire["measured"]["accuracy_bundle"], wire["measured"]["images"]
+def _measured(wire: Wire) -> list[str]:
+    """Return in words what the export has measured."""
+    measured = wire["measured"]
+    score, images = measured["accuracy_bundle"], measured["images"]
     low, high = score["ci95"]
-    return f"This network is right about {score['mean']:.1%} [{low:.1%}, {high:.1%}] of {images:,} test images."
+    said = [f"This network is right about {score['mean']:.1%} [{low:.1%}, {high:.1%}] of {images:,} test images."]
+    if "linear_mse" in measured:
+        coded = measured["linear_mse"]["coded"]
+        mean, low, high = (255 * math.sqrt(max(0.0, error)) for error in (coded["mean"], *coded["ci95"]))
+        said.append(
+            f"On {measured['linear_mse']['images']:,} test images the linear attack is off by {mean:.1f} "
+            f"[{low:.1f}, {high:.1f}] of 255 gray levels: the root of their mean squared error."
+        )
+    return said
