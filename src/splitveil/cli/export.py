@@ -22,6 +22,7 @@ def export(
     *,
     out: Place,
     codec: str = "auto",
+    tail: str = "fp32",
     name: str | None = None,
     root: MaybePlace = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
@@ -37,6 +38,7 @@ def export(
         out: Folder of the bundle.
         codec: What crosses the wire: auto (uint4 where that is at most half as far off as the noise, else uint8),
             uint8, uint4, uint2, float16 or float32.
+        tail: fp32, or int8: a quarter of the file, about a third of the time, and other answers to some images.
         name: Name of the model at the server; that of the image set unless you give one.
         root: Folder of the images, where they have moved since the training.
         overwrite: Replace a bundle in --out.
@@ -47,7 +49,7 @@ def export(
 
     opened = runs.Run.open(run)
     images = runs.load_images(opened.settings.model_copy(update={"root": root}) if root else opened.settings)
-    options = exporting.Options(codec, name, overwrite, allow_undefended)
+    options = exporting.Options(codec, tail, name, overwrite, allow_undefended)
     with progress_bars.bars() as bar:
         task = bar.add_task("export", total=len(exporting.STEPS), note="")
 
@@ -74,6 +76,9 @@ def _print(found: Exported) -> None:
         ("accuracy of the bundle, same draws", f"{compared.accuracy_bundle:.1%}"),
         ("difference, points", f"{compared.difference.scaled(100):.2f}"),
     ]
+    if compared.int8:
+        rows.append(("int8 tail: same answers as in float32", f"{compared.int8.agreement:.1%}"))
+        rows.append(("its accuracy − that in float32, points", f"{compared.int8.difference.scaled(100):.2f}"))
     if "linear_mse" in wire["measured"]:
         leak = wire["measured"]["linear_mse"]
         told = {name: Interval.from_dict(leak[name]) for name in ("float32", "coded", "difference")}
@@ -88,8 +93,11 @@ def _print(found: Exported) -> None:
     else:
         say(f"audit of what is sent: {wire['audit']['verdict']}")
     flags = []
-    if compared.difference.hi < 0:
-        flags.append(f"the codec {coded['codec']} costs accuracy: choose one of more bits with --codec")
+    if compared.int8 and compared.int8.difference.hi < 0:
+        flags.append("the int8 tail costs accuracy: choose --tail fp32")
+    elif compared.difference.hi < 0:
+        tail = " with the int8 tail" if compared.int8 else ""
+        flags.append(f"the codec {coded['codec']}{tail} costs accuracy: choose one of more bits with --codec")
     if not draws:
         flags.append("nothing on this wire is random: whoever reads it may rebuild the image")
     show_flags(flags)

@@ -76,6 +76,15 @@ class LinearError(TypedDict):
     difference: Interval
 
 
+class Int8Tail(TypedDict):
+    """A tail in 8-bit integers beside the same in float32, on the same coded wires of test images."""
+
+    __pydantic_config__ = CLOSED  # type: ignore[misc]
+    calibration_images: Count
+    agreement: Interval
+    difference: Interval
+
+
 class Measured(TypedDict):
     """What the export has measured on test images, the same draws on both sides."""
 
@@ -86,6 +95,7 @@ class Measured(TypedDict):
     difference: Interval
     codes_differ: Number
     linear_mse: NotRequired[LinearError]
+    int8_tail: NotRequired[Int8Tail]
 
 
 class Wire(TypedDict):

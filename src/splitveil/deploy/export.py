@@ -21,7 +21,7 @@ from ..model import SplitModel
 from ..randomness import stream
 from ..runs import Run
 from ..storage.reading import finite
-from . import bundle, manifests
+from . import bundle, manifests, quantized
 from .audited import audit_of
 from .draws import Draw
 from .graphs import CloudGraph, DeviceGraph, Session, check_packages, cloud_bytes, device_bytes
@@ -42,6 +42,7 @@ class Options:
 
     Attributes:
         codec: one of `defenses._codec.CODECS`.
+        tail: one of `quantized.TAILS`.
         name: of the model at the server; None: that of the image set.
         overwrite: replace a bundle that is there.
         undefended: export a wire on which nothing is random.
@@ -49,6 +50,7 @@ class Options:
     """
 
     codec: str = "auto"
+    tail: str = "fp32"
     name: str | None = None
     overwrite: bool = False
     undefended: bool = False
@@ -94,6 +96,7 @@ def export(
     name = bundle.check_name(options.name or _plain(images.name))
     if options.codec not in CODECS:
         raise UserError(f"codec {options.codec!r:.40}; expected one of: {', '.join(CODECS)}")
+    quantized.check_tail(options.tail)
     told = show or (lambda number, step: None)
     given = parts(run.settings, images, run.settings.protocol, None, None)
     model = run.model(images)
@@ -168,11 +171,14 @@ def convert(model: SplitModel, train: Split, test: Split, options: Options, show
     encoder = device_bytes(device, as_input(train.images[:3]), draws)
     show(3, STEPS[3])
     tail = cloud_bytes(cloud, coder.encode(sent[:3]))
+    wires = coder.encode(sent[: quantized.IMAGES])
+    small = quantized.int8(tail, wires) if options.tail == "int8" else None
+    served = None if small is None else Session(small)
     show(4, STEPS[4])
-    pair = Pair(device, cloud, Session(encoder), Session(tail), draws)
+    pair = Pair(device, cloud, Session(encoder), Session(tail), draws, served, len(wires))
     chosen = torch.randperm(len(test), generator=stream("cpu", options.seed, 2))[:SCORED]
     compared = compare(pair, test.subset(chosen), stream("cpu", options.seed, 3))
-    return Converted(encoder, tail, draws, coder, error, compared)
+    return Converted(encoder, small or tail, draws, coder, error, compared)
 
 
 def _coder(model: SplitModel, name: str, sent: Tensor, sigma: float) -> tuple[Coder, float | None]:
@@ -216,6 +222,7 @@ def _about(name: str, images: ImageSet, made: Converted, leak: Leak | None) -> d
             "difference": compared.difference.as_dict(),
             "codes_differ": compared.codes_differ,
             **({} if leak is None else {"linear_mse": leak.as_dict()}),
+            **({} if compared.int8 is None else {"int8_tail": compared.int8.as_dict()}),
         },
     }
 

@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..statistics.intervals import Interval, binomial_ci, paired_difference
 from .draws import Draw
 from .graphs import CloudGraph, DeviceGraph, Session
+from .quantized import Cost
 
 BATCH = 50
 SHARE = 1e-4
@@ -31,6 +32,8 @@ class Pair:
         device, cloud: graphs in PyTorch.
         encoder, tail: the same as ONNX.
         draws: inputs of the device's graph.
+        served: the tail that is served, where that is not ``tail`` but its int8 form.
+        calibrated: number of images from which that was made.
     """
 
     device: DeviceGraph
@@ -38,6 +41,8 @@ class Pair:
     encoder: Session
     tail: Session
     draws: Sequence[Draw]
+    served: Session | None = None
+    calibrated: int = 0
 
     @property
     def coder(self) -> Coder:
@@ -74,6 +79,7 @@ class Comparison:
         accuracy_bundle: of the ONNX files, with the coded wire.
         difference: bundle − PyTorch, paired.
         codes_differ: share of the numbers on the wire that differ.
+        int8: what the int8 tail costs; None: the tail is in float32.
     """
 
     images: int
@@ -81,6 +87,7 @@ class Comparison:
     accuracy_bundle: Interval
     difference: Interval
     codes_differ: float
+    int8: Cost | None = None
 
 
 @torch.no_grad()
@@ -98,8 +105,8 @@ def compare(pair: Pair, images: Split, rng: torch.Generator) -> Comparison:
     """
     check_batches(pair, as_input(images.images[: max(BATCHES)]), rng)
     differ, values = 0, 0
-    right_torch, right_bundle = [], []
-    for part, labels in zip(images.images.split(BATCH), images.labels.split(BATCH), strict=True):
+    before, plain, after = [], [], []
+    for part in images.images.split(BATCH):
         image, numbers = as_input(part), pair.numbers(len(part), rng)
         sent = pair.device.replayed(part.float() / 255, numbers)
         expected, wire = pair.coder.encode(sent), pair.encoded(image, numbers)
@@ -107,16 +114,19 @@ def compare(pair: Pair, images: Split, rng: torch.Generator) -> Comparison:
         values += sent.numel()
         logits = pair.tail({"wire": wire})
         check_logits(logits, pair.cloud(wire))
-        right_torch.append(pair.cloud.receive(sent).argmax(1) == labels)
-        right_bundle.append(logits.argmax(1) == labels)
+        before.append(pair.cloud.receive(sent).argmax(1))
+        plain.append(logits.argmax(1))
+        after.append(plain[-1] if pair.served is None else pair.served({"wire": wire}).argmax(1))
     check_share(differ, values)
-    before, after = torch.cat(right_torch), torch.cat(right_bundle)
+    cost = Cost.of(pair.calibrated, torch.cat(plain), torch.cat(after), images.labels) if pair.served else None
+    right_torch, right_bundle = torch.cat(before) == images.labels, torch.cat(after) == images.labels
     return Comparison(
         len(images),
-        binomial_ci(int(before.sum()), len(images)),
-        binomial_ci(int(after.sum()), len(images)),
-        paired_difference(after.double(), before.double()),
+        binomial_ci(int(right_torch.sum()), len(images)),
+        binomial_ci(int(right_bundle.sum()), len(images)),
+        paired_difference(right_bundle.double(), right_torch.double()),
         differ / values,
+        cost,
     )
 
 
