@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def run(small, small_run, tmp_path) -> runs.Run:
 def behind(defense: SplitModel, bits: int = 4) -> SplitModel:
     """The same model, whose wire is sent by a grid that fits it."""
     codec = Codec(f"uint{bits}")  # type: ignore[arg-type]
-    parts = list(defense.defense) if isinstance(defense.defense, Stack) else [defense.defense]
+    parts: list[Any] = list(defense.defense) if isinstance(defense.defense, Stack) else [defense.defense]
     coded = SplitModel(defense.encoder, defense.tail, defense=[*parts, codec], example=torch.rand(1, 3, 4, 4))  # type: ignore[list-item]
     part = parts[-1]
     x = torch.rand(500, 3, 4, 4, generator=rng())
@@ -91,14 +92,15 @@ def test_the_law_tells_of_the_rounding(bits):
 def watered() -> SplitModel:
     plain, _ = model(12, 0.0)
     noise = Waterfill(0.1)
-    draw = {"generator": rng(5)}
-    noise.center, noise.matrix, noise.estimate = torch.zeros(12), torch.randn(5, 12, **draw), torch.randn(12, 5, **draw)
+    noise.center, draw = torch.zeros(12), rng(5)
+    noise.matrix, noise.estimate = torch.randn(5, 12, generator=draw), torch.randn(12, 5, generator=draw)
     return SplitModel(plain.encoder, plain.tail, defense=[noise], example=torch.rand(1, 3, 4, 4))
 
 
 def test_behind_waterfill_the_numbers_are_coded_that_are_sent():
     coded = behind(watered(), 2)
-    noise, codec = coded.defense
+    parts: Any = coded.defense
+    noise, codec = parts
     z = coded.features(torch.rand(300, 3, 4, 4, generator=rng(2)))
     read = noise._sent_of(coded.protect(z, rng(3)))
     assert max(len((values * 1e3).round().unique()) for values in read.T) <= 4

@@ -300,7 +300,7 @@ def test_a_wire_without_gradient_is_gone_around(attack):
 
 
 def test_the_settings_with_the_least_error_on_held_out_images_are_chosen(monkeypatch):
-    attack = DiffusionAttack(steps=2, samples=1, **(TINY | {"tuning": 6}))
+    attack = DiffusionAttack(steps=2, samples=1, **{**TINY, "tuning": 6})
     scripted = []
 
     def sample(wire, rates, mode):
