@@ -23,6 +23,7 @@ def export(
     out: Place,
     codec: str = "auto",
     tail: str = "fp32",
+    phone: Annotated[bool, Parameter(negative="")] = False,
     name: str | None = None,
     root: MaybePlace = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
@@ -39,6 +40,7 @@ def export(
         codec: What crosses the wire: auto (uint4 where that is at most half as far off as the noise, else uint8),
             uint8, uint4, uint2, float16 or float32.
         tail: fp32, or int8: a quarter of the file, about a third of the time, and other answers to some images.
+        phone: Make device/encoder.pte too, a program for Android and iOS; needs the package executorch.
         name: Name of the model at the server; that of the image set unless you give one.
         root: Folder of the images, where they have moved since the training.
         overwrite: Replace a bundle in --out.
@@ -49,7 +51,7 @@ def export(
 
     opened = runs.Run.open(run)
     images = runs.load_images(opened.settings.model_copy(update={"root": root}) if root else opened.settings)
-    options = exporting.Options(codec, tail, name, overwrite, allow_undefended)
+    options = exporting.Options(codec, tail, phone, name, overwrite, allow_undefended)
     with progress_bars.bars() as bar:
         task = bar.add_task("export", total=len(exporting.STEPS), note="")
 

@@ -206,8 +206,10 @@ def write(out: str | Path, encoder: bytes, tail: bytes, wire: Wire, more: Mappin
         UserError: the folder cannot be written, or the disk is full; what was there stays.
     """
     files: dict[str, bytes] = {name: text.encode() if isinstance(text, str) else text for name, text in more.items()}
+    given = dict(files)
     for part, model in (("device", encoder), ("cloud", tail)):
-        held = {MODELS[part]: model, WIRE: canonical(wire)}
+        beside = {name.removeprefix(f"{part}/"): given[name] for name in given if name.startswith(f"{part}/")}
+        held = {**beside, MODELS[part]: model, WIRE: canonical(wire)}
         sums = "".join(f"{hashlib.sha256(held[name]).hexdigest()}  {name}\n" for name in sorted(held))
         files |= {f"{part}/{name}": content for name, content in {**held, SUMS: sums.encode()}.items()}
     with whole_folder(out, "export") as folder:

@@ -21,7 +21,7 @@ from ..model import SplitModel
 from ..randomness import stream
 from ..runs import Run
 from ..storage.reading import finite
-from . import bundle, manifests, quantized
+from . import bundle, manifests, phone, quantized
 from .audited import audit_of
 from .draws import Draw
 from .graphs import CloudGraph, DeviceGraph, Session, check_packages, cloud_bytes, device_bytes
@@ -43,6 +43,7 @@ class Options:
     Attributes:
         codec: one of `defenses._codec.CODECS`.
         tail: one of `quantized.TAILS`.
+        phone: make the device's graph a program of ExecuTorch too.
         name: of the model at the server; None: that of the image set.
         overwrite: replace a bundle that is there.
         undefended: export a wire on which nothing is random.
@@ -51,6 +52,7 @@ class Options:
 
     codec: str = "auto"
     tail: str = "fp32"
+    phone: bool = False
     name: str | None = None
     overwrite: bool = False
     undefended: bool = False
@@ -97,6 +99,8 @@ def export(
     if options.codec not in CODECS:
         raise UserError(f"codec {options.codec!r:.40}; expected one of: {', '.join(CODECS)}")
     quantized.check_tail(options.tail)
+    if options.phone:
+        phone.check_package()
     told = show or (lambda number, step: None)
     given = parts(run.settings, images, run.settings.protocol, None, None)
     model = run.model(images)
@@ -114,6 +118,8 @@ def export(
         f"{place}/1/model.onnx": tail,
         "kserve.yaml": manifests.kserve_manifest(wire),
     }
+    if made.phone is not None:
+        more[phone.FILE] = made.phone
     if leak is not None:
         more[bundle.PICTURE] = leak.graph
     bundle.write(out, encoder, tail, wire, more)
@@ -131,6 +137,7 @@ class Converted:
         coder: of the wire.
         error: of the coder, in deviations of the noise; None where there is none.
         compared: files and model on test images.
+        phone: the device's graph as a program of ExecuTorch; None: it was not asked for.
     """
 
     encoder: bytes
@@ -139,6 +146,7 @@ class Converted:
     coder: Coder
     error: float | None
     compared: Comparison
+    phone: bytes | None = None
 
 
 def convert(model: SplitModel, train: Split, test: Split, options: Options, show: Show) -> Converted:
@@ -178,7 +186,8 @@ def convert(model: SplitModel, train: Split, test: Split, options: Options, show
     pair = Pair(device, cloud, Session(encoder), Session(tail), draws, served, len(wires))
     chosen = torch.randperm(len(test), generator=stream("cpu", options.seed, 2))[:SCORED]
     compared = compare(pair, test.subset(chosen), stream("cpu", options.seed, 3))
-    return Converted(encoder, small or tail, draws, coder, error, compared)
+    program = phone.phone_bytes(device, draws, test.subset(chosen), options.seed) if options.phone else None
+    return Converted(encoder, small or tail, draws, coder, error, compared, program)
 
 
 def _coder(model: SplitModel, name: str, sent: Tensor, sigma: float) -> tuple[Coder, float | None]:

@@ -115,7 +115,7 @@ def onnx_bytes(module: nn.Module, example: tuple[Any, ...], inputs: list[str], o
     shapes = _pytree.tree_map(lambda _: {0: torch.export.Dim.DYNAMIC}, example)
     module.eval()
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             program = torch.onnx.export(
                 module,
                 example,
@@ -214,7 +214,7 @@ class Session:
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def quiet() -> Any:
     """Keep the exporter's own messages off the terminal."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
