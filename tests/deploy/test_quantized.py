@@ -99,6 +99,7 @@ def test_an_export_measures_what_it_costs_and_flags_it(run, tmp_path, capsys):
     made = bundle.read(out)
     assert b"QuantizeLinear" in made.models["cloud"]
     measured = made.wire["measured"]
+    assert "int8_tail" in measured
     cost = measured["int8_tail"]
     assert 100 < cost["calibration_images"] <= SIZES["train_size"]
     assert cost["agreement"]["mean"] > 0.9

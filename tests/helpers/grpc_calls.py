@@ -53,8 +53,8 @@ def logits(answer):
     return np.frombuffer(found.raw_output_contents[0], "<f4").reshape(list(found.outputs[0].shape))
 
 
-def run(bundle, work, limits=None, users=None, model=None):
-    """Run ``work(channel, service)`` against a door in this process; return the lines of its log."""
+def run(bundle, work, limits=None, users=None, model=None, closing=False):
+    """Run ``work(channel, service)`` against a door in this process, which may be closing; return what it logged."""
     out = io.StringIO()
 
     async def main():
@@ -62,7 +62,11 @@ def run(bundle, work, limits=None, users=None, model=None):
         door = rpc.Door(service, Settings("b", grpc_port=0))
         await door.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{door.port}") as channel:
-            await work(channel, service)
+            if closing:
+                service.draining = True
+                await asyncio.gather(work(channel, service), door.stop(1))
+            else:
+                await work(channel, service)
         await door.stop(1)
         service.close()
         assert service.active == 0

@@ -252,6 +252,27 @@ def test_more_requests_at_once_than_the_queue_can_hold_are_told_to_come_again(bu
     assert sorted(line["reason"] for line in log) == ["busy", *["slow_request"] * 4]
 
 
+def test_clients_that_go_on_while_the_door_closes_are_told_so(bundle, monkeypatch):
+    """gRPC would cancel what reaches it amid its own closing."""
+    monkeypatch.setattr(rpc, "HELD", 0.6)  # also on a machine that is busy
+
+    async def client(channel):
+        method = channel.unary_unary(f"/{rpc.SERVICE}/ModelInfer")
+        while True:
+            asked = method(request(bundle, some(1)).SerializeToString())
+            code, details = await asked.code(), await asked.details()
+            if "stopping" not in details:
+                return code, details
+            assert code is grpc.StatusCode.UNAVAILABLE
+
+    async def work(channel, service):
+        for code, details in await asyncio.gather(*(client(channel) for _ in range(8))):
+            assert (code, "connect" in details) == (grpc.StatusCode.UNAVAILABLE, True), details
+
+    log = run(bundle, work, closing=True)
+    assert {line["reason"] for line in log} == {"draining"}
+
+
 def test_a_failure_of_ours_tells_an_id_and_no_more(bundle):
     calls = []
 

@@ -29,6 +29,8 @@ STREAMS = 128
 OLDEST = 600.0
 """Seconds after which a connection is closed, between two requests: its client opens another one, which may meet
 another worker."""
+HELD = 0.2
+"""Seconds in which a client that goes on asking has sent its next request, or has read that the server stops."""
 SETTLES = 0.05
 """Seconds in which a request without a message is canceled if its client has left, or if gRPC has refused its message
 as too long: both look alike from here, and count as gone."""
@@ -105,6 +107,7 @@ class Door:
 
     def __init__(self, service: Service, settings: Settings):
         limits, methods = service.limits, _Methods(service)
+        self._methods = methods
         self._server = grpc.aio.server(
             options=options(limits, service.most_bytes, settings.workers > 1),
             maximum_concurrent_rpcs=2 * methods.most,  # those above half of it are told to come again
@@ -132,10 +135,18 @@ class Door:
     async def stop(self, grace: float) -> None:
         """Close the door, and the connections when their requests are answered.
 
+        gRPC cancels the requests that reach it between its decision to stop and the client's notice of it. So each
+        client's next request is held until that notice has gone out, and is then told to go elsewhere.
+
         Args:
             grace: seconds after which they are cut.
         """
-        await self._server.stop(grace)
+        self._methods.leaving = asyncio.Event()
+        await asyncio.sleep(HELD)
+        closing = asyncio.ensure_future(self._server.stop(grace))
+        await asyncio.sleep(HELD)
+        self._methods.leaving.set()
+        await closing
 
 
 class _Methods:
@@ -146,6 +157,8 @@ class _Methods:
         self.most = service.limits.queue + service.limits.batch
         """Most requests at once; each has at least one image, so that more could not wait in the queue."""
         self._active = 0
+        self.leaving: asyncio.Event | None = None
+        """Set when clients have been told that the server stops; None before it does."""
         self.all: dict[str, Method] = {
             "ServerLive": self._plain(pb.ServerLiveRequest, self._server_live, everybody=True),
             "ServerReady": self._plain(pb.ServerReadyRequest, self._server_ready, everybody=True),
@@ -216,6 +229,8 @@ class _Methods:
 
     async def _inferred(self, context: Context, entry: Entry) -> bytes:
         service = self._service
+        if service.draining and self.leaving:
+            await self.leaving.wait()
         service.check_ready()
         self._check_room()
         entry.token = service.caller(_authorization(context))
