@@ -231,6 +231,7 @@ def test_bad_input_is_one_line(folder, options, said):
     code, error = answer("audit", folder / "noise", *chosen, *(text.format(folder=folder) for text in options))
     assert (code, said in error, error.count("\n")) == (2, True, 1), error
     assert not (folder / "noise" / "audit" / "audit.json").exists()
+    assert not (folder / "noise" / "attacks").exists()  # nothing that takes long has begun
 
 
 @pytest.mark.parametrize("damage", ["", "{}", '{"asked": {}, "estimates": [{}], "refused": null}'])

@@ -85,7 +85,7 @@ def plain(model: SplitModel) -> bool:
     return [type(layer) for layer in model.encoder.children()] == [nn.Conv2d]
 
 
-def test_every_registered_defense_is_exported_and_agrees_or_is_refused_by_name():
+def test_every_registered_defense_is_exported_and_agrees_or_is_refused_by_name(quick_exports):
     halves, draws = {}, {}
     for name in NAMES:
         model = build(name)

@@ -57,7 +57,7 @@ def run(tmp_path_factory, small) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported(run, tmp_path_factory) -> Path:
+def exported(run, tmp_path_factory, quick_exports) -> Path:
     out = tmp_path_factory.mktemp("exported") / "bundle"
     assert answer("export", run, "--out", out) == (0, "")
     return out

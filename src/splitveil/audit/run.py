@@ -143,6 +143,8 @@ def audit(
     shown, thresholds = shown or Shown(), (policy[1] if policy else Policy()).thresholds
     named = bounded.specs(terms.bounds)
     threat = terms.threat_model(run, images)
+    if against:
+        _check_same_images(against, run, images, threat)
     judge = _judge(run, images, terms, shown)
     extra = judge.metrics() if judge else {}
     with claimed(run.path / FOLDER, "audit"):
@@ -267,6 +269,17 @@ def _judged(judge: reidentification.Judge, found: Attacked) -> Judge:
     )
 
 
+def _check_same_images(against: runs.Run, run: runs.Run, images: ImageSet, threat: ThreatModel) -> None:
+    """Refuse a reference whose images under attack are others, before the attacks, which take minutes."""
+    sizes = threat.protocol_name, threat.attacker_size, threat.attacked
+    own, other = (attacked.stage.parts(one.settings, images, *sizes).attacker_test for one in (run, against))
+    if own.digest() != other.digest():
+        raise UserError(
+            f"{against.path} has other images under attack than {run.path}: they were trained with different seeds; "
+            "compare runs of the same --seed"
+        )
+
+
 def _reference(
     against: runs.Run,
     run: runs.Run,
@@ -278,14 +291,8 @@ def _reference(
 ) -> Reference:
     """Return how another run fares against the same attacks on the same images."""
     theirs = attacked.attack(against, terms.suite, images, found.terms, extra=extra, progress=shown.attack)
-    own, other = found.given.attacker_test, theirs.given.attacker_test
-    if own.digest() != other.digest():
-        raise UserError(
-            f"{against.path} has other images under attack than {run.path}: they were trained with different seeds; "
-            "compare runs of the same --seed"
-        )
     ours, its = found.best("mse"), theirs.best("mse")
-    ceiling = floors.class_mean_error(found.given.attacker_train, own)
+    ceiling = floors.class_mean_error(found.given.attacker_train, found.given.attacker_test)
     accuracy = against.summary["accuracy"]
     return Reference(
         run=str(against.path),
