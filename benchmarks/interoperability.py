@@ -201,6 +201,14 @@ def client(folder: Path) -> None:
     (folder / "found.json").write_text(json.dumps({"versions": versions, "checks": found}))
 
 
+def some_wires(offered: Any, count: int) -> np.ndarray:
+    """Return random wires of the type that a model takes."""
+    rng = np.random.default_rng(0)
+    if offered.datatype == "UINT8":
+        return rng.integers(0, 256, (count, offered.values), np.uint8)
+    return rng.normal(size=(count, offered.values)).astype(offered.dtype)
+
+
 def measure(bundle: Path, python: str, count: int, folder: Path) -> dict[str, Any]:
     """Return what tritonclient finds at a server of a bundle.
 
@@ -221,11 +229,7 @@ def measure(bundle: Path, python: str, count: int, folder: Path) -> dict[str, An
 
     opened = read(bundle)
     offered = Served.of(opened, Limits())
-    rng = np.random.default_rng(0)
-    if offered.datatype == "UINT8":
-        wires = rng.integers(0, 256, (count, offered.values), np.uint8)
-    else:
-        wires = rng.normal(size=(count, offered.values)).astype(offered.dtype)
+    wires = some_wires(offered, count)
     certificate, key = certificates.make(folder)
     token, _ = tokens.make("triton", folder / "tokens")
     settings = Settings(
