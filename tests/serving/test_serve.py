@@ -213,6 +213,7 @@ HIGH = Settings("bundle", host="0.0.0.0")
         (replace(BASE, host="::"), "has no TLS and no tokens"),
         (replace(BASE, tls_cert="c"), "needs both"),
         (replace(BASE, workers=0), "--workers 0"),
+        (replace(BASE, workers=100_000), "--workers 100000; expected 1 to 256"),
         (replace(BASE, port=-1), "--port -1"),
         (replace(BASE, metrics_port=70000), "--metrics-port 70000"),
         (replace(BASE, host="no such host"), "--host"),

@@ -16,6 +16,8 @@ from .limits import Limits
 
 BACKLOG = 1024
 """Connections that the system keeps before they are accepted."""
+MOST_WORKERS = 256
+"""Most processes of a server on one machine; each holds the model, and uses one core."""
 LARGEST = 2**40
 """Largest limit: beyond any machine, and below what counters and clocks hold."""
 OTHER_FILES = 64
@@ -101,8 +103,8 @@ def check(settings: Settings) -> None:
     """
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise UserError("TLS needs both --tls-cert and --tls-key")
-    if settings.workers < 1:
-        raise UserError(f"--workers {settings.workers}; expected at least 1")
+    if not 1 <= settings.workers <= MOST_WORKERS:
+        raise UserError(f"--workers {settings.workers}; expected 1 to {MOST_WORKERS}, one for each processor core")
     if settings.replicas is not None:
         _check_ray(settings)
     for name in ("port", "grpc_port", "metrics_port"):
