@@ -231,6 +231,18 @@ def test_an_answer_that_is_not_to_the_request_is_refused(made, change, words):
             b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nInference-Header-Content-Length: 9\r\n\r\n{}",
             "a header of '9' bytes in 2",
         ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nInference-Header-Content-Length: " + b"9" * 5000 + b"\r\n\r\n{}",
+            "a header of '9+ bytes in 2",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\n{}",
+            "no answer in HTTP .a chunk of a wrong length",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n" + bytes(9 * 2**20),
+            "an answer of more than 8,388,608 bytes",
+        ),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n" + bytes(5 * 2**20), "an answer of more than"),
     ],
 )
@@ -365,4 +377,20 @@ def test_a_token_goes_into_a_header_and_into_no_message(made, tmp_path, monkeypa
                 Client(stub.url, folder, token=token).classify(some(1))
             assert stub.asked[-1].headers["Authorization"] == f"Bearer {sent}"
             assert sent not in str(caught.value)
+            assert sent not in repr(Client(stub.url, folder, token=token)._sender)
     assert json.dumps(stub.asked[-1].about).count("given") == 0
+
+
+@pytest.mark.parametrize("when", ["soon", "9" * 5000, "Mon, 01 Jan 2001 00:00:00 +99999999999999999999"])
+def test_a_time_to_ask_again_that_is_none_is_one_line(made, when):
+    folder, exported = made
+
+    def script(handler, *_):
+        refuse(handler, 503, "busy", Retry_After=when)
+
+    with (
+        serving(exported, script) as stub,
+        Client(stub.url, folder, retries=0) as client,
+        pytest.raises(ServerError, match="does not answer: status 503: busy"),
+    ):
+        client.classify(some(1))

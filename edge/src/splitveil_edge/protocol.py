@@ -119,7 +119,7 @@ def _divided(reply: Reply) -> tuple[bytes, bytes]:
     length = reply.headers.get(LENGTH)
     if length is None:
         return reply.body, b""
-    if not (length.isascii() and length.isdigit()) or int(length) > len(reply.body):
+    if not (length.isascii() and length.isdigit() and len(length) < 10) or int(length) > len(reply.body):
         raise WrongAnswer(f"a header of {length!r:.20} bytes in {len(reply.body)}")
     return reply.body[: int(length)], reply.body[int(length) :]
 

@@ -7,7 +7,7 @@ import http.client
 import os
 import ssl
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .errors import ServerError, UserError, printable
 from .protocol import Request, reason
@@ -33,7 +33,7 @@ class Sender:
 
     place: Address
     connections: Connections
-    token: str | None
+    token: str | None = field(repr=False)
     deadline: float
     retries: int
 
@@ -133,7 +133,7 @@ def _wished(value: str | None) -> float | None:
         return float(value)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -18,6 +18,8 @@ from .errors import UserError, printable
 
 MOST_ANSWERED = 4 * 2**20
 """Most bytes of an answer: that of 256 images with 1,000 classes in text."""
+MOST_RECEIVED = 2 * MOST_ANSWERED
+"""Most bytes that are read for an answer, headers, chunks and all else that is no content included."""
 EXPECTED = "expected https://HOST:PORT, or http:// for this machine"
 TOKEN = "SPLITVEIL_TOKEN"
 CLOSED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
@@ -200,7 +202,10 @@ class Connections:
                     raise
                 # A server that refuses a request may close before it has read it: its answer is what counts.
             response = connection.getresponse()
-            content = response.read(MOST_ANSWERED + 1)
+            try:
+                content = response.read(MOST_ANSWERED + 1)
+            except ValueError:  # http.client tries to read a chunk of −5 bytes
+                raise http.client.HTTPException("a chunk of a wrong length") from None
             if len(content) > MOST_ANSWERED:
                 raise http.client.HTTPException(f"an answer of more than {MOST_ANSWERED:,} bytes")
             if response.length:
@@ -279,13 +284,18 @@ class _Incoming(io.RawIOBase):
     def __init__(self, opened: socket.socket, connection: _Connection):
         self._socket, self._connection = opened, connection
         self._file: Any = opened.makefile("rb", buffering=0)  # keeps the socket open until the answer is read
+        self._room = MOST_RECEIVED
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
         self._socket.settimeout(self._connection.left())
-        return self._file.readinto(buffer)
+        got = self._file.readinto(buffer)
+        self._room -= got or 0
+        if self._room < 0:  # http.client reads a chunk of −1 bytes, or headers again and again, without an end
+            raise http.client.HTTPException(f"an answer of more than {MOST_RECEIVED:,} bytes")
+        return got
 
     def close(self) -> None:
         self._file.close()
