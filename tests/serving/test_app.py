@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ import small_bundle
 from served import asked, some_wires
 from splitveil.serving import protocol
 from splitveil.serving.limits import Limits
+from splitveil.serving.refusals import Refusal
+from splitveil.serving.served import Served, Tensor
 from splitveil.serving.tokens import digest
 
 TOKEN = "a-token-that-nobody-logs"
@@ -121,6 +124,9 @@ MALFORMED = {
     "floats": one(data=[1, 2, 3, 4.5]),
     "truths": one(data=[True, True, True, True]),
     "words": one(data=["1", "2", "3", "4"]),
+    "a truth among numbers": one(data=[1, 2, 3, True]),
+    "lists within lists without an end": one(data=json.loads("[" * 400 + "1, 2, 3, 4" + "]" * 400)),
+    "no numbers in many lists": one(data=[[[]], [[]]]),
     "256": one(data=[1, 2, 3, 256]),
     "below 0": one(data=[1, 2, 3, -1]),
     "beyond 64 bits": one(data=[1, 2, 3, 2**70]),
@@ -144,6 +150,20 @@ MALFORMED = {
 @pytest.mark.parametrize("name", MALFORMED)
 def test_what_is_malformed_is_400(door, name):
     check_refusal(ask(door, "POST", door.infer, MALFORMED[name]), 400)
+
+
+def test_one_long_word_takes_no_memory_for_each_of_the_others(bundle):
+    """As an array of numpy each would have the length of the longest, 160 MB in all."""
+    served = Served.of(bundle, Limits())
+    words = ["a" * 20_000, *([""] * 2_000)]
+    tracemalloc.start()
+    try:
+        for shape in ([1, 4], [256, 4]):
+            with pytest.raises(Refusal, match="wrong data"):
+                served.wire([Tensor("wire", "UINT8", shape, words)])
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "", "99999", "9" * 30, "4"])

@@ -24,7 +24,7 @@ import served
 from commands import answer
 from served import asked, some_wires
 from splitveil.errors import UserError
-from splitveil.serving import serve, settings
+from splitveil.serving import serve, settings, worker
 from splitveil.serving.limits import Limits
 from splitveil.serving.settings import Settings, check
 from splitveil.serving.tokens import make
@@ -219,6 +219,8 @@ HIGH = Settings("bundle", host="0.0.0.0")
         (replace(BASE, host="no such host"), "--host"),
         (replace(BASE, limits=Limits(body_seconds=0)), "body-seconds"),
         (replace(BASE, limits=Limits(queue=100)), "shorter than one request"),
+        (replace(BASE, limits=Limits(head_seconds=1e10)), "head-seconds is 10000000000.0; .* at most 1,048,576"),
+        (replace(BASE, limits=Limits(body=2**31)), "body is 2147483648; .* at most 1,073,741,824"),
     ],
 )
 def test_settings_that_are_refused(given, said):
@@ -247,6 +249,15 @@ def test_a_certificate_that_cannot_be_used_is_one_line(authority, tmp_path):
     for cert, key in ((authority.cert, tmp_path / "none"), (other, authority.key), (authority.cert, other)):
         with pytest.raises(UserError, match=r"^cannot read "):
             settings.tls_context(Settings("bundle", tls_cert=str(cert), tls_key=str(key)))
+
+
+def test_a_worker_does_not_serve_another_model_than_its_neighbors(bundle_folder):
+    """A bundle may be replaced while a server runs, and a worker that is started again reads it again."""
+    with (
+        settings.bound(BASE, 0, several=False) as listening,
+        pytest.raises(UserError, match=r"holds .* no longer old-1"),
+    ):
+        worker.run(Settings(str(bundle_folder), model="old-1"), listening, lambda: None)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

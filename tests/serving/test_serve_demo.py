@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,11 @@ def test_what_is_missing_is_said_before_anything_is_made(quick, tmp_path, monkey
     monkeypatch.setattr(demo.shutil, "which", lambda name: None)
     with pytest.raises(UserError, match="the command openssl is missing"):
         demo.prepare(tmp_path / "out", 0, tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setattr(demo.shutil, "which", lambda name: name)
+        for port, said in ((taken.getsockname()[1], "cannot listen on"), (99999, "--port 99999; expected 0 to 65535")):
+            with pytest.raises(UserError, match=said):
+                demo.prepare(tmp_path / "out", port, tmp_path)
     assert not (tmp_path / "out").exists()
     assert quick == []
 

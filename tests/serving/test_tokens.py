@@ -49,6 +49,7 @@ def test_tokens_are_read_again_after_a_change_at_most_once_a_second(tmp_path, cl
 def test_a_file_that_did_not_change_is_not_read_again(tmp_path, clock, monkeypatch):
     file = tmp_path / "tokens"
     token, _ = make("ann", file)
+    os.utime(file, (1, 1))
     door, reads = Tokens(file, clock), []
     parsed = tokens.parsed
     monkeypatch.setattr(tokens, "parsed", lambda text: reads.append(1) or parsed(text))
@@ -56,6 +57,40 @@ def test_a_file_that_did_not_change_is_not_read_again(tmp_path, clock, monkeypat
         assert let_in(door, token) == "ann"
         clock.now += 2
     assert len(reads) == 1
+
+
+def test_a_change_that_keeps_size_and_time_is_seen(tmp_path, clock):
+    """As two changes within one tick of the file system's clock: a token that was taken away must not stay."""
+    file = tmp_path / "tokens"
+    old, _ = make("ann", file)
+    door = Tokens(file, clock)
+    assert let_in(door, old) == "ann"
+    about = file.stat()
+    file.write_text(f"ann:{digest('new')}\n")
+    os.utime(file, ns=(about.st_atime_ns, about.st_mtime_ns))
+    clock.now += 1
+    assert (let_in(door, old), let_in(door, "new")) == ("", "ann")
+
+
+def test_a_pipe_in_place_of_the_file_does_not_keep_the_server_waiting(tmp_path, clock):
+    os.mkfifo(tmp_path / "tokens")
+    door = Tokens(tmp_path / "tokens", clock)
+    assert let_in(door, "any") == ""
+    assert door.error == "it is no regular file"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [("key\n", "line 1 is not name:sha256hex"), (None, "it is no regular file")]
+)
+def test_a_token_is_not_written_into_something_else(tmp_path, content, said):
+    file = tmp_path / "key.pem"
+    if content is None:
+        os.mkfifo(file)
+    else:
+        file.write_text(content)
+    with pytest.raises(UserError, match=f"no file of tokens: {said}; choose another --file"):
+        make("ann", file)
+    assert content is None or file.read_text() == content
 
 
 @pytest.mark.parametrize("how", ["removed", "empty", "comment", "no line", "half a line", "a folder", "huge", "binary"])

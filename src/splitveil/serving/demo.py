@@ -20,7 +20,7 @@ from ..storage.files import atomic_write
 from ..storage.folders import whole_folder
 from ..training import trainer
 from . import tokens
-from .settings import Settings, check
+from .settings import Settings, bound, check
 
 SETTINGS: dict[str, Any] = {
     **{"data": "digits", "arch": "resnet20_sgm", "cut": 5, "bottleneck": 2, "epochs": 9},
@@ -61,13 +61,18 @@ def prepare(
         show: called with the number of steps done and the name of the next.
 
     Raises:
-        UserError: openssl or npm is missing, npm cannot reach its registry, or the folder holds something else.
+        UserError: openssl or npm is missing, npm cannot reach its registry, the port is taken, or the folder holds
+            something else.
     """
     if out.exists() and not (out.is_dir() and all(path.name in OWN or path.name[0] == "." for path in out.iterdir())):
         raise UserError(f"{out} holds something else; choose an empty or new folder for --out")
     _need("openssl", "it makes the certificate; install it")
     if runtime is None and not (out / "runtime").is_dir():
         _need("npm", f"it fetches {RUNTIME}; install it, or give the package's folder dist with --runtime")
+    cert, key, file = (str(out / name) for name in ("cert.pem", "key.pem", "tokens"))
+    settings = Settings(str(out / "bundle"), port=port, tls_cert=cert, tls_key=key, token_file=file)
+    check(settings)
+    bound(settings, port, several=False).close()  # a port that is taken is told now, and not after the training
     images = load("digits")
     show(0, STEPS[0])
     run = _trained(out / "run", images)
@@ -82,9 +87,6 @@ def prepare(
     show(4, STEPS[4])
     _pictures(out / "examples", images)
     _, page = pages.of(out / "bundle", engine, out / "examples")
-    cert, key, file = (str(out / name) for name in ("cert.pem", "key.pem", "tokens"))
-    settings = Settings(str(out / "bundle"), port=port, tls_cert=cert, tls_key=key, token_file=file)
-    check(settings)
     show(5, "")
     return Ready(settings, page, token)
 

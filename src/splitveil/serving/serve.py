@@ -54,6 +54,7 @@ def main(text: str) -> int:
     found = bundle.read(settings.bundle)
     cloud_of(found)
     name, log = found.model_name, Log()
+    settings = replace(settings, model=name)
     if settings.replicas is not None:
         del found
         return on_ray.run(settings, lambda: _say(settings, name, settings.port))

@@ -7,6 +7,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ SERVER = {"name": "splitveil", "version": __version__, "extensions": ["binary_te
 """Metadata of the server."""
 SHOWN = 60
 """Most letters of a client's word that an answer repeats."""
+DEEPEST = 32
+"""Most lists within each other that may hold the numbers of a wire."""
 
 
 def word(value: Any) -> str:
@@ -210,16 +213,17 @@ class Served:
         expected = Refusal(
             Kind.malformed, f"wrong data; expected {count} {'integers from 0 to 255' if whole else 'numbers'}"
         )
+        numbers = _flat(content, count)
+        # Types before values: numpy would make one text with a thousand letters as long as all the others together.
+        if len(numbers) != count or not set(map(type, numbers)) <= ({int} if whole else {int, float}):
+            raise expected
+        if whole and (min(numbers) < 0 or max(numbers) > 255):
+            raise expected
         try:
-            found = np.asarray(content)
-        except (ValueError, OverflowError, RecursionError):  # lists of unequal lengths, or nested too deeply
+            with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
+                return np.asarray(numbers, np.uint8 if whole else np.float64).astype(self.dtype)
+        except OverflowError:  # an integer that no float holds
             raise expected from None
-        if found.size != count or found.dtype.kind not in ("iu" if whole else "iuf"):
-            raise expected
-        if whole and (found.min() < 0 or found.max() > 255):
-            raise expected
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
-            return found.ravel().astype(self.dtype)
 
     def check_answer(self, outputs: Sequence[np.ndarray], count: int) -> None:
         """Hold the outputs of the model against the bundle's word.
@@ -234,3 +238,12 @@ class Served:
         for (name, shape), found in zip(self.outputs, outputs, strict=True):
             if found.shape != (count, *shape) or found.dtype != np.float32:
                 raise ValueError(f"output {name} has {math.prod(found.shape)} numbers, not {count} × {shape}")
+
+
+def _flat(content: Sequence[Any], most: int) -> Sequence[Any]:
+    """Return what lists within lists hold; as it is where they are longer than ``most``, or nested too deeply."""
+    for _ in range(DEEPEST):
+        if not content or len(content) > most or set(map(type, content)) != {list}:
+            break
+        content = list(chain.from_iterable(content))
+    return content

@@ -207,13 +207,13 @@ class Service:
 
     def _warm_up(self) -> None:
         """Answer one batch of the largest size, which also takes the memory that the model needs."""
-        wires = np.zeros((self.limits.batch, self.served.values), self.served.dtype)
+        shape = [min(self.limits.batch, self.limits.queue), self.served.values]
         try:
-            self._run(wires)
+            self._run(np.zeros(shape, self.served.dtype))
         except Exception as error:
             reason = str(error).partition("\n")[0][:200]
             raise UserError(
-                f"the model of {self.served.model} does not take {self.served.datatype} of {list(wires.shape)} "
+                f"the model of {self.served.model} does not take {self.served.datatype} of {shape} "
                 f"({reason}); export the run again"
             ) from None
 

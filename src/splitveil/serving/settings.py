@@ -18,8 +18,8 @@ BACKLOG = 1024
 """Connections that the system keeps before they are accepted."""
 MOST_WORKERS = 256
 """Most processes of a server on one machine; each holds the model, and uses one core."""
-LARGEST = 2**40
-"""Largest limit: beyond any machine, and below what counters and clocks hold."""
+LARGEST, LONGEST = 2**30, 2**20
+"""Largest limit, in bytes or in number, and in seconds: gRPC counts bytes and milliseconds in 32 bits."""
 OTHER_FILES = 64
 """Open files that a worker needs beside its connections."""
 
@@ -41,6 +41,7 @@ class Settings:
         metrics_port: port of the metrics on loopback; 0: any that is free; None: no metrics.
         insecure: whether an address that others reach may do without TLS and tokens.
         page: an open file with the HTML that ``/`` hands out.
+        model: name and pair of the model that every process must serve; None: whatever the bundle holds.
         limits: limits of each worker.
     """
 
@@ -56,6 +57,7 @@ class Settings:
     metrics_port: int | None = None
     insecure: bool = False
     page: int | None = None
+    model: str | None = None
     limits: Limits = field(default_factory=Limits)
 
     def to_json(self) -> str:
@@ -116,8 +118,9 @@ def check(settings: Settings) -> None:
     if settings.port and settings.port == settings.grpc_port:
         raise UserError(f"--port and --grpc-port are both {settings.port}; give each door its own")
     for name, value in asdict(settings.limits).items():
-        if value is not None and not 0 < value <= LARGEST:  # NaN is not
-            raise UserError(f"the limit {name.replace('_', '-')} is {value}; expected more than 0, at most {LARGEST:,}")
+        most = LONGEST if name.endswith("_seconds") else LARGEST
+        if value is not None and not 0 < value <= most:  # NaN is not
+            raise UserError(f"the limit {name.replace('_', '-')} is {value}; expected more than 0, at most {most:,}")
     if settings.limits.queue < settings.limits.images:
         raise UserError("the queue is shorter than one request: raise --max-queue or lower --max-images")
     _, address = address_of(settings)

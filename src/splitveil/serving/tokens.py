@@ -7,9 +7,11 @@ import hmac
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import UserError
 from ..storage.files import expanded
@@ -23,6 +25,8 @@ LONGEST = 512
 """Most letters of an ``Authorization`` header that is looked at."""
 MOST_FILE = 2**20
 """Most bytes of a file of tokens."""
+SETTLED = 2 * 10**9
+"""Nanoseconds after which two changes of a file have different times on every usual file system."""
 
 
 def digest(token: str) -> str:
@@ -47,7 +51,7 @@ def make(name: str, file: str | Path | None = None) -> tuple[str, str]:
         file: file of tokens; made, readable by its owner only, if it is not there.
 
     Raises:
-        UserError: a name of other letters; a file that cannot be written.
+        UserError: a name of other letters; a file that cannot be written, or that holds something else than tokens.
     """
     if not NAME.fullmatch(name):
         raise UserError(f"name {name!r:.80}; expected 1 to 64 letters, digits and -_.")
@@ -56,13 +60,15 @@ def make(name: str, file: str | Path | None = None) -> tuple[str, str]:
     if file is not None:
         file = expanded(file)
         try:
-            handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-            with os.fdopen(handle, "r+b") as opened:
-                text = opened.read()
+            with _opened(file, os.O_RDWR | os.O_CREAT | os.O_APPEND) as opened:
+                text = opened.read(MOST_FILE + 1)
+                parsed(text)
                 start = b"" if not text or text.endswith(b"\n") else b"\n"
                 opened.write(start + line.encode() + b"\n")  # one write at the end: a reader sees whole lines
         except OSError as error:
             raise UserError(f"cannot write {file}: {error.strerror}; choose another --file") from None
+        except ValueError as error:
+            raise UserError(f"{file} is no file of tokens: {error}; choose another --file") from None
     return token, line
 
 
@@ -94,7 +100,7 @@ class Tokens:
         Raises:
             Refusal: none, or an unknown one.
         """
-        self._refresh()
+        self.refresh()
         scheme, _, token = (header or "").strip().partition(" ")
         if scheme.lower() != "bearer" or not token or len(token) > LONGEST:
             raise Refusal(Kind.unauthenticated, "no token; send the header Authorization: Bearer TOKEN")
@@ -107,7 +113,8 @@ class Tokens:
             raise Refusal(Kind.unauthenticated, "unknown token; ask the owner of the server for one")
         return found
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Read the file again, if it has changed and was not looked at within the last second."""
         now = self._clock()
         if now < self._next:
             return
@@ -116,9 +123,11 @@ class Tokens:
             about = self.file.stat()
             state = (about.st_mtime_ns, about.st_size, about.st_ino)
             if state != self._state:
-                with self.file.open("rb") as opened:
+                with _opened(self.file, os.O_RDONLY) as opened:
                     self._known = parsed(opened.read(MOST_FILE + 1))
-                self._state = state
+                # A file that has just changed may change again and keep its size and time.
+                settled = time.time_ns() - about.st_mtime_ns > SETTLED
+                self._state = state if settled else None
                 self.error = None if self._known else "it holds no token"
         except (OSError, ValueError) as error:
             self._known, self._state = [], None
@@ -149,3 +158,12 @@ def parsed(text: bytes) -> list[tuple[str, bytes]]:
             raise ValueError(f"line {number} is not name:sha256hex")
         found.append((match[1], bytes.fromhex(match[2])))
     return found
+
+
+def _opened(file: Path, flags: int) -> BinaryIO:
+    """Return an open file; a pipe or a device, which may never end or keep the server waiting, is none."""
+    handle = os.open(file, flags | os.O_NONBLOCK, 0o600)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise ValueError("it is no regular file")
+    return os.fdopen(handle, "rb" if flags == os.O_RDONLY else "r+b")

@@ -56,7 +56,15 @@ def run(
     log = Log()
     context = tls_context(settings)
     tokens = Tokens(settings.token_file) if settings.token_file is not None else None
-    service = Service(bundle.read(settings.bundle), settings.limits, tokens, Metrics(numbers), log)
+    if tokens is not None:
+        tokens.refresh()  # so that the log tells at once why nobody is let in
+    found = bundle.read(settings.bundle)
+    if settings.model not in (None, found.model_name):  # it would answer on the port of those that serve the other one
+        raise UserError(
+            f"{settings.bundle} holds {found.model_name} now, and no longer {settings.model}; start the server again"
+        )
+    service = Service(found, settings.limits, tokens, Metrics(numbers), log)
+    del found
     gc.collect()
     give_back()  # the bundle's bytes, of which onnxruntime has made weights
     try:
