@@ -21,6 +21,7 @@ from splitveil.defenses.codec import Codec, codec_of
 from splitveil.defenses.waterfill import Waterfill
 from splitveil.errors import UserError
 from splitveil.model import SplitModel
+from splitveil.training.loop import check_epochs
 from toy import images, model, rng
 
 
@@ -76,6 +77,18 @@ def test_an_unknown_codec_is_refused_before_anything_is_written(run):
     assert code == 2
     assert "codec 'uint3'; expected one of: auto, uint8, uint4, uint2, float16, float32" in error
     assert not (run.path / "coded").exists()
+
+
+def test_a_dry_run_makes_no_coded_run(run):
+    assert answer("attack", run.path, "--codec", "uint4", "--attack", "linear", "--attacked", "8", "--dry-run")[0] == 0
+    assert not (run.path / "coded").exists()
+
+
+@pytest.mark.parametrize("name", ["uint8", "float16"])
+def test_no_training_has_a_codec(name):
+    """Noise behind it would be attacked there, and sent before it; a run of it would have no record of its coding."""
+    with pytest.raises(UserError, match="train without it, then `splitveil attack RUN --codec NAME`"):
+        check_epochs(Stack(Codec(name)), 9)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

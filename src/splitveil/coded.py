@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ BATCH = 100
 Send = Callable[[Tensor, torch.Generator], Tensor]
 
 
-def coded_run(run: Run, images: ImageSet, codec: str) -> Run:
+def coded_run(run: Run, images: ImageSet, codec: str, place: Path | None = None) -> Run:
     """Return a run whose wire is sent by a codec, made in ``RUN/coded/CODEC`` unless it is there.
 
     Network and noise are those of the run, the grid is the one that `splitveil export` finds. It is measured on the
@@ -47,6 +48,7 @@ def coded_run(run: Run, images: ImageSet, codec: str) -> Run:
         run: trained model in its folder.
         images: image set of the run.
         codec: auto, uint8, uint4, uint2, float16 or float32.
+        place: folder in which it is made instead; nothing is then written into the run's.
 
     Raises:
         UserError: an unknown codec, a wire that has one already, or images of another run.
@@ -67,11 +69,13 @@ def coded_run(run: Run, images: ImageSet, codec: str) -> Run:
         return made
     sent, sigma = sample(send_of(model), given.defender_train, 0)
     coder, error = choose(codec, sent, sigma)
-    folder = run.path / FOLDER / coder.codec
+    made = _ready(run, coder.codec)
+    if made is not None:
+        return made
+    folder = (place or run.path / FOLDER) / coder.codec
     with claimed(folder, "coding"):
-        made = _ready(run, coder.codec)
-        if made is None:
-            _write(run, model, given.utility_test, images, coder, error)
+        if place is not None or _ready(run, coder.codec) is None:
+            _write(run, folder, model, given.utility_test, images, coder, error)
     return Run.open(folder)
 
 
@@ -115,8 +119,9 @@ def _ready(run: Run, codec: str) -> Run | None:
     return found if found.summary.get("coding", {}).get("weights") == run.digest() else None
 
 
-def _write(run: Run, model: SplitModel, test: Split, images: ImageSet, coder: Coder, error: float | None) -> None:
-    folder = run.path / FOLDER / coder.codec
+def _write(
+    run: Run, folder: Path, model: SplitModel, test: Split, images: ImageSet, coder: Coder, error: float | None
+) -> None:
     (folder / "summary.json").unlink(missing_ok=True)  # of other weights
     stage = Codec(coder.codec)  # type: ignore[arg-type]
     stage.set_grid(coder)

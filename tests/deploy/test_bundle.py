@@ -81,6 +81,8 @@ def test_a_damaged_file_is_one_line(tmp_path, name, damage):
         ({"splitveil": 2}, "has schema 2; this version reads 1"),
         ({"name": "../x"}, "expected 1 to 64 of a-z"),
         ({"classes": None}, r"damaged \(classes: "),
+        ({"outputs": []}, r"damaged \(outputs: "),
+        ({"wire": {**ABOUT["wire"], "shape": [0]}}, r"damaged \(wire.shape.0: "),
     ],
 )
 def test_a_description_of_another_kind_is_refused(tmp_path, change, reason):
@@ -111,6 +113,25 @@ def test_only_a_bundle_is_replaced_and_only_when_asked(tmp_path):
     (tmp_path / "mine" / "letter").touch()
     with pytest.raises(UserError, match="exists and is no bundle"):
         bundle.check_place(tmp_path / "mine", True)
+
+
+def test_a_place_that_cannot_be_written_is_said_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    for place, said in ((".", "in use"), ("..", "in use"), ("/", "in use"), ("file/b", "file takes no new folder")):
+        with pytest.raises(UserError, match=f"{said}.* choose"):
+            bundle.check_place(place, True)
+    bundle.check_place("a/b/c", False)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_link_goes_on_naming_the_folder(tmp_path):
+    make(tmp_path / "b")
+    (tmp_path / "latest").symlink_to("b")
+    make(tmp_path / "latest", b"another")
+    assert (tmp_path / "latest").is_symlink()
+    assert bundle.read(tmp_path / "b").models["device"] == b"another"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "latest"]
 
 
 STORY = """

@@ -122,7 +122,8 @@ def test_an_audit_of_what_is_sent_goes_along_without_the_paths_of_this_machine(r
         "verdict": {"level": "reduces leakage", "sentence": "An attacker ..."},
         "attacker": {"suite": "quick-v2", "images": 60, "attacked": 60},
         "best_attacker": {"name": "linear", "mse": {"mean": 0.05, "ci95": [0.04, 0.06]}},
-        "reference": None,
+        "reference": {"run": "."},
+        "policy": {"file": f"{tmp_path}/policy.yaml", "met": True},
         "command": f"splitveil audit {coded.path} --root {tmp_path}/images",
         "date": "2026-11-28",
     }
@@ -134,6 +135,8 @@ def test_an_audit_of_what_is_sent_goes_along_without_the_paths_of_this_machine(r
     assert (summary["verdict"], summary["best_attacker"]["mse"]["mean"]) == ("reduces leakage", 0.05)
     assert files["card.html"] == "<b>uint4</b><pre>splitveil audit run --codec uint4</pre>"
     assert str(tmp_path) not in str(files)
+    assert json.loads(str(files["card.json"]))["policy"]["file"] == "policy.yaml"
+    assert json.loads(str(files["card.json"]))["reference"]["run"] == "."
     assert audit_of(copied, "uint8") == (None, {})
     runs.save_weights(SplitModel(torch.nn.Identity(), torch.nn.Identity()), copied.path / "model.safetensors")
     assert audit_of(copied, "uint4") == (None, {})  # the card is of other weights

@@ -72,11 +72,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.2g} h"
 
 
-def coded(run: Any, images: Any, codec: str) -> Any:
-    """Return a run whose wire is sent by a codec, and say where it is."""
+def coded(run: Any, images: Any, codec: str, place: Path | None = None) -> Any:
+    """Return a run whose wire is sent by a codec, in ``place`` where that is given, and say where it is."""
     from ..coded import coded_run
 
-    found = coded_run(run, images, codec)
-    about = found.summary["coding"]
-    say(f"codec: {about['codec']}, {found.summary['wire']['bytes']:,} bytes an image; see {found.path}")
+    found = coded_run(run, images, codec, place)
+    where = "" if place else f"; see {found.path}"
+    say(f"codec: {found.summary['coding']['codec']}, {found.summary['wire']['bytes']:,} bytes an image{where}")
     return found

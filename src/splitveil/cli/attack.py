@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import tempfile
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -102,13 +104,17 @@ def attack(
     pins.check(opened.summary, images, run)  # before a judge is trained on them
     agreed = {f.name: getattr(terms or Terms(), f.name) for f in fields(Terms)}
     agreed["protocol_name"] = agreed.pop("protocol") or opened.settings.protocol
+    if dry_run:
+        with tempfile.TemporaryDirectory() as place:
+            opened = coded(opened, images, codec, Path(place)) if codec else opened
+            if named:
+                stage.check(opened, named.values(), images, stage.ThreatModel(**agreed))
+            _dry_run(opened, images, suite, named, agreed)
+        return
     if codec:
         opened = coded(opened, images, codec)
     if named:
         stage.check(opened, named.values(), images, stage.ThreatModel(**agreed))
-    if dry_run:
-        _dry_run(opened, images, suite, named, agreed)
-        return
     with progress_bars.bars() as bar:
         more = {**agreed, "extra": _more_metrics(opened, images, scores or Scores(), bar)}
         shown = functools.partial(progress_bars.attack, bar)

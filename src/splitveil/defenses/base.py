@@ -99,6 +99,8 @@ class Defense(nn.Module):
     """Buffers that are None until `refit` gives them the shapes of the data, or a saved state does."""
     acts_after: int = 0
     """Epochs that must have passed before the defense acts; a training that ends earlier is refused."""
+    put_on_by: ClassVar[str] = "`splitveil harden RUN` or splitveil.harden(model, ...)"
+    """What puts it on a trained model, where a training never does (`NEVER`)."""
 
     def __init_subclass__(cls, helpers: tuple[str, ...] = (), **kwargs: Any):
         super().__init_subclass__(**kwargs)

@@ -34,6 +34,8 @@ class Codec(Defense, helpers=("coder", "coded", "rounding", "set_grid")):
     tensor([0., 2., 3.])
     """
 
+    acts_after = NEVER
+    put_on_by = "`splitveil attack RUN --codec NAME`"
     late_buffers = ("low", "step")
     low: Tensor | None
     """Smallest value of each channel, (C,)."""
@@ -46,11 +48,6 @@ class Codec(Defense, helpers=("coder", "coded", "rounding", "set_grid")):
         self.register_buffer("low", None)
         self.register_buffer("step", None)
         self._behind: tuple[Correlated, ...] = ()
-
-    @property
-    def acts_after(self) -> int:  # type: ignore[override]
-        """Return that without a grid it never acts in a training."""
-        return 0 if self.ready else NEVER
 
     @property
     def ready(self) -> bool:

@@ -12,6 +12,8 @@ from ..runs import Run
 from ..storage import reading
 
 RECORD, CARD = "audit/audit.json", "audit/audit.html"
+PLACES = (("model", "run"), ("reference", "run"), ("policy", "file"))
+"""Where a record names a place on this machine."""
 AGAIN = "audit the run again, or remove the file"
 
 
@@ -65,9 +67,9 @@ def _summary(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _paths(record: dict[str, Any]) -> list[str]:
-    """Return the folders that a record names, the longest first, so that none is a part of a later one."""
-    found = [record.get(key, {}) or {} for key in ("model", "reference")]
-    return sorted({one["run"] for one in found if one.get("run")}, key=len, reverse=True)
+    """Return the folders and files that a record names, the longest first, so that none is a part of a later one."""
+    found = {(record.get(key) or {}).get(name) for key, name in PLACES}
+    return sorted((one for one in found if one and Path(one).name), key=len, reverse=True)  # "." says nothing
 
 
 def _again(run: Run, codec: str) -> str:

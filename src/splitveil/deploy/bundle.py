@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing_extensions import TypedDict
 from ..errors import UserError
 from ..storage import reading
 from ..storage.folders import whole_folder
-from ..storage.reading import Count, Interval, Number
+from ..storage.reading import Count, Interval, Number, Size
 
 SCHEMA = 1
 WIRE, SUMS = "wire.json", "SHA256SUMS"
@@ -33,7 +34,7 @@ class Pixels(TypedDict):
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
     dtype: Literal["UINT8"]
-    shape: Annotated[list[Count], Field(min_length=3, max_length=3)]
+    shape: Annotated[list[Size], Field(min_length=3, max_length=3)]
 
 
 class Drawn(TypedDict):
@@ -42,7 +43,7 @@ class Drawn(TypedDict):
     __pydantic_config__ = CLOSED  # type: ignore[misc]
     name: str
     kind: Literal["normal", "uniform", "exponential", "integer"]
-    shape: list[Count]
+    shape: list[Size]
     high: NotRequired[Annotated[int, Field(ge=1, le=2**53)]]
 
 
@@ -51,7 +52,7 @@ class Coded(TypedDict):
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
     dtype: Literal["UINT8", "FP16", "FP32"]
-    shape: Annotated[list[Count], Field(min_length=1, max_length=1)]
+    shape: Annotated[list[Size], Field(min_length=1, max_length=1)]
     codec: Literal["uint8", "uint4", "uint2", "float16", "float32"]
     bits_per_image: Count
     error_over_sigma: Number | None
@@ -63,7 +64,7 @@ class Output(TypedDict):
     __pydantic_config__ = CLOSED  # type: ignore[misc]
     name: str
     dtype: Literal["FP32"]
-    shape: list[Count]
+    shape: list[Size]
 
 
 class LinearError(TypedDict):
@@ -108,7 +109,7 @@ class Wire(TypedDict):
     image: Pixels
     draws: list[Drawn]
     wire: Coded
-    outputs: list[Output]
+    outputs: Annotated[list[Output], Field(min_length=1)]
     classes: list[str]
     measured: Measured
     audit: dict[str, Any] | None
@@ -181,15 +182,26 @@ def check_place(out: str | Path, overwrite: bool) -> None:
         overwrite: whether a bundle that is there is replaced.
 
     Raises:
-        UserError: something else is there, or a bundle that is not to be replaced.
+        UserError: something else is there, or a bundle that is not to be replaced; no folder can be made or replaced.
     """
     out = Path(out)
+    _check_parent(out)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / "device" / WIRE).is_file():
         raise UserError(f"{out} exists and is no bundle; choose an empty or new folder for --out")
     if not overwrite:
         raise UserError(f"{out} holds a bundle already; add --overwrite to replace it, or choose another --out")
+
+
+def _check_parent(out: Path) -> None:
+    """Refuse what would fail only when all is computed."""
+    whole = out.resolve()
+    if whole in (Path.cwd(), *Path.cwd().parents) or whole.is_mount():
+        raise UserError(f"{out} cannot be replaced, as it is in use; choose a folder in it for --out")
+    above = next(path for path in whole.parents if path.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        raise UserError(f"{above} takes no new folder, so that {out} cannot be written; choose another --out")
 
 
 def write(out: str | Path, encoder: bytes, tail: bytes, wire: Wire, more: Mapping[str, bytes | str]) -> None:
@@ -212,7 +224,7 @@ def write(out: str | Path, encoder: bytes, tail: bytes, wire: Wire, more: Mappin
         held = {**beside, MODELS[part]: model, WIRE: canonical(wire)}
         sums = "".join(f"{hashlib.sha256(held[name]).hexdigest()}  {name}\n" for name in sorted(held))
         files |= {f"{part}/{name}": content for name, content in {**held, SUMS: sums.encode()}.items()}
-    with whole_folder(out, "export") as folder:
+    with whole_folder(Path(out).resolve(), "export") as folder:  # the folder that a link names, and not the link
         for name, content in files.items():
             place = folder / name
             place.parent.mkdir(parents=True, exist_ok=True)

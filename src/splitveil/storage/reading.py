@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # a server reads its bundle through this file, and does witho
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
+Size = Annotated[int, Field(ge=1, le=2**53)]
 OPEN = ConfigDict(extra="allow")  # another version may say more
 
 UNUSABLE = (RuntimeError, LookupError, TypeError, ValueError, AttributeError)

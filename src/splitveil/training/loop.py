@@ -369,10 +369,7 @@ def check_epochs(stack: Stack, epochs: int) -> None:
     """
     for part in stack:
         if part.acts_after == NEVER:
-            raise UserError(
-                f"{name_of(type(part))} is put on a trained model: train without it, then `splitveil harden RUN` or "
-                "splitveil.harden(model, ...)"
-            )
+            raise UserError(f"{name_of(type(part))} is put on a trained model: train without it, then {part.put_on_by}")
         if part.acts_after >= epochs:
             raise UserError(
                 f"{name_of(type(part))} acts from epoch {part.acts_after + 1} on, but the training has {epochs}; "
