@@ -10,10 +10,13 @@ import torch
 
 from commands import answer
 from splitveil import runs
+from splitveil.attacks._white_box import WhiteBox
+from splitveil.attacks.base import Victim
 from splitveil.bounds.base import Channel
 from splitveil.bounds.linkage import Linkage
 from splitveil.bounds.pairwise import PairwiseBound
 from splitveil.coded import coded_run
+from splitveil.data import Access
 from splitveil.defenses._codec_choice import fit
 from splitveil.defenses._law import law_of
 from splitveil.defenses.base import Stack
@@ -108,6 +111,14 @@ def watered() -> SplitModel:
     noise.center, draw = torch.zeros(12), rng(5)
     noise.matrix, noise.estimate = torch.randn(5, 12, generator=draw), torch.randn(12, 5, generator=draw)
     return SplitModel(plain.encoder, plain.tail, defense=[noise], example=torch.rand(1, 3, 4, 4))
+
+
+def test_attacks_that_know_the_encoder_know_the_noise_and_the_rounding():
+    split, _ = model(24, 0.1)
+    coded = behind(split)
+    box = WhiteBox(Victim(coded, frozenset(Access)), images(50, 1), 2, rng())
+    steps = codec_of(coded.defense).step
+    assert torch.allclose(box.variance, 0.1**2 + steps.square() / 12)
 
 
 def test_behind_waterfill_the_numbers_are_coded_that_are_sent():

@@ -101,8 +101,8 @@ class Codec(Defense, helpers=("coder", "coded", "rounding", "set_grid")):
     def law(self, wire: Tensor, before: Law) -> Law:
         if self._of_numbers or self.step is None:
             return before
-        across = [1] * wire.dim()
-        across[1 + channel_axis(tuple(wire.shape[1:]))] = -1
+        across = [1] * (wire.dim() - 1)
+        across[channel_axis(tuple(wire.shape[1:]))] = -1
         return before.with_noise(self.rounding().view(across))
 
     def gaussian_law(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor] | None:
