@@ -26,11 +26,11 @@ from splitveil.model import SplitModel
 from toy import rng
 
 QUERY, WHITE = frozenset({Access.QUERY}), frozenset({Access.QUERY, Access.WEIGHTS})
-IMAGES = toy.images(40, 1)
+IMAGES, WIRE = toy.images(40, 1), 64
 
 
 def model(defense: nn.Module | None) -> SplitModel:
-    plain, _ = toy.model(24, 0.0)
+    plain, _ = toy.model(WIRE, 0.0)
     return SplitModel(plain.encoder, plain.tail, defense=defense).eval()
 
 
@@ -125,7 +125,7 @@ def test_what_is_wrong_with_the_wire(defense, reason):
     made = model(defense)
     for part in (defense, *(defense or ())) if isinstance(defense, Stack) else (defense,):
         if isinstance(part, Cloak):
-            part.rho = nn.Parameter(torch.linspace(-2, 2, 24))
+            part.rho = nn.Parameter(torch.linspace(-2, 2, WIRE))
     found = reliability.of_model(made, IMAGES)
     assert len(found) == bool(reason)
     assert reason is None or reason in found[0]

@@ -18,7 +18,7 @@ from splitveil.registry import Registry
 from toy import rng
 
 IMAGES = toy.images(40, 1)
-SHAPE = (6, 2, 2)
+SHAPE = (8, 4, 4)
 STRENGTHS: dict[str, dict[str, Any]] = {
     "gaussian": {"sigma": 0.05},
     "laplace": {"scale": 0.05},
@@ -45,7 +45,7 @@ def model(*names_or_defenses: str | Defense) -> SplitModel:
         Registry("defenses").get(one)(**STRENGTHS.get(one, {})) if isinstance(one, str) else one
         for one in names_or_defenses
     ]
-    plain, _ = toy.model(24, 0.0, SHAPE)
+    plain, _ = toy.model(SHAPE[0] * 16, 0.0, SHAPE)
     made = SplitModel(plain.encoder, nn.Flatten(), defense=Stack(*parts), layout="channels_first")
     made.wire_shape = tuple(SHAPE)
     made.image_shape = (3, toy.SIDE, toy.SIDE)

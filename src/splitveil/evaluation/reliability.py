@@ -19,6 +19,9 @@ SAMPLE = 16
 """Number of images on which the model's behavior is checked."""
 LOOKS = 128
 """Number of draws of the defense's noise that are averaged where the wires of one image are compared."""
+ALONE, COMPARED = 4, 500
+"""Least number of images that are sent alone, and of numbers of their wires, whose mean squared difference is then
+known to √(2/500) = 6% of what the noise makes of it."""
 ALIKE = 2
 """Root mean squared difference, in levels of 255, up to which two images look the same."""
 COARSE = 8
@@ -152,13 +155,17 @@ def _depends_on_company(model: SplitModel, x: Tensor, draws: int) -> bool:
     Each look has its own generator, and the spread of the looks says how far their means differ by chance.
     """
     z = model.features(x)
-    single = [model.features(one) for one in x.split(1)]
-    seeds = iter(range(draws * (1 + len(x))))
-    totals = torch.zeros(4, *model.protect(z, torch.Generator(x.device).manual_seed(0)).shape, dtype=torch.float64)
+    whole = torch.zeros_like(model.protect(z, torch.Generator(x.device).manual_seed(0)), dtype=torch.float64)
+    images = len(x) if draws == 1 else min(len(x), max(ALONE, -(-COMPARED // whole[0].numel())))
+    chosen = torch.linspace(0, len(x) - 1, images, device=x.device).long()
+    single = [model.features(one) for one in x[chosen].split(1)]
+    seeds = iter(range(draws * (1 + images)))
+    totals = torch.zeros(4, images, *whole.shape[1:], dtype=torch.float64)
     for _ in range(draws):
-        batch = model.protect(z, torch.Generator(x.device).manual_seed(next(seeds)))
+        batch = model.protect(z, torch.Generator(x.device).manual_seed(next(seeds))).double()
         alone = torch.cat([model.protect(one, torch.Generator(x.device).manual_seed(next(seeds))) for one in single])
-        batch, alone = batch.double().cpu(), alone.double().cpu()
+        whole += batch
+        batch, alone = batch[chosen].cpu(), alone.double().cpu()
         totals += torch.stack([batch, alone, batch.square(), alone.square()])
     together, apart, *squares = totals / draws
     difference = float((together - apart).square().mean())
@@ -166,7 +173,7 @@ def _depends_on_company(model: SplitModel, x: Tensor, draws: int) -> bool:
     chance = float(spread.mean()) / max(1, draws - 1)
     # Rounding differs with the batch and may flip a comparison: only a difference that matters counts.
     rounding = 1e-10 * float(together.square().mean())  # of a wire that is all but constant
-    return difference > 1.5 * chance + 0.01 * float(together.var(0).mean()) + rounding
+    return difference > 1.5 * chance + 0.01 * float((whole / draws).var(0).mean()) + rounding
 
 
 @torch.no_grad()
