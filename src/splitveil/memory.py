@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -143,6 +144,12 @@ def bytes_of(module: nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in module.parameters())
 
 
+@functools.cache
+def _place_of_size(func: Any) -> int | None:
+    """Return which argument of an operator is a size; it is asked for at each call."""
+    return next((i for i, one in enumerate(func._schema.arguments) if one.name == "size"), None)
+
+
 class Limited(TorchDispatchMode):
     """A block in which tensors larger than the memory are refused: users choose the sizes of layers.
 
@@ -161,7 +168,7 @@ class Limited(TorchDispatchMode):
         self._who, self._has = who, capacity()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        place = next((i for i, one in enumerate(func._schema.arguments) if one.name == "size"), None)
+        place = _place_of_size(func)
         size = args[place] if place is not None and place < len(args) else ()
         if self._has is not None and not any(isinstance(one, Tensor) for one in args[:1]):
             self._check(size)

@@ -23,7 +23,10 @@ def quick(name: str) -> Callable[..., Tensor]:
     draw, pool = getattr(Tensor, name), POOLS[name]
 
     def fill(self: Tensor, *given: float, **named: Any) -> Tensor:
-        if self.numel() < LARGE or self.device.type != "cpu" or named.keys() - {"generator"}:
+        kind = self.device.type
+        if kind == "meta":  # torch would ask a mode of functions for this function instead of its own
+            return self
+        if self.numel() < LARGE or kind != "cpu" or named.keys() - {"generator"}:
             return draw(self, *given, **named)
         first, second = (*given, *(0.0, 1.0)[len(given) :])
         generator = named.get("generator")
