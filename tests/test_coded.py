@@ -37,7 +37,8 @@ def behind(defense: SplitModel, bits: int = 4) -> SplitModel:
     """The same model, whose wire is sent by a grid that fits it."""
     codec = Codec(f"uint{bits}")  # type: ignore[arg-type]
     parts: list[Any] = list(defense.defense) if isinstance(defense.defense, Stack) else [defense.defense]
-    coded = SplitModel(defense.encoder, defense.tail, defense=[*parts, codec], example=torch.rand(1, 3, 4, 4))  # type: ignore[list-item]
+    about: dict[str, Any] = {"layout": "channels_first", "example": torch.rand(1, 3, 4, 4)}
+    coded = SplitModel(defense.encoder, defense.tail, defense=[*parts, codec], **about)
     part = parts[-1]
     x = torch.rand(500, 3, 4, 4, generator=rng())
     z = coded.features(x)
@@ -105,12 +106,13 @@ def test_the_law_tells_of_the_rounding(bits):
     assert float(torch.as_tensor(told).mean()) == pytest.approx(float(measured), rel=0.3 if bits == 2 else 0.05)
 
 
-def watered() -> SplitModel:
-    plain, _ = model(12, 0.0)
+def watered(numbers: int = 5) -> SplitModel:
+    plain, _ = model(12, 0.0, (3, 2, 2))
     noise = Waterfill(0.1)
     noise.center, draw = torch.zeros(12), rng(5)
-    noise.matrix, noise.estimate = torch.randn(5, 12, generator=draw), torch.randn(12, 5, generator=draw)
-    return SplitModel(plain.encoder, plain.tail, defense=[noise], example=torch.rand(1, 3, 4, 4))
+    noise.matrix, noise.estimate = torch.randn(numbers, 12, generator=draw), torch.randn(12, numbers, generator=draw)
+    about: dict[str, Any] = {"layout": "channels_first", "example": torch.rand(1, 3, 4, 4)}
+    return SplitModel(plain.encoder, plain.tail, defense=[noise], **about)
 
 
 def test_attacks_that_know_the_encoder_know_the_noise_and_the_rounding():
@@ -135,6 +137,17 @@ def test_behind_waterfill_the_numbers_are_coded_that_are_sent():
     measured = (wire.flatten(1) - clean).square().mean()
     assert float(torch.as_tensor(told).mean()) == pytest.approx(float(measured), rel=0.2)
     assert float(measured) > 1.5 * float(noise._variance(torch.ones(5)).mean())
+
+
+@pytest.mark.parametrize("numbers", [5, 12])
+def test_linkage_codes_what_is_sent_even_if_it_is_as_long_as_the_feature(numbers):
+    coded = behind(watered(numbers), 2)
+    channel = Channel.of(coded, images(400, 1), rng())
+    law = channel.conditional("held_out")
+    arrived = channel.received("held_out", law, rng())
+    assert arrived.shape == (160, numbers)
+    assert max(len(values.unique()) for values in arrived.T) <= 4
+    assert Linkage().estimate(channel, rng())[0].interval.lo > 0.1  # type: ignore[union-attr]  # chance
 
 
 def test_gradients_pass_a_codec_as_if_it_were_not_there():

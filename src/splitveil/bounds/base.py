@@ -230,8 +230,7 @@ class Channel:
         wires, codec = law.draw(rng), codec_of(self.model.defense)
         if codec is None:
             return wires
-        numbers = codec.numbers_sent(tuple(self.features(part).shape[1:]))
-        shape = self.features(part).shape if numbers == self.dimension else wires.shape
+        shape = wires.shape if codec.of_numbers else self.features(part).shape
         return codec.coded(wires.float().view(shape)).double().flatten(1)
 
     def _law(self, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -96,10 +96,10 @@ class Codec(Defense, helpers=("coder", "coded", "rounding", "set_grid")):
         return torch.zeros(1) if self.step is None else self.step.square() / 12
 
     def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
-        return z if self._of_numbers else self.coded(z)
+        return z if self.of_numbers else self.coded(z)
 
     def law(self, wire: Tensor, before: Law) -> Law:
-        if self._of_numbers or self.step is None:
+        if self.of_numbers or self.step is None:
             return before
         across = [1] * (wire.dim() - 1)
         across[channel_axis(tuple(wire.shape[1:]))] = -1
@@ -109,14 +109,15 @@ class Codec(Defense, helpers=("coder", "coded", "rounding", "set_grid")):
         return mean, variance  # before the codec: bounds say so
 
     def numbers_sent(self, wire: tuple[int, ...]) -> int:
-        return self._behind[0].numbers_sent(wire) if self._of_numbers else super().numbers_sent(wire)
+        return self._behind[0].numbers_sent(wire) if self.of_numbers else super().numbers_sent(wire)
 
     def bytes_sent(self, wire: tuple[int, ...]) -> int:
-        shape = (self.numbers_sent(wire),) if self._of_numbers else wire
+        shape = (self.numbers_sent(wire),) if self.of_numbers else wire
         return self.coder(shape).bits // 8 if self.ready else super().bytes_sent(wire)
 
     @property
-    def _of_numbers(self) -> bool:
+    def of_numbers(self) -> bool:
+        """Return whether it codes numbers from which the cloud makes the wire, and not the wire itself."""
         return bool(self._behind) and self._behind[0].ready
 
 
