@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,15 @@ IMAGES = load("digits", **SIZES)
 
 def some(count):
     return torch.randint(0, 256, (count, small_bundle.SENT), dtype=torch.uint8, generator=torch.manual_seed(0))
+
+
+def test_no_room_for_temporary_files_is_one_line(monkeypatch):
+    def full(**more):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", full)
+    with pytest.raises(UserError, match=r"cannot write a temporary file in .*: No space left on device; .* set TMPDIR"):
+        quantized.int8(small_bundle.tail_bytes(), some(8))
 
 
 def constants(model):

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import http.client
+import io
+import json
+import logging
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -17,7 +21,14 @@ import small_bundle
 from served import asked, some_wires
 from splitveil.serving import guard, worker
 from splitveil.serving.limits import Limits
+from splitveil.serving.metrics import Log
 
+try:
+    import uvloop
+
+    LOOP = uvloop.new_event_loop  # that of a server; it raises where asyncio's own keeps quiet
+except ImportError:
+    LOOP = None
 SHORT, LONG = 0.05, 30.0
 LIMITS = Limits(head_seconds=LONG, body_seconds=LONG, idle_seconds=LONG, answer_seconds=LONG)
 
@@ -47,10 +58,12 @@ class Client:
 
 
 def run(bundle, limits: Limits, test: Callable[[Callable[[], Awaitable[Client]], served.Door], Awaitable[None]]) -> str:
-    """Run a test against a server; return the metrics."""
+    """Run a test against a server, in which no exception may be left over; return the metrics."""
     with served.door(bundle, limits) as door:
+        left: list[object] = []
 
         async def go() -> None:
+            asyncio.get_running_loop().set_exception_handler(lambda _, about: left.append(about))
             async with served.listening(door) as port:
                 clients: list[Client] = []
 
@@ -62,7 +75,16 @@ def run(bundle, limits: Limits, test: Callable[[Callable[[], Awaitable[Client]],
                 for client in clients:
                     client.writer.close()
 
-        asyncio.run(go())
+        told = logging.Handler(logging.ERROR)
+        told.emit = left.append  # type: ignore[method-assign]
+        logging.getLogger("uvicorn").addHandler(told)
+        try:
+            with asyncio.Runner(loop_factory=LOOP) as runner:
+                runner.run(go())
+        finally:
+            logging.getLogger("uvicorn").removeHandler(told)
+        gc.collect()
+        assert left == []
         from splitveil.serving.metrics import text
 
         return text([door.service.metrics.numbers])
@@ -156,8 +178,33 @@ def test_too_many_pipelined_requests_are_refused(bundle):
         client = await connect()
         client.send(raw(door) * 40)
         assert b"too many requests at once" in await client.rest()
+        while door.service.active:
+            await asyncio.sleep(0.001)
 
     run(bundle, LIMITS, test)
+
+
+def test_a_client_that_leaves_amid_pipelined_requests_leaves_no_exception(bundle):
+    async def test(connect, door):
+        for _ in range(20):
+            client = await connect()
+            client.send(raw(door) * 3)
+            await asyncio.sleep(0)
+            client.writer.transport.abort()
+        await asyncio.sleep(0.01)
+        while door.service.active or door.service.connections:
+            await asyncio.sleep(0.001)
+
+    run(bundle, LIMITS, test)
+
+
+def test_an_exception_that_nobody_awaits_is_a_line_without_its_words():
+    written = io.StringIO()
+    worker.unexpected(Log(written), {"message": "secret", "exception": ValueError("secret")})
+    worker.unexpected(Log(written), {"message": "secret"})
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert [(line["event"], line.get("error")) for line in lines] == [("error", "ValueError"), ("error", None)]
+    assert "secret" not in written.getvalue()
 
 
 def test_connections_beyond_the_cap_are_turned_away_and_the_others_work(bundle):

@@ -10,6 +10,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -280,6 +281,15 @@ def test_a_bundle_that_is_damaged_or_has_no_cloud_is_one_line(bundle_folder, tmp
     ):
         with pytest.raises(UserError, match=said):
             serve.main(Settings(str(place), port=0).to_json())
+
+
+def test_no_room_for_temporary_files_is_one_line(bundle_folder, monkeypatch):
+    def full(**more):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", full)
+    with pytest.raises(UserError, match=r"cannot write a temporary file in .*: No space left on device; .* set TMPDIR"):
+        serve.main(Settings(str(bundle_folder), port=0).to_json())
 
 
 def test_the_command_hands_its_flags_to_a_process_without_torch(bundle_folder, monkeypatch):

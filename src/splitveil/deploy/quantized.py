@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..statistics.intervals import Interval, binomial_ci, paired_difference
+from ..storage.files import temporary
 from .graphs import strip
 
 TAILS = ("fp32", "int8")
@@ -91,8 +92,23 @@ def int8(tail: bytes, wires: Tensor) -> bytes:
         wires: coded wires of training images, (N, n); the first `IMAGES` give the ranges of the activations.
 
     Raises:
-        UserError: there is nothing in the tail that can be quantized.
+        UserError: there is nothing in the tail that can be quantized, or no room for temporary files.
     """
+    import onnx
+
+    try:
+        made = _quantized(tail, wires[:IMAGES])
+    except OSError as error:
+        raise temporary(error) from None
+    if not any(node.op_type == "QuantizeLinear" for node in made.graph.node):
+        raise UserError("the tail has no operator that int8 makes faster; export it with --tail fp32")
+    strip(made)
+    onnx.checker.check_model(made, full_check=True)
+    return made.SerializeToString(deterministic=True)
+
+
+def _quantized(tail: bytes, wires: Tensor) -> Any:
+    """Return a tail in 8-bit integers, as an ONNX model."""
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
@@ -107,7 +123,7 @@ def int8(tail: bytes, wires: Tensor) -> bytes:
         quantize_static(
             model,
             str(out),
-            _Reader(wires[:IMAGES]),  # type: ignore[arg-type]
+            _Reader(wires),  # type: ignore[arg-type]
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             reduce_range=True,  # weights of 7 bits: sums of pairs of products saturate on processors without VNNI
@@ -119,12 +135,7 @@ def int8(tail: bytes, wires: Tensor) -> bytes:
                 node.name for node in model.graph.node if node.op_type == "Add" and constants & set(node.input)
             ],  # the codec's grid
         )
-        made = onnx.load(out)
-    if not any(node.op_type == "QuantizeLinear" for node in made.graph.node):
-        raise UserError("the tail has no operator that int8 makes faster; export it with --tail fp32")
-    strip(made)
-    onnx.checker.check_model(made, full_check=True)
-    return made.SerializeToString(deterministic=True)
+        return onnx.load(out)
 
 
 class _Reader:

@@ -29,12 +29,22 @@ PIPELINED = 16
 
 
 class _Out:
-    """The transport as uvicorn's response sees it: closing it leaves a client time to read a refusal."""
+    """The transport as uvicorn's response sees it: closing it leaves a client time to read a refusal.
 
-    __slots__ = ("close", "is_closing", "write")
+    Of several requests on a connection uvicorn tells the last one alone that the connection has ended, so what the
+    others still write goes nowhere.
+    """
 
-    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]):
-        self.write, self.is_closing, self.close = transport.write, transport.is_closing, close
+    __slots__ = ("_open", "_write", "close", "is_closing")
+
+    def __init__(self, transport: asyncio.Transport, opened: Callable[[], bool], close: Callable[[], None]):
+        self._write, self._open = transport.write, opened
+        self.is_closing, self.close = transport.is_closing, close
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, unless the connection has ended."""
+        if self._open():
+            self._write(data)
 
 
 class Guard(HttpToolsProtocol):
@@ -60,7 +70,7 @@ class Guard(HttpToolsProtocol):
         """Take a connection, or turn it away where there are too many."""
         super().connection_made(transport)
         self._service.connections = len(self.connections)
-        self._out = _Out(transport, self._close)
+        self._out = _Out(transport, self._is_open, self._close)
         self._arm(self._limits.head_seconds, self._slow_head)
         if len(self.connections) > self._limits.connections:
             self._service.metrics.rejected("connections")
@@ -165,8 +175,13 @@ class Guard(HttpToolsProtocol):
         else:
             self._close()
 
+    def _is_open(self) -> bool:
+        return not (self._refused or self.transport.is_closing())
+
     def _close(self) -> None:
         """Close the connection, when its client has stopped sending or after a while."""
+        if self.transport.is_closing():
+            return
         whole = self.cycle is None or not self.cycle.more_body
         if whole and not self._refused:
             self.transport.close()

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..deploy.bundle import Bundle
 from ..errors import UserError
+from ..storage.files import temporary
 from .limits import Limits
 from .metrics import Log, Metrics
 from .refusals import Gone, Kind, Refusal
@@ -238,6 +239,8 @@ def _model_of(bundle: Bundle) -> Run:
         return session(model)
     except ImportError:
         raise UserError("onnxruntime is not installed; pip install 'splitveil[deploy]'") from None
+    except OSError as error:
+        raise temporary(error) from None
     except Exception as error:
         reason = str(error).partition("\n")[0][:200]
         raise UserError(f"the {INPUT}'s model cannot be read ({reason}); export the run again") from None

@@ -11,7 +11,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..deploy import bundle
 from ..errors import UserError
@@ -92,6 +92,7 @@ async def _serve(
     patience = {"ssl_handshake_timeout": settings.limits.head_seconds, "ssl_shutdown_timeout": 2} if context else {}
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.set_exception_handler(lambda _, about: unexpected(service.log, about))
     if parent is not None:
         loop.add_reader(parent, stop.set)
     try:
@@ -123,6 +124,17 @@ async def _serve(
         metrics.close()
     service.close()
     service.log.write("stopped")
+
+
+def unexpected(log: Log, about: dict[str, Any]) -> None:
+    """Log an exception that nobody awaits, as a line like any other: asyncio would write it with its traceback.
+
+    Args:
+        log: the log.
+        about: what asyncio hands to an exception handler.
+    """
+    error = about.get("exception")
+    log.write("error") if error is None else log.failed("error", error)
 
 
 async def take_last(

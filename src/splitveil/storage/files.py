@@ -72,6 +72,17 @@ def expanded(path: str | Path) -> Path:
     return found
 
 
+def temporary(error: OSError) -> UserError:
+    """Return the error for a temporary file that cannot be written.
+
+    Args:
+        error: what the system says.
+    """
+    where = os.environ.get("TMPDIR") or "/tmp"
+    reason = error.strerror or str(error)
+    return UserError(f"cannot write a temporary file in {where}: {reason}; free some space there, or set TMPDIR")
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write text to a file in one rename.
 
