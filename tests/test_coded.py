@@ -119,8 +119,9 @@ def test_attacks_that_know_the_encoder_know_the_noise_and_the_rounding():
     split, _ = model(24, 0.1)
     coded = behind(split)
     box = WhiteBox(Victim(coded, frozenset(Access)), images(50, 1), 2, rng())
-    steps = codec_of(coded.defense).step
-    assert torch.allclose(box.variance, 0.1**2 + steps.square() / 12)
+    codec = codec_of(coded.defense)
+    assert codec is not None and codec.step is not None
+    assert torch.allclose(box.variance, 0.1**2 + codec.step.square() / 12)
 
 
 def test_behind_waterfill_the_numbers_are_coded_that_are_sent():

@@ -152,7 +152,7 @@ def test_an_attack_is_shown_where_the_bundle_holds_one(dist, tmp_path, made):
 
 def test_the_page_says_what_the_export_has_measured(made, engine):
     text = page.page(made, engine)
-    assert "right about 90.0% [80.0%, 100.0%] of 100 test images" in text
+    assert "the right class for 90.0% [80.0%, 100.0%] of 100 test images" in text
     assert "the linear attack is off" not in text
     score = {"mean": 0.04, "ci95": [0.01, 0.09]}
     linear = {"images": 50, "float32": score, "coded": score, "difference": score}

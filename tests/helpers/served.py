@@ -210,7 +210,7 @@ def started(settings: Settings, log: Path, **more: Any) -> Iterator[Running]:
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        port = re.search(r":(\d+);", line)
+        port = re.search(r" at \S+?:(\d+)", line)
         assert port, log.read_text()
         yield Running(process, int(port[1]), line, log, **more)
     finally:

@@ -41,14 +41,11 @@ def shell(folder: Path) -> dict[str, str]:
 @pytest.mark.skipif(certificates.OPENSSL is None, reason="openssl is not installed")
 def test_one_machine(tmp_path):
     small_bundle.make(tmp_path / "bundle")
-    made = certificates.make(tmp_path)
-    for path, name in zip(made, ("cert.pem", "key.pem"), strict=True):
-        path.rename(tmp_path / name)
     gray = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
     Image.fromarray(gray).save(tmp_path / "photo.png")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    start, ask = (block.replace("8443", str(port)) for block in blocks("2. One machine"))
+    certify, start, ask = (block.replace("8443", str(port)) for block in blocks("2. One machine"))
     made_token, serve = start.strip().splitlines()
     environment = shell(tmp_path)
 
@@ -57,6 +54,7 @@ def test_one_machine(tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    run(certify)
     run(made_token)
     server = subprocess.Popen(
         ["bash", "-ec", f"exec {serve}"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True

@@ -41,7 +41,7 @@ def test_workers_share_the_port_with_tls_and_read_a_new_certificate(tmp_path):
     try:
         assert process.stdout is not None
         assert process.stderr is not None
-        found = re.search(r"gRPC at (127.0.0.1:\d+); next", process.stdout.readline())
+        found = re.search(r"gRPC at (127.0.0.1:\d+)\n", process.stdout.readline())
         assert found
         taken = subprocess.run(
             [*supervisor.COMMAND, dataclasses.replace(settings, grpc_port=int(found[1][10:])).to_json()],

@@ -185,9 +185,10 @@ def test_a_worker_that_is_killed_is_started_again_and_the_other_serves(plain, bu
 
 
 def test_the_line_of_the_start(plain, bundle, bundle_folder):
-    assert plain.line == (
-        f"serving {bundle.model_name} at http://127.0.0.1:{plain.port}; next: "
-        f"splitveil query {bundle_folder / 'device'} IMAGE --url http://127.0.0.1:{plain.port}\n"
+    address = f"http://127.0.0.1:{plain.port}"
+    assert plain.line == f"serving {bundle.model_name} at {address}\n"
+    assert plain.process.stdout.readline() == (
+        f"next: splitveil query {bundle_folder / 'device'} IMAGE --url {address}\n"
     )
 
 

@@ -35,7 +35,8 @@ def test_it_leaves_a_server_that_only_this_machine_reaches_and_that_asks_for_a_t
         assert ready.token not in Path(str(ready.settings.token_file)).read_text()
     assert steps == [*range(len(demo.STEPS) + 1)] * 2
     out = tmp_path / "out"
-    assert (out / "key.pem").stat().st_mode & 0o077 == 0
+    assert all((out / name).stat().st_mode & 0o077 == 0 for name in ("key.pem", "tokens", "token"))
+    assert (out / "token").read_text() == f"{ready.token}\n"
     assert {path.name for path in out.iterdir()} <= demo.OWN
     pictures = sorted((out / "examples").iterdir())
     assert [path.stem for path in pictures] == [str(digit) for digit in range(demo.EXAMPLES)]

@@ -87,7 +87,8 @@ class Sender:
             if not _passing(error):
                 spoken = "HTTP over TLS" if self.place.secure else "HTTP"
                 raise ServerError(f"{self.place}: no answer in {spoken} ({_said(error)}); check the url") from None
-            return f"no connection ({_said(error)})"
+            closed = isinstance(error, http.client.RemoteDisconnected) and not self.place.secure
+            return f"no connection ({_said(error)}{'; a server with TLS wants https://' if closed else ''})"
         if reply.status != 200 and reply.status not in AGAIN:
             raise self._refusal(reply, asked)
         return reply
@@ -99,7 +100,8 @@ class Sender:
             return ServerError(f"{self.place} redirects to {where}, which is not followed; give the server's own url")
         if not 400 <= status < 500:
             return ServerError(f"{self.place} fails with status {status}: {said}; ask its owner about {asked.id}")
-        known = "the server knows no such token; check it" if self.token else "it wants a token; name a file with one"
+        wanted = "it wants a token; name a file with one (--token-file)"
+        known = "the server knows no such token; check it" if self.token else wanted
         todo = {
             401: known,
             403: "the token may not do this; ask the server's owner",

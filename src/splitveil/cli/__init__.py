@@ -34,6 +34,8 @@ from ._shared import app
 LONGEST_WORD = 300
 """Most letters of a word of a message: more than the path of any usual file has."""
 KEPT = {
+    "attack": "finished attacks and epochs are kept, the same command goes on",
+    "audit": "finished attacks and bounds are kept, the same command goes on",
     "train": "finished epochs are kept, --resume goes on",
     "harden": "finished steps are kept, --resume goes on",
     "diagnose": "finished epochs are kept, the same command goes on",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -59,10 +61,10 @@ def export(
             bar.update(task, completed=done, note=step)
 
         found = exporting.export(opened, images, out, options, show)
-    _print(found)
+    _print(found, run)
 
 
-def _print(found: Exported) -> None:
+def _print(found: Exported, run: Path) -> None:
     wire, compared = found.wire, found.compared
     coded, draws = wire["wire"], wire["draws"]
     error = coded["error_over_sigma"]
@@ -91,7 +93,8 @@ def _print(found: Exported) -> None:
     out_console.print(table)
     say(f"bundle: {found.out}")
     if wire["audit"] is None:
-        say(f"not audited: run `splitveil audit RUN --codec {coded['codec']}` and export again; the card is then in it")
+        audit = shlex.join(["splitveil", "audit", str(run), "--codec", coded["codec"]])
+        say(f"not audited: run `{audit}` and export again; the card is then in it")
     else:
         say(f"audit of what is sent: {wire['audit']['verdict']}")
     flags = []

@@ -13,7 +13,8 @@ from ._shared import MaybePlace, Place, app, say
 def serve_demo(*, out: Place = Path("serve-demo"), port: int = 8443, runtime: MaybePlace = None) -> None:
     """Train a small model on digits, export it, and serve a page on which its encoder runs in your browser.
 
-    The server listens on this machine only, with TLS and a token. What is there from an earlier call is used again.
+    The server listens on this machine only, with TLS and a token. The training and the browser's runtime
+    of an earlier call are used again; certificate and token are new.
 
     Args:
         out: Folder of the run, the bundle, the certificate and the token file.
@@ -30,5 +31,6 @@ def serve_demo(*, out: Place = Path("serve-demo"), port: int = 8443, runtime: Ma
         ready = demo.prepare(out, port, runtime, lambda done, step: bar.update(task, completed=done, note=step))
     say("Open the address below in your browser. It warns of the certificate, which this command has just made.")
     say(f"The page asks for this token: {ready.token}")
-    say("Ctrl-C stops the server.")
+    say(f"For the command below, IMAGE is for example {out / 'examples' / '3.png'}, and TOKEN is {out / 'token'}.")
+    say("Ctrl-C stops the server. After that comes its log, a line for each request.")
     serve.launch(ready.settings, ready.page)

@@ -338,7 +338,9 @@ def _measured(wire: Wire) -> list[str]:
     measured = wire["measured"]
     score, images = measured["accuracy_bundle"], measured["images"]
     low, high = score["ci95"]
-    said = [f"This network is right about {score['mean']:.1%} [{low:.1%}, {high:.1%}] of {images:,} test images."]
+    said = [
+        f"This network names the right class for {score['mean']:.1%} [{low:.1%}, {high:.1%}] of {images:,} test images."
+    ]
     if "linear_mse" in measured:
         coded = measured["linear_mse"]["coded"]
         mean, low, high = (255 * math.sqrt(max(0.0, error)) for error in (coded["mean"], *coded["ci95"]))

@@ -29,7 +29,7 @@ SETTINGS: dict[str, Any] = {
 """The training; about a minute on two cores."""
 RUNTIME = "onnxruntime-web@1.30.0"
 EXAMPLES = 8
-OWN = frozenset({"run", "bundle", "runtime", "examples", "cert.pem", "key.pem", "tokens"})
+OWN = frozenset({"run", "bundle", "runtime", "examples", "cert.pem", "key.pem", "tokens", "token"})
 """What the folder holds."""
 STEPS = ("training", "export", "the browser's runtime", "certificate and token", "page")
 
@@ -84,6 +84,10 @@ def prepare(
     _certificate(out)
     (out / "tokens").unlink(missing_ok=True)
     token, _ = tokens.make("demo", out / "tokens")
+    secret = out / "token"
+    secret.unlink(missing_ok=True)
+    secret.touch(0o600)
+    secret.write_text(f"{token}\n")
     show(4, STEPS[4])
     _pictures(out / "examples", images)
     _, page = pages.of(out / "bundle", engine, out / "examples")

@@ -92,7 +92,8 @@ def work(text: str, port: int, handle: int, place: int) -> int:
 
 
 def _say(settings: Settings, name: str, port: int) -> None:
-    device = Path(settings.bundle) / "device"
+    place = Path(settings.bundle)
+    device = (place.parent if place.name == "cloud" else place) / "device"
     next_one = ["splitveil query", shlex.quote(str(device)) if device.is_dir() else "DEVICE", "IMAGE", "--url"]
     next_one.append(settings.url(port))
     next_one += ["--token-file TOKEN"] * (settings.token_file is not None)
@@ -100,5 +101,5 @@ def _say(settings: Settings, name: str, port: int) -> None:
     doors = settings.url(port)
     if settings.grpc_port is not None:
         doors += f"; gRPC at {settings.address(settings.grpc_port)}"
-    sys.stdout.write(f"serving {name} at {doors}; next: {' '.join(next_one)}\n")
+    sys.stdout.write(f"serving {name} at {doors}\nnext: {' '.join(next_one)}\n")
     sys.stdout.flush()

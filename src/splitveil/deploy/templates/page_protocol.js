@@ -58,7 +58,7 @@ function littleEndian(bytes) {
 /** Return what a status other than 200 means, and what to do; `body` is the answer's. */
 function explained(status, model, body = "") {
   const meanings = {
-    401: "The server wants a token: enter it above and send again.",
+    401: "The server wants a token that it knows: enter it above and send again.",
     403: "The server does not accept this token.",
     404: `This server does not offer ${model}: page and server must be of the same export.`,
     413: "The request is larger than this server accepts.",
