@@ -120,7 +120,8 @@ def test_attacks_that_know_the_encoder_know_the_noise_and_the_rounding():
     coded = behind(split)
     box = WhiteBox(Victim(coded, frozenset(Access)), images(50, 1), 2, rng())
     codec = codec_of(coded.defense)
-    assert codec is not None and codec.step is not None
+    assert codec is not None
+    assert codec.step is not None
     assert torch.allclose(box.variance, 0.1**2 + codec.step.square() / 12)
 
 
