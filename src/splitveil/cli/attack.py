@@ -41,6 +41,11 @@ class Terms:
     observed: int = 1
     seed: int = 0
 
+    def agreed(self, protocol: str) -> dict[str, Any]:
+        """Return the arguments of a `ThreatModel`; without a protocol that of the run's training."""
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "protocol"}
+        return {"protocol_name": self.protocol or protocol, **named}
+
 
 @Parameter(name="*")
 @dataclass(frozen=True)
@@ -93,17 +98,13 @@ def attack(
     from ..runtime import Budget
     from ..training import pins
 
-    if bool(attack) == bool(suite):
-        raise UserError("name what attacks: either --attack NAME (several times if you like) or --suite quick-v2")
-    if suite and (epochs is not None or budget is not None):
-        raise UserError("a suite is frozen; leave --epochs and --budget out, or name the attacks with --attack")
+    _check(attack, suite, epochs, budget)
     spent = Budget.parse(budget) if budget else None
     opened = runs.Run.open(run)
     named = suites.labels(tuple(_with_epochs(_spec(text), epochs).resolve("attacks") for text in attack or ()))
     images = runs.load_images(opened.settings.model_copy(update={"root": root}) if root else opened.settings)
     pins.check(opened.summary, images, run)  # before a judge is trained on them
-    agreed = {f.name: getattr(terms or Terms(), f.name) for f in fields(Terms)}
-    agreed["protocol_name"] = agreed.pop("protocol") or opened.settings.protocol
+    agreed = (terms or Terms()).agreed(opened.settings.protocol)
     if dry_run:
         with tempfile.TemporaryDirectory() as place:
             opened = coded(opened, images, codec, Path(place)) if codec else opened
@@ -111,8 +112,7 @@ def attack(
                 stage.check(opened, named.values(), images, stage.ThreatModel(**agreed))
             _dry_run(opened, images, suite, named, agreed)
         return
-    if codec:
-        opened = coded(opened, images, codec)
+    opened = coded(opened, images, codec) if codec else opened
     if named:
         stage.check(opened, named.values(), images, stage.ThreatModel(**agreed))
     with progress_bars.bars() as bar:
@@ -123,6 +123,13 @@ def attack(
         else:
             found = _run_named(opened, images, named, bar, budget=spent, **more)
     (_show_suite if suite else _show_named)(opened, found)
+
+
+def _check(attack: list[str] | None, suite: str | None, epochs: int | None, budget: str | None) -> None:
+    if bool(attack) == bool(suite):
+        raise UserError("name what attacks: either --attack NAME (several times if you like) or --suite quick-v2")
+    if suite and (epochs is not None or budget is not None):
+        raise UserError("a suite is frozen; leave --epochs and --budget out, or name the attacks with --attack")
 
 
 def _dry_run(run: Any, images: Any, suite: str | None, named: dict[str, config.Spec], terms: dict[str, Any]) -> None:

@@ -3,14 +3,77 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from ..errors import UserError
 from ._shared import MaybePlace, Place, app, say
 
+if TYPE_CHECKING:
+    from ..serving.limits import Limits
+
 Switch = Annotated[bool, Parameter(negative="")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Sizes:
+    """The limits of each process.
+
+    Args:
+        max_images: Most images of a request.
+        max_batch: Most images that the model answers at once.
+        max_queue: Most images that wait.
+        max_connections: Most open connections.
+        max_body: Most bytes of a request; 16 KiB and --max-images wires, at most 1 MiB, unless you say more.
+        head_seconds: For the headers of a request, and for a TLS handshake.
+        body_seconds: For its body.
+        idle_seconds: Between two requests of a connection.
+        answer_seconds: For the answer.
+        drain_seconds: For the requests that are being answered after SIGTERM.
+    """
+
+    max_images: int = 256
+    max_batch: int = 64
+    max_queue: int = 1024
+    max_connections: int = 512
+    max_body: int | None = None
+    head_seconds: float = 5
+    body_seconds: float = 10
+    idle_seconds: float = 15
+    answer_seconds: float = 10
+    drain_seconds: float = 10
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Page:
+    """The page that the server hands out.
+
+    Args:
+        demo: Hand out the page of the bundle at / (`splitveil page`).
+        runtime: For --demo: folder dist of onnxruntime-web 1.30.0.
+        examples: For --demo: folder of pictures that the page offers.
+    """
+
+    demo: Switch = False
+    runtime: MaybePlace = None
+    examples: MaybePlace = None
+
+    def of(self, bundle: Path) -> str | None:
+        """Return the HTML of the page; None where it was not asked for."""
+        if not self.demo:
+            if self.runtime or self.examples:
+                raise UserError("--runtime and --examples belong to --demo; add it, or leave them out")
+            return None
+        if self.runtime is None:
+            raise UserError("--demo needs the browser's runtime: give its folder with --runtime (docs/page.md)")
+        from ..deploy import page as making
+
+        return making.of(bundle, self.runtime, self.examples)[1]
 
 
 @app.command
@@ -27,20 +90,9 @@ def serve(
     on: str = "local",
     replicas: int | None = None,
     metrics_port: int | None = None,
-    demo: Switch = False,
-    runtime: MaybePlace = None,
-    examples: MaybePlace = None,
     insecure: Switch = False,
-    max_images: int = 256,
-    max_batch: int = 64,
-    max_queue: int = 1024,
-    max_connections: int = 512,
-    max_body: int | None = None,
-    head_seconds: float = 5,
-    body_seconds: float = 10,
-    idle_seconds: float = 15,
-    answer_seconds: float = 10,
-    drain_seconds: float = 10,
+    page: Page | None = None,
+    sizes: Sizes | None = None,
 ) -> None:
     """Serve the cloud part of a bundle: the Open Inference Protocol v2 over HTTP and gRPC (docs/serve.md).
 
@@ -56,64 +108,29 @@ def serve(
         on: local, or ray: the same over HTTP in replicas on the Ray cluster that RAY_ADDRESS names.
         replicas: For --on ray: processes on the cluster, each with a processor; 1 unless you say more.
         metrics_port: Port of this machine that tells Prometheus what was counted; 0: any that is free.
-        demo: Hand out the page of the bundle at / (`splitveil page`).
-        runtime: For --demo: folder dist of onnxruntime-web 1.30.0.
-        examples: For --demo: folder of pictures that the page offers.
         insecure: Listen beyond this machine without TLS or without tokens.
-        max_images: Most images of a request.
-        max_batch: Most images that the model answers at once.
-        max_queue: Most images that wait.
-        max_connections: Most open connections.
-        max_body: Most bytes of a request; 16 KiB and --max-images wires, at most 1 MiB, unless you say more.
-        head_seconds: For the headers of a request, and for a TLS handshake.
-        body_seconds: For its body.
-        idle_seconds: Between two requests of a connection.
-        answer_seconds: For the answer.
-        drain_seconds: For the requests that are being answered after SIGTERM.
+        page: The page that the server hands out.
+        sizes: The limits of each process.
     """
     try:
         from ..serving import serve as serving
     except ImportError as error:
         raise UserError(f"serve needs the package {error.name}; pip install 'splitveil[deploy]'") from None
-    from ..serving.limits import Limits
     from ..serving.settings import Settings, check
 
-    sizes = (max_images, max_batch, max_queue, max_connections)
-    limits = Limits(
-        *sizes,
-        body=max_body,
-        head_seconds=head_seconds,
-        body_seconds=body_seconds,
-        idle_seconds=idle_seconds,
-        answer_seconds=answer_seconds,
-        drain_seconds=drain_seconds,
-    )
+    page, sizes = page or Page(), sizes or Sizes()
     cert, key, tokens = (None if place is None else str(place) for place in (tls_cert, tls_key, token_file))
-    settings = Settings(
-        str(bundle),
-        host,
-        port,
-        grpc_port,
-        cert,
-        key,
-        tokens,
-        workers,
-        _replicas(on, replicas, demo),
-        metrics_port,
-        insecure,
-        limits=limits,
-    )
+    doors = (host, port, grpc_port, cert, key, tokens, workers)
+    many = _replicas(on, replicas, page.demo)
+    settings = Settings(str(bundle), *doors, many, metrics_port, insecure, limits=_limits(sizes))
     check(settings)
-    page = None
-    if demo:
-        if runtime is None:
-            raise UserError("--demo needs the browser's runtime: give its folder with --runtime (docs/page.md)")
-        from ..deploy import page as making
+    serving.launch(settings, page.of(bundle))
 
-        _, page = making.of(bundle, runtime, examples)
-    elif runtime or examples:
-        raise UserError("--runtime and --examples belong to --demo; add it, or leave them out")
-    serving.launch(settings, page)
+
+def _limits(sizes: Sizes) -> Limits:
+    from ..serving.limits import Limits
+
+    return Limits(**{field.name.removeprefix("max_"): getattr(sizes, field.name) for field in fields(Sizes)})
 
 
 def _replicas(on: str, replicas: int | None, demo: bool) -> int | None:
