@@ -23,6 +23,7 @@ from splitveil.defenses.base import Stack
 from splitveil.defenses.codec import Codec, codec_of
 from splitveil.defenses.waterfill import Waterfill
 from splitveil.errors import UserError
+from splitveil.hardening.search import staying
 from splitveil.model import SplitModel
 from splitveil.training.loop import check_epochs
 from toy import images, model, rng
@@ -86,6 +87,12 @@ def test_an_unknown_codec_is_refused_before_anything_is_written(run):
 def test_a_dry_run_makes_no_coded_run(run):
     assert answer("attack", run.path, "--codec", "uint4", "--attack", "linear", "--attacked", "8", "--dry-run")[0] == 0
     assert not (run.path / "coded").exists()
+
+
+def test_a_coded_model_is_not_hardened():
+    """The codec would stay before the new noise, where nothing sends it, with the grid of another wire."""
+    with pytest.raises(UserError, match="the wire of this model is coded; harden the one that it was made from"):
+        staying(behind(model(16, 0.3)[0]).defense)
 
 
 @pytest.mark.parametrize("name", ["uint8", "float16"])

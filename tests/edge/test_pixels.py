@@ -88,6 +88,10 @@ def test_scaling_is_asked_for():
 def test_files_that_hold_no_images(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"no picture")
     (tmp_path / "a.npy").write_bytes(b"no array")
+    for name, many in (("endless", 10**15), ("beyond", 2**70)):
+        with (tmp_path / f"{name}.npy").open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (many, 8, 8, 3)}
+            np.lib.format.write_array_header_1_0(file, header)
     np.save(tmp_path / "f.npy", np.zeros((8, 8, 3)))
     np.save(tmp_path / "many.npy", np.stack([picture(8, 8), picture(8, 8, 1)]))
     np.save(tmp_path / "object.npy", np.array([{}]), allow_pickle=True)
@@ -97,6 +101,8 @@ def test_files_that_hold_no_images(tmp_path):
         "gone.png": r"cannot read .*gone\.png: No such file",
         "deep.tif": "more than 8 bits per channel; convert it to 8-bit RGB",
         "a.npy": r"a\.npy: no array of numbers; expected uint8",
+        "endless.npy": r"endless\.npy: no array of numbers; expected uint8",
+        "beyond.npy": r"beyond\.npy: no array of numbers; expected uint8",
         "gone.npy": r"gone\.npy: No such file",
         "object.npy": "no array of numbers",
         "f.npy": r"f\.npy holds float64 \(8, 8, 3\); expected uint8",

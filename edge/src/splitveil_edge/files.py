@@ -48,7 +48,7 @@ def read_images(path: Path, shape: tuple[int, int, int], resize: str | None) -> 
 def _array(path: Path) -> Images:
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, OverflowError, MemoryError) as error:  # of a header that promises too much
         why = getattr(error, "strerror", None) or "no array of numbers"
         raise UserError(f"cannot read {path}: {why}; expected uint8 (H, W, C) or (B, H, W, C)") from None
     if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim not in (3, 4):

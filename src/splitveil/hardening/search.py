@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..data import Split, to_float
 from ..defenses._correlated import Correlated
 from ..defenses.base import Defense, Stack
+from ..defenses.codec import Codec
 from ..errors import UserError
 from ..evaluation.tail import retrained
 from ..model import SplitModel
@@ -277,7 +278,7 @@ def staying(defense: nn.Module | None) -> list[Defense]:
         defense: of the model; None: it has none.
 
     Raises:
-        UserError: a defense that is none of splitveil's, or a model that is hardened already.
+        UserError: a defense that is none of splitveil's, or a model that is hardened already, or coded.
     """
     parts = list(defense) if isinstance(defense, Stack) else [defense] if isinstance(defense, Defense) else []
     if isinstance(defense, nn.Module) and not parts and not isinstance(defense, Stack):
@@ -286,6 +287,8 @@ def staying(defense: nn.Module | None) -> list[Defense]:
     for part in parts:
         if isinstance(part, Correlated):
             raise UserError("the model is hardened already; harden the one that it was made from")
+        if isinstance(part, Codec):  # its grid is that of another wire, and it comes behind all noise
+            raise UserError("the wire of this model is coded; harden the one that it was made from, then code that")
         certain = type(part).on_wire is not Defense.on_wire and not part.noise_variance()
         if certain or type(part).restructure_like is not Defense.restructure_like:
             kept.append(part)

@@ -228,7 +228,7 @@ def _read_again(settings: Settings, context: ssl.SSLContext | None, door: rpc.Do
         load_certificate(context, settings)
         if door is not None:
             door.read_certificate()
-    except UserError as error:
+    except (UserError, OSError) as error:  # gRPC's is read once more, and may be gone by then
         log.write("certificate not read", error=str(error))
     else:
         log.write("certificate read")
