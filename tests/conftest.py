@@ -15,6 +15,9 @@ from splitveil import runs
 from splitveil.registry import Registry
 from toy import affine
 
+collect_ignore = ["helpers/tiny_zoo.py"]
+"""Importing it changes the process: it is for processes that tests start, and is not to be searched for doctests."""
+
 
 @pytest.fixture
 def small(monkeypatch):
