@@ -118,7 +118,7 @@ def test_an_export_measures_what_it_costs_and_flags_it(run, tmp_path, capsys, mo
     assert cost["difference"] == measured["difference"]  # the codec changes nothing, so that this is all
     lost = Interval(-0.02, -0.03, -0.01)
     compared = Comparison(300, lost, lost, lost, 0.0, quantized.Cost(512, Interval(0.97, 0.96, 0.98), lost))
-    _print(Exported(out, made.wire, {"encoder": 1, "tail": 2}, compared))
+    _print(Exported(out, made.wire, {"encoder": 1, "tail": 2}, compared), out)
     shown = capsys.readouterr()
     assert "int8 tail: same answers as in float32 97.0%" in " ".join(shown.out.split())
     assert "the int8 tail costs accuracy: choose --tail fp32" in " ".join(shown.err.split())
