@@ -40,6 +40,12 @@ def library(source: str, name: str, size: int = 32) -> nn.Module:
         return models.DenseNet(8, (2, 2, 2, 2), 16, num_classes=10).eval()
     if name == "vit":
         return models.VisionTransformer(size, 16, 3, 2, 48, 96, num_classes=10).eval()
+    if name == "vgg11_bn":  # without the 120 million weights of its classifier
+        with torch.device("meta"):
+            network = models.vgg11_bn(num_classes=10, init_weights=False)
+        features = models.vgg.make_layers(models.vgg.cfgs["A"], batch_norm=True)
+        network.features, network.classifier = features, nn.Sequential(nn.Dropout(), nn.Linear(25_088, 10))
+        return network.eval()
     return models.get_model(name, weights=None, num_classes=10).eval()
 
 

@@ -97,7 +97,7 @@ def test_about_95_of_100_intervals_hold_the_true_difference(seeds, change):
     rng, held, widths = np.random.default_rng(seeds), 0, []
     for _ in range(200):
         errors, hits = simulated(rng, seeds, sigma=0.14, change=change)
-        (found,) = at_equal_accuracy(SIGMAS, errors, hits, resamples=200)
+        (found,) = at_equal_accuracy(SIGMAS, errors, hits, resamples=100)
         assert found.difference is not None
         held += found.difference.lo <= change <= found.difference.hi
         widths.append(found.difference.hi - found.difference.lo)

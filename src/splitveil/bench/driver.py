@@ -144,8 +144,8 @@ def at_once(grid: Grid, on: str, threads: int) -> tuple[int, str]:
     """Return how many cells run at once by default, found without starting anything, and a note about it.
 
     >>> from splitveil.bench.grid import load_grid
-    >>> at_once(load_grid("paper/cifar10"), "slurm", threads=1)
-    (16, '')
+    >>> at_once(load_grid("smoke"), "slurm", threads=1)
+    (6, '')
     """
     most, note = QUEUED if on == "slurm" else room(threads, _devices(grid)), ""
     if on == "ray":
