@@ -260,7 +260,8 @@ def main() -> None:
     pixels = images.images[: given.images].permute(0, 2, 3, 1).contiguous().numpy()
     wires = Encoder(read_device(given.bundle / "device"))(pixels)
     record: dict[str, Any] = {
-        "command": f"python benchmarks/serving.py BUNDLE --images {given.images} --requests {given.requests} --rounds {given.rounds}",
+        "command": f"python benchmarks/serving.py BUNDLE --images {given.images} "
+        f"--requests {given.requests} --rounds {given.rounds}",
         "environment": runs.environment() | {"load_before": os.getloadavg()[0]},
         "bundle": {"model": found.model_name, "wire": found.wire["wire"], "tail_bytes": len(found.models["cloud"])},
         "answers": answers(given.bundle, found, wires, images.labels[: given.images].numpy()),
