@@ -15,7 +15,8 @@ from torch.nn.functional import cross_entropy
 
 from networks import small
 from splitveil import config, runs
-from splitveil.attacks.base import Victim
+from splitveil.attacks.base import Attack, Victim
+from splitveil.bounds.base import Bound
 from splitveil.config import Spec
 from splitveil.data import Access, load, to_float
 from splitveil.defenses.base import Defense, Features, Step
@@ -115,6 +116,11 @@ def test_a_misspelt_name_is_answered_with_the_right_one(kind):
         with pytest.raises(UserError, match="did you mean '") as error:
             found.get(name + "x" if name + "x" not in found.names() else name + "xx")
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("base", [Attack, Bound, Defense])
+def test_a_plugin_without_settings_of_its_own_asks_for_none(base):
+    assert not inspect.signature(type("Own", (base,), {})).parameters  # else the command line would want `args`
 
 
 # Defenses

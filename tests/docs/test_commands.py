@@ -13,7 +13,7 @@ from splitveil.cli import app
 from splitveil_edge import command as edge
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(?:bash|sh|console)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 VAGUE = re.compile(r"\.\.\.|…|\||<|=$|\*|\[")
 """Parts of text that is no command but the pattern of several."""

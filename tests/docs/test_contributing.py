@@ -1,10 +1,12 @@
-"""The examples in CONTRIBUTING.md run and do what the page says."""
+"""The examples of the guide on plug-ins run and do what it says; CONTRIBUTING.md names the rooms of the contract."""
 
 from __future__ import annotations
 
 import doctest
+import importlib
 import math
 import re
+import sys
 import tomllib
 import types
 from pathlib import Path
@@ -12,29 +14,43 @@ from pathlib import Path
 import pytest
 import torch
 
+from splitveil import registry
 from splitveil.bounds.base import Channel
+from splitveil.cli import main
 from splitveil.data import Access
 from splitveil.model import SplitModel
 
-PAGE = Path(__file__).parents[2] / "CONTRIBUTING.md"
+ROOT = Path(__file__).parents[2]
+PAGE, GUIDE = ROOT / "CONTRIBUTING.md", ROOT / "docs" / "guides" / "add-a-plugin.md"
 
 
-@pytest.fixture(scope="module")
-def example() -> dict[str, types.ModuleType]:
-    """The code blocks as modules, by file name."""
-    modules = {}
-    for path, code in re.findall(r"```python\n# src/splitveil/(\S+)\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL):
-        module = types.ModuleType(Path(path).stem)
-        exec(compile(code, path, "exec"), vars(module))
-        modules[module.__name__] = module
-    return modules
+@pytest.fixture
+def example(tmp_path, monkeypatch) -> dict[str, types.ModuleType]:
+    """The files of the guide, by name, in the package that it describes, installed as pip would."""
+    page = GUIDE.read_text("utf-8")
+    package, (about,) = tmp_path / "veil_extras", re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    info = tmp_path / "veil_extras-0.1.0.dist-info"
+    package.mkdir()
+    info.mkdir()
+    files = re.findall(r"```python\n# (\w+)\.py\n(.*?)```", page, re.DOTALL)
+    for name, code in files:
+        (package / f"{name}.py").write_text(code, encoding="utf-8")
+    groups = tomllib.loads(about)["project"]["entry-points"]
+    lines = [
+        line for group, points in groups.items() for line in (f"[{group}]", *(f"{a} = {b}" for a, b in points.items()))
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: veil-extras\nVersion: 0.1.0\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry._discover.cache_clear()
+    yield {name: importlib.import_module(f"veil_extras.{name}") for name, _ in files}
+    registry._discover.cache_clear()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "veil_extras"]:
+        del sys.modules[name]
 
 
 def test_there_is_one_example_per_kind(example):
     assert list(example) == ["clip", "mean_image", "bits", "stripes", "tiny"]
-
-
-def test_their_docstrings_run(example):
     results = [doctest.testmod(module) for module in example.values()]
     assert sum(result.attempted for result in results) >= 1
     assert all(result.failed == 0 for result in results)
@@ -58,6 +74,19 @@ def test_they_work_together(example):
     assert cap.value == pytest.approx(8 * math.log(2) * wire[0].numel())
     expected = (images.train.images / 255).mean(0).expand(4, -1, -1, -1)
     assert torch.allclose(attack.reconstruct(wire), expected)
+
+
+def test_the_package_is_found_and_attacked_by_name(example, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(r"^splitveil ((?:train|attack) .*)$", GUIDE.read_text("utf-8"), re.MULTILINE)
+    assert len(commands) == 2
+    for command in (commands[0] + " --epochs 1", commands[1]):
+        main(command.split())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "flag mean_image: the attack does no better than the mean training image" in said
+    for code in re.findall(r"```python\n(import .*?)```", GUIDE.read_text("utf-8"), re.DOTALL):
+        exec(compile(code, "docs/guides/add-a-plugin.md", "exec"), {})
+    assert "at most" in capsys.readouterr().out
 
 
 def test_the_rooms_of_the_page_are_those_of_the_contract():

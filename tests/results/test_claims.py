@@ -122,5 +122,5 @@ def test_what_was_taken_back_is_said_where_it_was_published(path):
 
 def pages() -> str:
     """All that README and docs say, in one line."""
-    files = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    files = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
     return " ".join(word for page in files for word in page.read_text(encoding="utf-8").split())

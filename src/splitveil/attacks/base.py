@@ -140,6 +140,9 @@ class Attack(ABC):
     iterates: ClassVar[bool] = False
     """Whether `reconstruct` optimizes too, so that a budget of time is shared between it and `fit`."""
 
+    def __init__(self) -> None:
+        super().__init__()  # without settings: a signature that the command line can read
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in arguments_of(self).items())})"
 

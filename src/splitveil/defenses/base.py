@@ -102,6 +102,9 @@ class Defense(nn.Module):
     put_on_by: ClassVar[str] = "`splitveil harden RUN` or splitveil.harden(model, ...)"
     """What puts it on a trained model, where a training never does (`NEVER`)."""
 
+    def __init__(self) -> None:
+        super().__init__()  # without settings: a signature that the command line can read
+
     def __init_subclass__(cls, helpers: tuple[str, ...] = (), **kwargs: Any):
         super().__init_subclass__(**kwargs)
         allowed = HOOKS.union(helpers)
