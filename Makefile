@@ -6,7 +6,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-demo test lint coverage mutants bench
+.PHONY: help demo serve-demo test lint coverage mutants bench dist
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,11 @@ mutants: $(INSTALLED)  ## break the code in 200 places, one at a time, and count
 
 bench: $(INSTALLED)  ## measure the speed of training and attacking (CIFAR-10 under data/cifar10)
 	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/speed.py
+
+dist: $(INSTALLED)  ## build wheel and source archive of both packages into dist/
+	rm -rf dist
+	$(BIN)/uv build --quiet --out-dir dist .
+	$(BIN)/uv build --quiet --out-dir dist edge
 
 $(INSTALLED): pyproject.toml edge/pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

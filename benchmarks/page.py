@@ -337,7 +337,7 @@ def main() -> None:
     record |= {
         "runtime": page.NEWEST,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "attack": page.attack_of(given.bundle) is not None,
+        "attack": (given.bundle / bundles.PICTURE).is_file(),
     }
     write_json(given.out, record)
     print(json.dumps(record, indent=1))

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from splitveil import runs
 from splitveil.data import load
@@ -257,14 +258,16 @@ def main() -> None:
     given = parser.parse_args()
     found = bundles.read(given.bundle)
     images = load("cifar10", root=given.root).test
-    pixels = images.images[: given.images].permute(0, 2, 3, 1).contiguous().numpy()
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))  # they lie in the order of classes
+    chosen = order[: given.images]
+    pixels = images.images[chosen].permute(0, 2, 3, 1).contiguous().numpy()
     wires = Encoder(read_device(given.bundle / "device"))(pixels)
     record: dict[str, Any] = {
         "command": f"python benchmarks/serving.py BUNDLE --images {given.images} "
         f"--requests {given.requests} --rounds {given.rounds}",
         "environment": runs.environment() | {"load_before": os.getloadavg()[0]},
         "bundle": {"model": found.model_name, "wire": found.wire["wire"], "tail_bytes": len(found.models["cloud"])},
-        "answers": answers(given.bundle, found, wires, images.labels[: given.images].numpy()),
+        "answers": answers(given.bundle, found, wires, images.labels[chosen].numpy()),
     }
     write_json(RECORD, record)
     print(record["answers"], flush=True)

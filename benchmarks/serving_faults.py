@@ -236,7 +236,7 @@ async def crowd(bundle: Bundle, folder: Path, connections: int) -> dict[str, Any
             client.leave()
         await asyncio.sleep(0.5)
         after = asked.running.ask("GET", "/v2/health/ready").status
-    cap = Limits().connections
+    cap = Limits().max_connections
     right = found["200"] == cap and found["503"] == connections - cap and after == 200
     return {
         "connections": connections,

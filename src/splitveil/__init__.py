@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .saved import Saved, load, save
     from .training.own_loop import OwnLoop
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Access",
     "OwnLoop",

@@ -141,13 +141,17 @@ def test_the_device_alone_and_the_package_alone_are_enough(dist, tmp_path, made)
     assert page.of(tmp_path / "bundle" / "device", dist.parent)[1] == whole
 
 
-def test_an_attack_is_shown_where_the_bundle_holds_one(dist, tmp_path, made):
+def test_the_attack_of_this_export_is_shown_and_no_other(dist, tmp_path, made):
     assert "This bundle holds no attack" in page.of(tmp_path / "bundle", dist)[1]
-    (tmp_path / "bundle" / "attack").mkdir()
-    (tmp_path / "bundle" / bundle.PICTURE).write_bytes(b"linear")
-    text = page.of(tmp_path / "bundle", dist)[1]
+    small_bundle.make(tmp_path / "attacked", attack=b"linear")
+    text = page.of(tmp_path / "attacked", dist)[1]
     assert "This bundle holds no attack" not in text
     assert unpacked(Elements(text).texts["attack"]) == b"linear"
+    for folder in ("bundle", "attacked"):
+        (tmp_path / folder / "attack").mkdir(exist_ok=True)
+        (tmp_path / folder / bundle.PICTURE).write_bytes(b"of another export")
+        with pytest.raises(UserError, match=r"linear.onnx is not the attack of this export .*; export the run again"):
+            page.of(tmp_path / folder, dist)
 
 
 def test_the_page_says_what_the_export_has_measured(made, engine):

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 import splitveil
+import splitveil_edge
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,3 +18,5 @@ def test_the_version_is_that_of_the_package():
     assert project["project"]["dynamic"] == ["version"]
     assert (ROOT / project["tool"]["hatch"]["version"]["path"]).samefile(splitveil.__file__)
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))["version"] == splitveil.__version__
+    assert splitveil_edge.__version__ == splitveil.__version__
+    assert f"\n## [{splitveil.__version__}] - 20" in (ROOT / "CHANGELOG.md").read_text("utf-8")

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import subprocess
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import certificates
+import served
 import small_bundle
-import splitveil
 from splitveil.deploy.graphs import Session
-from splitveil.serving import supervisor, tokens
+from splitveil.serving import tokens
 from splitveil.serving.settings import Settings
 from splitveil_edge import Client, ServerError, UserError
 
@@ -29,29 +26,8 @@ def some(count, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 1), dtype=np.uint8)
 
 
-@contextlib.contextmanager
-def started(settings):
-    """Run a server; yield its process and its address."""
-    path = [str(Path(str(splitveil.__file__)).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    process = subprocess.Popen(
-        [*supervisor.COMMAND, settings.to_json()],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
-    )
-    try:
-        assert process.stdout is not None
-        found = re.search(r"https?://[^;\s]+", process.stdout.readline())
-        assert found
-        yield process, found[0]
-    finally:
-        process.kill()
-        process.communicate()
-
-
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def service(tmp_path_factory):
     folder = tmp_path_factory.mktemp("served")
     bundle = small_bundle.make(folder / "b")
     certificate, key = certificates.make(folder)
@@ -63,14 +39,14 @@ def served(tmp_path_factory):
         tls_key=str(key),
         token_file=str(folder / "tokens"),
     )
-    with started(settings) as (_, url):
-        yield folder, bundle, url, {"ca": certificate, "token": token, "deadline": 60}
+    with served.started(settings, folder / "log") as running:
+        yield folder, bundle, running.url, {"ca": certificate, "token": token, "deadline": 60}
 
 
-def test_answers_are_those_of_the_tail_to_the_wires_that_were_sent(served):
+def test_answers_are_those_of_the_tail_to_the_wires_that_were_sent(service):
     import torch
 
-    folder, bundle, url, how = served
+    folder, bundle, url, how = service
     images = some(300)
     with Client(url, folder / "b/device", remember=400, **how) as client:
         answers = client.classify(images)
@@ -80,8 +56,8 @@ def test_answers_are_those_of_the_tail_to_the_wires_that_were_sent(served):
     assert [answer.label for answer in answers] == [small_bundle.CLASSES[i] for i in expected.argmax(1)]
 
 
-def test_what_it_refuses_is_one_line_with_its_reason(served, tmp_path):
-    folder, bundle, url, how = served
+def test_what_it_refuses_is_one_line_with_its_reason(service, tmp_path):
+    folder, bundle, url, how = service
     other = small_bundle.make(tmp_path / "other", seed=5)
     for path, change, words in [
         (folder / "b", {"token": "wrong"}, "refuses with status 401: .*the server knows no such token"),
@@ -95,12 +71,12 @@ def test_what_it_refuses_is_one_line_with_its_reason(served, tmp_path):
     assert other.model_name != bundle.model_name
 
 
-def test_a_server_that_is_killed_is_one_line_and_is_found_when_it_is_back(served, monkeypatch):
-    folder, _, _, _ = served
+def test_a_server_that_is_killed_is_one_line_and_is_found_when_it_is_back(service, monkeypatch):
+    folder, _, _, _ = service
     monkeypatch.setattr("splitveil_edge.retry.LONGEST", 0.2)
     cloud, errors, images = str(folder / "b" / "cloud"), [], some(1)
-    with started(Settings(cloud, port=0)) as (process, url):
-        client = Client(url, folder / "b", deadline=60, retries=2)
+    with served.started(Settings(cloud, port=0), folder / "killed") as running:
+        client = Client(running.url, folder / "b", deadline=60, retries=2)
         assert client.classify(images)
         began = threading.Event()
 
@@ -116,12 +92,12 @@ def test_a_server_that_is_killed_is_one_line_and_is_found_when_it_is_back(served
         beside = threading.Thread(target=ask)
         beside.start()
         assert began.wait(30)
-        process.kill()
+        running.process.kill()
         beside.join(60)
     assert re.search(r"does not answer: no connection \(.*\) \(request \w+, tries: 3\); try later", errors[0])
-    patient, answers = Client(url, folder / "b", deadline=60, retries=1000), []
+    patient, answers = Client(running.url, folder / "b", deadline=60, retries=1000), []
     waiting = threading.Thread(target=lambda: answers.extend(patient.classify(images)))
     waiting.start()
-    with started(Settings(cloud, port=int(url.rpartition(":")[2]))):
+    with served.started(Settings(cloud, port=running.port), folder / "again"):
         waiting.join(60)
     assert len(answers) == 1

@@ -257,3 +257,8 @@ def test_the_same_coarse_image_is_no_duplicate():
     board = (torch.arange(16)[:, None] + torch.arange(16)) % 2 * 100 + 50
     ours = board.expand(1, 3, 16, 16).to(torch.uint8)
     assert not reliability.alike(ours, (200 - ours.long()).to(torch.uint8)).any()
+
+
+def test_noise_that_chose_the_largest_entries_is_measured_on_long_wires(monkeypatch):
+    monkeypatch.setitem(globals(), "WIRE", 256)
+    assert reliability.of_model(model(Stack(Gaussian(0.1), TopK(0.2))), IMAGES) == []

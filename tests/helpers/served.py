@@ -13,7 +13,7 @@ import signal
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -173,6 +173,10 @@ class Running:
     context: ssl.SSLContext | None = None
     headers: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def url(self) -> str:
+        return re.findall(r"https?://[^;\s]+", self.line)[0]
+
     def connect(self) -> http.client.HTTPConnection:
         if self.context is None:
             return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
@@ -197,30 +201,34 @@ def say(connection: http.client.HTTPConnection, method: str, path: str, body: by
 
 
 @contextlib.contextmanager
-def started(settings: Settings, log: Path, **more: Any) -> Iterator[Running]:
-    """Run `splitveil serve` as its process looks after the command has checked its arguments."""
-    with log.open("w") as error:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "splitveil.serving", settings.to_json()],
-            stdout=subprocess.PIPE,
-            stderr=error,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(_source())},
-        )
+def launched(settings: Settings, errors: Any = subprocess.DEVNULL) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run `splitveil serve` as it looks once the command has checked its arguments; yield it and its first line."""
+    process = subprocess.Popen(command(settings), stdout=subprocess.PIPE, stderr=errors, text=True, env=surroundings())
     try:
         assert process.stdout is not None
-        line = process.stdout.readline()
+        yield process, process.stdout.readline()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextlib.contextmanager
+def started(settings: Settings, log: Path, **more: Any) -> Iterator[Running]:
+    """Run a server in a process of its own, with its log in a file."""
+    with log.open("w") as errors, launched(settings, errors) as (process, line):
         port = re.search(r" at \S+?:(\d+)", line)
         assert port, log.read_text()
         yield Running(process, int(port[1]), line, log, **more)
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
 
 
-def _source() -> Iterable[str]:
-    """Return the folder from which this process imports the package, for its children."""
+def command(settings: Settings) -> list[str]:
+    """Return the words that run a server with these settings."""
+    return [sys.executable, "-P", "-m", "splitveil.serving", settings.to_json()]
+
+
+def surroundings() -> dict[str, str]:
+    """Return the environment of a child that imports the package from where this process does."""
     import splitveil
 
-    return [str(Path(str(splitveil.__file__)).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    path = [str(Path(str(splitveil.__file__)).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,7 +55,7 @@ def tail_bytes(seed: int = 0, sent: int = SENT) -> bytes:
     return _file(nodes, inputs, outputs, {"weights": weights, **_scalars()})
 
 
-def make(out: Path, seed: int = 0, name: str = "tiny", sent: int = SENT) -> bundle.Bundle:
+def make(out: Path, seed: int = 0, name: str = "tiny", sent: int = SENT, attack: bytes | None = None) -> bundle.Bundle:
     """Write the bundle into ``out`` and return it as it is read back; other seeds make other pairs."""
     score = {"mean": 0.9, "ci95": [0.8, 1.0]}
     about: dict[str, Any] = {
@@ -80,9 +81,13 @@ def make(out: Path, seed: int = 0, name: str = "tiny", sent: int = SENT) -> bund
         },
         "audit": None,
     }
+    if attack is not None:
+        error = {"mean": 0.04, "ci95": [0.01, 0.09]}
+        linear = {"images": 50, "float32": error, "coded": error, "difference": error}
+        about["measured"]["linear_mse"] = linear | {"graph_sha256": hashlib.sha256(attack).hexdigest()}
     encoder, tail = encoder_bytes(seed, sent=sent), tail_bytes(seed, sent)
     wire = cast("bundle.Wire", {**about, "pair": bundle.pair_of(encoder, tail, about)})
-    bundle.write(out, encoder, tail, wire, {})
+    bundle.write(out, encoder, tail, wire, {} if attack is None else {bundle.PICTURE: attack})
     return bundle.read(out)
 
 

@@ -212,7 +212,7 @@ def test_too_many_images_are_413(door):
 
 
 def test_a_long_body_is_413_before_it_is_read(bundle):
-    with served.door(bundle, Limits(body=100)) as door:
+    with served.door(bundle, Limits(max_body=100)) as door:
         for length in ("101", "9" * 5000):
             answer = ask(door, "POST", door.infer, [b"not read"], {"Content-Length": length})
             check_refusal(answer, 413)
@@ -329,7 +329,7 @@ def test_a_full_queue_is_503(bundle, held):
         held.open.set()
         assert [(await one).status for one in (first, second)] == [200, 200]
 
-    with served.door(bundle, Limits(images=1, queue=1), run=held) as door:
+    with served.door(bundle, Limits(max_images=1, max_queue=1), run=held) as door:
         asyncio.run(go(door))
 
 

@@ -34,8 +34,9 @@ def shell(folder: Path) -> dict[str, str]:
         program = programs / name
         program.write_text(f"#!/bin/sh\nexec {sys.executable} -c 'from {module} import main; main()' \"$@\"\n")
         program.chmod(0o755)
-    found = os.pathsep.join([*served._source(), *sys.path])
-    return {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": found}
+    environment = served.surroundings()
+    found = os.pathsep.join([environment["PYTHONPATH"], *sys.path])
+    return {**environment, "PATH": f"{programs}{os.pathsep}{environment['PATH']}", "PYTHONPATH": found}
 
 
 @pytest.mark.skipif(certificates.OPENSSL is None, reason="openssl is not installed")

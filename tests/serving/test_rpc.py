@@ -208,7 +208,7 @@ def test_tokens_are_asked_before_the_message_is_read(bundle, tmp_path):
 
 
 def test_limits(bundle):
-    limits = Limits(images=8, queue=8, batch=8, body_seconds=0.2, answer_seconds=0.2, body=400)
+    limits = Limits(max_images=8, max_queue=8, max_batch=8, body_seconds=0.2, answer_seconds=0.2, max_body=400)
     opened = threading.Event()
     opened.set()
 
@@ -248,7 +248,7 @@ def test_more_requests_at_once_than_the_queue_can_hold_are_told_to_come_again(bu
             grpc.StatusCode.DEADLINE_EXCEEDED,
         }
 
-    log = run(bundle, work, Limits(images=2, queue=2, batch=2, body_seconds=0.5))
+    log = run(bundle, work, Limits(max_images=2, max_queue=2, max_batch=2, body_seconds=0.5))
     assert sorted(line["reason"] for line in log) == ["busy", *["slow_request"] * 4]
 
 

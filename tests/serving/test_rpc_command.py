@@ -8,18 +8,17 @@ import os
 import re
 import signal
 import subprocess
-from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 
 import certificates
+import served
 import small_bundle
-import splitveil
 from grpc_calls import expected, logits, request, some
 from splitveil.deploy.bundle import read
-from splitveil.serving import rpc, supervisor
+from splitveil.serving import rpc
 from splitveil.serving.settings import Settings
 
 
@@ -30,24 +29,15 @@ def test_workers_share_the_port_with_tls_and_read_a_new_certificate(tmp_path):
     settings = Settings(
         str(tmp_path / "b/cloud"), port=0, grpc_port=0, tls_cert=str(certificate), tls_key=str(key), workers=2
     )
-    path = [str(Path(str(splitveil.__file__)).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    process = subprocess.Popen(
-        [*supervisor.COMMAND, settings.to_json()],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
-    )
-    try:
-        assert process.stdout is not None
+    with served.launched(settings, subprocess.PIPE) as (process, line):
         assert process.stderr is not None
-        found = re.search(r"gRPC at (127.0.0.1:\d+)\n", process.stdout.readline())
+        found = re.search(r"gRPC at (127.0.0.1:\d+)\n", line)
         assert found
         taken = subprocess.run(
-            [*supervisor.COMMAND, dataclasses.replace(settings, grpc_port=int(found[1][10:])).to_json()],
+            served.command(dataclasses.replace(settings, grpc_port=int(found[1][10:]))),
             capture_output=True,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+            env=served.surroundings(),
         )
         assert "choose another --grpc-port" in taken.stderr
         first = certificate.read_bytes()
@@ -76,6 +66,3 @@ def test_workers_share_the_port_with_tls_and_read_a_new_certificate(tmp_path):
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
         assert process.returncode == 0
-    finally:
-        process.kill()
-        process.communicate()

@@ -220,9 +220,9 @@ HIGH = Settings("bundle", host="0.0.0.0")
         (replace(BASE, metrics_port=70000), "--metrics-port 70000"),
         (replace(BASE, host="no such host"), "--host"),
         (replace(BASE, limits=Limits(body_seconds=0)), "body-seconds"),
-        (replace(BASE, limits=Limits(queue=100)), "shorter than one request"),
+        (replace(BASE, limits=Limits(max_queue=100)), "shorter than one request"),
         (replace(BASE, limits=Limits(head_seconds=1e10)), "head-seconds is 10000000000.0; .* at most 1,048,576"),
-        (replace(BASE, limits=Limits(body=2**31)), "body is 2147483648; .* at most 1,073,741,824"),
+        (replace(BASE, limits=Limits(max_body=2**31)), "body is 2147483648; .* at most 1,073,741,824"),
     ],
 )
 def test_settings_that_are_refused(given, said):
@@ -303,7 +303,7 @@ def test_the_command_hands_its_flags_to_a_process_without_torch(bundle_folder, m
     ((*start, text),) = became
     assert start[1:] == ["-P", "-m", "splitveil.serving"]
     assert Settings.from_json(text) == Settings(
-        str(bundle_folder), port=0, workers=3, metrics_port=9, limits=Limits(images=5, idle_seconds=2)
+        str(bundle_folder), port=0, workers=3, metrics_port=9, limits=Limits(max_images=5, idle_seconds=2)
     )
 
 

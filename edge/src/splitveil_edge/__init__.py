@@ -6,5 +6,5 @@ It needs numpy and onnxruntime only, and nothing of ``splitveil``.
 from .client import Answer, Client
 from .errors import EdgeError, ServerError, UserError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Answer", "Client", "EdgeError", "ServerError", "UserError"]

@@ -3,49 +3,17 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from ..errors import UserError
+from ..serving.limits import Limits
 from ._shared import MaybePlace, Place, app, say
 
-if TYPE_CHECKING:
-    from ..serving.limits import Limits
-
 Switch = Annotated[bool, Parameter(negative="")]
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Sizes:
-    """The limits of each process.
-
-    Args:
-        max_images: Most images of a request.
-        max_batch: Most images that the model answers at once.
-        max_queue: Most images that wait.
-        max_connections: Most open connections.
-        max_body: Most bytes of a request; 16 KiB and --max-images wires, at most 1 MiB, unless you say more.
-        head_seconds: For the headers of a request, and for a TLS handshake.
-        body_seconds: For its body.
-        idle_seconds: Between two requests of a connection.
-        answer_seconds: For the answer.
-        drain_seconds: For the requests that are being answered after SIGTERM.
-    """
-
-    max_images: int = 256
-    max_batch: int = 64
-    max_queue: int = 1024
-    max_connections: int = 512
-    max_body: int | None = None
-    head_seconds: float = 5
-    body_seconds: float = 10
-    idle_seconds: float = 15
-    answer_seconds: float = 10
-    drain_seconds: float = 10
 
 
 @Parameter(name="*")
@@ -92,7 +60,7 @@ def serve(
     metrics_port: int | None = None,
     insecure: Switch = False,
     page: Page | None = None,
-    sizes: Sizes | None = None,
+    limits: Annotated[Limits | None, Parameter(name="*")] = None,
 ) -> None:
     """Serve the cloud part of a bundle: the Open Inference Protocol v2 over HTTP and gRPC (docs/serve.md).
 
@@ -110,7 +78,7 @@ def serve(
         metrics_port: Port of this machine that tells Prometheus what was counted; 0: any that is free.
         insecure: Listen beyond this machine without TLS or without tokens.
         page: The page that the server hands out.
-        sizes: The limits of each process.
+        limits: The limits of each process.
     """
     try:
         from ..serving import serve as serving
@@ -118,19 +86,13 @@ def serve(
         raise UserError(f"serve needs the package {error.name}; pip install 'splitveil[deploy]'") from None
     from ..serving.settings import Settings, check
 
-    page, sizes = page or Page(), sizes or Sizes()
+    page = page or Page()
     cert, key, tokens = (None if place is None else str(place) for place in (tls_cert, tls_key, token_file))
     doors = (host, port, grpc_port, cert, key, tokens, workers)
     many = _replicas(on, replicas, page.demo)
-    settings = Settings(str(bundle), *doors, many, metrics_port, insecure, limits=_limits(sizes))
+    settings = Settings(str(bundle), *doors, many, metrics_port, insecure, limits=limits or Limits())
     check(settings)
     serving.launch(settings, page.of(bundle))
-
-
-def _limits(sizes: Sizes) -> Limits:
-    from ..serving.limits import Limits
-
-    return Limits(**{field.name.removeprefix("max_"): getattr(sizes, field.name) for field in fields(Sizes)})
 
 
 def _replicas(on: str, replicas: int | None, demo: bool) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -44,4 +45,6 @@ class TopK(Defense):
         return z * kept.view_as(z)
 
     def law(self, wire: Tensor, before: Law) -> Law:
-        return before.hiding(wire != 0)
+        law = before.hiding(wire != 0)
+        # Noise that made an entry stand out has less spread than all noise that was drawn: it is to be measured.
+        return law if replace(before, visible=None).exact else replace(law, variance=None)

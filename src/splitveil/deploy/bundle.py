@@ -75,6 +75,7 @@ class LinearError(TypedDict):
     float32: Interval
     coded: Interval
     difference: Interval
+    graph_sha256: NotRequired[Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
 
 
 class Int8Tail(TypedDict):
@@ -255,6 +256,25 @@ def read(path: str | Path) -> Bundle:
     if len(models) == 2 and pair_of(models["device"], models["cloud"], wires[0]) != wires[0]["pair"]:
         raise UserError(f"{path} is damaged (its parts do not make the pair {wires[0]['pair']}); {AGAIN}")
     return Bundle(wires[0], models)
+
+
+def attack_of(path: str | Path, wire: Wire) -> bytes | None:
+    """Return the linear attack of a bundle as an ONNX file, ``wire`` to ``image``; None where it holds none.
+
+    Args:
+        path: the bundle.
+        wire: content of its wire.json, which names the checksum.
+
+    Raises:
+        UserError: the file is not the one that was exported with this wire.json.
+    """
+    place = Path(path) / PICTURE
+    if not place.is_file():
+        return None
+    content, told = reading.text_of(place, AGAIN), wire["measured"].get("linear_mse", {}).get("graph_sha256")
+    if hashlib.sha256(content).hexdigest() != told:
+        raise UserError(f"{place} is not the attack of this export (it differs from the checksum in {WIRE}); {AGAIN}")
+    return content
 
 
 def _wire(path: Path, content: bytes) -> Wire:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -47,9 +48,9 @@ class Leak:
     graph: bytes
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the errors for wire.json."""
+        """Return the errors for wire.json, with the checksum of the graph."""
         errors = {name: getattr(self, name).as_dict() for name in ("float32", "coded", "difference")}
-        return {"images": self.images, **errors}
+        return {"images": self.images, **errors, "graph_sha256": hashlib.sha256(self.graph).hexdigest()}
 
 
 class Numbers(nn.Module):

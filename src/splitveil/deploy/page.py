@@ -17,7 +17,7 @@ from .. import __version__
 from ..errors import UserError
 from ..storage import reading
 from ..storage.files import write_text
-from .bundle import AGAIN, PICTURE, Bundle, Wire, read
+from .bundle import Bundle, Wire, attack_of, read
 
 SCRIPT, WASM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
 RUNTIMES = {
@@ -96,16 +96,6 @@ def runtime(folder: str | Path) -> Runtime:
     )
 
 
-def attack_of(folder: str | Path) -> bytes | None:
-    """Return the linear attack of a bundle as an ONNX file, ``wire`` to ``image``; None where it holds none.
-
-    Args:
-        folder: the bundle.
-    """
-    path = Path(folder) / PICTURE
-    return reading.text_of(path, AGAIN) if path.is_file() else None
-
-
 def examples(folder: str | Path | None) -> list[Example]:
     """Return the pictures of a folder by name, which the page offers; none without a folder.
 
@@ -163,7 +153,7 @@ def of(folder: str | Path, runtime_folder: str | Path, pictures: str | Path | No
         UserError: the bundle has no device, or is damaged; the runtime is not one that was tested.
     """
     bundle = read(folder)
-    return bundle, page(bundle, runtime(runtime_folder), attack_of(folder), examples(pictures))
+    return bundle, page(bundle, runtime(runtime_folder), attack_of(folder, bundle.wire), examples(pictures))
 
 
 def page(bundle: Bundle, engine: Runtime, attack: bytes | None = None, pictures: Sequence[Example] = ()) -> str:

@@ -19,9 +19,9 @@ SAMPLE = 16
 """Number of images on which the model's behavior is checked."""
 LOOKS = 128
 """Number of draws of the defense's noise that are averaged where the wires of one image are compared."""
-ALONE, COMPARED = 4, 500
-"""Least number of images that are sent alone, and of numbers of their wires, whose mean squared difference is then
-known to √(2/500) = 6% of what the noise makes of it."""
+ALONE, COMPARED = 4, 8192
+"""Least number of images that are sent alone, and of numbers of their wires: all images up to 512 numbers, as another
+image in the batch does not change every wire, and fewer where the wires are long and each look is slow."""
 ALIKE = 2
 """Root mean squared difference, in levels of 255, up to which two images look the same."""
 COARSE = 8

@@ -63,7 +63,7 @@ class Guard(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._in_head = False
         self._got = 0  # bytes since the request began
-        self._most = self._limits.head + CHUNKED * service.most_bytes
+        self._most = self._limits.max_head + CHUNKED * service.most_bytes
         self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -72,7 +72,7 @@ class Guard(HttpToolsProtocol):
         self._service.connections = len(self.connections)
         self._out = _Out(transport, self._is_open, self._close)
         self._arm(self._limits.head_seconds, self._slow_head)
-        if len(self.connections) > self._limits.connections:
+        if len(self.connections) > self._limits.max_connections:
             self._service.metrics.rejected("connections")
             self._refuse(Refusal(Kind.busy, "too many connections; ask again later"))
 
@@ -88,7 +88,7 @@ class Guard(HttpToolsProtocol):
             return
         self._got += len(data)
         super().data_received(data)
-        if self._in_head and self._got > self._limits.head:
+        if self._in_head and self._got > self._limits.max_head:
             self._long_head()
         elif self._got > self._most:
             self._turn_away(Refusal(Kind.too_large))
@@ -112,7 +112,7 @@ class Guard(HttpToolsProtocol):
         if self._refused:
             return
         self._in_head = False
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > self._limits.head:
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > self._limits.max_head:
             self._long_head()
         elif self.parser is not None and self.parser.should_upgrade():
             self._turn_away(Refusal(Kind.malformed, "no other protocol is offered; leave out Upgrade"))
@@ -163,7 +163,7 @@ class Guard(HttpToolsProtocol):
         self._turn_away(Refusal(Kind.slow_request, "the headers came too slowly"))
 
     def _long_head(self) -> None:
-        self._turn_away(Refusal(Kind.malformed, f"more than {self._limits.head} bytes of headers"))
+        self._turn_away(Refusal(Kind.malformed, f"more than {self._limits.max_head} bytes of headers"))
 
     def _slow_reader(self) -> None:
         self._service.metrics.rejected("slow_reader")

@@ -131,7 +131,7 @@ def _deploy(serve: Any, settings: Settings) -> None:
         name=NAME,
         num_replicas=settings.replicas,
         max_ongoing_requests=ONGOING,
-        max_queued_requests=limits.queue,
+        max_queued_requests=limits.max_queue,
         graceful_shutdown_timeout_s=limits.drain_seconds,
         graceful_shutdown_wait_loop_s=0.5,
         ray_actor_options={"num_cpus": 1},
@@ -140,4 +140,4 @@ def _deploy(serve: Any, settings: Settings) -> None:
         serve.run(replica.bind(), name=NAME, route_prefix="/")
     except RuntimeError as error:
         reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"Ray could not start the replicas ({reason}); see its logs, below /tmp/ray") from None
+        raise UserError(f"Ray could not start the replicas ({reason}); see the logs of Ray Serve") from None

@@ -51,9 +51,9 @@ def options(limits: Limits, most_bytes: int, several: bool) -> list[tuple[str, i
     return [
         ("grpc.so_reuseport", int(several)),  # on by default, so that two servers would share a port unnoticed
         ("grpc.max_receive_message_length", most_bytes),
-        ("grpc.max_metadata_size", limits.head),
-        ("grpc.absolute_max_metadata_size", limits.head),
-        ("grpc.max_allowed_incoming_connections", limits.connections),
+        ("grpc.max_metadata_size", limits.max_head),
+        ("grpc.absolute_max_metadata_size", limits.max_head),
+        ("grpc.max_allowed_incoming_connections", limits.max_connections),
         ("grpc.max_concurrent_streams", STREAMS),
         ("grpc.server_handshake_timeout_ms", int(1000 * limits.head_seconds)),
         ("grpc.max_connection_idle_ms", int(1000 * limits.idle_seconds)),
@@ -154,7 +154,7 @@ class _Methods:
 
     def __init__(self, service: Service):
         self._service = service
-        self.most = service.limits.queue + service.limits.batch
+        self.most = service.limits.max_queue + service.limits.max_batch
         """Most requests at once; each has at least one image, so that more could not wait in the queue."""
         self._active = 0
         self.leaving: asyncio.Event | None = None

@@ -114,7 +114,7 @@ class Served:
         about = bundle.wire
         outputs = tuple((output["name"], tuple(output["shape"])) for output in about["outputs"])
         wire = about["wire"]
-        return cls(about["name"], about["pair"], wire["dtype"], wire["shape"][0], outputs, limits.images)
+        return cls(about["name"], about["pair"], wire["dtype"], wire["shape"][0], outputs, limits.max_images)
 
     @property
     def model(self) -> str:

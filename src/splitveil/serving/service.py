@@ -76,7 +76,7 @@ class Service:
         self.connections = 0
         self._model = run or _model_of(bundle)
         self._warm_up()
-        self.tail = Tail(self._run, self.limits.batch, self.limits.queue, self.metrics.batch, self._failed)
+        self.tail = Tail(self._run, self.limits.max_batch, self.limits.max_queue, self.metrics.batch, self._failed)
 
     @property
     def ready(self) -> bool:
@@ -208,7 +208,7 @@ class Service:
 
     def _warm_up(self) -> None:
         """Answer one batch of the largest size, which also takes the memory that the model needs."""
-        shape = [min(self.limits.batch, self.limits.queue), self.served.values]
+        shape = [min(self.limits.max_batch, self.limits.max_queue), self.served.values]
         try:
             self._run(np.zeros(shape, self.served.dtype))
         except Exception as error:

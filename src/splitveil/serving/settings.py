@@ -121,7 +121,7 @@ def check(settings: Settings) -> None:
         most = LONGEST if name.endswith("_seconds") else LARGEST
         if value is not None and not 0 < value <= most:  # NaN is not
             raise UserError(f"the limit {name.replace('_', '-')} is {value}; expected more than 0, at most {most:,}")
-    if settings.limits.queue < settings.limits.images:
+    if settings.limits.max_queue < settings.limits.max_images:
         raise UserError("the queue is shorter than one request: raise --max-queue or lower --max-images")
     _, address = address_of(settings)
     missing = [name for name, file in (("TLS", settings.tls_cert), ("tokens", settings.token_file)) if file is None]

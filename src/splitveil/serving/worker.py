@@ -51,7 +51,7 @@ def run(
     Raises:
         UserError: bundle or certificate cannot be read, or a port is taken.
     """
-    raise_file_limit(settings.limits.connections * (1 if settings.grpc_port is None else 2))
+    raise_file_limit(settings.limits.max_connections * (1 if settings.grpc_port is None else 2))
     logging.getLogger("uvicorn").addHandler(logging.NullHandler())  # it would write to standard error
     log = Log()
     context = tls_context(settings)
