@@ -6,7 +6,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-demo test lint coverage mutants bench dist
+.PHONY: help demo serve-demo test lint docs coverage mutants bench dist
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -18,7 +18,7 @@ serve-demo: $(INSTALLED)  ## train on digits, export, and serve a page with TLS 
 	env -u OMP_NUM_THREADS $(BIN)/splitveil serve-demo --out serve-demo
 
 test: $(INSTALLED)  ## run the tests, the examples in the docstrings and the notebook
-	$(BIN)/python -m pytest -q -n $(WORKERS) --nbmake tests src edge/src docs/quickstart.ipynb
+	$(BIN)/python -m pytest -q -n $(WORKERS) --nbmake tests src edge/src website docs/quickstart.ipynb
 
 lint: $(INSTALLED)  ## check style, format, types, US spelling, dependencies and the order of the rooms
 	$(BIN)/ruff check .
@@ -26,7 +26,10 @@ lint: $(INSTALLED)  ## check style, format, types, US spelling, dependencies and
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/deptry src
-	$(BIN)/codespell src edge tests docs benchmarks/*.py records *.md
+	$(BIN)/codespell src edge tests docs website benchmarks/*.py records *.md
+
+docs: $(INSTALLED)  ## build the documentation site into site/, strictly (about half a minute)
+	$(BIN)/python -m website.build --out site
 
 coverage: $(INSTALLED)  ## run the tests and show which lines they do not reach
 	$(BIN)/python -m pytest -q -n $(WORKERS) --cov=splitveil --cov=splitveil_edge --cov-report=term-missing:skip-covered
