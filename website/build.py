@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -68,7 +69,8 @@ def render(config: Path) -> None:
     settings = {"cwd": ROOT, "env": os.environ | {"PYTHONPATH": path}, "text": True, "check": False}
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **settings)
     if done.returncode or "griffe: " in done.stdout:  # a docstring that does not fit its function is a warning there
-        raise SiteError(done.stdout)
+        text = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+        raise SiteError(text.partition("Traceback")[0])
 
 
 def build(out: Path) -> None:

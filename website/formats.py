@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from docstring_parser import DocstringStyle, parse
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 
 from . import tables
 from .links import slug
@@ -215,8 +215,8 @@ def write(out: Path) -> list[tuple[str, str]]:
         rows.append([name, one.about, one.written_by, one.read_by, "JSON Schema" if one.model else "none"])
     text = (
         "# File formats\n\nFiles that are written and read back. Where a typed model reads a file, its page and its\n"
-        "JSON Schema are made from that model. The schemas say what a reader demands: a file of another version may\n"
-        "hold more, unless its schema forbids it. Where no schema is named, the file is of another format than JSON or\n"
+        "JSON Schema are made from that model. The schemas say what a reader demands: a file of another version\n"
+        "may hold more, unless its schema forbids it. Where no schema is named, the file is of another format than JSON or\n"
         "YAML, or nothing depends on its layout.\n\n"
     )
     text += tables.table(["file", "what it holds", "written by", "read by", "schema"], rows) + "\n"
@@ -232,12 +232,9 @@ def schema_of(one: Format) -> dict[str, Any]:
     """
     module, _, name = str(one.model).partition(":")
     kind = getattr(import_module(module), name)
-    schema = kind.model_json_schema() if isinstance(kind, type) and issubclass(kind, BaseModel) else _adapted(kind)
+    adapter: TypeAdapter[Any] = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
+    schema = adapter.json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema | {"title": one.file}
-
-
-def _adapted(kind: TypeAdapter[Any]) -> dict[str, Any]:
-    return kind.json_schema()
 
 
 def page(one: Format, schema: Mapping[str, Any]) -> str:

@@ -67,7 +67,7 @@ ROOMS = (
         "A defense changes the wire, the training or both. Give one by name on the command line\n"
         "(`--defense gaussian:0.1`) or as an object from Python (`sv.Gaussian(0.1)`); each is described here with its\n"
         "settings. [What they do and cost](../../defenses.md);\n"
-        "[how to write one](../../project/contributing.md#a-defense).",
+        "[how to write one](../../guides/add-a-plugin.md#a-defense).",
         (
             "splitveil.defenses.base.Defense",
             "splitveil.defenses.base.Stack",
@@ -81,7 +81,7 @@ ROOMS = (
         "Attacks",
         "An attack learns from images of the attacker's own and then reconstructs the private ones from their wires.\n"
         "[What each needs, and how evaluations go wrong](../../attacks.md);\n"
-        "[how to write one](../../project/contributing.md#an-attack).",
+        "[how to write one](../../guides/add-a-plugin.md#an-attack).",
         ("splitveil.attacks.base.Attack", "splitveil.victim.Victim", "splitveil.runtime.Runtime"),
         ("attacks",),
     ),
@@ -89,7 +89,7 @@ ROOMS = (
         "bounds",
         "Bounds",
         "A bound says how much a wire gives away, whatever the attack; each names its assumptions.\n"
-        "[What they mean](../../bounds.md); [how to write one](../../project/contributing.md#a-bound).",
+        "[What they mean](../../bounds.md); [how to write one](../../guides/add-a-plugin.md#a-bound).",
         (
             "splitveil.bounds.base.Bound",
             "splitveil.bounds.base.Channel",
@@ -103,7 +103,7 @@ ROOMS = (
         "data",
         "Image sets and protocols",
         "Image sets are uint8 tensors; a protocol says who trains on which of them.\n"
-        "[How to add a set](../../project/contributing.md#a-data-set).",
+        "[How to add a set](../../guides/add-a-plugin.md#a-data-set).",
         (
             "splitveil.data._load.load",
             "splitveil.data.base.ImageSet",
@@ -121,7 +121,7 @@ ROOMS = (
         "networks",
         "Networks and decoders",
         "Networks by name, cut into the device's encoder and the cloud's tail, and the decoders that attacks train.\n"
-        "[How to add one](../../project/contributing.md#a-network).",
+        "[How to add one](../../guides/add-a-plugin.md#a-network).",
         (
             "splitveil.zoo.build",
             "splitveil.zoo.base.Bottleneck",

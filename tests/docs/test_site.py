@@ -105,6 +105,16 @@ def test_a_public_object_without_a_docstring_ends_the_build(monkeypatch, tmp_pat
         reference.check_docstrings()
 
 
+@pytest.mark.parametrize("room", reference.ROOMS, ids=lambda room: room.page)
+def test_links_above_the_reference_lead_somewhere(room):
+    page = ROOT / "docs/reference/python/page.md"  # where the site has it
+    for _, target in links.targets(room.about):
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve()
+        assert found.is_file()
+        assert not anchor or anchor in links.anchors(found.read_text(encoding="utf-8"))
+
+
 def test_every_plugin_is_in_the_reference():
     from splitveil.registry import Registry
 
