@@ -216,8 +216,8 @@ def write(out: Path) -> list[tuple[str, str]]:
     text = (
         "# File formats\n\nFiles that are written and read back. Where a typed model reads a file, its page and its\n"
         "JSON Schema are made from that model. The schemas say what a reader demands: a file of another version\n"
-        "may hold more, unless its schema forbids it. Where no schema is named, the file is of another format than JSON or\n"
-        "YAML, or nothing depends on its layout.\n\n"
+        "may hold more, unless its schema forbids it. Where no schema is named, the file is of another format than\n"
+        "JSON or YAML, or nothing depends on its layout.\n\n"
     )
     text += tables.table(["file", "what it holds", "written by", "read by", "schema"], rows) + "\n"
     (out / "reference/files.md").write_text(text, encoding="utf-8")
