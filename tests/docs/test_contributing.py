@@ -9,6 +9,7 @@ import re
 import sys
 import tomllib
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ PAGE, GUIDE = ROOT / "CONTRIBUTING.md", ROOT / "docs" / "guides" / "add-a-plugin
 
 
 @pytest.fixture
-def example(tmp_path, monkeypatch) -> dict[str, types.ModuleType]:
+def example(tmp_path, monkeypatch) -> Iterator[dict[str, types.ModuleType]]:
     """The files of the guide, by name, in the package that it describes, installed as pip would."""
     page = GUIDE.read_text("utf-8")
     package, (about,) = tmp_path / "veil_extras", re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
