@@ -102,6 +102,21 @@ def test_the_bounds_of_the_page_are_those_of_the_record():
         assert any(shown[one["quantity"]](one["value"]) in row and signs[one["kind"]] in row for one in said), row
 
 
+def test_the_leakages_of_the_answer_on_nats_are_those_of_the_record():
+    answer = text(DOCS / "faq.md").partition("## Are nats comparable")[2].partition("\n## ")[0]
+    cells = {cell["cell"]: cell for cell in json.loads(text(ROOT / "benchmarks" / "tradeoff.json"))["cells"]}
+    for name in ("bound-16-s0", "noise-0.2-s0"):
+        assert f"{cells[name]['leakage_nats']:.0f}" in answer
+        assert f"{cells[name]['decoder']['mse']['mean']:.4f}" in answer
+    assert cells["bound-16-s0"]["accuracy"]["mean"] == cells["noise-0.2-s0"]["accuracy"]["mean"]
+
+
+def test_twenty_questions_are_answered_with_a_link_each():
+    answers = re.split(r"^## .*\?$", text(DOCS / "faq.md"), flags=re.MULTILINE)[1:]
+    assert len(answers) == 20
+    assert all(answer.startswith("\n\n**") and "](" in answer for answer in answers)
+
+
 def test_the_counts_of_the_peers_page_are_ours():
     page = text(DOCS / "peers.md")
     table = text(DOCS / "defenses.md").partition("## Cost per step")[0]
