@@ -6,7 +6,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-demo test lint docs coverage mutants bench dist
+.PHONY: help demo serve-demo tutorials test lint docs coverage mutants bench dist
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -16,6 +16,9 @@ demo: $(INSTALLED)  ## train and attack two small models on digits, write demo/r
 
 serve-demo: $(INSTALLED)  ## train on digits, export, and serve a page with TLS and a token (about 2 minutes, needs npm)
 	env -u OMP_NUM_THREADS $(BIN)/splitveil serve-demo --out serve-demo
+
+tutorials: $(INSTALLED)  ## execute docs/tutorials/*.py where something changed, for the site (a minute or two)
+	$(BIN)/python benchmarks/tutorials.py
 
 test: $(INSTALLED)  ## run the tests, the examples in the docstrings and the notebook
 	$(BIN)/python -m pytest -q -n $(WORKERS) --nbmake tests src edge/src website docs/quickstart.ipynb

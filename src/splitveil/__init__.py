@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import attack, bound, evaluate, fit, harden, split
+    from .api import accuracy, attack, bound, evaluate, fit, harden, split
     from .data import Access
     from .errors import UserError
     from .model import SplitModel
@@ -31,6 +31,7 @@ __all__ = [
     "Saved",
     "SplitModel",
     "UserError",
+    "accuracy",
     "attack",
     "bound",
     "evaluate",
@@ -41,7 +42,7 @@ __all__ = [
     "split",
 ]
 _ROOMS = {
-    "api": ("attack", "bound", "evaluate", "fit", "harden", "split"),
+    "api": ("accuracy", "attack", "bound", "evaluate", "fit", "harden", "split"),
     "data": ("Access",),
     "errors": ("UserError",),
     "model": ("SplitModel",),

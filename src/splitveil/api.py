@@ -40,10 +40,12 @@ from .hardening.picture import Hardened
 from .hardening.search import Hardening
 from .model import SplitModel
 from .outcomes import Report, Result
-from .recipe import Recipe, precision
+from .randomness import stream
+from .recipe import TEST, Recipe, precision
 from .runtime import Budget, Runtime
+from .statistics.intervals import Interval, binomial_ci
 from .training.fabric import Fabric
-from .training.loop import EVALUATION_BATCH, Training
+from .training.loop import EVALUATION_BATCH, Training, correct
 from .training.one_machine import OneMachine
 from .training.streamed import StreamedTraining
 
@@ -132,6 +134,26 @@ def fit(
     return training.state.records
 
 
+def accuracy(model: SplitModel, data: Data, *, seed: int = 0) -> Interval:
+    """Return the share of images whose class the model tells from a noisy wire, with its 95 % interval (Wilson).
+
+    Args:
+        model: with its defenses; it is left in evaluation mode.
+        data: images and labels that it was not trained on.
+        seed: of the noise.
+
+    Raises:
+        UserError: images that do not fit the model.
+    """
+    check_model(model)
+    images = images_of(data, "data")
+    check_images(model, images, "data")
+    outputs_of(model, images, "data")
+    with torch.inference_mode(False):
+        hits = correct(model.eval(), images, stream(model.mean.device, seed, TEST))
+    return binomial_ci(int(hits.sum()), len(hits))
+
+
 def harden(
     model: SplitModel, data: Data, *, validate: Data | None = None, max_drop: float = 1.0, seed: int = 0
 ) -> Hardened:
@@ -141,7 +163,8 @@ def harden(
         model: trained; it stays as it is. The hardened one has the same encoder and a tail that is trained anew.
         data: images and labels that the tail learns from, and from which the noise is computed: at least twice as
             many as the wire has values.
-        validate: images on which accuracy is compared; None: a tenth of ``data``, which is left out of the rest.
+        validate: images on which accuracy is compared, best of those that the model has not learned from; None: a
+            tenth of ``data``, which is left out of the rest. On images that it knows a model looks better than it is.
         max_drop: points of accuracy that may be lost on those images.
         seed: of all that is drawn.
 
@@ -280,7 +303,7 @@ def evaluate(
     values = {label: outcome.values for label, outcome in outcomes.items()}
     needs = {label: chosen[label].make("attacks").needs for label in outcomes}
     results = {label: Result(label, outcome, victim.cpu()) for label, outcome in outcomes.items()}
-    return Report(name, results, skipped, suites.doubts(values, needs, given), victim)
+    return Report(name, results, skipped, suites.hasty(name) + suites.doubts(values, needs, given), victim)
 
 
 def _recipe(data: Data, settings: dict[str, Any]) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from .evaluation.evaluate import Outcome
 from .evaluation.floors import CLASS_MEAN
 from .evaluation.scores import interval
 from .pictures import inline_figure
-from .statistics.intervals import Interval
+from .statistics.intervals import Interval, paired_ratio
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,20 +94,32 @@ class Result:
             raise UserError(f"there is no metric '{metric}'; expected one of {', '.join(self.outcome.values)}")
         return interval(self.outcome.values[metric])
 
-    def plot(self, count: int = SHOWN) -> Figure:
-        """Draw the first attacked images above their reconstructions; a notebook shows the figure.
+    def ratio(self, other: Result, metric: str = "mse") -> Interval:
+        """Return by what factor a metric is higher here than in another attack on the same images, with 95 %.
+
+        The images are resampled in pairs, so that what they have in common cancels.
 
         Args:
-            count: number of images.
+            other: result of an attack on the same images, on this model or on another one.
+            metric: as of `interval`.
+
+        Raises:
+            UserError: the other attack was made on other images, or the metric is not there.
         """
-        count = max(1, min(count, len(self.images)))
-        figure = inline_figure(figsize=(1.2 * count, 2.7))
-        axes = figure.subplots(2, count, squeeze=False)
-        for row, shown in enumerate((self.originals, self.images)):
-            for column in range(count):
-                picture = shown[column].expand(3, -1, -1)  # matplotlib shows gray images in false colors
-                axes[row, column].imshow(picture.permute(1, 2, 0).numpy())
-                axes[row, column].set_axis_off()
+        for result in (self, other):
+            if metric not in result.outcome.values:
+                raise UserError(f"there is no metric '{metric}'; expected one of {', '.join(result.outcome.values)}")
+        if self.outcome.summary["images_digest"] != other.outcome.summary["images_digest"]:
+            raise UserError("the two attacks were made on other images; give both the same in invert=")
+        return paired_ratio(self.outcome.values[metric], other.outcome.values[metric])
+
+    def plot(self, count: int | Sequence[int] = SHOWN) -> Figure:
+        """Draw attacked images above their reconstructions; a notebook shows the figure.
+
+        Args:
+            count: number of images, the first ones; or which ones, by their place.
+        """
+        figure = _drawn([("", self.originals), ("", self.images)], count)
         figure.suptitle(f"images and what {self.name} makes of their wire: MSE {self.mse:.4f}, SSIM {self.ssim:.2f}")
         return figure
 
@@ -173,6 +186,17 @@ class Report:
         each = [f"{name}: {flag}" for name, result in self.results.items() for flag in result.flags]
         return each + self.doubts
 
+    def plot(self, count: int | Sequence[int] = SHOWN) -> Figure:
+        """Draw attacked images, and below them what each attack makes of their wires.
+
+        Args:
+            count: as of `Result.plot`.
+        """
+        results = list(self.results.values())
+        rows = [("original", results[0].originals)]
+        rows += [(f"{name}\n{result.mse:.4f}", result.images) for name, result in self.results.items()]
+        return _drawn(rows, count)
+
     def _values(self) -> dict[str, dict[str, Tensor]]:
         return {name: result.outcome.values for name, result in self.results.items()}
 
@@ -184,3 +208,17 @@ class Report:
         rows += [f"  {name}: not made, {why}" for name, why in self.skipped.items()]
         rows += [f"  flag: {doubt}" for doubt in self.doubts]
         return "\n".join([f"Report({self.suite}: mse={self.mse:.4f} by {self.best_attacker})", *rows])
+
+
+def _drawn(rows: list[tuple[str, Tensor]], count: int | Sequence[int]) -> Figure:
+    """Return a picture of some images of each row, with the row's name on its left."""
+    chosen = range(max(1, min(count, len(rows[0][1])))) if isinstance(count, int) else list(count)
+    figure = inline_figure(figsize=(1.2 * len(chosen), 1.2 * len(rows) + 0.3))
+    axes = figure.subplots(len(rows), len(chosen), squeeze=False)
+    for row, (name, shown) in enumerate(rows):
+        for column, place in enumerate(chosen):
+            picture = shown[place].expand(3, -1, -1)  # matplotlib shows gray images in false colors
+            axes[row, column].imshow(picture.permute(1, 2, 0).numpy())
+            axes[row, column].set_axis_off()
+        axes[row, 0].text(-0.1, 0.5, name, transform=axes[row, 0].transAxes, ha="right", va="center")
+    return figure

@@ -17,6 +17,9 @@ from splitveil.defenses.cem import CEM
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.errors import AccessError, UserError
 from splitveil.model import SplitModel
+from splitveil.randomness import stream
+from splitveil.recipe import TEST
+from splitveil.statistics.intervals import binomial_ci, paired_ratio
 
 DIGITS = load("digits", train_size=200, test_size=100)
 X, Y = to_float(DIGITS.train.images), DIGITS.train.labels
@@ -57,6 +60,35 @@ def test_one_experiment(model):
     torch.testing.assert_close(result.originals, UNDER[0], atol=1 / 255, rtol=0)
     assert "mse=" in repr(result)
     assert len(result.plot(3).axes) == 6
+    (picture, _) = result.plot([7]).axes
+    torch.testing.assert_close(torch.tensor(picture.images[0].get_array()).permute(2, 0, 1), result.originals[7])
+
+
+def test_the_accuracy_is_that_of_the_noisy_wire_with_its_interval(model):
+    found = api.accuracy(model.train(), (X[:50], Y[:50]), seed=3)
+    rng = stream("cpu", 3, TEST)
+    hits = model.eval()(to_float((X[:50] * 255).round().to(torch.uint8)), rng).argmax(1) == Y[:50]
+    assert found == binomial_ci(int(hits.sum()), 50)
+    with pytest.raises(UserError, match="labels of data go from"):
+        api.accuracy(model, (X[:5], Y[:5] + 10))
+
+
+def test_two_results_are_compared_image_by_image(model):
+    sides = {"learn_from": OWN, "invert": UNDER, "progress": False}
+    one, two = api.attack(model, "linear:looks=2", **sides), api.attack(model, "nearest:looks=1", **sides)
+    assert two.ratio(one) == paired_ratio(two.outcome.values["mse"], one.outcome.values["mse"])
+    assert one.ratio(one, "ssim").mean == 1
+    with pytest.raises(UserError, match="there is no metric 'mae'"):
+        one.ratio(two, "mae")
+    other = api.attack(model, "linear:looks=2", learn_from=OWN, invert=(UNDER[0][1:], UNDER[1][1:]))
+    with pytest.raises(UserError, match="on other images"):
+        one.ratio(other)
+
+
+def test_the_shortest_suite_says_that_it_is_no_evidence(model):
+    report = api.evaluate(model, "smoke-v1", learn_from=OWN, invert=UNDER, progress=False)
+    assert any("smoke-v1" in flag for flag in report.flags)
+    assert len(report.plot(2).axes) == 2 * (1 + len(report.results))
 
 
 def test_an_attack_leaves_the_model_as_it_is(model):

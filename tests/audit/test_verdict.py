@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -54,6 +55,16 @@ def facts(mse: Interval, *, ratio: Interval | None = None, seen: float | None = 
 )
 def test_the_level_follows_from_intervals(case, level):
     assert verdict(case, Thresholds()).level == level
+
+
+@pytest.mark.parametrize(("seen", "why"), [(None, "no classifier was asked"), (0.1, "no better than guessing")])
+def test_a_verdict_without_a_classifier_that_sees_says_why(seen, why):
+    case = facts(about(0.042), seen=seen)
+    if case.judge is not None:
+        case = replace(case, judge=replace(case.judge, recognized=about(0.1)))
+    found = verdict(case, Thresholds())
+    assert found.level == REDUCES
+    assert why in found.because[-1]
 
 
 def test_thresholds_move_the_level():

@@ -42,6 +42,7 @@ LATER = {
 FROZEN = {
     "standard-v1": "5893560af21294dd",
     "standard-v2": "e12a580c01821893",
+    "smoke-v1": "a9d722d13e85a3eb",
     "quick-v1": "8ed6cbba929f90b3",
     "quick-v2": "df07b34d6f99360a",
 }

@@ -57,7 +57,7 @@ def _level(facts: Facts, limits: Thresholds) -> tuple[Level, list[str]]:
         return LEAKS, because
     recognized = _recognized(facts)
     asked = (
-        "; no classifier was asked, without which nothing counts as hidden."
+        f"; {_why_none(facts)}, without which nothing counts as hidden."
         if recognized is None
         else f" and a classifier recognized, beyond chance, at most {share(limits.hides_recognized)} of what it does "
         f"in originals (it is {percent(recognized)})."
@@ -82,6 +82,13 @@ def _recognized(facts: Facts) -> Interval | None:
     if whole <= 0:  # a judge that recognizes nothing tells nothing
         return None
     return Interval(*(max(0.0, (value - chance) / whole) for value in (found.mean, found.lo, found.hi)))
+
+
+def _why_none(facts: Facts) -> str:
+    """Return why no share can be told."""
+    if facts.judge is None or facts.seen is None:
+        return "no classifier was asked"
+    return "the classifier does no better than guessing on the originals (train it longer: --judge-epochs)"
 
 
 def sentence(facts: Facts) -> str:

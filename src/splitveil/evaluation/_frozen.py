@@ -31,6 +31,12 @@ SUITES: dict[str, tuple[Spec, ...]] = {
         "start_epochs=50,draws=4,tuning=16",
         "confidence:epochs=50,network=dense_normN2C64,lr=0.001,weight_decay=0.0001,batch_size=256",
     ),
+    # The shortest, for tutorials and for trying a pipeline: no evidence (`suites.hasty`).
+    "smoke-v1": specs(
+        "linear:looks=2",
+        "nearest:neighbors=1,looks=2",
+        "decoder:epochs=10,network=conv_normN0C16,lr=0.003,weight_decay=0.0001,batch_size=32",
+    ),
     "quick-v1": specs(
         "linear:looks=4",
         "nearest:neighbors=1,looks=8",
@@ -75,6 +81,8 @@ LINKED = ("standard-v3", "quick-v3")
 """Suites that tell how often the right photo is found among the attacked images."""
 SUPERSEDED = {"quick-v1": "quick-v2", "standard-v1": "standard-v2"}
 """Suites that are kept for their figures, with the stronger ones that took their place."""
+HASTY = ("smoke-v1",)
+"""Suites that only show that everything runs."""
 PRESETS: dict[str, Spec] = {
     "published/decoder": Spec.model_validate(
         "decoder:epochs=50,network=res_normN8C64,lr=0.001,weight_decay=0.0001,batch_size=256"

@@ -24,7 +24,7 @@ from ..statistics.best_attacker import DISTANCE, BestAttacker, best_attacker
 from ..storage import reading
 from ..storage.files import write_json
 from . import evaluate, reliability, stage
-from ._frozen import LINKED, SUITES, SUPERSEDED
+from ._frozen import HASTY, LINKED, SUITES, SUPERSEDED
 from ._frozen import PRESETS as PRESETS  # read by others
 from ._frozen import specs as specs
 from .floors import CLASS_MEAN
@@ -138,7 +138,7 @@ def run_suite(
     about |= {"protocol": parts.name, "seed": agreed.seed, "observed": agreed.observed}
     summary = {**about, **combined(summaries, values, held)}
     needs = {label: able[label].make("attacks").needs for label in values}
-    summary["flags"] += doubts(values, needs, parts)
+    summary["flags"] += hasty(name) + doubts(values, needs, parts)
     summary |= {"linkage": linkage(run, images, parts, agreed)} if name in LINKED else {}
     summary |= {"skipped": skipped, "seconds": time.perf_counter() - start, "environment": environment()}
     left = evaluate.place(run, f"suite-{name}", parts.name)
@@ -194,6 +194,20 @@ def superseded(name: str) -> str:
     """
     later = SUPERSEDED.get(name)
     return f"{name} is kept for its earlier figures; {later} attacks better" if later else ""
+
+
+def hasty(name: str) -> list[str]:
+    """Return the flag of a suite whose attacks are too short to believe; none for others.
+
+    Args:
+        name: name of the suite.
+
+    >>> hasty("quick-v2"), len(hasty("smoke-v1"))
+    ([], 1)
+    """
+    if name not in HASTY:
+        return []
+    return [f"the attacks of {name} are short, and only show that everything runs: attack with quick-v2"]
 
 
 def possible(name: str, run: Run, images: ImageSet, parts: Protocol) -> tuple[dict[str, Spec], dict[str, str]]:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..model import SplitModel
+from ..pictures import inline_figure
 from ..storage.files import atomic_write, expanded
 from .search import Search
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,10 @@ class Hardened:
             f"{chosen.sent} numbers on the wire"
         )
 
+    def plot(self) -> Figure:
+        """Draw accuracy against the linear attacker's error; a notebook shows the figure."""
+        return plotted(self.search)
+
     def picture(self, path: str | Path) -> Path:
         """Draw accuracy against the linear attacker's error, as a PNG, and return its path.
 
@@ -49,9 +58,17 @@ def draw(search: Search, path: Path) -> None:
         search: finished.
         path: PNG file that is made.
     """
-    from matplotlib.figure import Figure
+    with atomic_write(path) as temporary:
+        plotted(search).savefig(temporary, format="png")
 
-    figure = Figure((6, 4), dpi=120, layout="constrained")
+
+def plotted(search: Search) -> Figure:
+    """Return the picture of what was tried, and where the choice lies.
+
+    Args:
+        search: finished.
+    """
+    figure = inline_figure(figsize=(6, 4), dpi=120, layout="constrained")
     axes = figure.subplots()
     tried = sorted((step for step in search.steps if not step.whole), key=lambda step: step.linear_error)
     axes.plot(
@@ -67,5 +84,4 @@ def draw(search: Search, path: Path) -> None:
     axes.set_ylabel("error of the best linear attacker (MSE)")
     axes.set_ylim(0, search.mean_image * 1.05)
     axes.legend(fontsize=8)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png")
+    return figure
