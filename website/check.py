@@ -27,6 +27,7 @@ def problems(site: Path) -> list[str]:
     Args:
         site: its folder.
     """
+    site = site.resolve()
     wrong = []
     for page in sorted(site.rglob("*.html")):
         text = page.read_text(encoding="utf-8")
@@ -49,7 +50,7 @@ def _dead(page: Path, target: str, site: Path) -> str:
     file = (page.parent / unquote(path.partition("?")[0])).resolve() if path else page
     if file.is_dir():
         file /= "index.html"
-    if not file.is_relative_to(site.resolve()) or not file.exists():
+    if not file.is_relative_to(site) or not file.exists():
         return "does not exist"
     if anchor and not anchor.startswith("__") and file.suffix == ".html" and unquote(anchor) not in _ids(file):
         return "has no such anchor"

@@ -1,4 +1,4 @@
-"""Pages of commands, made from the commands themselves: what `splitveil COMMAND --help` says."""
+"""Pages of commands, made from the commands themselves: all that `splitveil COMMAND --help` says, as Markdown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from . import links
 from .measured import heading
 from .staging import ROOT
 
-WIDTH = 96
+WIDTH = 80
 """Letters of a line of help: what fits beside the navigation of a desktop."""
 
 
@@ -35,6 +35,20 @@ def help_of(*words: str) -> str:
     app.help_print(list(words), console=console)
     assert isinstance(console.file, io.StringIO)
     return re.sub(r"[ \t]+$", "", console.file.getvalue(), flags=re.MULTILINE).strip("\n")
+
+
+def described(name: str) -> str:
+    """Return the usage of a command and its parameters, as lists that fit every width.
+
+    Args:
+        name: such as ``train``.
+    """
+    _, usage, text = re.split(r"```console\n(.*?)\n```", app[name].generate_docs(recursive=False), flags=re.DOTALL)
+    for group in ("Parameters", "Arguments", "Commands"):
+        text = text.replace(f"**{group}**:", f"## {group}")
+    code = re.compile(r"(`[^`]*`)")
+    text = "".join(part if code.fullmatch(part) else part.replace("<", "&lt;") for part in code.split(text))
+    return f"```text\nsplitveil {usage}\n```\n{text.rstrip()}"
 
 
 def edge_commands() -> dict[str, argparse.ArgumentParser]:
@@ -69,14 +83,15 @@ def write(out: Path) -> list[tuple[str, str]]:
     """
     folder = out / "reference/commands"
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {f"splitveil {name}": help_of(name) for name in names()}
-    texts |= {f"splitveil-edge {name}": parser.format_help().strip("\n") for name, parser in edge_commands().items()}
+    texts = {f"splitveil {name}": described(name) for name in names()}
+    for name, parser in edge_commands().items():
+        texts[f"splitveil-edge {name}"] = f"```text\n{parser.format_help().strip()}\n```"
     pages = []
     for command, text in texts.items():
         name = command.replace(" ", "-").removeprefix("splitveil-") if " " in command else command
         (folder / f"{name}.md").write_text(page(command, text), encoding="utf-8")
         pages.append((command, f"reference/commands/{name}.md"))
-    overview = "# Commands\n\nWhat the programs say of themselves: each page is the output of `--help`.\n\n"
+    overview = "# Commands\n\nWhat the programs say of themselves: each page has all that `--help` prints.\n\n"
     overview += f"```text\n{help_of()}\n```\n\n"
     overview += "".join(f"- [`{title}`]({path.removeprefix('reference/')})\n" for title, path in pages)
     (out / "reference/commands.md").write_text(overview, encoding="utf-8")
@@ -88,11 +103,11 @@ def page(command: str, text: str) -> str:
 
     Args:
         command: with its program.
-        text: its help.
+        text: its help, as Markdown.
     """
-    lines = [f"# {command}", "", "```text", text, "```", ""]
+    lines = [f"# {command}", "", text, ""]
     found = uses(command)
     if found:
-        lines += ["Pages that use it:", ""]
+        lines += ["## Pages that use it", ""]
         lines += [f"- [{heading(path)}](../../{path.relative_to(ROOT / 'docs').as_posix()})" for path in found]
     return "\n".join(lines) + "\n"

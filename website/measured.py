@@ -45,6 +45,7 @@ TITLES = {
     "masked_gradient": "An attack that trusts a masked gradient",
     "page": "The encoder in a browser",
     "phone": "The encoder in ExecuTorch",
+    "site": "The documentation site in a browser",
     "rmle_speed": "The optimization attack on many images at once",
     "runner": "The cost of the runner of grids",
     "serving": "A served model beside its bare tail",
@@ -145,9 +146,8 @@ def measurement(path: Path, title: str, cited: Mapping[str, list[str]]) -> str:
     """
     record = load(path)
     machine = record.get("machine") or record.get("environment") or {}
-    machine = machine if isinstance(machine, dict) else {"machine": machine}
     rows = [["command", f"`{command_of(path)}`"]]
-    rows += [[tables.name(key), tables.cell(value)] for key, value in machine.items()]
+    rows += [["machine", tables.cell(machine)]] if machine else []
     rows += [["commit", f"`{record['commit']}`"]] if "commit" in record else []
     pages = cited.get(path.relative_to(ROOT).as_posix(), [])
     if pages:
@@ -158,7 +158,12 @@ def measurement(path: Path, title: str, cited: Mapping[str, list[str]]) -> str:
     about = (ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or "") if script.is_file() else ""
     about = about.split("\n\n")[0]
     body = tables.shown({key: value for key, value in record.items() if key not in ABOUT}, 2)
-    parts = [f"# {title}", tables.escaped(about), tables.table(["how it was made", ""], rows), cut(body, path.name)]
+    parts = [
+        f"# {title}",
+        tables.escaped(about),
+        tables.table(["how it was made", "value"], rows),
+        cut(body, path.name),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -175,7 +180,7 @@ def cut(body: str, name: str) -> str:
         rows += block.count("\n")
         if rows > FULL:
             kept = kept[:-1] if kept and kept[-1].startswith("#") else kept
-            return "\n\n".join([*kept, f"The rest, of {body.count(chr(10)):,} lines, is in [the record](raw/{name})."])
+            return "\n\n".join([*kept, f"The rest is in [the record](raw/{name})."])
         kept.append(block)
     return body
 
@@ -231,7 +236,7 @@ def claims() -> str:
         rows.append([f"[{tables.escaped(record['claim'])}](#{name})", taken_back + figure(record["figure"])])
     text.append(tables.table(["claim", "figure"], rows))
     for name, record in records.items():
-        text += [f"## {name}", tables.escaped(record["claim"]), tables.table(["", ""], _about(record))]
+        text += [f"## {name}", tables.escaped(record["claim"]), tables.table(["what", "value"], _about(record))]
     return "\n\n".join(text) + "\n"
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 LONGEST = 12
 """Numbers of a list that a cell shows."""
-WIDEST = 8
-"""Columns of a table; what has more becomes a list of names and values."""
+WIDEST = 16
+"""Columns of a table, which scrolls on narrow pages; what has more becomes tables of names and values."""
 
 
 def cell(value: Any) -> str:
@@ -164,7 +164,7 @@ def shown(value: Mapping[str, Any], level: int = 3) -> str:
 def _inside(value: Mapping[str, Any], level: int) -> str:
     if columns := alike(value):
         rows = [[name(key), *(cell(flat(row).get(column, "")) for column in columns)] for key, row in value.items()]
-        return table(["", *map(name, columns)], rows)
+        return table(["of what", *map(name, columns)], rows)
     if level >= 4 or not any(isinstance(other, Mapping) and not is_leaf(other) for other in value.values()):
         return table(["what", "value"], [[name(key), cell(other)] for key, other in flat(value).items()])
     return shown(value, level + 1)

@@ -86,8 +86,11 @@ def test_every_command_of_the_pages_has_a_page(tmp_path):
     assert {("", "train"), ("-edge", "query")} <= called
     names = {f"reference/commands/{'edge-' if program else ''}{name}.md" for program, name in called}
     assert names <= pages
+    option = re.compile(r"--[a-z][a-z0-9-]+\w")
+    for name in commands.names():
+        page = (tmp_path / f"reference/commands/{name}.md").read_text(encoding="utf-8")
+        assert set(option.findall(commands.help_of(name))) <= set(option.findall(page))
     train = (tmp_path / "reference/commands/train.md").read_text(encoding="utf-8")
-    assert "--bottleneck" in train
     assert "[The command line](../../command-line.md)" in train
 
 
