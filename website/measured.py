@@ -30,6 +30,7 @@ TITLES = {
     "attacks": "Ten attacks on four defenses",
     "audit": "A privacy card",
     "bounds_cost": "The time that bounds take",
+    "codecs": "What each codec costs and hides",
     "cuts": "Every cut of a ResNet-20",
     "defense_cost": "The cost of a training step with each defense",
     "defenses": "CEM on seven defenses",

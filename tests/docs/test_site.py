@@ -169,9 +169,8 @@ def test_every_value_of_a_record_is_on_its_page(record):
 
 
 @pytest.mark.parametrize("path", measured.measurements(), ids=lambda path: path.stem)
-def test_a_measurement_has_a_command_and_a_title(path):
+def test_a_measurement_has_a_command(path):
     assert measured.command_of(path)
-    assert path.stem in measured.TITLES
 
 
 def test_every_claim_is_shown_with_its_figure():
