@@ -133,9 +133,11 @@ print(f"always answering the mean image: {linear['narrow'].baseline_mse:.4f}")
 #   nothing.
 #
 # So higher is more private, and the mean image is the scale. An early cut is cheap for the device and gives
-# nearly everything away. Each later cut leaves the attacker more error, but the device has to store and
-# compute more. You take `narrow`: the device sends few numbers, and most of the network stays on the server.
-# [Where to cut](../cuts.md) compares cuts at equal accuracy, which is the fair way.
+# nearly everything away. A later cut leaves the attacker more error, but the device has to store and compute
+# more. Between `narrow` and `stage3` hardly anything is gained, although much is computed: what does not fit
+# through the four channels is lost already. So you take `narrow`. The device sends the fewest numbers, and
+# the rest of the network stays on the server. [Where to cut](../cuts.md) compares cuts at equal accuracy,
+# which is the fair way.
 #
 # ## What the undefended wire gives away
 #
@@ -285,8 +287,14 @@ print(f"accuracy {accuracy:.3f} -> {accuracy_quiet:.3f}, error {quiet.ratio(befo
 quiet.plot()
 
 # %% [markdown]
+# The accuracy on the test images may have fallen by more than two points. Two points were allowed on the
+# images of `choose`, and a few hundred images tell an accuracy within a few points only. Give more of them
+# where you have them.
+#
 # ## What you cannot conclude yet
 #
+# - **You do not know which of the two defenses did it.** Train a third model with `Gaussian(0.4)` alone. What
+#   CEM adds to noise [depends on the network](../cem.md) and can be nothing.
 # - **One training is no verdict.** The same settings with another seed give another accuracy and another
 #   error. Train three or more of each before you say that one defense is better: [how to
 #   compare](../attacks.md#comparing).
