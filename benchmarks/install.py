@@ -1,6 +1,6 @@
 """What the wheel costs to install and to import, and whether what was built works without the checkout.
 
-    make dist && python benchmarks/install.py [--pythons python3.11 python3.12 python3.13] [--demo]
+    make dist && python benchmarks/install.py [--pythons 3.11 3.12 3.13] [--demo]
 
 For each Python the wheels of dist/ are installed by uv into a new virtual environment, with the versions of
 constraints.txt, and looked at from another folder:
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -29,7 +28,8 @@ from splitveil.storage.files import write_json
 
 ROOT = Path(__file__).parents[1]
 MB = 10**6
-PYTHONS = ("python3.11", "python3.12", "python3.13")
+PYTHONS = ("3.11", "3.12", "3.13")
+UV = (sys.executable, "-m", "uv", "--quiet", "--no-python-downloads")
 SIZES = """
 import importlib.metadata, json, sys
 from packaging.requirements import Requirement
@@ -85,10 +85,9 @@ def notebook(python: Path, folder: Path) -> float:
 def one(name: str, wheels: list[Path], scratch: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Install for one Python and look."""
     venv = scratch / "venv"
-    uv = [sys.executable, "-m", "uv", "--quiet"]
-    said(*uv, "venv", "--python", shutil.which(name), venv)
+    said(*UV, "venv", "--python", name, venv)
     python = venv / "bin" / "python"
-    said(*uv, "pip", "install", "--python", python, "-c", ROOT / "constraints.txt", "packaging", *wheels)
+    said(*UV, "pip", "install", "--python", python, "-c", ROOT / "constraints.txt", "packaging", *wheels)
     where = said(python, "-c", "import splitveil; print(splitveil.__file__)", cwd=scratch)
     assert Path(where.strip()).is_relative_to(venv), where
     sizes = json.loads(said(python, "-c", SIZES, cwd=scratch))
@@ -126,7 +125,7 @@ def main() -> None:
         parser.error("dist/ holds no wheel; run `make dist` first")
     found, missing = {}, []
     for name in args.pythons:
-        if shutil.which(name) is None:
+        if subprocess.run([*UV, "python", "find", name], stdout=subprocess.DEVNULL).returncode:
             missing.append(name)
             continue
         with tempfile.TemporaryDirectory() as scratch:
