@@ -20,7 +20,7 @@ from torch import nn
 
 import splitveil as sv
 
-ROOT = os.environ.get("SPLITVEIL_TUTORIAL_DATA")  # a folder with CIFAR-10; without one, small handwritten digits
+ROOT = os.environ.get("SPLITVEIL_TUTORIAL_DATA")  # a folder with CIFAR-10; None: digits
 folder = Path(tempfile.mkdtemp())
 
 # %% [markdown]
@@ -37,9 +37,11 @@ if ROOT is None:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    x = nn.functional.interpolate(torch.tensor(digits.images / 16, dtype=torch.float32)[:, None], 16, mode="bilinear")
+    x = torch.tensor(digits.images / 16, dtype=torch.float32)[:, None]
+    x = nn.functional.interpolate(x, size=16, mode="bilinear")
     y = torch.tensor(digits.target)
-    order, counts, epochs = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)), (900, 350, 547), 6
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    counts, epochs = (900, 350, 547), 6
 else:
     from splitveil.data import load
 
@@ -68,7 +70,8 @@ def make_tail():
 
 
 torch.manual_seed(0)
-trained = sv.SplitModel(make_encoder(x.shape[1]), make_tail(), defense=[sv.Gaussian(0.15)], example=x[:1])
+halves = make_encoder(x.shape[1]), make_tail()
+trained = sv.SplitModel(*halves, defense=[sv.Gaussian(0.15)], example=x[:1])
 sv.fit(trained, theirs, epochs=epochs, batch_size=50, lr=0.05, progress=False)
 torch.save(trained.encoder.state_dict(), folder / "encoder.pt")
 torch.save(trained.tail.state_dict(), folder / "tail.pt")
@@ -89,7 +92,7 @@ encoder.load_state_dict(torch.load(folder / "encoder.pt", weights_only=True))
 tail.load_state_dict(torch.load(folder / "tail.pt", weights_only=True))
 model = sv.SplitModel(encoder, tail, defense=[sv.Gaussian(0.15)], example=x[:1]).eval()
 accuracy = sv.accuracy(model, test)
-print(f"the wire of one image: {model.wire_shape}, {model.numbers_sent} numbers; accuracy {accuracy:.3f}")
+print(f"wire {model.wire_shape}, {model.numbers_sent} numbers; accuracy {accuracy:.3f}")
 
 # %% [markdown]
 # Compare the accuracy with what they told you. If it is much lower, you did not load what they have: the
@@ -163,7 +166,7 @@ report
 # %%
 print(f"best attacker {report.best_attacker}: {report.mse:.4f}")
 print(f"worst case: {report.worst_case_mse:.4f}")
-print(f"mean image {patient.baseline_mse:.4f}, mean image of the right class {patient.class_mean_mse:.4f}")
+print(f"mean image {patient.baseline_mse:.4f}, of the right class {patient.class_mean_mse:.4f}")
 
 # %% [markdown]
 # Read the figure on the scale of the last line. The server has to learn the class, so no working model can
@@ -203,7 +206,7 @@ for estimate in sv.bound(model, "linkage", test):
 
 # %%
 eight, once = sv.attack(model, sv.Linear(), observed=8, **sides), report.results["linear"]
-print(f"one wire {once.mse:.4f}, eight wires {eight.mse:.4f}: {eight.ratio(once):.2f} times the error")
+print(f"one wire {once.mse:.4f}, eight {eight.mse:.4f}: {eight.ratio(once):.2f} times the error")
 
 # %% [markdown]
 # An interval below 1 shows that the repetition helps the attacker. Ask whether the device ever sends one

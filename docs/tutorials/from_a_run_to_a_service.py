@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-os.environ |= {"TTY_COMPATIBLE": "0", "COLUMNS": "100"}  # commands print text, without bars of progress
+os.environ |= {"TTY_COMPATIBLE": "0", "COLUMNS": "100"}  # text, no bars of progress
 os.chdir(tempfile.mkdtemp())  # everything below is written into a folder of its own
 
 # %% [markdown]
@@ -130,10 +130,11 @@ import shutil
 import subprocess
 import sys
 
-program = shutil.which("splitveil", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-command = f"{program} serve bundle/cloud --port 0 --tls-cert cert.pem --tls-key key.pem --token-file tokens"
+program = shutil.which("splitveil", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+command = [program, "serve", "bundle/cloud", "--port", "0", "--token-file", "tokens"]
+command += ["--tls-cert", "cert.pem", "--tls-key", "key.pem"]
 with Path("log").open("w") as log:
-    server = subprocess.Popen(command.split(), stdout=subprocess.PIPE, stderr=log, text=True)
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
 ready = server.stdout.readline()
 port = re.search(r":(\d+)", ready)[1]
 print(re.sub(r":\d+", ":PORT", ready))
@@ -169,7 +170,7 @@ print("logits of the first:", np.round(answers[0].logits, 1))
 from splitveil_edge import UserError
 
 try:
-    Client(f"https://localhost:{port}", "bundle/device", ca="cert.pem", token="guessed").classify(pictures[:1])
+    Client(f"https://localhost:{port}", **where | {"token": "guessed"}).classify(pictures[:1])
 except UserError as error:
     print(error)
 
@@ -209,7 +210,8 @@ def rebuilt(wires):
 many = np.stack([encoder(pictures) for _ in range(32)])
 averaged = np.mean([rebuilt(wires) for wires in many], axis=0).astype("uint8")
 figure = inline_figure(figsize=(8, 3.2))
-for row, (name, shown) in enumerate([("photo", pictures), ("1 wire", rebuilt(first)), ("32 wires", averaged)]):
+rows = {"photo": pictures, "1 wire": rebuilt(first), "32 wires": averaged}
+for row, (name, shown) in enumerate(rows.items()):
     for column, picture in enumerate(shown):
         axes = figure.add_subplot(3, 8, 8 * row + column + 1)
         axes.imshow(picture)
@@ -226,7 +228,8 @@ figure
 # that the noise is gone. What is left is what the encoder itself leaves out.
 
 # %%
-errors = [np.square(np.float64(shown) - pictures).mean() / 255**2 for shown in (rebuilt(first), averaged)]
+answers_of = rows["1 wire"], rows["32 wires"]
+errors = [np.square(shown / 255 - pictures / 255).mean() for shown in answers_of]
 print(f"squared error with one wire {errors[0]:.4f}, with 32 wires {errors[1]:.4f}")
 
 # %% [markdown]
@@ -242,7 +245,8 @@ with Client(f"https://localhost:{port}", **where) as client:
     one, two = client.classify(pictures[:1])[0], client.classify(pictures[:1])[0]
 with Client(f"https://localhost:{port}", **where, remember=0) as client:
     three = client.classify(pictures[:1])[0]
-print("remembered:", np.array_equal(one.logits, two.logits), "  fresh:", np.array_equal(one.logits, three.logits))
+print("remembered:", np.array_equal(one.logits, two.logits))
+print("fresh:     ", np.array_equal(one.logits, three.logits))
 
 # %% [markdown]
 # What no client can prevent: two photographs of one scene, or the frames of a video, are different pictures

@@ -11,8 +11,8 @@
 # tutorial you measure how well that works on a network of your own, protect the network, and measure again.
 # You look at what each step prints, and learn what would be good and what is suspicious.
 #
-# You need to know PyTorch and nothing about privacy. If you only want the calls, read [the page about
-# Python](../python.md).
+# You need to know PyTorch and nothing about privacy. If you only want the calls, read
+# [the page about Python](../python.md).
 
 # %%
 import copy
@@ -23,7 +23,7 @@ from torch import nn
 
 import splitveil as sv
 
-ROOT = os.environ.get("SPLITVEIL_TUTORIAL_DATA")  # a folder with CIFAR-10; without one, small handwritten digits
+ROOT = os.environ.get("SPLITVEIL_TUTORIAL_DATA")  # a folder with CIFAR-10; None: digits
 
 # %% [markdown]
 # ## What you have
@@ -36,7 +36,8 @@ if ROOT is None:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    x = nn.functional.interpolate(torch.tensor(digits.images / 16, dtype=torch.float32)[:, None], 16, mode="bilinear")
+    x = torch.tensor(digits.images / 16, dtype=torch.float32)[:, None]
+    x = nn.functional.interpolate(x, size=16, mode="bilinear")
     y = torch.tensor(digits.target)
     counts, epochs = (1000, 350, 200, 247), 6
 else:
@@ -47,7 +48,9 @@ else:
     y = torch.cat([images.train.labels, images.test.labels])
     counts, epochs = (48_000, 5000, 2000, 5000), 10
 
-order = torch.arange(len(x)) if ROOT else torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+if ROOT:
+    order = torch.arange(len(x))  # its test images come last
 train, own, choose, test = ((x[part], y[part]) for part in order.split(counts))
 under_attack = test[0][:100], test[1][:100]
 
@@ -71,7 +74,8 @@ under_attack = test[0][:100], test[1][:100]
 
 # %%
 def stage(inputs, outputs):
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2))
+    convolution = nn.Conv2d(inputs, outputs, 3, padding=1)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2))
 
 
 class Network(nn.Module):
@@ -114,14 +118,14 @@ network = trained()
 # images in closed form, so it costs a moment, and every serious attacker does at least as well.
 
 # %%
-print(f"{'cut':8} {'wire':>12} {'numbers':>8} {'weights on the device':>22} {'error of the attacker':>22}")
+print("cut         wire  numbers  weights on the device  error of the attacker")
 linear = {}
 for at in ("stage1", "stage2", "narrow", "stage3"):
     model = sv.split(network, at=at, example=x[:1])
     linear[at] = sv.attack(model, sv.Linear(), learn_from=own, invert=under_attack, progress=False)
     weights = sum(weight.numel() for weight in model.encoder.parameters())
     shape = "×".join(map(str, model.wire_shape))
-    print(f"{at:8} {shape:>12} {model.numbers_sent:8} {weights:22,} {linear[at].mse:22.4f}")
+    print(f"{at:8}{shape:>8}{model.numbers_sent:9}{weights:23,}{linear[at].mse:23.4f}")
 print(f"always answering the mean image: {linear['narrow'].baseline_mse:.4f}")
 
 # %% [markdown]
@@ -186,15 +190,15 @@ before.plot()
 #   against the accuracy.
 #
 # The network learns with both, because noise that comes after the training costs more accuracy. `sv.fit` is
-# the training loop with everything that the defenses need; `sv.OwnLoop` puts them into [a loop of your
-# own](../python.md#a-training-loop-of-your-own).
+# the training loop with everything that the defenses need; `sv.OwnLoop` puts them into
+# [a loop of your own](../python.md#a-training-loop-of-your-own).
 
 # %%
-defended = sv.split(copy.deepcopy(network), at="narrow", example=x[:1], defenses=[sv.Gaussian(0.4), sv.CEM(16)])
+defenses = [sv.Gaussian(0.4), sv.CEM(16)]
+defended = sv.split(copy.deepcopy(network), at="narrow", example=x[:1], defenses=defenses)
 history = sv.fit(defended, train, epochs=epochs, batch_size=50, lr=0.05)
 for record in history[:: max(1, epochs // 4)]:
-    nats = record["leakage_nats"]
-    print(f"epoch {record['epoch']}: loss {record['loss']:.2f}, leakage", "unknown" if nats is None else f"{nats:.0f}")
+    print(f"epoch {record['epoch']}: loss {record['loss']:.2f}, leakage {record['leakage_nats']:.0f}")
 
 # %% [markdown]
 # The loss should fall. The last column is an estimate of how much the wire tells about the image, in *nats*
@@ -208,7 +212,8 @@ after = sv.attack(defended, decoder, learn_from=own, invert=under_attack)
 accuracy_after = sv.accuracy(defended, test)
 ratio = after.ratio(before)
 print(f"accuracy {accuracy:.3f} -> {accuracy_after:.3f}")
-print(f"error of the decoder {before.interval():.4f} -> {after.interval():.4f}, that is {ratio:.2f} times as much")
+print(f"error of the decoder {before.interval():.4f} -> {after.interval():.4f}")
+print(f"that is {ratio:.2f} times as much")
 
 # %%
 after.plot()
@@ -220,15 +225,15 @@ after.plot()
 # Is this good? Ask three questions:
 #
 # 1. **What did it cost?** Compare the accuracies. If their intervals hardly overlap, you paid for the
-#    privacy, and a comparison with another defense is fair only [at equal
-#    accuracy](../bench.md#how-figures-are-made).
+#    privacy, and a comparison with another defense is fair only
+#    [at equal accuracy](../bench.md#how-figures-are-made).
 # 2. **How far is the error from the best that is possible?** That is the class mean from above:
 
 # %%
 from splitveil.statistics.ceiling import share_of_ceiling
 
 share = share_of_ceiling(after.mse, before.mse, after.class_mean_mse)
-print(f"{share:.0%} of the way from the undefended wire to one that tells the class and nothing else")
+print(f"{share:.0%} of the way from the undefended wire to one that tells the class only")
 
 # %% [markdown]
 # 3. **What do you see?** A blurred picture may still show whose handwriting it is. Squared error rises long
@@ -240,7 +245,8 @@ print(f"{share:.0%} of the way from the undefended wire to one that tells the cl
 # and calls them *flags*. Here is a decoder that stops after one epoch:
 
 # %%
-hasty = sv.attack(defended, sv.Decoder(epochs=1, network="conv_normN1C32"), learn_from=own, invert=under_attack)
+once = sv.Decoder(epochs=1, network="conv_normN1C32")
+hasty = sv.attack(defended, once, learn_from=own, invert=under_attack)
 print(f"error {hasty.mse:.4f}")
 for flag in hasty.flags:
     print("flag:", flag)
@@ -283,7 +289,8 @@ hardened.plot()
 # %%
 quiet = sv.attack(hardened.model, decoder, learn_from=own, invert=under_attack)
 accuracy_quiet = sv.accuracy(hardened.model, test)
-print(f"accuracy {accuracy:.3f} -> {accuracy_quiet:.3f}, error {quiet.ratio(before):.2f} times the undefended one")
+print(f"accuracy {accuracy:.3f} -> {accuracy_quiet:.3f}")
+print(f"error {quiet.ratio(before):.2f} times that of the undefended one")
 quiet.plot()
 
 # %% [markdown]
@@ -296,8 +303,8 @@ quiet.plot()
 # - **You do not know which of the two defenses did it.** Train a third model with `Gaussian(0.4)` alone. What
 #   CEM adds to noise [depends on the network](../cem.md) and can be nothing.
 # - **One training is no verdict.** The same settings with another seed give another accuracy and another
-#   error. Train three or more of each before you say that one defense is better: [how to
-#   compare](../attacks.md#comparing).
+#   error. Train three or more of each before you say that one defense is better:
+#   [how to compare](../attacks.md#comparing).
 # - **One attack is no verdict** either. `sv.evaluate(defended, "quick-v2", ...)` makes several and takes a
 #   few minutes.
 # - **Noise protects one wire.** Whoever sees several wires of one image averages the noise away. `observed=4`

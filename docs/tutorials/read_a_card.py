@@ -18,7 +18,7 @@ import os
 import tempfile
 from pathlib import Path
 
-os.environ |= {"TTY_COMPATIBLE": "0", "COLUMNS": "100"}  # commands print text, without bars of progress
+os.environ |= {"TTY_COMPATIBLE": "0", "COLUMNS": "100"}  # text, no bars of progress
 os.chdir(tempfile.mkdtemp())  # everything below is written into a folder of its own
 
 # %% [markdown]
