@@ -31,7 +31,7 @@ lint: $(INSTALLED)  ## check style, format, types, US spelling, dependencies and
 	$(BIN)/deptry src
 	$(BIN)/codespell src edge tests docs website benchmarks/*.py records *.md
 
-docs: $(INSTALLED)  ## build the documentation site into site/, strictly (about half a minute)
+docs: tutorials  ## build the documentation site into site/, strictly (about half a minute, after the tutorials)
 	$(BIN)/python -m website.build --out site
 
 coverage: $(INSTALLED)  ## run the tests and show which lines they do not reach

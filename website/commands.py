@@ -44,6 +44,7 @@ def described(name: str) -> str:
         name: such as ``train``.
     """
     _, usage, text = re.split(r"```console\n(.*?)\n```", app[name].generate_docs(recursive=False), flags=re.DOTALL)
+    usage = re.sub(r"-m \S+ ", "", usage)  # of the module that is run, which is no part of the command
     for group in ("Parameters", "Arguments", "Commands"):
         text = text.replace(f"**{group}**:", f"## {group}")
     code = re.compile(r"(`[^`]*`)")

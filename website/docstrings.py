@@ -11,6 +11,8 @@ from typing import Any
 
 import griffe
 
+from . import reference
+
 SINGLE = re.compile(r"^Example:$", re.MULTILINE)
 SEVERAL = re.compile(r"^(    +)(\w+(?:, \w+)+): ", re.MULTILINE)
 PROMPT = ">>>"
@@ -52,7 +54,17 @@ def _one_by_one(found: re.Match[str]) -> str:
 
 
 class Examples(griffe.Extension):
-    """Mark the examples of every docstring."""
+    """Mark the examples of every docstring, and complain where the reference shows an object without one."""
+
+    def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
+        """Name the objects of a package that lack a docstring; the build ends where griffe warns.
+
+        Args:
+            pkg: the package, read to its end.
+            **kwargs: what else griffe gives.
+        """
+        for name in reference.undocumented(pkg):
+            griffe.logger.warning(f"{name} is in the reference, and has no docstring")
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """Change the docstring of an object that was read.

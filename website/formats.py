@@ -255,7 +255,8 @@ def page(one: Format, schema: Mapping[str, Any]) -> str:
 def _object(schema: Mapping[str, Any]) -> list[str]:
     """Return the description of an object and the table of its keys."""
     documented = parse(schema.get("description", ""), style=DocstringStyle.GOOGLE)
-    about = [part for part in (documented.short_description, documented.long_description) if part]
+    about = [documented.short_description or "", documented.long_description or ""]
+    about = [part for part in about if part.strip("`.") and not re.fullmatch(r"`+[^`]+`+\.?", part)]
     text = [tables.escaped(part).replace("&#96;", "`") for part in about]
     words = {part.arg_name: part.description or "" for part in documented.params}
     if "properties" not in schema:

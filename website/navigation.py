@@ -12,7 +12,13 @@ Entry = tuple[str, str]
 """A page's title, empty where its own heading is the title, and its path."""
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Start": ("index.md", "start.md", "python.md", "command-line.md", "quickstart.md"),
-    "Tutorials": ("tutorials/*.md",),
+    "Tutorials": (
+        "tutorials/protect_my_network.md",
+        "tutorials/attack_a_model.md",
+        "tutorials/read_a_card.md",
+        "tutorials/from_a_run_to_a_service.md",
+        "tutorials/*.md",
+    ),
     "Guides": (
         "recipes.md",
         "harden.md",

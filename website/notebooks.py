@@ -40,7 +40,9 @@ def as_page(source: Path, target: Path) -> str:
     """
     executed = source.with_suffix(".md")
     if source.suffix == ".py" and executed.is_file():
-        return executed.read_text(encoding="utf-8")
+        offer = f"[Download this page as an executed notebook]({source.stem}.ipynb)\n"
+        text = executed.read_text(encoding="utf-8")
+        return text + (f"\n{offer}" if source.with_suffix(".ipynb").is_file() else "")
     text = source.read_text(encoding="utf-8")
     cells = percent_cells(text) if source.suffix == ".py" else json.loads(text)["cells"]
     blocks = []
