@@ -10,9 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import os
-import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -23,17 +21,15 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 import numpy as np
+from trials import Trial, run
 
 import grpc_calls
 import served
-import small_bundle
-from splitveil import runs
 from splitveil.deploy.bundle import Bundle
 from splitveil.serving import rpc
 from splitveil.serving.limits import Limits
 from splitveil.serving.refusals import Kind
 from splitveil.serving.settings import Settings
-from splitveil.storage.files import write_json
 
 METHOD = f"/{rpc.SERVICE}/ModelInfer"
 POOL = 4096
@@ -224,35 +220,20 @@ async def stopped(bundle: Bundle, folder: Path, clients: int, times: int, leaves
     return {"times": times, "clients": clients, "answers": dict(found), "exit_codes": dict(codes), "held": held}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--requests", type=int, default=20_000)
-    parser.add_argument("--fuzzed", type=int, default=10_000)
-    parser.add_argument("--raw", type=int, default=1_000)
-    parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--times", type=int, default=5, help="of SIGTERM")
-    args = parser.parse_args()
-    found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        bundle = small_bundle.make(folder / "bundle")
-        trials = {
-            "answers belong to their requests": mixed(bundle, folder, args.requests, args.clients),
-            "fuzzed messages": fuzzed(bundle, folder, args.fuzzed, args.clients),
-            "bytes that are no HTTP/2": raw(bundle, folder, args.raw),
-            "SIGTERM under load": stopped(bundle, folder, args.clients, args.times, leaves=True),
-            "SIGTERM, and clients that go on": stopped(bundle, folder, args.clients, args.times, leaves=False),
-        }
-        for title, trial in trials.items():
-            found[title] = asyncio.run(trial)
-            print(title, json.dumps(found[title]), flush=True)
-    command = (
-        f"python benchmarks/grpc_faults.py --requests {args.requests} --fuzzed {args.fuzzed} --raw {args.raw} "
-        f"--clients {args.clients} --times {args.times}"
-    )
-    write_json(args.out, {"trials": found, "machine": runs.environment(), "command": command})
+def all_trials(bundle: Bundle, folder: Path, args: argparse.Namespace) -> dict[str, Trial]:
+    return {
+        "answers belong to their requests": mixed(bundle, folder, args.requests, args.clients),
+        "fuzzed messages": fuzzed(bundle, folder, args.fuzzed, args.clients),
+        "bytes that are no HTTP/2": raw(bundle, folder, args.raw),
+        "SIGTERM under load": stopped(bundle, folder, args.clients, args.times, leaves=True),
+        "SIGTERM, and clients that go on": stopped(bundle, folder, args.clients, args.times, leaves=False),
+    }
 
 
 if __name__ == "__main__":
-    main()
+    run(
+        Path(__file__),
+        str(__doc__),
+        {"requests": 20_000, "fuzzed": 10_000, "raw": 1_000, "clients": 32, "times": 5},
+        all_trials,
+    )

@@ -10,11 +10,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -26,14 +24,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 
+from trials import Trial, run
+
 import served
-import small_bundle
-from splitveil import runs
 from splitveil.deploy.bundle import Bundle
 from splitveil.serving.limits import Limits
 from splitveil.serving.metrics import CODES
 from splitveil.serving.settings import Settings
-from splitveil.storage.files import write_json
 
 POOL = 4096
 """Wires whose answers are known."""
@@ -337,11 +334,7 @@ async def killed(bundle: Bundle, folder: Path, clients: int, times: int) -> dict
     found: Counter[str] = Counter()
     async with server(bundle, folder, workers=2) as asked:
         for _ in range(times):
-            victim = int(
-                Path(f"/proc/{asked.running.process.pid}/task/{asked.running.process.pid}/children")
-                .read_text()
-                .split()[0]
-            )
+            victim = int(children(asked)[0])
             left = iter(range(2000))
 
             async def client(number: int, left: Any = left, victim: int = victim) -> None:
@@ -383,72 +376,21 @@ def children(asked: Asked) -> list[str]:
     return Path(f"/proc/{number}/task/{number}/children").read_text().split()
 
 
-def table(trials: dict[str, dict[str, Any]]) -> str:
-    """Return the trials as docs/serve.md shows them."""
-    mixed_up, fuzz, many, dawdling, stop, kill = trials.values()
-    growth = [trial["megabytes"][1] - trial["megabytes"][0] for trial in (mixed_up, fuzz)]
-    codes = ", ".join(f"{count:,} times {code}" for code, count in fuzz["answers"].items())
-    late = {status for counts in dawdling["answers"].values() for status in counts}
-    rows = [
-        (
-            f"{mixed_up['requests']:,} requests of {mixed_up['clients']} clients with known answers, of whom "
-            f"{mixed_up['left before the answer']:,} left before theirs",
-            f"{mixed_up['right']:,} right, {mixed_up['mixed_up']} wrong; memory {growth[0]:+.1f} MB",
-        ),
-        (
-            f"{fuzz['requests']:,} requests with bytes changed, taken out or put in",
-            f"{codes}; {fuzz['tracebacks']} tracebacks; memory {growth[1]:+.1f} MB",
-        ),
-        (
-            f"{many['connections']} connections, of which {many['cap']} are allowed",
-            f"{many['answers']['200']} answered, {many['answers']['503']} times 503; afterwards {many['afterwards']}",
-        ),
-        (f"{dawdling['each']} clients of each of: {', '.join(dawdling['answers'])}", f"all {' or '.join(late)}"),
-        (
-            f"SIGTERM {stop['times']} times under {stop['clients']} clients that never pause",
-            f"{stop['answers']['200']:,} answered, {stop['answers']['503']:,} times 503, "
-            f"{stop['answers'].get('lost', 0)} lost; exit codes {', '.join(stop['exit_codes'])}",
-        ),
-        (
-            f"one of two workers killed {kill['times']} times under {kill['clients']} clients that ask again",
-            f"{kill['right']:,} right, {kill.get('wrong', 0)} wrong, {kill.get('never answered', 0)} never answered; "
-            f"{kill['asked again']} asked again; {kill['workers afterwards']} workers afterwards",
-        ),
-    ]
-    lines = [f"| {trial} | {result} |" for trial, result in rows]
-    return "\n".join(["| trial | what came of it |", "|---|---|", *lines])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--requests", type=int, default=100_000)
-    parser.add_argument("--fuzzed", type=int, default=10_000)
-    parser.add_argument("--connections", type=int, default=600)
-    parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--times", type=int, default=5, help="of SIGTERM and of kills")
-    args = parser.parse_args()
-    found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        bundle = small_bundle.make(folder / "bundle")
-        trials = {
-            "answers belong to their requests": mixed(bundle, folder, args.requests, args.clients),
-            "fuzzed requests": fuzzed(bundle, folder, args.fuzzed, args.clients),
-            "too many connections": crowd(bundle, folder, args.connections),
-            "slow clients": slow(bundle, folder, 20),
-            "SIGTERM under load": stopped(bundle, folder, args.clients, args.times),
-            "a worker is killed": killed(bundle, folder, args.clients, args.times),
-        }
-        for title, trial in trials.items():
-            found[title] = asyncio.run(trial)
-            print(title, json.dumps(found[title]), flush=True)
-    command = (
-        f"python benchmarks/serving_faults.py --requests {args.requests} --fuzzed {args.fuzzed} "
-        f"--connections {args.connections} --clients {args.clients} --times {args.times}"
-    )
-    write_json(args.out, {"trials": found, "machine": runs.environment(), "command": command})
+def all_trials(bundle: Bundle, folder: Path, args: argparse.Namespace) -> dict[str, Trial]:
+    return {
+        "answers belong to their requests": mixed(bundle, folder, args.requests, args.clients),
+        "fuzzed requests": fuzzed(bundle, folder, args.fuzzed, args.clients),
+        "too many connections": crowd(bundle, folder, args.connections),
+        "slow clients": slow(bundle, folder, 20),
+        "SIGTERM under load": stopped(bundle, folder, args.clients, args.times),
+        "a worker is killed": killed(bundle, folder, args.clients, args.times),
+    }
 
 
 if __name__ == "__main__":
-    main()
+    run(
+        Path(__file__),
+        str(__doc__),
+        {"requests": 100_000, "fuzzed": 10_000, "connections": 600, "clients": 32, "times": 5},
+        all_trials,
+    )

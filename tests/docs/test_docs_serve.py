@@ -71,8 +71,8 @@ def test_the_tables_of_codes_and_limits_are_complete():
 def test_the_trials_on_the_page_are_those_of_the_record(monkeypatch):
     folder = Path(__file__).parents[2] / "benchmarks"
     monkeypatch.syspath_prepend(str(folder))
-    script = importlib.import_module("serving_faults")
+    trials = importlib.import_module("trials")
     record = json.loads((folder / "serving_faults.json").read_text())
-    assert script.table(record["trials"]) in PAGE
+    assert trials.http_table(record["trials"]) in PAGE
     assert all(trial["held"] for trial in record["trials"].values())
     assert record["trials"]["fuzzed requests"]["requests"] == 10_000
