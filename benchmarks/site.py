@@ -30,6 +30,7 @@ KINDS = (
     "results.html",
     "faq.html",
     "peers.html",
+    "tutorials/protect_my_network.html",
     "concepts/threat-model.html",
     "guides/add-a-plugin.html",
     "reference/python/splitveil.html",

@@ -212,14 +212,14 @@ def write(out: Path) -> list[tuple[str, str]]:
             (folder / f"{one.page}.md").write_text(page(one, schema), encoding="utf-8")
             pages.append((one.file, f"reference/files/{one.page}.md"))
             name = f"[{name}](files/{one.page}.md)"
-        rows.append([name, one.about, one.written_by, one.read_by, "JSON Schema" if one.model else "none"])
+        rows.append([name, one.about, one.written_by, one.read_by])
     text = (
         "# File formats\n\nFiles that are written and read back. Where a typed model reads a file, its page and its\n"
         "JSON Schema are made from that model. The schemas say what a reader demands: a file of another version\n"
-        "may hold more, unless its schema forbids it. Where no schema is named, the file is of another format than\n"
-        "JSON or YAML, or nothing depends on its layout.\n\n"
+        "may hold more, unless its schema forbids it. A file without a link here has no schema: it is of another\n"
+        "format than JSON or YAML, or nothing depends on its layout.\n\n"
     )
-    text += tables.table(["file", "what it holds", "written by", "read by", "schema"], rows) + "\n"
+    text += tables.table(["file", "what it holds", "written by", "read by"], rows) + "\n"
     (out / "reference/files.md").write_text(text, encoding="utf-8")
     return [("Overview", "reference/files.md"), *pages]
 

@@ -266,7 +266,7 @@ def json_text(title: str, name: str) -> str:
     return f'"{title.replace("`", "")} · {name.rpartition(".")[2]}"'
 
 
-def undocumented(package: griffe.Module) -> list[str]:
+def undocumented(package: griffe.Object | griffe.Alias) -> list[str]:
     """Return what the reference shows of a package without a docstring: objects, and their public methods.
 
     Args:
