@@ -153,7 +153,7 @@ CLAIMS: dict[str, list[str]] = {
         "0.2 < share < 1",
     ],
     "attack_a_model": [
-        "hasty.flags and hasty.mse > 0.8 * hasty.baseline_mse",
+        "hasty.flags and hasty.mse > 2 * hasty.baseline_mse",
         "patient.mse < 0.3 * hasty.mse and not patient.flags",
         "report.worst_case_mse < report.mse < 0.5 * patient.class_mean_mse",
         "report.results['nearest'].mse > report.mse",

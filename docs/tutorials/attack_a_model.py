@@ -113,10 +113,10 @@ hasty
 # %% [markdown]
 # `mse` is the mean squared error over the pixels, which lie between 0 and 1. It means nothing without
 # `baseline_mse` beside it, the error of an attacker who sees no wire at all and always answers the *mean
-# image* of their own pictures. As long as the two are close, the decoder has learned nothing from the wire,
-# and that is what the letter calls a failure.
+# image* of their own pictures. Here the decoder is far above it. It has learned nothing from the wire, and
+# that is what the letter calls a failure.
 #
-# But the *flag* below the figures says what else it may be. A flag is a reason why a figure should not be
+# But the *flag* below the figures says what else that can mean. A flag is a reason why a figure should not be
 # trusted: an attack may fail because the wire is private, or because the attack is bad. Two epochs over a few
 # hundred pictures are a handful of steps.
 #
@@ -234,8 +234,10 @@ for flag in sv.attack(broken, sv.Linear(), **sides).flags:
     print("flag:", flag)
 
 # %% [markdown]
-# SplitVeil sends some images twice before every attack and compares. You should ask for the code that draws
-# the noise, or measure it: noise that an attacker can predict is no noise.
+# SplitVeil sends some images twice before every attack and compares: that is the first flag. The second one
+# says that the noise depends on an image's place in its batch, as it does here, since each place has its own
+# fixed noise. You should ask for the code that draws the noise, or measure it: noise that an attacker can
+# predict is no noise.
 #
 # ## What to answer them
 #
