@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor
 
 from . import ranges
 from .nn.processor import capabilities
+
+if TYPE_CHECKING:  # whoever only wants to read a command's help does not wait for it
+    import torch
+    from torch import Tensor
 
 Several = Annotated[ranges.Images, Field(ge=2)]
 RECIPES: dict[str, dict[str, Any]] = {
@@ -161,6 +163,8 @@ def batches(count: int, size: int, rng: torch.Generator, smallest: int = 2) -> l
         rng: generator of the permutation.
         smallest: least images in a batch.
     """
+    import torch
+
     order = torch.randperm(count, generator=rng, device=rng.device)
     parts = list(order.split(size))
     if len(parts) > 1 and len(parts[-1]) < smallest:
@@ -178,6 +182,8 @@ def precision(choice: str, device: torch.device) -> str:
     if choice != "auto":
         return choice
     if device.type == "cuda":
+        import torch
+
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     able = capabilities()
     return "bf16-mixed" if able["amx_bf16"] or able["avx512_bf16"] else "32-true"

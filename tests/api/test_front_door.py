@@ -17,6 +17,12 @@ def test_importing_loads_nothing_heavy():
     assert found.stdout.strip() == "[]"
 
 
+def test_the_commands_do_not_wait_for_torch_before_they_need_it():
+    code = "import sys, splitveil.cli; print(sorted(m for m in sys.modules if m in ('torch', 'scipy', 'matplotlib')))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
 def test_every_name_that_is_listed_is_there():
     for name in sv.__all__:
         assert getattr(sv, name).__name__ == name

@@ -11,7 +11,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from .. import progress_bars
-from ..statistics.intervals import Interval
 from ._shared import LOOK, MaybePlace, Place, app, out_console, say, show_flags
 
 if TYPE_CHECKING:
@@ -65,6 +64,8 @@ def export(
 
 
 def _print(found: Exported, run: Path) -> None:
+    from ..statistics.intervals import Interval
+
     wire, compared = found.wire, found.compared
     coded, draws = wire["wire"], wire["draws"]
     error = coded["error_over_sigma"]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 NAMES = {
     "avx2": "_is_avx2_supported",
     "avx512_f": "_is_avx512_supported",
@@ -21,6 +19,8 @@ def capabilities() -> dict[str, bool]:
     >>> sorted(capabilities())
     ['amx_bf16', 'avx2', 'avx512_bf16', 'avx512_f']
     """
+    import torch
+
     cpu: Any = torch.cpu
     if hasattr(cpu, "get_capabilities"):
         found = cpu.get_capabilities()
