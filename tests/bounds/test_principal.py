@@ -15,6 +15,7 @@ from splitveil.bounds import _gaussians
 from splitveil.bounds._examples import channel_of
 from splitveil.bounds._principal import Principal, candidates
 from splitveil.bounds.gaussian_channel import GaussianChannel
+from splitveil.bounds.mixture import MixtureBound
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -59,6 +60,8 @@ def test_it_comes_near_the_exact_leakage_of_few_directions_in_a_wide_wire():
     assert exact < found.interval.hi
     assert found.value == pytest.approx(exact, rel=0.03)
     assert "10 directions" in found.about
+    (mixed,) = MixtureBound(clusters=1).estimate(channel, rng())
+    assert (mixed.value, mixed.about) == (pytest.approx(found.value, rel=0.01), found.about)
     law = channel.conditional("fit")
     one = torch.zeros(len(law.mean), dtype=torch.long)
     full = _gaussians.full(law.mean, law.variance.mean(0), one, 1, 0.0)

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from . import _gaussians
+
+ENOUGH = 2
+"""Images for each value of the wire that determine a full covariance well enough."""
 SHARES = (0.05, 0.15, 0.4)
 """Numbers of directions that are tried, as parts of the number of images."""
 
@@ -39,6 +43,11 @@ class Principal:
         square = (along.square() / self.variances).sum(1) + beside / self.rest
         logs = float(self.variances.log().sum()) + left * math.log(self.rest) + z.shape[1] * math.log(2 * math.pi)
         return -0.5 * (square + logs)
+
+
+def needed(images: int, dimension: int) -> bool:
+    """Return whether a wire of so many values has a full covariance that so many images do not determine."""
+    return dimension > min(_gaussians.FULL_UP_TO, images / ENOUGH)
 
 
 def candidates(z: Tensor, others: Tensor, noise: float) -> list[Principal]:

@@ -10,9 +10,6 @@ from . import _gaussians, _principal
 from ._cross_entropy import gaps, upper_bound
 from .base import Bound, Channel, Estimate
 
-ENOUGH = 2
-"""Images for each value of the wire that determine a full covariance well enough."""
-
 
 @plugin("channel")
 class GaussianChannel(Bound):
@@ -37,7 +34,7 @@ class GaussianChannel(Bound):
     def estimate(self, channel: Channel, rng: torch.Generator) -> list[Estimate]:
         law = channel.conditional("fit")
         noise = law.variance.mean(0)
-        if channel.dimension > min(_gaussians.FULL_UP_TO, len(law.mean) / ENOUGH):
+        if _principal.needed(len(law.mean), channel.dimension):
             return [_wide(channel, law.mean, float(noise.mean()), rng)]
         one = torch.zeros(len(law.mean), dtype=torch.long, device=law.mean.device)
         return [upper_bound(channel, _gaussians.full(law.mean, noise, one, 1, 0.0), "one Gaussian", rng)]

@@ -8,9 +8,8 @@ from torch import Tensor
 from ..defenses import _kmeans
 from ..ranges import Count
 from ..registry import plugin
-from . import _gaussians
-from ._cross_entropy import gaps, upper_bound
-from ._gaussians import Mixture
+from . import _gaussians, _principal
+from ._cross_entropy import Density, gaps, upper_bound
 from .base import Bound, Channel, Estimate
 
 PULL = (1.0, 4.0)
@@ -24,10 +23,11 @@ class MixtureBound(Bound):
     """Bound the leakage by the cross-entropy of the wire under a mixture of Gaussians.
 
     For any density q, I(x; z_wire) ≤ E[log p(z_wire|x) − log q(z_wire)]. One Gaussian, one per class and one per
-    cluster of each class, with full and with diagonal covariances, are fitted on one part of the images; the density
-    that is best on a second part is scored on the third, with fresh noise. The mean is therefore an unbiased estimate
-    of a true upper bound, and its interval is honest. What a training logs (Theorem 2 of arXiv 2503.00383, with
-    diagonal covariances) is only an estimate: the encoder was trained on the images that it is about.
+    cluster of each class, with full and with diagonal covariances, are fitted on one part of the images; where these
+    are few for so wide a wire, one Gaussian of principal directions as well. The density that is best on a second part
+    is scored on the third, with fresh noise. The mean is therefore an unbiased estimate of a true upper bound, and its
+    interval is honest. What a training logs (Theorem 2 of arXiv 2503.00383, with diagonal covariances) is only an
+    estimate: the encoder was trained on the images that it is about.
 
     Args:
         clusters: most clusters of each class.
@@ -53,7 +53,7 @@ class MixtureBound(Bound):
             rng.set_state(after)
             return list(found)
 
-        def gap(q: Mixture) -> float:
+        def gap(q: Density) -> float:
             rng.set_state(start)  # each density meets the same noise
             return float(gaps(channel, "choose", q, rng).mean())
 
@@ -63,7 +63,7 @@ class MixtureBound(Bound):
         channel.kept[key] = found, rng.get_state()
         return list(found)
 
-    def _candidates(self, channel: Channel, rng: torch.Generator) -> dict[str, Mixture]:
+    def _candidates(self, channel: Channel, rng: torch.Generator) -> dict[str, Density]:
         law, y = channel.conditional("fit"), channel.labels("fit")
         z, noise = law.mean, law.variance.mean(0)
         forms = {"diagonal": (_gaussians.diagonal, 20)}
@@ -72,7 +72,7 @@ class MixtureBound(Bound):
         groups = {"one Gaussian": torch.zeros_like(y), "one Gaussian per class": y}
         if self.clusters > 1:
             groups[f"up to {self.clusters} Gaussians per class"] = _clusters(z, y, self.clusters, rng)
-        found = {}
+        found: dict[str, Density] = {}
         for grouping, index in groups.items():
             index = index.unique(return_inverse=True)[1]
             count = int(index.max()) + 1
@@ -80,6 +80,10 @@ class MixtureBound(Bound):
                 for pull in PULL if count > 1 else PULL[:1]:
                     about = f"{grouping}, {form} covariances" + (f", pooled weight {pull:g}" if count > 1 else "")
                     found[about] = fit(z, noise, index, count, pull * unit)
+        if _principal.needed(len(z), channel.dimension):
+            others = channel.features("choose").flatten(1).double()
+            for one in _principal.candidates(z, others, float(noise.mean())):
+                found[f"one Gaussian of {len(one.variances)} directions"] = one
         return found
 
 
