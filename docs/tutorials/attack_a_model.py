@@ -22,6 +22,7 @@ import splitveil as sv
 
 ROOT = os.environ.get("SPLITVEIL_TUTORIAL_DATA")  # a folder with CIFAR-10; None: digits
 folder = Path(tempfile.mkdtemp())
+torch.manual_seed(0)
 
 # %% [markdown]
 # ## What they gave you
@@ -40,7 +41,7 @@ if ROOT is None:
     x = torch.tensor(digits.images / 16, dtype=torch.float32)[:, None]
     x = nn.functional.interpolate(x, size=16, mode="bilinear")
     y = torch.tensor(digits.target)
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(x))
     counts, epochs = (900, 350, 547), 6
 else:
     from splitveil.data import load
@@ -48,7 +49,8 @@ else:
     images = load("cifar10", root=ROOT)
     x = torch.cat([images.train.images, images.test.images]).float() / 255
     y = torch.cat([images.train.labels, images.test.labels])
-    order, counts, epochs = torch.arange(len(x)), (50_000, 5000, 5000), 10
+    order = torch.cat([torch.randperm(50_000)[:20_000], 50_000 + torch.randperm(10_000)])
+    counts, epochs = (20_000, 3000, 7000), 5
 
 theirs, own, test = ((x[part], y[part]) for part in order.split(counts))
 under_attack = test[0][:100], test[1][:100]

@@ -24,6 +24,7 @@ from torch import nn
 import splitveil as sv
 
 ROOT = os.environ.get("SPLITVEIL_TUTORIAL_DATA")  # a folder with CIFAR-10; None: digits
+torch.manual_seed(0)
 
 # %% [markdown]
 # ## What you have
@@ -39,6 +40,7 @@ if ROOT is None:
     x = torch.tensor(digits.images / 16, dtype=torch.float32)[:, None]
     x = nn.functional.interpolate(x, size=16, mode="bilinear")
     y = torch.tensor(digits.target)
+    order = torch.randperm(len(x))
     counts, epochs = (1000, 350, 200, 247), 6
 else:
     from splitveil.data import load
@@ -46,11 +48,9 @@ else:
     images = load("cifar10", root=ROOT)
     x = torch.cat([images.train.images, images.test.images]).float() / 255
     y = torch.cat([images.train.labels, images.test.labels])
-    counts, epochs = (48_000, 5000, 2000, 5000), 10
+    order = torch.cat([torch.randperm(50_000)[:20_000], 50_000 + torch.randperm(10_000)])
+    counts, epochs = (20_000, 3000, 2000, 5000), 6
 
-order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-if ROOT:
-    order = torch.arange(len(x))  # its test images come last
 train, own, choose, test = ((x[part], y[part]) for part in order.split(counts))
 under_attack = test[0][:100], test[1][:100]
 
