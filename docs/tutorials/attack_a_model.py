@@ -84,7 +84,7 @@ torch.save(trained.tail.state_dict(), folder / "tail.pt")
 # A checkpoint of PyTorch can hold code that runs while it is read. `weights_only=True` reads tensors and
 # nothing else, so use it for every file that is not your own.
 #
-# `sv.SplitModel` puts the halves together, with the noise that the letter tells of. You assume that the
+# `sv.SplitModel` puts the halves together, with the noise that the letter mentions. You assume that the
 # attacker knows the encoder and the kind of noise: the device can be bought and taken apart, so a defense
 # must hold without secrets.
 
@@ -105,7 +105,7 @@ print(f"wire {model.wire_shape}, {model.numbers_sent} numbers; accuracy {accurac
 #
 # Their attack was a *decoder*: a network that learns from pairs of wire and picture to answer the picture.
 # You need pictures of the same kind of your own, and the right to send them through the device. These are in
-# `own`. The images in `under_attack` are in neither of the two trainings.
+# `own`. The images in `under_attack` are used neither to train the network nor to train the attack.
 
 # %%
 sides = {"learn_from": own, "invert": under_attack}
@@ -122,20 +122,20 @@ hasty
 # trusted: an attack may fail because the wire is private, or because the attack is bad. Two epochs over a few
 # hundred pictures are a handful of steps.
 #
-# ## Give the decoder time, and company
+# ## Train the decoder longer, and add other attacks
 #
-# A decoder answers a compromise between all pictures that fit. Other attacks go other ways, and which one is
-# strongest depends on the defense. So you train the decoder for longer, and make three further attacks on the
-# same wires with `sv.evaluate`:
+# A decoder answers with a compromise between all pictures that fit. Other attacks work differently, and which
+# one is strongest depends on the defense. So you train the decoder for longer, and make three further attacks
+# on the same wires with `sv.evaluate`:
 #
 # - `Linear`, a regression from the wire to the pixels in closed form. Every serious attack must beat it.
-# - `Nearest` answers the image of the attacker's own whose wire is nearest. Its squared error is bad, but its
-#   answer is a real picture, and often of the right kind.
+# - `Nearest` answers with the one of the attacker's own images whose wire is nearest. Its squared error is
+#   bad, but its answer is a real picture, and often of the right kind.
 # - `Refine` uses the encoder's weights: it takes the answer of the linear attack and changes it until its
 #   wire is the one that was overheard.
 #
-# By name, `"quick-v2"` stands for these four in their full length, which takes minutes. *Suites* like this
-# one are frozen, so that figures of different people compare.
+# The name `"quick-v2"` stands for these four in their full length, which takes minutes. *Suites* like this
+# one are frozen, so that you can compare your figures with those of others.
 
 # %%
 attacks = [
@@ -158,8 +158,8 @@ report
 # on images that the decoder has not learned from no longer falls (`sv.Decoder(steps=2500)` does that).
 #
 # The first line of the report has the figure to quote: the error of the *best attacker*. That is the attack
-# which was best on images that the attacker held out, so an attacker could have chosen it. Two other choices
-# would be wrong:
+# which did best on images of the attacker's own that were held out, so a real attacker could have chosen it.
+# Two other choices would be wrong:
 #
 # - the lowest error of the table, chosen by looking at the attacked images, and
 # - the lowest error for each single image, which is `worst_case_mse`. Nobody can make that choice without
@@ -202,9 +202,9 @@ for estimate in sv.bound(model, "linkage", test):
 #
 # ## What else can go wrong
 #
-# **The same picture is sent twice.** The noise is drawn anew, so two wires of one picture have the noise of
-# one with σ/√2. With `observed=8` the attacker has eight of them, as of a video or of a request that is sent
-# again.
+# **The same picture is sent twice.** The noise is drawn anew for each, so the average of two wires of one
+# picture has less noise: its standard deviation is σ/√2 instead of σ. With `observed=8` the attacker has
+# eight wires of each picture, as from a video or from a request that is sent again.
 
 # %%
 eight, once = sv.attack(model, sv.Linear(), observed=8, **sides), report.results["linear"]
@@ -214,8 +214,8 @@ print(f"one wire {once.mse:.4f}, eight {eight.mse:.4f}: {eight.ratio(once):.2f} 
 # An interval below 1 shows that the repetition helps the attacker. Ask whether the device ever sends one
 # picture twice.
 #
-# **The noise is not what they say.** Here is a device that draws its noise from a fixed seed, by a mistake of
-# one line:
+# **The noise is not what they say.** Here is a device that draws its noise from a fixed seed, because of a
+# mistake in one line:
 
 # %%
 from splitveil.defenses.base import Defense

@@ -8,7 +8,8 @@
 #
 # Everything runs on this machine. [From a run to a service](../service.md) is the same path for people in a
 # hurry, with clusters, phones and browsers. Commands begin with `!` here, as in every notebook; in a terminal
-# you leave it out. You need `pip install 'splitveil[deploy]' splitveil-edge`, and the command `openssl`.
+# you leave it out. You need `pip install 'splitveil[deploy]' splitveil-edge` ([how to
+# install](../start.md#install)), and the command `openssl`.
 
 # %%
 import json
@@ -143,8 +144,8 @@ print(re.sub(r":\d+", ":PORT", ready))
 # ## Ask it as a device does
 #
 # `splitveil_edge` is the package for the device. It needs neither PyTorch nor SplitVeil. The client gets the
-# address, the device's folder, the token, and the certificate that it shall trust. `remember=0` switches
-# something off that you will switch on again below.
+# address, the device's folder, the token, and the certificate that it should trust. `remember=0` switches off
+# a protection that you will meet below.
 
 # %%
 from splitveil_edge import Client
@@ -192,8 +193,8 @@ print("the same again:", second[0][:16])
 
 # %% [markdown]
 # The two differ because the noise is drawn anew. For somebody who knows nothing these are random bytes. The
-# attackers that count do know something: the encoder, which is on every device. The export has left what the
-# simplest of them makes of a wire, as `attack/linear.onnx`:
+# attackers that count do know something: the encoder, which is on every device. The export has also written
+# the simplest of these attackers, as `attack/linear.onnx`:
 
 # %%
 import onnxruntime
@@ -263,11 +264,11 @@ print(Path("log").read_text().splitlines()[0])
 # %% [markdown]
 # It has the time, the name of the token, the status, sizes and milliseconds, and no wire, no answer and no
 # address. Whoever *runs* the server can of course keep the wires. TLS and tokens keep strangers out; against
-# the server itself there is only the noise.
+# the server itself only the noise protects.
 #
 # ## Stop it
 #
-# At SIGTERM, as at Ctrl-C, the server answers what it was asked, takes no more, and ends with exit code 0.
+# At SIGTERM or Ctrl-C the server answers the requests that it has, takes no new ones, and ends with exit code 0.
 
 # %%
 server.terminate()

@@ -62,7 +62,7 @@ under_attack = test[0][:100], test[1][:100]
 # | `train` | you | the network learns from it |
 # | `own` | the attacker | the attack learns from it: the attacker sends these images through the device |
 # | `choose` | you | choices that need an accuracy, further down |
-# | `test` | you | the network's accuracy, which decides nothing before the end |
+# | `test` | you | the network's accuracy; you make no choice by these images |
 # | `under_attack` | nobody but the device | 100 of the test images, which the attacker tries to see |
 #
 # An attack that has learned from the very images that it reconstructs proves nothing. SplitVeil refuses to
@@ -182,12 +182,12 @@ before.plot()
 # You use two defenses together:
 #
 # - `Gaussian(0.4)` adds random noise to each number of the wire, drawn anew for each image. It hides what is
-#   smaller than the noise. 0.4 is its standard deviation; the numbers here lie between 0 and 1, behind a
-#   sigmoid.
+#   smaller than the noise. 0.4 is its standard deviation; the numbers here lie between 0 and 1, because the
+#   layer ends in a sigmoid.
 # - `CEM(16)` acts in training only. It pulls images of one kind together on the wire, so that they differ by
 #   less than the noise. The name stands for conditional entropy maximization: of all wires that still tell
-#   the class, it prefers those that leave most uncertainty about the image. 16 is the weight of that wish
-#   against the accuracy.
+#   the class, it prefers those that leave most uncertainty about the image. 16 is the weight of this term of
+#   the loss against that of the task.
 #
 # The network learns with both, because noise that comes after the training costs more accuracy. `sv.fit` is
 # the training loop with everything that the defenses need; `sv.OwnLoop` puts them into
@@ -224,9 +224,8 @@ after.plot()
 #
 # Is this good? Ask three questions:
 #
-# 1. **What did it cost?** Compare the accuracies. If their intervals hardly overlap, you paid for the
-#    privacy, and a comparison with another defense is fair only
-#    [at equal accuracy](../bench.md#how-figures-are-made).
+# 1. **What did it cost?** Compare the accuracies. If the second one is lower, you paid for the privacy, and a
+#    comparison with another defense is fair only [at equal accuracy](../bench.md#how-figures-are-made).
 # 2. **How far is the error from the best that is possible?** That is the class mean from above:
 
 # %%
@@ -268,11 +267,11 @@ print(after.flags or "no flags")
 #
 # Perhaps the network is on devices already and you cannot train its encoder again. `sv.harden` leaves the
 # encoder as it is. It measures which directions of the wire the task needs, and puts noise where it needs
-# them least, as much as a loss of accuracy allows that you name: here at most two points.
+# them least. It adds as much noise as the loss of accuracy that you choose allows: here at most two points.
 #
 # Give it images of your own to measure that loss (`validate=`), which the network has not learned from.
-# Without them it takes a tenth of `train`, on which a trained network is nearly perfect whatever you do to
-# it.
+# Without them it takes a tenth of `train`, and a trained network is nearly perfect on these images even with
+# much noise.
 
 # %%
 hardened = sv.harden(undefended, train, validate=choose, max_drop=2.0)

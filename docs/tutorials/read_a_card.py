@@ -58,8 +58,8 @@ for place, (image, digit) in enumerate(zip(*load_digits(return_X_y=True), strict
 #
 # ## The audit
 #
-# `--against` names the undefended run. The second and the third line of the command keep this page short, and
-# you leave them out when you decide about a model:
+# `--against` names the undefended run. The second and the third line of the command keep this page short.
+# Leave them out when you decide about a model:
 #
 # - A *suite* is a frozen list of attacks, and `smoke-v1` is the shortest. It only shows that everything runs,
 #   which the card says of itself. By default you get `quick-v2`, which takes some minutes.
@@ -103,22 +103,22 @@ for place, (image, digit) in enumerate(zip(*load_digits(return_X_y=True), strict
 # classifier is too weak to say anything.
 #
 # **bytes on the wire**. n bits tell at most n bits about the image. It is the only line that needs no
-# assumption, and usually too large to comfort.
+# assumption, and usually it is too large to reassure you.
 #
 # **The bounds.** *At most* says that no attacker can do more, and *at least* that some attacker does this
 # much, each under the assumptions that stand on the card. `linkage` is the one to read first: how often the
-# right photo is found among 10 or 100 by whoever has the wire and the encoder. It is often close to certain
-# where no picture can be made out. `mixture` says how many nats the wire tells about the image (1 nat is 1.44
-# bits): below 1 nat little is told, and dozens are enough to tell every photo of mankind apart. A bound that
-# *says nothing* names the reason. [All of them](../bounds.md).
+# right photo is found among 10 or 100 by whoever has the wire and the encoder. This often works nearly every
+# time, even where no picture can be made out. `mixture` says how many nats the wire tells about the image (1
+# nat is 1.44 bits): below 1 nat little is told, and dozens are enough to tell every photo of mankind apart. A
+# bound that *says nothing* names the reason. [All of them](../bounds.md).
 #
 # **The verdict** is one of three: *leaks like an undefended model*, *reduces leakage*, *hides the picture
 # from these attacks*. The sentences below it name the thresholds. No verdict says "safe", because attacks
 # show what was achieved and not what is possible.
 #
-# **Flags** are reasons not to trust a figure yet, such as an attack that was stopped early. With flags the
-# card is no basis for a yes. Here one flag says that the suite is too short, and others may say what that
-# did.
+# **Flags** are reasons not to trust a figure yet, such as an attack that was stopped early. As long as there
+# are flags, do not say yes on the basis of the card. Here one flag says that the suite is too short; others
+# may show the consequences.
 #
 # ## The same for a program
 #
@@ -145,7 +145,7 @@ order = strongest.outcome.values["mse"].argsort().tolist()
 strongest.plot(order[:4] + order[-4:])
 
 # %% [markdown]
-# ## Decide by rules that were written before
+# ## Decide by rules that you wrote beforehand
 #
 # Whoever looks at the figures first and chooses the limits afterwards will find limits that fit. So write
 # down what your product needs, as a *policy*, and let the audit judge.
@@ -210,12 +210,12 @@ print("not met:", [line["requirement"] for line in card["policy"]["lines"] if no
 #
 # ## So, may it ship?
 #
-# No. The policy is not met, and there are flags, so the figures are too good to be quoted. That is the normal
-# outcome of a first audit, and the table says what to do next:
+# No. The policy is not met, and there are flags, so the attacks may have been too weak and their figures
+# should not be quoted. That is the normal outcome of a first audit. What to do next depends on the line:
 #
 # - **flags**: run the full suite, and repeat until none is left or each is explained.
-# - **linkage**: noise on the wire must drown what tells two photos apart, not only what draws a picture. Ask
-#   whether it matters for you: does anybody who reads your wire have candidate photos?
+# - **linkage**: the noise must also cover what tells two photos apart, which is more than what draws a
+#   picture. Ask whether it matters for you: does anybody who reads your wire have candidate photos?
 # - **share_of_ceiling**: more noise, a later cut, or `splitveil harden`, which puts the noise where the task
 #   needs it least.
 # - **accuracy**: less noise, or a longer training.
@@ -228,7 +228,7 @@ print("not met:", [line["requirement"] for line in card["policy"]["lines"] if no
 #
 # The noise nearly doubles the attacker's error, costs about a point of accuracy, and still the right photo is
 # found among 1,000 every time. [The whole card](../audit.md#what-it-said-of-a-hardened-network) is a good one
-# to read with the list above: nothing on it says that the picture is hidden.
+# to read with the list above. Nothing on it says that the picture is hidden.
 #
 # ## Where to go from here
 #
