@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import accuracy, attack, bound, evaluate, fit, harden, split
+    from .audit.own import PrivacyCard, privacy_card
     from .data import Access
     from .errors import UserError
     from .model import SplitModel
@@ -26,6 +27,7 @@ __version__ = "0.2.0"
 __all__ = [
     "Access",
     "OwnLoop",
+    "PrivacyCard",
     "Report",
     "Result",
     "Saved",
@@ -38,10 +40,12 @@ __all__ = [
     "fit",
     "harden",
     "load",
+    "privacy_card",
     "save",
     "split",
 ]
 _ROOMS = {
+    "audit.own": ("PrivacyCard", "privacy_card"),
     "api": ("accuracy", "attack", "bound", "evaluate", "fit", "harden", "split"),
     "data": ("Access",),
     "errors": ("UserError",),

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from commands import answer
-from splitveil.audit.attacked import Attacked
+from splitveil.audit.attacked import Scored
 from splitveil.audit.device import device_cost, multiply_adds
 from splitveil.audit.policy import Limit
 from splitveil.audit.words import percent
@@ -91,7 +91,7 @@ def test_the_attack_that_is_recognized_most_often_counts():
     mse, hits = torch.tensor([0.1, 0.1]), {"blurred": [0.0, 1.0], "sharp": [1.0, 1.0]}
     values = {name: {"mse": mse, "reidentified": torch.tensor(hit)} for name, hit in hits.items()}
     none: Any = None
-    found = Attacked(none, {}, values, "blurred", ["blurred", "blurred"], none, none)
+    found = Scored(made={}, values=values, name="blurred", chosen=["blurred", "blurred"], given=none)
     seen = found.seen()
     assert seen is not None
     assert (seen.attack, seen.share.mean) == ("sharp", 1.0)

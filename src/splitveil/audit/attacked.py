@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,27 +25,23 @@ from .record import Attack, Best, Picture, Scores, Seen
 METRICS = ("mse", "psnr", "ssim", "reidentified", "recognized")
 
 
-@dataclass(frozen=True)
-class Attacked:
-    """A suite on a run.
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """The scores of several attacks on the same wires.
 
     Attributes:
-        run: the attacked run.
-        summary: what the suite's file holds.
+        made: attack -> what its summary holds.
         values: attack -> metric -> one number for each attacked image.
         name: the best attacker that can exist.
         chosen: label of the attack whose answer that attacker gives, for each image.
         given: images of both sides.
-        terms: the threat model.
     """
 
-    run: Run
-    summary: dict[str, Any]
+    made: dict[str, dict[str, Any]]
     values: suites.Values
     name: str
     chosen: list[str]
     given: Protocol
-    terms: stage.ThreatModel
 
     def best(self, metric: str) -> Tensor:
         """Return the best attacker's metric on each attacked image, (N,).
@@ -82,10 +78,25 @@ class Attacked:
     def attacks(self) -> dict[str, Attack]:
         """Return each attack's scores, seconds and flags."""
         found = {}
-        for label, about in self.summary["attacks"].items():
+        for label, about in self.made.items():
             values = {m: self.values[label][m] for m in METRICS[: 4 if self.judged else 3]}
             found[label] = Attack(**_scores(values), seconds=about["seconds"], flags=about["flags"])
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attacked(Scored):
+    """A suite on a run.
+
+    Attributes:
+        run: the attacked run.
+        summary: what the suite's file holds.
+        terms: the threat model.
+    """
+
+    run: Run
+    summary: dict[str, Any]
+    terms: stage.ThreatModel
 
 
 def attack(
@@ -118,11 +129,27 @@ def attack(
         if done is None:
             raise UserError(f"{run.path}: the attack {label} was changed while it was audited; audit it again")
         _, values[label], held[label] = done
+    scored = vars(scored_of(summary["attacks"], values, held, given))
+    return Attacked(**scored, run=run, summary=summary, terms=terms)
+
+
+def scored_of(made: dict[str, dict[str, Any]], values: suites.Values, held: suites.Values, given: Protocol) -> Scored:
+    """Return the scores of attacks, with the best attacker among them.
+
+    Args:
+        made: attack -> what its summary holds.
+        values: attack -> metric -> one number for each attacked image.
+        held: the same of the attacker's held-out images.
+        given: images of both sides.
+
+    Raises:
+        UserError: the attacker has too few images to tell which attack is best.
+    """
     best = best_attacker(held, values)
     if best is None:
         count = len(given.attacker_train)
         raise UserError(f"the attacker has {count} images, too few to tell which attack is best; give 20 or more")
-    return Attacked(run, summary, values, best.name, best.chosen, given, terms)
+    return Scored(made=made, values=values, name=best.name, chosen=best.chosen, given=given)
 
 
 def _scores(values: dict[str, Tensor]) -> dict[str, Any]:
@@ -130,19 +157,23 @@ def _scores(values: dict[str, Tensor]) -> dict[str, Any]:
     return {name: interval(value) for name, value in (values | hits).items()}
 
 
-def extremes(found: Attacked) -> tuple[dict[str, Picture], dict[str, tuple[np.ndarray, np.ndarray]]]:
+Arrays = Mapping[str, tuple[np.ndarray, np.ndarray]]
+"""Attack -> originals and reconstructions, uint8 (N, C, H, W), in the order of the attacked images."""
+
+
+def extremes(found: Scored, arrays: Arrays) -> tuple[dict[str, Picture], dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Return the most leaked, the median and the least leaked image, by the best attacker's error.
 
     Attacks of earlier commands have kept their first images only; then these are chosen among them.
 
     Args:
         found: the attacks.
+        arrays: of the attacks that the best attacker takes.
 
     Returns:
         What the record says of each, and the original with its reconstruction, uint8 (C, H, W).
     """
     errors = found.best("mse")
-    arrays = {label: _arrays(found, label) for label in sorted(set(found.chosen))}
     kept = min([len(reconstructions) for _, reconstructions in arrays.values()])
     order = errors[:kept].argsort().tolist()
     records, pictures = {}, {}
@@ -154,13 +185,23 @@ def extremes(found: Attacked) -> tuple[dict[str, Picture], dict[str, tuple[np.nd
     return records, pictures
 
 
-def _arrays(found: Attacked, label: str) -> list[np.ndarray]:
+def kept_arrays(found: Attacked) -> Arrays:
+    """Return the pictures that a run's folder holds of the attacks that the best attacker takes.
+
+    Args:
+        found: the attacks.
+    """
+    return {label: _arrays(found, label) for label in sorted(set(found.chosen))}
+
+
+def _arrays(found: Attacked, label: str) -> tuple[np.ndarray, np.ndarray]:
     folder: Path = evaluate.place(found.run, label, found.terms.protocol_name)
     remedy = f"remove {folder}, and the attack is run again"
-    return load_arrays(folder / evaluate.ARRAYS, ("originals", "reconstructions"), remedy)
+    originals, reconstructions = load_arrays(folder / evaluate.ARRAYS, ("originals", "reconstructions"), remedy)
+    return originals, reconstructions
 
 
-def grants(found: Attacked) -> list[str]:
+def grants(found: Scored) -> list[str]:
     """Return what the attacker may access, in the order of `data.Access`.
 
     Args:

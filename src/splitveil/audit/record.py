@@ -97,11 +97,11 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """The independent classifier: its network and training images, and the share of originals that it recognizes."""
+    """The independent classifier: its network, its training where it is known, the share of originals it recognizes."""
 
     network: str
-    epochs: Count
-    images: Count
+    epochs: Count | None
+    images: Count | None
     recognized: Interval
 
 

@@ -149,7 +149,7 @@ def audit(
     extra = judge.metrics() if judge else {}
     with claimed(run.path / FOLDER, "audit"):
         found = attacked.attack(run, terms.suite, images, threat, extra=extra, progress=shown.attack)
-        shown_images, pictures = attacked.extremes(found)
+        shown_images, pictures = attacked.extremes(found, attacked.kept_arrays(found))
         model = run.model(images)
         identity = {"weights": run.digest(), "images": images.test.digest()}
         bounds, refused = bounded.estimates(
@@ -160,7 +160,7 @@ def audit(
         made |= {"pictures": shown_images, "bounds": bounds, "refused": refused, "reference": reference}
         audited = Audit(
             **made,
-            verdict=verdict(_facts(made), thresholds),
+            verdict=verdict(facts_of(made), thresholds),
             policy=None,
             command=command,
             environment=runs.environment() | {"splitveil": __version__},
@@ -172,8 +172,12 @@ def audit(
     return Found(audited, pictures)
 
 
-def _facts(made: dict[str, Any]) -> Facts:
-    """Return the parts of the record that the verdict rests on."""
+def facts_of(made: dict[str, Any]) -> Facts:
+    """Return the parts of the record that the verdict rests on.
+
+    Args:
+        made: the fields of the record, as far as they are made.
+    """
     same = {name: made[name] for name in ("attacker", "judge", "seen", "ceilings", "reference")}
     found = bounded.largest_gallery(made["bounds"])
     return Facts(**same, best=made["best_attacker"], classes=made["model"].classes, found=found)
@@ -241,7 +245,7 @@ def _model(run: runs.Run, model: SplitModel, images: ImageSet) -> Model:
         image=list(model.image_shape),
         seed=settings.seed,
         weights=run.digest(),
-        noise=_is_noisy(model),
+        noise=is_noisy(model),
     )
 
 
@@ -252,7 +256,12 @@ def _rounded(spec: config.Spec) -> config.Spec:
 
 
 @torch.no_grad()
-def _is_noisy(model: SplitModel) -> bool:
+def is_noisy(model: SplitModel) -> bool:
+    """Return whether two wires of one image differ.
+
+    Args:
+        model: with its defense, in evaluation mode.
+    """
     x = torch.full((2, *model.image_shape), 0.5, device=model.mean.device)
     z = model.features(x)
     one, other = (model.protect(z, torch.Generator(x.device).manual_seed(seed)) for seed in (0, 1))

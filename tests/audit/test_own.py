@@ -1,0 +1,101 @@
+"""The privacy card of a model and tensors."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import splitveil as sv
+from splitveil.audit.record import AUDIT
+from splitveil.errors import UserError
+
+SIDE, CLASSES = 12, 3
+
+
+def images(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stripes whose direction is the class, with noise."""
+    rng = torch.Generator().manual_seed(seed)
+    y = torch.arange(count) % CLASSES
+    rows, columns = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    waves = torch.stack([rows, columns, rows + columns]).float().mul(1.5).sin()
+    x = 0.5 + 0.3 * waves[y][:, None] + 0.1 * torch.randn(count, 1, SIDE, SIDE, generator=rng)
+    return x.clamp(0, 1), y
+
+
+def made(sigma: float) -> sv.SplitModel:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * SIDE * SIDE, CLASSES)
+    model = sv.split(nn.Sequential(*layers), at="1", example=images(1, 0)[0], defenses=[sv.Gaussian(sigma)])
+    sv.fit(model, images(90, 1), epochs=2, batch_size=30)
+    return model
+
+
+@pytest.fixture(scope="module")
+def asked():
+    return {"learn_from": images(60, 2), "invert": images(24, 3), "suite": "smoke-v1", "progress": False}
+
+
+class Knows(nn.Module):
+    """A judge that tells the class of clean stripes by the waves themselves."""
+
+    def forward(self, x):
+        waves = torch.stack([images(CLASSES, 9)[0][k] for k in range(CLASSES)])
+        return -(x[:, None] - waves).square().flatten(2).mean(2)
+
+
+@pytest.fixture(scope="module")
+def card(asked):
+    test = images(150, 4)
+    return sv.privacy_card(
+        made(0.1), against=made(0.001), test=test, judge=Knows(), bounds=("linkage", "mixture"), **asked
+    )
+
+
+def test_it_agrees_with_the_report_and_the_accuracy_of_the_same_model(card, asked):
+    audit, model = card.found.audit, made(0.1)
+    report = sv.evaluate(model, **asked)
+    assert audit.best_attacker.mse.mean == pytest.approx(report.mse)
+    assert audit.worst_case.mse.mean == pytest.approx(report.worst_case_mse)
+    assert audit.accuracy.mean == sv.accuracy(model, images(150, 4)).mean
+    assert (audit.attacker.images, audit.attacker.attacked) == (60, 24)
+    assert audit.judge is not None
+    assert audit.judge.recognized.mean > 0.9
+    assert {one.bound for one in audit.bounds} == {"linkage", "mixture"}
+    assert audit.reference is not None
+    assert audit.reference.ratio.mean == pytest.approx(audit.best_attacker.mse.mean / audit.reference.mse.mean)
+    assert audit.model.weights != audit.reference.weights
+
+
+def test_the_folder_holds_the_record_and_the_page(card, tmp_path):
+    page = card.save(tmp_path / "new" / "card")
+    kept = AUDIT.validate_python(json.loads((page.parent / "audit.json").read_text()))
+    assert kept.verdict == card.found.audit.verdict
+    text = page.read_text()
+    assert card.verdict in text
+    assert "<script" not in text
+    assert "None" not in text
+    assert "srcdoc" in card._repr_html_()
+    assert card.verdict in repr(card)
+
+
+def test_a_policy_is_judged(asked, tmp_path):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("require:\n  accuracy: {at_least: 0.1}\n  mse: {at_least: 0.9}\n")
+    card = sv.privacy_card(made(0.1), policy=policy, bounds=("linkage",), **asked)
+    assert card.found.audit.policy is not None
+    assert [line.met for line in card.found.audit.policy.lines] == [True, False]
+    assert card.met is False
+    policy.write_text("require: {beauty: 1}\n")
+    with pytest.raises(UserError, match="beauty"):
+        sv.privacy_card(made(0.1), policy=policy, **asked)
+
+
+def test_what_does_not_fit_is_refused_before_the_attacks(asked):
+    model = made(0.1)
+    with pytest.raises(UserError, match=r"the judge answers \(2, 7\) for 2 images; expected logits \(2, 3\)"):
+        sv.privacy_card(model, judge=nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 7)), **asked)
+    with pytest.raises(UserError, match="expected a SplitModel"):
+        sv.privacy_card(nn.Flatten(), **asked)  # type: ignore[arg-type]
