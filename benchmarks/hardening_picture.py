@@ -14,8 +14,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 NAMES = {
-    "waterfill-1": "noise where the task does not look (splitveil harden)",
-    "isotropic-1": "the same in all directions",
+    "waterfill-1": "noise in the directions that the task needs least (splitveil harden)",
+    "isotropic-1": "the same noise in all directions",
 }
 COLORS = {"waterfill-1": "#0b6e99", "isotropic-1": "#c2571a"}
 

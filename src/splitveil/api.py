@@ -157,7 +157,7 @@ def accuracy(model: SplitModel, data: Data, *, seed: int = 0) -> Interval:
 def harden(
     model: SplitModel, data: Data, *, validate: Data | None = None, max_drop: float = 1.0, seed: int = 0
 ) -> Hardened:
-    """Put noise on the wire of a trained model where the task does not look, as much as a loss of accuracy allows.
+    """Put noise on the wire of a trained model in the directions that the task needs least, within a loss of accuracy.
 
     Args:
         model: trained; it stays as it is. The hardened one has the same encoder and a tail that is trained anew.

@@ -167,7 +167,7 @@ class Report:
 
     @property
     def mse(self) -> float:
-        """Return the mean squared error of the best attacker that can exist."""
+        """Return the mean squared error of the best attacker who does not know the truth."""
         return float(suites.best_values(self._values(), self._held(), "mse").mean())
 
     @property

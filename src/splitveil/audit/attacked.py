@@ -32,7 +32,7 @@ class Scored:
     Attributes:
         made: attack -> what its summary holds.
         values: attack -> metric -> one number for each attacked image.
-        name: the best attacker that can exist.
+        name: the best attacker who does not know the truth.
         chosen: label of the attack whose answer that attacker gives, for each image.
         given: images of both sides.
     """

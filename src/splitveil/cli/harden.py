@@ -22,7 +22,7 @@ def harden(
     root: MaybePlace = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Put noise on the wire of a trained run where the task does not look, as much as a loss of accuracy allows.
+    """Put noise on the wire of a trained run in the directions that the task needs least, within a loss of accuracy.
 
     The encoder stays as it is: deployed devices need only a new matrix. OUT becomes a run folder like any other, with
     hardening.json and hardening.png: what was tried.

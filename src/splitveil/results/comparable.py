@@ -121,7 +121,7 @@ def _on_the_way(metric: str, a: Tensor, b: Tensor, *tables: Mapping[str, Tensor]
 
 
 def best_rows(one: Side, other: Side, labels: Sequence[str], images: str | None) -> tuple[list[Pending], str]:
-    """Return the best attacker that can exist on each side, by each metric that all attacks have.
+    """Return the best attacker who does not know the truth on each side, by each metric that all attacks have.
 
     See `statistics.best_attacker`.
 

@@ -38,7 +38,7 @@ from .record_types import Record
 def compare_runs(a: Sequence[Path], b: Sequence[Path], margin: float = MARGIN) -> Comparison:
     """Return the accuracy, and every attack that was made on both in the same way and on the same images.
 
-    Of several attacks also the best attacker that can exist and the worst case, who knows the truth.
+    Of several attacks also the best attacker who does not know the truth and the worst case, who knows the truth.
 
     Args:
         a: run folders of the first side; several are trainings of one configuration, compared seed by seed.

@@ -1,4 +1,4 @@
-"""The best attacker that can exist: one who chooses among attacks without knowing the attacked images.
+"""The best attacker who does not know the attacked images: one who chooses among attacks by what an attacker has.
 
 The worst case takes, for each image, the answer with the lowest error, which only somebody who has the image can do.
 An attacker knows two things: the errors on own images that no attack has learned from, and how far each answer's wire
