@@ -156,7 +156,7 @@ class Record:
 
     @property
     def attacker(self) -> Scores:
-        """Scores of the best attacker who does not know the truth; of the worst case where the record names no best attacker.
+        """Scores of the best attacker who does not know the truth; of the worst case where none is named.
 
         Records of earlier versions name none, nor do those of attackers with fewer than 20 images.
         """
