@@ -233,6 +233,7 @@ print("not met:", [line["requirement"] for line in card["policy"]["lines"] if no
 # ## Where to go from here
 #
 # - [The privacy card](../audit.md): every option, every requirement of a policy.
+# - A network of your own, without a run folder: [`splitveil.privacy_card`](../python.md#may-it-ship).
 # - [From a run to a service](from_a_run_to_a_service.py): export a run, and put its card beside the files
 #   that ship.
 # - [Where to cut](../cuts.md), [harden](../harden.md), [defenses](../defenses.md): what to change when the
