@@ -207,5 +207,5 @@ def test_worth_it_asks_for_the_arithmetic_units(monkeypatch, able, expected):
 def test_an_older_torch_is_asked_function_by_function(monkeypatch):
     has = ("_is_avx2_supported", "_is_amx_tile_supported")
     older = {name: functools.partial(has.__contains__, name) for name in processor.NAMES.values()}
-    monkeypatch.setattr(processor.torch, "cpu", types.SimpleNamespace(**older))
+    monkeypatch.setattr(torch, "cpu", types.SimpleNamespace(**older))
     assert processor.capabilities() == {"avx2": True, "avx512_f": False, "avx512_bf16": False, "amx_bf16": True}

@@ -226,7 +226,7 @@ def test_connections_beyond_the_cap_are_turned_away_and_the_others_work(bundle):
         again.send(GET)
         assert b" 200 " in await again.answer()
 
-    assert 'reason="connections"} 1' in run(bundle, replace(LIMITS, connections=3), test)
+    assert 'reason="connections"} 1' in run(bundle, replace(LIMITS, max_connections=3), test)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ def test_a_client_that_does_not_read_its_answers_is_cut(bundle, monkeypatch):
 
     output = [{"name": "logits", "dtype": "FP32", "shape": [20_000]}]
     about = type(bundle)({**bundle.wire, "outputs": output}, bundle.models)
-    with served.door(about, replace(LIMITS, idle_seconds=SHORT, batch=2), run=wide) as door:
+    with served.door(about, replace(LIMITS, idle_seconds=SHORT, max_batch=2), run=wide) as door:
 
         async def go():
             async with served.listening(door) as port:
