@@ -22,7 +22,7 @@ import splitveil as sv
 
 ROOT = os.environ.get("SPLITVEIL_TUTORIAL_DATA")  # a folder with CIFAR-10; None: digits
 folder = Path(tempfile.mkdtemp())
-torch.manual_seed(0)
+_ = torch.manual_seed(0)
 
 # %% [markdown]
 # ## What they gave you

@@ -24,7 +24,7 @@ from torch import nn
 import splitveil as sv
 
 ROOT = os.environ.get("SPLITVEIL_TUTORIAL_DATA")  # a folder with CIFAR-10; None: digits
-torch.manual_seed(0)
+_ = torch.manual_seed(0)
 
 # %% [markdown]
 # ## What you have
