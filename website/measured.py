@@ -57,6 +57,7 @@ TITLES = {
     "suites_v2": "The second suite beside the first",
     "survival": "A grid whose parts are killed",
     "tails": "A tail in 8-bit integers",
+    "tutorials": "The tutorials on CIFAR-10",
     "tradeoff": "CEM against more noise",
     "fast-24-epochs": "CIFAR-10 in 24 epochs",
     "profile-h100": "A training step on an H100",

@@ -97,6 +97,7 @@ def test_a_page_has_text_code_outputs_and_pictures(tmp_path, monkeypatch):
     assert "# Title\n\n```python\n1 + 1\n```\n\n" in found
     assert "```text\nprinted\n2\n```" in found
     assert f"({tmp_path.name}/1.png)" in found
+    assert found.index("printed") < found.index("1.png")
     assert (tmp_path / "1.png").read_bytes() == b"hello"
     assert "```bash\nsplitveil list\n```" in found
     assert "progress" not in found
