@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .. import __version__, api, runs
 from ..data import Access, Protocol, Split, to_float
+from ..defenses.base import Stack
 from ..errors import UserError
 from ..evaluation import floors
 from ..evaluation.scores import interval
@@ -254,11 +255,12 @@ class _Case:
 
     def named(self, model: SplitModel, name: str) -> Model:
         """Return what the record says of the model."""
+        defense = model.defense
         return Model(
             run=name,
             network="own network",
             cut=f"a wire of {' × '.join(map(str, model.wire_shape or ()))}",
-            defense=[repr(part) for part in model.defense or ()],
+            defense=[repr(part) for part in (defense if isinstance(defense, Stack) else filter(None, [defense]))],
             data="own images",
             classes=self.classes,
             image=list(model.image_shape or self.under.shape),
