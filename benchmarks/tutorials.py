@@ -270,8 +270,9 @@ def on_cifar10(name: str) -> str:
     if done is None:
         return "Set `SPLITVEIL_TUTORIAL_DATA` to the folder with CIFAR-10, and every cell uses it."
     rows = [f"| {title} | {done['figures'][title]} |" for title in FIGURES[name]]
+    cells = "Every cell of this page" + " but those that train" * (name in INSTEAD)
     told = (
-        f"Every cell of this page{' but those that train' * (name in INSTEAD)} was run once by hand on CIFAR-10, with {WITH.get(name, 'one seed')}. It took "
+        f"{cells} was run once by hand on CIFAR-10, with {WITH.get(name, 'one seed')}. It took "
         f"{max(1, round(done['seconds'] / 60))} minutes on {done['machine']} (`{done['command']}`, "
         "[record](../../benchmarks/tutorials.json)). Brackets are 95 % intervals over the images."
     )
