@@ -11,11 +11,11 @@ export OMP_NUM_THREADS ?= 1
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
-demo: $(INSTALLED)  ## train and attack two small models on digits, write demo/report.html (about 3 minutes)
-	env -u OMP_NUM_THREADS $(BIN)/splitveil demo --out demo
+demo: $(INSTALLED)  ## train and attack four small models on digits, write demo/report.html (about 3 minutes on two free cores)
+	env -u OMP_NUM_THREADS OMP_WAIT_POLICY=passive $(BIN)/splitveil demo --out demo
 
 serve-demo: $(INSTALLED)  ## train on digits, export, and serve a page with TLS and a token (about 2 minutes, needs npm)
-	env -u OMP_NUM_THREADS $(BIN)/splitveil serve-demo --out serve-demo
+	env -u OMP_NUM_THREADS OMP_WAIT_POLICY=passive $(BIN)/splitveil serve-demo --out serve-demo
 
 tutorials: $(INSTALLED)  ## execute docs/tutorials/*.py where something changed, for the site (a minute or two)
 	$(BIN)/python benchmarks/tutorials.py
@@ -50,5 +50,6 @@ dist: $(INSTALLED)  ## build wheel and source archive of both packages into dist
 
 $(INSTALLED): pyproject.toml edge/pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo 'Installing PyTorch and all else into .venv: several minutes without a word.'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]' -e ./edge
 	touch $@

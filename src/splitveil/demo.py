@@ -48,7 +48,7 @@ MARKER = ".splitveil-demo"
 
 
 def run_demo(out: Path, *, seed: int = 0, bar: Bars | None = None) -> Path:
-    """Train and attack both models under ``out``, write ``out/report.html`` and return its path.
+    """Train and attack the four models under ``out``, write ``out/report.html`` and return its path.
 
     Args:
         out: a new folder, or one that an earlier demo made, whose cells are replaced.
