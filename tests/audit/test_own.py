@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 import splitveil as sv
+from splitveil.audit.card import page
 from splitveil.audit.record import AUDIT
 from splitveil.errors import UserError
 
@@ -79,6 +81,16 @@ def test_the_folder_holds_the_record_and_the_page(card, tmp_path):
     assert "None" not in text
     assert "srcdoc" in card._repr_html_()
     assert card.verdict in repr(card)
+
+
+@pytest.mark.parametrize(
+    ("image", "shown"),
+    [([1, 12, 12], (128, 128)), ([1, 24, 32], (128, 96)), ([3, 32, 24], (96, 128)), ([3, 100, 200], (200, 100))],
+)
+def test_images_are_shown_in_their_proportions(card, image, shown):
+    audit = card.found.audit
+    found = replace(card.found, audit=replace(audit, model=replace(audit.model, image=image)))
+    assert 'width="{}" height="{}" alt="Original'.format(*shown) in page(found)
 
 
 def test_a_policy_is_judged(asked, tmp_path):

@@ -13,7 +13,7 @@ from .run import PAGE, Found
 
 TITLES = {"most": "most leaked", "median": "median", "least": "least leaked"}
 ENLARGED = 128
-"""Least pixels that a side of an image is shown with: each pixel of a smaller one becomes several."""
+"""Least pixels that the longer side of an image is shown with: each pixel of a smaller one becomes several."""
 
 
 def write(found: Found, folder: Path) -> Path:
@@ -52,8 +52,14 @@ def page(found: Found) -> str:
         assumptions=_assumptions(audit),
         leakage=_leakage(audit),
         sent=words.sent(audit),
-        size=max(ENLARGED, audit.model.image[-1]),
+        size=_enlarged(*audit.model.image[-2:]),
     )
+
+
+def _enlarged(height: int, width: int) -> dict[str, int]:
+    """Return the size at which an image is shown, in its proportions."""
+    factor = max(1.0, ENLARGED / max(height, width))
+    return {"width": round(factor * width), "height": round(factor * height)}
 
 
 def _pictures(found: Found) -> list[dict[str, Any]]:
