@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -261,3 +263,12 @@ def test_other_defenses_promise_no_epsilon():
             DP().estimate(channel, rng())
     with pytest.raises(UserError, match="dp: observed is 0"):
         DP(0)
+
+
+def test_the_first_forward_derivative_of_a_process_prints_no_warning_of_pytorch():
+    code = (
+        "import torch; from splitveil.bounds._examples import linear_pixels; "
+        "from splitveil.bounds.fisher import FisherBound; FisherBound().estimate(linear_pixels(sigma=0.5)[0], torch.Generator())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "FutureWarning" not in done.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -57,6 +59,9 @@ class FisherBound(Bound):
         total = torch.zeros(len(x), device=x.device, dtype=torch.float64)
         for _ in range(self.directions):
             signs = torch.randint(0, 2, x.shape, generator=rng, device=x.device) * 2.0 - 1
-            change = torch.func.jvp(wire.mean, (x,), (signs,))[1]
+            with warnings.catch_warnings():
+                # PyTorch's first forward derivative of a process warns of its own use of torch.jit.script.
+                warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+                change = torch.func.jvp(wire.mean, (x,), (signs,))[1]
             total += (change.flatten(1).double().square() / wire.variance).sum(1)
         return total / self.directions / x[0].numel()
