@@ -268,7 +268,8 @@ def test_other_defenses_promise_no_epsilon():
 def test_the_first_forward_derivative_of_a_process_prints_no_warning_of_pytorch():
     code = (
         "import torch; from splitveil.bounds._examples import linear_pixels; "
-        "from splitveil.bounds.fisher import FisherBound; FisherBound().estimate(linear_pixels(sigma=0.5)[0], torch.Generator())"
+        "from splitveil.bounds.fisher import FisherBound; "
+        "FisherBound().estimate(linear_pixels(sigma=0.5)[0], torch.Generator())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "FutureWarning" not in done.stderr
