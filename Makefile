@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
-demo: $(INSTALLED)  ## train and attack four small models on digits, write demo/report.html (about 3 minutes on two free cores)
+demo: $(INSTALLED)  ## train and attack four small models on digits, write demo/report.html (about 4 minutes on two free cores)
 	env -u OMP_NUM_THREADS OMP_WAIT_POLICY=passive $(BIN)/splitveil demo --out demo
 
 serve-demo: $(INSTALLED)  ## train on digits, export, and serve a page with TLS and a token (about 2 minutes, needs npm)
