@@ -11,6 +11,7 @@ from torch import nn
 
 import splitveil as sv
 from splitveil.audit.card import page
+from splitveil.audit.own import _Case
 from splitveil.audit.record import AUDIT
 from splitveil.errors import UserError
 
@@ -110,4 +111,22 @@ def test_what_does_not_fit_is_refused_before_the_attacks(asked):
     with pytest.raises(UserError, match=r"the judge answers \(2, 7\) for 2 images; expected logits \(2, 3\)"):
         sv.privacy_card(model, judge=nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 7)), **asked)
     with pytest.raises(UserError, match="expected a SplitModel"):
+        sv.privacy_card(model, against=nn.Flatten(), **asked)  # type: ignore[arg-type]
+    wide = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.LazyLinear(5))
+    wide(images(1, 0)[0])
+    other = sv.split(wide, at="0", example=images(1, 0)[0])
+    with pytest.raises(UserError, match="against tells 5 classes, the model 3"):
+        sv.privacy_card(model, against=other, **asked)
+    with pytest.raises(UserError, match="expected a SplitModel"):
         sv.privacy_card(nn.Flatten(), **asked)  # type: ignore[arg-type]
+
+
+def test_a_judge_keeps_its_modes_and_a_folder_in_the_way_is_one_line(card, asked, tmp_path):
+    judge = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(SIDE * SIDE), nn.Linear(SIDE * SIDE, CLASSES)).train()
+    judge[1].eval()
+    _Case(CLASSES, *[None] * 3, judge, 0).recognized(torch.zeros(4, 1, SIDE, SIDE, dtype=torch.uint8), torch.arange(4))  # type: ignore[arg-type]
+    assert [part.training for part in judge] == [True, False, True]
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError):
+        card.save(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"

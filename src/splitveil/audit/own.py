@@ -75,7 +75,6 @@ class PrivacyCard:
             folder: is made if it is not there; files of an earlier card are replaced.
         """
         place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
         write_json(place / FILE, as_json(self.found.audit))
         write_text(place / PAGE, self.html())
         return place / PAGE
@@ -138,7 +137,7 @@ def privacy_card(
     tested = under if test is None else images_of(test, "test")
     check_images(model, tested, "test")
     case = _Case(outputs_of(model, tested, "test"), images_of(learn_from, "learn_from"), under, tested, judge, seed)
-    case.recognized(under.images[:2], under.labels[:2])  # a judge that does not fit is refused before the attacks
+    case.check(against)
     asked = {"suite": suite, "grants": grants, "observed": observed, "progress": progress}
     ours = case.attacked(model, asked)
     made = case.record(ours, name, observed)
@@ -146,17 +145,21 @@ def privacy_card(
     with tempfile.TemporaryDirectory() as folder:
         found = bounded.estimates(ours.model, tested, named, Path(folder), {}, seed=seed)
         made["bounds"], made["refused"] = found
+    command = f"splitveil.privacy_card(model, suite={suite!r}, observed={observed}, seed={seed}, ...)"
+    return PrivacyCard(Found(_judged(made, rules, command), ours.pictures), ours.report)
+
+
+def _judged(made: dict[str, Any], rules: tuple[str, Policy] | None, command: str) -> Audit:
+    """Return the record with its verdict, and held against a policy (its file and content) where one is given."""
     audited = Audit(
         **made,
         verdict=verdict(facts_of(made), (rules[1] if rules else Policy()).thresholds),
         policy=None,
-        command=f"splitveil.privacy_card(model, suite={suite!r}, observed={observed}, seed={seed}, ...)",
+        command=command,
         environment=runs.environment() | {"splitveil": __version__},
         date=datetime.now(UTC).date().isoformat(),
     )
-    if rules:
-        audited = replace(audited, policy=rules[1].judge(audited, rules[0]))
-    return PrivacyCard(Found(audited, ours.pictures), ours.report)
+    return replace(audited, policy=rules[1].judge(audited, rules[0])) if rules else audited
 
 
 @dataclass(frozen=True)
@@ -186,22 +189,35 @@ class _Case:
     judge: nn.Module | None
     seed: int
 
+    def check(self, against: SplitModel | None) -> None:
+        """Refuse a judge or another model that does not fit, before the attacks, which take minutes."""
+        self.recognized(self.under.images[:2], self.under.labels[:2])
+        if against is None:
+            return
+        check_model(against)
+        check_images(against, self.under, "invert")
+        classes = outputs_of(against, self.tested, "test")
+        if classes != self.classes:
+            raise UserError(f"against tells {classes} classes, the model {self.classes}; give a model of the same ones")
+
     @torch.no_grad()
     def recognized(self, images: Tensor, labels: Tensor) -> Tensor | None:
         """Return in which images (N, C, H, W), uint8, the judge sees the true class; None without a judge."""
         if self.judge is None:
             return None
-        was, found = self.judge.training, []
+        modes, found = [(module, module.training) for module in self.judge.modules()], []
         self.judge.eval()
-        for part in images.split(BATCH):
-            logits = self.judge(to_float(part))
-            if not torch.is_tensor(logits) or logits.shape != (len(part), self.classes):
-                got = tuple(logits.shape) if torch.is_tensor(logits) else type(logits).__name__
-                raise UserError(
-                    f"the judge answers {got} for {len(part)} images; expected logits ({len(part)}, {self.classes})"
-                )
-            found.append(logits.argmax(1).cpu())
-        self.judge.train(was)
+        try:
+            for part in images.split(BATCH):
+                logits = self.judge(to_float(part))
+                if not torch.is_tensor(logits) or logits.shape != (len(part), self.classes):
+                    got = tuple(logits.shape) if torch.is_tensor(logits) else type(logits).__name__
+                    want = f"logits ({len(part)}, {self.classes})"
+                    raise UserError(f"the judge answers {got} for {len(part)} images; expected {want}")
+                found.append(logits.argmax(1).cpu())
+        finally:
+            for module, training in modes:
+                module.training = training
         return torch.cat(found) == labels.cpu()
 
     def attacked(self, model: SplitModel, asked: dict[str, Any]) -> _Attacked:
