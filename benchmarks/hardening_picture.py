@@ -15,7 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 NAMES = {
     "waterfill-1": "noise in the directions that the task needs least (splitveil harden)",
-    "isotropic-1": "the same noise in all directions",
+    "isotropic-1": "noise of one strength in all directions",
 }
 COLORS = {"waterfill-1": "#0b6e99", "isotropic-1": "#c2571a"}
 
