@@ -130,16 +130,14 @@ class Hardening:
         Raises:
             UserError: no noise at all fits into the allowed loss, or too few images.
         """
-        some, mean_image = _some(self.train, GATHERED, self.seed), mean_image_error(self.train.images)
-        rng, before = stream(self.model.mean.device, self.seed, TAIL, 1), Stack(*staying(self.model.defense))
-        known = ground(self.model, some.images, rng, before, mean_image)
+        known, mean_image = self.known()
         if search is None:
             search = Search(self._accuracy(self.model), mean_image)
         tail = self.model.tail if tail is None else tail
         short = _some(self.train, SHORT_IMAGES, self.seed)
         for number in range(len(search.steps), STEPS):
             low, high = bracket(search.steps)
-            step, trained = self._step(math.sqrt(low * high), known, search, tail, short, SHORT)
+            step, trained = self.step(math.sqrt(low * high), known, search, tail, short, SHORT)
             tail = trained.tail if step.accepted else tail
             search.steps.append(step)
             keep(search, tail)
@@ -149,7 +147,7 @@ class Hardening:
                 f"already the least noise costs more than {self.max_drop} points of accuracy "
                 f"({100 * search.before:.1f} % before); allow more, or use more training images"
             )
-        step, trained = self._step(best.loss, known, search, tail, self.train, LONG)
+        step, trained = self.step(best.loss, known, search, tail, self.train, LONG)
         search.steps.append(step)
         show(STEPS + 1, STEPS + 1)
         if not step.accepted:  # more training is not always better: the tail that was good enough stays
@@ -157,7 +155,13 @@ class Hardening:
             trained.tail = copy.deepcopy(tail)
         return trained.eval(), search
 
-    def _step(
+    def known(self) -> tuple[Ground, float]:
+        """Return what the noise follows from, and the error of always answering the mean image, per pixel."""
+        some, mean_image = _some(self.train, GATHERED, self.seed), mean_image_error(self.train.images)
+        rng, before = stream(self.model.mean.device, self.seed, TAIL, 1), Stack(*staying(self.model.defense))
+        return ground(self.model, some.images, rng, before, mean_image), mean_image
+
+    def step(
         self,
         loss: float,
         known: Ground,
@@ -166,6 +170,16 @@ class Hardening:
         images: Split,
         recipe: dict[str, Any],
     ) -> tuple[Step, SplitModel]:
+        """Return what the noise that costs the task ``loss`` nats comes to, and the model with it.
+
+        Args:
+            loss: the task's loss, to second order.
+            known: what the noise follows from.
+            search: in which it is a step.
+            tail: where the training of the tail begins.
+            images: that the tail learns from.
+            recipe: of its training.
+        """
         start, noise = time.perf_counter(), self._noise(loss, known)
         model = put_on(self.model, noise.defense)
         turned = {"augmentation": self.augmentation, "bf16": self.bf16, "recipe": recipe}
