@@ -1,9 +1,10 @@
-"""Small bench folders, made of the files that a run leaves, without training anything."""
+"""Small bench folders, made of the files that a run leaves, without training anything, and the page made of one."""
 
 from __future__ import annotations
 
 import json
 import time
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from splitveil.statistics import intervals
 NETWORK = {"data": "cifar10", "arch": "vgg11_bn_sgm", "cut": 4, "bottleneck": 8, "train_size": 500, "epochs": 3}
 ATTACKS = {"linear": "linear", "decoder": "decoder:epochs=2"}
 IMAGES = 40
+VOID = {"meta", "img", "input", "br"}
 
 
 def interval(values: Any) -> dict[str, Any]:
@@ -114,3 +116,37 @@ def bench(out: Path, seeds: int = 2) -> Path:
         add(out, cell("gaussian:0.1", "cem:0", seed=seed), 0.59 + step, 0.012)
         add(out, cell("gaussian:0.4", "cem:0", seed=seed), 0.50 + step, 0.016)
     return out
+
+
+class Page(HTMLParser):
+    """Checks that tags nest; collects tags, scripts and text."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.text = ""
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append((dict(attrs), ""))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        inside = self.open[-1] if self.open else ""
+        if inside == "script":
+            self.scripts[-1] = (self.scripts[-1][0], self.scripts[-1][1] + data)
+        elif inside != "style":
+            self.text += data
+
+    def data(self, name: str) -> Any:
+        (text,) = [text for attributes, text in self.scripts if attributes.get("id") == name]
+        return json.loads(text)

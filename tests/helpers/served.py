@@ -111,6 +111,19 @@ class Door:
         return [json.loads(line) for line in self.log.getvalue().splitlines()]
 
 
+def ask(door: Door, *args: Any, **more: Any) -> Answer:
+    """Return the answer to one request, see `Door.ask`."""
+    return asyncio.run(door.ask(*args, **more))
+
+
+def check_refusal(answer: Answer, status: int) -> None:
+    """Check that an answer refuses with this status and one short line."""
+    assert answer.status == status
+    assert list(answer.json) == ["error"]
+    assert "\n" not in answer.json["error"]
+    assert len(answer.json["error"]) < 250
+
+
 @contextlib.contextmanager
 def door(
     bundle: Bundle, limits: Limits | None = None, tokens: Path | None = None, run: Any = None, pages: Any = None
@@ -135,6 +148,12 @@ async def listening(opened: Door, context: ssl.SSLContext | None = None) -> Asyn
         for connection in list(connections):
             connection.transport.abort()
         await asyncio.sleep(0)
+
+
+def one(**changes: Any) -> bytes:
+    """Return a request for one image, with changes of its input."""
+    about = {"name": "wire", "datatype": "UINT8", "shape": [1, 4], "data": [1, 2, 3, 4], **changes}
+    return json.dumps({"inputs": [{key: value for key, value in about.items() if value is not None}]}).encode()
 
 
 def asked(wires: np.ndarray, binary: bool = True, **more: Any) -> tuple[bytes, dict[str, str]]:
