@@ -27,7 +27,7 @@ from . import config, progress_bars
 from .attacks.base import Attack
 from .bounds.base import Bound, Channel, Estimate
 from .cutting.layout import Layout
-from .data import Access, Protocol, Split
+from .data import Access, Protocol, Split, to_float
 from .data.protocol import contained, divide
 from .data.streamed import Streamed
 from .defenses.base import Defense, Stack
@@ -250,7 +250,8 @@ def attack(
         raise UserError(f"budget is {budget!r}; expected a splitveil.runtime.Budget")
     given = _protocol(model, learn_from, invert, grants)
     victim, spec = _victim(model), _spec(attack)
-    stage = stage_of(victim, spec, given, ThreatModel("own", seed=seed, observed=observed), seed)
+    told = _accuracy(victim, given.utility_test, seed)
+    stage = stage_of(victim, spec, given, ThreatModel("own", seed=seed, observed=observed), seed, told)
     return Result(spec.name, _outcome(stage, spec.name, budget, progress, {}), victim.cpu())
 
 
@@ -287,14 +288,14 @@ def evaluate(
     if not chosen:
         raise UserError("suite holds no attacks; expected a name such as 'quick-v2', or attacks such as [Linear()]")
     given, victim = _protocol(model, learn_from, invert, grants), _victim(model)
-    fits: dict[str, Any] = {}
+    fits, told = dict[str, Any](), _accuracy(victim, given.utility_test, seed)
     threat_model, outcomes, skipped = ThreatModel("own", seed=seed, observed=observed), {}, {}
     for label, spec in chosen.items():
         if missing := spec.make("attacks").needs - grants:
             skipped[label] = f"it needs {', '.join(sorted(one.value for one in missing))}, which is not granted"
             continue
         try:
-            stage = stage_of(victim, spec, given, threat_model, seed)
+            stage = stage_of(victim, spec, given, threat_model, seed, told)
             outcomes[label] = _outcome(stage, label, None, progress, fits)
         except WireError as error:
             skipped[label] = str(error)
@@ -347,6 +348,16 @@ def _victim(model: SplitModel) -> SplitModel:
     """Return a copy: what is attacked is frozen and in evaluation mode."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return copy.deepcopy(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _accuracy(victim: SplitModel, images: Split, seed: int) -> Interval | None:
+    """Return the accuracy on ``images``; None of a network whose answers are no logits of their classes."""
+    with torch.inference_mode(False), torch.no_grad():
+        logits = victim.eval().tail(victim.features(to_float(images.images[:1]).to(victim.mean.device)))
+        if not torch.is_tensor(logits) or logits.ndim != 2 or logits.shape[1] <= int(images.labels.max()):
+            return None
+        hits = correct(victim, images, stream(victim.mean.device, seed, TEST))
+    return binomial_ci(int(hits.sum()), len(hits))
 
 
 def _outcome(stage: Stage, label: str, budget: Budget | None, progress: bool, fits: dict[str, Any]) -> Outcome:

@@ -102,6 +102,18 @@ def test_an_attack_leaves_the_model_as_it_is(model):
     model.eval()
 
 
+def test_a_network_that_was_not_trained_is_flagged(model):
+    sides = {"learn_from": OWN, "invert": UNDER, "progress": False}
+    nothing = "the network has learned nothing"
+    assert not any(nothing in flag for flag in api.attack(model, "linear", **sides).flags)
+    blank = defended(Gaussian(0.1))
+    assert api.attack(blank, "linear", **sides).flags[0].startswith(nothing)
+    report = api.evaluate(blank, ["linear", "nearest"], **sides)
+    assert [flag.partition(":")[0] for flag in report.flags if nothing in flag] == ["linear", "nearest"]
+    strange = {**sides, "invert": (UNDER[0], UNDER[1] + 10)}  # classes that the network does not have
+    assert not any(nothing in flag for flag in api.attack(blank, "linear", **strange).flags)
+
+
 def test_text_and_objects_are_the_same():
     made = [defended(Gaussian(0.1), CEM(4.0)), defended("gaussian:0.1", "cem:4")]
     for one in made:

@@ -260,6 +260,13 @@ def test_too_few_images_for_bounds_are_said_and_the_attacks_count(folder, tmp_pa
     assert "There is no upper bound" in (tmp_path / "few" / "audit" / "audit.html").read_text()
 
 
+def test_a_network_at_chance_is_flagged_in_the_audit_and_on_its_card(folder):
+    code, error = answer("audit", folder / "audited", "--suite", "tiny", *BOUNDS)
+    assert code == 0
+    for text in (error, (folder / "audited" / "audit" / "audit.html").read_text()):
+        assert "the network has learned nothing that its test shows" in " ".join(text.split())
+
+
 def test_without_a_judge_nothing_is_said_to_be_hidden(folder):
     found = audit(folder / "noise", "--judge-epochs", "0")
     assert found["judge"] is None

@@ -22,11 +22,19 @@ from splitveil.evaluation import evaluate, reliability, scores, stage
 from splitveil.evaluation.interception import hold_out
 from splitveil.pictures import load_arrays
 from splitveil.runs import Run
+from splitveil.statistics.intervals import binomial_ci
 
 
 @pytest.fixture
-def run(evaluated_folder):
+def untrained(evaluated_folder):
+    """A run of one epoch on 60 images, which is at chance."""
     return Run.open(evaluated_folder)
+
+
+@pytest.fixture
+def run(untrained):
+    """The same, told to have learned: what is tested does not depend on its accuracy."""
+    return replace(untrained, summary=untrained.summary | {"accuracy": binomial_ci(90, 120).as_dict()})
 
 
 def attack(run: Run, text: str = "linear", **options: Any) -> dict[str, Any]:
@@ -139,6 +147,16 @@ def test_attacks_under_two_protocols_do_not_overwrite_each_other(run):
     ]
     assert [summary["protocol"] for summary in left] == ["inference_time", "train_time"]
     assert [summary["mse"] for summary in left] == [own["mse"], other["mse"]]
+
+
+def test_a_network_at_chance_is_flagged_first_whatever_the_attack(untrained, scripted):
+    (flag,) = attack(untrained)["flags"]
+    assert flag.startswith("the network has learned nothing that its test shows (accuracy 10.0% [5.8%, 16.7%], chance ")
+    scripted(lambda self, wire, y: torch.ones(len(wire), 3, 32, 32))
+    first, second = attack(untrained)["flags"]
+    assert (first, second.partition(":")[0]) == (flag, "the attack does no better than the mean training image")
+    unknown = replace(untrained, summary=untrained.summary | {"accuracy": None})
+    assert attack(unknown)["flags"] == [second]
 
 
 def test_an_attack_no_better_than_the_mean_image_is_flagged(run, scripted):

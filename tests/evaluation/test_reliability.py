@@ -23,6 +23,7 @@ from splitveil.defenses.local_dp import LocalDP
 from splitveil.defenses.topk import TopK
 from splitveil.evaluation import reliability
 from splitveil.model import SplitModel
+from splitveil.statistics.intervals import Interval
 from toy import rng
 
 QUERY, WHITE = frozenset({Access.QUERY}), frozenset({Access.QUERY, Access.WEIGHTS})
@@ -257,6 +258,21 @@ def test_the_same_coarse_image_is_no_duplicate():
     board = (torch.arange(16)[:, None] + torch.arange(16)) % 2 * 100 + 50
     ours = board.expand(1, 3, 16, 16).to(torch.uint8)
     assert not reliability.alike(ours, (200 - ours.long()).to(torch.uint8)).any()
+
+
+def test_chance_is_the_share_of_the_largest_class():
+    even, uneven = torch.arange(100) % 10, torch.tensor([0] * 70 + [1] * 30)
+    assert reliability.at_chance(Interval(0.14, 0.11, 0.18), even) == []
+    assert len(reliability.at_chance(Interval(0.14, 0.099, 0.18), even)) == 1
+    assert len(reliability.at_chance(Interval(0.02, 0.01, 0.04), even)) == 1  # worse than guessing
+    (flag,) = reliability.at_chance(Interval(0.75, 0.66, 0.82), uneven)
+    assert "accuracy 75.0% [66.0%, 82.0%], chance 70.0%" in flag
+    assert reliability.at_chance(Interval(0.85, 0.77, 0.91), uneven) == []
+
+
+def test_without_an_accuracy_or_with_one_class_nothing_is_said_of_chance():
+    assert reliability.at_chance(None, torch.arange(100) % 10) == []
+    assert reliability.at_chance(Interval(1.0, 0.96, 1.0), torch.zeros(100, dtype=torch.long)) == []
 
 
 def test_noise_that_chose_the_largest_entries_is_measured_on_long_wires(monkeypatch):

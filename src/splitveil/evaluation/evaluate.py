@@ -269,8 +269,9 @@ def _kept(store: Path | None, stage: Stage, budget: Budget, run: Run) -> Path | 
 
 def _flags(stage: Stage, mse: Tensor, baseline: Tensor, floor: Tensor | None) -> list[str]:
     attack, given = stage.attack, stage.given
-    flags = [] if attack.floor == "none" else reliability.no_better_than_the_mean(mse, baseline)
-    if attack.floor == "linear" and floor is not None and not flags:
+    failed = [] if attack.floor == "none" else reliability.no_better_than_the_mean(mse, baseline)
+    flags = reliability.at_chance(stage.accuracy, given.utility_test.labels) + failed
+    if attack.floor == "linear" and floor is not None and not failed:
         flags += reliability.no_better_than_linear(mse, floor)
     if attack.learns:
         flags += reliability.still_falling(attack.curve())

@@ -13,7 +13,7 @@ from ..attacks.base import Victim
 from ..data import Access, Split, to_float
 from ..defenses._law import law_of
 from ..model import SplitModel
-from ..statistics.intervals import paired_difference
+from ..statistics.intervals import Interval, paired_difference
 
 SAMPLE = 16
 """Number of images on which the model's behavior is checked."""
@@ -36,6 +36,32 @@ SHIFT, SHIFTED = 2, 100
 """Most pixels by which near-duplicates may be shifted, and number of attacked images checked for such: the first."""
 LOOKED_AT = 1000
 """Number of attacked images whose near-duplicates are looked for: the first."""
+
+
+def at_chance(accuracy: Interval | None, labels: Tensor) -> list[str]:
+    """Flag a network that is not shown to be better than always answering the largest class.
+
+    That class has at least its part of the images, one divided by the number of classes, so guessing is no better.
+
+    Args:
+        accuracy: on test images, with its 95 % interval; None: it is not known.
+        labels: classes of test images, (N,); of a single class nothing can be told.
+
+    Returns:
+        One sentence for each flag; none where all is well.
+
+    >>> labels = torch.tensor([0, 1, 2, 3] * 10)
+    >>> at_chance(Interval(0.9, 0.77, 0.96), labels), len(at_chance(Interval(0.3, 0.18, 0.45), labels))
+    ([], 1)
+    """
+    shares = labels.bincount() / len(labels)
+    chance = float(shares.max())
+    if accuracy is None or accuracy.lo > chance or int((shares > 0).sum()) < 2:
+        return []
+    return [
+        f"the network has learned nothing that its test shows (accuracy {accuracy:.1%}, chance {chance:.1%}), so its "
+        "figures say nothing about the defense; train it until it tells the classes apart"
+    ]
 
 
 def no_better_than_the_mean(mse: Tensor, baseline: Tensor) -> list[str]:

@@ -17,6 +17,7 @@ from ..model import SplitModel
 from ..randomness import stream
 from ..recipe import ATTACK
 from ..runs import Run
+from ..statistics.intervals import Interval
 from ..training import pins
 from .interception import Interception
 
@@ -45,7 +46,10 @@ class ThreatModel:
 
 @dataclass(frozen=True)
 class Stage:
-    """Everything that an attack needs before its first step; ``seed`` is that of the attacked run."""
+    """Everything that an attack needs before its first step.
+
+    ``seed`` is that of the attacked run, ``accuracy`` that of its test images, None where it is not known.
+    """
 
     seed: int
     spec: config.Spec
@@ -56,6 +60,7 @@ class Stage:
     victim: Victim
     tap: Interception
     rng: torch.Generator
+    accuracy: Interval | None = None
 
     def identity(self) -> dict[str, Any]:
         """Return what two attacks have in common only where they are the same attack."""
@@ -100,10 +105,19 @@ def set_up(run: Run, spec: config.Spec, images: ImageSet, threat_model: ThreatMo
     given = parts(run.settings, images, threat_model.protocol_name, threat_model.attacker_size, threat_model.attacked)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = run.model(images).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return stage_of(model, spec, given, threat_model, run.settings.seed)
+    accuracy = run.summary["accuracy"]  # an imported checkpoint has none where its images were not at hand
+    known = Interval.from_dict(accuracy) if accuracy else None
+    return stage_of(model, spec, given, threat_model, run.settings.seed, known)
 
 
-def stage_of(model: SplitModel, spec: config.Spec, given: Protocol, threat_model: ThreatModel, seed: int) -> Stage:
+def stage_of(
+    model: SplitModel,
+    spec: config.Spec,
+    given: Protocol,
+    threat_model: ThreatModel,
+    seed: int,
+    accuracy: Interval | None = None,
+) -> Stage:
     """Build the attack ``spec`` on ``model`` for an attacker who has what ``given`` says.
 
     Args:
@@ -112,6 +126,7 @@ def stage_of(model: SplitModel, spec: config.Spec, given: Protocol, threat_model
         given: images of both sides and granted access.
         threat_model: seed and number of observed wires.
         seed: of the attacked run: the wires under attack and the attack's randomness follow from it.
+        accuracy: of the model on test images; None: not known, or no matter.
 
     Raises:
         UserError: unknown names, access that is not granted, a wire that the attack cannot take, too little memory.
@@ -124,7 +139,7 @@ def stage_of(model: SplitModel, spec: config.Spec, given: Protocol, threat_model
     check_memory(spec.name, attack, victim, given.attacker_train, len(given.attacker_test))
     rng = stream(victim.device, seed, ATTACK, threat_model.seed)
     tap = Interception(victim.of(attack), seed, given.name)
-    return Stage(seed, spec, threat_model, attack, given, model, victim, tap, rng)
+    return Stage(seed, spec, threat_model, attack, given, model, victim, tap, rng, accuracy)
 
 
 def check(run: Run, specs: Collection[config.Spec], images: ImageSet, threat_model: ThreatModel) -> None:
