@@ -1,16 +1,18 @@
-"""Bars in a notebook, where rich draws none, and nowhere else but on a terminal."""
+"""Bars in a notebook, where rich draws none, and lines where there is no terminal."""
 
 from __future__ import annotations
 
+import io
 import sys
 from types import ModuleType
 from typing import Any
 
 import pytest
 import rich.console
+from rich.progress import Progress
 
 from splitveil import progress_bars
-from splitveil.progress_bars import NotebookBars
+from splitveil.progress_bars import LINE_EVERY, Lines, NotebookBars
 
 
 @pytest.fixture
@@ -62,7 +64,62 @@ def test_without_a_bar_nothing_is_shown(notebook):
     assert notebook == []
 
 
-def test_elsewhere_it_is_rich_and_shows_nothing_where_there_is_no_terminal(capsys):
+def test_where_there_is_no_terminal_what_is_short_shows_nothing(capsys):
     with progress_bars.bars() as bars:
+        assert isinstance(bars, Lines)
         progress_bars.attack(bars, "decoder")(1, 2, 0.5)
     assert capsys.readouterr() == ("", "")
+
+
+def test_on_a_terminal_it_is_rich(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert isinstance(progress_bars.bars(), Progress)
+
+
+class Clock:
+    """Tells the time that a test sets."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_training_without_a_terminal_prints_a_line_now_and_then():
+    clock, file = Clock(), io.StringIO()
+    with Lines(file, clock) as bars:
+        show = progress_bars.training(bars, "training", epochs=12)
+        for done in range(1, 12 * 10 + 1):  # ten steps of a second in each epoch
+            clock.now += 1
+            epoch = (done - 1) // 10
+            show(epoch, done, {"loss": 1 / epoch, "accuracy_val": 0.5} if epoch else {})
+    assert file.getvalue().splitlines() == [
+        "training: epoch 3 of 12, loss 0.500, validation 50.0%, after 30 s",
+        "training: epoch 6 of 12, loss 0.200, validation 50.0%, after 1 min 0 s",
+        "training: epoch 9 of 12, loss 0.125, validation 50.0%, after 1 min 30 s",
+        "training: epoch 12 of 12, loss 0.091, validation 50.0%, after 2 min 0 s",
+    ]
+
+
+def test_what_ends_before_the_first_line_is_due_prints_none():
+    clock, file = Clock(), io.StringIO()
+    with Lines(file, clock) as bars:
+        show = progress_bars.attack(bars, "decoder")
+        for done in range(100):
+            clock.now += (LINE_EVERY - 0.1) / 100
+            show(done, 100, 0.5)
+    clock.now += 1000
+    assert file.getvalue() == ""
+
+
+def test_attacks_that_tell_nothing_while_they_run_are_told_when_the_next_begins():
+    clock, file = Clock(), io.StringIO()
+    with Lines(file, clock) as bars:
+        progress_bars.attack(bars, "linear")
+        clock.now += 45
+        show = progress_bars.attack(bars, "decoder")
+        clock.now += 45
+        show(10, 2000, 0.0123)
+        show(20, 2000, 0.0122)
+    assert file.getvalue() == ("decoder, after 45 s\ndecoder: step 10 of 2000, held-out MSE 0.0123, after 1 min 30 s\n")

@@ -93,7 +93,7 @@ def fit(
         data: images and labels that it learns from. A `DataLoader` is gone through in each epoch, with its batches,
             order, workers and transforms, and never held in memory.
         validate: images on which the epoch is chosen; without them the last one is kept.
-        progress: show a bar where there is a terminal.
+        progress: show a bar where there is a terminal, elsewhere a line at most every 30 seconds.
         settings: of `Recipe`: ``recipe`` ("fast" unless it is given), ``epochs``, ``batch_size``, ``lr``, ``seed``, ...
             Weights and dropout layers of the network are left as they are unless ``unit_variance=True`` or
             ``network_dropout=False`` is given.
@@ -240,7 +240,7 @@ def attack(
         seed: of the wires under attack and of the attack.
         observed: number of wires of each image that the attacker sees.
         budget: limit on the steps or the time of the attack.
-        progress: show a bar where there is a terminal.
+        progress: show a bar where there is a terminal, elsewhere a line at most every 30 seconds.
 
     Raises:
         UserError: an image that both sides have, or an attack that cannot take this wire.
@@ -276,7 +276,7 @@ def evaluate(
         grants: what the attacker may use, as for `attack`.
         seed: of the wires under attack and of the attacks.
         observed: number of wires of each image that the attacker sees.
-        progress: show a bar where there is a terminal.
+        progress: show a bar where there is a terminal, elsewhere a line at most every 30 seconds.
 
     Raises:
         UserError: an unknown suite, or none of its attacks can be made.

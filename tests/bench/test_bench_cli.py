@@ -20,6 +20,7 @@ from splitveil.bench.lease import Owner
 from splitveil.cli import bench as command
 from splitveil.cli import main
 from splitveil.cli.bench import Board, _say_superseded
+from splitveil.progress_bars import Lines
 from splitveil.results.record_types import Timings
 from splitveil.statistics.intervals import Interval
 
@@ -286,3 +287,18 @@ def test_the_board_is_quiet_without_a_terminal(grid, tmp_path):
     with Board(load_grid(str(grid)), tmp_path, Console(file=text)) as board:
         board(driver.State({}, {}, {}, frozenset(), ()))
     assert text.getvalue() == ""
+
+
+def test_without_a_terminal_the_board_is_a_line_now_and_then(grid, tmp_path, monkeypatch):
+    loaded, text, owner = load_grid(str(grid)), io.StringIO(), Owner("token", "job")
+    one, two, *_ = loaded.cells
+    with Board(loaded, tmp_path, Console(file=text)) as board:
+        running = driver.State({}, {one.id: GIVEN_UP}, {two.id: owner}, frozenset({two.id}), ())
+        assert isinstance(board.bars, Lines)
+        begun = board.bars._begun
+        for seconds in (1, 31, 32, 61, 62):
+            monkeypatch.setattr(board.bars, "_clock", lambda now=begun + seconds: now)
+            board(running)
+    lines = text.getvalue().splitlines()
+    assert all(line.startswith("cells: 0 of 4 done, 1 running, 1 failed") for line in lines)
+    assert [line.rpartition(", after ")[2] for line in lines] == ["31 s", "1 min 1 s"]

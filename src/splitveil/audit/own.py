@@ -125,7 +125,7 @@ def privacy_card(
         policy: YAML file of requirements (docs/audit.md).
         name: of the model on the card.
         seed: of the wires under attack, the attacks and the bounds.
-        progress: show bars where there is a terminal.
+        progress: show bars where there is a terminal, elsewhere a line at most every 30 seconds.
 
     Raises:
         UserError: as `splitveil.evaluate` and `splitveil.bound`; a judge that does not fit; an unreadable policy.

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column, Table
 
 from ..errors import UserError
+from ..progress_bars import Lines
 from ._shared import LOOK, MaybePlace, PlaceText, app, duration, error_console, out_console, say
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ def _show_failed(out: Path, state: State) -> None:
 
 
 class Board:
-    """Bars on standard error, if it is a terminal; enter them with ``with`` and call them with a `State`."""
+    """Progress on standard error, bars if it is a terminal; enter it with ``with`` and call it with a `State`."""
 
     def __init__(self, grid: Grid, out: Path, console: Console | None = None):
         from ..bench.folder import GridFolder
@@ -266,7 +267,7 @@ class Board:
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        self.bars = Progress(*columns, console=console, disable=not console.is_terminal)
+        self.bars = Progress(*columns, console=console) if console.is_terminal else Lines(console.file)
         self._cells, self._folder = {cell.id: cell for cell in grid.cells}, GridFolder(out)
         self._all = self.bars.add_task("cells", total=len(grid.cells), note="")
         self._tasks: dict[str, Any] = {}
@@ -281,8 +282,8 @@ class Board:
 
     def __call__(self, state: State) -> None:
         """Show the state."""
-        if self.bars.disable:
-            return
+        if isinstance(self.bars, Lines) and not self.bars.due:
+            return  # the folders of cells are read for what is shown only
         parts = {cell: self._part(self._cells[cell]) for cell in state.running}
         over = len(state.done) + len(state.failed)
         done, now = over + sum(a / b for a, b in parts.values()), time.monotonic()
@@ -295,9 +296,9 @@ class Board:
         for cell in set(self._tasks) - state.own:
             self.bars.remove_task(self._tasks.pop(cell))
         for cell in state.own:
-            if cell not in self._tasks:
-                self._tasks[cell] = self.bars.add_task(escape(title(self._cells[cell])), note=cell)
             completed, total = parts[cell]
+            if cell not in self._tasks:
+                self._tasks[cell] = self.bars.add_task(escape(title(self._cells[cell])), total=total, note=cell)
             self.bars.update(self._tasks[cell], completed=completed, total=total)
 
     def _part(self, cell: Cell) -> tuple[int, int]:
