@@ -16,6 +16,12 @@ Second round, planned on 2026-11-28 before its first run: two further encoders, 
 recipe (the first had seed 0 and 24 epochs), the same two arms at one point, the same attacks. Endpoint over the three
 encoders: the mean of the log ratios with Student's interval over encoders. One look, when all arms are there.
 
+Third round, planned on 2026-11-29 before its first run: one network each of another family and of larger images, one
+seed, both arms at one point of accuracy, the same endpoint; both wires are wide, so that the directions are products
+(`waterfill_kronecker`). TinyImageNet's 20 classes, 20 epochs of the fast recipe with batches of 128 at rate 0.1:
+`resnet20` cut 4, bottleneck 8, and `torchvision:resnet18@layer2`, both with gaussian 0.025. The protocol leaves 900
+images to the attacker, of which few are attacked: 100.
+
 Changed after the first run was begun and before the one that is recorded: tails are retrained by SGD at 0.003, chosen
 on validation images with water-filled noise, where Adam lost 3 to 5 points at both noises that had been tried; one pass
 over all images.
@@ -24,6 +30,7 @@ over all images.
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +47,9 @@ from splitveil.results import records
 from splitveil.statistics.intervals import bootstrap_ci, paired_ratio
 from splitveil.storage.files import write_json
 
+DEAR = 1e12
+"""A price of the task's loss at which water-filling adds nothing to the noise that every direction has."""
+
 
 class Isotropic(Hardening):
     """The same search with noise that is the same in every direction."""
@@ -47,9 +57,8 @@ class Isotropic(Hardening):
     def _noise(self, loss: float, known: Any) -> Noise:
         # To second order the task loses ½ tr(F) (σ² − σ₀²) beyond the noise that it was trained with.
         sigma = (self._sigma(known) ** 2 + 2 * loss / known.sharpness) ** 0.5
-        width = len(known.statistics.mean)
-        error = known.linear_error(torch.eye(width, dtype=torch.float64) / sigma)
-        return Noise(Gaussian(sigma), sigma, width, error)
+        alone = known.noise(DEAR, sigma)
+        return Noise(Gaussian(sigma), sigma, math.prod(self.model.wire_shape), alone.linear_error)
 
 
 ARMS: dict[str, type[Hardening]] = {"waterfill": Hardening, "isotropic": Isotropic}
