@@ -59,6 +59,7 @@ def test_cifar10_reads_class_folders_in_name_order(tmp_path, inside):
     assert values(images.train) == [0, 1, 2, 20, 21, 22]
     assert values(images.test) == [100, 101, 120, 121]
     assert images.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert images.example == tmp_path / inside / "test/a/000.png"
 
 
 def test_decoded_pixels_are_exactly_those_of_the_file(tmp_path):

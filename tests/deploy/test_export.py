@@ -6,15 +6,18 @@ import getpass
 import json
 import shutil
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from commands import answer, state_of
 from splitveil import config, runs
+from splitveil.cli.export import _question
 from splitveil.coded import coded_run
 from splitveil.data import Split, load
 from splitveil.defenses import _codec, _codec_choice
@@ -61,6 +64,19 @@ def exported(run, tmp_path_factory, quick_exports) -> Path:
     out = tmp_path_factory.mktemp("exported") / "bundle"
     assert answer("export", run, "--out", out) == (0, "")
     return out
+
+
+def test_the_commands_that_follow_can_be_pasted(tmp_path):
+    digits, out = replace(IMAGES, example=None), tmp_path / "my bundle"
+    assert _question(out, digits) == (
+        f"splitveil query '{out}/device' IMAGE --url http://127.0.0.1:8080; "
+        "there IMAGE is the file of a picture of 32 by 32 pixels"
+    )
+    for size, more in ((32, ""), (40, " --resize bilinear")):
+        file = tmp_path / f"{size}.png"
+        Image.new("RGB", (size, size)).save(file)
+        expected = f"splitveil query '{out}/device' {file} --url http://127.0.0.1:8080{more}"
+        assert _question(out, replace(IMAGES, example=file)) == expected
 
 
 def test_a_bundle_holds_what_each_side_needs(exported):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import ssl
@@ -20,10 +21,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trustme
+from PIL import Image
 
 import served
 from commands import answer
 from served import asked, some_wires
+from splitveil.cli.serve import Page
 from splitveil.errors import UserError
 from splitveil.serving import serve, settings, worker
 from splitveil.serving.limits import Limits
@@ -187,9 +190,45 @@ def test_a_worker_that_is_killed_is_started_again_and_the_other_serves(plain, bu
 def test_the_line_of_the_start(plain, bundle, bundle_folder):
     address = f"http://127.0.0.1:{plain.port}"
     assert plain.line == f"serving {bundle.model_name} at {address}\n"
-    assert plain.process.stdout.readline() == (
-        f"next: splitveil query {bundle_folder / 'device'} IMAGE --url {address}\n"
-    )
+    assert [plain.process.stdout.readline() for _ in range(2)] == [
+        f"next: splitveil query {bundle_folder / 'device'} IMAGE --url {address}\n",
+        "  there IMAGE is the file of a picture of 8 by 8 pixels (of another size with --resize bilinear)\n",
+    ]
+
+
+def test_the_command_that_is_printed_can_be_pasted(bundle_folder, tmp_path):
+    place = tmp_path / "a folder"
+    place.mkdir()
+    picture, kept = place / "dog.png", place / "token"
+    Image.fromarray(np.zeros((20, 30), np.uint8)).save(picture)
+    kept.write_text(f"{make('ann', place / 'tokens')[0]}\n")
+    asked = Settings(str(bundle_folder / "cloud"), port=0, token_file=str(place / "tokens"), image=str(picture))
+    with served.started(asked, tmp_path / "log") as running:
+        assert running.process.stdout is not None
+        words = shlex.split(running.process.stdout.readline().removeprefix("next: "))
+        assert words[0] == "splitveil"
+        assert {str(picture), str(kept)} < set(words)
+        assert answer(*words[1:]) == (0, "")
+
+
+def test_a_picture_of_the_page_stands_in_the_command(tmp_path):
+    for name in ("b.png", "a.png"):
+        (tmp_path / name).write_bytes(b"a picture")
+    assert Page(demo=True, examples=tmp_path).image == str(tmp_path / "a.png")
+    assert Page(demo=True).image is None
+    assert Page().image is None
+
+
+def test_what_this_machine_lacks_is_told(bundle_folder, tmp_path):
+    shutil.copytree(bundle_folder / "cloud", tmp_path / "cloud")
+    make("ann", tmp_path / "tokens")
+    kept = tmp_path / "other.token"
+    kept.write_text("of another server\n")
+    alone = Settings(str(tmp_path / "cloud"), token_file=str(tmp_path / "tokens"))
+    command, told = serve.question(alone, (8, 8, 1), 80).splitlines()
+    assert command == "splitveil query DEVICE IMAGE --url http://127.0.0.1:80 --token-file TOKEN"
+    assert told.startswith("  there DEVICE is the bundle's folder device, IMAGE is ")
+    assert told.endswith(", TOKEN is the file in which you keep what `splitveil token` printed")
 
 
 def test_nothing_of_the_server_imports_torch(bundle_folder):

@@ -39,6 +39,8 @@ def test_it_leaves_a_server_that_only_this_machine_reaches_and_that_asks_for_a_t
     assert (out / "token").read_text() == f"{ready.token}\n"
     assert {path.name for path in out.iterdir()} <= demo.OWN
     pictures = sorted((out / "examples").iterdir())
+    assert ready.settings.image == str(pictures[3])
+    assert tokens.held_by_client(out / "tokens") == out / "token"
     assert [path.stem for path in pictures] == [str(digit) for digit in range(demo.EXAMPLES)]
     assert Image.open(pictures[0]).size == (32, 32)
 

@@ -32,6 +32,20 @@ def let_in(door: Tokens, token: str) -> str:
         return ""
 
 
+def test_the_file_of_a_client_is_found_beside_that_of_the_server(tmp_path):
+    file = tmp_path / "tokens"
+    assert tokens.held_by_client(file) is None
+    token, _ = make("ann", file)
+    assert tokens.held_by_client(file) is None
+    os.mkfifo(tmp_path / "token")  # nobody writes into it: reading it would wait for ever
+    (tmp_path / "a.token").write_text("of another server\n")
+    (tmp_path / "b.token").write_text(f"{token}\n")
+    (tmp_path / "c.txt").write_text(f"{token}\n")
+    assert tokens.held_by_client(file) == tmp_path / "b.token"
+    file.write_text("damaged\n")
+    assert tokens.held_by_client(file) is None
+
+
 def test_tokens_are_read_again_after_a_change_at_most_once_a_second(tmp_path, clock):
     file = tmp_path / "tokens"
     old, _ = make("ann", file)

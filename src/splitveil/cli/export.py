@@ -14,6 +14,7 @@ from .. import progress_bars
 from ._shared import LOOK, MaybePlace, Place, app, out_console, say, show_flags
 
 if TYPE_CHECKING:
+    from ..data import ImageSet
     from ..deploy.export import Exported
 
 
@@ -61,6 +62,23 @@ def export(
 
         found = exporting.export(opened, images, out, options, show)
     _print(found, run)
+    say(f"serve it: {shlex.join(['splitveil', 'serve', str(out)])}")
+    say(f"then ask it: {_question(out, images)}")
+
+
+def _question(out: Path, images: ImageSet) -> str:
+    """Return the command that asks the server which listens where it does by itself."""
+    from PIL import Image
+
+    from ..serving.settings import Settings
+
+    asked = ["splitveil", "query", str(out / "device"), "IMAGE", "--url", Settings(str(out)).url(Settings.port)]
+    if images.example is None:
+        return f"{shlex.join(asked)}; there IMAGE is the file of a picture of {images.size} by {images.size} pixels"
+    asked[3] = str(images.example)
+    with Image.open(images.example) as picture:
+        asked += ["--resize", "bilinear"] * (picture.size != (images.size, images.size))
+    return shlex.join(asked)
 
 
 def _print(found: Exported, run: Path) -> None:

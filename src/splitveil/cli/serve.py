@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -42,6 +42,13 @@ class Page:
         from ..deploy import page as making
 
         return making.of(bundle, self.runtime, self.examples)[1]
+
+    @property
+    def image(self) -> str | None:
+        """Return a picture that the page offers, for the command that the server prints; None where it offers none."""
+        from ..deploy import page as making
+
+        return str(making.pictures_in(self.examples)[0]) if self.demo and self.examples else None
 
 
 @app.command
@@ -92,7 +99,8 @@ def serve(
     many = _replicas(on, replicas, page.demo)
     settings = Settings(str(bundle), *doors, many, metrics_port, insecure, limits=limits or Limits())
     check(settings)
-    serving.launch(settings, page.of(bundle))
+    html = page.of(bundle)
+    serving.launch(replace(settings, image=page.image), html)
 
 
 def _replicas(on: str, replicas: int | None, demo: bool) -> int | None:

@@ -31,6 +31,5 @@ def serve_demo(*, out: Place = Path("serve-demo"), port: int = 8443, runtime: Ma
         ready = demo.prepare(out, port, runtime, lambda done, step: bar.update(task, completed=done, note=step))
     say("Open the address below in your browser. It warns of the certificate, which this command has just made.")
     say(f"The page asks for this token: {ready.token}")
-    say(f"For the command below, IMAGE is for example {out / 'examples' / '3.png'}, and TOKEN is {out / 'token'}.")
     say("Ctrl-C stops the server. After that comes its log, a line for each request.")
     serve.launch(ready.settings, ready.page)

@@ -169,6 +169,7 @@ def image_set(
     """Select (``sizes``: train_size, test_size), decode and bundle; compute the statistics where they are None."""
     splits: list[Split] = []
     broken: list[str] = []
+    example = None
     for part, listing, wanted in zip(("train", "test"), listings, sizes, strict=True):
         some = listing if wanted is None else listing.take(chosen(listing.labels, wanted, part).tolist())
         about = {"resize": resize, "label": f"{name} {part}"}
@@ -177,9 +178,10 @@ def image_set(
                 try_out(some.paths, size, **about)
             else:
                 splits.append(Split(decode(some.paths, size, **about), torch.tensor(some.labels)))
+                example = next(iter(some.paths), None)
         except BrokenImage as error:
             broken += error.each
     if broken:
         raise BrokenImage(*broken)
     mean, std = statistics or channel_statistics(splits[0].images)
-    return ImageSet(name, splits[0], splits[1], classes, mean, std, size)
+    return ImageSet(name, splits[0], splits[1], classes, mean, std, size, example)

@@ -7,6 +7,7 @@ import hashlib
 import mmap
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -108,6 +109,7 @@ class ImageSet:
         classes: class names; the label is the index.
         mean, std: statistics of the three channels of the training images, pixels in [0, 1].
         size: height and width in pixels.
+        example: file of a test image; None where the images are not files of their own.
     """
 
     name: str
@@ -117,6 +119,7 @@ class ImageSet:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size: int
+    example: Path | None = None
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

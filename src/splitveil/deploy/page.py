@@ -105,21 +105,31 @@ def examples(folder: str | Path | None) -> list[Example]:
     Raises:
         UserError: no folder, none or too many in it, one that is too large or not readable.
     """
-    if folder is None:
-        return []
+    found = []
+    for path in pictures_in(folder) if folder is not None else []:
+        content = reading.text_of(path, "name another folder")
+        if len(content) > EXAMPLE_BYTES:
+            raise UserError(f"{path} has {len(content):,} bytes; expected at most {EXAMPLE_BYTES:,}: scale it down")
+        found.append(Example(path.stem, content))
+    return found
+
+
+def pictures_in(folder: str | Path) -> list[Path]:
+    """Return the files of a folder of pictures, by name.
+
+    Args:
+        folder: see `examples`.
+
+    Raises:
+        UserError: no folder, none or too many files in it.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; name one that holds at most {MOST_EXAMPLES} pictures")
     paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
     if not 0 < len(paths) <= MOST_EXAMPLES:
         raise UserError(f"{folder} holds {len(paths)} files; expected 1 to {MOST_EXAMPLES} pictures")
-    found = []
-    for path in paths:
-        content = reading.text_of(path, "name another folder")
-        if len(content) > EXAMPLE_BYTES:
-            raise UserError(f"{path} has {len(content):,} bytes; expected at most {EXAMPLE_BYTES:,}: scale it down")
-        found.append(Example(path.stem, content))
-    return found
+    return paths
 
 
 def write(

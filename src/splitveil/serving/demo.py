@@ -70,7 +70,8 @@ def prepare(
     if runtime is None and not (out / "runtime").is_dir():
         _need("npm", f"it fetches {RUNTIME}; install it, or give the package's folder dist with --runtime")
     cert, key, file = (str(out / name) for name in ("cert.pem", "key.pem", "tokens"))
-    settings = Settings(str(out / "bundle"), port=port, tls_cert=cert, tls_key=key, token_file=file)
+    shown = str(out / "examples" / "3.png")
+    settings = Settings(str(out / "bundle"), port=port, tls_cert=cert, tls_key=key, token_file=file, image=shown)
     check(settings)
     bound(settings, port, several=False).close()  # a port that is taken is told now, and not after the training
     images = load("digits")

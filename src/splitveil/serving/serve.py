@@ -7,11 +7,12 @@ import os
 import shlex
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ..deploy import bundle
-from . import metrics, on_ray, supervisor, worker
+from . import metrics, on_ray, supervisor, tokens, worker
 from .metrics import Log
 from .service import cloud_of
 from .settings import Settings, bound, check, tls_context
@@ -53,11 +54,11 @@ def main(text: str) -> int:
     tls_context(settings)
     found = bundle.read(settings.bundle)
     cloud_of(found)
-    name, log = found.model_name, Log()
+    name, shape, log = found.model_name, found.wire["image"]["shape"], Log()
     settings = replace(settings, model=name)
     if settings.replicas is not None:
         del found
-        return on_ray.run(settings, lambda: _say(settings, name, settings.port))
+        return on_ray.run(settings, lambda: _say(settings, name, shape, settings.port))
     if settings.grpc_port is not None:
         grpc_port, _ = supervisor.reserve(replace(settings, port=settings.grpc_port))
         settings = replace(settings, grpc_port=grpc_port)
@@ -65,11 +66,11 @@ def main(text: str) -> int:
         listening = bound(settings, settings.port, several=False)
         port = listening.getsockname()[1]
         del found
-        worker.run(settings, listening, lambda: _say(settings, name, port))
+        worker.run(settings, listening, lambda: _say(settings, name, shape, port))
         return 0
     del found
     port, _ = supervisor.reserve(settings)
-    return asyncio.run(supervisor.Supervisor(settings, port, log).run(lambda: _say(settings, name, port)))
+    return asyncio.run(supervisor.Supervisor(settings, port, log).run(lambda: _say(settings, name, shape, port)))
 
 
 def work(text: str, port: int, handle: int, place: int) -> int:
@@ -91,15 +92,33 @@ def work(text: str, port: int, handle: int, place: int) -> int:
     return 0
 
 
-def _say(settings: Settings, name: str, port: int) -> None:
-    place = Path(settings.bundle)
-    device = (place.parent if place.name == "cloud" else place) / "device"
-    next_one = ["splitveil query", shlex.quote(str(device)) if device.is_dir() else "DEVICE", "IMAGE", "--url"]
-    next_one.append(settings.url(port))
-    next_one += ["--token-file TOKEN"] * (settings.token_file is not None)
-    next_one += [f"--ca {shlex.quote(str(settings.tls_cert))}"] * (settings.tls_cert is not None)
+def _say(settings: Settings, name: str, shape: Sequence[int], port: int) -> None:
     doors = settings.url(port)
     if settings.grpc_port is not None:
         doors += f"; gRPC at {settings.address(settings.grpc_port)}"
-    sys.stdout.write(f"serving {name} at {doors}\nnext: {' '.join(next_one)}\n")
+    sys.stdout.write(f"serving {name} at {doors}\nnext: {question(settings, shape, port)}\n")
     sys.stdout.flush()
+
+
+def question(settings: Settings, shape: Sequence[int], port: int) -> str:
+    """Return a command that asks the server, and what to put into it where this machine does not have it.
+
+    Args:
+        settings: of the server.
+        shape: height, width and channels of an image.
+        port: of the server.
+    """
+    place = Path(settings.bundle)
+    device, image = (place.parent if place.name == "cloud" else place) / "device", settings.image
+    token = None if settings.token_file is None else tokens.held_by_client(settings.token_file)
+    asked = ["splitveil", "query", str(device) if device.is_dir() else "DEVICE", image or "IMAGE"]
+    asked += ["--resize", "bilinear"] * (image is not None) + ["--url", settings.url(port)]
+    asked += ["--token-file", str(token or "TOKEN")] * (settings.token_file is not None)
+    asked += ["--ca", str(settings.tls_cert)] * (settings.tls_cert is not None)
+    missing = {
+        "DEVICE": "the bundle's folder device",
+        "IMAGE": f"the file of a picture of {shape[1]} by {shape[0]} pixels (of another size with --resize bilinear)",
+        "TOKEN": "the file in which you keep what `splitveil token` printed",
+    }
+    told = ", ".join(f"{word} is {what}" for word, what in missing.items() if word in asked)
+    return shlex.join(asked) + (f"\n  there {told}" if told else "")

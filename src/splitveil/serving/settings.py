@@ -41,6 +41,7 @@ class Settings:
         metrics_port: port of the metrics on loopback; 0: any that is free; None: no metrics.
         insecure: whether an address that others reach may do without TLS and tokens.
         page: an open file with the HTML that ``/`` hands out.
+        image: file of a picture for the command that is printed at the start; None: there is none at hand.
         model: name and pair of the model that every process must serve; None: whatever the bundle holds.
         limits: limits of each worker.
     """
@@ -57,6 +58,7 @@ class Settings:
     metrics_port: int | None = None
     insecure: bool = False
     page: int | None = None
+    image: str | None = None
     model: str | None = None
     limits: Limits = field(default_factory=Limits)
 

@@ -72,6 +72,36 @@ def make(name: str, file: str | Path | None = None) -> tuple[str, str]:
     return token, line
 
 
+def held_by_client(file: str | Path) -> Path | None:
+    """Return a client's file beside a file of tokens: one called ``token`` or ``*.token`` with one of its tokens.
+
+    Args:
+        file: the server's file of tokens.
+
+    Returns:
+        None where there is no such file, or this process may not read it.
+    """
+    file = expanded(file)
+    try:
+        known = {digest for _, digest in parsed(_content(file))}
+        beside = [file.with_name("token"), *sorted(file.parent.glob("*.token"))]
+    except (OSError, ValueError):  # the log says so, from the start
+        return None
+    for place in beside:
+        try:
+            token = _content(place).strip()
+        except (OSError, ValueError):  # not there, or not for this process: it is a client's
+            continue
+        if hashlib.sha256(token).digest() in known:
+            return place
+    return None
+
+
+def _content(file: Path) -> bytes:
+    with _opened(file, os.O_RDONLY) as opened:
+        return opened.read(MOST_FILE + 1)
+
+
 class Tokens:
     """The file of tokens, which is read again after a change, at most once a second.
 
@@ -123,8 +153,7 @@ class Tokens:
             about = self.file.stat()
             state = (about.st_mtime_ns, about.st_size, about.st_ino)
             if state != self._state:
-                with _opened(self.file, os.O_RDONLY) as opened:
-                    self._known = parsed(opened.read(MOST_FILE + 1))
+                self._known = parsed(_content(self.file))
                 # A file that has just changed may change again and keep its size and time.
                 settled = time.time_ns() - about.st_mtime_ns > SETTLED
                 self._state = state if settled else None
