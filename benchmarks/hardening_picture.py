@@ -1,9 +1,9 @@
-"""Draw what `benchmarks/hardening.py` recorded: accuracy against the best linear attacker's error, for both noises.
+"""Draw what `benchmarks/hardening_front.py` recorded: test accuracy against the error of a decoder, for every noise.
 
-    python benchmarks/hardening_picture.py [--out docs/hardening.png]
+    python benchmarks/hardening_picture.py [--record benchmarks/hardening_front.json] [--out docs/hardening.png]
 
-Every point is one strength of noise with a tail that was trained for one pass: accuracy on validation images, error by
-the closed form. Dotted: the error of the mean image of the true class, from benchmarks/audit.json.
+A point is one noise on one encoder with its tail trained on; a line joins the strengths of one noise on one encoder.
+Dotted: the error of the mean image of the true class, from benchmarks/audit.json.
 """
 
 from __future__ import annotations
@@ -11,13 +11,28 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
-NAMES = {
-    "waterfill-1": "noise in the directions that the task needs least (splitveil harden)",
-    "isotropic-1": "noise of one strength in all directions",
+STYLES = {
+    ("plain", "waterfill"): ("o-", "#0b6e99", "noise where the task looks least (splitveil harden)"),
+    ("plain", "isotropic"): ("s-", "#c2571a", "the same noise in all directions"),
+    ("cem16", "isotropic"): ("D", "#6a3d9a", "encoder trained with CEM"),
+    ("cem16", "waterfill"): ("P", "#2f7d32", "encoder trained with CEM, noise where the task looks least"),
+    ("one16", "isotropic"): ("X", "#8c6d1f", "encoder trained with CEM of one Gaussian"),
 }
-COLORS = {"waterfill-1": "#0b6e99", "isotropic-1": "#c2571a"}
+
+
+def lines(points: dict[str, Any]) -> dict[tuple[str, str], dict[str, list[tuple[float, float]]]]:
+    """Accuracy and error of each noise, by encoder and noise, then by seed."""
+    found: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
+    for name, row in points.items():
+        encoder, _, point = name.partition("/")
+        (kind, seed), (noise, _, strength) = encoder.split("-"), point.partition("-")
+        if (kind, noise) in STYLES and strength.replace(".", "").isdigit():
+            place = 100 * row["accuracy"]["mean"], row["decoder"]["mse"]
+            found.setdefault((kind, noise), {}).setdefault(seed, []).append(place)
+    return found
 
 
 def main() -> None:
@@ -25,20 +40,22 @@ def main() -> None:
     from matplotlib.figure import Figure
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--record", type=Path, default=HERE / "hardening_front.json")
     parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "hardening.png")
     given = parser.parse_args()
-    record = json.loads((HERE / "hardening.json").read_text("utf-8"))
+    record = json.loads(given.record.read_text("utf-8"))
     ceiling = json.loads((HERE / "audit.json").read_text("utf-8"))["ceilings"]["class_mean"]
-    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    for arm, name in NAMES.items():
-        steps = [step for step in record["arms"][arm]["steps"] if not step["whole"]]
-        points = sorted((100 * step["accuracy"], step["linear_error"]) for step in steps)
-        axes.plot(*zip(*points, strict=True), "o-", color=COLORS[arm], label=name)
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    axes, drawn = figure.add_subplot(), lines(record["points"])
+    for key, (style, color, name) in STYLES.items():
+        for number, points in enumerate(drawn.get(key, {}).values()):
+            axes.plot(
+                *zip(*sorted(points), strict=True), style, color=color, label=None if number else name, ms=5, alpha=0.85
+            )
     axes.axhline(ceiling, color="#555", linestyle=":", label="the mean image of the true class")
-    axes.set(xlabel="accuracy, %", ylabel="attacker's error (MSE)", ylim=(0, 1.1 * ceiling))
-    axes.set_title("CIFAR-10, VGG-11: error of the best linear attacker", loc="left", fontsize=11)
-    axes.legend(loc="center left", bbox_to_anchor=(0, 0.62), frameon=False)
+    axes.set(xlabel="accuracy on the test images, %", ylabel="error of the decoder (MSE)", ylim=(0, None))
+    axes.set_title("CIFAR-10, VGG-11: accuracy against an attacker's error", loc="left", fontsize=11)
+    axes.legend(frameon=False, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(given.out, dpi=110, metadata={"Software": ""})
 
