@@ -47,6 +47,23 @@ def trained(monkeypatch) -> list[dict[str, Any]]:
     return calls
 
 
+def test_a_few_images_still_make_a_judge_by_the_fast_recipe(monkeypatch, trained):
+    """Batches of 512 made a dozen steps of 500 images, and a judge at chance: every wire looked as if it hid all."""
+    monkeypatch.setattr(runs.zoo, "build", tiny)
+    judge = Judge.train(DIGITS, epochs=12, recipe="fast")
+    (call,) = trained
+    assert (call["settings"].batch_size, call["settings"].lr) == (32, 0.2 / 16)
+    assert judge.about["accuracy"]["mean"] > 0.7
+
+
+def test_enough_images_keep_the_batches_of_the_recipe():
+    many = replace(DIGITS, train=DIGITS.train.subset(torch.arange(600).repeat(30)))
+    plain = fingerprint(many, 1, arch="resnet20", epochs=12, recipe="fast")
+    assert reidentification._batches(many, 12, "fast") == {}
+    assert reidentification._batches(DIGITS, 12, "published") == {}
+    assert plain != fingerprint(many, 1, arch="resnet20", epochs=2, recipe="fast")
+
+
 def test_it_recognises_originals_and_nothing_in_noise(judge):
     test = DIGITS.test
     hits = judge.correct(test.images, test.labels)

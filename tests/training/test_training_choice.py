@@ -133,6 +133,15 @@ def test_the_published_learning_rates():
     assert rates[1:] == pytest.approx(steps)
 
 
+@pytest.mark.parametrize(("epochs", "expected"), [(1, 0.25), (3, 0.75), (12, 3.0), (24, 3.0)])
+def test_the_fast_recipe_warms_up_for_at_most_a_quarter(epochs, expected):
+    """With three of three epochs the rate rose to its peak at the last step and never fell."""
+    s = config.parse({"data": "digits", "recipe": "fast", "epochs": epochs})
+    assert s.warmup_epochs == expected
+    assert recipe.learning_rate(s, 0.999) < 0.01 * s.lr
+    assert config.parse({"data": "digits", "recipe": "fast", "epochs": 3, "warmup_epochs": 2}).warmup_epochs == 2
+
+
 @given(st.integers(1, 30), st.floats(0, 5), st.floats(0, 0.999))
 def test_learning_rate_stays_below_its_peak_and_warms_up_linearly(epochs, warmup, progress):
     s = config.parse({"data": "digits", "epochs": epochs, "warmup_epochs": warmup, "milestones": ()})
