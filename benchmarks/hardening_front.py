@@ -265,6 +265,31 @@ def compared(out: Path, rows: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def table(rows: dict[str, Any], compared: dict[str, Any]) -> str:
+    """The rows of the table in docs/harden.md: means over the seeds that each noise has."""
+    lines = []
+    for encoder in ENCODERS:
+        for point in points(encoder):
+            found = [rows[name] for seed in SEEDS if (name := f"{encoder}-{seed}/{point}") in rows]
+            if not found:
+                continue
+
+            def mean(*keys: str, found: list[Any] = found) -> float:
+                return float(np.mean([functools.reduce(dict.__getitem__, keys, row) for row in found]))
+
+            about = compared.get(f"{encoder}/{point}", {}).get("decoder", {}).get("log_ratio")
+            more = "" if about is None else _percent(about)
+            cells = [encoder, point, str(len(found)), f"{100 * mean('accuracy', 'mean'):.1f}"]
+            cells += [f"{mean(label, 'mse'):.4f}" for label in ATTACKS]
+            lines.append(" | ".join([*cells, more, f"{mean('decoder', 'ssim'):.2f}", f"{mean('linkage_1000'):.2f}"]))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _percent(log_ratio: dict[str, Any]) -> str:
+    value, low, high = (100 * np.expm1(x) for x in (log_ratio["mean"], *log_ratio["ci95"]))
+    return f"{value:+.0f} % [{low:+.0f}, {high:+.0f}]"
+
+
 def main() -> None:
     """Train, harden, attack and write the record after each point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -300,6 +325,7 @@ def main() -> None:
             about = {"environment": runs.environment(), "command": "python benchmarks/hardening_front.py"}
             about |= {"attacks": ATTACKS, "attacked": ATTACKED, "settings": SETTINGS, "encoders": ENCODERS}
             write_json(given.out / RECORD.name, about | {"points": rows, "compared": compared(given.out, rows)})
+    print(table(rows, compared(given.out, rows)))
 
 
 if __name__ == "__main__":
