@@ -5,8 +5,8 @@
 The plan, written before the first recorded run. Question: does water-filled noise keep its lead over isotropic noise of
 equal accuracy against an attacker who has read this code? Runs: one of each kind, made by `hardening_front.py` on the
 same encoder, with equal test accuracy. Attacker: inference_time, 9,000 images to learn from, 1,000 attacked, one wire
-per image, the same wires as for the attacks of that benchmark. He knows the encoder and the noise's law. The attack,
-the same on every run:
+per image, the same wires as for the attacks of that benchmark, and the encoder and the noise's law are known. The
+attack, the same on every run:
 
 1. A decoder at the resolution of the wire that learns what to add to the best linear answer. Its images are mirrored
    and shifted at random at every step and sent through the encoder again; the convolutions are trained by Muon (Jordan
@@ -17,8 +17,8 @@ the same on every run:
 Chosen beforehand on the attacker's own held-out images of the same encoder behind isotropic noise of 0.1, none of them
 attacked (MSE there, after seconds of one core): Muon at 0.02 (0.0106 after 60 s) and neither Adam (0.0126 after 80 s)
 nor Muon at 0.05 (0.0114 after 60 s, in which it made fewer steps); no second network that is given the gradient of the
-likelihood (0.0107 after 90 s with it). All was chosen on isotropic noise,
-which may favor the water-filled noise. The class that the tail answers is not used.
+likelihood (0.0107 after 90 s with it, both of three blocks, Muon at 0.03). All was chosen on isotropic noise, which may
+favor the water-filled noise. The class that the tail answers is not used.
 
 Endpoint: the ratio of the errors of step 3 on the water-filled and on the isotropic run, with its paired 95 % interval
 over the images. One encoder, one seed: no claim about others. Each run is attacked once and the answers' errors are
