@@ -40,6 +40,8 @@ TITLES = {
     "freshness": "Whether every wire has noise of its own",
     "grpc_faults": "The gRPC server under faults",
     "hardening": "Noise put on a trained network",
+    "hardening_front": "Noise put on trained networks, at several accuracies",
+    "waterfill_attack": "The worst attack that was found for a known noise",
     "held_out_leakage": "Leakage on images that were not trained on",
     "interoperability": "Other clients of the Open Inference Protocol",
     "linear_speed": "The linear attack with few images",
@@ -59,6 +61,7 @@ TITLES = {
     "tails": "A tail in 8-bit integers",
     "tutorials": "The tutorials on CIFAR-10",
     "tradeoff": "CEM against more noise",
+    "fast-12-epochs": "CIFAR-10 in 12 epochs, with bf16",
     "fast-24-epochs": "CIFAR-10 in 24 epochs",
     "profile-h100": "A training step on an H100",
 }
