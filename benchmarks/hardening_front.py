@@ -246,42 +246,44 @@ def measure(base: runs.Run, images: ImageSet, folder: Path, noise: dict[str, Any
 
 
 def compared(out: Path, rows: dict[str, Any]) -> dict[str, Any]:
-    """Every other point against isotropic noise on the plain encoder of its seed, at equal accuracy."""
+    """Every other point against isotropic noise on the plain encoder of its seed, at equal accuracy.
+
+    Each seed alone, with intervals over its images; all together, over seeds and images, when all are there.
+    """
     curve, found = [f"isotropic-{sigma}" for sigma in SIGMAS], {}
     for encoder in ENCODERS:
         for point in points(encoder):
-            if encoder == "plain" and point in curve:
-                continue
             wanted = [("plain", one) for one in curve] + [(encoder, point)]
             seeds = [s for s in SEEDS if all(f"{name}-{s}/{one}" in rows for name, one in wanted)]
-            for label in ATTACKS if seeds else ():
-                folders = [[out / f"{name}-{seed}-points" / one for name, one in wanted] for seed in seeds]
-                errors = [np.stack([records.per_image(folder, label)["mse"] for folder in each]) for each in folders]
-                hits = [np.stack([records.answers(folder).astype(float) for folder in each]) for each in folders]
-                (result,) = at_equal_accuracy(SIGMAS, errors, hits, shared=(False, True))
-                difference = result.difference and result.difference.as_dict()
-                about = {"seeds": seeds, "accuracy": result.accuracy, "log_ratio": difference, "beyond": result.beyond}
-                found.setdefault(f"{encoder}/{point}", {})[label] = about
+            if encoder == "plain" and point in curve:
+                continue
+            for label in ATTACKS:
+                for seed in seeds:
+                    about = _difference(out, wanted, [seed], label)
+                    found.setdefault(f"{encoder}-{seed}/{point}", {})[label] = about
+                if tuple(seeds) == SEEDS:
+                    found.setdefault(f"{encoder}/{point}", {})[label] = _difference(out, wanted, seeds, label)
     return found
 
 
+def _difference(out: Path, wanted: list[tuple[str, str]], seeds: list[int], label: str) -> dict[str, Any]:
+    folders = [[out / f"{name}-{seed}-points" / one for name, one in wanted] for seed in seeds]
+    errors = [np.stack([records.per_image(folder, label)["mse"] for folder in each]) for each in folders]
+    hits = [np.stack([records.answers(folder).astype(float) for folder in each]) for each in folders]
+    (result,) = at_equal_accuracy(SIGMAS, errors, hits, shared=(False, True))
+    difference = result.difference and result.difference.as_dict()
+    return {"accuracy": result.accuracy, "log_ratio": difference, "beyond": result.beyond}
+
+
 def table(rows: dict[str, Any], compared: dict[str, Any]) -> str:
-    """The rows of the table in docs/harden.md: means over the seeds that each noise has."""
+    """The rows of the table in docs/harden.md."""
     lines = []
-    for encoder in ENCODERS:
-        for point in points(encoder):
-            found = [rows[name] for seed in SEEDS if (name := f"{encoder}-{seed}/{point}") in rows]
-            if not found:
-                continue
-
-            def mean(*keys: str, found: list[Any] = found) -> float:
-                return float(np.mean([functools.reduce(dict.__getitem__, keys, row) for row in found]))
-
-            about = compared.get(f"{encoder}/{point}", {}).get("decoder", {}).get("log_ratio")
-            more = "" if about is None else _percent(about)
-            cells = [encoder, point, str(len(found)), f"{100 * mean('accuracy', 'mean'):.1f}"]
-            cells += [f"{mean(label, 'mse'):.4f}" for label in ATTACKS]
-            lines.append(" | ".join([*cells, more, f"{mean('decoder', 'ssim'):.2f}", f"{mean('linkage_1000'):.2f}"]))
+    for name, row in rows.items():
+        about = compared.get(name, {}).get("decoder", {}).get("log_ratio")
+        cells = [*name.split("/"), f"{100 * row['accuracy']['mean']:.1f}"]
+        cells += [f"{row[label]['mse']:.4f}" for label in ATTACKS]
+        cells += ["" if about is None else _percent(about)]
+        lines.append(" | ".join([*cells, f"{row['decoder']['ssim']:.2f}", f"{100 * row['linkage_1000']:.1f}"]))
     return "\n".join(f"| {line} |" for line in lines)
 
 
