@@ -38,11 +38,13 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss, pad, pixel_shuffle, pixel_unshuffle, relu
+from torch.nn.functional import mse_loss, pixel_shuffle, pixel_unshuffle, relu
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from splitveil import metrics, runs
 from splitveil.attacks._held_out import hold_out_images
+from splitveil.attacks._moved import Moves
+from splitveil.attacks._muon import Muon
 from splitveil.attacks.base import BATCH, Attack, Victim
 from splitveil.attacks.linear import LinearAttack
 from splitveil.attacks.refine import RefineAttack
@@ -59,51 +61,13 @@ from splitveil.statistics.intervals import bootstrap_ci, paired_ratio
 from splitveil.storage.files import atomic_write, write_json
 
 ATTACKED = 1000
-SHIFT, COPIES = 2, 2
+MOVES, COPIES = Moves(shift=2, flip=True), 2
 EPOCHS, BATCH_SIZE = 6, 64
-ADAM, MUON, MOMENTUM, WARMUP, AVERAGED = 2e-3, 0.02, 0.95, 50, 500
+ADAM, MUON, WARMUP, AVERAGED = 2e-3, 0.02, 50, 500
 COARSE, FINE, BLOCKS = 96, 48, 4
 REFINE_STEPS, MIXING = 30, 96
 STEPS = ("decoder", "refined", "mean of both")
 FILE = "waterfill_attack.npz"
-
-
-def moved(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Images (B, C, S, S), mirrored and shifted at random; what comes in at a side mirrors what is there."""
-    rows, columns = torch.randint(2 * SHIFT + 1, (2, len(images)), generator=rng)
-    mirror = torch.rand(len(images), generator=rng) < 0.5
-    wide, size = pad(images.float(), [SHIFT] * 4, mode="reflect").to(images.dtype), images.shape[-1]
-    views = wide.unfold(2, size, 1).unfold(3, size, 1)[torch.arange(len(images)), :, rows, columns]
-    return torch.where(mirror[:, None, None, None], views.flip(-1), views)
-
-
-class Muon:
-    """Steps of stochastic gradient descent with momentum, of which all singular values are about 1."""
-
-    def __init__(self, weights: list[nn.Parameter]):
-        self.weights, self.momentum = weights, [torch.zeros_like(weight) for weight in weights]
-
-    @torch.no_grad()
-    def step(self, rate: float) -> None:
-        for weight, momentum in zip(self.weights, self.momentum, strict=True):
-            assert weight.grad is not None
-            momentum.mul_(MOMENTUM).add_(weight.grad)
-            turned = orthogonal((weight.grad + MOMENTUM * momentum).flatten(1)).view_as(weight)
-            tall = max(1.0, len(weight) / weight[0].numel()) ** 0.5
-            weight.sub_(turned.to(weight.dtype), alpha=rate * tall)
-            weight.grad = None
-
-
-def orthogonal(g: Tensor) -> Tensor:
-    """The matrix with its singular values brought near 1 by five Newton-Schulz steps."""
-    x = g.bfloat16()
-    x = x / (x.norm() + 1e-7)
-    if tall := len(x) > x.shape[1]:
-        x = x.T
-    for _ in range(5):
-        a = x @ x.T
-        x = 3.4445 * x + (-4.775 * a + 2.0315 * a @ a) @ x
-    return x.T if tall else x
 
 
 class Block(nn.Module):
@@ -146,7 +110,7 @@ class Decoder(Attack):
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, runtime: Runtime | None = None) -> None:
         _, own = hold_out_images(images, rng, "decoder")
         self.model = victim.white_box()
-        copies = torch.cat([moved(own.images, rng) for _ in range(COPIES)])
+        copies = torch.cat([MOVES(own.images, rng) for _ in range(COPIES)])
         self.linear = LinearAttack(looks=1)
         self.linear.fit(victim, Split(copies, own.labels.repeat(COPIES)), rng)
         with torch.random.fork_rng():
@@ -159,7 +123,7 @@ class Decoder(Attack):
         """Train, and take the mean of the last weights."""
         weights = dict(self.network.named_parameters())
         inner = [name for name, weight in weights.items() if weight.dim() == 4 and not name.startswith("last")]
-        muon = Muon([weights[name] for name in inner])
+        muon = Muon([weights[name] for name in inner], MUON, torch.bfloat16)
         adam = torch.optim.Adam([weight for name, weight in weights.items() if name not in inner], ADAM)
         now = [weight.detach() for weight in weights.values()]
         mean, per_epoch = [weight.clone() for weight in now], len(images) // BATCH_SIZE
@@ -167,14 +131,14 @@ class Decoder(Attack):
             if step % per_epoch == 0:
                 order = torch.randperm(len(images), generator=rng)[: per_epoch * BATCH_SIZE].view(-1, BATCH_SIZE)
             part = min(1, (step + 1) / WARMUP) * (1 - step / total)
-            x = to_float(moved(images[order[step % per_epoch]], rng)).to(memory_format=torch.channels_last)
+            x = to_float(MOVES(images[order[step % per_epoch]], rng)).to(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16):
                 loss = mse_loss(self._answer(self._wire(x, rng)), x)
-            adam.zero_grad(set_to_none=True)
+            self.network.zero_grad(set_to_none=True)
             loss.backward()
-            adam.param_groups[0]["lr"] = ADAM * part
+            adam.param_groups[0]["lr"], muon.param_groups[0]["lr"] = ADAM * part, MUON * part
             adam.step()
-            muon.step(MUON * part)
+            muon.step()
             for weight, average in zip(now, mean, strict=True):
                 average.lerp_(weight, max(1 / AVERAGED, 1 / (1 + step / 10)))
             if (step + 1) % per_epoch == 0:

@@ -45,6 +45,8 @@ ATTACKS = [
     ("refine:tuning=1000000,start=linear", "tuning"),
     ("refine:batch_size=1000000", "network or batch_size"),
     ("nearest:neighbors=50000", "neighbors"),
+    ("residual:channels=100000", "channels"),
+    ("residual:batch_size=1000000", "channels or batch_size"),
 ]
 
 

@@ -63,6 +63,9 @@ REFUSED = {
     "rmle:start=decoder": ("film", r"decoder res_normN8C64 cannot turn features"),
     "diffusion:start=decoder": ("film", r"decoder res_normN8C64 cannot turn features"),
     "map:start=decoder": ("film", r"decoder res_normN8C64 cannot turn features"),
+    "residual": ("tokens", r"residual: the wire is \(64, 6\) for images of 32 pixels; expected a feature map"),
+    "residual:epochs=3": ("vector", r"residual: the wire is \(384,\) for images of 32 pixels"),
+    "residual:epochs=4": ("film", r"residual: the wire is \(6, 2, 4, 8\) for images of 32 pixels"),
     "decoder:network=res_normN8C9999": ("maps", "channels is 9999; expected a whole number"),
 }
 

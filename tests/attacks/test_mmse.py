@@ -20,6 +20,7 @@ ATTACKS = [
     f"decoder:epochs=5,lr=0.02,batch_size=64,{NETWORK}",
     f"confidence:epochs=6,lr=0.02,batch_size=128,{NETWORK}",  # the toy's answers are its wire
     f"gan:epochs=1,warm_epochs=9,critic_steps=5,width=4,batch_size=32,{NETWORK}",
+    "residual:epochs=3,channels=16",
     "rmle:steps=100,start=mean,lr=0.02,draws=2,tuning=8",
     "rmle:steps=100,start=linear,lr=0.02,draws=2,tuning=8",
 ]
