@@ -34,7 +34,7 @@ Planned when the training of `cem16` had fallen to an accuracy of 18 % in its te
 λ: `cem4`, the same bound with a quarter of λ.
 
 Added when the accuracy of `cem16` was seen to lie near the end of the curve, and before its attacks: isotropic noise
-of 0.35. The curve of a seed is made of the strengths that are there, three at least.
+of 0.5. The curve of a seed is made of the strengths that are there, three at least.
 
 Changed before any result was there: a decoder of 32 instead of 64 channels, and four and three instead of five and four
 strengths, as a point took six minutes.
@@ -87,7 +87,7 @@ ENCODERS = {
     "cem4": ["gaussian:0.025", "cem:4"],
     "one16": ["gaussian:0.025", "cem:16,clusters=1,per_class=false"],
 }
-SIGMAS = (0.025, 0.07, 0.13, 0.22, 0.35)
+SIGMAS = (0.025, 0.07, 0.13, 0.22, 0.5)
 LOSSES = (0.02, 0.06, 0.15)
 TRAINED_ON = {"isotropic-0.13+encoder": {"sigma": 0.13}, "waterfill-0.06+encoder": {"loss": 0.06}}
 PASSES = 2
