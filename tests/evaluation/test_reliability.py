@@ -23,7 +23,7 @@ from splitveil.defenses.local_dp import LocalDP
 from splitveil.defenses.topk import TopK
 from splitveil.evaluation import reliability
 from splitveil.model import SplitModel
-from splitveil.statistics.intervals import Interval
+from splitveil.statistics.intervals import Interval, binomial_ci
 from toy import rng
 
 QUERY, WHITE = frozenset({Access.QUERY}), frozenset({Access.QUERY, Access.WEIGHTS})
@@ -268,6 +268,16 @@ def test_chance_is_the_share_of_the_largest_class():
     (flag,) = reliability.at_chance(Interval(0.75, 0.66, 0.82), uneven)
     assert "accuracy 75.0% [66.0%, 82.0%], chance 70.0%" in flag
     assert reliability.at_chance(Interval(0.85, 0.77, 0.91), uneven) == []
+
+
+def test_of_so_few_images_that_none_could_be_above_chance_nothing_is_said():
+    two, ten = torch.arange(2), torch.arange(10) % 2
+    assert all(reliability.at_chance(binomial_ci(hits, 2), two) == [] for hits in range(3))
+    assert reliability.at_chance(binomial_ci(10, 10), ten) == []
+    (flag,) = reliability.at_chance(binomial_ci(5, 10), ten)
+    assert flag.startswith("the network is not shown to be better than chance on its 10 test images (accuracy 50.0% [")
+    most = torch.tensor([0] * 8 + [1] * 2)  # the interval of ten of ten begins at 72 %, below this class's 80 %
+    assert reliability.at_chance(binomial_ci(8, 10), most) == []
 
 
 def test_without_an_accuracy_or_with_one_class_nothing_is_said_of_chance():

@@ -13,7 +13,7 @@ from ..attacks.base import Victim
 from ..data import Access, Split, to_float
 from ..defenses._law import law_of
 from ..model import SplitModel
-from ..statistics.intervals import Interval, paired_difference
+from ..statistics.intervals import Interval, binomial_ci, paired_difference
 
 SAMPLE = 16
 """Number of images on which the model's behavior is checked."""
@@ -42,10 +42,11 @@ def at_chance(accuracy: Interval | None, labels: Tensor) -> list[str]:
     """Flag a network that is not shown to be better than always answering the largest class.
 
     That class has at least its part of the images, one divided by the number of classes, so guessing is no better.
+    Nothing is said of so few images that even a network with all of them correct would be flagged.
 
     Args:
         accuracy: on test images, with its 95 % interval; None: it is not known.
-        labels: classes of test images, (N,); of a single class nothing can be told.
+        labels: classes of these images, (N,); of a single class nothing can be told.
 
     Returns:
         One sentence for each flag; none where all is well.
@@ -54,13 +55,17 @@ def at_chance(accuracy: Interval | None, labels: Tensor) -> list[str]:
     >>> at_chance(Interval(0.9, 0.77, 0.96), labels), len(at_chance(Interval(0.3, 0.18, 0.45), labels))
     ([], 1)
     """
-    shares = labels.bincount() / len(labels)
+    count = len(labels)
+    shares = labels.bincount() / count
     chance = float(shares.max())
     if accuracy is None or accuracy.lo > chance or int((shares > 0).sum()) < 2:
         return []
+    if binomial_ci(count, count).lo <= chance:  # no answers to so few images could show that it has learned
+        return []
     return [
-        f"the network has learned nothing that its test shows (accuracy {accuracy:.1%}, chance {chance:.1%}), so its "
-        "figures say nothing about the defense; train it until it tells the classes apart"
+        f"the network is not shown to be better than chance on its {count} test images (accuracy {accuracy:.1%}, "
+        f"chance {chance:.1%}), so its figures say nothing about the defense; train it until it tells the classes "
+        "apart, or test it on more images"
     ]
 
 
