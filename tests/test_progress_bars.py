@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from types import ModuleType
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import rich.console
@@ -123,3 +124,34 @@ def test_attacks_that_tell_nothing_while_they_run_are_told_when_the_next_begins(
         show(10, 2000, 0.0123)
         show(20, 2000, 0.0122)
     assert file.getvalue() == ("decoder, after 45 s\ndecoder: step 10 of 2000, held-out MSE 0.0123, after 1 min 30 s\n")
+
+
+def train_for_two_lines(file: IO[str] | None) -> None:
+    clock = Clock()
+    with Lines(file, clock) as bars:
+        show = progress_bars.training(bars, "training", epochs=2)
+        for epoch in range(2):
+            clock.now += LINE_EVERY
+            show(epoch, epoch + 1, {})
+
+
+def test_a_training_goes_on_when_the_reader_of_its_lines_is_gone():
+    reader, writer = os.pipe()
+    os.close(reader)
+    file = io.TextIOWrapper(io.FileIO(writer, "w"), write_through=True)
+    with pytest.raises(BrokenPipeError):
+        file.write("anything")
+    train_for_two_lines(file)
+    file.detach().close()  # what was not written must not be tried again
+
+
+def test_a_training_goes_on_when_the_stream_of_its_lines_is_closed():
+    file = io.StringIO()
+    file.close()
+    train_for_two_lines(file)
+
+
+def test_a_training_goes_on_without_a_standard_error(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert isinstance(progress_bars.bars(), Lines)
+    train_for_two_lines(None)

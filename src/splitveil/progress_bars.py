@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import itertools
 import math
@@ -140,9 +141,15 @@ class Lines(OwnBars):
         return self._clock() - self._last >= LINE_EVERY
 
     def _changed(self, task: Task) -> None:
-        if self.due:
-            self._last = self._clock()
-            file = self._file or sys.stderr
+        if not self.due:
+            return
+        self._last = self._clock()
+        file = self._file or sys.stderr
+        if file is None:  # as in a program without a console
+            return
+        # Whoever reads the lines may be gone, the disk full (OSError), or the stream closed (ValueError): no training
+        # ends for a line that only tells how far it is.
+        with contextlib.suppress(OSError, ValueError):
             file.write(f"{task.line(self._last - self._begun)}\n")
             file.flush()
 
