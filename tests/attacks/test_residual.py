@@ -14,6 +14,8 @@ from torch.nn.functional import pixel_shuffle
 import splitveil as sv
 import toy
 from splitveil import metrics
+from splitveil import runtime as runtime_module
+from splitveil.attacks._averaged import Averaged
 from splitveil.attacks._correction import Correction, beside, require_doubled
 from splitveil.attacks._moved import Moves, may_be_mirrored
 from splitveil.attacks._muon import Muon, orthogonal
@@ -27,6 +29,7 @@ from splitveil.defenses.gaussian import Gaussian
 from splitveil.errors import UserError, WireError
 from splitveil.model import SplitModel
 from splitveil.nn import fastconv
+from splitveil.runtime import Budget, Runtime
 from toy import rng
 from waits import Waits
 
@@ -125,8 +128,6 @@ def test_each_step_sends_moved_images(monkeypatch):
 
 
 def test_a_step_waits_for_nothing(monkeypatch):
-    from splitveil.attacks._averaged import Averaged
-
     mode, inside = Waits(), []
     step, move = Averaged.step, Moves.__call__
 
@@ -143,6 +144,31 @@ def test_a_step_waits_for_nothing(monkeypatch):
     ResidualAttack(**SMALL, shift=0.25).fit(unshuffled(), two_levels(60, 1), rng())
     assert len(inside) == 6
     assert not mode.found
+
+
+def test_a_limit_of_time_leaves_the_rate_its_rise_and_its_fall(monkeypatch):
+    """Fifty seconds: ten for the linear answer, then forty steps of a second, of 1,401 that are planned."""
+    now, parts = [0.0], []
+    fit, step = LinearAttack.fit, Averaged.step
+
+    def fitting(self, *args):
+        fit(self, *args)
+        now[0] += 10.0
+
+    def stepping(self, *args):
+        step(self, *args)
+        parts.append(self._muon.param_groups[0]["lr"] / 0.02)
+        now[0] += 1.0
+
+    monkeypatch.setattr(runtime_module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(LinearAttack, "fit", fitting)
+    monkeypatch.setattr(Averaged, "step", stepping)
+    attack = ResidualAttack(epochs=467, channels=8, batch_size=16)
+    attack.fit(unshuffled(), two_levels(60, 1), rng(), Runtime(budget=Budget(seconds=50.0)))
+    assert len(parts) == 40
+    assert parts[0] < 0.05
+    assert max(parts) == max(parts[:4]) > 0.9
+    assert parts[-1] < 0.05
 
 
 def test_gray_and_oblong_images_and_an_odd_number_of_channels():

@@ -14,7 +14,7 @@ from ._muon import Muon
 ADAM = 0.1
 """Rate of Adam, for all that Muon is not for, in units of Muon's."""
 WARM = 0.06
-"""Part of the training in which the rates rise; then they fall in a straight line to 0."""
+"""Part of the training, by steps or by time, in which the rates rise; they fall in a straight line to 0."""
 WINDOW = 0.1
 """Part of the steps so far whose weights the mean is about, each with a weight that fades with its age."""
 
@@ -48,7 +48,9 @@ class Averaged:
             loss: of this step.
             loop: says how far the training is.
         """
-        part = min(1.0, (loop.done + 1) / (WARM * loop.planned)) * (1 - loop.fraction)
+        # A limit of time ends the training long before the planned steps, and the rates must rise within it.
+        rise = max((loop.done + 1) / (WARM * loop.planned), loop.fraction / WARM)
+        part = min(1.0, rise) * (1 - loop.fraction)
         self._muon.param_groups[0]["lr"], self._adam.param_groups[0]["lr"] = part * self._lr, part * ADAM * self._lr
         self.network.zero_grad(set_to_none=True)
         loss.backward()

@@ -34,18 +34,17 @@ FEWEST = 6
 
 @plugin("residual")
 class ResidualAttack(Attack):
-    """Best linear answer plus what a network learned to add: x̂ = A z_wire + b + R(A z_wire + b, z_wire).
+    """Answer x̂₀ of the attack `linear` plus what a network learned to add: x̂ = x̂₀ + R(x̂₀, z_wire).
 
-    R minimizes E‖x̂ − x‖², so that x̂ tends to the posterior mean as the `decoder` does, but it begins with the `linear`
-    answer, computes at the resolution of the wire (see `Correction`) and learns from more images: at every step these
-    are shifted and mirrored at random and sent through the encoder and the defense again. Its convolutions are trained
-    by `Muon`. The answer is that of the averaged weights, over about the last tenth of the steps before, of the epoch
-    that is best on held-out images. Hidden entries are imputed as for the `decoder` (see `Sight`).
+    R minimizes E‖x̂ − x‖², so that x̂ tends to the posterior mean as the `decoder` does, but it begins with x̂₀,
+    computes at the resolution of the wire (see `Correction`) and learns from more images: at every step these are
+    shifted, mirrored and sent anew. `Muon` trains its convolutions. The weights are means over about a tenth of the
+    steps, those of the epoch that is best on held-out images. Hidden entries are imputed (see `Sight`).
 
     Args:
         epochs: passes over the attacker's images. channels: of the network at the resolution of the wire.
         lr: highest rate of Muon. shift: most that images are shifted, as a part of their shorter side.
-        flip: mirror images at random; None: where the attacker's own images look alike when mirrored.
+        flip: mirror images at random; None: where the attacker has 40 that look alike when mirrored.
 
     >>> ResidualAttack(epochs=2).channels
     96
@@ -88,7 +87,8 @@ class ResidualAttack(Attack):
             self._linear.fit(victim, own, rng, runtime)
         self._sight = Sight.learn(victim, victim.observe(own), rng)
         self._build(victim, own, rng)
-        self._learn(victim, victim.observe(held), own, rng, runtime)
+        with runtime.share(1):  # the rates rise and fall in the time that is left
+            self._learn(victim, victim.observe(held), own, rng, runtime)
 
     def _build(self, victim: Victim, own: Split, rng: torch.Generator) -> None:
         seen = self._shown(victim.query(to_float(own.images[:1]), torch.Generator(rng.device).manual_seed(0)))
