@@ -252,6 +252,15 @@ def test_digits_are_not_mirrored_and_symmetric_pictures_are(count):
     assert may_be_mirrored(torch.full((count, 1, 4, 4), 7, dtype=torch.uint8))
 
 
+def test_few_images_are_not_mirrored_as_chance_would_decide():
+    digits = load("digits").train.images
+    draws = [torch.randperm(len(digits), generator=rng(seed))[:10] for seed in range(20)]
+    assert not any(may_be_mirrored(digits[draw]) for draw in draws)
+    same = torch.full((40, 1, 4, 4), 7, dtype=torch.uint8)
+    assert may_be_mirrored(same)
+    assert not may_be_mirrored(same[:39])
+
+
 # Its network
 
 

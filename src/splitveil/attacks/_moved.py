@@ -14,6 +14,8 @@ COARSE = 8
 """Largest side of the gray images by which mirrored ones are judged."""
 MOST = 4096
 """Most images that are looked at for it."""
+FEWEST = 40
+"""Images below which their spread is known too badly to judge by."""
 RIDGE = 0.01
 """Added to the covariance of the coarse images, in units of their mean variance."""
 ALIKE = 1.2
@@ -71,15 +73,17 @@ def may_be_mirrored(images: Tensor) -> bool:
     """Return whether mirrored images could as well be images of the set: so of photos, not of digits or text.
 
     Half of the images give the mean and the covariance of coarse gray ones. The Mahalanobis distances of the others
-    must be much the same when these are mirrored.
+    must be much the same when these are mirrored. Of fewer than 40 images the answer is no: there, chance would decide.
 
     Args:
         images: uint8 pixels (N, C, H, W) in random order.
 
-    >>> ramps = torch.arange(8) * torch.arange(16)[:, None]
-    >>> may_be_mirrored(ramps.to(torch.uint8).view(16, 1, 1, 8))
+    >>> ramps = torch.arange(8) * (torch.arange(64) // 2)[:, None]
+    >>> may_be_mirrored(ramps.to(torch.uint8).view(64, 1, 1, 8))
     False
     """
+    if len(images) < FEWEST:
+        return False
     height, width = (min(COARSE, side) for side in images.shape[2:])
     gray = to_float(images[:MOST]).mean(1, keepdim=True)
     some, others = adaptive_avg_pool2d(gray, (height, width)).double().chunk(2)
