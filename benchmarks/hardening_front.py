@@ -36,6 +36,9 @@ Planned when the training of `cem16` had fallen to an accuracy of 18 % in its te
 Added when the accuracy of `cem16` was seen to lie near the end of the curve, and before its attacks: isotropic noise
 of 0.5. The curve of a seed is made of the strengths that are there, three at least.
 
+Added when it had become an attack of the product, before its attacks of more than one pair: `residual`, with its
+defaults, on some of the points of the plain encoder (`splitveil attack POINT --attack residual --attacked 1000`).
+
 Changed before any result was there: a decoder of 32 instead of 64 channels, and four and three instead of five and four
 strengths, as a point took six minutes.
 
@@ -100,6 +103,7 @@ OTHERS = {
 }
 SEEDS = (1, 2, 3)
 ATTACKS = {"linear": "linear", "decoder": "decoder:epochs=15,network=conv_normN1C32,lr=0.003,batch_size=128"}
+STRONGER = {"residual": "residual"}
 ATTACKED, GALLERY, DIFFERENCE = 1000, "1,000", 0.1
 RECORD = Path(__file__).with_suffix(".json")
 
@@ -263,13 +267,11 @@ def compared(out: Path, rows: dict[str, Any]) -> dict[str, Any]:
             if encoder == "plain" and point in curve:
                 continue
             seeds = [seed for seed in SEEDS if f"{encoder}-{seed}/{point}" in rows]
-            for label in ATTACKS:
-                for seed in seeds:
-                    about = _difference(out, rows, (encoder, point), [seed], label)
-                    found.setdefault(f"{encoder}-{seed}/{point}", {})[label] = about
-                if tuple(seeds) == SEEDS:
-                    about = _difference(out, rows, (encoder, point), seeds, label)
-                    found.setdefault(f"{encoder}/{point}", {})[label] = about
+            for label in (*ATTACKS, *STRONGER):
+                for chosen in [[seed] for seed in seeds] + [seeds] * (tuple(seeds) == SEEDS):
+                    about = _difference(out, rows, (encoder, point), chosen, label)
+                    name = f"{encoder}-{chosen[0]}" if len(chosen) == 1 else encoder
+                    found.setdefault(f"{name}/{point}", {})[label] = about
     return found
 
 
@@ -277,8 +279,13 @@ def _difference(
     out: Path, rows: dict[str, Any], own: tuple[str, str], seeds: list[int], label: str
 ) -> dict[str, Any] | None:
     """One point against the curve of the strengths that all these seeds have; None: there are too few."""
-    there = [s for s in SIGMAS if all(f"plain-{seed}/isotropic-{s}" in rows for seed in seeds)]
-    if len(there) < LEAST_POINTS:
+
+    def attacked(encoder: str, point: str) -> bool:
+        files = [out / f"{encoder}-{seed}-points" / point / "attacks" / label / "summary.json" for seed in seeds]
+        return all(f"{encoder}-{seed}/{point}" in rows for seed in seeds) and all(map(Path.is_file, files))
+
+    there = [sigma for sigma in SIGMAS if attacked("plain", f"isotropic-{sigma}")]
+    if len(there) < LEAST_POINTS or not attacked(*own):
         return None
     wanted = [*(("plain", f"isotropic-{sigma}") for sigma in there), own]
     folders = [[out / f"{name}-{seed}-points" / one for name, one in wanted] for seed in seeds]
@@ -296,7 +303,10 @@ def table(rows: dict[str, Any], compared: dict[str, Any]) -> str:
         about = (compared.get(name, {}).get("decoder") or {}).get("log_ratio")
         cells = [*name.split("/"), f"{100 * row['accuracy']['mean']:.1f}"]
         cells += [f"{row[label]['mse']:.4f}" for label in ATTACKS]
-        cells += ["" if about is None else _percent(about)]
+        cells += [_percent(about) if about else ""]
+        stronger = compared.get(name, {}).get("residual") or {}
+        cells += [f"{row['residual']['mse']:.4f}" if "residual" in row else ""]
+        cells += [_percent(stronger["log_ratio"]) if stronger.get("log_ratio") else ""]
         lines.append(" | ".join([*cells, f"{row['decoder']['ssim']:.2f}", f"{100 * row['linkage_1000']:.1f}"]))
     return "\n".join(f"| {line} |" for line in lines)
 
@@ -334,7 +344,11 @@ def main() -> None:
             if not fnmatch.fnmatch(point, given.points) or (given.no_run and not done):
                 continue
             row = measure(base, images, place, noise | {"shared": shared})
-            rows[f"{name}/{point}"] = row
+            rows[f"{name}/{point}"] = row | {
+                label: {metric: float(values.mean()) for metric, values in records.per_image(place, label).items()}
+                for label in STRONGER
+                if (place / "attacks" / label / "summary.json").is_file()
+            }
             errors = "  ".join(f"{label} {row[label]['mse']:.4f}" for label in ATTACKS)
             accuracy = 100 * row["accuracy"]["mean"]
             print(f"{name}/{point}  {accuracy:.2f} %  {errors}  {time.perf_counter() - start:.0f} s", flush=True)
