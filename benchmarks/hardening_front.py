@@ -42,7 +42,8 @@ defaults, on some of the points of the plain encoder (`splitveil attack POINT --
 Changed before any result was there: a decoder of 32 instead of 64 channels, and four and three instead of five and four
 strengths, as a point took six minutes.
 
-Every point is kept in its folder, so that a rerun goes on. Writes hardening_front.json beside this file.
+Every point is kept in its folder, so that a rerun goes on. Writes hardening_front.json into --out: of the points that
+--only and --points name; with --no-run and without these of all that are there.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Draw what `benchmarks/hardening_front.py` recorded: test accuracy against the error of a decoder, for every noise.
+"""Draw what `benchmarks/hardening_front.py` recorded: test accuracy against the error of a decoder.
 
     python benchmarks/hardening_picture.py [--record benchmarks/hardening_front.json] [--out docs/hardening.png]
 
-A point is one noise on one encoder with its tail trained on; a line joins the strengths of one noise on one encoder.
+Isotropic and water-filled noise are drawn, not what was tried besides. A point is one noise on one encoder with its
+tail trained on; a line joins the strengths of one noise on one encoder.
 Dotted: the error of the mean image of the true class, from benchmarks/audit.json.
 """
 

@@ -64,6 +64,16 @@ def test_enough_images_keep_the_batches_of_the_recipe():
     assert plain != fingerprint(many, 1, arch="resnet20", epochs=2, recipe="fast")
 
 
+def test_a_judge_whose_rate_only_rose_is_not_taken_from_the_cache():
+    labels = [split.labels.numpy().tobytes() for split in (DIGITS.train, DIGITS.test)]
+    many = replace(DIGITS, train=DIGITS.train.subset(torch.arange(600).repeat(100)))
+    labels[0] = many.train.labels.numpy().tobytes()
+    parts = [many.train.digest(), many.test.digest(), many.classes, "resnet20", 1, 3, "fast"]
+    before = hashlib.sha256(b"".join([*labels, json.dumps(parts).encode()])).hexdigest()
+    assert reidentification._batches(many, 3, "fast") == {}
+    assert fingerprint(many, 1, arch="resnet20", epochs=3, recipe="fast") != before
+
+
 def test_it_recognises_originals_and_nothing_in_noise(judge):
     test = DIGITS.test
     hits = judge.correct(test.images, test.labels)
