@@ -238,13 +238,13 @@ def test_a_model_of_ones_own_is_hardened_from_python(quick):
 
 @pytest.mark.parametrize("good", [True, False])
 def test_the_tail_that_was_trained_on_all_images_is_taken_only_if_it_is_good_enough(run, tmp_path, monkeypatch, good):
-    real = searching.Hardening._step
+    real = searching.Hardening.step
 
     def step(self, *given):
         tried, model = real(self, *given)
         return replace(tried, accepted=good if tried.whole else tried.accepted), model
 
-    monkeypatch.setattr(searching.Hardening, "_step", step)
+    monkeypatch.setattr(searching.Hardening, "step", step)
     tails: list[dict[str, torch.Tensor]] = []
     monkeypatch.setattr(
         hardening, "save_tail", lambda tail, path: (tails.append(tail.state_dict()), save_tail(tail, path))
