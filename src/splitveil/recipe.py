@@ -33,8 +33,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 """The defaults that each recipe changes."""
-WARM = 0.25
-"""Longest part of a training in which the fast recipe's rate rises, unless the warm-up is given."""
 LATER = {"network_dropout": True, "unit_variance": False}
 """Settings that a recipe got later, at the values of every training before."""
 
@@ -44,8 +42,8 @@ class Recipe(BaseModel):
 
     >>> Recipe(recipe="fast", lr=0.1).epochs
     12
-    >>> Recipe(recipe="fast", epochs=4).warmup_epochs
-    1.0
+    >>> Recipe(recipe="fast", epochs=3).warmup_epochs, Recipe(recipe="fast", epochs=3).lr
+    (1.5, 0.1)
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -72,7 +70,7 @@ class Recipe(BaseModel):
     unit_variance: bool = False
     """Scale the initial weights so that every layer answers to the first images with variance 1."""
     warmup_epochs: ranges.Weight = 1.0
-    """Epochs in which the learning rate rises from 0; of the fast recipe by default at most a quarter of them."""
+    """Epochs in which the learning rate rises from 0."""
     schedule: Literal["steps", "one-cycle"] = "steps"
     """Course of the rate after the warm-up: steps at the milestones, or a straight line to 0 at the end."""
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.25, 0.5, 0.75, 0.875)
@@ -102,9 +100,11 @@ class Recipe(BaseModel):
         if not isinstance(values, dict):
             return values
         changed = RECIPES.get(str(values.get("recipe")), {})
-        if "warmup_epochs" in changed and isinstance(epochs := values.get("epochs"), int):
-            # Three epochs of warm-up in a training of three: the rate would never fall.
-            changed = {**changed, "warmup_epochs": min(changed["warmup_epochs"], WARM * epochs)}
+        own, epochs = "warmup_epochs" in values, values.get("epochs")
+        if changed and not own and isinstance(epochs, int) and epochs < 2 * changed["warmup_epochs"]:
+            # As steep a rise, but half of the training at most: in three epochs of warm-up of three it never fell.
+            part = epochs / 2 / changed["warmup_epochs"]
+            changed = {**changed, "warmup_epochs": epochs / 2, "lr": changed["lr"] * part}
         # A file that names all of the recipe but what came later is of a run of before.
         before = bool(changed) and changed.keys() - LATER.keys() <= values.keys()
         return {**(LATER if before else changed), **values}

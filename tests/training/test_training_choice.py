@@ -133,11 +133,11 @@ def test_the_published_learning_rates():
     assert rates[1:] == pytest.approx(steps)
 
 
-@pytest.mark.parametrize(("epochs", "expected"), [(1, 0.25), (3, 0.75), (12, 3.0), (24, 3.0)])
-def test_the_fast_recipe_warms_up_for_at_most_a_quarter(epochs, expected):
+@pytest.mark.parametrize(("epochs", "warmup", "lr"), [(1, 0.5, 0.2 / 6), (3, 1.5, 0.1), (6, 3, 0.2), (24, 3, 0.2)])
+def test_the_fast_recipe_warms_up_for_at_most_half_of_a_training_and_no_steeper(epochs, warmup, lr):
     """With three of three epochs the rate rose to its peak at the last step and never fell."""
     s = config.parse({"data": "digits", "recipe": "fast", "epochs": epochs})
-    assert s.warmup_epochs == expected
+    assert (s.warmup_epochs, s.lr) == pytest.approx((warmup, lr))
     assert recipe.learning_rate(s, 0.999) < 0.01 * s.lr
     assert config.parse({"data": "digits", "recipe": "fast", "epochs": 3, "warmup_epochs": 2}).warmup_epochs == 2
 

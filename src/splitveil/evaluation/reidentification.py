@@ -236,8 +236,8 @@ def fingerprint(images: ImageSet, seed: int, *, arch: str, epochs: int, recipe: 
     parts = [images.train.digest(), images.test.digest(), images.classes, arch, seed, epochs]
     parts += [recipe] if recipe != RECIPE else []
     parts += [_batches(images, epochs, recipe)] if _batches(images, epochs, recipe) else []
-    # Before, the rate of such a short training only rose, or for longer: its judge is another one.
-    parts += ["warm-up"] if recipe == "fast" and epochs < RECIPES["fast"]["epochs"] else []
+    # Before, the rate of such a short training rose for longer, or never fell: its judge is another one.
+    parts += ["falls"] if recipe == "fast" and epochs < 2 * RECIPES["fast"]["warmup_epochs"] else []
     return hashlib.sha256(b"".join([*labels, json.dumps(parts).encode()])).hexdigest()
 
 
