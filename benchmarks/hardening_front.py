@@ -105,7 +105,7 @@ OTHERS = {
 SEEDS = (1, 2, 3)
 ATTACKS = {"linear": "linear", "decoder": "decoder:epochs=15,network=conv_normN1C32,lr=0.003,batch_size=128"}
 STRONGER = {"residual": "residual"}
-ATTACKED, GALLERY, DIFFERENCE = 1000, "1,000", 0.1
+ATTACKED, GALLERY = 1000, "1,000"
 RECORD = Path(__file__).with_suffix(".json")
 
 
