@@ -20,7 +20,9 @@ STYLES = {
     ("plain", "isotropic"): ("s-", "#c2571a", "the same noise in all directions"),
     ("cem16", "isotropic"): ("D", "#6a3d9a", "encoder trained with CEM"),
     ("cem16", "waterfill"): ("P", "#2f7d32", "encoder trained with CEM, noise where the task looks least"),
-    ("one16", "isotropic"): ("X", "#8c6d1f", "encoder trained with CEM of one Gaussian"),
+    ("follow4", "isotropic"): ("d", "#b15928", "encoder trained with CEM, clusters that follow the features"),
+    ("follow4", "waterfill"): ("p", "#2f7d32", "that encoder, noise where the task looks least"),
+    ("one4", "isotropic"): ("X", "#8c6d1f", "encoder trained with CEM of one Gaussian"),
 }
 
 

@@ -211,8 +211,14 @@ def test_equal_numbers_have_one_name():
 
 
 def test_the_name_does_not_change_between_versions():
-    """Where this fails, finished cells of every user are trained again: that must be meant."""
-    assert cell({**BASE, "defense": ["gaussian:0.025", "cem:16"], "seed": 3}).id == "b5c614e72b53"
+    """Where this fails, finished cells of every user are trained again: that must be meant.
+
+    It was meant when the clusters of `cem` began to follow the features: with follow=0 they are what they were.
+    """
+    assert cell({**BASE, "defense": ["gaussian:0.025", "cem:16,follow=0"], "seed": 3}).id == "b5c614e72b53"
+    assert cell({**BASE, "defense": ["gaussian:0.025", "cem:16"], "seed": 3}).id != "b5c614e72b53"
+    names = [cell({**BASE, "defense": [f"cem:16,loss=released{more}"]}).id for more in ("", ",follow=0", ",follow=9")]
+    assert names == ["e1c1e71b8e41"] * 3  # which nothing follows
 
 
 def test_root_is_replaced_and_not_part_of_the_name(load):
@@ -296,7 +302,7 @@ def test_what_a_recipe_changes_is_part_of_the_id_but_not_its_name():
 @pytest.mark.parametrize(
     ("known", "stack", "changed"),
     [
-        ("b10cc9a700d5", ["gaussian:0.025", "dropout:0.2", "cem:16"], "dropout:ratio=0.2,rescale=false"),
+        ("b10cc9a700d5", ["gaussian:0.025", "dropout:0.2", "cem:16,follow=0"], "dropout:ratio=0.2,rescale=false"),
         ("78afa88602d5", ["adversarial:weight=0.3,share=1"], "adversarial:weight=0.3,share=1,padding=zero"),
         ("35b138ae2205", ["nopeek:0.3"], "nopeek:weight=0.3,squared=true"),
         ("7e54d0c5fe58", ["adversarial_noise:0.1"], "adversarial_noise:size=0.1,padding=zero"),
@@ -304,13 +310,13 @@ def test_what_a_recipe_changes_is_part_of_the_id_but_not_its_name():
         ("e34da989fd45", ["hsic:weight=0.05,form=plain"], "hsic:0.05"),
         (
             "716cbb3cbac3",
-            ["gaussian:0.025", "hsic:weight=2,label_weight=20,form=plain", "cem:16"],
+            ["gaussian:0.025", "hsic:weight=2,label_weight=20,form=plain", "cem:16,follow=0"],
             "hsic:weight=2,label_weight=20",
         ),
     ],
 )
 def test_cells_keep_their_id_when_a_defense_gains_a_parameter(known, stack, changed):
-    """Ids as the version before rescale, padding, squared, normalized and form gave them; other values give others."""
+    """Ids as the version before rescale, padding, squared, normalized, form and follow gave them."""
 
     def cell(defense):
         return Cell(config.parse({"data": "cifar10", "defense": defense}).resolve(), {}).id

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from cem_problem import CLASSES, SIGMA, M, bound, data, fitted, gradient, install, loss_of, nearest, step
 from splitveil.defenses import _mixture
+from splitveil.defenses._cem_losses import FLOOR
 from splitveil.defenses.base import Features, Stack
-from splitveil.defenses.cem import CEM, FLOOR, SWITCH, UNIT
+from splitveil.defenses.cem import CEM, SWITCH, UNIT
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.errors import UserError
 
@@ -68,6 +69,40 @@ def test_the_tangent_lies_above_the_bound(scale, seed):
     own = _mixture.bound(cem.counts / len(z), cem.variance, SIGMA**2, cem.counts, cem.counts[..., None] * cem.variance)
     tangent = float(loss_of(cem, moved, y)) * M / (cem.weight * UNIT) + float(own - cem.nats)
     assert tangent >= exact - 1e-4
+
+
+def test_clusters_follow_features_that_move_within_an_epoch():
+    """Until the loss is that of the features as they have become."""
+    z, y = data(3000)
+    moved, follower = 2.5 * z + 1, fitted(z, y, clusters=1, follow=100)
+    order = torch.randperm(3000, generator=torch.Generator().manual_seed(0))
+    values = [float(loss_of(follower, moved[part], y[part])) for part in order.split(50)]
+    means, spreads = (torch.stack([getattr(moved[y == c], of)(0) for c in range(CLASSES)]) for of in ("mean", "var"))
+    assert float((follower.centers[:, 0] - means).norm() / spreads.sum().sqrt()) < 0.1
+    assert float((follower.variance[:, 0] - spreads).norm() / spreads.norm()) < 0.2
+    assert sum(values[-20:]) / 20 == pytest.approx(16 * UNIT / M * float(bound(moved.double(), y, SIGMA**2)), rel=0.05)
+
+
+@pytest.mark.parametrize("scale", [10.0, 100.0])
+def test_features_that_explode_are_not_pulled_without_limit(scale):
+    """As log(1 + v/σ²) has a slope of at most 1/σ in the spread √v, which the tangent at old variances has not."""
+    z, y = data()
+    steepest = 16 * UNIT / M * M**0.5 / SIGMA
+    pulls = {}
+    for images in (0, 100):
+        cem = fitted(z, y, follow=images)
+        pulls[images] = float(gradient(cem, scale * z, y).norm(dim=1).mean() * len(z))
+    assert pulls[100] < steepest < pulls[0] / 2
+
+
+def test_features_that_stay_are_pulled_as_without_following():
+    z, y = data(3000)
+    still, follower = fitted(z, y), fitted(z, y, follow=100)
+    expected, total = gradient(still, z, y), torch.zeros_like(z)
+    for part in torch.arange(3000).split(100):
+        total[part] = gradient(follower, z[part], y[part]) / 30
+    assert float((total * expected).sum() / expected.square().sum()) == pytest.approx(1, abs=0.05)  # no bias of note
+    assert float((total - expected).norm() / expected.norm()) < 0.25
 
 
 def test_weight_sixteen_pulls_as_the_published_sixteen_on_cifar10():
@@ -210,7 +245,7 @@ def test_the_wire_is_left_alone():
 
 def test_state_goes_through_a_state_dict():
     z, y = data()
-    cem, fresh = fitted(z, y), CEM(clusters=2, schedule="constant")
+    cem, fresh = fitted(z, y), CEM(clusters=2, schedule="constant", follow=0)
     install(fresh)
     fresh.load_state_dict(cem.state_dict())
     assert fresh.leakage() == cem.leakage()

@@ -6,18 +6,15 @@ import math
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, distributed
-from torch.nn.functional import relu
+from torch import Tensor
 
 from ..errors import UserError
 from ..memory import FLOAT
-from ..ranges import Count, Weight
+from ..ranges import Count, Weight, Whole
 from ..registry import plugin
-from . import _kmeans, _mixture
+from . import _cem_losses, _kmeans, _mixture
 from .base import Defense, Features, Step
 
-FLOOR = 0.01
-"""Constant that the released loss adds to every variance."""
 UNIT = 20 * 128 / 50_000
 """Strength of the released loss per sample and dimension at 50,000 images and batch 128, for a comparable λ."""
 SWITCH = 4.1e-4
@@ -33,8 +30,8 @@ class CEM(Defense):
 
         I(x; z_wire) ≤ L_C = Σ_j π_j [ −log π_j + ½ Σ_d log(1 + v_jd/σ²) ].
 
-    ``loss="bound"`` lowers L_C itself, by its tangent at the stored variances: log is concave, so with the clusters
-    fixed the tangent over all data lies above L_C, and batches give an unbiased estimate of its gradient. The loss is
+    ``loss="bound"`` lowers L_C itself, by its tangent at variances that follow the features (``follow``): log is
+    concave, so with the clusters fixed the tangent over all data lies above L_C. The loss is
     λ · (UNIT/m) · L_C, m the dimensions of the wire: while variances are far above 0.01, λ = 16 pulls as the published
     16 does on CIFAR-10. The strength of λ does not depend on the batch, and on Gaussian features by less than 15 % on
     the number of images, from 3 per cluster on: small clusters are merged and variances shrunk (`_mixture`).
@@ -53,6 +50,9 @@ class CEM(Defense):
         threshold: τ of the released loss: clusters whose variance is below τσ² are left alone.
         per_class: make the clusters within each class; else all images are one class. With ``clusters=1`` besides, the
             bound is that of one Gaussian, ½ Σ_d log(1 + Var z_d/σ²), which shows what the mixture adds.
+        follow: of the bound, within an epoch: centers and variances of a cluster are those of about its last so many
+            features; 0: those of the last refit. Where an epoch moves the features far, as at the high rates of the
+            fast recipe, the tangent at old variances has no limit to its steepness, and training can break down.
 
     >>> CEM(16).leakage() is None
     True
@@ -74,11 +74,13 @@ class CEM(Defense):
         refit: Literal["epoch", "pass", "augmented"] = "epoch",
         threshold: Weight = 0.125,
         per_class: bool = True,
+        follow: Whole = 100,
     ):
         super().__init__()
         self.weight, self.variant, self.clusters = float(weight), loss, clusters
         self.acts_after = int(weight > 0)  # the first epoch only collects the features that the clusters are made of
         self.schedule, self.source, self.threshold, self.per_class = schedule, refit, threshold, per_class
+        self.follow = follow
         self.sigma2 = 0.0
         for name in self.late_buffers:
             self.register_buffer(name, None)
@@ -100,32 +102,30 @@ class CEM(Defense):
             return None
         z = step.z.flatten(1).float()
         y = step.y if self.per_class else torch.zeros_like(step.y)
-        centers = self.centers[y]
-        distance = (centers - z.detach()[:, None]).square().sum(-1)
+        distance = (self.centers[y] - z.detach()[:, None]).square().sum(-1)
         if self.variant == "bound":  # what was merged has a center still
             distance = distance.masked_fill(self.counts[y] == 0, torch.inf)
-        near = distance.argmin(1)
-        square = (z - centers[torch.arange(len(z), device=z.device), near]).square()
-        index = y * self.clusters + near
-        value = (self._bound if self.variant == "bound" else self._released)(square, index)
+        index = y * self.clusters + distance.argmin(1)
+        if self.variant == "bound":
+            value = self._bound(z, index)
+        else:
+            threshold = self.threshold * self.sigma2
+            value = _cem_losses.released(z, self.centers, self.variance, self.counts, index, threshold)
         return self.weight * self._factor(step) * value
 
-    def _bound(self, square: Tensor, index: Tensor) -> Tensor:
-        variance = self.variance.flatten(0, 1)[index]
-        tangent = ((square - variance) / (variance + self.sigma2)).sum(1).mean()
-        return UNIT / square.shape[1] * (self.nats + tangent / 2)
+    def _bound(self, z: Tensor, index: Tensor) -> Tensor:
+        centers, variances = self.centers.flatten(0, 1), self.variance.flatten(0, 1)
+        if self.follow:
+            before = self._spread()
+            _cem_losses.follow(centers, variances, z.detach(), index, self.follow)
+            self.nats += self._spread() - before
+        variance = variances[index]
+        tangent = (((z - centers[index]).square() - variance) / (variance + self.sigma2)).sum(1).mean()
+        return UNIT / z.shape[1] * (self.nats + tangent / 2)
 
-    def _released(self, square: Tensor, index: Tensor) -> Tensor:
-        sizes, stored = self.counts.flatten(), self.variance.mean(-1).flatten()
-        hit = torch.zeros_like(sizes).index_add(0, index, torch.ones_like(index, dtype=sizes.dtype))
-        batch = torch.zeros_like(sizes).index_add(0, index, square.mean(1)) / hit.clamp_min(1)
-        ranks = distributed.get_world_size() if distributed.is_initialized() else 1
-        share = (10 * ranks * hit / sizes.clamp_min(1)).clamp(max=0.99)  # of the whole batch
-        mixed = share * batch + (1 - share) * stored
-        excess = relu(torch.log(mixed + FLOOR) - math.log(self.threshold * self.sigma2 + FLOOR))
-        weights = (self.counts / self.counts.sum(1, keepdim=True).clamp_min(1)).flatten()
-        present = (hit.view_as(self.counts).sum(1) > 0).sum()
-        return (weights * excess * (hit > 0)).sum() / present
+    def _spread(self) -> Tensor:
+        """Return ½ Σ_j π_j Σ_d log(1 + v_jd/σ²), in nats."""
+        return (self.counts * torch.log1p(self.variance / self.sigma2).sum(-1)).sum() / (2 * self.counts.sum())
 
     def _factor(self, step: Step) -> float:
         if self.schedule == "ramp":

@@ -10,7 +10,7 @@ LATER: dict[str, dict[str, Any]] = {
     "adversarial": {"padding": "valid"},
     "adversarial_noise": {"padding": "valid"},
     "hsic": {"form": "plain"},
-    "cem": {"per_class": True},
+    "cem": {"per_class": True, "follow": 0},
 }
 """Parameters that defenses gained after grids had been trained, at the values with which they are what they were: no
 part of a cell's id, so that what is trained is not trained again. Where such a value is not the default, a cell that
@@ -21,6 +21,8 @@ def as_before(spec: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return a defense without the parameters that came later, where they change nothing."""
     ((name, parameters),) = spec.items()
     later = LATER.get(name, {})
+    if name == "cem" and parameters.get("loss") == "released":
+        later = {**later, "follow": parameters.get("follow")}  # it changes the bound only
     return {name: {key: value for key, value in parameters.items() if key not in later or value != later[key]}}
 
 
