@@ -157,11 +157,12 @@ def _run_named(run: Any, images: Any, named: dict[str, config.Spec], bar: Any, *
 
 def _show_named(run: Any, rows: dict[str, dict[str, Any]]) -> None:
     from ..evaluation.evaluate import place
+    from ..results.flags import together
 
     out_console.print(_attack_table(run, rows, next(iter(rows.values()))))
     for label, row in rows.items():
         say(f"look at {place(run, label, row['protocol']) / 'reconstructions.png'}")
-    show_flags(f"{label}: {flag}" for label, row in rows.items() for flag in row["flags"])
+    show_flags(together({label: row["flags"] for label, row in rows.items()}))
 
 
 def _more_metrics(run: Any, images: Any, scores: Scores, bar: Any) -> dict[str, Any]:

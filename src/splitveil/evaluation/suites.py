@@ -17,6 +17,7 @@ from ..bounds.linkage import Linkage
 from ..config import Spec, renewed
 from ..data import Access, ImageSet, Protocol
 from ..errors import UserError, WireError, unknown
+from ..results.flags import together
 from ..runs import Run, environment
 from ..runtime import Progress
 from ..statistics import intervals
@@ -292,7 +293,7 @@ def combined(summaries: dict[str, dict[str, Any]], values: Values, held: Values)
     won = winners(mse)
     strongest = {key: worst_case({n: v[key] for n, v in values.items()}, key) for key in ("mse", "ssim", "psnr")}
     counts = Counter(won)
-    flags = [f"{label}: {flag}" for label, summary in summaries.items() for flag in summary["flags"]]
+    flags = together({label: summary["flags"] for label, summary in summaries.items()})
     first = next(iter(summaries.values()))
     told = ("protocol", "seed", "observed", "images", "images_digest", "baseline_mse", CLASS_MEAN)
     told += ("budget", "curve", "environment")

@@ -9,6 +9,7 @@ from typing import Any
 from ..results import ceiling
 from ..results.ceiling import Share
 from ..results.findings import Findings, Part
+from ..results.flags import together
 from ..results.groups import Configuration
 from ..results.record_types import Epoch, Record
 from ..results.tables import at_equal, decimals, percent, plus, signed
@@ -80,7 +81,7 @@ def _cell(one: Configuration, record: Record, spec: str, share: Share | None) ->
         "leakage": record.leakage_nats,
         "strongest": record.strongest,
         "attacks": {label: str(attack.mse) for label, attack in record.attacks.items()},
-        "flags": [f"{label}: {flag}" for label, attack in record.attacks.items() for flag in attack.flags],
+        "flags": together({label: attack.flags for label, attack in record.attacks.items()}),
         "minutes": record.timings.work / 60,
         "text": {
             "accuracy": percent(record.accuracy),
