@@ -303,19 +303,38 @@ def _difference(
     return {"accuracy": result.accuracy, "log_ratio": difference, "beyond": result.beyond}
 
 
+def means(rows: dict[str, Any]) -> dict[str, Any]:
+    """Return the mean over the encoders of each point that all seeds have, under the name without the seed."""
+    found: dict[str, Any] = {}
+    for encoder in ENCODERS:
+        for point in points(encoder):
+            own = [rows.get(f"{encoder}-{seed}/{point}") for seed in SEEDS]
+            if all(own):
+                found[f"{encoder}/{point}"] = _mean(own)
+    return found
+
+
+def _mean(of_seeds: list[Any]) -> Any:
+    """Return the mean of numbers, or of each entry that all of several dictionaries have."""
+    if not isinstance(of_seeds[0], dict):
+        return float(np.mean(of_seeds)) if isinstance(of_seeds[0], float | int) else None
+    return {key: _mean([one[key] for one in of_seeds]) for key in of_seeds[0] if all(key in one for one in of_seeds)}
+
+
 def table(rows: dict[str, Any], compared: dict[str, Any]) -> str:
-    """The rows of the table in docs/harden.md."""
-    lines = []
-    for name, row in rows.items():
-        about = (compared.get(name, {}).get("decoder") or {}).get("log_ratio")
-        cells = [*name.split("/"), f"{100 * row['accuracy']['mean']:.1f}"]
-        cells += [f"{row[label]['mse']:.4f}" for label in ATTACKS]
-        cells += [_percent(about) if about else ""]
-        stronger = compared.get(name, {}).get("residual") or {}
-        cells += [f"{row['residual']['mse']:.4f}" if "residual" in row else ""]
-        cells += [_percent(stronger["log_ratio"]) if stronger.get("log_ratio") else ""]
-        lines.append(" | ".join([*cells, f"{row['decoder']['ssim']:.2f}", f"{100 * row['linkage_1000']:.1f}"]))
-    return "\n".join(f"| {line} |" for line in lines)
+    """The rows of the tables in docs/harden.md: means over the seeds, then each encoder."""
+    return "\n\n".join(
+        "\n".join(_row(name, row, compared.get(name, {})) for name, row in part.items()) for part in (means(rows), rows)
+    )
+
+
+def _row(name: str, row: dict[str, Any], compared: dict[str, Any]) -> str:
+    cells = [*name.split("/"), f"{100 * row['accuracy']['mean']:.1f}", f"{row['linear']['mse']:.4f}"]
+    for label in ("decoder", "residual"):
+        about = (compared.get(label) or {}).get("log_ratio")
+        cells += [f"{row[label]['mse']:.4f}" if label in row else "", _percent(about) if about else ""]
+    cells += [f"{row['decoder']['ssim']:.2f}", f"{100 * row['linkage_1000']:.1f}"]
+    return f"| {' | '.join(cells)} |"
 
 
 def _percent(log_ratio: dict[str, Any]) -> str:

@@ -40,10 +40,24 @@ def test_the_plain_encoder_of_the_first_seed_comes_first_and_every_encoder_once(
     assert sorted(plan) == sorted((name, seed) for name in front.ENCODERS for seed in front.SEEDS)
 
 
+def test_means_are_of_points_that_every_seed_has(front):
+    rows = {
+        f"plain-{seed}/isotropic-0.07": {"accuracy": {"mean": 0.1 * seed}, "linear": {"mse": seed}} for seed in (1, 2)
+    }
+    assert not front.means(rows)
+    rows["plain-3/isotropic-0.07"] = {"accuracy": {"mean": 0.6}, "linear": {"mse": 6}, "residual": {"mse": 1}}
+    (mean,) = front.means(rows).values()
+    assert mean["accuracy"]["mean"] == pytest.approx(0.3)
+    assert mean["linear"]["mse"] == 3
+    assert "residual" not in mean
+
+
 def test_the_page_shows_what_the_record_holds(front):
     record = json.loads((ROOT / "benchmarks/hardening_front.json").read_text("utf-8"))
     page = (ROOT / "docs/harden.md").read_text("utf-8")
-    for row in record["points"].values():
+    means = front.means(record["points"])
+    alone = {name: row for name, row in record["points"].items() if re.sub(r"-\d+/", "/", name) not in means}
+    for row in [*means.values(), *alone.values()]:
         accuracy, decoder = f"| {100 * row['accuracy']['mean']:.1f} |", f" {row['decoder']['mse']:.4f} |"
         assert f"{accuracy} {row['linear']['mse']:.4f} |{decoder}" in page or accuracy + decoder in page
     differences = {front._percent(row["decoder"]["log_ratio"]) for row in record["compared"].values()}
