@@ -291,8 +291,12 @@ def evaluate(
     fits, told = dict[str, Any](), _accuracy(victim, given.utility_test, seed)
     threat_model, outcomes, skipped = ThreatModel("own", seed=seed, observed=observed), {}, {}
     for label, spec in chosen.items():
-        if missing := spec.make("attacks").needs - grants:
+        wanted, count = spec.make("attacks"), len(given.attacker_train)
+        if missing := wanted.needs - grants:
             skipped[label] = f"it needs {', '.join(sorted(one.value for one in missing))}, which is not granted"
+            continue
+        if count < wanted.fewest():
+            skipped[label] = f"the attacker has {count} images; expected at least {wanted.fewest()}"
             continue
         try:
             stage = stage_of(victim, spec, given, threat_model, seed, told)

@@ -246,6 +246,13 @@ def test_attacks_that_are_none_or_one(model):
         api.attack(model, LinearAttack, learn_from=OWN, invert=UNDER)  # type: ignore[arg-type]
 
 
+def test_attacks_that_need_more_images_than_the_attacker_has_are_left_out(model):
+    few = OWN[0][:5], OWN[1][:5]
+    report = api.evaluate(model, ["linear:looks=1", "residual:epochs=1"], learn_from=few, invert=UNDER)
+    assert list(report.results) == ["linear"]
+    assert report.skipped == {"residual": "the attacker has 5 images; expected at least 6"}
+
+
 @pytest.mark.parametrize("launcher", [{"SLURM_NTASKS": "2"}, {"SLURM_NTASKS": "1", "SLURM_NODEID": "x"}])
 def test_a_scheduler_around_a_training_is_not_asked(monkeypatch, launcher):
     whole = {"JOB_ID": "1", "JOB_NAME": "train", "NNODES": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -38,9 +39,9 @@ class Shaped(nn.Module):
         return self.conv(x).reshape(len(x), *self.shape)
 
 
-def trained(shape: str, folder, monkeypatch) -> runs.Run:
+def trained(shape: str, folder, monkeypatch, encoder: nn.Module | None = None) -> runs.Run:
     def build(*_: Any, classes: int, **__: Any) -> Parts:
-        return Parts(Shaped(SHAPES[shape]), nn.Sequential(nn.Flatten(), nn.Linear(384, classes)))
+        return Parts(encoder or Shaped(SHAPES[shape]), nn.Sequential(nn.Flatten(), nn.Linear(384, classes)))
 
     monkeypatch.setattr(runs.zoo, "build", build)
     values = {"data": "digits", **SIZES, "epochs": 1, "precision": "32-true", "protocol": "train_time"}
@@ -113,11 +114,38 @@ def test_a_suite_of_which_nothing_is_left(tmp_path, monkeypatch):
         suites.run_suite(run, "tiny-v1", IMAGES, protocol_name="train_time")
 
 
-def test_frozen_suites_take_maps_tokens_and_vectors():
-    for name in suites.SUITES:
-        for spec in suites.named(name).values():
-            for wire in [(8, 8, 8), (5, 192), (197, 768), (10,), (3, 1, 1)]:
-                spec.make("attacks").check(wire, 32)
+@pytest.mark.parametrize("name", suites.SUITES)
+@pytest.mark.parametrize("wire", [(8, 8, 8), (5, 192), (197, 768), (10,), (3, 1, 1)])
+def test_frozen_suites_take_maps_and_all_but_one_attack_tokens_and_vectors(name, wire):
+    for label, spec in suites.named(name).items():
+        maps_only = label == "residual" and len(wire) < 3
+        with pytest.raises(WireError) if maps_only else contextlib.nullcontext():
+            spec.make("attacks").check(wire, 32)
+
+
+FEW = ("nearest:looks=1", "decoder:epochs=1,network=custom", "linear:looks=1", "residual:epochs=1,channels=8")
+LEAST = {"nearest": 1, "decoder": 3, "linear": 5, "residual": 6}
+
+
+@pytest.mark.parametrize("count", range(2, 7))
+def test_a_suite_leaves_out_what_needs_more_images_than_the_attacker_has(count, tmp_path, monkeypatch):
+    monkeypatch.setitem(suites.SUITES, "tiny-v1", suites.specs(*FEW))
+    run, terms = trained("maps", tmp_path / "run", monkeypatch), {"protocol_name": "train_time", "attacked": 4}
+    found = suites.run_suite(run, "tiny-v1", IMAGES, attacker_size=count, **terms)
+    few = {name: least for name, least in LEAST.items() if least > count}
+    assert found["skipped"] == {
+        name: f"the attacker has {count} images; expected at least {least}" for name, least in few.items()
+    }
+    assert found["attacks"].keys() == LEAST.keys() - few.keys()
+
+
+def test_a_suite_leaves_out_what_cannot_take_oblong_maps_of_square_images(tmp_path, monkeypatch):
+    """Their shorter side fits, and only that is known to `check`."""
+    monkeypatch.setitem(suites.SUITES, "tiny-v1", suites.specs("linear:looks=1", "residual:epochs=1,channels=8"))
+    run = trained("", tmp_path / "run", monkeypatch, nn.Conv2d(3, 6, (2, 8), stride=(2, 8)))
+    found = suites.run_suite(run, "tiny-v1", IMAGES, protocol_name="train_time", attacked=4)
+    assert list(found["attacks"]) == ["linear"]
+    assert found["skipped"]["residual"].startswith("residual: the wire is (6, 16, 4) for images of 32×32 pixels")
 
 
 def test_small_images_are_no_wire_of_the_published_critic():

@@ -183,6 +183,15 @@ class Attack(ABC):
             if isinstance(part, Attack):
                 part.check(wire, size)
 
+    def fewest(self) -> int:
+        """Return how many images of its own the attacker must have at least.
+
+        By default, as many as the attacks need that this one holds, as its start or its decoder; three where some are
+        held out.
+        """
+        parts = [part.fewest() for part in vars(self).values() if isinstance(part, Attack)]
+        return max([3 if self.holds_out else 1, *parts])
+
     def memory(self, extent: Extent) -> dict[str, int]:
         """Return lower bounds of the memory that the attack takes at its peaks.
 

@@ -44,8 +44,8 @@ class LinearAttack(Attack):
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, runtime: Runtime | None = None) -> None:
         victim.require(*self.needs)
-        if len(images) < 5:
-            raise UserError(f"linear: the attacker has {len(images)} images; expected at least 5")
+        if len(images) < self.fewest():
+            raise UserError(f"linear: the attacker has {len(images)} images; expected at least {self.fewest()}")
         runtime, seen = runtime or Runtime(), victim.observe(images)
         order = torch.randperm(len(images), generator=rng, device=rng.device)
         held = len(images) // 5
@@ -62,6 +62,9 @@ class LinearAttack(Attack):
         self.weights, self.constant = (part.float() for part in Ridge(known).weights(ridge))
         sight = Sight.learn(victim, seen, rng, held_out)
         self._sight = sight if sight and sight.error < error else None
+
+    def fewest(self) -> int:
+        return 5  # a fifth chooses the penalty
 
     def memory(self, extent: Extent) -> dict[str, int]:
         rows, columns, pixels = extent.images * self.looks, math.prod(extent.wire), math.prod(extent.image)

@@ -28,9 +28,6 @@ from ._sight import Sight
 from .base import BATCH, Attack, Extent, Observations, Victim
 from .linear import LinearAttack
 
-FEWEST = 6
-"""Images of which enough are left for the linear answer when one is held out."""
-
 
 @plugin("residual")
 class ResidualAttack(Attack):
@@ -70,6 +67,9 @@ class ResidualAttack(Attack):
     def check(self, wire: tuple[int, ...], size: int) -> None:
         require_doubled(wire, (size,))
 
+    def fewest(self) -> int:
+        return self._linear.fewest() + 1  # of which one is held out
+
     def memory(self, extent: Extent) -> dict[str, int]:
         require_doubled(extent.wire, extent.image[1:])
         wire, (_, height, width) = extent.wire, extent.image
@@ -79,8 +79,8 @@ class ResidualAttack(Attack):
 
     def fit(self, victim: Victim, images: Split, rng: torch.Generator, runtime: Runtime | None = None) -> None:
         victim.require(*self.needs)
-        if len(images) < FEWEST:
-            raise UserError(f"residual: the attacker has {len(images)} images; expected at least {FEWEST}")
+        if len(images) < self.fewest():
+            raise UserError(f"residual: the attacker has {len(images)} images; expected at least {self.fewest()}")
         runtime = runtime or Runtime()
         held, own = (part.to(victim.device) for part in hold_out_images(images, rng, "residual"))
         with runtime.share(0.2):

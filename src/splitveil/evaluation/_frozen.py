@@ -101,3 +101,27 @@ PRESETS: dict[str, Spec] = {
         "rmle:steps=5000,tv=null,l2=null,lr=0.01,restarts=1,start=grey,center=zero,draws=4,tuning=16,epochs=50"
     ),
 }
+
+
+def superseded(name: str) -> str:
+    """Return what is to be said of a suite that a stronger one has replaced; an empty text for others.
+
+    >>> superseded("quick-v1"), superseded("quick-v2")
+    ('quick-v1 is kept for its earlier figures; quick-v2 attacks better', '')
+    """
+    later = SUPERSEDED.get(name)
+    return f"{name} is kept for its earlier figures; {later} attacks better" if later else ""
+
+
+def hasty(name: str) -> list[str]:
+    """Return the flag of a suite whose attacks are too short to believe; none for others.
+
+    Args:
+        name: name of the suite.
+
+    >>> hasty("quick-v2"), len(hasty("smoke-v1"))
+    ([], 1)
+    """
+    if name not in HASTY:
+        return []
+    return [f"the attacks of {name} are short, and only show that everything runs: attack with quick-v2"]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attacks.base import Attack
+from ..attacks.base import Attack, Extent, Victim
 from ..bounds.base import BoundError, Channel
 from ..bounds.linkage import Linkage
 from ..config import Spec, renewed
@@ -25,9 +25,10 @@ from ..statistics.best_attacker import DISTANCE, BestAttacker, best_attacker
 from ..storage import reading
 from ..storage.files import write_json
 from . import evaluate, reliability, stage
-from ._frozen import HASTY, LINKED, SUITES, SUPERSEDED
+from ._frozen import LINKED, SUITES, SUPERSEDED, hasty
 from ._frozen import PRESETS as PRESETS  # read by others
 from ._frozen import specs as specs
+from ._frozen import superseded as superseded
 from .floors import CLASS_MEAN
 from .scores import PRIVACY
 
@@ -101,7 +102,8 @@ def run_suite(
 
     Attacks that have already been run with these settings are read back, so that a stopped suite goes on, in the middle
     of an attack too. A decoder with which several of them begin is trained once. An attack whose access the protocol
-    does not grant, or that cannot take the wire, is left out before the first begins and named under ``skipped``.
+    does not grant, that needs more images than the attacker has, or that cannot take the wire, is left out before the
+    first begins and named under ``skipped``.
 
     Args:
         run: trained model in its folder.
@@ -187,30 +189,6 @@ def named(name: str) -> dict[str, Spec]:
     return labels(SUITES[name])
 
 
-def superseded(name: str) -> str:
-    """Return what is to be said of a suite that a stronger one has replaced; an empty text for others.
-
-    >>> superseded("quick-v1"), superseded("quick-v2")
-    ('quick-v1 is kept for its earlier figures; quick-v2 attacks better', '')
-    """
-    later = SUPERSEDED.get(name)
-    return f"{name} is kept for its earlier figures; {later} attacks better" if later else ""
-
-
-def hasty(name: str) -> list[str]:
-    """Return the flag of a suite whose attacks are too short to believe; none for others.
-
-    Args:
-        name: name of the suite.
-
-    >>> hasty("quick-v2"), len(hasty("smoke-v1"))
-    ([], 1)
-    """
-    if name not in HASTY:
-        return []
-    return [f"the attacks of {name} are short, and only show that everything runs: attack with quick-v2"]
-
-
 def possible(name: str, run: Run, images: ImageSet, parts: Protocol) -> tuple[dict[str, Spec], dict[str, str]]:
     """Return the suite's attacks that can be made, and the others with the reason why not.
 
@@ -223,15 +201,19 @@ def possible(name: str, run: Run, images: ImageSet, parts: Protocol) -> tuple[di
     Raises:
         UserError: unknown suite; none of its attacks can be made.
     """
-    wire = stage.wire_shape(run.model(images), parts.attacker_test)
+    own = parts.attacker_train
+    extent = Extent.of(Victim(run.model(images), parts.grants), own, len(parts.attacker_test))
     able, skipped = named(name), {}
     for label, spec in named(name).items():
         attack: Attack = spec.make("attacks")
         if missing := attack.needs - parts.grants:
             skipped[label] = f"the protocol does not grant {', '.join(sorted(a.value for a in missing))}"
+        elif len(own) < attack.fewest():
+            skipped[label] = f"the attacker has {len(own)} images; expected at least {attack.fewest()}"
         else:
             try:
-                attack.check(wire, images.size)
+                attack.check(extent.wire, images.size)
+                attack.memory(extent)  # told both sides of the images, it may refuse a wire that `check` let pass
             except WireError as error:
                 skipped[label] = str(error)
         if label in skipped:
