@@ -27,7 +27,7 @@ CELLS = {
 }
 SETTINGS = {**cells.NETWORK, "train_size": 5000, "epochs": 12}
 ATTACKS = (
-    # As strong as two cores allow: the suite standard-v2 is meant for a GPU.
+    # As strong as two cores allow: the standard suites are meant for a GPU.
     "linear:looks=4",
     "nearest:neighbors=1,looks=8",
     "decoder:epochs=15,batch_size=64",

@@ -134,8 +134,9 @@ hasty
 # - `Refine` uses the encoder's weights: it takes the answer of the linear attack and changes it until its
 #   wire is the one that was overheard.
 #
-# The name `"quick-v2"` stands for these four in their full length, which takes minutes. *Suites* like this
-# one are frozen, so that you can compare your figures with those of others.
+# The name `"quick-v4"` stands for these four in their full length and a fifth, `Residual`, a network that
+# learns what to add to the linear answer. That takes minutes. *Suites* like this one are frozen, so that you
+# can compare your figures with those of others.
 
 # %%
 attacks = [
@@ -254,7 +255,7 @@ for flag in sv.attack(broken, sv.Linear(), **sides).flags:
 #
 # ```bash
 # splitveil legacy saves/cifar10/theirs --out runs/theirs --root data/cifar10
-# splitveil attack runs/theirs --suite quick-v2
+# splitveil attack runs/theirs --suite quick-v4
 # ```
 #
 # The first command reads the settings off the folder's name and the layers off the tensors, and says in notes

@@ -304,7 +304,7 @@ quiet.plot()
 # - **One training is no verdict.** The same settings with another seed give another accuracy and another
 #   error. Train three or more of each before you say that one defense is better:
 #   [how to compare](../attacks.md#comparing).
-# - **One attack is no verdict** either. `sv.evaluate(defended, "quick-v2", ...)` makes several and takes a
+# - **One attack is no verdict** either. `sv.evaluate(defended, "quick-v4", ...)` makes several and takes a
 #   few minutes.
 # - **Noise protects one wire.** Whoever sees several wires of one image averages the noise away. `observed=4`
 #   gives the attacker four.

@@ -62,7 +62,7 @@ for place, (image, digit) in enumerate(zip(*load_digits(return_X_y=True), strict
 # Leave them out when you decide about a model:
 #
 # - A *suite* is a frozen list of attacks, and `smoke-v1` is the shortest. It only shows that everything runs,
-#   which the card says of itself. By default you get `quick-v2`, which takes some minutes.
+#   which the card says of itself. By default you get `quick-v4`, which takes some minutes.
 # - `--attacker-size 300 --attacked 60` gives the attacker few images and attacks few.
 # - `--judge-epochs 0` leaves out a classifier that looks at the rebuilt pictures (more about it below).
 # - `--bounds` names two of the bounds; by default the card has a line for each of them.

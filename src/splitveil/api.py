@@ -257,7 +257,7 @@ def attack(
 
 def evaluate(
     model: SplitModel,
-    suite: str | Attack | config.Spec | Iterable[Attack | config.Spec | str] = "quick-v2",
+    suite: str | Attack | config.Spec | Iterable[Attack | config.Spec | str] = "quick-v4",
     *,
     learn_from: Data,
     invert: Data,
@@ -286,7 +286,7 @@ def evaluate(
     name = suite if isinstance(suite, str) else "own attacks"
     chosen = suites.named(suite) if isinstance(suite, str) else suites.labels(tuple(_spec(one) for one in suite))
     if not chosen:
-        raise UserError("suite holds no attacks; expected a name such as 'quick-v2', or attacks such as [Linear()]")
+        raise UserError("suite holds no attacks; expected a name such as 'quick-v4', or attacks such as [Linear()]")
     given, victim = _protocol(model, learn_from, invert, grants), _victim(model)
     fits, told = dict[str, Any](), _accuracy(victim, given.utility_test, seed)
     threat_model, outcomes, skipped = ThreatModel("own", seed=seed, observed=observed), {}, {}

@@ -230,7 +230,7 @@ def test_images_on_both_sides_are_refused(model):
 
 
 def test_attacks_that_are_none_or_one(model):
-    with pytest.raises(UserError, match="suite holds no attacks; expected a name such as 'quick-v2'"):
+    with pytest.raises(UserError, match="suite holds no attacks; expected a name such as 'quick-v4'"):
         api.evaluate(model, [], learn_from=OWN, invert=UNDER)
     report = api.evaluate(model, LinearAttack(looks=2), learn_from=OWN, invert=UNDER)
     assert list(report.results) == ["linear"]

@@ -18,6 +18,7 @@ from splitveil import runs
 from splitveil.audit import bounded
 from splitveil.audit import run as audits
 from splitveil.audit.record import AUDIT, as_json, json_schema
+from splitveil.cli import main
 from splitveil.evaluation import reidentification, suites
 from splitveil.storage.files import write_json
 
@@ -265,6 +266,15 @@ def test_a_network_at_chance_is_flagged_in_the_audit_and_on_its_card(folder):
     assert code == 0
     for text in (error, (folder / "audited" / "audit" / "audit.html").read_text()):
         assert "the network is not shown to be better than chance" in " ".join(text.split())
+
+
+def test_an_older_suite_is_said_to_be_superseded(folder, capsys, monkeypatch):
+    command = [str(word) for word in ("audit", folder / "audited", "--suite", "tiny", *BOUNDS)]
+    main(command)
+    assert "attacks better" not in capsys.readouterr().out
+    monkeypatch.setitem(suites.SUPERSEDED, "tiny", "quick-v4")
+    main(command)
+    assert "tiny is kept for its earlier figures; quick-v4 attacks better" in capsys.readouterr().out
 
 
 def test_without_a_judge_nothing_is_said_to_be_hidden(folder):

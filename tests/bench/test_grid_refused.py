@@ -57,7 +57,7 @@ def load(tmp_path):
         ({"attacked": 37}, "attacked is 37, but under protocol inference_time digits has 36 images to reconstruct"),
         ({"attacker_size": 325}, "attacker_size is 325, but under protocol inference_time digits has 324 images for"),
         ({"attacks": ["decoder:epochs={ep}"], "grid": {"ep": [1, 2]}}, "attacks names {ep}, but attacks are the same"),
-        ({"suite": ["quick-v1"]}, "suite is ['quick-v1']; expected the name of a suite, such as suite: quick-v2"),
+        ({"suite": ["quick-v1"]}, "suite is ['quick-v1']; expected the name of a suite, such as suite: quick-v4"),
         ({"name": ["a"]}, "name is ['a']; expected one line of at most 200 letters, such as name: my-grid"),
         ({"name": 2024}, "name is 2024; expected one line"),
         ({"name": "a\0b"}, "name is 'a\\x00b'; expected one line of at most 200 letters"),

@@ -99,7 +99,7 @@ def privacy_card(
     test: Data | None = None,
     against: SplitModel | None = None,
     judge: nn.Module | None = None,
-    suite: str = "quick-v2",
+    suite: str = "quick-v4",
     bounds: tuple[str, ...] | None = None,
     grants: frozenset[Access] = frozenset(Access),
     observed: int = 1,

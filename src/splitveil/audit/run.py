@@ -31,7 +31,7 @@ from .record import Attacker, Audit, Ceilings, Judge, Model, Reference, as_json
 from .verdict import Facts, verdict
 
 FOLDER, FILE, PAGE = "audit", "audit.json", "audit.html"
-SUITE = "quick-v2"
+SUITE = "quick-v4"
 MOST_ATTACKED = 1000
 """Attacked images unless another number is asked for: the intervals are narrow enough, and it takes minutes."""
 JUDGE_PIXELS = 2**27

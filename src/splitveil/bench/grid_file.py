@@ -95,7 +95,7 @@ class GridFile(BaseModel):
     attacks: Annotated[list[Any], Field(min_length=1)] | None = Field(
         None, description="a list, such as [published/decoder, linear]"
     )
-    suite: Text | None = Field(None, description="the name of a suite, such as suite: quick-v2")
+    suite: Text | None = Field(None, description="the name of a suite, such as suite: quick-v4")
     attacker_size: Count | None = Field(None, description=IMAGES)
     attacked: Count | None = Field(None, description=IMAGES)
     margin: Any = None

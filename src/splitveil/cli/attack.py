@@ -82,7 +82,7 @@ def attack(
         run: Run folder that `splitveil train` made.
         attack: Attack, name:value or name:key=value,..., or published/decoder, published/gan, he2019/rmle; may be
             repeated.
-        suite: Frozen suite of attacks: standard-v3, or quick-v3 for two cores; reports the best attacker, the worst
+        suite: Frozen suite of attacks: standard-v4, or quick-v4 for two cores; reports the best attacker, the worst
             case, and how often the right photo is found.
         epochs: Epochs of trained attacks.
         budget: Limit of each attack: steps of each optimization as 500, or time as 90s, 5m.
@@ -127,7 +127,7 @@ def attack(
 
 def _check(attack: list[str] | None, suite: str | None, epochs: int | None, budget: str | None) -> None:
     if bool(attack) == bool(suite):
-        raise UserError("name what attacks: either --attack NAME (several times if you like) or --suite quick-v2")
+        raise UserError("name what attacks: either --attack NAME (several times if you like) or --suite quick-v4")
     if suite and (epochs is not None or budget is not None):
         raise UserError("a suite is frozen; leave --epochs and --budget out, or name the attacks with --attack")
 

@@ -49,7 +49,7 @@ class Judging:
     """What a run is audited by.
 
     Args:
-        suite: Frozen suite of attacks: quick-v2 unless you name another, such as standard-v2 for a GPU.
+        suite: Frozen suite of attacks: quick-v4 unless you name another, such as standard-v4 for a GPU.
         bounds: Bound, name or name:key=value,...; may be repeated; every one by default.
         against: Run folder to compare with, best of the undefended model with the same seed.
         policy: YAML file of thresholds and requirements; exit code 1 where one is not met.
@@ -179,6 +179,8 @@ def _audited(run: Path, root: Path | None, codec: str | None, judging: Judging, 
 
 
 def _show(audit: Audit, written: list[Path]) -> None:
+    from ..evaluation.suites import superseded
+
     out_console.print(_table(audit))
     say("")
     say(f"Verdict: {audit.verdict.level}.")
@@ -187,6 +189,8 @@ def _show(audit: Audit, written: list[Path]) -> None:
         say(reason)
     for name, reason in audit.skipped.items():
         say(f"attack left out: {name}: {reason}")
+    if note := superseded(audit.attacker.suite):
+        say(note)
     show_flags(audit.flags)
     if audit.policy is not None:
         say("")

@@ -125,10 +125,14 @@ def _say_superseded(grid: Grid) -> None:
     """Print a note where the cells are attacked by a suite that a stronger one has replaced."""
     from ..evaluation import suites
 
+    found = []
     for name in suites.SUPERSEDED:
         specs = {label: spec.resolve("attacks") for label, spec in suites.named(name).items()}
         if any(cell.attacks == specs for cell in grid.cells):
-            say(suites.superseded(name))
+            found.append(name)
+    if found:  # two versions may have the same attacks, and a cell does not know by which name it got them
+        also = f" ({', '.join(found[1:])} has the same attacks)" if found[1:] else ""
+        say(suites.superseded(found[0]) + also)
 
 
 def _command(grid: str, out: Path, **options: object) -> str:

@@ -48,7 +48,7 @@ def harden(
         summary = hardening.harden(opened, images, out, max_drop=max_drop, resume=resume, show=show)
     _print(summary, str(out))
     say(f"curve: {out / hardening.PICTURE}")
-    say(f"attack it: {shlex.join(['splitveil', 'attack', str(out), '--suite', 'quick-v2'])}")
+    say(f"attack it: {shlex.join(['splitveil', 'attack', str(out), '--suite', 'quick-v4'])}")
 
 
 def _print(summary: dict[str, Any], title: str) -> None:

@@ -77,9 +77,16 @@ SUITES: dict[str, tuple[Spec, ...]] = {
 }
 # The third version makes the attacks of the second and tells the linkage beside them, so that errors of both compare.
 SUITES |= {"standard-v3": SUITES["standard-v2"], "quick-v3": SUITES["quick-v2"]}
-LINKED = ("standard-v3", "quick-v3")
+# The fourth version adds `residual`, so that attacks of an earlier version are read back and only this one is made.
+SUITES |= {
+    "standard-v4": SUITES["standard-v3"]
+    + specs("residual:epochs=30,channels=96,lr=0.02,batch_size=64,shift=0.0625,flip=null"),
+    "quick-v4": SUITES["quick-v3"]
+    + specs("residual:epochs=10,channels=96,lr=0.02,batch_size=64,shift=0.0625,flip=null"),
+}
+LINKED = ("standard-v3", "quick-v3", "standard-v4", "quick-v4")
 """Suites that tell how often the right photo is found among the attacked images."""
-SUPERSEDED = {"quick-v1": "quick-v2", "standard-v1": "standard-v2"}
+SUPERSEDED = {f"{kind}-v{version}": f"{kind}-v4" for kind in ("quick", "standard") for version in (1, 2, 3)}
 """Suites that are kept for their figures, with the stronger ones that took their place."""
 HASTY = ("smoke-v1",)
 """Suites that only show that everything runs."""
@@ -106,8 +113,8 @@ PRESETS: dict[str, Spec] = {
 def superseded(name: str) -> str:
     """Return what is to be said of a suite that a stronger one has replaced; an empty text for others.
 
-    >>> superseded("quick-v1"), superseded("quick-v2")
-    ('quick-v1 is kept for its earlier figures; quick-v2 attacks better', '')
+    >>> superseded("quick-v1"), superseded("quick-v4")
+    ('quick-v1 is kept for its earlier figures; quick-v4 attacks better', '')
     """
     later = SUPERSEDED.get(name)
     return f"{name} is kept for its earlier figures; {later} attacks better" if later else ""
@@ -119,9 +126,9 @@ def hasty(name: str) -> list[str]:
     Args:
         name: name of the suite.
 
-    >>> hasty("quick-v2"), len(hasty("smoke-v1"))
+    >>> hasty("quick-v4"), len(hasty("smoke-v1"))
     ([], 1)
     """
     if name not in HASTY:
         return []
-    return [f"the attacks of {name} are short, and only show that everything runs: attack with quick-v2"]
+    return [f"the attacks of {name} are short, and only show that everything runs: attack with quick-v4"]
