@@ -8,13 +8,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import toy
 from splitveil.attacks._ridge import JITTER, Ridge, Rows
 from splitveil.attacks.base import Victim
 from splitveil.attacks.latent import LatentAttack
 from splitveil.attacks.linear import LinearAttack
-from splitveil.data import Access, to_float
+from splitveil.data import Access, Split, to_float
+from splitveil.defenses.gaussian import Gaussian
+from splitveil.model import SplitModel
 from splitveil.runtime import Budget, Runtime
 from toy import rng
 
@@ -45,6 +48,24 @@ def test_both_spaces_give_the_dense_solution(dual, rows, columns, offset, ridge)
     assert torch.allclose(fitted.weights(ridge)[1], constant, rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("factor", [1e-5, 1e-2, 1e3, 1e5])
+def test_the_scale_of_a_wire_changes_no_answer(factor):
+    """Fewer images than entries, so that the penalty matters."""
+
+    mixing = torch.randn(192, 192, generator=rng(3))
+    images = Split(torch.randint(256, (45, 3, 8, 8), generator=rng(4), dtype=torch.uint8), torch.zeros(45).long())
+
+    def answers(scale: float) -> torch.Tensor:
+        encoder = nn.Sequential(nn.Flatten(), nn.Linear(192, 192, bias=False))
+        encoder[1].weight.data = scale * mixing
+        model = SplitModel(encoder, nn.Identity(), defense=Gaussian(2 * scale))
+        victim, attack = Victim(model, frozenset({Access.QUERY})), LinearAttack()
+        attack.fit(victim, images.subset(torch.arange(40)), rng())
+        return attack.reconstruct(victim.query(to_float(images.images[40:]), rng(1)))
+
+    torch.testing.assert_close(answers(factor), answers(1.0), rtol=0, atol=2e-3)
+
+
 def test_no_matrix_of_the_wire_is_made_where_the_images_are_few(monkeypatch):
     sizes, eigh = [], torch.linalg.eigh
     monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: (sizes.append(len(matrix)), eigh(matrix))[1])
@@ -61,7 +82,7 @@ def test_every_part_is_a_step_of_the_budget():
     victim, own, runtime = Victim(model, frozenset(Access)), toy.images(2000, 3), Runtime(budget=Budget(steps=1))
     attack = LinearAttack()
     attack.fit(victim, own, rng(), runtime)
-    assert runtime.cut == {"looks": (1, 7), "ridges": (1, 11), "looks at the others": (1, 2)}
+    assert runtime.cut == {"looks": (1, 7), "ridges": (1, 13), "looks at the others": (1, 2)}
     assert torch.isfinite(attack.reconstruct(victim.query(to_float(own.images[:4]), rng()))).all()
 
 

@@ -52,6 +52,25 @@ def unshuffled(sigma: float = 0.2) -> Victim:
 # The whole attack
 
 
+@pytest.mark.parametrize("factor", [1e-4, 1e4])
+def test_the_scale_of_a_wire_protects_nothing(factor):
+    """Such as a defense that multiplies its wire, which anybody can undo."""
+
+    class Scaled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return factor * nn.functional.pixel_unshuffle(x, 2)
+
+    def answers(victim: Victim) -> Tensor:
+        attack = ResidualAttack(**SMALL)
+        attack.fit(victim, two_levels(60, seed=0), rng())
+        wire = victim.query(two_levels(8, seed=1).images / 255, rng(1))
+        return attack.reconstruct(wire)
+
+    defense = Gaussian(0.2 * factor)
+    other = Victim(SplitModel(Scaled(), nn.Flatten(), defense=defense, layout="channels_first"), QUERIES)
+    torch.testing.assert_close(answers(other), answers(unshuffled(0.2)), rtol=0, atol=0.01)
+
+
 def blocks(count: int, seed: int) -> Split:
     """Gray images of 4×4 blocks, each dark or bright with equal chance."""
     bits = torch.randint(2, (count, 1, 4, 4), generator=rng(seed)).repeat_interleave(4, 2).repeat_interleave(4, 3)

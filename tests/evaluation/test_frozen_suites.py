@@ -66,7 +66,7 @@ def test_a_published_suite_does_not_change(name):
         rmle.TV_WEIGHTS,
         rmle.L2_WEIGHTS,
         rmle.SPREAD,
-        linear.RIDGES,
+        [10.0**power for power in linear.RIDGES],
         _held_out.HELD_OUT,
         gan.BETAS,
         latent.PIXEL_NOISE,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 JITTER = 1e-9
-"""Added to every penalty, so that one of zero has an answer too."""
+"""Added to every penalty, so that one of zero has an answer too; less where all eigenvalues are below 1."""
 
 
 class Rows:
@@ -64,6 +64,8 @@ class Ridge:
         matrix, target, self.mean_z, self.mean_x, self._rows = rows.centered()
         values, self._vectors = torch.linalg.eigh(matrix)
         self._values, self._target = values.clamp_min(0), self._vectors.T @ target
+        self.largest = float(self._values[-1])  # eigenvalue
+        self._jitter = JITTER * min(1.0, self.largest or 1.0)
 
     def project(self, z: Tensor) -> Tensor:
         """Return z (N, m) in the eigenvectors: what `predict` takes, the same for every r."""
@@ -72,10 +74,10 @@ class Ridge:
 
     def predict(self, projected: Tensor, ridge: float) -> Tensor:
         """Return A z + b."""
-        return (projected / (self._values + ridge + JITTER)) @ self._target + self.mean_x
+        return (projected / (self._values + ridge + self._jitter)) @ self._target + self.mean_x
 
     def weights(self, ridge: float) -> tuple[Tensor, Tensor]:
         """Return A transposed, (m, p), and b, (p,), float64."""
-        found = self._vectors @ (self._target / (self._values + ridge + JITTER)[:, None])
+        found = self._vectors @ (self._target / (self._values + ridge + self._jitter)[:, None])
         found = found if self._rows is None else self._rows.T @ found
         return found, self.mean_x - self.mean_z @ found

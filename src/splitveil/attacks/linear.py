@@ -17,15 +17,19 @@ from ._ridge import Ridge, Rows
 from ._sight import Sight
 from .base import BATCH, Attack, Extent, Victim
 
-RIDGES = tuple(10.0**k for k in range(-6, 5))
+RIDGES = range(-6, 5)
+"""Powers of ten that are always tried; more where the eigenvalues of the wire lie elsewhere."""
+SMALLEST = 10
+"""Decades from the largest eigenvalue down to a penalty that no longer counts."""
 
 
 @plugin("linear")
 class LinearAttack(Attack):
     """Linear reconstruction x̂ = A z_wire + b by ridge regression in closed form.
 
-    A = C_xz (C_zz + r I)⁻¹ from the attacker's images; r is chosen among powers of ten on a fifth of them and the
-    regression is then made from all, in the smaller of its two spaces: few images make it fast, however wide the wire.
+    A = C_xz (C_zz + r I)⁻¹ from the attacker's images; r is chosen among powers of ten, up to the largest eigenvalue of
+    C_zz, on a fifth of them, whatever the scale of the wire. The regression is then made from all, in the smaller of
+    its two spaces: few images make it fast, however wide the wire.
     For jointly Gaussian x and z_wire this is the MMSE estimator. Where entries are hidden and anybody can tell which,
     the same estimator from the visible entries alone, x̂ = C_xK (C_KK + V + r I)⁻¹ (z_K − μ_K) + μ_x, is taken where it
     is better on the held-out images (see `Sight`).
@@ -95,12 +99,26 @@ class LinearAttack(Attack):
         return wire.flatten(1) @ self.weights + self.constant
 
 
+def penalties(largest: float) -> list[float]:
+    """Return the penalties to try, those in the middle first, as a budget may end the search.
+
+    Args:
+        largest: eigenvalue of the wire's moments.
+
+    >>> penalties(1e4)[:3], max(penalties(1e4)), max(penalties(2e8)), min(penalties(1e-3))
+    ([1.0, 0.1, 10.0], 10000.0, 1000000000.0, 1e-13)
+    """
+    top = math.ceil(math.log10(largest)) if largest > 0 else 0
+    powers = range(min(RIDGES.start, top - SMALLEST), max(RIDGES.stop, top + 1))
+    middle = 0 if powers == RIDGES else (powers.start + powers.stop - 1) // 2
+    return [10.0**power for power in sorted(powers, key=lambda power: abs(power - middle))]
+
+
 def _choose(runtime: Runtime, fitted: Ridge, z: Tensor, x: Tensor, rng: torch.Generator) -> tuple[float, float]:
     """Return the ridge with the lowest error on the pairs z, x, and that error."""
     projected, state = fitted.project(z), {"errors": []}
-    # Those in the middle first, as a budget may end the search.
-    ridges = sorted(RIDGES, key=lambda ridge: abs(math.log(ridge)))
-    loop = runtime.loop("ridges", len(RIDGES), state, rng)
+    ridges = penalties(fitted.largest)
+    loop = runtime.loop("ridges", len(ridges), state, rng)
     for i in loop:
         state["errors"].append(float((fitted.predict(projected, ridges[i]).clamp(0, 1) - x).square().mean()))
         loop.error = min(state["errors"])

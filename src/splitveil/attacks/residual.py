@@ -20,7 +20,7 @@ from ..recipe import precision
 from ..registry import plugin
 from ..runtime import Runtime, State, copy_weights
 from ._averaged import Averaged
-from ._correction import Correction, beside, require_doubled
+from ._correction import Correction, beside, require_doubled, scale_of, scaled
 from ._held_out import hold_out_images
 from ._moved import Moves
 from ._offsets import Unshifted
@@ -60,7 +60,7 @@ class ResidualAttack(Attack):
         flip: bool | None = None,
     ):
         self.epochs, self.channels, self.lr, self.batch_size = epochs, channels, lr, batch_size
-        self.shift, self.flip, self._linear = shift, flip, LinearAttack()
+        self.shift, self.flip, self._linear, self._scale = shift, flip, LinearAttack(), 1.0
         self._curve: list[float] = []
         self._sight: Sight | Unshifted | None = None
 
@@ -91,8 +91,9 @@ class ResidualAttack(Attack):
             self._learn(victim, victim.observe(held), own, rng, runtime)
 
     def _build(self, victim: Victim, own: Split, rng: torch.Generator) -> None:
-        seen = self._shown(victim.query(to_float(own.images[:1]), torch.Generator(rng.device).manual_seed(0)))
-        require_doubled(shape := tuple(seen.shape[1:]), own.shape[1:])
+        wire = victim.query(to_float(own.images[:BATCH]), torch.Generator(rng.device).manual_seed(0))
+        self._scale = scale_of(wire)
+        require_doubled(shape := tuple(self._shown(wire).shape[1:]), own.shape[1:])
         with torch.random.fork_rng():  # layers draw their weights from torch's global generator
             seed_layers(rng)
             network = Correction(shape, own.shape, self.channels)
@@ -125,7 +126,7 @@ class ResidualAttack(Attack):
 
     def _shown(self, wire: Tensor) -> Tensor:
         """Return the wire as the network is given it."""
-        return self._sight(wire) if self._sight else wire
+        return scaled(self._sight(wire) if self._sight else wire, wire.shape[1], self._scale)
 
     def _answer(self, wire: Tensor, network: nn.Module, bf16: bool = False) -> Tensor:
         seen = beside(self._linear.reconstruct(wire), self._shown(wire))
