@@ -31,7 +31,7 @@ def follow(centers: Tensor, variance: Tensor, z: Tensor, index: Tensor, images: 
     >>> center, variance  # halfway to the mean 2, and to the mean square 2 of 3 − 1 and 1 − 1
     (tensor([[1.]]), tensor([[1.5000]]))
     """
-    # Not one_hot, which reads the largest index and so waits for the device.
+    # Not one_hot, which reads the largest index on some devices, and so waits for it.
     member = (index[:, None] == torch.arange(len(centers), device=z.device)).to(z.dtype)
     hit = member.sum(0)[:, None]
     part, most = hit / (images + hit), hit.clamp_min(1)
