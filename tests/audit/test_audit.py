@@ -220,6 +220,7 @@ def test_a_bad_policy_is_refused_before_anything_runs(folder, text, said):
         (["--bounds", "mixtrue"], "did you mean 'mixture'"),
         (["--suite", "quick-v9"], "did you mean"),
         (["--attacked", "4000"], "ask for 1 to that many"),
+        (["--attacker-size", "10", "--attacked", "20"], "has 10 images, too few to tell which attack is best"),
         (["--against", "{folder}/other", "--attacked", "20"], "compare runs of the same --seed"),
         (["--against", "{folder}/none"], "is no run"),
         (["--policy", "{folder}/none.yaml"], "cannot read"),

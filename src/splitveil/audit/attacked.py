@@ -15,6 +15,7 @@ from .. import data
 from ..data import ImageSet, Protocol
 from ..errors import UserError
 from ..evaluation import evaluate, stage, suites
+from ..evaluation.interception import hold_out
 from ..evaluation.scores import interval
 from ..pictures import checked, load_arrays
 from ..runs import Run
@@ -121,8 +122,10 @@ def attack(
     Raises:
         UserError: as `suites.run_suite`, or the attacker has too few images to tell which attack is best.
     """
-    summary = suites.run_suite(run, suite, images, progress=progress, extra=extra, kept=None, **vars(terms))
     given = stage.parts(run.settings, images, terms.protocol_name, terms.attacker_size, terms.attacked)
+    if not len(hold_out(given.attacker_train, terms.seed)[0]):  # before minutes of attacks
+        raise _too_few(given)
+    summary = suites.run_suite(run, suite, images, progress=progress, extra=extra, kept=None, **vars(terms))
     values, held = {}, {}
     for label in summary["attacks"]:
         done = suites.finished(run, label, suites.named(suite)[label], given, terms, extra)
@@ -147,9 +150,13 @@ def scored_of(made: dict[str, dict[str, Any]], values: suites.Values, held: suit
     """
     best = best_attacker(held, values)
     if best is None:
-        count = len(given.attacker_train)
-        raise UserError(f"the attacker has {count} images, too few to tell which attack is best; give 20 or more")
+        raise _too_few(given)
     return Scored(made=made, values=values, name=best.name, chosen=best.chosen, given=given)
+
+
+def _too_few(given: Protocol) -> UserError:
+    count = len(given.attacker_train)
+    return UserError(f"the attacker has {count} images, too few to tell which attack is best; give 20 or more")
 
 
 def _scores(values: dict[str, Tensor]) -> dict[str, Any]:
