@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from .evaluation.evaluate import Outcome
 from .evaluation.floors import CLASS_MEAN
 from .evaluation.scores import interval
 from .pictures import inline_figure
+from .results.flags import together
 from .statistics.intervals import Interval, paired_ratio
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 SHOWN = 8
 """Number of images in a picture."""
+TOO_FEW = "too few images in learn_from to tell the best attacker"
 
 
 @dataclass(frozen=True)
@@ -160,14 +162,12 @@ class Report:
     @property
     def best_attacker(self) -> str:
         """Return the attack, or the choice per image, that is best on the attacker's held-out images."""
-        found = suites.best_of(self._values(), self._held())
-        if found is None:
-            raise UserError("there are too few images in learn_from to tell the best attacker; give 20 or more")
-        return found["attack"]
+        return self._best()["attack"]
 
     @property
     def mse(self) -> float:
         """Return the mean squared error of the best attacker who does not know the truth."""
+        self._best()  # or say that nobody can tell
         return float(suites.best_values(self._values(), self._held(), "mse").mean())
 
     @property
@@ -183,8 +183,7 @@ class Report:
     @property
     def flags(self) -> list[str]:
         """Return the flags of all attacks, and the doubts."""
-        each = [f"{name}: {flag}" for name, result in self.results.items() for flag in result.flags]
-        return each + self.doubts
+        return together({name: result.flags for name, result in self.results.items()}) + self.doubts
 
     def plot(self, count: int | Sequence[int] = SHOWN) -> Figure:
         """Draw attacked images, and below them what each attack makes of their wires.
@@ -203,11 +202,19 @@ class Report:
     def _held(self) -> dict[str, dict[str, Tensor]]:
         return {name: result.outcome.held_out for name, result in self.results.items()}
 
+    def _best(self) -> dict[str, Any]:
+        found = suites.best_of(self._values(), self._held())
+        if found is None:
+            raise UserError(f"there are {TOO_FEW}; give 20 or more")
+        return found
+
     def __repr__(self) -> str:
         rows = [f"  {result!r}" for result in self.results.values()]
         rows += [f"  {name}: not made, {why}" for name, why in self.skipped.items()]
         rows += [f"  flag: {doubt}" for doubt in self.doubts]
-        return "\n".join([f"Report({self.suite}: mse={self.mse:.4f} by {self.best_attacker})", *rows])
+        known = suites.best_of(self._values(), self._held())  # a report of few images is shown, too
+        head = f"mse={self.mse:.4f} by {known['attack']}" if known else TOO_FEW
+        return "\n".join([f"Report({self.suite}: {head})", *rows])
 
 
 def _drawn(rows: list[tuple[str, Tensor]], count: int | Sequence[int]) -> Figure:

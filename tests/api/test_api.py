@@ -175,6 +175,15 @@ def test_a_report_has_all_attacks_on_the_same_wires(model):
     assert alone.mse == report.results["linear"].mse
 
 
+def test_a_report_of_too_few_images_is_shown_and_says_so(model):
+    few = tuple(part[:10] for part in OWN)
+    report = api.evaluate(model, [LinearAttack(looks=2), "nearest"], learn_from=few, invert=UNDER)
+    assert "too few images in learn_from" in repr(report)
+    for asked in ("best_attacker", "mse"):
+        with pytest.raises(UserError, match="too few images in learn_from to tell the best attacker; give 20 or more"):
+            getattr(report, asked)
+
+
 def test_what_is_not_granted_is_not_made(model):
     query = frozenset({Access.QUERY})
     report = api.evaluate(model, ["linear", "rmle:steps=2"], learn_from=OWN, invert=UNDER, grants=query)
