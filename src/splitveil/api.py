@@ -31,8 +31,8 @@ from .data import Access, Protocol, Split, to_float
 from .data.protocol import contained, divide
 from .data.streamed import Streamed
 from .defenses.base import Defense, Stack
-from .errors import UserError, WireError
-from .evaluation import suites
+from .errors import DivergedError, UserError, WireError
+from .evaluation import reliability, suites
 from .evaluation.evaluate import Outcome, made
 from .evaluation.stage import Stage, ThreatModel, stage_of
 from .given import Data, check_images, check_model, example_of, images_of, network_of, outputs_of, training_images_of
@@ -289,7 +289,7 @@ def evaluate(
         raise UserError("suite holds no attacks; expected a name such as 'quick-v4', or attacks such as [Linear()]")
     given, victim = _protocol(model, learn_from, invert, grants), _victim(model)
     fits, told = dict[str, Any](), _accuracy(victim, given.utility_test, seed)
-    threat_model, outcomes, skipped = ThreatModel("own", seed=seed, observed=observed), {}, {}
+    threat_model, outcomes, skipped, failed = ThreatModel("own", seed=seed, observed=observed), {}, {}, []
     for label, spec in chosen.items():
         wanted, count = spec.make("attacks"), len(given.attacker_train)
         if missing := wanted.needs - grants:
@@ -301,14 +301,16 @@ def evaluate(
         try:
             stage = stage_of(victim, spec, given, threat_model, seed, told)
             outcomes[label] = _outcome(stage, label, None, progress, fits)
-        except WireError as error:
+        except (WireError, DivergedError) as error:
             skipped[label] = str(error)
+            failed += [label] * isinstance(error, DivergedError)
     if not outcomes:
         raise UserError("; ".join(f"{label}: {why}" for label, why in skipped.items()))
     values = {label: outcome.values for label, outcome in outcomes.items()}
     needs = {label: chosen[label].make("attacks").needs for label in outcomes}
     results = {label: Result(label, outcome, victim.cpu()) for label, outcome in outcomes.items()}
-    return Report(name, results, skipped, suites.hasty(name) + suites.doubts(values, needs, given), victim)
+    doubts = suites.hasty(name) + suites.doubts(values, needs, given) + reliability.diverged(failed)
+    return Report(name, results, skipped, doubts, victim)
 
 
 def _recipe(data: Data, settings: dict[str, Any]) -> Recipe:

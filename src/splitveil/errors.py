@@ -22,6 +22,10 @@ class WireError(UserError):
     """An attack cannot take what crosses the wire, or images of this size."""
 
 
+class DivergedError(UserError):
+    """The training of an attack diverged; a suite goes on without it, and a flag says so."""
+
+
 def nearest(name: str, options: Iterable[str], alike: float = 0.5) -> str:
     """Return the nearest valid name, or an empty string where none is as alike (0 to 1) as that.
 

@@ -15,7 +15,7 @@ from splitveil.attacks.linear import LinearAttack
 from splitveil.data import Access, Split, load, to_float
 from splitveil.defenses.cem import CEM
 from splitveil.defenses.gaussian import Gaussian
-from splitveil.errors import AccessError, UserError
+from splitveil.errors import AccessError, DivergedError, UserError
 from splitveil.model import SplitModel
 from splitveil.randomness import stream
 from splitveil.recipe import TEST
@@ -182,6 +182,17 @@ def test_a_report_of_too_few_images_is_shown_and_says_so(model):
     for asked in ("best_attacker", "mse"):
         with pytest.raises(UserError, match="too few images in learn_from to tell the best attacker; give 20 or more"):
             getattr(report, asked)
+
+
+def test_a_report_is_made_without_an_attack_that_diverges(model, monkeypatch):
+    def fit(self, *args):
+        raise DivergedError("decoder: the error is nan in every epoch; lower lr (0.001)")
+
+    monkeypatch.setattr(DecoderAttack, "fit", fit)
+    report = api.evaluate(model, [LinearAttack(looks=2), "decoder"], learn_from=OWN, invert=UNDER)
+    assert list(report.results) == ["linear"]
+    assert "lower lr" in report.skipped["decoder"]
+    assert "the training of decoder diverged, so the strongest attack may be missing" in report.flags
 
 
 def test_what_is_not_granted_is_not_made(model):

@@ -18,7 +18,7 @@ from splitveil import config, runs
 from splitveil.attacks.decoder import DecoderAttack
 from splitveil.config import Spec
 from splitveil.data import Access, load, protocol
-from splitveil.errors import UserError
+from splitveil.errors import DivergedError, UserError
 from splitveil.evaluation import evaluate, stage, suites
 from splitveil.runs import Run
 from splitveil.runtime import Budget
@@ -225,6 +225,26 @@ def test_a_network_at_chance_is_flagged_once_for_all_attacks(folder, tmp_path):
     found = suites.run_suite(run, "tiny-v1", IMAGES, attacked=12)
     told = [flag.partition(":")[0] for flag in found["flags"] if "the network is not shown to be better" in flag]
     assert told == ["every attack"]
+
+
+@pytest.mark.parametrize("broken", [("nearest",), ("linear", "nearest", "rmle")])
+def test_a_suite_goes_on_without_an_attack_that_diverges(folder, tmp_path, monkeypatch, broken):
+    def run_and_save(run, label, *args, **options):
+        if label in broken:
+            raise DivergedError(f"{label}: the error is nan in every epoch")
+        return made(run, label, *args, **options)
+
+    made = evaluate.run_and_save
+    monkeypatch.setattr(evaluate, "run_and_save", run_and_save)
+    run = Run.open(shutil.copytree(folder, tmp_path / "run", ignore=shutil.ignore_patterns("attacks")))
+    if len(broken) > 1:
+        with pytest.raises(UserError, match="nearest: the error is nan"):
+            suites.run_suite(run, "tiny-v1", IMAGES, attacked=12)
+        return
+    found = suites.run_suite(run, "tiny-v1", IMAGES, attacked=12)
+    assert list(found["attacks"]) == ["linear", "rmle"]
+    assert found["skipped"] == {"nearest": "nearest: the error is nan in every epoch"}
+    assert "the training of nearest diverged, so the strongest attack may be missing" in found["flags"]
 
 
 def test_the_distance_to_the_published_decoder():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from ..data import Split
-from ..errors import UserError
+from ..errors import DivergedError
 from ..memory import trained
 from ..nn import fastconv
 from ..randomness import seed_layers
@@ -110,7 +110,7 @@ class DecoderAttack(Attack):
         (by_epochs if self.steps is None else by_steps)(self, state, held_out, train, rng, runtime or Runtime())
         self._curve = state["curve"]
         if not math.isfinite(state["best"]):
-            raise UserError(f"decoder: the error is {self._curve[-1]} in every epoch; lower lr ({self.lr})")
+            raise DivergedError(f"decoder: the error is {self._curve[-1]} in every epoch; lower lr ({self.lr})")
         self.decoder.load_state_dict(state["weights"])
 
     def _build(self, seen: Pairs, rng: torch.Generator) -> None:

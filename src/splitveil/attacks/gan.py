@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from ..data import Split
-from ..errors import UserError
+from ..errors import DivergedError
 from ..memory import trained
 from ..randomness import seed_layers
 from ..ranges import Batch, Count, Rate, Weight
@@ -116,7 +116,7 @@ class GanAttack(Attack):
                 state |= {"best": loop.error, "weights": copy_weights(generator)}
         self._curve = state["curve"]
         if not math.isfinite(state["best"]):
-            raise UserError(f"gan: the error is {self._curve[-1]} in every epoch; lower lr {self.rates}")
+            raise DivergedError(f"gan: the error is {self._curve[-1]} in every epoch; lower lr {self.rates}")
         generator.load_state_dict(state["weights"])
 
     def build(self, size: int | ImageShape, rng: torch.Generator) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from ..data import Split, to_float
-from ..errors import UserError
+from ..errors import DivergedError, UserError
 from ..memory import trained
 from ..nn import fastconv
 from ..randomness import seed_layers
@@ -121,7 +121,7 @@ class ResidualAttack(Attack):
                 state |= {"best": loop.error, "weights": copy_weights(self.network)}
         self._curve = state["curve"]
         if not math.isfinite(state["best"]):
-            raise UserError(f"residual: the error is {self._curve[-1]} in every epoch; lower lr ({self.lr})")
+            raise DivergedError(f"residual: the error is {self._curve[-1]} in every epoch; lower lr ({self.lr})")
         self.network.load_state_dict(state["weights"])
 
     def _shown(self, wire: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -230,6 +230,15 @@ def of_queries(model: SplitModel, victim: Victim, needs: frozenset[Access], imag
         f"the defense is stochastic, but the attack had only {looks:.1f} looks at each of its images: it may have "
         "learned one draw of the noise; redraw it for every pass (more epochs or looks)"
     ]
+
+
+def diverged(labels: Iterable[str]) -> list[str]:
+    """Return a flag for each attack whose training diverged, so that nothing is known of it.
+
+    >>> diverged(["residual"])
+    ['the training of residual diverged, so the strongest attack may be missing']
+    """
+    return [f"the training of {label} diverged, so the strongest attack may be missing" for label in labels]
 
 
 def cut_short(cut: Mapping[str, tuple[int, int]]) -> list[str]:

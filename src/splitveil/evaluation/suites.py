@@ -16,7 +16,7 @@ from ..bounds.base import BoundError, Channel
 from ..bounds.linkage import Linkage
 from ..config import Spec, renewed
 from ..data import Access, ImageSet, Protocol
-from ..errors import UserError, WireError, unknown
+from ..errors import DivergedError, UserError, WireError, unknown
 from ..results.flags import together
 from ..runs import Run, environment
 from ..runtime import Progress
@@ -103,7 +103,7 @@ def run_suite(
     Attacks that have already been run with these settings are read back, so that a stopped suite goes on, in the middle
     of an attack too. A decoder with which several of them begin is trained once. An attack whose access the protocol
     does not grant, that needs more images than the attacker has, or that cannot take the wire, is left out before the
-    first begins and named under ``skipped``.
+    first begins and named under ``skipped``; so is one whose training diverges, with a flag.
 
     Args:
         run: trained model in its folder.
@@ -128,22 +128,29 @@ def run_suite(
     values: Values = {}
     held: Values = {}
     able, skipped = possible(name, run, images, parts)
+    failed: dict[str, str] = {}
     for label, spec in able.items():
         done = finished(run, label, spec, parts, agreed, extra or {})
         if done is None:
             shown = progress(label) if progress else None
-            outcome = evaluate.run_and_save(
-                run, label, spec, images, kept, progress=shown, extra=extra, fits=fits, **threat_model
-            )
+            try:
+                outcome = evaluate.run_and_save(
+                    run, label, spec, images, kept, progress=shown, extra=extra, fits=fits, **threat_model
+                )
+            except DivergedError as error:  # nobody can lower the rates of a frozen suite
+                failed[label] = str(error)
+                continue
             done = outcome.summary, outcome.values, outcome.held_out
         summaries[label], values[label], held[label] = done
+    if not values:
+        raise UserError("; ".join(failed.values()))
     about: dict[str, Any] = {"suite": name} | ({"superseded_by": SUPERSEDED[name]} if name in SUPERSEDED else {})
     about |= {"protocol": parts.name, "seed": agreed.seed, "observed": agreed.observed}
     summary = {**about, **combined(summaries, values, held)}
     needs = {label: able[label].make("attacks").needs for label in values}
-    summary["flags"] += hasty(name) + doubts(values, needs, parts)
+    summary["flags"] += hasty(name) + doubts(values, needs, parts) + reliability.diverged(failed)
     summary |= {"linkage": linkage(run, images, parts, agreed)} if name in LINKED else {}
-    summary |= {"skipped": skipped, "seconds": time.perf_counter() - start, "environment": environment()}
+    summary |= {"skipped": skipped | failed, "seconds": time.perf_counter() - start, "environment": environment()}
     left = evaluate.place(run, f"suite-{name}", parts.name)
     write_json(left.with_name(f"{left.name}.json"), summary)
     return summary
