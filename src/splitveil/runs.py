@@ -19,6 +19,7 @@ from .defenses.base import Stack
 from .errors import UserError
 from .memory import Limited
 from .model import SplitModel
+from .results.earlier_versions import settings_in
 from .storage import reading
 from .storage.claims import LOCK
 from .storage.files import atomic_write
@@ -141,7 +142,7 @@ class Run:
             again = ["splitveil", "train", "--config", str(path / "config.yaml"), "--out", str(path), "--resume"]
             raise UserError(f"{path} is not finished: its training was stopped; go on with `{shlex.join(again)}`")
         summary = reading.read_json(path / "summary.json", reading.RUN, "train the run again")
-        values = config.load(path / "config.yaml")
+        values = settings_in(path / "config.yaml")
         try:
             return cls(path, config.parse(values).resolve(), summary)
         except UserError as error:
@@ -256,7 +257,7 @@ def check_folder(settings: config.TrainConfig, out: Path, resume: bool) -> None:
         return
     if not resume:
         raise UserError(f"{out} holds a run already; add --resume to go on with it, or choose another --out")
-    old, new = config.parse(config.load(file)).resolve().model_dump(mode="json"), settings.model_dump(mode="json")
+    old, new = config.parse(settings_in(file)).resolve().model_dump(mode="json"), settings.model_dump(mode="json")
     for values in (old, new):  # their folder may have moved: the images themselves are compared
         values |= {"root": None, "data": config.divided(values["data"])[0]}
     changed = [f"{key} was {old[key]}, now {new[key]}" for key in new if old[key] != new[key]]

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from splitveil import api
 from splitveil.attacks.decoder import DecoderAttack
+from splitveil.attacks.linear import LinearAttack
 from splitveil.data import Access, Split, load, to_float
 from splitveil.defenses.cem import CEM
 from splitveil.defenses.gaussian import Gaussian

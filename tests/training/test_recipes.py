@@ -10,6 +10,7 @@ from splitveil.data import augment, to_float
 from splitveil.defenses import cem as cem_module
 from splitveil.defenses.base import Features, Step
 from splitveil.errors import UserError
+from splitveil.results.earlier_versions import settings_in
 from splitveil.runs import Run
 from splitveil.training import loop
 from splitveil.training.trainer import Trainer
@@ -45,6 +46,22 @@ def test_a_fast_run_of_before_keeps_its_settings_and_is_not_resumed_as_another(t
     (tmp_path / "summary.json").unlink()
     with pytest.raises(UserError, match="unit_variance was False, now True"):
         fit(tmp_path, resume=True, recipe="fast", epochs=2)
+
+
+def test_a_run_with_cem_of_before_has_clusters_that_stay(tmp_path):
+    """Its config.yaml, unlike a file that somebody wrote, names every parameter that there was."""
+    run, own = tmp_path / "run", tmp_path / "own.yaml"
+    fit(run, defense=["gaussian:0.1", "cem:weight=4,follow=0"], epochs=2)
+    file = run / "config.yaml"
+    file.write_text("".join(line for line in file.read_text().splitlines(True) if "follow" not in line))
+    assert Run.open(run).settings.defense[1].parameters["follow"] == 0
+    assert config.parse(settings_in(file)).resolve().defense[1].parameters["follow"] == 0  # so that --config repeats it
+    (run / "summary.json").unlink()
+    with pytest.raises(UserError, match=r"'follow': 0}}\], now .*'follow': 100}}\]"):
+        fit(run, resume=True, defense=["gaussian:0.1", "cem:4"], epochs=2)
+    own.write_text("data: digits\ndefense: [{gaussian: {sigma: 0.1}}, {cem: {weight: 4}}, dropout:0.2]\n")
+    chosen = config.parse(settings_in(own)).resolve().defense
+    assert (chosen[1].parameters["follow"], chosen[2].parameters["ratio"]) == (100, 0.2)
 
 
 def test_one_cycle_rises_and_falls_in_straight_lines():

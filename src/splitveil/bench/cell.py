@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import config
 from ..results import records
+from ..results.earlier_versions import settings_in
 from ..storage import reading
 from ..storage.files import write_text
 from ..training import pins
@@ -105,7 +106,7 @@ def _share(cell: Cell, bench: GridFolder) -> None:
         if (there[0] / name).is_file():
             (folder / name).symlink_to(Path("..") / there[0].name / name)
     version = reading.read_json(there[0] / "summary.json", reading.RUN, records.AGAIN)["environment"]["splitveil"]
-    values = config.load(there[0] / "config.yaml") | {"protocol": cell.settings.protocol}
+    values = settings_in(there[0] / "config.yaml") | {"protocol": cell.settings.protocol}
     write_text(folder / "config.yaml", config.dump(config.parse(values), splitveil=version))
 
 
@@ -148,5 +149,5 @@ def _as_begun(settings: config.TrainConfig, folder: Path) -> config.TrainConfig:
     path = folder / "config.yaml"
     if not path.is_file():
         return settings
-    begun = config.parse(config.load(path))
+    begun = config.parse(settings_in(path))
     return settings.model_copy(update={key: getattr(begun, key) for key in STARTED})

@@ -56,9 +56,10 @@ def train(
         flags: Settings of the training.
     """
     from .. import runs
+    from ..results.earlier_versions import settings_in
     from ..training.trainer import fit
 
-    values = config.load(config_file) if config_file else {}
+    values = settings_in(config_file) if config_file else {}
     given = flags.model_dump(exclude_none=True) if flags else {}  # type: ignore[attr-defined]
     settings = config.parse(_over(values, given)).resolve()
     images = runs.load_images(settings, download=download)

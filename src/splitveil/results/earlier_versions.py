@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
+from ..storage import yaml_files
+
+WRITTEN = re.compile(r"# (splitveil|coded_from): ")
+"""Beginning of a line of comment in every file of settings that a run writes, and in no other."""
 LATER: dict[str, dict[str, Any]] = {
     "dropout": {"rescale": True},
     "nopeek": {"squared": False, "normalized": False},
@@ -34,3 +40,23 @@ def as_trained(spec: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """
     ((name, parameters),) = spec.items()
     return {name: {**LATER.get(name, {}), **parameters}}
+
+
+def settings_in(path: Path) -> dict[str, Any]:
+    """Return the settings of a YAML file; of one that a run wrote, with the defenses as they were trained.
+
+    Args:
+        path: config.yaml of a run, which names every parameter that there was then, or a file that somebody wrote.
+
+    Raises:
+        UserError: as of `yaml_files.load`.
+    """
+    values = yaml_files.load(path)
+    stack, head = values.get("defense"), path.read_text(encoding="utf-8").splitlines()
+    if isinstance(stack, list) and any(WRITTEN.match(line) for line in head):
+        values["defense"] = [as_trained(spec) if _is_whole(spec) else spec for spec in stack]
+    return values
+
+
+def _is_whole(spec: Any) -> bool:
+    return isinstance(spec, dict) and len(spec) == 1 and all(isinstance(value, dict) for value in spec.values())
