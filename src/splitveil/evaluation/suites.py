@@ -34,6 +34,8 @@ from .scores import PRIVACY
 
 Values = dict[str, dict[str, Tensor]]
 """Attack -> metric -> one number per image."""
+Done = tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]
+"""Summary of an attack, and its metrics on the attacked and on the held-out images."""
 
 
 def labels(specs: tuple[Spec, ...]) -> dict[str, Spec]:
@@ -122,28 +124,22 @@ def run_suite(
     Raises:
         UserError: unknown suite or protocol, sizes beyond what there is.
     """
-    start, agreed, fits = time.perf_counter(), stage.ThreatModel(**threat_model), {}
+    start, agreed = time.perf_counter(), stage.ThreatModel(**threat_model)
     parts = stage.parts(run.settings, images, agreed.protocol_name, agreed.attacker_size, agreed.attacked)
-    summaries: dict[str, dict[str, Any]] = {}
-    values: Values = {}
-    held: Values = {}
     able, skipped = possible(name, run, images, parts)
-    failed: dict[str, str] = {}
+    done, failed, fits = dict[str, Done](), dict[str, str](), dict[str, Any]()
     for label, spec in able.items():
-        done = finished(run, label, spec, parts, agreed, extra or {})
-        if done is None:
-            shown = progress(label) if progress else None
-            try:
-                outcome = evaluate.run_and_save(
-                    run, label, spec, images, kept, progress=shown, extra=extra, fits=fits, **threat_model
-                )
-            except DivergedError as error:  # nobody can lower the rates of a frozen suite
-                failed[label] = str(error)
-                continue
-            done = outcome.summary, outcome.values, outcome.held_out
-        summaries[label], values[label], held[label] = done
-    if not values:
+        there = finished(run, label, spec, parts, agreed, extra or {})
+        shown = progress(label) if progress and there is None else None
+        more: dict[str, Any] = {"progress": shown, "extra": extra, "fits": fits, **threat_model}
+        try:
+            done[label] = there or _made(run, label, spec, images, kept, more)
+        except DivergedError as error:  # nobody can lower the rates of a frozen suite
+            failed[label] = str(error)
+    if not done:
         raise UserError("; ".join(failed.values()))
+    summaries = {label: about for label, (about, _, _) in done.items()}
+    values, held = ({label: one[part] for label, one in done.items()} for part in (1, 2))
     about: dict[str, Any] = {"suite": name} | ({"superseded_by": SUPERSEDED[name]} if name in SUPERSEDED else {})
     about |= {"protocol": parts.name, "seed": agreed.seed, "observed": agreed.observed}
     summary = {**about, **combined(summaries, values, held)}
@@ -154,6 +150,11 @@ def run_suite(
     left = evaluate.place(run, f"suite-{name}", parts.name)
     write_json(left.with_name(f"{left.name}.json"), summary)
     return summary
+
+
+def _made(run: Run, label: str, spec: Spec, images: ImageSet, kept: int | None, more: dict[str, Any]) -> Done:
+    outcome = evaluate.run_and_save(run, label, spec, images, kept, **more)
+    return outcome.summary, outcome.values, outcome.held_out
 
 
 def linkage(run: Run, images: ImageSet, parts: Protocol, terms: stage.ThreatModel) -> list[dict[str, Any]] | str:
@@ -326,7 +327,7 @@ def _distances(values: Values) -> dict[str, Tensor] | None:
 
 def finished(
     run: Run, label: str, spec: Spec, parts: Protocol, threat_model: stage.ThreatModel, extra: Iterable[str] = ()
-) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]] | None:
+) -> Done | None:
     """Return a finished attack on this model, made under this threat model and without a budget.
 
     Args:
