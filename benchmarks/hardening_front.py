@@ -378,10 +378,18 @@ def main() -> None:
             errors = "  ".join(f"{label} {row[label]['mse']:.4f}" for label in ATTACKS)
             accuracy = 100 * row["accuracy"]["mean"]
             print(f"{name}/{point}  {accuracy:.2f} %  {errors}  {time.perf_counter() - start:.0f} s", flush=True)
-            about = {"environment": runs.environment(), "command": "python benchmarks/hardening_front.py"}
-            about |= {"attacks": ATTACKS, "attacked": ATTACKED, "settings": SETTINGS, "encoders": ENCODERS}
-            write_json(given.out / RECORD.name, about | {"points": rows, "compared": compared(given.out, rows)})
-    print(table(rows, compared(given.out, rows)))
+            if not given.no_run:
+                write(given.out, rows)
+    print(table(rows, write(given.out, rows)))
+
+
+def write(out: Path, rows: dict[str, Any]) -> dict[str, Any]:
+    """Write the record of the points that are there, and return their comparisons."""
+    about = {"environment": runs.environment(), "command": "python benchmarks/hardening_front.py"}
+    about |= {"attacks": ATTACKS, "attacked": ATTACKED, "settings": SETTINGS, "encoders": ENCODERS}
+    about |= {"points": rows, "compared": compared(out, rows)}
+    write_json(out / RECORD.name, about)
+    return about["compared"]
 
 
 if __name__ == "__main__":
