@@ -18,10 +18,10 @@ HERE = Path(__file__).parent
 STYLES = {
     ("plain", "waterfill"): ("o-", "#0b6e99", "noise where the task looks least (splitveil harden)"),
     ("plain", "isotropic"): ("s-", "#c2571a", "the same noise in all directions"),
-    ("cem16", "isotropic"): ("D", "#6a3d9a", "encoder trained with CEM"),
-    ("cem16", "waterfill"): ("P", "#2f7d32", "encoder trained with CEM, noise where the task looks least"),
-    ("follow4", "isotropic"): ("d", "#b15928", "encoder trained with CEM, clusters that follow the features"),
-    ("follow4", "waterfill"): ("p", "#2f7d32", "that encoder, noise where the task looks least"),
+    ("cem16", "isotropic"): ("D", "#6a3d9a", "encoder trained with cem:16, clusters that stay (follow=0)"),
+    ("follow4", "isotropic"): ("d", "#b15928", "encoder trained with cem:4"),
+    ("follow4", "waterfill"): ("P", "#2f7d32", "that encoder, noise where the task looks least"),
+    ("follow16", "isotropic"): ("v", "#e6a500", "encoder trained with cem:16"),
     ("one4", "isotropic"): ("X", "#8c6d1f", "encoder trained with CEM of one Gaussian"),
 }
 

@@ -176,7 +176,7 @@ def test_a_report_has_all_attacks_on_the_same_wires(model):
 
 
 def test_a_report_of_too_few_images_is_shown_and_says_so(model):
-    few = tuple(part[:10] for part in OWN)
+    few = (OWN[0][:10], OWN[1][:10])
     report = api.evaluate(model, [LinearAttack(looks=2), "nearest"], learn_from=few, invert=UNDER)
     assert "too few images in learn_from" in repr(report)
     for asked in ("best_attacker", "mse"):
