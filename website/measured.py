@@ -64,7 +64,8 @@ TITLES = {
     "tutorials": "The tutorials on CIFAR-10",
     "tradeoff": "CEM against more noise",
     "fast-12-epochs": "CIFAR-10 in 12 epochs, with bf16",
-    "fast-12-epochs-cem16": "CIFAR-10 in 12 epochs with CEM",
+    "fast-12-epochs-cem16": "CIFAR-10 in 12 epochs with CEM, clusters that stay",
+    "fast-12-epochs-cem4": "CIFAR-10 in 12 epochs with CEM, clusters that follow",
     "fast-24-epochs": "CIFAR-10 in 24 epochs",
     "profile-h100": "A training step on an H100",
 }
