@@ -58,7 +58,7 @@ def main() -> None:
     axes.axhline(ceiling, color="#555", linestyle=":", label="the mean image of the true class")
     axes.set(xlabel="accuracy on the test images, %", ylabel="error of the decoder (MSE)", ylim=(0, None))
     axes.set_title("CIFAR-10, VGG-11: accuracy against an attacker's error", loc="left", fontsize=11)
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, loc="upper right", bbox_to_anchor=(1, 0.94))
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(given.out, dpi=110, metadata={"Software": ""})
 
