@@ -114,7 +114,8 @@ class CEM(Defense):
         return self.weight * self._factor(step) * value
 
     def _bound(self, z: Tensor, index: Tensor) -> Tensor:
-        centers, variances = self.centers.flatten(0, 1), self.variance.flatten(0, 1)
+        # Views, as what follows is changed in place; flatten would copy what is not contiguous.
+        centers, variances = self.centers.view(-1, z.shape[1]), self.variance.view(-1, z.shape[1])
         if self.follow:
             before = self._spread()
             _cem_losses.follow(centers, variances, z.detach(), index, self.follow)
