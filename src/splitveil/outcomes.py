@@ -12,10 +12,10 @@ from .data import to_float
 from .errors import UserError
 from .evaluation import suites
 from .evaluation.evaluate import Outcome
+from .evaluation.flags import together
 from .evaluation.floors import CLASS_MEAN
 from .evaluation.scores import interval
 from .pictures import inline_figure
-from .results.flags import together
 from .statistics.intervals import Interval, paired_ratio
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from .defenses.base import Stack
 from .errors import UserError
 from .memory import Limited
 from .model import SplitModel
-from .results.earlier_versions import settings_in
 from .storage import reading
 from .storage.claims import LOCK
+from .storage.earlier_versions import settings_in
 from .storage.files import atomic_write
 
 

@@ -10,8 +10,8 @@ from splitveil.data import augment, to_float
 from splitveil.defenses import cem as cem_module
 from splitveil.defenses.base import Features, Step
 from splitveil.errors import UserError
-from splitveil.results.earlier_versions import settings_in
 from splitveil.runs import Run
+from splitveil.storage.earlier_versions import settings_in
 from splitveil.training import loop
 from splitveil.training.trainer import Trainer
 from training_helpers import IMAGES, fit, records, settings

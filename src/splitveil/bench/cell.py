@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import config
 from ..results import records
-from ..results.earlier_versions import settings_in
 from ..storage import reading
+from ..storage.earlier_versions import settings_in
 from ..storage.files import write_text
 from ..training import pins
 from . import record

@@ -10,8 +10,8 @@ from typing import Any
 
 from .. import config
 from ..recipe import LATER
-from ..results.earlier_versions import as_before
 from ..statistics.evidence import MARGIN
+from ..storage.earlier_versions import as_before
 
 LATER_SETTINGS: dict[str, Any] = {
     "nesterov": False,

@@ -157,7 +157,7 @@ def _run_named(run: Any, images: Any, named: dict[str, config.Spec], bar: Any, *
 
 def _show_named(run: Any, rows: dict[str, dict[str, Any]]) -> None:
     from ..evaluation.evaluate import place
-    from ..results.flags import together
+    from ..evaluation.flags import together
 
     out_console.print(_attack_table(run, rows, next(iter(rows.values()))))
     for label, row in rows.items():

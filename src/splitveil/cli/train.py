@@ -56,7 +56,7 @@ def train(
         flags: Settings of the training.
     """
     from .. import runs
-    from ..results.earlier_versions import settings_in
+    from ..storage.earlier_versions import settings_in
     from ..training.trainer import fit
 
     values = settings_in(config_file) if config_file else {}

@@ -17,7 +17,6 @@ from ..bounds.linkage import Linkage
 from ..config import Spec, renewed
 from ..data import Access, ImageSet, Protocol
 from ..errors import DivergedError, UserError, WireError, unknown
-from ..results.flags import together
 from ..runs import Run, environment
 from ..runtime import Progress
 from ..statistics import intervals
@@ -29,6 +28,7 @@ from ._frozen import LINKED, SUITES, SUPERSEDED, hasty
 from ._frozen import PRESETS as PRESETS  # read by others
 from ._frozen import specs as specs
 from ._frozen import superseded as superseded
+from .flags import together
 from .floors import CLASS_MEAN
 from .scores import PRIVACY
 

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from ..evaluation.flags import together
 from ..results import ceiling
 from ..results.ceiling import Share
 from ..results.findings import Findings, Part
-from ..results.flags import together
 from ..results.groups import Configuration
 from ..results.record_types import Epoch, Record
 from ..results.tables import at_equal, decimals, percent, plus, signed

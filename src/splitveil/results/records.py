@@ -23,8 +23,8 @@ from ..registry import Registry
 from ..statistics import intervals
 from ..statistics.best_attacker import DISTANCE
 from ..storage import reading
+from ..storage.earlier_versions import as_trained
 from ..storage.files import write_json
-from .earlier_versions import as_trained
 from .record_types import FAILURES, GRIDS, RECORDS, Described, Failure, Record
 
 SCHEMA = 1

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..storage import yaml_files
+from . import yaml_files
 
 WRITTEN = re.compile(r"# (splitveil|coded_from): ")
 """Beginning of a line of comment in every file of settings that a run writes, and in no other."""
