@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -50,7 +52,7 @@ def stream(device: torch.device | str, *parts: int) -> torch.Generator:
 def seed_layers(rng: torch.Generator) -> None:
     """Seed torch's global generators, from which layers draw weights and dropout, with numbers drawn for ``rng``.
 
-    Call it inside ``torch.random.fork_rng``.
+    Call it inside ``torch.random.fork_rng``, or take `seeded_layers`.
 
     Args:
         rng: stays as it is.
@@ -58,6 +60,20 @@ def seed_layers(rng: torch.Generator) -> None:
     entropy = _expanded(b"layers" + rng.get_state().numpy().tobytes())
     torch.manual_seed(_seed(entropy))  # every device; the CPU's whole state follows
     torch.set_rng_state(_filled("cpu", entropy).get_state())
+
+
+@contextmanager
+def seeded_layers(rng: torch.Generator) -> Iterator[None]:
+    """Seed torch's global generators as `seed_layers` does; afterwards they are what they were.
+
+    Layers draw their weights and dropout from them, and they are the caller's.
+
+    Args:
+        rng: stays as it is.
+    """
+    with torch.random.fork_rng():
+        seed_layers(rng)
+        yield
 
 
 def _expanded(description: bytes) -> bytes:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import toy
+from splitveil.attacks import decoder
 from splitveil.attacks._plateau import CUT, Plateau
 from splitveil.attacks.base import Attack, Runtime, Victim
 from splitveil.attacks.decoder import DecoderAttack
@@ -18,6 +19,7 @@ from splitveil.config import Spec
 from splitveil.data import Access
 from splitveil.errors import UserError
 from splitveil.runtime import Budget
+from splitveil.zoo import decoders
 from toy import rng
 
 ALL = frozenset(Access)
@@ -101,6 +103,27 @@ def test_a_training_that_diverges_says_so(monkeypatch):
     monkeypatch.setattr(DecoderAttack, "error", lambda *_: math.nan)
     with pytest.raises(UserError, match=r"decoder: the error is nan in every epoch; lower lr \(0.01\)"):
         DecoderAttack(steps=100, patience=8, **SMALL).fit(victim(), toy.images(50, 1), rng())
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.bfloat16), ("32-true", torch.float32)])
+def test_a_step_is_computed_in_bf16_where_the_hardware_is_and_everything_else_in_fp32(monkeypatch, precision, dtype):
+    seen: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
+
+    class Watched(nn.Conv2d):
+        def forward(self, x):
+            found = super().forward(x)
+            seen[self.training].add(found.dtype)
+            return found
+
+    built = decoders.build
+    monkeypatch.setattr(decoders, "build", lambda *a, **k: nn.Sequential(built(*a, **k), Watched(3, 3, 1)))
+    monkeypatch.setattr(decoder, "precision", lambda *_: precision)
+    attack, seen_by = DecoderAttack(epochs=2, **SMALL), victim()
+    attack.fit(seen_by, toy.images(200, 1), rng())
+    found = attack.reconstruct(seen_by.query(toy.pixels(toy.images(5, 2)), rng()))
+    assert seen == {True: {dtype}, False: {torch.float32}}
+    assert found.dtype == torch.float32
+    assert {weight.dtype for weight in attack.decoder.parameters()} == {torch.float32}
 
 
 # Shared trainings

@@ -13,7 +13,7 @@ from torch.nn.functional import mse_loss
 from ..data import Split, to_float
 from ..memory import trained
 from ..nn import fastconv
-from ..randomness import seed_layers
+from ..randomness import seeded_layers
 from ..runtime import Runtime, State, copy_weights
 from ._denoiser import LEVELS, Denoiser
 from .base import BATCH, Extent
@@ -82,12 +82,9 @@ class Ddpm:
         the Gaussian model, keep that.
         """
         images, held_out = images.to(rng.device), held_out.to(rng.device)
-        with torch.random.fork_rng():  # layers draw their weights from torch's global generator
-            seed_layers(rng)
+        with seeded_layers(rng):
             net = Denoiser(2 * to_float(images.images[:SAMPLE]) - 1, self.width)
-        net = net.to(rng.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if fastconv.worth_it() and rng.device.type == "cpu":
-            fastconv.accelerate(net)
+        fastconv.placed(net, rng.device)
         average = copy.deepcopy(net)
         optimizer = torch.optim.Adam(net.parameters(), RATE)
         state: State = {"net": net, "average": average, "optimizer": optimizer, "curve": []}

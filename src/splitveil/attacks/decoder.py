@@ -14,8 +14,9 @@ from ..data import Split
 from ..errors import DivergedError
 from ..memory import trained
 from ..nn import fastconv
-from ..randomness import seed_layers
+from ..randomness import seeded_layers
 from ..ranges import Batch, Count, Rate, Weight
+from ..recipe import precision
 from ..registry import plugin
 from ..runtime import Runtime, State
 from ..zoo import decoders
@@ -116,17 +117,17 @@ class DecoderAttack(Attack):
     def _build(self, seen: Pairs, rng: torch.Generator) -> None:
         first = torch.zeros(1, dtype=torch.long, device=rng.device)
         shape, (channels, height, width) = seen.wire(first, rng).shape[1:], seen.images(first).shape[1:]
-        with torch.random.fork_rng():  # layers draw their weights from torch's global generator
-            seed_layers(rng)
-            image = channels, height, width
-            decoder = decoders.build(self.network, feature_shape=tuple(shape), image_size=image)
-        self.decoder: nn.Module = decoder.to(rng.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if fastconv.worth_it() and rng.device.type == "cpu":
-            fastconv.accelerate(self.decoder)
+        with seeded_layers(rng):
+            decoder = decoders.build(self.network, feature_shape=tuple(shape), image_size=(channels, height, width))
+        self.decoder: nn.Module = fastconv.placed(decoder, rng.device)
+        self._bf16 = precision("auto", rng.device) == "bf16-mixed"
 
     def step(self, train: Pairs, index: Tensor, optimizer: torch.optim.Optimizer, rng: torch.Generator) -> None:
-        """Take one step on the images ``index``."""
-        loss = mse_loss(self.decoder(train.wire(index, rng)), train.images(index))
+        """Take one step on the images ``index``, in bf16 where the hardware computes in it."""
+        wire = train.wire(index, rng)
+        with torch.autocast(wire.device.type, torch.bfloat16, enabled=self._bf16):
+            found = self.decoder(wire)
+        loss = mse_loss(found.float(), train.images(index))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 from ..data import Access, Split, to_float
 from ..errors import WireError
 from ..memory import trained
-from ..randomness import seed_layers
+from ..randomness import seeded_layers
 from ..ranges import Count, Rate, Weight
 from ..registry import plugin
 from ..runtime import Runtime
@@ -88,8 +88,7 @@ class DeepPriorAttack(Attack):
     def _optimize(self, wire: Tensor, mode: Mode) -> Tensor:
         rng = torch.Generator(wire.device).manual_seed(self._seed)
         target = self.box.target(wire)
-        with torch.random.fork_rng():  # layers draw their weights from torch's global generator
-            seed_layers(rng)
+        with seeded_layers(rng):
             nets = Hourglasses(len(wire), self.width, self._image[0]).to(wire.device)
         code = torch.randn(len(wire), CODE, *self._image[1:], generator=rng, device=wire.device)
         optimizer = torch.optim.Adam(nets.parameters(), self.lr)

@@ -13,7 +13,7 @@ from torch.nn.functional import mse_loss
 from ..data import Split
 from ..errors import DivergedError
 from ..memory import trained
-from ..randomness import seed_layers
+from ..randomness import seeded_layers
 from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
 from ..runtime import Runtime, State, copy_weights
@@ -121,8 +121,7 @@ class GanAttack(Attack):
 
     def build(self, size: int | ImageShape, rng: torch.Generator) -> None:
         """Build the critic for images of a shape, or of the side of square color images."""
-        with torch.random.fork_rng():  # layers draw their weights from torch's global generator
-            seed_layers(rng)
+        with seeded_layers(rng):
             self.critic = critic(size, self.width, self.kind).to(rng.device)
 
     def _step(

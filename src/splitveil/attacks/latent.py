@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..data import Access, Split, to_float
 from ..errors import UserError
 from ..memory import FLOAT, trained
-from ..randomness import seed_layers
+from ..randomness import seeded_layers
 from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
 from ..runtime import Runtime
@@ -70,8 +70,7 @@ class LatentAttack(Attack):
             raise UserError(f"latent: the attacker has {len(images)} images; expected at least 2")
         self._runtime, images = runtime or Runtime(), images.to(victim.device)
         self.box = WhiteBox(victim, images, self.draws, rng)
-        with torch.random.fork_rng():  # layers draw their weights from torch's global generator
-            seed_layers(rng)
+        with seeded_layers(rng):
             generator = decoders.build(self.network, feature_shape=(self.size, 1, 1), image_size=images.shape)
             self.generator = generator.to(victim.device)
             encoder = _encoder(images.shape, 2 * self.size).to(victim.device)

@@ -14,7 +14,7 @@ from ..data import Split, to_float
 from ..errors import DivergedError, UserError
 from ..memory import trained
 from ..nn import fastconv
-from ..randomness import seed_layers
+from ..randomness import seeded_layers
 from ..ranges import Batch, Count, Part, Rate
 from ..recipe import precision
 from ..registry import plugin
@@ -94,12 +94,9 @@ class ResidualAttack(Attack):
         wire = victim.query(to_float(own.images[:BATCH]), torch.Generator(rng.device).manual_seed(0))
         self._scale = scale_of(wire)
         require_doubled(shape := tuple(self._shown(wire).shape[1:]), own.shape[1:])
-        with torch.random.fork_rng():  # layers draw their weights from torch's global generator
-            seed_layers(rng)
+        with seeded_layers(rng):
             network = Correction(shape, own.shape, self.channels)
-        self.network: Correction = network.to(rng.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if fastconv.worth_it() and rng.device.type == "cpu":
-            fastconv.accelerate(self.network)
+        self.network = fastconv.placed(network, rng.device)
 
     def _learn(self, victim: Victim, held: Observations, own: Split, rng: torch.Generator, runtime: Runtime) -> None:
         """Train on moved images, and keep the mean weights of the epoch that is best on ``held``."""

@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 from ..data import Split, to_float
 from ..errors import WireError
 from ..memory import FLOAT, trained
-from ..randomness import seed_layers
+from ..randomness import seeded_layers
 from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
 from ..runtime import Runtime
@@ -90,8 +90,7 @@ class ShadowAttack(Attack):
     def _align(self, wire: Tensor) -> Substitute:
         colors, *size = self._images.shape
         self.check(tuple(wire.shape[1:]), min(size))
-        with torch.random.fork_rng():  # layers draw their weights from torch's global generator
-            seed_layers(self._rng)
+        with seeded_layers(self._rng):
             encoder = Substitute(tuple(wire.shape[1:]), colors).to(wire.device)
             head = nn.Conv2d(wire.shape[1], colors, 1).to(wire.device)
         optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters()], self.lr)

@@ -20,7 +20,7 @@ from ..data import ImageSet, Split, augment, protocol
 from ..errors import UserError
 from ..model import SplitModel
 from ..nn import fastconv
-from ..randomness import seed_layers, stream
+from ..randomness import seeded_layers, stream
 from ..recipe import TAIL, TEST, WEIGHTS, batches, precision
 from ..runs import Run, build_model
 from ..statistics.intervals import binomial_ci
@@ -78,8 +78,7 @@ def retrained(
     rate = OneCycleLR(optimizer, recipe["lr"], total_steps=steps, cycle_momentum=recipe.get("optimizer") != "sgd")
     smoothing = recipe.get("label_smoothing", 0.0)
     turned, show = augmentation or {}, progress or (lambda *_: None)
-    with torch.random.fork_rng():  # dropout layers draw from torch's global generators
-        seed_layers(stream("cpu", seed, TAIL))
+    with seeded_layers(stream("cpu", seed, TAIL)):  # dropout layers draw from torch's global generators
         for epoch, plan in enumerate(plans):
             total = torch.zeros((), device=device)
             for number, index in enumerate(plan):
@@ -153,8 +152,7 @@ def initial_tail(run: Run, images: ImageSet) -> nn.Module:
         run: trained model in its folder.
         images: image set of the run.
     """
-    with torch.random.fork_rng():
-        seed_layers(stream("cpu", run.settings.seed, WEIGHTS))  # as the training began
+    with seeded_layers(stream("cpu", run.settings.seed, WEIGHTS)):  # as the training began
         return build_model(run.settings, images).tail
 
 

@@ -14,7 +14,7 @@ waits for all threads: on cores that are already busy, two threads lose the gain
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ MIN_CHANNELS = 64  # below, the transforms cost as much as the products that the
 MAX_TILES = 16  # per map: 16×16 pixels; wider maps of few channels are bound by memory
 MIN_TILES = 32  # per batch: below, transforming the weights costs more than it saves
 MAX_PRODUCTS = 0.5  # of the direct convolution's; 5×5 maps need 0.64, as their tiles cover 8×8 pixels
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class _Winograd(torch.autograd.Function):
@@ -161,3 +163,16 @@ def worth_it() -> bool:
     """Return True on CPUs with neither bfloat16 nor AVX-512 arithmetic, where the ordinary kernels are the limit."""
     able = capabilities()
     return able["avx2"] and not any(able[k] for k in ("avx512_f", "avx512_bf16", "amx_bf16"))
+
+
+def placed(module: Network, device: torch.device) -> Network:
+    """Return a network on a device with its weights in channels_last and, where it is `worth_it`, fast convolutions.
+
+    Args:
+        module: network that is changed in place.
+        device: where it is to compute.
+    """
+    module.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if worth_it() and device.type == "cpu":
+        accelerate(module)
+    return module
