@@ -13,11 +13,13 @@ from torch import Tensor
 
 import toy
 from splitveil import metrics
+from splitveil.attacks import refine
 from splitveil.attacks._cosine import CosineModel
 from splitveil.attacks._lbfgs import Lbfgs
 from splitveil.attacks.base import Attack, Victim
 from splitveil.attacks.refine import LEAST_NOISE, RefineAttack
-from splitveil.data import Access, Split
+from splitveil.attacks.residual import ResidualAttack
+from splitveil.data import Access, Split, to_float
 from splitveil.defenses.base import Defense
 from splitveil.errors import UserError
 from splitveil.model import SplitModel
@@ -96,6 +98,28 @@ def test_the_start_never_sees_the_images_that_calibrate_it():
     assert len(held) == 10
     expected = CosineModel.fit(0.5 - held / 255)
     torch.testing.assert_close(attack.errors.deviation, expected.deviation)
+
+
+def test_from_the_residual_attack_it_is_calibrated_on_the_images_that_this_holds_out(monkeypatch):
+    seen: list[Split] = []
+
+    class Spy(ResidualAttack):
+        def _learn(self, victim, held, own, rng, runtime):
+            seen.append(own)
+            super()._learn(victim, held, own, rng, runtime)
+
+    monkeypatch.setattr(refine, "ResidualAttack", lambda: Spy(epochs=2, channels=16))
+    model, images = toy.model(48, 0.1, (12, 2, 2))[0], toy.images(400, 1)
+    attack, truth = fitted(model, images, steps=20, start="residual"), toy.pixels(toy.images(100, 2))
+    known = {bytes(image.numpy()) for image in seen[0].images}
+    held = torch.stack([image for image in images.images if bytes(image.numpy()) not in known])
+    assert len(held) == 40
+    wire = Victim(model, ALL).query(to_float(held), rng())
+    expected = CosineModel.fit(attack._starts(wire) - to_float(held))
+    torch.testing.assert_close(attack.errors.deviation, expected.deviation, rtol=0.2, atol=1e-3)
+    wire = Victim(model, ALL).query(truth, rng(3))
+    start, found = (float(metrics.mse(x, truth).mean()) for x in (attack._starts(wire), attack.reconstruct(wire)))
+    assert found < 1.02 * start
 
 
 def test_images_do_not_depend_on_their_neighbors():

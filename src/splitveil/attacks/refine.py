@@ -21,6 +21,7 @@ from ._white_box import WhiteBox
 from .base import BATCH, Attack, Extent, Victim
 from .decoder import PATIENCE, DecoderAttack
 from .linear import LinearAttack
+from .residual import ResidualAttack
 
 WEIGHTS = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 LEAST_NOISE = 1e-3
@@ -47,7 +48,7 @@ class RefineAttack(Attack):
 
     Args:
         steps: L-BFGS steps. weight: weight of the distance to x₀; None: chosen.
-        start: ``mean`` image, or the answer of the ``linear`` or ``decoder`` attack.
+        start: ``mean`` image, or the answer of the attack ``linear``, ``decoder`` or ``residual`` (with its defaults).
         epochs, network, lr, weight_decay, batch_size, start_steps, patience: settings of the decoder, where it is the
             start, see `DecoderAttack` (``start_steps`` is its ``steps``).
         draws: draws of the defense's noise, the same in each step. tuning: held-out images that choose the weight.
@@ -62,7 +63,7 @@ class RefineAttack(Attack):
         self,
         steps: Count = 150,
         weight: Weight | None = None,
-        start: Literal["mean", "linear", "decoder"] = "decoder",
+        start: Literal["mean", "linear", "decoder", "residual"] = "decoder",
         epochs: Count = 50,
         network: Network = "res_normN8C64",
         lr: Rate = 1e-3,
@@ -75,7 +76,7 @@ class RefineAttack(Attack):
     ):
         self.steps, self.weight, self.draws, self.tuning = steps, weight, draws, tuning
         starts = {
-            "linear": LinearAttack,
+            **{"linear": LinearAttack, "residual": ResidualAttack},
             "decoder": lambda: DecoderAttack(epochs, network, lr, weight_decay, batch_size, start_steps, patience),
         }
         self._first: Attack | None = starts[start]() if start in starts else None
