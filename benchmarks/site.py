@@ -21,6 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from chromium import Browser, chromium
+from looks import SERIOUS, SIZES, checked, opened
 
 KINDS = (
     "index.html",
@@ -42,8 +43,6 @@ KINDS = (
     "project/changelog.html",
 )
 """A page of each kind, which axe checks."""
-SIZES = {"desktop": (1400, 900), "phone": (390, 844)}
-SERIOUS = ("serious", "critical")
 WORD = "water"
 """What is searched for."""
 
@@ -51,26 +50,6 @@ WORD = "water"
 def address(page: Path, site: Path) -> str:
     """Address of a page that is opened as a file."""
     return (site.absolute() / page).as_uri()
-
-
-def opened(browser: Browser, where: str) -> None:
-    """Open a page and wait until it is drawn."""
-    browser.run("window.splitveil = null")
-    browser.requests.clear()
-    browser.console.clear()
-    browser.loaded = False
-    browser.call("Page.navigate", url=where)
-    browser.until("document.readyState === 'complete' && location.href !== 'about:blank'")
-
-
-def checked(browser: Browser, axe: str) -> list[dict[str, Any]]:
-    """Violations that axe-core finds on the open page."""
-    browser.run(axe + "; true")
-    found = browser.run("axe.run(document, {resultTypes: ['violations']}).then(found => found.violations)")
-    keep = ("id", "impact")
-    return [
-        {key: one[key] for key in keep} | {"where": [node["html"][:160] for node in one["nodes"][:3]]} for one in found
-    ]
 
 
 def searched(browser: Browser, site: Path) -> list[str]:

@@ -31,6 +31,7 @@ TITLES = {
     "attacks": "Ten attacks on four defenses",
     "audit": "A privacy card",
     "bounds_cost": "The time that bounds take",
+    "card": "A privacy card in a browser",
     "codecs": "What each codec costs and hides",
     "cuts": "Every cut of a ResNet-20",
     "defense_cost": "The cost of a training step with each defense",
