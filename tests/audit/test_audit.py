@@ -15,7 +15,7 @@ import torch
 from commands import TRAIN, answer, state_of
 from networks import tiny
 from splitveil import runs
-from splitveil.audit import bounded
+from splitveil.audit import bounded, words
 from splitveil.audit import run as audits
 from splitveil.audit.record import AUDIT, as_json, json_schema
 from splitveil.cli import main
@@ -200,6 +200,9 @@ def test_a_policy_that_is_not_met_ends_with_1(folder, capsys):
         ("require:\n  linkage: {}\n", "require.linkage is {}; expected at_least, at_most or both"),
         ("require:\n  linkage: 0.5\n", "require.linkage is 0.5; "),
         ("thresholds:\n  hides_share: 7\n", "thresholds.hides_share is 7; expected "),
+        ("require:\n  linkage: {at_most: .nan}\n", "require.linkage.at_most is nan; expected a finite number"),
+        ("require:\n  mse: {at_least: 2, at_most: 1}\n", "expected at_least to be no more than at_most"),
+        ("require:\n  verdict: []\n", "require.verdict is []; "),
         ("require:\n  verdict: [safe]\n", "require.verdict.0 is 'safe'; expected "),
         ("- a\n", "holds no settings"),
     ],
@@ -287,9 +290,32 @@ def test_without_a_judge_nothing_is_said_to_be_hidden(folder):
     assert found["verdict"]["level"] != "hides the picture from these attacks"
 
 
-def test_the_default_is_every_bound(monkeypatch):
+def test_the_default_is_every_bound():
     named = bounded.specs(None)
-    assert {"mixture", "channel", "pairwise", "linkage", "linkage:top=10", "pac", "fisher"} <= set(named)
+    assert {"mixture", "channel", "pairwise", "linkage", "linkage:top=10", "pac", "fisher", "dp"} <= set(named)
+
+
+def test_bounds_count_the_wires_that_the_attacker_sees():
+    assert bounded.specs(None, observed=4)["dp:observed=4"].parameters == {"observed": 4}
+    assert bounded.specs(["dp:observed=2"], observed=4)["dp:observed=2"].parameters == {"observed": 2}
+
+
+def test_several_wires_multiply_the_leakage_that_a_policy_meets(folder):
+    (folder / "policy.yaml").write_text("require:\n  leakage: {at_most: 1000}\n")
+    asked = ["--observed", "3", "--policy", folder / "policy.yaml"]
+    found = audit(folder / "noise", *asked)
+    (leakage,) = (one["value"] for one in found["bounds"] if one["bound"] == "mixture:clusters=1")
+    measured = found["policy"]["lines"][0]["measured"]
+    assert float(measured.partition(" ")[0]) == pytest.approx(3 * leakage, rel=0.1)
+    text = (folder / "noise" / "audit" / "audit.html").read_text()
+    assert "the 3 wires that the attacker sees tell at most as many times as much" in text
+
+
+def test_bounds_with_the_same_reason_are_refused_in_one_line(folder):
+    found = audit(folder / "plain", "--bounds", "channel")
+    (names, reason), *others = words.refusals(AUDIT.validate_python(found))
+    assert (names, others) == ("mixture:clusters=1, pairwise, channel", [])
+    assert f"Nothing is said by {names}: {reason}." in (folder / "plain" / "audit" / "audit.html").read_text()
 
 
 def test_a_record_is_written_whole(folder, monkeypatch):

@@ -50,6 +50,7 @@ def page(found: Found) -> str:
         percent=words.percent,
         bounds=[_bound(one, audit) for one in audit.bounds],
         assumptions=_assumptions(audit),
+        refusals=words.refusals(audit),
         leakage=_leakage(audit),
         sent=words.sent(audit),
         size=_enlarged(*audit.model.image[-2:]),
@@ -108,4 +109,6 @@ def _leakage(audit: Audit) -> str:
     text = f"The wire of one image tells at most {whole:,.0f} bits about it, {pixel:.2g} bits for each pixel"
     if lower is not None:
         text += f", and at least {words.bits(lower, audit)[0]:,.1f} bits"
+    if audit.attacker.observed > 1:
+        text += f"; the {audit.attacker.observed} wires that the attacker sees tell at most as many times as much"
     return text + ". Each holds under the assumptions that its row names."

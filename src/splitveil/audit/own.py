@@ -132,7 +132,7 @@ def privacy_card(
     """
     check_model(model)
     rules = None if policy is None else (str(policy), Policy.read(Path(policy)))
-    named = bounded.specs(bounds)
+    named = bounded.specs(bounds, observed)
     under = images_of(invert, "invert")
     tested = under if test is None else images_of(test, "test")
     check_images(model, tested, "test")

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from .. import config
 from ..errors import UserError
 from ..statistics.intervals import Interval
 from ..storage import yaml_files
-from .record import Audit, Judged, Level, Line
+from .bounded import largest_gallery
+from .record import Audit, Bounded, Judged, Level, Line
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -41,13 +42,15 @@ class Limit(BaseModel):
     """A requirement: the whole 95 % interval must lie at or above ``at_least`` and at or below ``at_most``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    at_least: float | None = None
-    at_most: float | None = None
+    at_least: FiniteFloat | None = None
+    at_most: FiniteFloat | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Limit:
         if self.at_least is None and self.at_most is None:
             raise ValueError("expected at_least, at_most or both, such as {at_most: 0.5}")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError("expected at_least to be no more than at_most, as nothing else meets both")
         return self
 
     def line(self, name: str, measured: Interval | float | str) -> Line:
@@ -86,7 +89,7 @@ class Requirements(BaseModel):
     flags: Limit | None = None
     multiply_adds: Limit | None = None
     bytes: Limit | None = None
-    verdict: list[Level] | None = None
+    verdict: Annotated[list[Level], Field(min_length=1)] | None = None
 
 
 class Policy(BaseModel):
@@ -147,18 +150,22 @@ def _drop(audit: Audit) -> Interval | str:
     return Interval(-100 * change.mean, -100 * change.hi, -100 * change.lo)
 
 
-def _linkage(audit: Audit) -> Interval | str:
-    found = [b for b in audit.bounds if b.bound == "linkage" and b.quantity == "success"]
-    return _or_value(found[-1]) if found else audit.refused.get("linkage", "leave linkage among the bounds")
+def _linkage(audit: Audit) -> Interval | float | str:
+    found = largest_gallery(audit.bounds)  # the figure of the verdict's sentence
+    return _or_value(found) if found else audit.refused.get("linkage", "leave linkage among the bounds")
 
 
 def _leakage(audit: Audit) -> Interval | float | str:
+    """Return the leakage of all wires of an image that the attacker sees: of k at most k times that of one."""
     found = audit.bound("leakage", "upper", "mixture")
-    return _or_value(found) if found else audit.refused.get("mixture", "leave mixture among the bounds")
+    if found is None:
+        return audit.refused.get("mixture", "leave mixture among the bounds")
+    value, wires = _or_value(found), audit.attacker.observed
+    return value.scaled(wires) if isinstance(value, Interval) else value * wires
 
 
-def _or_value(bounded: Any) -> Any:
-    return bounded.value if bounded.interval is None else bounded.interval
+def _or_value(one: Bounded) -> Interval | float:
+    return one.value if one.interval is None else one.interval
 
 
 def _share(audit: Audit) -> Interval | str:

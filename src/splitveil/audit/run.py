@@ -141,7 +141,7 @@ def audit(
         UserError: as attacks and judges; a reference on other images; an unknown bound.
     """
     shown, thresholds = shown or Shown(), (policy[1] if policy else Policy()).thresholds
-    named = bounded.specs(terms.bounds)
+    named = bounded.specs(terms.bounds, terms.observed)
     threat = terms.threat_model(run, images)
     if against:
         _check_same_images(against, run, images, threat)

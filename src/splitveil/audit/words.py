@@ -78,7 +78,19 @@ def bound_rows(audit: Audit) -> list[tuple[str, str]]:
     """
     rows = [("bytes on the wire, for each image", sent(audit))]
     rows += [(f"{one.bound}: {one.about}", said(one)) for one in audit.bounds]
-    return rows + [(f"{name}: says nothing", reason) for name, reason in audit.refused.items()]
+    return rows + [(f"nothing is said by {names}", reason) for names, reason in refusals(audit)]
+
+
+def refusals(audit: Audit) -> list[tuple[str, str]]:
+    """Return the bounds that say nothing, and why; those with the same reason together.
+
+    Args:
+        audit: of the model.
+    """
+    names: dict[str, list[str]] = {}
+    for name, reason in audit.refused.items():
+        names.setdefault(reason, []).append(name)
+    return [(", ".join(found), reason) for reason, found in names.items()]
 
 
 def said(one: Bounded) -> str:

@@ -59,8 +59,8 @@ class GaussianPrior:
             if weight < 1:
                 self.factor = torch.linalg.cholesky(shrunk(correlation.double(), weight))
         self.about = (
-            f"a Gaussian with the covariance of {len(x):,} images, of which {weight:.0%} is its diagonal in the cosine "
-            "transform"
+            f"a Gaussian with the covariance of {len(x):,} images, of which {100 * weight:g} % is its diagonal "
+            "in the cosine transform"
         )
 
     def coordinates(self, x: Tensor) -> Tensor:

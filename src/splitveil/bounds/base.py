@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..data import Split, to_float
 from ..data.protocol import divide
+from ..defenses.base import Stack, name_of
 from ..defenses.codec import codec_of
 from ..errors import UserError
 from ..model import SplitModel
@@ -208,7 +209,7 @@ class Channel:
         mean, variance = (value.double().flatten(1) for value in found)
         if not bool((variance > 0).all()):
             raise BoundError(
-                "the wire carries no noise: given the image it is certain, and the leakage has no bound; add a defense "
+                "the wire carries no noise: given the image it is certain, and the leakage is infinite; add a defense "
                 "with noise, such as gaussian:0.025"
             )
         return Conditional(mean, variance)
@@ -238,9 +239,12 @@ class Channel:
         start = z.float(), torch.zeros_like(z, dtype=torch.float32)
         told = start if defense is None else getattr(defense, "gaussian_law", lambda *_: None)(*start)
         if told is None:
+            parts = defense if isinstance(defense, Stack) else [defense]
+            names = ", ".join(name_of(type(part)) for part in parts)
             raise BoundError(
-                f"the wire of {defense} has no Gaussian density given the image; bounds from densities need defenses "
-                "that add Gaussian noise last (gaussian, cloak, vib)"
+                f"the wire of {names} has no Gaussian density given the image, which this bound needs: it takes "
+                "defenses that add Gaussian noise last (gaussian, cloak, vib); linkage and infonce need none, and "
+                "remain"
             )
         return told[0], told[1].expand_as(told[0])
 
