@@ -13,6 +13,7 @@ from scipy.stats import hypergeom, multivariate_normal
 from torch import nn
 
 import splitveil as sv
+from splitveil.bounds import linkage
 from splitveil.bounds._examples import channel_of, linear_channel, linear_pixels
 from splitveil.bounds._gaussians import Mixture, diagonal, full
 from splitveil.bounds.base import BoundError, Channel, Estimate
@@ -218,6 +219,30 @@ def test_linkage_at_no_and_at_huge_noise():
     assert [one.value for one in clear[:-1]] == pytest.approx([1.0] * 3, abs=1e-3)
     assert [one.value for one in blurred[:-1]] == pytest.approx([0.1, 0.01, 0.001], abs=0.004)
     assert clear[-1].value == pytest.approx(math.log(1000), rel=0.02)
+
+
+def test_a_gallery_of_more_than_the_held_out_images_takes_all(monkeypatch):
+    monkeypatch.setattr(linkage, "GALLERIES", (10, 60))
+    channel = linear_channel(1.0, 3, 100)[0]
+    small, large, _ = Linkage().estimate(channel, rng())
+    wires = channel.conditional("held_out").draw(rng())
+    means = torch.cat([channel.conditional(part).mean for part in ("held_out", "fit", "choose")])
+    distance = torch.cdist(wires, means)
+    before = (distance < distance.diagonal()[:, None]).sum(1).numpy()
+    assert (small.images, large.images) == (40, 100)
+    assert large.value == pytest.approx(hypergeom.cdf(0, 99, before, 59).mean(), abs=0.01)
+    same = Linkage().estimate(Channel(channel.model, *[channel.held_out] * 3), rng())
+    assert [one.quantity for one in same] == ["success", "leakage"]  # the parts are one set of images
+
+
+def test_ten_thousand_candidates():
+    clear, blurred = (Linkage().estimate(linear_channel(sigma, images=10_000)[0], rng()) for sigma in (1e-3, 1e3))
+    assert "among 10,000, chance 0.01 %" in clear[3].about
+    assert clear[3].value == pytest.approx(1, abs=1e-3)
+    assert blurred[3].value == pytest.approx(1e-4, abs=2e-4)
+    assert clear[-1].value == pytest.approx(math.log(10_000), rel=0.02)
+    law = model_with(Gaussian(0.1), Dropout(0.5))  # a critic learned from the others
+    assert len(Linkage().estimate(law, rng())) == 2
 
 
 def test_linkage_takes_a_defense_without_a_density():

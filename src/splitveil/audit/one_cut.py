@@ -127,16 +127,15 @@ def bounded(model: SplitModel, ground: Ground, skipped: dict[str, str]) -> tuple
     except BoundError as error:
         skipped["leakage"] = str(error)
     try:
-        found["linkage"] = _in_gallery(Linkage().estimate(channel, rng), len(channel.held_out))
+        found["linkage"] = _in_gallery(Linkage().estimate(channel, rng))
     except BoundError as error:
         skipped["linkage"] = str(error)
     return found["leakage"], found["linkage"]
 
 
-def _in_gallery(estimates: list[Estimate], images: int) -> dict[str, Any]:
-    sizes = [size for size in GALLERIES if size <= images]
-    chances = [one for one in estimates if one.quantity == "success"]
-    size, found = max((pair for pair in zip(sizes, chances, strict=True) if pair[0] <= GALLERY), key=lambda p: p[0])
+def _in_gallery(estimates: list[Estimate]) -> dict[str, Any]:
+    chances = [one for one in estimates if one.quantity == "success"]  # of the first galleries, as many as there are
+    size, found = [pair for pair in zip(GALLERIES, chances, strict=False) if pair[0] <= GALLERY][-1]
     return {"gallery": size, "chance": 1 / size, **found.as_dict()}
 
 

@@ -33,7 +33,8 @@ class Linkage(Bound):
     Gaussian noise the nearest in units of the noise, for any other defense the best by a critic that learned on images
     and wires of its own (that of `infonce`). That this attacker exists bounds the best one from below. The probability
     over random galleries is exact: if r of the M − 1 other images are nearer than the right one, it is among the first
-    k of N with the probability that at most k − 1 of these r are in a draw of N − 1 (hypergeometric).
+    k of N with the probability that at most k − 1 of these r are in a draw of N − 1 (hypergeometric). The M are the
+    held-out images; a gallery that needs more takes all images where nothing has learned from them (Gaussian noise).
 
     By Fano's inequality the top-1 probability p of the largest gallery says that at least
     ln N − h(p) − (1 − p) ln(N − 1) nats leak, h the binary entropy.
@@ -52,15 +53,15 @@ class Linkage(Bound):
 
     @torch.no_grad()
     def estimate(self, channel: Channel, rng: torch.Generator) -> list[Estimate]:
-        nearer = _nearer(channel, rng)
-        others = len(nearer) - 1
-        found = []
-        for size in (size for size in GALLERIES if self.top < size <= len(nearer)):
-            chances = hypergeom.cdf(self.top - 1, others, nearer.cpu().numpy(), size - 1)
+        nearer, everywhere, images = _nearer(channel, rng)
+        found, size = [], 0
+        for size in (size for size in GALLERIES if self.top < size <= images):
+            among, of = (nearer, len(nearer)) if size <= len(nearer) else (everywhere, images)
+            chances = hypergeom.cdf(self.top - 1, of - 1, among.cpu().numpy(), size - 1)
             interval = _between_0_and_1(bootstrap_ci(torch.as_tensor(chances)))
             first = "the right photo" if self.top == 1 else f"the right photo within the first {self.top}"
             about = f"{first} among {size:,}, chance {100 * self.top / size:.2g} %"
-            found.append(Estimate(interval.mean, "lower", "success", about, ASSUMPTIONS, len(nearer), interval))
+            found.append(Estimate(interval.mean, "lower", "success", about, ASSUMPTIONS, of, interval))
         if not found:
             raise BoundError(f"{len(nearer)} images; linkage needs galleries of at least {GALLERIES[0]}")
         if self.top == 1:
@@ -90,16 +91,37 @@ def _counted(parts: Iterable[Tensor]) -> Tensor:
     return torch.cat(found)
 
 
-def _nearer(channel: Channel, rng: torch.Generator) -> Tensor:
+def _nearer(channel: Channel, rng: torch.Generator) -> tuple[Tensor, Tensor, int]:
+    """Return how many candidates are nearer to each held-out wire than its own, twice, (M,), and of how many images.
+
+    The first counts the held-out images, the second all images of the channel if a gallery needs so many and nothing
+    has learned from them.
+    """
     try:
         law = channel.conditional("held_out")
     except BoundError:  # no density: whoever has the encoder can still learn to tell wires apart
         view, critic = learned(channel, rng)
         z = channel.features("held_out")
         features, wires = view(z), view(channel.model.protect(z, rng))
-        return _counted(-critic(features, part) for part in wires.split(AT_ONCE))
+        found = _counted(-critic(features, part) for part in wires.split(AT_ONCE))
+        return found, found, len(found)
     scale = law.variance.mean(0).sqrt()
-    return closer(channel.received("held_out", law, rng) / scale, law.mean / scale)
+    wires, own = channel.received("held_out", law, rng) / scale, law.mean / scale
+    found = closer(wires, own)
+    others = [part for part in ("fit", "choose") if getattr(channel, part) is not channel.held_out]
+    images = len(found) + sum(len(getattr(channel, part)) for part in others)
+    if not any(len(found) < size <= images for size in GALLERIES):
+        return found, found, len(found)
+    return found, found + sum(_before(wires, own, channel.conditional(p).mean / scale) for p in others), images
+
+
+def _before(wires: Tensor, own: Tensor, others: Tensor) -> Tensor:
+    """Return how many of other candidates are nearer to each wire than its own, or half of the time as near, (M,)."""
+    found = []
+    for part, right in zip(wires.split(AT_ONCE), own.split(AT_ONCE), strict=True):
+        distance, limit = torch.cdist(part, others), (part - right).norm(dim=1, keepdim=True)
+        found.append((distance < limit).sum(1) + ((distance == limit).sum(1) + 1) // 2)
+    return torch.cat(found)
 
 
 def _between_0_and_1(interval: Interval) -> Interval:
