@@ -97,7 +97,8 @@ def main() -> None:
     for path in given.run:
         run = runs.Run.open(path)
         images = runs.load_images(run.settings)
-        found = {"defense": str(run.settings.defense), "test_accuracy": run.summary["accuracy"]}
+        defense = [{one.name: one.parameters} for one in run.settings.defense]
+        found = {"defense": defense, "test_accuracy": run.summary["accuracy"]}
         mine["runs"][path.name] = found | errors(run, images, given.decoder, given.attacked)
         mine["seconds"] = seconds(run, images, spec)
         write_json(given.out, record)

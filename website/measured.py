@@ -34,6 +34,7 @@ TITLES = {
     "card": "A privacy card in a browser",
     "codecs": "What each codec costs and hides",
     "cuts": "Every cut of a ResNet-20",
+    "decoder_precision": "Decoders trained in bf16 and in fp32",
     "defense_cost": "The cost of a training step with each defense",
     "defenses": "CEM on seven defenses",
     "diagnosis": "Logged leakage against attack error, epoch by epoch",
