@@ -259,6 +259,27 @@ def test_pairs_are_between_and_never_above_the_number_of_images():
     assert lower.value <= upper.value == pytest.approx(math.log(160))
 
 
+def test_pairs_lie_on_both_sides_of_the_leakage_of_two_hundred_images():
+    """The leakage of 200 equally likely images in three dimensions, σ = 0.5, by Monte Carlo."""
+    channel = channel_of(torch.randn(500, 3, generator=rng()), torch.zeros(500, dtype=torch.long), 0.5, rng())
+    lower, upper = PairwiseBound().estimate(channel, rng())
+    law = channel.conditional("held_out")
+    wires = law.mean.repeat(100, 1)
+    wires = wires + 0.5 * torch.randn(wires.shape, generator=rng(), dtype=wires.dtype)
+    logs = -(torch.cdist(wires, law.mean).square() / (2 * 0.5**2))
+    own = logs.view(100, 200, 200).diagonal(dim1=1, dim2=2).flatten()
+    exact = float((own - logs.logsumexp(1)).mean()) + math.log(200)
+    assert (lower.value, exact, upper.value) == pytest.approx((1.79, 2.34, 3.41), abs=0.1)
+    assert lower.value < exact < upper.value
+
+
+@pytest.mark.parametrize(
+    ("prior", "nats", "success"), [(0.5, 1 / 8, 0.74464), (0.5, 0.5, 0.95181), (0.01, 0.5, 0.22177)]
+)
+def test_the_best_success_of_known_cases(prior, nats, success):
+    assert best_success(prior, nats) == pytest.approx(success, abs=1.5e-5)
+
+
 def test_pairs_of_two_images_have_a_closed_form():
     z = torch.tensor([[0.0], [3.0]]).repeat(50, 1)
     channel = channel_of(z, torch.arange(100) % 2, 1.0, rng())
