@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html.parser
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -95,6 +96,25 @@ def test_the_record_says_what_was_measured(folder):
     assert found["pictures"]["most"]["mse"] <= found["pictures"]["median"]["mse"] <= found["pictures"]["least"]["mse"]
     assert found["device"]["bytes"] == 4 * torch.Size(found["device"]["wire"]).numel()
     assert {one["bound"] for one in found["bounds"]} == {"mixture:clusters=1", "linkage", "pairwise"}
+
+
+def test_the_bound_of_theorem_1_is_told_relative_to_the_reference(folder):
+    shutil.copytree(folder / "noise", folder / "quieter")
+    settings = (folder / "quieter" / "config.yaml").read_text()
+    assert "2.0" in settings
+    (folder / "quieter" / "config.yaml").write_text(settings.replace("2.0", "0.5"))
+    found = audit(folder / "audited", "--against", folder / "noise")
+    assert found["reference"]["entropy_factor"] == 1  # the same weights
+    found = audit(folder / "noise", "--against", folder / "quieter")
+    ours, theirs = (
+        json.loads((folder / run / "audit" / "bounds" / "mixture-clusters-1.json").read_text())["estimates"][0]["value"]
+        for run in ("noise", "quieter")
+    )
+    pixels = torch.Size(found["model"]["image"]).numel()
+    assert theirs > ours
+    assert found["reference"]["entropy_factor"] == pytest.approx(math.exp(2 * (theirs - ours) / pixels))
+    assert "how large either is, it does not say" in (folder / "noise" / "audit" / "audit.html").read_text()
+    assert audit(folder / "noise", "--against", folder / "plain")["reference"]["entropy_factor"] is None
 
 
 def test_the_published_schema_is_that_of_this_version():

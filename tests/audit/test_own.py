@@ -70,6 +70,7 @@ def test_it_agrees_with_the_report_and_the_accuracy_of_the_same_model(card, aske
     assert audit.reference is not None
     assert audit.reference.ratio.mean == pytest.approx(audit.best_attacker.mse.mean / audit.reference.mse.mean)
     assert audit.model.weights != audit.reference.weights
+    assert (audit.reference.entropy_factor or 0) > 1  # the reference has less noise, and leaks more
 
 
 def test_the_folder_holds_the_record_and_the_page(card, tmp_path):

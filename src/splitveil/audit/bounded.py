@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 
 from .. import config
 from ..bounds.base import Bound, BoundError, Channel
+from ..bounds.entropy import relative_factor
 from ..data import Split
 from ..errors import UserError
 from ..model import SplitModel
@@ -101,6 +102,38 @@ def estimates(
             refused[name] = kept["refused"]
     show(len(named), len(named))
     return found, refused
+
+
+def entropy_factor(
+    ours: Sequence[Bounded],
+    model: SplitModel,
+    images: Split,
+    named: dict[str, config.Spec],
+    folder: Path,
+    identity: dict[str, Any],
+    *,
+    seed: int = 0,
+) -> float | None:
+    """Return the factor by which the bound of Theorem 1 on the error is larger than that of another model.
+
+    Args:
+        ours: estimates of the audited model.
+        model: the other model, examined on the same images.
+        images: that neither model was trained on.
+        named: bounds of the audit; the other leakage is computed with its `mixture`.
+        folder: where the other model's bounds are kept.
+        identity: what names the other model and the images.
+        seed: as of `estimates`.
+
+    Returns:
+        None where `mixture` was not asked for, or says nothing about one of the two.
+    """
+    mixture = {name: spec for name, spec in named.items() if spec.name == "mixture"}
+    leaks = [one for one in ours if one.bound in mixture]
+    if not leaks:
+        return None
+    theirs, _ = estimates(model, images, mixture, folder, identity, seed=seed)
+    return relative_factor(theirs[0].value - leaks[0].value, images.images[0].numel()) if theirs else None
 
 
 def _made(name: str, bound: Bound, channel: Channel, seed: int) -> dict[str, Any]:

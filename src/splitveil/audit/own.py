@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import __version__, api, runs
+from .. import __version__, api, config, runs
 from ..data import Access, Protocol, Split, to_float
 from ..defenses.base import Stack
 from ..errors import UserError
@@ -141,12 +141,28 @@ def privacy_card(
     asked = {"suite": suite, "grants": grants, "observed": observed, "progress": progress}
     ours = case.attacked(model, asked)
     made = case.record(ours, name, observed)
-    made["reference"] = None if against is None else case.reference(ours, case.attacked(against, asked))
-    with tempfile.TemporaryDirectory() as folder:
-        found = bounded.estimates(ours.model, tested, named, Path(folder), {}, seed=seed)
-        made["bounds"], made["refused"] = found
+    theirs = None if against is None else case.attacked(against, asked)
+    made["reference"] = None if theirs is None else case.reference(ours, theirs)
+    made |= _bounds(ours.model, theirs and theirs.model, tested, named, made["reference"], seed)
     command = f"splitveil.privacy_card(model, suite={suite!r}, observed={observed}, seed={seed}, ...)"
     return PrivacyCard(Found(_judged(made, rules, command), ours.pictures), ours.report)
+
+
+def _bounds(
+    model: SplitModel,
+    other: SplitModel | None,
+    tested: Split,
+    named: dict[str, config.Spec],
+    reference: Reference | None,
+    seed: int,
+) -> dict[str, Any]:
+    """Return what the record says of bounds, and the reference with the factor of Theorem 1 between both models."""
+    with tempfile.TemporaryDirectory() as folder:
+        found, refused = bounded.estimates(model, tested, named, Path(folder, "ours"), {}, seed=seed)
+        if other is not None and reference is not None:
+            factor = bounded.entropy_factor(found, other, tested, named, Path(folder, "theirs"), {}, seed=seed)
+            reference = replace(reference, entropy_factor=factor)
+    return {"bounds": found, "refused": refused, "reference": reference}
 
 
 def _judged(made: dict[str, Any], rules: tuple[str, Policy] | None, command: str) -> Audit:

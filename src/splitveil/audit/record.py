@@ -176,6 +176,8 @@ class Reference:
         mse: of its best attacker. ratio: of the two errors, paired image by image.
         accuracy_difference: paired, as a share; None where the two were not tested on the same images.
         share_of_ceiling: how far the error lies on the way from the reference's to that of the class's mean image.
+        entropy_factor: by which the bound of Theorem 1 on the error is larger than the reference's; relative, as it
+            says nothing of how large either is. None where one of the two leakages is not bounded.
     """
 
     run: str
@@ -185,6 +187,7 @@ class Reference:
     mse: Interval
     ratio: Interval
     share_of_ceiling: Interval | None
+    entropy_factor: Number | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ from . import attacked, bounded
 from .attacked import Attacked
 from .device import device_cost
 from .policy import Policy
-from .record import Attacker, Audit, Ceilings, Judge, Model, Reference, as_json
+from .record import Attacker, Audit, Bounded, Ceilings, Judge, Model, Reference, as_json
 from .verdict import Facts, verdict
 
 FOLDER, FILE, PAGE = "audit", "audit.json", "audit.html"
@@ -156,6 +156,9 @@ def audit(
             model, images.test, named, run.path / FOLDER / "bounds", identity, seed=terms.seed, show=shown.bounds
         )
         reference = _reference(against, run, found, terms, images, extra, shown) if against else None
+        if against and reference:
+            factor = _entropy_factor(against, bounds, images, named, terms.seed)
+            reference = replace(reference, entropy_factor=factor)
         made = _record(run, model, images, terms, found, judge)
         made |= {"pictures": shown_images, "bounds": bounds, "refused": refused, "reference": reference}
         audited = Audit(
@@ -312,6 +315,15 @@ def _reference(
         ratio=paired_ratio(ours, its),
         share_of_ceiling=share_interval(ours, its, ceiling),
     )
+
+
+def _entropy_factor(
+    against: runs.Run, ours: list[Bounded], images: ImageSet, named: dict[str, config.Spec], seed: int
+) -> float | None:
+    """Return the factor of Theorem 1 between the audited model and another run."""
+    identity = {"weights": against.digest(), "images": images.test.digest()}
+    model, kept = against.model(images), against.path / FOLDER / "bounds"
+    return bounded.entropy_factor(ours, model, images.test, named, kept, identity, seed=seed)
 
 
 def _accuracy_difference(run: runs.Run, against: runs.Run) -> Interval | None:

@@ -46,6 +46,9 @@ def figures(audit: Audit) -> list[tuple[str, str]]:
         rows.append((f"error on {other.run}, MSE", str(other.mse)))
         if other.share_of_ceiling is not None:
             rows.append(("way from there to the mean image of the true class", percent(other.share_of_ceiling)))
+        if other.entropy_factor is not None:
+            title = f"least error by Theorem 1, relative to {other.run} (how large either is, it does not say)"
+            rows.append((title, f"{other.entropy_factor:.4g} times"))
     rows.append(("error of the mean image of the true class, MSE", f"{audit.ceilings.class_mean:.4g}"))
     rows.append(("error of the mean image, MSE", f"{audit.ceilings.mean_image:.4g}"))
     if audit.judge is not None and audit.seen is not None:
