@@ -326,6 +326,10 @@ def test_noise_that_differs_between_images_is_refused():
 
 def test_the_error_of_unbiased_attackers_is_that_of_the_linear_encoder():
     for sigma in (0.2, 0.5):
-        channel, exact = linear_pixels(sigma)
+        channel, exact = linear_pixels(sigma, side=5)  # 75 pixels: random directions
         (found,) = FisherBound(directions=50).estimate(channel, rng())
         assert found.value == pytest.approx(exact, rel=0.05)
+        assert found.value != pytest.approx(exact, rel=1e-4)
+        channel, exact = linear_pixels(sigma)  # 48: a derivative by each
+        (found,) = FisherBound(directions=1).estimate(channel, rng())
+        assert found.value == pytest.approx(exact, rel=1e-5)

@@ -45,8 +45,9 @@ def drawn(seed: int, pixels: int, outputs: int) -> Tensor:
 
 
 def error(found: Estimate) -> float:
-    """Standard error of an estimate."""
-    return 0.0 if found.interval is None else (found.interval.hi - found.interval.lo) / (2 * 1.96)
+    """Standard error of an estimate, with that of its computation in single precision."""
+    sampled = 0.0 if found.interval is None else (found.interval.hi - found.interval.lo) / (2 * 1.96)
+    return sampled + 1e-6 * abs(found.value)
 
 
 def linear_attack(channel: Channel) -> tuple[float, float]:
@@ -88,7 +89,6 @@ def test_every_bound_is_on_its_side(name, drawing):
         if found.quantity == "mse" and name != "fisher":
             attack, attack_error = linear_attack(channel)
             assert found.value <= attack + slack + 3 * attack_error, found
-            assert exact <= attack + 3 * attack_error  # nobody is better than the closed form
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -109,6 +109,15 @@ def test_every_bound_moves_with_the_noise_and_not_with_a_rotation(name, drawing)
             assert abs(one.value - other.value) <= 3 * math.hypot(error(one), error(other)) + 1e-9
         else:
             assert other.value == pytest.approx(one.value, rel=0.25)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(channels)
+def test_no_attack_is_better_than_the_closed_form(drawing):
+    seed, pixels, outputs, sigma = drawing
+    channel, left, _ = gaussian_pixels(drawn(seed, pixels, outputs), sigma, DEVIATION, 400, seed)
+    attack, attack_error = linear_attack(channel)
+    assert float(left.mean()) <= attack + 3 * attack_error
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
