@@ -15,7 +15,7 @@ from torch import nn
 import splitveil as sv
 from splitveil.bounds import linkage
 from splitveil.bounds._examples import channel_of, linear_channel, linear_pixels
-from splitveil.bounds._gaussians import Mixture, diagonal, full
+from splitveil.bounds._gaussians import Groups, Mixture, diagonal, full
 from splitveil.bounds.base import BoundError, Channel, Estimate
 from splitveil.bounds.fisher import FisherBound
 from splitveil.bounds.gaussian_channel import GaussianChannel
@@ -70,7 +70,8 @@ def test_the_bound_does_not_change_when_the_wire_is_turned():
     turn = torch.linalg.qr(torch.randn(5, 5, generator=rng(1)))[0]
     y = torch.zeros(600, dtype=torch.long)
     plain, turned = (
-        full(z.double(), torch.full((5,), 0.01, dtype=torch.float64), y, 1, 0.0) for z in (features, features @ turn)
+        full(Groups(z.double(), y, 1), torch.full((5,), 0.01, dtype=torch.float64), 0.0)
+        for z in (features, features @ turn)
     )
     wire = torch.randn(50, 5, generator=rng(2))
     expected = plain.log_density(wire.double())
@@ -81,7 +82,7 @@ def test_the_bound_does_not_change_when_the_wire_is_turned():
 def test_the_density_is_that_of_scipy(form):
     z = torch.randn(60, 3, generator=rng(), dtype=torch.float64)
     index = torch.arange(60) % 2
-    q = form(z, torch.full((3,), 0.1, dtype=torch.float64), index, 2, 5.0)
+    q = form(Groups(z, index, 2), torch.full((3,), 0.1, dtype=torch.float64), 5.0)
     points = torch.randn(7, 3, generator=rng(1), dtype=torch.float64)
     expected = np.zeros(7)
     for weight, mean, factor in zip(q.weights, q.means, q.factors, strict=True):
@@ -94,7 +95,7 @@ def test_groups_have_their_own_covariance():
     z = torch.randn(4000, 2, generator=rng(), dtype=torch.float64)
     index = torch.arange(4000) % 2
     z[index == 1] *= 3
-    q = full(z, torch.zeros(2, dtype=torch.float64), index, 2, 1.0)
+    q = full(Groups(z, index, 2), torch.zeros(2, dtype=torch.float64), 1.0)
     found = (q.factors @ q.factors.mT).diagonal(dim1=1, dim2=2)
     assert torch.allclose(found, torch.tensor([[1.0, 1.0], [9.0, 9.0]], dtype=torch.float64), rtol=0.1)
 

@@ -64,7 +64,7 @@ def test_it_comes_near_the_exact_leakage_of_few_directions_in_a_wide_wire():
     assert (mixed.value, mixed.about) == (pytest.approx(found.value, rel=0.01), found.about)
     law = channel.conditional("fit")
     one = torch.zeros(len(law.mean), dtype=torch.long)
-    full = _gaussians.full(law.mean, law.variance.mean(0), one, 1, 0.0)
+    full = _gaussians.full(_gaussians.Groups(law.mean, one, 1), law.variance.mean(0), 0.0)
     wire = channel.conditional("held_out").draw(rng())
     assert float((channel.conditional("held_out").log_density(wire) - full.log_density(wire)).mean()) > 1.05 * exact
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from sklearn.covariance import ledoit_wolf_shrinkage
@@ -47,42 +48,98 @@ class Mixture:
         return (logs + self.weights.log()[:, None]).logsumexp(0)
 
 
-def full(z: Tensor, noise: Tensor, index: Tensor, count: int, pull: float) -> Mixture:
-    """Return the mixture with one full covariance for each group of features.
+@dataclass(frozen=True)
+class Groups:
+    """Features in groups, each of which becomes one Gaussian.
 
-    C_j = ((n_j − 1) S_j + pull · S)/(n_j − 1 + pull) + diag(noise), where S_j is the covariance within group j and S
-    that of all groups pooled, itself drawn to a multiple of the identity (Ledoit and Wolf, "A well-conditioned
-    estimator for large-dimensional covariance matrices", J. Multivariate Analysis 2004). Both turn with z.
+    Attributes:
+        z: (N, D) features, the means of the wires.
+        index: (N,) group of each, 0 to ``count`` − 1; none is empty.
+        count: number J of groups.
+    """
+
+    z: Tensor
+    index: Tensor
+    count: int
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        """Return the number of features in each group, (J,)."""
+        return torch.bincount(self.index, minlength=self.count).to(self.z)
+
+    @property
+    def weights(self) -> Tensor:
+        """Return the share of each group, (J,)."""
+        return self.sizes / len(self.z)
+
+    @cached_property
+    def means(self) -> Tensor:
+        """Return the mean of each group, (J, D)."""
+        return self._sums(self.z) / self.sizes[:, None]
+
+    def covariances(self, pull: float) -> Tensor:
+        """Return the covariance of each group, (J, D, D), or of all, (1, D, D), where there is one group.
+
+        C_j = ((n_j − 1) S_j + pull · S)/(n_j − 1 + pull), where S_j is the covariance within group j and S that of all
+        groups pooled, itself drawn to a multiple of the identity (Ledoit and Wolf, "A well-conditioned estimator for
+        large-dimensional covariance matrices", J. Multivariate Analysis 2004). Both turn with z.
+
+        Args:
+            pull: number of samples that the pooled covariance counts for.
+        """
+        if self.count == 1:
+            return self._pooled[None]
+        freedom = (self.sizes - 1)[:, None, None]
+        return self._scatter.add(pull * self._pooled).div_(freedom + pull)
+
+    def variances(self, pull: float) -> Tensor:
+        """Return the variance of each value in each group, (J, D), drawn to that of all groups pooled.
+
+        Args:
+            pull: as of `covariances`.
+        """
+        squares = self._sums((self.z - self.means[self.index]).square())
+        pooled = squares.sum(0) / max(1, len(self.z) - self.count)
+        return (squares + pull * pooled) / (self.sizes[:, None] - 1 + pull)
+
+    def _sums(self, values: Tensor) -> Tensor:
+        shape = self.count, self.z.shape[1]
+        return torch.zeros(shape, dtype=values.dtype, device=values.device).index_add(0, self.index, values)
+
+    @cached_property
+    def _pooled(self) -> Tensor:
+        centered = self.z - self.means[self.index]
+        shrinkage = ledoit_wolf_shrinkage(centered.cpu().numpy(), assume_centered=True)
+        pooled = centered.T @ centered / max(1, len(centered) - self.count)
+        target = pooled.diagonal().mean() * torch.eye(len(pooled), dtype=pooled.dtype, device=pooled.device)
+        return (1 - shrinkage) * pooled + shrinkage * target
+
+    @cached_property
+    def _scatter(self) -> Tensor:
+        """Return (n_j − 1) S_j, (J, D, D)."""
+        grouped, valid = by_class(self.z, self.index, self.count)
+        grouped = (grouped - self.means[:, None]) * valid[..., None]
+        return torch.bmm(grouped.mT, grouped)
+
+
+def full(groups: Groups, noise: Tensor, pull: float) -> Mixture:
+    """Return the mixture with one full covariance for each group.
 
     Args:
-        z: (N, D) means of the wires.
-        noise: (D,) their mean variance.
-        index: (N,) group of each, 0 to ``count`` − 1; none is empty.
-        count: number of groups.
-        pull: number of samples that the pooled covariance counts for.
+        groups: of features.
+        noise: (D,) mean variance of the wire's noise, which is added.
+        pull: number of samples that the pooled covariance counts for, see `Groups.covariances`.
     """
-    sizes = torch.bincount(index, minlength=count).to(z)
-    means = torch.zeros(count, z.shape[1], dtype=z.dtype, device=z.device).index_add(0, index, z) / sizes[:, None]
-    centered = z - means[index]
-    shrinkage = ledoit_wolf_shrinkage(centered.cpu().numpy(), assume_centered=True)
-    pooled = centered.T @ centered / max(1, len(z) - count)
-    target = pooled.diagonal().mean() * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
-    pooled = (1 - shrinkage) * pooled + shrinkage * target
-    covariances = pooled[None]
-    if count > 1:
-        grouped, valid = by_class(z, index, count)
-        grouped = (grouped - means[:, None]) * valid[..., None]
-        freedom = (sizes - 1)[:, None, None]
-        covariances = (torch.bmm(grouped.mT, grouped) + pull * pooled) / (freedom + pull)
-    return Mixture(sizes / sizes.sum(), means, torch.linalg.cholesky(covariances + noise.diag()))
+    found = groups.covariances(pull) + noise.diag()
+    return Mixture(groups.weights, groups.means, torch.linalg.cholesky(found))
 
 
-def diagonal(z: Tensor, noise: Tensor, index: Tensor, count: int, pull: float) -> Mixture:
-    """Return the mixture with one diagonal covariance for each group; arguments as of `full`."""
-    sizes = torch.bincount(index, minlength=count).to(z)
-    shape = (count, z.shape[1])
-    means = torch.zeros(shape, dtype=z.dtype, device=z.device).index_add(0, index, z) / sizes[:, None]
-    squares = torch.zeros(shape, dtype=z.dtype, device=z.device).index_add(0, index, (z - means[index]).square())
-    pooled = squares.sum(0) / max(1, len(z) - count)
-    variance = (squares + pull * pooled) / (sizes[:, None] - 1 + pull)
-    return Mixture(sizes / sizes.sum(), means, (variance + noise).sqrt())
+def diagonal(groups: Groups, noise: Tensor, pull: float) -> Mixture:
+    """Return the mixture with one diagonal covariance for each group.
+
+    Args:
+        groups: of features.
+        noise: (D,) mean variance of the wire's noise, which is added.
+        pull: number of samples that the pooled variances count for.
+    """
+    return Mixture(groups.weights, groups.means, (groups.variances(pull) + noise).sqrt())

@@ -37,7 +37,9 @@ class GaussianChannel(Bound):
         if _principal.needed(len(law.mean), channel.dimension):
             return [_wide(channel, law.mean, float(noise.mean()), rng)]
         one = torch.zeros(len(law.mean), dtype=torch.long, device=law.mean.device)
-        return [upper_bound(channel, _gaussians.full(law.mean, noise, one, 1, 0.0), "one Gaussian", rng)]
+        return [
+            upper_bound(channel, _gaussians.full(_gaussians.Groups(law.mean, one, 1), noise, 0.0), "one Gaussian", rng)
+        ]
 
 
 def _wide(channel: Channel, z: Tensor, noise: float, rng: torch.Generator) -> Estimate:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from ..defenses import _kmeans
 from ..ranges import Count
 from ..registry import plugin
-from . import _gaussians, _principal
+from . import _gaussians, _low_rank, _principal
 from ._cross_entropy import Density, gaps, upper_bound
 from .base import Bound, Channel, Estimate
 
+Fit = Callable[[_gaussians.Groups, Tensor, float], Density]
 PULL = (1.0, 4.0)
-"""Weights of the pooled covariance that are tried: samples, as multiples of the dimension (of 20 for diagonals)."""
+"""Weights of the pooled covariance that are tried: samples, as multiples of the dimension (of 20 for diagonals, of the
+rank where that is low)."""
 SMALLEST = 20
 """Images in a cluster, below which it is merged into another of its class."""
 
@@ -23,11 +27,11 @@ class MixtureBound(Bound):
     """Bound the leakage by the cross-entropy of the wire under a mixture of Gaussians.
 
     For any density q, I(x; z_wire) ≤ E[log p(z_wire|x) − log q(z_wire)]. One Gaussian, one per class and one per
-    cluster of each class, with full and with diagonal covariances, are fitted on one part of the images; where these
-    are few for so wide a wire, one Gaussian of principal directions as well. The density that is best on a second part
-    is scored on the third, with fresh noise. The mean is therefore an unbiased estimate of a true upper bound, and its
-    interval is honest. What a training logs (Theorem 2 of arXiv 2503.00383, with diagonal covariances) is only an
-    estimate: the encoder was trained on the images that it is about.
+    cluster of each class, with full, diagonal and low-rank-plus-diagonal covariances, are fitted on one part of the
+    images; where these are few for so wide a wire, one Gaussian of principal directions as well. The density that is
+    best on a second part is scored on the third, with fresh noise. The mean is therefore an unbiased estimate of a true
+    upper bound, and its interval is honest. What a training logs (Theorem 2 of arXiv 2503.00383, with diagonal
+    covariances) is only an estimate: the encoder was trained on the images that it is about.
 
     Args:
         clusters: most clusters of each class.
@@ -66,20 +70,22 @@ class MixtureBound(Bound):
     def _candidates(self, channel: Channel, rng: torch.Generator) -> dict[str, Density]:
         law, y = channel.conditional("fit"), channel.labels("fit")
         z, noise = law.mean, law.variance.mean(0)
-        forms = {"diagonal": (_gaussians.diagonal, 20)}
+        forms: dict[str, tuple[Fit, int, tuple[float, ...]]] = {"diagonal": (_gaussians.diagonal, 20, PULL)}
         if channel.dimension <= _gaussians.FULL_UP_TO:
-            forms["full"] = (_gaussians.full, channel.dimension)
-        groups = {"one Gaussian": torch.zeros_like(y), "one Gaussian per class": y}
+            forms["full"] = _gaussians.full, channel.dimension, PULL
+            few = max(1, channel.dimension // _low_rank.PART)  # that only few directions are kept steadies it already
+            forms["low-rank-plus-diagonal"] = _low_rank.low_rank, few, PULL[:1]
+        groupings = {"one Gaussian": torch.zeros_like(y), "one Gaussian per class": y}
         if self.clusters > 1:
-            groups[f"up to {self.clusters} Gaussians per class"] = _clusters(z, y, self.clusters, rng)
+            groupings[f"up to {self.clusters} Gaussians per class"] = _clusters(z, y, self.clusters, rng)
         found: dict[str, Density] = {}
-        for grouping, index in groups.items():
+        for grouping, index in groupings.items():
             index = index.unique(return_inverse=True)[1]
-            count = int(index.max()) + 1
-            for form, (fit, unit) in forms.items():
-                for pull in PULL if count > 1 else PULL[:1]:
+            groups = _gaussians.Groups(z, index, count := int(index.max()) + 1)
+            for form, (fit, unit, pulls) in forms.items():
+                for pull in pulls if count > 1 else pulls[:1]:
                     about = f"{grouping}, {form} covariances" + (f", pooled weight {pull:g}" if count > 1 else "")
-                    found[about] = fit(z, noise, index, count, pull * unit)
+                    found[about] = fit(groups, noise, pull * unit)
         if _principal.needed(len(z), channel.dimension):
             others = channel.features("choose").flatten(1).double()
             for one in _principal.candidates(z, others, float(noise.mean())):
