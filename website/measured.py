@@ -13,7 +13,7 @@ from . import links, tables
 from .staging import ROOT, place
 
 MADE_BY = {
-    "audit": "splitveil audit runs/hardened --against runs/fast24",
+    "audit": "splitveil audit runs/hard --against runs/fast12",
     "cuts": "splitveil audit resnet20 --layers all --data cifar10 --root data/cifar10 --out cuts",
     "defense_cost": "python benchmarks/defense_cost.py --rounds 9 --threads 2",
     "diagnosis": "splitveil diagnose runs/epochs --out runs/diagnosis",

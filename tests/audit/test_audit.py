@@ -331,6 +331,14 @@ def test_several_wires_multiply_the_leakage_that_a_policy_meets(folder):
     assert "the 3 wires that the attacker sees tell at most as many times as much" in text
 
 
+def test_no_difference_in_accuracy_has_no_sign(folder):
+    found = audit(folder / "noise", "--against", folder / "plain")
+    found["reference"]["accuracy_difference"] = {"mean": -0.0001, "ci95": [-0.0044, 0.0041]}
+    told = AUDIT.validate_python(found)
+    assert "0.0 points [−0.4, 0.4] beside" in words.accuracy(told)
+    assert "0.0 [−0.4, 0.4]" in [figure for _, figure in words.figures(told)]
+
+
 def test_bounds_with_the_same_reason_are_refused_in_one_line(folder):
     found = audit(folder / "plain", "--bounds", "channel")
     (names, reason), *others = words.refusals(AUDIT.validate_python(found))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ..bounds.base import SIGNS
+from ..results.tables import signed
 from ..statistics.intervals import Interval
 from .record import Audit, Bounded
 
@@ -39,7 +40,7 @@ def figures(audit: Audit) -> list[tuple[str, str]]:
     other = audit.reference
     if other is not None and other.accuracy_difference is not None:
         change = other.accuracy_difference.scaled(100)
-        rows.append((f"accuracy beside {other.run}, points", f"{change:+.1f}"))
+        rows.append((f"accuracy beside {other.run}, points", signed(change, ".1f")))
     rows.append((f"error of the best attacker ({audit.best_attacker.name}), MSE", str(audit.best_attacker.mse)))
     rows.append(("error in the worst case (knows the truth), MSE", str(audit.worst_case.mse)))
     if other is not None:
@@ -70,7 +71,8 @@ def accuracy(audit: Audit) -> str:
     if other is None or other.accuracy_difference is None:
         return text + "."
     change = other.accuracy_difference.scaled(100)
-    return f"{text}, {change.mean:+.1f} points [{change.lo:+.1f}, {change.hi:+.1f}] beside {other.run}."
+    number, interval = signed(change, ".1f").split(" ", 1)
+    return f"{text}, {number} points {interval} beside {other.run}."
 
 
 def bound_rows(audit: Audit) -> list[tuple[str, str]]:
