@@ -74,12 +74,12 @@ def finished(plan: Plan, out: Path) -> list[dict[str, Any]]:
             attacks = {attack: json.loads(file.read_text()) for attack, file in files.items()}
             row = {"cell": name, **{key: summary[key] for key in ("accuracy", "leakage_nats", "epoch", "seconds")}}
             row |= {attack: {key: found[key] for key in METRICS} for attack, found in attacks.items()}
-            rows.append(row | {"baseline_mse": attacks["decoder"]["baseline_mse"]})
+            rows.append(row | {"baseline_mse": attacks[plan.names()[0]]["baseline_mse"]})
     return rows
 
 
-def main(plan: Plan, description: str, stem: str) -> list[dict[str, Any]]:
-    """Run the command line of a benchmark; the finished rows, which ``benchmarks/STEM.json`` then holds."""
+def given(description: str, stem: str) -> argparse.Namespace:
+    """Read the command line of a benchmark."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=Path("data/cifar10"))
     parser.add_argument("--out", type=Path, default=Path("runs") / stem)
@@ -87,7 +87,12 @@ def main(plan: Plan, description: str, stem: str) -> list[dict[str, Any]]:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", default="*", help="names of the cells to run, with * and ?")
     parser.add_argument("--no-run", action="store_true", help="only gather the cells that are done")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main(plan: Plan, description: str, stem: str) -> list[dict[str, Any]]:
+    """Run the command line of a benchmark; the finished rows, which ``benchmarks/STEM.json`` then holds."""
+    args = given(description, stem)
     names = [name for name in plan.cells if fnmatch.fnmatch(name, args.only)]
     if not names:
         sys.exit(f"no cell matches {args.only}; there are: {', '.join(plan.cells)}")

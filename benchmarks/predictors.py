@@ -267,6 +267,35 @@ def summary_of(rows: list[dict[str, Any]], sizes: Sizes) -> dict[str, Any]:
     }
 
 
+def table(record: dict[str, Any]) -> str:
+    """The tables of docs/bounds.md: every model, the least error first, and every correlation."""
+    lines = [
+        "| model | accuracy % | held-out bound, nats | logged, nats | dFIL | photo found among 1,000 | worst-case MSE "
+        "| recognized |",
+        f"|{'---|' * 8}",
+    ]
+    for row in sorted(record["models"], key=lambda row: number(row["mse"])):
+        cells = [row["model"], f"{100 * number(row['accuracy']):.1f}"]
+        for key in PREDICTORS:
+            value = number(row[key]) if key in row else math.nan
+            text = f"{100 * value:.1f} %" if key == "linkage" else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+            cells.append(text if key in row else "–")
+        cells += [f"{number(row['mse']):.4f}", f"{number(row['reidentified']):.0%}".replace("%", " %")]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "| rank correlation with | worst-case MSE | recognized |", "|---|---|---|"]
+    for key, title in {**PREDICTORS, REFERENCE: "accuracy"}.items():
+        found = [_correlation(record["correlation"].get(outcome, {}).get(key)) for outcome in OUTCOMES]
+        lines.append(f"| {' | '.join([title, *found])} |")
+    return "\n".join(lines)
+
+
+def _correlation(found: dict[str, Any] | None) -> str:
+    if not found:
+        return "–"
+    low, high = found["ci95"]
+    return f"{found['mean']:.2f} [{low:.2f}, {high:.2f}], {found['models']} models".replace("-", "−")
+
+
 def plot(record: dict[str, Any], path: Path) -> None:
     """Each predictor against each outcome, one point per model."""
     from matplotlib.figure import Figure
@@ -341,8 +370,9 @@ def main() -> None:
     for place in (args.out, *[Path(__file__).parent] * whole):
         write(place / "predictors.json", record)
         plot(record, place / "predictors.png")
-    for part in ("correlation", "primary", "secondary", "diverged"):
+    for part in ("primary", "secondary", "diverged"):
         print(part, json.dumps(record[part], indent=1))
+    print(table(record))
 
 
 if __name__ == "__main__":
