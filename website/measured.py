@@ -53,6 +53,8 @@ TITLES = {
     "page": "The encoder in a browser",
     "phone": "The encoder in ExecuTorch",
     "site": "The documentation site in a browser",
+    "predictors": "Numbers about a wire, and what attacks on it reach",
+    "tradeoff_follow": "CEM with clusters that follow, against noise",
     "rmle_speed": "The optimization attack on many images at once",
     "runner": "The cost of the runner of grids",
     "serving": "A served model beside its bare tail",

@@ -90,3 +90,15 @@ def test_a_better_predictor_is_found_and_equal_ones_do_not_differ(benchmark):
 def test_a_name_that_is_no_model(benchmark, monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match=r"no model matches nothing; there are: noise 0\.025"):
         run(benchmark, monkeypatch, tmp_path, "nothing")
+
+
+def test_the_page_shows_the_record(benchmark):
+    record = json.loads((BENCHMARKS / "predictors.json").read_text(encoding="utf-8"))
+    page = (BENCHMARKS.parent / "docs" / "bounds.md").read_text(encoding="utf-8")
+    assert len(record["models"]) + len(record["diverged"]) == len(benchmark.MODELS)
+    for part in benchmark.table(record).split("\n\n"):
+        assert part in page
+    for key, difference in record["primary"].items():
+        if key.startswith("held_out"):
+            low, high = (f"{value:.2f}".replace("-", "−") for value in difference["interval"])
+            assert f"[{low}, {high}]" in page
