@@ -47,6 +47,16 @@ def test_variances_stay_and_covariances_of_few_directions_come_back():
     assert float((covariance(q) - exact).abs().max()) < 0.12 * float(exact.abs().max())
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_density_leaves_the_groups_as_they_were_for_the_next(count):
+    z = torch.randn(60, 8, generator=rng(), dtype=torch.float64)
+    groups, noise = Groups(z, torch.arange(60) % count, count), torch.full((8,), 0.1, dtype=torch.float64)
+    before = groups.covariances(2.0)
+    full(groups, noise, 2.0)
+    low_rank(groups, noise, 2.0)
+    assert torch.equal(groups.covariances(2.0), before)
+
+
 def test_it_is_the_best_density_where_few_directions_and_a_diagonal_made_the_features():
     loading = torch.randn(2, 64, 4, generator=rng(1), dtype=torch.float64)
     own = torch.rand(2, 64, generator=rng(2), dtype=torch.float64).add(0.05).sqrt()

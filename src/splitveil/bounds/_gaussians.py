@@ -78,7 +78,7 @@ class Groups:
         return self._sums(self.z) / self.sizes[:, None]
 
     def covariances(self, pull: float) -> Tensor:
-        """Return the covariance of each group, (J, D, D), or of all, (1, D, D), where there is one group.
+        """Return the covariance of each group, (J, D, D), which is the caller's to change.
 
         C_j = ((n_j − 1) S_j + pull · S)/(n_j − 1 + pull), where S_j is the covariance within group j and S that of all
         groups pooled, itself drawn to a multiple of the identity (Ledoit and Wolf, "A well-conditioned estimator for
@@ -88,7 +88,7 @@ class Groups:
             pull: number of samples that the pooled covariance counts for.
         """
         if self.count == 1:
-            return self._pooled[None]
+            return self._pooled[None].clone()
         freedom = (self.sizes - 1)[:, None, None]
         return self._scatter.add(pull * self._pooled).div_(freedom + pull)
 
@@ -130,7 +130,8 @@ def full(groups: Groups, noise: Tensor, pull: float) -> Mixture:
         noise: (D,) mean variance of the wire's noise, which is added.
         pull: number of samples that the pooled covariance counts for, see `Groups.covariances`.
     """
-    found = groups.covariances(pull) + noise.diag()
+    found = groups.covariances(pull)
+    found.diagonal(dim1=1, dim2=2).add_(noise)  # in place: of wide wires these are gigabytes
     return Mixture(groups.weights, groups.means, torch.linalg.cholesky(found))
 
 

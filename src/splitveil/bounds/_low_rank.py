@@ -65,12 +65,12 @@ def low_rank(groups: Groups, noise: Tensor, pull: float) -> LowRank:
         noise: (D,) mean variance of the wire's noise, which is added.
         pull: number of samples that the pooled covariance counts for, see `Groups.covariances`.
     """
-    covariances = groups.covariances(pull)
-    shown, width = covariances.diagonal(dim1=1, dim2=2), groups.z.shape[1]
+    found = groups.covariances(pull)
+    shown, width = found.diagonal(dim1=1, dim2=2).clone(), groups.z.shape[1]
     rank, scale = max(1, width // PART), shown.sqrt().clamp(min=1e-12)
-    correlations = covariances / (scale[:, :, None] * scale[:, None])
-    directions = torch.linalg.eigh(correlations.mean(0))[1][:, -rank:].expand(len(covariances), -1, -1)
-    for _ in range(ROUNDS if len(covariances) > 1 else 0):
+    correlations = found.div_(scale[:, :, None]).div_(scale[:, None])  # in place: of wide wires these are gigabytes
+    directions = torch.linalg.eigh(correlations.mean(0))[1][:, -rank:].expand(len(found), -1, -1)
+    for _ in range(ROUNDS if len(found) > 1 else 0):
         directions = torch.linalg.qr(correlations @ directions)[0]
     values, turned = torch.linalg.eigh(directions.mT @ correlations @ directions)
     others = (width - values.sum(1, keepdim=True)).clamp(min=0) / max(1, width - rank)
