@@ -49,6 +49,21 @@ def test_an_arm_is_held_against_noise_of_its_own_accuracy(benchmark, tmp_path):
     assert found["cem/residual"]["accuracy"] == pytest.approx(0.55)
 
 
+def test_the_page_shows_the_record():
+    record = json.loads((ROOT / "benchmarks/tradeoff_follow.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    for arm in ("cem", "one"):
+        found = record["compared"][f"{arm}/residual"], record["compared"][f"{arm}/linear"]
+        errors = f"| {100 * found[0]['accuracy']:.1f} | {found[1]['mse']:.4f} | {found[0]['mse']:.4f} |"
+        shares = " | ".join(_percent(one["log_ratio"]) for one in found)
+        assert f"{errors} {shares} |" in page
+
+
+def _percent(log_ratio: dict) -> str:
+    mean, low, high = (f"{100 * np.expm1(x):+.0f}".replace("-", "−") for x in (log_ratio["mean"], *log_ratio["ci95"]))
+    return f"{mean} % [{low}, {high}]"
+
+
 def _write(path: Path, columns: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
