@@ -22,7 +22,7 @@ from unittest.mock import patch
 import torch
 
 from splitveil import config, runs
-from splitveil.attacks import decoder
+from splitveil.attacks import _rounding
 from splitveil.attacks._held_out import Pairs, hold_out
 from splitveil.data import Access, ImageSet, Split
 from splitveil.evaluation.evaluate import attack_run
@@ -37,7 +37,7 @@ RECORD = Path(__file__).with_suffix(".json")
 
 def computing(name: str) -> Any:
     """Let decoders be trained in a precision, whatever the hardware computes in."""
-    return patch.object(decoder, "precision", lambda *_: PRECISIONS[name])
+    return patch.object(_rounding, "precision", lambda *_: PRECISIONS[name])
 
 
 def errors(run: runs.Run, images: ImageSet, text: str, attacked: int) -> dict[str, Any]:

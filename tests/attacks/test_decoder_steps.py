@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import toy
-from splitveil.attacks import decoder
+from splitveil.attacks import _rounding
 from splitveil.attacks._plateau import CUT, Plateau
 from splitveil.attacks.base import Attack, Runtime, Victim
 from splitveil.attacks.decoder import DecoderAttack
@@ -117,13 +117,30 @@ def test_a_step_is_computed_in_bf16_where_the_hardware_is_and_everything_else_in
 
     built = decoders.build
     monkeypatch.setattr(decoders, "build", lambda *a, **k: nn.Sequential(built(*a, **k), Watched(3, 3, 1)))
-    monkeypatch.setattr(decoder, "precision", lambda *_: precision)
+    monkeypatch.setattr(_rounding, "precision", lambda *_: precision)
     attack, seen_by = DecoderAttack(epochs=2, **SMALL), victim()
     attack.fit(seen_by, toy.images(200, 1), rng())
     found = attack.reconstruct(seen_by.query(toy.pixels(toy.images(5, 2)), rng()))
     assert seen == {True: {dtype}, False: {torch.float32}}
     assert found.dtype == torch.float32
     assert {weight.dtype for weight in attack.decoder.parameters()} == {torch.float32}
+
+
+def test_a_wire_with_a_large_offset_is_not_rounded_away(monkeypatch):
+    monkeypatch.setattr(_rounding, "precision", lambda *_: "bf16-mixed")
+    wire = torch.randn(100, 4, 2, 2, generator=rng())
+    assert _rounding.in_bf16(wire)
+    assert _rounding.in_bf16(1e6 * wire.relu())
+    assert not _rounding.in_bf16(wire + 1000)
+    one = wire.clone()
+    one[:, 0, 0, 0] += 100  # a single entry
+    assert not _rounding.in_bf16(one)
+    model = toy.model(48, 0.05, (12, 2, 2))[0]
+    for offset, expected in ((0.0, True), (1000.0, False)):
+        model.encoder.register_forward_hook(lambda *given, by=offset: given[2] + by)
+        attack = DecoderAttack(epochs=1, **SMALL)
+        attack.fit(Victim(model, ALL), toy.images(400, 1), rng())
+        assert attack._bf16 is expected
 
 
 # Shared trainings

@@ -59,6 +59,8 @@ def test_a_run_with_cem_of_before_has_clusters_that_stay(tmp_path):
     (run / "summary.json").unlink()
     with pytest.raises(UserError, match=r"'follow': 0}}\], now .*'follow': 100}}\]"):
         fit(run, resume=True, defense=["gaussian:0.1", "cem:4"], epochs=2)
+    file.write_text("# hardened_from: run\ndefense:\n- gaussian:\n    sigma: 0.1\n- cem:\n    weight: 4\n")
+    assert settings_in(file)["defense"][1]["cem"]["follow"] == 0  # a hardened run's begins with another line
     own.write_text("data: digits\ndefense: [{gaussian: {sigma: 0.1}}, {cem: {weight: 4}}, dropout:0.2]\n")
     chosen = config.parse(settings_in(own)).resolve().defense
     assert (chosen[1].parameters["follow"], chosen[2].parameters["ratio"]) == (100, 0.2)

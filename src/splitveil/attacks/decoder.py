@@ -16,13 +16,13 @@ from ..memory import trained
 from ..nn import fastconv
 from ..randomness import seeded_layers
 from ..ranges import Batch, Count, Rate, Weight
-from ..recipe import precision
 from ..registry import plugin
 from ..runtime import Runtime, State
 from ..zoo import decoders
 from ._decoder_training import by_epochs, by_steps
 from ._held_out import Pairs, hold_out
 from ._offsets import Unshifted
+from ._rounding import in_bf16
 from ._shared import Shared
 from ._sight import Sight, Sighted
 from .base import BATCH, Attack, Extent, Victim
@@ -115,15 +115,15 @@ class DecoderAttack(Attack):
         self.decoder.load_state_dict(state["weights"])
 
     def _build(self, seen: Pairs, rng: torch.Generator) -> None:
-        first = torch.zeros(1, dtype=torch.long, device=rng.device)
-        shape, (channels, height, width) = seen.wire(first, rng).shape[1:], seen.images(first).shape[1:]
+        some = torch.arange(min(len(seen), BATCH), device=rng.device)
+        shape, (channels, height, width) = seen.wire(some[:1], rng).shape[1:], seen.images(some[:1]).shape[1:]
         with seeded_layers(rng):
-            decoder = decoders.build(self.network, feature_shape=tuple(shape), image_size=(channels, height, width))
-        self.decoder: nn.Module = fastconv.placed(decoder, rng.device)
-        self._bf16 = precision("auto", rng.device) == "bf16-mixed"
+            network = decoders.build(self.network, feature_shape=tuple(shape), image_size=(channels, height, width))
+        self.decoder: nn.Module = fastconv.placed(network, rng.device)
+        self._bf16 = in_bf16(seen.wire(some, torch.Generator(rng.device).manual_seed(0)))
 
     def step(self, train: Pairs, index: Tensor, optimizer: torch.optim.Optimizer, rng: torch.Generator) -> None:
-        """Take one step on the images ``index``, in bf16 where the hardware computes in it."""
+        """Take one step on the images ``index``, in bf16 where `in_bf16` allows it."""
         wire = train.wire(index, rng)
         with torch.autocast(wire.device.type, torch.bfloat16, enabled=self._bf16):
             found = self.decoder(wire)

@@ -76,7 +76,8 @@ class RefineAttack(Attack):
     ):
         self.steps, self.weight, self.draws, self.tuning = steps, weight, draws, tuning
         starts = {
-            **{"linear": LinearAttack, "residual": ResidualAttack},
+            "linear": LinearAttack,
+            "residual": ResidualAttack,
             "decoder": lambda: DecoderAttack(epochs, network, lr, weight_decay, batch_size, start_steps, patience),
         }
         self._first: Attack | None = starts[start]() if start in starts else None

@@ -16,7 +16,6 @@ from ..memory import trained
 from ..nn import fastconv
 from ..randomness import seeded_layers
 from ..ranges import Batch, Count, Part, Rate
-from ..recipe import precision
 from ..registry import plugin
 from ..runtime import Runtime, State, copy_weights
 from ._averaged import Averaged
@@ -24,6 +23,7 @@ from ._correction import Correction, beside, require_doubled, scale_of, scaled
 from ._held_out import hold_out_images
 from ._moved import Moves
 from ._offsets import Unshifted
+from ._rounding import in_bf16
 from ._sight import Sight
 from .base import BATCH, Attack, Extent, Observations, Victim
 from .linear import LinearAttack
@@ -97,12 +97,12 @@ class ResidualAttack(Attack):
         with seeded_layers(rng):
             network = Correction(shape, own.shape, self.channels)
         self.network = fastconv.placed(network, rng.device)
+        self._bf16 = in_bf16(self._shown(wire))
 
     def _learn(self, victim: Victim, held: Observations, own: Split, rng: torch.Generator, runtime: Runtime) -> None:
         """Train on moved images, and keep the mean weights of the epoch that is best on ``held``."""
         moves, size = Moves.of(own.images, self.shift, self.flip), min(self.batch_size, len(own))
-        bf16 = precision("auto", rng.device) == "bf16-mixed"
-        training = Averaged(self.network, self.lr, torch.bfloat16 if bf16 else torch.float32)
+        training = Averaged(self.network, self.lr, torch.bfloat16 if self._bf16 else torch.float32)
         self.network = training.mean
         state: State = {**training.state(), "best": math.inf, "weights": {}, "curve": []}
         loop = runtime.loop("residual", self.epochs, state, rng, per_round=len(own) // size)
@@ -111,7 +111,7 @@ class ResidualAttack(Attack):
             for index in loop.steps(order[: loop.per_round * size].split(size)):
                 x = to_float(moves(own.images[index], rng)).to(memory_format=torch.channels_last)
                 victim.tally.asked += size
-                training.step(mse_loss(self._answer(victim.query(x, rng), training.network, bf16), x), loop)
+                training.step(mse_loss(self._answer(victim.query(x, rng), training.network, self._bf16), x), loop)
             loop.error = self._error(held, torch.Generator(rng.device).manual_seed(0))
             state["curve"].append(loop.error)
             if loop.error < state["best"]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from . import yaml_files
 
-WRITTEN = re.compile(r"# (splitveil|coded_from): ")
+WRITTEN = re.compile(r"# (splitveil|coded_from|hardened_from): ")
 """Beginning of a line of comment in every file of settings that a run writes, and in no other."""
 LATER: dict[str, dict[str, Any]] = {
     "dropout": {"rescale": True},
