@@ -115,16 +115,16 @@ class DecoderAttack(Attack):
         self.decoder.load_state_dict(state["weights"])
 
     def _build(self, seen: Pairs, rng: torch.Generator) -> None:
-        some = torch.arange(min(len(seen), BATCH), device=rng.device)
-        shape, (channels, height, width) = seen.wire(some[:1], rng).shape[1:], seen.images(some[:1]).shape[1:]
+        first, self._bf16 = torch.zeros(1, dtype=torch.long, device=rng.device), None
+        shape, (channels, height, width) = seen.wire(first, rng).shape[1:], seen.images(first).shape[1:]
         with seeded_layers(rng):
             network = decoders.build(self.network, feature_shape=tuple(shape), image_size=(channels, height, width))
         self.decoder: nn.Module = fastconv.placed(network, rng.device)
-        self._bf16 = in_bf16(seen.wire(some, torch.Generator(rng.device).manual_seed(0)))
 
     def step(self, train: Pairs, index: Tensor, optimizer: torch.optim.Optimizer, rng: torch.Generator) -> None:
         """Take one step on the images ``index``, in bf16 where `in_bf16` allows it."""
         wire = train.wire(index, rng)
+        self._bf16 = in_bf16(wire) if self._bf16 is None else self._bf16  # by wires that are asked for anyway
         with torch.autocast(wire.device.type, torch.bfloat16, enabled=self._bf16):
             found = self.decoder(wire)
         loss = mse_loss(found.float(), train.images(index))
@@ -143,8 +143,8 @@ class DecoderAttack(Attack):
 
     @torch.no_grad()
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
-        wire = self._sight(wire) if self._sight else wire
-        return torch.cat([self.decoder.eval()(part) for part in wire.split(BATCH)]).clamp(0, 1)
+        seen = self._sight(wire) if self._sight else wire
+        return torch.cat([self.decoder.eval()(part) for part in seen.split(BATCH)]).clamp(0, 1)
 
     def curve(self) -> list[float]:
         return list(self._curve)
