@@ -60,9 +60,9 @@ def seconds(run: runs.Run, images: ImageSet, spec: config.Spec, rounds: int = 9)
     for name in PRECISIONS:
         attack, rng = spec.resolve("attacks").make("attacks"), torch.Generator().manual_seed(0)
         held_out, train = hold_out(victim, some, rng, "decoder")
-        with computing(name):
-            attack._build(held_out, rng)
-        made[name] = attack, train, torch.optim.Adam(attack.decoder.parameters()), rng
+        attack._build(held_out, rng)
+        state = {"optimizer": torch.optim.Adam(attack.decoder.parameters()), "precision": name}
+        made[name] = attack, train, state, rng
     taken: dict[str, list[float]] = {name: [] for name in PRECISIONS}
     for _ in range(rounds + 1):  # the first warms up
         for name, parts in made.items():
@@ -75,10 +75,10 @@ def seconds(run: runs.Run, images: ImageSet, spec: config.Spec, rounds: int = 9)
     return {**about, "fp32 / bf16": {"median": middle, "quartiles": [low, high]}}
 
 
-def _step(attack: Any, train: Pairs, optimizer: torch.optim.Optimizer, rng: torch.Generator) -> float:
+def _step(attack: Any, train: Pairs, state: dict[str, Any], rng: torch.Generator) -> float:
     attack.decoder.train()
     start = time.process_time()
-    attack.step(train, torch.arange(attack.batch_size), optimizer, rng)
+    attack.step(train, torch.arange(attack.batch_size), state, rng)
     return time.process_time() - start
 
 

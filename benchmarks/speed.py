@@ -88,7 +88,7 @@ def decoder_steps(images: data.ImageSet) -> dict[str, Callable[[], object]]:
     attack = DecoderAttack()
     attack._build(seen, rng)
     index = torch.arange(256)
-    optimizer = torch.optim.Adam(attack.decoder.parameters(), 1e-3, weight_decay=1e-4)
+    state = {"optimizer": torch.optim.Adam(attack.decoder.parameters(), 1e-3, weight_decay=1e-4), "precision": ""}
     attack.decoder.train()
     plain = zoo.decoders.build(attack.network, feature_shape=(8, 8, 8), image_size=32).train()
     plain_optimizer = torch.optim.Adam(plain.parameters(), 1e-3, weight_decay=1e-4)
@@ -100,7 +100,7 @@ def decoder_steps(images: data.ImageSet) -> dict[str, Callable[[], object]]:
         loss.backward()
         plain_optimizer.step()
 
-    return {"attack step": lambda: attack.step(seen, index, optimizer, rng), "plain attack step": step}
+    return {"attack step": lambda: attack.step(seen, index, state, rng), "plain attack step": step}
 
 
 def others(root: Path) -> dict[str, Callable[[], object]]:

@@ -136,11 +136,37 @@ def test_a_wire_with_a_large_offset_is_not_rounded_away(monkeypatch):
     one[:, 0, 0, 0] += 100  # a single entry
     assert not _rounding.in_bf16(one)
     model = toy.model(48, 0.05, (12, 2, 2))[0]
-    for offset, expected in ((0.0, True), (1000.0, False)):
+    for offset, expected in ((0.0, "bf16"), (1000.0, "fp32")):
         model.encoder.register_forward_hook(lambda *given, by=offset: given[2] + by)
-        attack = DecoderAttack(epochs=1, **SMALL)
-        attack.fit(Victim(model, ALL), toy.images(400, 1), rng())
-        assert attack._bf16 is expected
+        attack, runtime = DecoderAttack(epochs=1, **SMALL), Runtime()
+        attack.fit(Victim(model, ALL), toy.images(400, 1), rng(), runtime)
+        assert runtime.loops[0].state["precision"] == expected
+
+
+def test_a_resumed_training_computes_as_it_began(tmp_path, monkeypatch):
+    """The wires of the first step decide once: those of a later step may lie on the other side of the limit."""
+    from splitveil import runtime as work_room
+
+    monkeypatch.setattr(work_room, "KEEP_EVERY", -1.0)
+    monkeypatch.setattr(_rounding, "precision", lambda *_: "bf16-mixed")
+
+    def fit(runtime: Runtime) -> DecoderAttack:
+        attack = DecoderAttack(epochs=3, **SMALL)
+        attack.fit(victim(), toy.images(200, 1), rng(), runtime)
+        return attack
+
+    def stop(done: int, planned: int, error: float) -> None:
+        if done == 4:  # in the second of three epochs of three steps
+            raise KeyboardInterrupt
+
+    whole = fit(Runtime()).decoder.state_dict()
+    with pytest.raises(KeyboardInterrupt):
+        fit(Runtime(stop, store=tmp_path))
+    monkeypatch.setattr(_rounding, "LOST", -1.0)
+    runtime = Runtime(store=tmp_path)
+    resumed = fit(runtime).decoder.state_dict()
+    assert runtime.loops[0].state["precision"] == "bf16"
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
 
 # Shared trainings

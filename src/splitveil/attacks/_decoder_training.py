@@ -31,7 +31,7 @@ def by_epochs(
         order = torch.randperm(len(train), generator=rng, device=rng.device)
         for index in loop.steps(order.split(attack.batch_size)):
             if len(index) > 1:
-                attack.step(train, index, state["optimizer"], rng)
+                attack.step(train, index, state, rng)
         loop.error = attack.error(held_out, torch.Generator(rng.device).manual_seed(0))
         state["curve"].append(loop.error)
         if loop.error < state["best"]:
@@ -48,5 +48,5 @@ def by_steps(
     for _ in loop:
         attack.decoder.train()
         for index in plateau.batches(loop, len(train), attack.batch_size):
-            attack.step(train, index, state["optimizer"], rng)
+            attack.step(train, index, state, rng)
         plateau.read(loop, attack.decoder, attack.error(held_out, torch.Generator(rng.device).manual_seed(0)))

@@ -107,7 +107,7 @@ class DecoderAttack(Attack):
         """Train on ``train`` and keep the weights that are best on ``held_out``."""
         self._build(held_out, rng)
         optimizer = torch.optim.Adam(self.decoder.parameters(), self.lr, weight_decay=self.weight_decay)
-        state: State = {"decoder": self.decoder, "optimizer": optimizer}
+        state: State = {"decoder": self.decoder, "optimizer": optimizer, "precision": ""}
         (by_epochs if self.steps is None else by_steps)(self, state, held_out, train, rng, runtime or Runtime())
         self._curve = state["curve"]
         if not math.isfinite(state["best"]):
@@ -115,17 +115,17 @@ class DecoderAttack(Attack):
         self.decoder.load_state_dict(state["weights"])
 
     def _build(self, seen: Pairs, rng: torch.Generator) -> None:
-        first, self._bf16 = torch.zeros(1, dtype=torch.long, device=rng.device), None
+        first = torch.zeros(1, dtype=torch.long, device=rng.device)
         shape, (channels, height, width) = seen.wire(first, rng).shape[1:], seen.images(first).shape[1:]
         with seeded_layers(rng):
             network = decoders.build(self.network, feature_shape=tuple(shape), image_size=(channels, height, width))
         self.decoder: nn.Module = fastconv.placed(network, rng.device)
 
-    def step(self, train: Pairs, index: Tensor, optimizer: torch.optim.Optimizer, rng: torch.Generator) -> None:
-        """Take one step on the images ``index``, in bf16 where `in_bf16` allows it."""
-        wire = train.wire(index, rng)
-        self._bf16 = in_bf16(wire) if self._bf16 is None else self._bf16  # by wires that are asked for anyway
-        with torch.autocast(wire.device.type, torch.bfloat16, enabled=self._bf16):
+    def step(self, train: Pairs, index: Tensor, state: State, rng: torch.Generator) -> None:
+        """Take one step on the images ``index``, in bf16 where `in_bf16` allows it for the wires of the first step."""
+        wire, optimizer = train.wire(index, rng), state["optimizer"]
+        state["precision"] = state["precision"] or ("bf16" if in_bf16(wire) else "fp32")
+        with torch.autocast(wire.device.type, torch.bfloat16, enabled=state["precision"] == "bf16"):
             found = self.decoder(wire)
         loss = mse_loss(found.float(), train.images(index))
         optimizer.zero_grad(set_to_none=True)

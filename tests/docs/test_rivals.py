@@ -1,0 +1,86 @@
+"""benchmarks/rivals.py: its plan, its comparison on made-up points, and one encoder from training to attack."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from splitveil import config
+
+ROOT = Path(__file__).parents[2]
+ACCURACIES = {
+    **{"plain-own": 0.7, "noise-0.1-own": 0.6, "noise-0.2-own": 0.5, "noise-0.4-own": 0.45, "noise-0.8-own": 0.4},
+    **{"plain-waterfill-0.06": 0.65, "plain-waterfill-0.15": 0.6, "plain-waterfill-0.4": 0.5},
+    **{"plain-waterfill-1.0": 0.4, "cem-own": 0.55},
+}
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import rivals
+
+    return rivals
+
+
+def test_every_encoder_of_the_plan_can_be_trained(benchmark):
+    for name, defense in benchmark.encoders().items():
+        settings = config.parse({**benchmark.SETTINGS, "defense": defense, "seed": 4}).resolve()
+        assert settings.recipe == "fast"
+        assert benchmark.points(name)["own"]["sigma"] > 0
+    assert benchmark.points("noise-0.4") == {"own": {"sigma": 0.4}}
+    assert set(benchmark.points("cem")) == {"own", "filled"}
+
+
+def test_a_rival_is_held_against_noise_and_water_filled_noise_of_its_accuracy(benchmark, tmp_path):
+    """Noise has the error 0.02 (1 − a) at accuracy a, water-filled noise 1.5 times that, CEM 1.3 times that."""
+    rng = np.random.default_rng(0)
+    for seed in benchmark.SEEDS:
+        for point, accuracy in ACCURACIES.items():
+            encoder, _, noise = point.rpartition("-own") if point.endswith("-own") else point.partition("-")
+            mean = 0.02 * (1 - accuracy) * (1.3 if encoder == "cem" else 1.5 if "waterfill" in noise else 1)
+            name = f"{encoder}-s{seed}-own" if point.endswith("-own") else f"{encoder}-s{seed}-{noise}"
+            _point(tmp_path / name, accuracy, mean * rng.uniform(0.99, 1.01, 50))
+    every = benchmark.compared(tmp_path)
+    found = every["cem/own"]["residual"]
+    assert found["noise"]["accuracy"] == pytest.approx(0.55)
+    assert found["noise"]["log_ratio"]["mean"] == pytest.approx(np.log(1.3), abs=0.03)
+    assert found["waterfill"]["log_ratio"]["mean"] == pytest.approx(np.log(1.3 / 1.5), abs=0.03)
+    assert every["one/own"]["residual"] == {"noise": None, "waterfill": None}
+
+
+def test_an_encoder_is_trained_hardened_and_attacked_once(benchmark, tmp_path, monkeypatch):
+    settings = {"data": "digits", "arch": "vgg11_bn_sgm", "cut": 4, "bottleneck": 1, "train_size": 200}
+    settings |= {"recipe": "fast", "epochs": 1, "batch_size": 64}
+    for name, value in {"SETTINGS": settings, "ATTACKS": ("linear",), "ATTACKER_SIZE": 60, "ATTACKED": 20}.items():
+        monkeypatch.setattr(benchmark, name, value)
+    monkeypatch.setattr("hardening_front.linkage", lambda *_: 0.5)  # its gallery needs 1,000 images
+    job = benchmark.Job("nopeek", 4, tmp_path / "none", tmp_path, 1)
+    benchmark.run(job)
+    row = benchmark.rows(tmp_path)["nopeek-s4-own"]
+    assert row["linkage_1000"] == 0.5
+    assert row["linear"]["mse"] > 0
+    assert 0 <= row["accuracy"] <= 1
+    monkeypatch.setattr("hardening_front.linkage", lambda *_: pytest.fail("a point that is done was made again"))
+    benchmark.run(job)
+
+
+def _point(folder: Path, accuracy: float, errors: np.ndarray) -> None:
+    right = np.arange(1000) < 1000 * accuracy
+    _write(folder / "test.csv", {"image": range(1000), "label": [1] * 1000, "predicted": right.astype(int)})
+    for attack in ("linear", "residual"):
+        metrics = dict.fromkeys(("mse", "psnr", "ssim"), errors)
+        _write(folder / "attacks" / attack / "per_image.csv", {"image": range(len(errors)), **metrics})
+    (folder / "row.json").write_text(json.dumps({}), encoding="utf-8")
+
+
+def _write(path: Path, columns: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
