@@ -39,10 +39,12 @@ ATTACKS = {
     "decoder": config.Spec(name="decoder", parameters={"epochs": 10, "network": "res_normN2C32", "batch_size": 64}),
 }
 ABOUT = (
-    "A tour of the method, not evidence for a deployment: one small image set (scikit-learn's digits, shown as 32×32), "
-    "two cheap attacks, one seed, short trainings. A stronger attack may recover more. A defense is judged by three or "
-    "more trainings of each, at equal accuracy (splitveil bench, splitveil compare). The independent classifier "
-    "that reads the reconstructions is a support vector machine, trained on the clean training images."
+    "CEM hides nothing from the eye here: whoever sees the attacker's pictures can read most of the digits, with CEM "
+    "as without. This is a tour of the method, not evidence for a deployment: one small image set (scikit-learn's "
+    "digits, shown as 32×32), two cheap attacks, one seed, short trainings. A stronger attack may recover more. A "
+    "defense is judged by three or more trainings of each, at equal accuracy (splitveil bench, splitveil compare). The "
+    "independent classifier that reads the reconstructions is a support vector machine, trained on the clean training "
+    "images."
 )
 MARKER = ".splitveil-demo"
 

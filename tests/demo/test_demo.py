@@ -46,7 +46,8 @@ def test_the_page_opens_with_what_both_models_leave_the_attacker(small, tmp_path
         assert (
             f"reads {100 * attack.reidentified.mean:.0f} % (originals: {100 * attack.recognized.mean:.0f} %)" in opening
         )
-    assert "A tour of the method, not evidence for a deployment" in page
+    assert "a tour of the method, not evidence for a deployment" in page
+    assert "CEM hides nothing from the eye here" in page[: page.index('<section id="opening">')]
     assert f"splitveil demo --out {out} --seed 0" in page
     assert 'id="equal"' in page
     assert "equal accuracy" in page[page.index("<h1") : page.index("</h1>")]
