@@ -1,4 +1,4 @@
-"""Error against accuracy: more noise beside noise with CEM, on 5,000 CIFAR-10 images.
+"""Error against accuracy: more noise beside noise with CEM, on 5,000 images. Superseded by equal_accuracy.py.
 
     python benchmarks/tradeoff.py [--root data/cifar10] [--out runs/tradeoff] [--jobs 2] [--only PATTERN]
 
