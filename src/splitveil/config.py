@@ -237,13 +237,13 @@ class TrainConfig(Recipe):
         Raises:
             UserError: an unknown name, or a value out of its range.
         """
-        padding = {"cifar10": 4, "cifar100": 4, "digits": 2}.get(self.data, 0)
+        own = augmentation(self.data)
         return self.model_copy(
             update={
                 "root": self._place(),
                 "defense": tuple(spec.resolve("defenses") for spec in self.defense),
-                "crop_padding": padding if self.crop_padding is None else self.crop_padding,
-                "flip": self.data != "digits" if self.flip is None else self.flip,
+                "crop_padding": own["crop_padding"] if self.crop_padding is None else self.crop_padding,
+                "flip": own["flip"] if self.flip is None else self.flip,
             }
         )
 
@@ -252,6 +252,11 @@ class TrainConfig(Recipe):
         name, inside = divided(self.data)
         place = self.root or inside or own_root(name)
         return expanded(place).absolute() if place else None
+
+
+def augmentation(data: str) -> dict[str, Any]:
+    """Return the settings of augmentation that an image set has by default."""
+    return {"crop_padding": {"cifar10": 4, "cifar100": 4, "digits": 2}.get(data, 0), "flip": data != "digits"}
 
 
 def divided(data: str) -> tuple[str, str | None]:

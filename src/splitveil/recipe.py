@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from . import ranges
 from .nn.processor import capabilities
@@ -14,6 +15,7 @@ if TYPE_CHECKING:  # whoever only wants to read a command's help does not wait f
     from torch import Tensor
 
 Several = Annotated[ranges.Images, Field(ge=2)]
+Epochs = Annotated[int, Field(ge=1, le=ranges.MOST)]
 RECIPES: dict[str, dict[str, Any]] = {
     "published": {},
     "fast": {
@@ -33,6 +35,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 """The defaults that each recipe changes."""
+DECIDING = frozenset({"recipe", "epochs", "warmup_epochs"})
+"""Settings from which the defaults of others follow."""
+FOLLOWING = frozenset(key for changed in RECIPES.values() for key in changed)
+"""Settings whose default depends on the recipe."""
 LATER = {"network_dropout": True, "unit_variance": False}
 """Settings that a recipe got later, at the values of every training before."""
 
@@ -49,7 +55,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     recipe: Literal["published", "fast"] = "published"
     """published, or fast: 12 epochs with a one-cycle rate. It only changes the defaults of what follows."""
-    epochs: int = Field(240, ge=1, le=ranges.MOST)
+    epochs: Epochs = 240
     """Passes over the training images."""
     batch_size: Several = 128
     """Images per step."""
@@ -99,15 +105,54 @@ class Recipe(BaseModel):
     def _of_recipe(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        changed = RECIPES.get(str(values.get("recipe")), {})
-        own, epochs = "warmup_epochs" in values, values.get("epochs")
-        if changed and not own and isinstance(epochs, int) and epochs < 2 * changed["warmup_epochs"]:
-            # As steep a rise, but half of the training at most: in three epochs of warm-up of three it never fell.
-            part = epochs / 2 / changed["warmup_epochs"]
-            changed = {**changed, "warmup_epochs": epochs / 2, "lr": changed["lr"] * part}
+        changed = _changed(str(values.get("recipe")), values.get("epochs"), own_warmup="warmup_epochs" in values)
         # A file that names all of the recipe but what came later is of a run of before.
         before = bool(changed) and changed.keys() - LATER.keys() <= values.keys()
         return {**(LATER if before else changed), **values}
+
+
+def _changed(recipe: str, epochs: Any, *, own_warmup: bool) -> dict[str, Any]:
+    """Return the defaults that a recipe changes in a training of so many epochs; None: of its own number."""
+    changed = RECIPES.get(recipe, {})
+    if not changed or own_warmup or epochs is None:
+        return changed
+    try:
+        epochs = TypeAdapter(Epochs).validate_python(epochs)  # a file may have "3", and Python 3.0
+    except ValidationError:
+        return changed  # the check of the field says what is wrong
+    if epochs >= 2 * changed["warmup_epochs"]:
+        return changed
+    # As steep a rise, but half of the training at most: in three epochs of warm-up of three it never fell.
+    part = epochs / 2 / changed["warmup_epochs"]
+    return {**changed, "warmup_epochs": epochs / 2, "lr": changed["lr"] * part}
+
+
+def beneath(values: dict[str, Any], given: Collection[str]) -> dict[str, Any]:
+    """Return a file's settings as they go beneath others, without what only follows from its recipe and its epochs.
+
+    The file of a run names every setting, so that another recipe over it would change nothing. What has the default of
+    the file's own recipe, at the file's own epochs, is left to the defaults again where one of `DECIDING` is given.
+
+    Args:
+        values: settings of the file, by name.
+        given: names of the settings that take the place of the file's.
+
+    >>> beneath({"recipe": "fast", "epochs": 3, "warmup_epochs": 1.5, "lr": 0.1, "batch_size": 64}, ["epochs"])
+    {'recipe': 'fast', 'epochs': 3, 'batch_size': 64}
+    """
+    if not DECIDING & set(given):
+        return values
+    try:
+        read = Recipe.model_validate({key: value for key, value in values.items() if key in Recipe.model_fields})
+    except ValidationError:
+        return values  # whoever reads the settings together says what is wrong, where what is given leaves it wrong
+    own = read.warmup_epochs != _changed(read.recipe, read.epochs, own_warmup=False).get("warmup_epochs")
+    changed = _changed(read.recipe, read.epochs, own_warmup=own)
+    fields = Recipe.model_fields
+    follow = {key for key in FOLLOWING if getattr(read, key) == changed.get(key, fields[key].default)}
+    # A run of before names no setting that its recipe got later, but stands for the value of then.
+    later = {key: getattr(read, key) for key in LATER if key not in values and key not in follow}
+    return {**{key: value for key, value in values.items() if key not in follow}, **later}
 
 
 def learning_rate(settings: Recipe, progress: float) -> float:

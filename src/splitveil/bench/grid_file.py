@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from ..config import MAX_SEED, TrainConfig
 from ..errors import UserError, did_you_mean
+from ..overrides import over
 
 MAX_CELLS = 5_000
 LABEL = "label"
@@ -154,8 +155,10 @@ class GridFile(BaseModel):
         if number:
             self._check_included(known, number)
         filled = {key: fill(value, known, key) for key, value in known.items()}
+        base = {key: filled[key] if key not in axes else value for key, value in lists_of(self.base)[0].items()}
         # An empty value (null) is the default's place: scripts whose runs differ in what they set are written so.
-        settings = {key: value for key, value in filled.items() if key in SETTINGS and value is not None}
+        laid = over(base, {key: value for key, value in filled.items() if key in axes and key in SETTINGS})
+        settings = {key: value for key, value in laid.items() if key in SETTINGS and value is not None}
         lists = self.base_axes | self.grid | self.zip | ({"seed": self.seeds} if self.seeds else {})
         varying = {name for name, values in lists.items() if len(values) > 1}
         varying |= {*self.include[number - 1]} if number else set()

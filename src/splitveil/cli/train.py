@@ -12,6 +12,7 @@ from rich.table import Table
 
 from .. import config, progress_bars
 from ..errors import UserError
+from ..overrides import over
 from ._shared import MaybePlace, Place, app, interval, out_console, say
 
 FLAGS = config.flags()
@@ -45,6 +46,9 @@ def train(
 ) -> None:
     """Train a split classifier with the settings of --config and, over them, of the flags.
 
+    Where the flags name another recipe, other epochs or other images, a value of the file that is only the default of
+    its own is replaced by the default of theirs.
+
     Args:
         out: Folder of the run.
         config_file: YAML file of settings, e.g. the config.yaml of another run.
@@ -61,7 +65,8 @@ def train(
 
     values = settings_in(config_file) if config_file else {}
     given = flags.model_dump(exclude_none=True) if flags else {}  # type: ignore[attr-defined]
-    settings = config.parse(_over(values, given)).resolve()
+    _check_root(given)
+    settings = config.parse(over(values, given)).resolve()
     images = runs.load_images(settings, download=download)
     with progress_bars.bars() as bar:
         show = progress_bars.training(bar, "training", settings.epochs)
@@ -107,15 +112,7 @@ def tail(run: Place, *, root: MaybePlace = None) -> None:
     out_console.print(table)
 
 
-def _over(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Return a file's settings with the flags over them; another image set does not lie in the file's folder.
-
-    >>> _over({"data": "folder:a", "root": "/x/a", "seed": 1}, {"data": "folder:b"})
-    {'data': 'folder:b', 'seed': 1}
-    """
+def _check_root(given: dict[str, Any]) -> None:
     inside = config.divided(given.get("data", ""))[1]
     if inside and "root" in given:
         raise UserError(f"root is given twice: in '{given['data']}' and as {given['root']}; give it once")
-    moved = inside or ("data" in given and config.divided(str(values.get("data", "")))[1])
-    kept = {key: value for key, value in values.items() if not (key == "root" and moved)}
-    return kept | given
