@@ -8,7 +8,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.optimize import isotonic_regression
 
 from splitveil.errors import UserError
-from splitveil.statistics.noise_curve import at_equal_accuracy, isotonic, on_curve
+from splitveil.statistics.noise_curve import at_accuracies, at_equal_accuracy, isotonic, on_curve
 
 SIGMAS = (0.025, 0.05, 0.1, 0.2, 0.4)
 
@@ -128,3 +128,58 @@ def test_what_is_no_curve_is_refused():
             at_equal_accuracy(sigmas, errors, hits)
     with pytest.raises(UserError, match="expected the same of both"):
         at_equal_accuracy(SIGMAS, errors, [hits[0][:4]])
+
+
+# At named accuracies
+
+STRENGTHS = (1, 4, 16, 64)
+
+
+def two_curves(change: float, seeds: int = 3) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Exact trainings of noise alone and of a defense whose log error is ``change`` above it at every accuracy."""
+    places = np.array([*SIGMAS, 0.025, 0.08, 0.15, 0.3])
+    log = log_mse_of(places) + change * (np.arange(9) >= len(SIGMAS))
+    hits = (np.arange(1000) < 1000 * accuracy_of(places)[:, None] - 0.5).astype(float)
+    return [np.exp(log)[:, None] * np.ones(10)] * seeds, [hits] * seeds
+
+
+@pytest.mark.parametrize("change", [0.0, 0.3, -0.2])
+def test_at_named_accuracies_exact_curves_give_the_exact_difference(change):
+    found = at_accuracies(SIGMAS, STRENGTHS, (0.86, 0.8, 0.77), *two_curves(change), shared=(True, True), resamples=200)
+    assert [one.accuracy for one in found] == [0.86, 0.8, 0.77]
+    for one in found:
+        assert one.difference is not None
+        assert one.difference.mean == pytest.approx(change, abs=0.03)
+        exact = np.exp(log_mse_of(np.array((0.9 - one.accuracy) / 0.5)))
+        assert one.reference == pytest.approx(exact, rel=0.03)
+        assert one.mse == pytest.approx(exact * np.exp(change), rel=0.03)
+
+
+def test_at_named_accuracies_an_interval_over_seeds_is_as_at_equal_accuracy():
+    """Where the defense has one of its points, reading its curve is reading this point."""
+    rng = np.random.default_rng(1)
+    errors, hits = two_curves(0.3, 5)
+    errors = [values * np.exp(0.1 * rng.normal(size=(9, 1))) * rng.gamma(20, 0.05, size=(9, 10)) for values in errors]
+    kwargs = {"shared": (False, True), "resamples": 400}
+    rows = [*range(len(SIGMAS)), 6]  # noise alone, and the defense's second strength
+    (own,) = at_equal_accuracy(SIGMAS, [e[rows] for e in errors], [h[rows] for h in hits], **kwargs)
+    (named,) = at_accuracies(SIGMAS, STRENGTHS, (own.accuracy,), errors, hits, **kwargs)
+    assert own.difference is not None
+    assert named.difference is not None
+    assert named.difference.mean == pytest.approx(own.difference.mean, abs=0.15)
+    assert named.difference.hi - named.difference.lo == pytest.approx(own.difference.hi - own.difference.lo, rel=0.5)
+
+
+@pytest.mark.parametrize("accuracy", [0.895, 0.72])
+def test_at_accuracies_that_a_curve_does_not_reach_nothing_is_said(accuracy):
+    (found,) = at_accuracies(SIGMAS, STRENGTHS, (accuracy,), *two_curves(0.3), resamples=50)
+    assert (found.difference, found.reference, found.mse) == (None, None, None)
+    assert found.beyond > 0.5
+
+
+def test_two_curves_with_rows_that_do_not_fit_are_refused():
+    errors, hits = two_curves(0.0)
+    with pytest.raises(UserError, match=r"two curves got 9 rows; expected 5 of noise \+ 3"):
+        at_accuracies(SIGMAS, STRENGTHS[:3], (0.8,), errors, hits)
+    with pytest.raises(UserError, match="expected 3 or more, rising"):
+        at_accuracies(SIGMAS, (4, 1, 16, 64), (0.8,), errors, hits)

@@ -126,15 +126,12 @@ def at_equal_accuracy(
         UserError: fewer than `LEAST_POINTS` strengths, strengths that do not rise, or arrays that do not fit.
     """
     _check(sigmas, errors, hits)
-    rng, seeds, count = torch.Generator().manual_seed(0), len(errors), len(sigmas)
-    drawn = torch.randint(seeds, (resamples, max(1, seeds - 1)), generator=rng).numpy()
-    means = [_over_seeds(values, same, drawn, rng) for values, same in zip((errors, hits), shared, strict=True)]
-    samples = _against_curve(sigmas, *means)
-    whole = _against_curve(sigmas, *(np.mean([v.mean(1) for v in values], 0)[None] for values in (errors, hits)))
+    seeds, count = len(errors), len(sigmas)
+    samples = _against_curve(sigmas, *_resampled_means(errors, hits, shared, resamples))
+    whole = _against_curve(sigmas, *_whole_means(errors, hits))
 
     def interval(name: str, *place: int) -> Interval:
-        mean, spread = float(whole[name][0, *place]), float(samples[name][:, *place].std(ddof=1))
-        return Interval(mean, mean - quantile(seeds) * spread, mean + quantile(seeds) * spread)
+        return _interval(whole[name][0, *place], samples[name][:, *place], seeds)
 
     return [
         AtEqualAccuracy(
@@ -146,6 +143,101 @@ def at_equal_accuracy(
         )
         for d in range(len(errors[0]) - count)
     ]
+
+
+@dataclass(frozen=True)
+class AtAccuracy:
+    """A defense of several strengths against noise alone, at an accuracy that was named beforehand.
+
+    Attributes:
+        accuracy: at which both are read from their curves.
+        reference: MSE of noise alone at that accuracy; None: outside a curve.
+        mse: of the defense at that accuracy; None: outside a curve.
+        difference: log MSE of the defense minus that of noise alone; None: outside a curve.
+        beyond: part of the resamples in which a curve did not reach the accuracy, so that its end was taken.
+    """
+
+    accuracy: float
+    reference: float | None
+    mse: float | None
+    difference: Interval | None
+    beyond: float
+
+
+def at_accuracies(
+    sigmas: Sequence[float],
+    strengths: Sequence[float],
+    accuracies: Sequence[float],
+    errors: Sequence[np.ndarray],
+    hits: Sequence[np.ndarray],
+    *,
+    shared: tuple[bool, bool] = (False, False),
+    resamples: int = RESAMPLES,
+) -> list[AtAccuracy]:
+    """Compare a defense of several strengths with noise alone at named accuracies, with 95 % intervals.
+
+    Both are curves of error against accuracy (`on_curve`): noise alone over σ, the defense over its strengths. The
+    bootstrap is that of `at_equal_accuracy`. Where a curve does not reach an accuracy, nothing is said.
+
+    Args:
+        sigmas: strengths of noise alone, K of them, rising.
+        strengths: of the defense, S of them, rising; they only space the curve, on a logarithmic scale.
+        accuracies: at which is compared.
+        errors: for each seed the MSE per attacked image, (K + S, N): noise alone, then the defense at each strength.
+        hits: for each seed 1 where a test image is classified right, (K + S, M), in the same order.
+        shared: whether all seeds have the same attacked images, and the same test images.
+        resamples: of the bootstrap.
+
+    Raises:
+        UserError: fewer than `LEAST_POINTS` strengths of either, strengths that do not rise, or arrays that do not fit.
+    """
+    for place in (sigmas, strengths):
+        _check(place, errors, hits)
+    if len(errors[0]) != len(sigmas) + len(strengths):
+        raise UserError(f"two curves got {len(errors[0])} rows; expected {len(sigmas)} of noise + {len(strengths)}")
+    samples = _between_curves(sigmas, strengths, accuracies, *_resampled_means(errors, hits, shared, resamples))
+    whole = _between_curves(sigmas, strengths, accuracies, *_whole_means(errors, hits))
+    inside = whole["inside"][0]
+    return [
+        AtAccuracy(
+            accuracy,
+            float(np.exp(whole["reference"][0, a])) if inside[a] else None,
+            float(np.exp(whole["own"][0, a])) if inside[a] else None,
+            _interval(whole["difference"][0, a], samples["difference"][:, a], len(errors)) if inside[a] else None,
+            float(1 - samples["inside"][:, a].mean()),
+        )
+        for a, accuracy in enumerate(accuracies)
+    ]
+
+
+def _between_curves(
+    sigmas: Sequence[float], strengths: Sequence[float], accuracies: Sequence[float], mse: np.ndarray, share: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return what means (R, K + S) say at each of A accuracies, (R, A)."""
+    count, log = len(sigmas), np.log(np.maximum(mse, TINY))[:, None]
+    wanted, share = np.broadcast_to(accuracies, (len(mse), len(accuracies))), share[:, None]
+    reference, of_noise = on_curve(sigmas, share[..., :count], log[..., :count], wanted)
+    own, of_defense = on_curve(strengths, share[..., count:], log[..., count:], wanted)
+    return {"reference": reference, "own": own, "difference": own - reference, "inside": of_noise & of_defense}
+
+
+def _resampled_means(
+    errors: Sequence[np.ndarray], hits: Sequence[np.ndarray], shared: tuple[bool, bool], resamples: int
+) -> list[np.ndarray]:
+    """Return the means of errors and of hits over resampled seeds and images, (R, rows) each."""
+    rng, seeds = torch.Generator().manual_seed(0), len(errors)
+    drawn = torch.randint(seeds, (resamples, max(1, seeds - 1)), generator=rng).numpy()
+    return [_over_seeds(values, same, drawn, rng) for values, same in zip((errors, hits), shared, strict=True)]
+
+
+def _whole_means(errors: Sequence[np.ndarray], hits: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return the means of errors and of hits over all seeds and images, (1, rows) each."""
+    return [np.mean([v.mean(1) for v in values], 0)[None] for values in (errors, hits)]
+
+
+def _interval(mean: float, samples: np.ndarray, seeds: int) -> Interval:
+    half = quantile(seeds) * float(samples.std(ddof=1))
+    return Interval(float(mean), float(mean) - half, float(mean) + half)
 
 
 def _check(sigmas: Sequence[float], errors: Sequence[np.ndarray], hits: Sequence[np.ndarray]) -> None:
