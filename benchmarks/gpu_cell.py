@@ -14,13 +14,6 @@ from typing import Any
 
 import numpy as np
 
-ATTACKS = (
-    "linear:looks=4",
-    "decoder:epochs=50,network=res_normN4C64,lr=0.001,weight_decay=0.0001,batch_size=256,steps=2000,patience=250",
-    "refine:steps=100,weight=null,start=decoder,epochs=50,network=res_normN4C64,lr=0.001,weight_decay=0.0001,"
-    "batch_size=256,draws=4,tuning=16,start_steps=2000,patience=250",
-)
-TINY = ("linear:looks=1", "decoder:epochs=1,network=conv_normN1C32,batch_size=64")
 IMAGES: dict[str, Any] = {}
 """What this process has loaded, by data set: its cells share it."""
 
@@ -30,17 +23,22 @@ class Cell:
     """What a worker is to do.
 
     ``settings`` are those of a training; ``attacks`` are made under ``protocols``, on ``attacked`` images each, by an
-    attacker of at most ``attacker_size`` images (None: all); ``check`` keeps only whether it ran.
+    attacker of at most ``attacker_size`` images (None: all); ``check`` keeps only whether it ran. A cell with ``run``
+    works in the folder of this name and leaves it: a cell of another stage, or of another try, goes on there.
+    ``planned`` is the number of seeds that was fixed before the first cell.
     """
 
     name: str
     settings: dict[str, Any]
-    attacks: tuple[str, ...] = ATTACKS
+    stage: str = ""
+    attacks: tuple[str, ...] = ()
     protocols: tuple[str, ...] = ("inference_time",)
     attacked: int = 1000
     attacker_size: int | None = None
     tail: bool = True
     check: bool = False
+    run: str = ""
+    planned: int | None = None
     scratch: Path = field(default=Path("runs"))
 
 
@@ -56,16 +54,18 @@ def loaded(settings: Any) -> Any:
 
 def run(cell: Cell) -> dict[str, Any]:
     """The record of ``cell``; of one that fails, what was raised and where."""
-    start, folder = time.perf_counter(), cell.scratch / cell.name
-    shutil.rmtree(folder, ignore_errors=True)
-    record: dict[str, Any] = {"cell": cell.name}
+    start, folder = time.perf_counter(), cell.scratch / (cell.run or cell.name)
+    if not cell.run:
+        shutil.rmtree(folder, ignore_errors=True)
+    record: dict[str, Any] = {"cell": cell.name} | ({"seeds_planned": cell.planned} if cell.planned else {})
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             record |= _work(cell, folder)
     except Exception as error:  # the others go on; the record says what happened
         record |= {"failed": f"{type(error).__name__}: {error}", "where": traceback.format_exc()[-1500:]}
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not cell.run or "failed" in record:  # what has failed begins anew the next time
+            shutil.rmtree(folder, ignore_errors=True)
     return record | {"seconds": round(time.perf_counter() - start, 1)}
 
 
@@ -75,7 +75,7 @@ def _work(cell: Cell, folder: Path) -> dict[str, Any]:
 
     settings = config.parse(cell.settings).resolve()
     images = loaded(settings)
-    summary = fit(settings, images, folder)
+    summary = fit(settings, images, folder, resume=bool(cell.run))
     made = runs.Run.open(folder)
     record: dict[str, Any] = {
         "defense": cell.settings.get("defense", []),
@@ -98,19 +98,29 @@ def _work(cell: Cell, folder: Path) -> dict[str, Any]:
 
 def _attacked(cell: Cell, made: Any, images: Any, protocol: str) -> dict[str, Any]:
     from splitveil.config import Spec
-    from splitveil.evaluation import suites
+    from splitveil.evaluation import stage, suites
     from splitveil.evaluation.evaluate import run_and_save
 
     specs = suites.labels(tuple(Spec.model_validate(text) for text in cell.attacks))
     terms: dict[str, Any] = {"protocol_name": protocol, "attacked": cell.attacked, "attacker_size": cell.attacker_size}
-    terms["fits"] = {}  # refine begins with the decoder that was trained already
-    found = {label: run_and_save(made, label, spec, images, **terms) for label, spec in specs.items()}
-    values = {label: outcome.values for label, outcome in found.items()}
-    held = {label: outcome.held_out for label, outcome in found.items()}
+    agreed, parts = (
+        stage.ThreatModel(**terms),
+        stage.parts(made.settings, images, protocol, cell.attacker_size, cell.attacked),
+    )
+    terms["fits"] = {}  # refine and diffusion begin with the decoder that was trained already
+    found: dict[str, suites.Done] = {}
+    for label, spec in specs.items():
+        there = suites.finished(made, label, spec, parts, agreed)  # made by a cell of an earlier stage
+        if there is None:
+            outcome = run_and_save(made, label, spec, images, **terms)
+            there = outcome.summary, outcome.values, outcome.held_out
+        found[label] = there
+    values = {label: own for label, (_, own, _) in found.items()}
+    held = {label: own for label, (_, _, own) in found.items()}
     kept = ("mse", "ssim", "held_out", "baseline_mse", "flags", "seconds")
     best = suites.best_of(values, held)
     return {
-        "attacks": {label: {key: outcome.summary[key] for key in kept} for label, outcome in found.items()},
+        "attacks": {label: {key: summary[key] for key in kept} for label, (summary, _, _) in found.items()},
         "best_attacker": best,
         "best_mse": _short(suites.best_values(values, held, "mse")) if best else None,
         "worst_case_mse": _short(suites.worst_case({label: value["mse"] for label, value in values.items()})),

@@ -127,7 +127,9 @@ class Noise(nn.Module):
         return z + 0.025 * torch.randn_like(z)
 
 
-def measure(images: data.ImageSet, network: dict[str, Any], batches: tuple[int, ...], count: int) -> dict[str, Any]:
+def measure(
+    images: data.ImageSet, network: dict[str, Any], batches: tuple[int, ...], count: int, *, compiled: bool = True
+) -> dict[str, Any]:
     """Rows of step, batch, milliseconds, time in kernels, images per second and share of the matrix rate."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rate, rows = matrix_rate(device), []
@@ -143,6 +145,7 @@ def measure(images: data.ImageSet, network: dict[str, Any], batches: tuple[int, 
         }
         if device.type == "cuda":
             steps["plain, captured"] = lambda batch=batch: Plain(network, device, batch).captured()
+        if device.type == "cuda" and compiled:  # which alone takes longer than all the others
             steps["plain, compiled"] = lambda batch=batch: Plain(network, device, batch).compiled()
         for name, make in steps.items():
             try:
