@@ -19,11 +19,13 @@ import cells
 from rich.console import Console
 from rich.table import Table
 
+CEM = "cem:16,follow=0"
+"""Clusters stayed within an epoch when the record was made."""
 CELLS = {
     "none": [],
     "gaussian": ["gaussian:0.025"],
-    "gaussian_cem": ["gaussian:0.025", "cem:16"],
-    "adversarial_cem": ["gaussian:0.025", "adversarial:0.3", "cem:16"],
+    "gaussian_cem": ["gaussian:0.025", CEM],
+    "adversarial_cem": ["gaussian:0.025", "adversarial:0.3", CEM],
 }
 SETTINGS = {**cells.NETWORK, "train_size": 5000, "epochs": 12}
 ATTACKS = (

@@ -29,10 +29,10 @@ STACKS = {
 
 
 def plan() -> cells.Plan:
-    """Each stack alone (cem:0 only measures) and with CEM."""
+    """Each stack alone (cem:0 only measures) and with CEM, whose clusters stayed within an epoch at the time."""
     pairs = [(name, stack, weight) for name, stack in STACKS.items() for weight in (0, 16)]
     return cells.Plan(
-        cells={key(name, weight): {"defense": [*stack, f"cem:{weight}"]} for name, stack, weight in pairs},
+        cells={key(name, weight): {"defense": [*stack, f"cem:{weight},follow=0"]} for name, stack, weight in pairs},
         settings={**cells.NETWORK, "train_size": 2000, "epochs": EPOCHS},
         attacks=("linear", "decoder:epochs=12,batch_size=64"),
         attacker_size=900,

@@ -24,10 +24,11 @@ def plan() -> cells.Plan:
 
     def noise(sigma: float, seed: int = 0) -> tuple[str, dict[str, Any]]:
         # cem:0 measures the leakage and trains nothing.
-        return f"noise-{sigma}-s{seed}", {"defense": [f"gaussian:{sigma}", "cem:0"], "seed": seed}
+        return f"noise-{sigma}-s{seed}", {"defense": [f"gaussian:{sigma}", "cem:0,follow=0"], "seed": seed}
 
     def cem(loss: str, weight: float, seed: int = 0) -> tuple[str, dict[str, Any]]:
-        defense = ["gaussian:0.025", f"cem:weight={weight},loss={loss}"]
+        # follow=0: clusters stayed within an epoch when the record was made.
+        defense = ["gaussian:0.025", f"cem:weight={weight},loss={loss},follow=0"]
         return f"{loss}-{weight}-s{seed}", {"defense": defense, "seed": seed}
 
     plan = [noise(0.025), cem("bound", 16), cem("released", 1.6), noise(0.2), cem("bound", 4), noise(0.4)]
