@@ -58,6 +58,7 @@ import copy
 import fnmatch
 import functools
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -249,6 +250,8 @@ def measure(base: runs.Run, images: ImageSet, folder: Path, noise: dict[str, Any
     """Make one point, unless it is there, and return its figures, which a file beside its folder keeps."""
     if (kept := folder.with_suffix(folder.suffix + ".json")).is_file():
         return json.loads(kept.read_text("utf-8"))
+    if folder.exists() and not (folder / "summary.json").is_file():
+        shutil.rmtree(folder)  # noise of a given strength has no steps between which it could go on
     kind: Any = functools.partial(Fixed, **noise)
     made = hardening.harden(base, images, folder, max_drop=100, resume=folder.exists(), kind=kind)
     run, found = runs.Run.open(folder), {"accuracy": made["accuracy"], "seconds": made["seconds"]}

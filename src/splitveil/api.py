@@ -162,7 +162,7 @@ def harden(
     Args:
         model: trained; it stays as it is. The hardened one has the same encoder and a tail that is trained anew.
         data: images and labels that the tail learns from, and from which the noise is computed: at least twice as
-            many as the wire has values.
+            many as the wire has values. Of a model that `fit` has trained they are augmented as they were there.
         validate: images on which accuracy is compared, best of those that the model has not learned from; None: a
             tenth of ``data``, which is left out of the rest. On images that it knows a model looks better than it is.
         max_drop: points of accuracy that may be lost on those images.
@@ -175,8 +175,8 @@ def harden(
         UserError: images that do not fit, a wire that is too wide, or no noise that costs so little.
     """
     check_model(model)
-    if not 0 < max_drop <= 100:
-        raise UserError(f"max_drop is {max_drop}; expected points of accuracy above 0, at most 100")
+    if not isinstance(max_drop, int | float) or not 0 < max_drop <= 100:
+        raise UserError(f"max_drop is {max_drop!r}; expected points of accuracy, a number above 0, at most 100")
     train = images_of(data, "data")
     check_images(model, train, "data")
     if validate is None:
@@ -185,8 +185,18 @@ def harden(
     else:
         chooses = images_of(validate, "validate")
         check_images(model, chooses, "validate")
+    known = model.trained_by
+    augmentation = {"crop_padding": known.get("crop_padding") or 0, "flip": bool(known.get("flip"))}
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng():
-        found, search = Hardening(model, train, chooses, max_drop, seed=seed).run()
+        found, search = Hardening(
+            model,
+            train,
+            chooses,
+            max_drop,
+            seed=seed,
+            augmentation=augmentation | {"rotate_degrees": known.get("rotate", 0.0)},
+            bf16=precision(known.get("precision", "auto"), model.mean.device) == "bf16-mixed",
+        ).run()
     return Hardened(found, search)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -295,3 +296,28 @@ def test_what_several_attacks_show_together_is_a_flag_of_the_report():
     (copies,) = [flag for flag in report.flags if "3 of 40 attacked images have a near-duplicate" in flag]
     assert wins in repr(report)
     assert copies in repr(report)
+
+
+def test_the_tail_of_a_hardened_model_learns_from_images_moved_as_in_the_training(monkeypatch):
+    made: list[Any] = []
+
+    def run(self):
+        made.append(self)
+        raise UserError("seen")
+
+    monkeypatch.setattr(api.Hardening, "run", run)
+    model = defended()
+    for known, augmentation in (
+        ({}, {"crop_padding": 0, "flip": False, "rotate_degrees": 0.0}),
+        (
+            {"crop_padding": 4, "flip": True, "rotate": 14.0, "precision": "bf16-mixed"},
+            {"crop_padding": 4, "flip": True, "rotate_degrees": 14.0},
+        ),
+    ):
+        model.trained_by = known
+        with pytest.raises(UserError, match="seen"):
+            api.harden(model, (X, Y))
+        assert made[-1].augmentation == augmentation
+    assert made[-1].bf16
+    with pytest.raises(UserError, match="max_drop is '1'; expected points of accuracy, a number"):
+        api.harden(model, (X, Y), max_drop="1")  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,12 +14,15 @@ import torch
 from torch import nn
 
 import splitveil as sv
+import toy
 from splitveil import config, runs
 from splitveil.cli import main
 from splitveil.data import load
 from splitveil.defenses.base import Stack
+from splitveil.defenses.cloak import Cloak
 from splitveil.defenses.dropout import Dropout
 from splitveil.defenses.gaussian import Gaussian
+from splitveil.defenses.local_dp import LocalDP
 from splitveil.defenses.pca import PCA
 from splitveil.defenses.waterfill import Waterfill
 from splitveil.errors import UserError
@@ -277,6 +281,23 @@ def step(loss: float, accepted: bool, whole: bool = False) -> Step:
 )
 def test_the_next_step_lies_between_what_was_accepted_and_what_was_not(steps, expected):
     assert bracket(steps) == expected
+
+
+@pytest.mark.parametrize("part", [Cloak(1.0), LocalDP(2.0, mechanism="gaussian"), LocalDP(2.0)])
+def test_noise_that_promises_more_than_its_variance_stays(part):
+    """Without its clipping and its noise a wire of local_dp has no epsilon any more."""
+    assert staying(Stack(Gaussian(0.1), part)) == [part]
+    assert staying(Stack(part)) == [part]
+
+
+def test_the_least_noise_is_that_of_the_noise_that_is_replaced():
+    model = toy.model(48, 0.1, (12, 2, 2))[0]
+    model.defense = Stack(Gaussian(0.3), Cloak(1.0, low=0.2), Gaussian(0.4))
+    split = toy.images(20, 1)
+    known = SimpleNamespace(deviation=3.0)
+    assert searching.Hardening(model, split, split, 1.0)._sigma(known) == pytest.approx(0.5)
+    model.defense = Stack(Cloak(1.0, low=0.2))
+    assert searching.Hardening(model, split, split, 1.0)._sigma(known) == pytest.approx(0.03)
 
 
 def test_certain_defenses_stay_before_the_noise_and_noise_and_losses_go():

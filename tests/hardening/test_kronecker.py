@@ -130,6 +130,21 @@ def test_what_is_measured_is_that_of_the_samples(monkeypatch):
     torch.testing.assert_close(products.explained, share, rtol=0.3, atol=0.01)
 
 
+def test_coordinates_that_have_nothing_to_do_with_the_images_explain_nothing_together(monkeypatch):
+    """Of each a part of 1/N is chance; without the negative rests their sum would grow with the width of the wire."""
+    net, pixels = model(256), images(400, 1).expand(400, 3, 16, 16).contiguous()
+    drawn = torch.Generator().manual_seed(7)
+    monkeypatch.setattr(net, "features", lambda x: torch.randn(len(x), C, 16, 16, generator=drawn))
+    products = gather_products(net, pixels, rng())
+    assert abs(products.share(1e9, 1e-6)) < 0.2
+    assert float(products.explained.clamp_min(0).sum()) > 0.3
+
+
+def test_few_images_are_refused_where_no_factor_could_be_measured():
+    with pytest.raises(UserError, match=r"99 images are too few for a wire of . × 4 values; use 100"):
+        gather_products(model(), images(99), rng())
+
+
 def test_the_ground_is_whole_where_it_can_be_and_by_products_beyond(monkeypatch):
     assert isinstance(ground(model(), images(), rng(), None, 0.08), Whole)
     monkeypatch.setattr(grounds, "MOST", 5)

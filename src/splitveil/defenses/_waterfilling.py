@@ -21,27 +21,29 @@ def filled(explained: Tensor, fisher: Tensor, mu: float) -> Tensor:
     explains, the second twice the task's loss in nats, to second order.
 
     Args:
-        explained: g_i, (D,).
+        explained: g_i, (D,); below 0, where chance has been subtracted, it counts as 0.
         fisher: f_i > 0, in nats, (D,).
         mu: μ > 0, the price of a nat.
 
     >>> filled(torch.tensor([0.36, 0.64]), torch.tensor([1.0, 100.0]), 0.01)
     tensor([5., 0.])
     """
-    return ((explained / (mu * fisher)).sqrt() - 1).clamp_min(0)
+    return ((explained.clamp_min(0) / (mu * fisher)).sqrt() - 1).clamp_min(0)
 
 
 def without_chance(explained: Tensor, count: float) -> Tensor:
     """Return the explained parts of a variance without what chance correlations of so many images add, 1/N each.
 
+    A part of nearly 0 may come out below it, so that the sum over many directions is right on average.
+
     Args:
         explained: ĝ_i, (D,), from N images: of expectation g_i + (1 − g_i)/N.
         count: N.
 
-    >>> without_chance(torch.tensor([0.505, 0.005]), 100)
-    tensor([0.5000, 0.0000])
+    >>> without_chance(torch.tensor([0.505, 0.0001]), 100)
+    tensor([ 0.5000, -0.0100])
     """
-    return ((explained - 1 / count) / (1 - 1 / count)).clamp_min(0)
+    return (explained - 1 / count) / (1 - 1 / count)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Directions:
     Attributes:
         shapes: C^½ U, the change of the feature along each direction, as columns (D, D).
         fisher: f_i, the task's Fisher information about each direction, in nats, (D,).
-        explained: g_i, the part of the images' variance that each direction explains, (D,).
+        explained: g_i, the part of the images' variance that each direction explains, (D,), see `without_chance`.
     """
 
     shapes: Tensor

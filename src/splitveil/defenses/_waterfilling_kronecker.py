@@ -19,7 +19,7 @@ class Products:
         channels: Pᵀ, (C, C). places: Qᵀ, (S, S).
         variance: v_i of each coordinate, (C · S,).
         fisher: the task's Fisher information about it, in nats, (C · S,).
-        explained: g_i, the part of the images' variance that it explains, (C · S,).
+        explained: g_i, the part of the images' variance that it explains, (C · S,), see `without_chance`.
     """
 
     mean: Tensor

@@ -51,8 +51,10 @@ class Waterfill(Correlated):
         return self._have("center") + sent @ self._have("estimate").T
 
     def _sent_of(self, wire: Tensor) -> Tensor:
-        inverse = torch.linalg.pinv(self._have("estimate").double()).float()
-        return (wire.flatten(1).float() - self._have("center")) @ inverse.T
+        # A C Aᵀ = diag(s), so that A B = diag(s/(1 + s)), and what is sent is A (wire − m) divided by that.
+        matrix = self._have("matrix")
+        kept = (matrix * self._have("estimate").T).sum(1)
+        return (wire.flatten(1).float() - self._have("center")) @ (matrix / kept[:, None]).T
 
     def _variance(self, noise: Tensor) -> Tensor:
         return self._have("estimate").square() @ noise

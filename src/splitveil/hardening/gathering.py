@@ -35,7 +35,7 @@ def gather(
         before: defenses that stay in front of the noise; the feature is what leaves them.
 
     Raises:
-        UserError: fewer images than would determine a covariance.
+        UserError: fewer images than would determine a covariance, or see `require_usable`.
     """
     width = math.prod(model.wire_shape)
     if len(images) < 2 * width:
@@ -77,12 +77,36 @@ def slopes(model: SplitModel, x: Tensor, rng: torch.Generator) -> Tensor:
         model: trained.
         x: pixels (B, C, S, S).
         rng: generator of the noise and of the classes.
+
+    Raises:
+        UserError: an answer that is not finite.
     """
     with torch.enable_grad():
         wire = model.encode(x, rng).detach().requires_grad_()
         answer = model.tail(wire).float().log_softmax(1)
+        if not answer.isfinite().all():
+            raise UserError("the model's answers have NaN or infinity; harden a model that is trained")
         drawn = torch.multinomial(answer.detach().exp(), 1, generator=rng)
         return torch.autograd.grad(answer.gather(1, drawn).sum(), wire)[0].double()
+
+
+def require_usable(variance: float, covariance: Tensor, fisher: Tensor) -> None:
+    """Refuse statistics from which no noise follows.
+
+    Args:
+        variance: total variance of the images.
+        covariance: of the feature, or the variances of its coordinates.
+        fisher: the tail's Fisher information about the same.
+
+    Raises:
+        UserError: images that are all equal, a feature that is constant, or a tail that ignores it.
+    """
+    if not variance > 0:
+        raise UserError("all images are equal; waterfill needs images that differ")
+    if not float(covariance.abs().max()) > 0:
+        raise UserError("the feature is the same for all images; harden a model that is trained")
+    if not float(fisher.abs().max()) > 0:
+        raise UserError("the tail's answer does not depend on the wire; harden a model that is trained")
 
 
 def linear_error(statistics: Statistics, matrix: Tensor, pixels: int) -> float:
@@ -132,6 +156,5 @@ class _Sums:
         covariance, cross = self.second / count - z.outer(z), self.cross / count - x.outer(z)
         fisher = self.fisher / (count * passes)
         variance = float(self.square / count - (self.raw / count).square().sum())
-        if not variance > 0:
-            raise UserError("all images are equal; waterfill needs images that differ")
+        require_usable(variance, covariance, fisher)
         return Statistics(z.cpu(), covariance.cpu(), fisher.cpu(), cross.cpu(), variance, count)

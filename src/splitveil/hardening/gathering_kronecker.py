@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,10 +12,12 @@ from ..defenses._waterfilling_kronecker import Products, factor_directions
 from ..defenses.base import Defense
 from ..errors import UserError
 from ..model import SplitModel
-from .gathering import BATCH, features, slopes
+from .gathering import BATCH, features, require_usable, slopes
 
 MOST = 65_536
 """Most values of a wire."""
+LEAST_IMAGES = 100
+"""Fewest images: what a coordinate explains is known to about 1/N."""
 SKETCH = 256
 """Random sums of pixels by which the explained variance is measured: of 256, its standard error is 9 %."""
 
@@ -28,10 +32,17 @@ def gather_products(model: SplitModel, images: Tensor, rng: torch.Generator, bef
         before: defenses that stay in front of the noise.
 
     Raises:
-        UserError: a wire of more than `MOST` values, or one that is not channels × places.
+        UserError: a wire of more than `MOST` values, or one that is not channels × places; too few images; or see
+            `require_usable`.
     """
     channels, places = shape_of(model)
+    # Each factor is a mean over the other axis too, and so needs fewer images than it has values.
+    least = max(LEAST_IMAGES, math.ceil(2 * channels / places), math.ceil(2 * places / channels))
+    if len(images) < least:
+        raise UserError(f"{len(images)} images are too few for a wire of {channels} × {places} values; use {least:,}")
     mean, factors = _factors(model.eval(), images, rng, before, channels, places)
+    for covariance, fisher in factors:
+        require_usable(math.inf, covariance, fisher)
     p, q = (factor_directions(covariance, fisher) for covariance, fisher in factors)
     return _measured(model, images, rng, before, mean, p, q)
 
@@ -97,7 +108,7 @@ def _measured(
     signs = torch.randint(0, 2, (pixels, SKETCH), generator=rng, device=device, dtype=torch.int8).double() * 2 - 1
     average = torch.zeros(pixels, dtype=torch.float64, device=device)
     square = torch.zeros((), dtype=torch.float64, device=device)
-    second, fisher = torch.zeros(2, *shape, dtype=torch.float64, device=device)
+    first, second, fisher = torch.zeros(3, *shape, dtype=torch.float64, device=device)
     cross = torch.zeros(SKETCH, *shape, dtype=torch.float64, device=device)
     for part in images.split(BATCH):
         x, z = features(model, part, rng, before)
@@ -105,6 +116,7 @@ def _measured(
         # A gradient goes through the inverse of what the feature goes through.
         slope = left_back.T @ slopes(model, x, rng).reshape(len(x), *shape) @ right_back
         flat = x.flatten(1).double()
+        first += found.sum(0)
         second += found.square().sum(0)
         fisher += slope.square().sum(0)
         cross += torch.einsum("bk,bcs->kcs", flat @ signs, found)
@@ -112,9 +124,12 @@ def _measured(
         square += flat.square().sum()
     count = len(images)
     variance = float(square / count - (average / count).square().sum())
-    if not variance > 0:
-        raise UserError("all images are equal; waterfill needs images that differ")
-    v = (second / count).flatten().clamp_min(1e-12)
-    # The coordinates have mean 0, so that the mean of the pixels does not matter.
-    explained = (cross / count).square().mean(0).flatten() / v / variance
+    first = first / count  # not quite 0 where a defense that stays draws anew
+    second, cross = (
+        second / count - first.square(),
+        cross / count - torch.einsum("k,cs->kcs", average @ signs, first / count),
+    )
+    require_usable(variance, second, fisher)
+    v = second.flatten().clamp_min(1e-12)
+    explained = cross.square().mean(0).flatten() / v / variance
     return Products(mean, p, q, v.cpu(), (fisher / count).flatten().cpu(), without_chance(explained, count).cpu())

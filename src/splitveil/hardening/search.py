@@ -16,6 +16,7 @@ from ..data import Split, to_float
 from ..defenses._correlated import Correlated
 from ..defenses.base import Defense, Stack
 from ..defenses.codec import Codec
+from ..defenses.gaussian import Gaussian
 from ..errors import UserError
 from ..evaluation.tail import retrained
 from ..model import SplitModel
@@ -203,9 +204,10 @@ class Hardening:
         return known.noise(price(known, loss), self._sigma(known))
 
     def _sigma(self, known: Ground) -> float:
-        """Return the deviation of the noise that the model was trained with; without any, a part of the signal's."""
-        defense = self.model.defense
-        variance = defense.noise_variance() if isinstance(defense, Defense) else 0.0
+        """Return the deviation of the noise that is replaced; where there is none, a part of the signal's."""
+        given = self.model.defense
+        parts = given if isinstance(given, Stack) else [given]
+        variance = sum(part.sigma**2 for part in parts if isinstance(part, Gaussian))
         return variance**0.5 or LEAST_NOISE * known.deviation
 
     def _accuracy(self, model: SplitModel) -> float:
@@ -303,8 +305,9 @@ def staying(defense: nn.Module | None) -> list[Defense]:
             raise UserError("the model is hardened already; harden the one that it was made from")
         if isinstance(part, Codec):  # its grid is that of another wire, and it comes behind all noise
             raise UserError("the wire of this model is coded; harden the one that it was made from, then code that")
-        certain = type(part).on_wire is not Defense.on_wire and not part.noise_variance()
-        if certain or type(part).restructure_like is not Defense.restructure_like:
+        # Other noise stays, Gaussian or not: a defense may promise more than its variance, as local_dp and cloak do.
+        changes = type(part).on_wire is not Defense.on_wire and not isinstance(part, Gaussian)
+        if changes or type(part).restructure_like is not Defense.restructure_like:
             kept.append(part)
     return kept
 
