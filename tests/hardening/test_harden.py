@@ -294,7 +294,7 @@ def test_the_least_noise_is_that_of_the_noise_that_is_replaced():
     model = toy.model(48, 0.1, (12, 2, 2))[0]
     model.defense = Stack(Gaussian(0.3), Cloak(1.0, low=0.2), Gaussian(0.4))
     split = toy.images(20, 1)
-    known = SimpleNamespace(deviation=3.0)
+    known: Any = SimpleNamespace(deviation=3.0)
     assert searching.Hardening(model, split, split, 1.0)._sigma(known) == pytest.approx(0.5)
     model.defense = Stack(Cloak(1.0, low=0.2))
     assert searching.Hardening(model, split, split, 1.0)._sigma(known) == pytest.approx(0.03)
