@@ -7,13 +7,14 @@ networks that are trained to their end, where a rival costs an hour; here there 
 other benchmark has used. As in `benchmarks/tradeoff_follow.py`: 10,000 images of CIFAR-10, VGG-11 cut 4, bottleneck 8,
 4 epochs of the fast recipe in batches of 128 at rate 0.05, the last epoch.
 
-Encoders, trained with their tail: noise alone of 0.025 (`plain`), 0.1, 0.2, 0.4 and 0.8; and with noise of 0.025 `cem`
-(the bound) and `one` (that of one Gaussian, without classes and clusters), each with λ = 4 and 16, `released` (CEM's
-published loss, with the λ whose gradient is about that of 16 on all images), `adversarial` (ResSFL) and `nopeek`, both
-with their defaults. On each the noise that it was trained with (`own`); on `plain` besides, with the encoder frozen,
-isotropic noise of the same five strengths and water-filled noise of five losses of the task; and `filled`, water-filled
-noise of one loss, on the encoders of `noise-0.2`, `cem-16` and `adversarial`. As more training of a tail helps a short
-training whatever the noise, every tail, also that of `own`, is trained on for one pass with the encoder frozen.
+Encoders, trained with their tail: noise alone of 0.025 (`plain`), 0.1, 0.2 and 0.4; and with noise of 0.025 `cem` (the
+bound, λ = 16), `one` (that of one Gaussian, without classes and clusters, with λ = 4, as 16 costs it more accuracy),
+`released` (CEM's published loss, with the λ whose gradient is about that of 16 on all images), `adversarial` (ResSFL)
+and `nopeek`, both with their defaults. On each the noise that it was trained with (`own`); on `plain` besides, with the
+encoder frozen, isotropic noise of the same strengths, water-filled noise of three losses of the task, and `chance`, one
+that leaves no direction without more noise, because what chance correlations explain is not subtracted; and `filled`,
+water-filled noise, on the encoder of `cem`. As more training of a tail helps a short training whatever the noise, every
+tail, also that of `own`, is trained on for one pass with the encoder frozen.
 
 Attacker: inference_time, 1,800 images of its own, 500 attacked: `linear` and `residual`. Beside the error how often the
 right photo is found among 1,000.
@@ -21,9 +22,12 @@ right photo is found among 1,000.
 Three curves, each read at the accuracy of the point in question: `frozen`, isotropic noise on `plain`; `trained`,
 isotropic noise that encoder and tail were trained with; `waterfill`, water-filled noise on `plain`. Two endpoints, the
 difference in log MSE of `residual` at equal test accuracy, hierarchical over seeds and images
-(`splitveil.statistics.noise_curve`): `waterfill-0.15` on `plain` against `frozen`, and `cem-16` against `waterfill`. A
+(`splitveil.statistics.noise_curve`): `waterfill-0.06` on `plain` against `frozen`, and `cem` against `waterfill`. A
 difference that counts is 10 %. All else is secondary and judged by nobody. One look, when all is there. A training that
 diverges is named in the record and left out; an arm of fewer than three seeds is not compared.
+
+Of seed 0, which is not part of this, two points were seen before: water-filled noise of 0.06 nats cost 2.6 points of
+accuracy, and `chance` left `residual` 4 % more error at 0.3 points more.
 
 What may favor whom: `frozen` and `waterfill` know their noise from one pass of the tail only, `trained` and the rivals
 from the whole training, which strong noise slows while it is short; the strengths of the rivals were not searched, and
@@ -50,18 +54,18 @@ RECIPE = {"recipe": "fast", "epochs": 4, "batch_size": 128, "lr": 0.05, "warmup_
 SETTINGS = {**cells.NETWORK, "train_size": 10_000, **RECIPE}
 SEEDS = (4, 5, 6)
 LEAST = 0.025
-SIGMAS = (LEAST, 0.1, 0.2, 0.4, 0.8)
-LOSSES = (0.02, 0.06, 0.15, 0.4, 1.0)
+SIGMAS = (LEAST, 0.1, 0.2, 0.4)
+LOSSES = (0.06, 0.15, 0.4)
 WITHOUT = 0.002
 """The loss at which `plain` without more noise stands on the curve of water-filled noise, which has no place for 0."""
 TRAINED_WITH = {
-    **{f"cem-{weight}": f"cem:{weight}" for weight in (4, 16)},
-    **{f"one-{weight}": f"cem:{weight},clusters=1,per_class=false" for weight in (4, 16)},
+    "cem": "cem:16",
+    "one": "cem:4,clusters=1,per_class=false",
     "released": "cem:3.4,loss=released",
     "adversarial": "adversarial",
     "nopeek": "nopeek",
 }
-FILLED = dict.fromkeys(("noise-0.2", "cem-16", "adversarial"), 0.15)
+FILLED = {"cem": 0.06}
 ATTACKS, ATTACKER_SIZE, ATTACKED = ("linear", "residual"), 1800, 500
 RECORD = Path(__file__).with_suffix(".json")
 CURVES: dict[str, dict[float, tuple[str, str]]] = {
@@ -84,6 +88,7 @@ def points(name: str) -> dict[str, dict[str, Any]]:
     if name == "plain":
         found |= {f"isotropic-{sigma}": {"sigma": sigma} for sigma in SIGMAS if sigma != LEAST}
         found |= {f"waterfill-{loss}": {"loss": loss} for loss in LOSSES}
+        found["chance"] = {"loss": 0.06, "chance": True}
     return found | ({"filled": {"loss": FILLED[name]}} if name in FILLED else {})
 
 
