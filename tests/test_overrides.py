@@ -78,8 +78,22 @@ def test_a_fast_run_of_before_keeps_what_it_did_not_name(tmp_path):
     assert (found.network_dropout, found.unit_variance, found.warmup_epochs) == (True, False, 2.0)
 
 
-def test_a_wrong_value_of_a_file_may_be_replaced():
-    assert over({"recipe": "fast", "epochs": 0}, {"epochs": 3}) == {"recipe": "fast", "epochs": 3}
+def test_a_wrong_value_of_a_file_may_be_replaced(tmp_path):
+    values = config.load(file_of(tmp_path, recipe="fast")) | {"epochs": 0}
+    assert config.parse(over(values, {"epochs": 3})).epochs == 3
+
+
+@pytest.mark.parametrize("given", [{"recipe": "fast"}, {"epochs": 3}, {"data": "digits"}], ids=str)
+def test_what_somebody_wrote_into_a_file_of_some_settings_stays(given):
+    values = {"data": "cifar10", "recipe": "published", "lr": 0.05, "epochs": 240, "flip": True}
+    assert over(values, given) == values | given
+
+
+def test_the_file_of_a_run_of_the_first_version_follows_too(tmp_path):
+    file = config.load(file_of(tmp_path))
+    later = ("recipe", "nesterov", "bias_lr", "label_smoothing", "schedule", "alternate_flip", "choose", *recipe.LATER)
+    values = {key: value for key, value in file.items() if key not in later}
+    assert config.parse(over(values, {"recipe": "fast"})) == parsed(recipe="fast")
 
 
 def test_other_images_are_augmented_and_found_as_is_usual_for_them(tmp_path):
@@ -115,5 +129,8 @@ def test_the_axes_of_a_grid_lie_over_the_file_of_a_run_as_flags_do(tmp_path):
     values = {"base": base, "grid": {"recipe": ["published", "fast"]}, "include": [{"recipe": "fast", "epochs": 3}]}
     found = [config.parse(row.settings).resolve() for row in grid_file.read(values).rows()]
     assert found == [parsed(), parsed(recipe="fast"), parsed(recipe="fast", epochs=3)]
+    values = {"base": {**config.load(file_of(tmp_path, recipe="fast")), "epochs": [3, 12]}}
+    found = [config.parse(row.settings).resolve() for row in grid_file.read(values).rows()]
+    assert found == [parsed(recipe="fast", epochs=3), parsed(recipe="fast")]
     values = {"base": {**base, "recipe": "fast", "epochs": "{e}"}, "grid": {"e": [3]}}
     assert [row.settings["epochs"] for row in grid_file.read(values).rows()] == [3]

@@ -39,6 +39,8 @@ DECIDING = frozenset({"recipe", "epochs", "warmup_epochs"})
 """Settings from which the defaults of others follow."""
 FOLLOWING = frozenset(key for changed in RECIPES.values() for key in changed)
 """Settings whose default depends on the recipe."""
+NAMED = frozenset({"epochs", "batch_size", "lr", "warmup_epochs", "rotate"})
+"""Settings that the file of every run names, also of the first versions."""
 LATER = {"network_dropout": True, "unit_variance": False}
 """Settings that a recipe got later, at the values of every training before."""
 
@@ -128,7 +130,7 @@ def _changed(recipe: str, epochs: Any, *, own_warmup: bool) -> dict[str, Any]:
 
 
 def beneath(values: dict[str, Any], given: Collection[str]) -> dict[str, Any]:
-    """Return a file's settings as they go beneath others, without what only follows from its recipe and its epochs.
+    """Return a run's settings as they go beneath others, without what only follows from its recipe and its epochs.
 
     The file of a run names every setting, so that another recipe over it would change nothing. What has the default of
     the file's own recipe, at the file's own epochs, is left to the defaults again where one of `DECIDING` is given.
