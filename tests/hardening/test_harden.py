@@ -155,6 +155,19 @@ def test_killed_at_the_end_it_makes_the_last_step_again(run, tmp_path, monkeypat
     assert len(again["hardening"]["steps"]) == len(whole["hardening"]["steps"])
 
 
+def test_its_time_counts_what_came_before_a_stop(run, tmp_path):
+    def stop(*_) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        harden(run, tmp_path / "stopped", show=stop)
+    file = tmp_path / "stopped" / hardening.FILE
+    kept = json.loads(file.read_text())
+    assert kept["seconds"] > 0
+    file.write_text(json.dumps(kept | {"seconds": 1000.0}))
+    assert harden(run, tmp_path / "stopped", resume=True)["seconds"] > 1000
+
+
 def test_a_folder_with_other_things_is_left_alone(run, tmp_path):
     (tmp_path / "other" / "attacks").mkdir(parents=True)
     with pytest.raises(UserError, match="exists and holds no hardening"):

@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import torch
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -46,6 +46,7 @@ class _Kept(TypedDict):
     mean_image: reading.Number | None
     steps: list[dict[str, Any]] = Field(max_length=1000)  # type: ignore[misc]
     chosen: int | None
+    seconds: NotRequired[reading.Number]
 
 
 _KEPT = TypeAdapter(_Kept)
@@ -99,6 +100,7 @@ def _harden(
     run: Run, images: ImageSet, out: Path, start: _Kept, show: Callable[[int, int], None], kind: type[Hardening]
 ) -> dict[str, Any]:
     began, settings = time.perf_counter(), run.settings
+    earlier = (_read(out).get("seconds") or 0.0) if (out / FILE).is_file() else 0.0
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = run.model(images).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     parts = protocol(settings.protocol, images, seed=settings.seed)
@@ -113,15 +115,18 @@ def _harden(
         bf16=precision(settings.precision, device) == "bf16-mixed",
     )
 
+    def found(search: Search) -> dict[str, Any]:
+        return start | search.as_dict() | {"seconds": earlier + time.perf_counter() - began}
+
     def keep(search: Search, tail: nn.Module) -> None:
         # The tail first, under the number of the step that made it: a kill in between loses a step and no tail.
         save_tail(tail, _tail(out, search))
-        write_json(out / FILE, start | search.as_dict())
+        write_json(out / FILE, found(search))
         _remove_tails(out, but=_tail(out, search))
 
     search, tail = _begun(out, model)
     hardened, search = work.run(search, tail, keep, show)
-    write_json(out / FILE, start | search.as_dict())
+    write_json(out / FILE, found(search))
     draw(search, out / PICTURE)
     test = parts.utility_test
     predicted = predict(hardened, test.images, stream(device, settings.seed, TEST, 0, 0))
@@ -131,7 +136,7 @@ def _harden(
     write_text(out / "test.csv", "image,label,predicted\n" + "".join(lines))
     write_text(out / "config.yaml", config.dump(_settings(run, model, hardened), hardened_from=run.path))
     hits = int((predicted == test.labels.cpu()).sum())
-    summary = _summary(run, hardened, search, time.perf_counter() - began)
+    summary = _summary(run, hardened, search, found(search)["seconds"])
     summary["accuracy"] = binomial_ci(hits, len(predicted)).as_dict()
     write_json(out / "summary.json", summary)  # last: it marks the run as finished
     _remove_tails(out)
