@@ -41,14 +41,11 @@ from splitveil import runs
 from splitveil.cli import main as command
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.hardening import run as hardening
-from splitveil.hardening.ground import Noise
+from splitveil.hardening.ground import Noise, Whole
 from splitveil.hardening.search import Hardening
 from splitveil.results import records
 from splitveil.statistics.intervals import bootstrap_ci, paired_ratio
 from splitveil.storage.files import write_json
-
-DEAR = 1e12
-"""A price of the task's loss at which water-filling adds nothing to the noise that every direction has."""
 
 
 class Isotropic(Hardening):
@@ -57,8 +54,12 @@ class Isotropic(Hardening):
     def _noise(self, loss: float, known: Any) -> Noise:
         # To second order the task loses ½ tr(F) (σ² − σ₀²) beyond the noise that it was trained with.
         sigma = (self._sigma(known) ** 2 + 2 * loss / known.sharpness) ** 0.5
-        alone = known.noise(DEAR, sigma)
-        return Noise(Gaussian(sigma), sigma, math.prod(self.model.wire_shape), alone.linear_error)
+        width, none = math.prod(self.model.wire_shape), math.inf  # the price at which nothing is added to σ
+        if isinstance(known, Whole):
+            error = known.linear_error(torch.eye(width, dtype=torch.float64) / sigma)
+        else:
+            error = known.sample.error(torch.arange(width), known.products.noise(none, sigma))
+        return Noise(Gaussian(sigma), sigma, width, error)
 
 
 ARMS: dict[str, type[Hardening]] = {"waterfill": Hardening, "isotropic": Isotropic}

@@ -168,7 +168,7 @@ class Fixed(Hardening):
         if self.again:
             some, before = _some(self.train, GATHERED, self.seed), Stack(*staying(self.model.defense))
             rng = stream(trained.mean.device, self.seed, TAIL, 3)
-            known = ground(trained, some.images, rng, before, search.mean_image)
+            known = ground(trained, some.images, rng, before)
             step, trained = self.step(self.loss, known, search, trained.tail, self.train, LONG)
             search.steps = [step]
         if self.passes:

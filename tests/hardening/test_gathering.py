@@ -84,7 +84,7 @@ def test_too_few_images_are_refused():
 
 def test_a_wide_vector_is_refused():
     with pytest.raises(UserError, match=r"the shape \(5000,\), 5,000 values; hardening takes vectors of at most 4,096"):
-        ground(linear(5000), images(10), rng(), None, 0.1)
+        ground(linear(5000), images(10), rng(), None)
 
 
 def test_chance_correlations_explain_nothing():
@@ -121,7 +121,7 @@ def test_a_model_from_which_no_noise_follows_is_refused(monkeypatch, part, value
     if wide:
         monkeypatch.setattr(grounds, "MOST", 5)
     with pytest.raises(UserError, match=said):
-        ground(model, images(), rng(), None, 0.1)
+        ground(model, images(), rng(), None)
 
 
 def test_images_that_are_all_equal_are_refused():

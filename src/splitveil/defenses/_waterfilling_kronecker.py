@@ -52,16 +52,6 @@ class Products:
         """
         return float((self.fisher * self.variance * self._relative(mu)).sum()) / 2
 
-    def share(self, mu: float, sigma: float) -> float:
-        """Return the part of the images' variance that is explained behind the noise, for uncorrelated coordinates.
-
-        Args:
-            mu: price of a nat.
-            sigma: standard deviation in every entry.
-        """
-        noise = self.noise(mu, sigma)
-        return float((self.explained * self.variance / (self.variance + noise)).sum())
-
 
 def factor_directions(covariance: Tensor, fisher: Tensor) -> Tensor:
     """Return Uᵀ C^-½, whose rows are coordinates of variance 1 that a factor of the Fisher information sorts.

@@ -13,6 +13,7 @@ from ..defenses.base import Defense
 from ..errors import UserError
 from ..model import SplitModel
 from .gathering import BATCH, features, require_usable, slopes
+from .regression import LEARNED, TRIED, Sample
 
 MOST = 65_536
 """Most values of a wire."""
@@ -22,8 +23,10 @@ SKETCH = 256
 """Random sums of pixels by which the explained variance is measured: of 256, its standard error is 9 %."""
 
 
-def gather_products(model: SplitModel, images: Tensor, rng: torch.Generator, before: Defense | None = None) -> Products:
-    """Return the coordinates of a feature of channels × places and what each is worth, in float64.
+def gather_products(
+    model: SplitModel, images: Tensor, rng: torch.Generator, before: Defense | None = None
+) -> tuple[Products, Sample]:
+    """Return the coordinates of a feature of channels × places and what each is worth, in float64; and some features.
 
     Args:
         model: trained. It is examined in evaluation mode.
@@ -99,8 +102,8 @@ def _factors(
 
 def _measured(
     model: SplitModel, images: Tensor, rng: torch.Generator, before: Defense | None, mean: Tensor, p: Tensor, q: Tensor
-) -> Products:
-    """Return the coordinates with the variance, Fisher information and explained variance of each."""
+) -> tuple[Products, Sample]:
+    """Return the coordinates with the variance, Fisher information and explained variance of each; and a sample."""
     device = model.mean.device
     left, right, center = p.to(device), q.to(device), mean.to(device)
     left_back, right_back = torch.linalg.inv(left), torch.linalg.inv(right)
@@ -110,16 +113,20 @@ def _measured(
     square = torch.zeros((), dtype=torch.float64, device=device)
     first, second, fisher = torch.zeros(3, *shape, dtype=torch.float64, device=device)
     cross = torch.zeros(SKETCH, *shape, dtype=torch.float64, device=device)
+    some: list[tuple[Tensor, Tensor]] = []
     for part in images.split(BATCH):
         x, z = features(model, part, rng, before)
         found = left @ (z.flatten(1).double() - center).view(len(x), *shape) @ right.T
         # A gradient goes through the inverse of what the feature goes through.
         slope = left_back.T @ slopes(model, x, rng).reshape(len(x), *shape) @ right_back
         flat = x.flatten(1).double()
+        sums = flat @ signs
+        if BATCH * len(some) < LEARNED + TRIED:
+            some.append((found.flatten(1).float(), sums))
         first += found.sum(0)
         second += found.square().sum(0)
         fisher += slope.square().sum(0)
-        cross += torch.einsum("bk,bcs->kcs", flat @ signs, found)
+        cross += torch.einsum("bk,bcs->kcs", sums, found)
         average += flat.sum(0)
         square += flat.square().sum()
     count = len(images)
@@ -132,4 +139,6 @@ def _measured(
     require_usable(variance, second, fisher)
     v = second.flatten().clamp_min(1e-12)
     explained = cross.square().mean(0).flatten() / v / variance
-    return Products(mean, p, q, v.cpu(), (fisher / count).flatten().cpu(), without_chance(explained, count).cpu())
+    products = Products(mean, p, q, v.cpu(), (fisher / count).flatten().cpu(), without_chance(explained, count).cpu())
+    coordinates, signed = (torch.cat(parts) for parts in zip(*some, strict=True))
+    return products, Sample(coordinates, signed, pixels)

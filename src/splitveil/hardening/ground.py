@@ -17,6 +17,7 @@ from ..defenses.waterfill_kronecker import WaterfillKronecker
 from ..model import SplitModel
 from .gathering import gather, linear_error
 from .gathering_kronecker import gather_products
+from .regression import Sample
 
 MOST = 4096
 """Most values of a wire whose covariance is solved whole."""
@@ -30,7 +31,7 @@ class Noise:
         defense: ready to be put on the wire.
         setting: its first one: μ.
         sent: k, the numbers on the wire.
-        linear_error: of the best linear attacker, per pixel.
+        linear_error: of a linear attacker, per pixel: the best one, or on a wide wire a regression from some images.
     """
 
     defense: Defense
@@ -90,15 +91,15 @@ class Whole:
 
 
 class Factored:
-    """The ground of a wide wire, by products of directions. The linear attacker's error takes them for uncorrelated.
+    """The ground of a wide wire, by products of directions. The linear attacker is a regression from some images.
 
     Args:
         products: of the model.
-        mean_image: error of always answering the mean image, per pixel.
+        sample: some features, in the coordinates of the products.
     """
 
-    def __init__(self, products: Products, mean_image: float):
-        self.products, self.mean_image = products, mean_image
+    def __init__(self, products: Products, sample: Sample):
+        self.products, self.sample = products, sample
         back = [torch.linalg.inv(factor).square().sum(0) for factor in (products.channels, products.places)]
         entries = torch.outer(*back).flatten()
         self.deviation = float((products.variance * entries).sum() / len(entries)) ** 0.5
@@ -113,13 +114,11 @@ class Factored:
         """Return the noise of μ, with at least σ in every direction."""
         defense = WaterfillKronecker(mu, sigma)
         defense._solve(self.products)
-        error = self.mean_image * max(0.0, 1 - self.products.share(mu, sigma))
-        return Noise(defense, mu, len(defense._have("kept")), error)
+        kept = defense._have("kept")
+        return Noise(defense, mu, len(kept), self.sample.error(kept, self.products.noise(mu, sigma)[kept.cpu()]))
 
 
-def ground(
-    model: SplitModel, images: Tensor, rng: torch.Generator, before: Defense | None, mean_image: float
-) -> Ground:
+def ground(model: SplitModel, images: Tensor, rng: torch.Generator, before: Defense | None) -> Ground:
     """Return what is known of a model: whole up to `MOST` values of its wire, by products beyond.
 
     Args:
@@ -127,8 +126,7 @@ def ground(
         images: uint8 (N, C, S, S).
         rng: generator of the noise and of the classes that are drawn.
         before: defenses that stay in front of the noise.
-        mean_image: error of always answering the mean image, per pixel.
     """
     if math.prod(model.wire_shape) <= MOST:
         return Whole(gather(model, images, rng, before=before), images[0].numel())
-    return Factored(gather_products(model, images, rng, before), mean_image)
+    return Factored(*gather_products(model, images, rng, before))

@@ -81,7 +81,7 @@ def plotted(search: Search) -> Figure:
     axes.axvline(100 * search.before, color="gray", linestyle="--", linewidth=1, label="accuracy before")
     axes.axhline(search.mean_image, color="gray", linestyle=":", linewidth=1, label="error of the mean image")
     axes.set_xlabel("accuracy on the validation images, %")
-    axes.set_ylabel("error of the best linear attacker (MSE)")
+    axes.set_ylabel("error of a linear attacker (MSE)")
     axes.set_ylim(0, search.mean_image * 1.05)
     axes.legend(fontsize=8)
     return figure

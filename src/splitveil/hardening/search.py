@@ -51,7 +51,7 @@ class Step:
         loss: the task's loss in nats, to second order, ½ Σ f_i n_i: what the search varies.
         sent: k, the numbers on the wire.
         accuracy: on the validation images, with the tail retrained for this noise, in [0, 1].
-        linear_error: of the best linear attacker, per pixel.
+        linear_error: of a linear attacker, per pixel (see `Noise`).
         seconds: time of the retraining.
         accepted: whether the accuracy is within the allowed loss.
         whole: whether the tail was trained on all images, as it is at the end.
@@ -160,7 +160,7 @@ class Hardening:
         """Return what the noise follows from, and the error of always answering the mean image, per pixel."""
         some, mean_image = _some(self.train, GATHERED, self.seed), mean_image_error(self.train.images)
         rng, before = stream(self.model.mean.device, self.seed, TAIL, 1), Stack(*staying(self.model.defense))
-        return ground(self.model, some.images, rng, before, mean_image), mean_image
+        return ground(self.model, some.images, rng, before), mean_image
 
     def step(
         self,
