@@ -54,6 +54,8 @@ TITLES = {
     "phone": "The encoder in ExecuTorch",
     "site": "The documentation site in a browser",
     "predictors": "Numbers about a wire, and what attacks on it reach",
+    "rivals": "Water-filled noise beside other defenses, in short trainings",
+    "hardening_images": "Noise put on networks for larger images",
     "tradeoff_follow": "CEM with clusters that follow, against noise",
     "rmle_speed": "The optimization attack on many images at once",
     "runner": "The cost of the runner of grids",
