@@ -1,37 +1,35 @@
-"""Water-filled noise beside CEM, other defenses and noise alone, in short trainings by the fast recipe.
+"""Water-filled noise beside CEM and other defenses, in short trainings by the fast recipe, at equal accuracy.
 
     python benchmarks/rivals.py [--root data/cifar10] [--out runs/rivals] [--jobs 2] [--only PATTERN]
 
-The plan, written before the first run. `benchmarks/hardening_front.py` asks who protects more at equal accuracy of
-networks that are trained to their end, where a rival costs an hour; here there are more rivals, of three seeds that no
-other benchmark has used. As in `benchmarks/tradeoff_follow.py`: 10,000 images of CIFAR-10, VGG-11 cut 4, bottleneck 8,
-4 epochs of the fast recipe in batches of 128 at rate 0.05, the last epoch.
+The plan, written before the first run of a rival. `benchmarks/hardening_front.py` asks who protects more at equal
+accuracy of networks that are trained to their end, where a rival costs an hour; here there are more rivals, of three
+seeds that no other benchmark has used. As in `benchmarks/tradeoff_follow.py`: 10,000 images of CIFAR-10, VGG-11 cut 4,
+bottleneck 8, 4 epochs of the fast recipe in batches of 128 at rate 0.05, the last epoch.
 
-Encoders, trained with their tail: noise alone of 0.025 (`plain`), 0.1, 0.2 and 0.4; and with noise of 0.025 `cem`
-(the bound, λ = 16), `one` (that of one Gaussian, without classes and clusters, with λ = 4, as 16 costs it more
-accuracy), `released` (CEM's published loss, with the λ whose gradient is about that of 16 on all images) and
-`adversarial` (ResSFL, with its defaults). On each the noise that it was trained with (`own`); on `plain` besides,
-with the encoder frozen, isotropic noise of the same strengths, water-filled noise of three losses of the task, and
-`chance`, one that leaves no direction without more noise, because what chance correlations explain is not subtracted;
-and `filled`, water-filled noise, on the encoder of `cem`. As more training of a tail helps a short training whatever
-the noise, every tail, also that of `own`, is trained on for one pass with the encoder frozen.
+Encoders, trained with their tail and noise of 0.025: `plain`, with nothing else; `cem` (the bound, λ = 16); `one` (that
+of one Gaussian, without classes and clusters, with λ = 4, as 16 costs it more accuracy); `released` (CEM's published
+loss, with the λ whose gradient is about that of 16 on all images); `adversarial` (ResSFL, with its defaults). On each
+the noise that it was trained with (`own`); on `plain` besides, with the encoder frozen, water-filled noise of three
+losses of the task. As more training of a tail helps a short training whatever the noise, every tail, also that of
+`own`, is trained on for one pass with the encoder frozen.
 
 Attacker: inference_time, 1,800 images of its own, 500 attacked: `linear` and `residual`. Beside the error how often the
 right photo is found among 1,000.
 
-Three curves, each read at the accuracy of the point in question: `frozen`, isotropic noise on `plain`; `trained`,
-isotropic noise that encoder and tail were trained with; `waterfill`, water-filled noise on `plain`. Two endpoints, the
-difference in log MSE of `residual` at equal test accuracy, hierarchical over seeds and images
-(`splitveil.statistics.noise_curve`): `waterfill-0.06` on `plain` against `frozen`, and `cem` against `waterfill`. A
-difference that counts is 10 %. All else is secondary and judged by nobody. One look, when all is there. A training that
-diverges is named in the record and left out; an arm of fewer than three seeds is not compared.
+Endpoint: the difference in log MSE of `residual` between `cem` and water-filled noise on `plain` of equal test
+accuracy, hierarchical over seeds and images (`splitveil.statistics.noise_curve`). A difference that counts is 10 %. The
+other rivals, and `linear`, are secondary and judged by nobody. One look, when all is there. A training that diverges is
+named in the record and left out; an arm of fewer than three seeds is not compared.
 
-Of seed 0, which is not part of this, two points were seen before: water-filled noise of 0.06 nats cost 2.6 points of
-accuracy, and `chance` left `residual` 4 % more error at 0.3 points more.
+What may favor whom: water-filled noise is known to a tail from one pass only, what the rivals do from the whole
+training; the strengths of the rivals were not searched, and of water-filled noise there are three. Nothing is said of
+longer trainings.
 
-What may favor whom: `frozen` and `waterfill` know their noise from one pass of the tail only, `trained` and the rivals
-from the whole training, which strong noise slows while it is short; the strengths of the rivals were not searched, and
-of noise there are several. Nothing is said of longer trainings.
+Seen before: of seed 0, which is not part of this, that water-filled noise of 0.06 nats cost 2.6 points of accuracy, and
+that subtracting no chance from what directions explain left `residual` 4 % more error at 0.3 points more; of seed 4 the
+`own` wire of `plain` and one of isotropic noise. An earlier plan had curves of isotropic noise too; they were left out
+for their time before any rival was trained.
 
 Every point is a run folder; what is done is skipped, what was stopped goes on. Writes benchmarks/rivals.json.
 """
@@ -40,6 +38,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import math
 import multiprocessing
 import shutil
 import sys
@@ -53,42 +52,26 @@ import cells
 RECIPE = {"recipe": "fast", "epochs": 4, "batch_size": 128, "lr": 0.05, "warmup_epochs": 1}
 SETTINGS = {**cells.NETWORK, "train_size": 10_000, **RECIPE}
 SEEDS = (4, 5, 6)
-LEAST = 0.025
-SIGMAS = (LEAST, 0.1, 0.2, 0.4)
+SIGMA = 0.025
 LOSSES = (0.06, 0.15, 0.4)
 WITHOUT = 0.002
 """The loss at which `plain` without more noise stands on the curve of water-filled noise, which has no place for 0."""
-TRAINED_WITH = {
-    "cem": "cem:16",
-    "one": "cem:4,clusters=1,per_class=false",
-    "released": "cem:3.4,loss=released",
-    "adversarial": "adversarial",
+ENCODERS = {
+    "plain": [f"gaussian:{SIGMA}", "cem:0"],  # measures the leakage and trains nothing
+    "cem": [f"gaussian:{SIGMA}", "cem:16"],
+    "one": [f"gaussian:{SIGMA}", "cem:4,clusters=1,per_class=false"],
+    "released": [f"gaussian:{SIGMA}", "cem:3.4,loss=released"],
+    "adversarial": [f"gaussian:{SIGMA}", "adversarial"],
 }
-FILLED = {"cem": 0.06}
+CURVE = {WITHOUT: ("plain", "own")} | {loss: ("plain", f"waterfill-{loss}") for loss in LOSSES}
 ATTACKS, ATTACKER_SIZE, ATTACKED = ("linear", "residual"), 1800, 500
 RECORD = Path(__file__).with_suffix(".json")
-CURVES: dict[str, dict[float, tuple[str, str]]] = {
-    "frozen": {sigma: ("plain", "own" if sigma == LEAST else f"isotropic-{sigma}") for sigma in SIGMAS},
-    "trained": {sigma: ("plain" if sigma == LEAST else f"noise-{sigma}", "own") for sigma in SIGMAS},
-    "waterfill": {WITHOUT: ("plain", "own")} | {loss: ("plain", f"waterfill-{loss}") for loss in LOSSES},
-}
-
-
-def encoders() -> dict[str, list[str]]:
-    """The defenses that each encoder is trained with; cem:0 measures the leakage and trains nothing."""
-    noise = {CURVES["trained"][sigma][0]: [f"gaussian:{sigma}", "cem:0"] for sigma in SIGMAS}
-    return noise | {name: [f"gaussian:{LEAST}", defense] for name, defense in TRAINED_WITH.items()}
 
 
 def points(name: str) -> dict[str, dict[str, Any]]:
     """The noises on an encoder."""
-    trained_with = next((sigma for sigma, about in CURVES["trained"].items() if about[0] == name), LEAST)
-    found: dict[str, dict[str, Any]] = {"own": {"sigma": trained_with}}
-    if name == "plain":
-        found |= {f"isotropic-{sigma}": {"sigma": sigma} for sigma in SIGMAS if sigma != LEAST}
-        found |= {f"waterfill-{loss}": {"loss": loss} for loss in LOSSES}
-        found["chance"] = {"loss": 0.06, "chance": True}
-    return found | ({"filled": {"loss": FILLED[name]}} if name in FILLED else {})
+    filled = {f"waterfill-{loss}": {"loss": loss} for loss in LOSSES}
+    return {"own": {"sigma": SIGMA}} | (filled if name == "plain" else {})
 
 
 @dataclass(frozen=True)
@@ -112,7 +95,7 @@ def run(job: Job) -> None:
     from splitveil.training.trainer import fit
 
     torch.set_num_threads(job.threads)
-    own = {**SETTINGS, "defense": encoders()[job.name], "seed": job.seed, "root": job.root}
+    own = {**SETTINGS, "defense": ENCODERS[job.name], "seed": job.seed, "root": job.root}
     settings = config.parse(own).resolve()
     images, folder, shared = runs.load_images(settings), job.out / f"{job.name}-s{job.seed}", {}
     try:
@@ -124,7 +107,7 @@ def run(job: Job) -> None:
     for point, noise in points(job.name).items():
         place = job.out / f"{folder.name}-{point}"
         if not (place / "row.json").is_file():
-            row = measure(base, images, place, noise | {"shared": shared})
+            row = measure(base, images, place, noise | ({} if "sigma" in noise else {"shared": shared}))
             write_json(place / "row.json", row)
             print(json.dumps({"point": place.name} | row), flush=True)
 
@@ -134,12 +117,25 @@ def measure(base: Any, images: Any, place: Path, noise: dict[str, Any]) -> dict[
     from hardening_front import Fixed, linkage
 
     from splitveil import config, runs
+    from splitveil.defenses.gaussian import Gaussian
     from splitveil.evaluation.evaluate import attack_run
     from splitveil.hardening import run as hardening
+    from splitveil.hardening.ground import Noise
+    from splitveil.hardening.search import mean_image_error
+
+    class Own(Fixed):
+        """The noise that is there already, for which nothing need be known of the features."""
+
+        def known(self) -> tuple[Any, float]:
+            return None, mean_image_error(self.train.images)
+
+        def _noise(self, loss: float, known: Any) -> Noise:
+            return Noise(Gaussian(self.sigma), self.sigma, math.prod(self.model.wire_shape), linear_error=0.0)  # unused
 
     if place.exists() and not (place / "summary.json").is_file():
         shutil.rmtree(place)  # noise of a given strength has no steps between which it could go on
-    made = hardening.harden(base, images, place, max_drop=100, resume=place.exists(), kind=partial(Fixed, **noise))
+    kind = Own if "sigma" in noise else Fixed
+    made = hardening.harden(base, images, place, max_drop=100, resume=place.exists(), kind=partial(kind, **noise))
     opened, row = runs.Run.open(place), {"accuracy": made["accuracy"]["mean"]}
     for attack in ATTACKS:
         file = place / "attacks" / attack / "summary.json"
@@ -153,53 +149,46 @@ def measure(base: Any, images: Any, place: Path, noise: dict[str, Any]) -> dict[
 
 def rows(out: Path) -> dict[str, dict[str, Any]]:
     """Every point that is done, by the name of its folder."""
-    names = [f"{name}-s{seed}-{point}" for name in encoders() for point in points(name) for seed in SEEDS]
+    names = [f"{name}-s{seed}-{point}" for name in ENCODERS for point in points(name) for seed in SEEDS]
     found = {name: out / name / "row.json" for name in names}
     return {name: json.loads(file.read_text("utf-8")) for name, file in found.items() if file.is_file()}
 
 
-def against(out: Path, curve: dict[float, tuple[str, str]], own: tuple[str, str], attack: str) -> dict[str, Any] | None:
-    """One point against a curve of strengths at equal accuracy, over all seeds; None: not all is there."""
+def against(out: Path, own: tuple[str, str], attack: str) -> dict[str, Any] | None:
+    """One point against the curve of water-filled noise at equal accuracy, over all seeds; None: not all is there."""
     import numpy as np
 
     from splitveil.results import records
     from splitveil.statistics.noise_curve import at_equal_accuracy
 
-    wanted = [*curve.values(), own]
+    wanted = [*CURVE.values(), own]
     folders = [[out / f"{name}-s{seed}-{point}" for name, point in wanted] for seed in SEEDS]
     if not all((folder / "row.json").is_file() for each in folders for folder in each):
         return None
     errors = [np.stack([records.per_image(folder, attack)["mse"] for folder in each]) for each in folders]
     hits = [np.stack([records.answers(folder).astype(float) for folder in each]) for each in folders]
-    (one,) = at_equal_accuracy(tuple(curve), errors, hits, shared=(False, True))
+    (one,) = at_equal_accuracy(tuple(CURVE), errors, hits, shared=(False, True))
     difference = one.difference and one.difference.as_dict()
     return {"accuracy": one.accuracy, "mse": one.reference, "log_ratio": difference, "beyond": one.beyond}
 
 
 def compared(out: Path) -> dict[str, Any]:
-    """Every point against the three curves at equal accuracy; a curve is not compared with its own points."""
-    return {
-        "/".join(own): {
-            attack: {
-                name: against(out, curve, own, attack) for name, curve in CURVES.items() if own not in curve.values()
-            }
-            for attack in ATTACKS
-        }
-        for own in ((name, point) for name in encoders() for point in points(name))
-    }
+    """Every rival against water-filled noise of equal accuracy, by each attack."""
+    rivals = [name for name in ENCODERS if name != "plain"]
+    return {name: {attack: against(out, (name, "own"), attack) for attack in ATTACKS} for name in rivals}
 
 
 def table(made: dict[str, Any]) -> str:
-    """Means over the seeds and the differences by `residual`, a row for each point."""
+    """Means over the seeds and the differences, a row for each point."""
     import numpy as np
 
     lines = []
-    for name, about in made["compared"].items():
-        each = [made["points"].get(name.replace("/", f"-s{seed}-")) for seed in SEEDS]
+    for name, point in [(encoder, point) for encoder in ENCODERS for point in points(encoder)]:
+        each = [made["points"].get(f"{name}-s{seed}-{point}") for seed in SEEDS]
         if all(each):
-            texts = [name, f"{100 * np.mean([row['accuracy'] for row in each]):.1f}"]
-            texts += [f"{np.mean([row[key]['mse'] for row in each]):.4f}" for key in ATTACKS]
-            texts += [_percent(about["residual"].get(curve)) for curve in CURVES]
+            texts = [f"{name}, {point}", f"{100 * np.mean([row['accuracy'] for row in each]):.1f}"]
+            texts += [f"{np.mean([row[attack]['mse'] for row in each]):.4f}" for attack in ATTACKS]
+            texts += [_percent(made["compared"].get(name, {}).get(attack)) for attack in ATTACKS]
             texts += [f"{np.mean([row['residual']['ssim'] for row in each]):.2f}"]
             texts += [f"{100 * np.mean([row['linkage_1000'] for row in each]):.1f}"]
             lines.append(f"| {' | '.join(texts)} |")
@@ -220,7 +209,7 @@ def main() -> None:
     """Run the command line, leave the record and print the table."""
     args = cells.given(__doc__ or "", "rivals")
     # Absolute: the root is a setting of the run, and a resumed run must have the same settings.
-    every = [Job(name, seed, args.root.absolute(), args.out, args.threads) for seed in SEEDS for name in encoders()]
+    every = [Job(name, seed, args.root.absolute(), args.out, args.threads) for seed in SEEDS for name in ENCODERS]
     jobs = [job for job in every if fnmatch.fnmatch(f"{job.name}-s{job.seed}", args.only)]
     if not jobs:
         sys.exit(f"no encoder matches {args.only}; there are: {', '.join(f'{job.name}-s{job.seed}' for job in every)}")
@@ -231,11 +220,11 @@ def main() -> None:
     from splitveil.storage.files import write_json
 
     diverged = sorted(file.name.partition(".diverged")[0] for file in args.out.glob("*.diverged.json"))
-    how: dict[str, Any] = {"settings": SETTINGS, "encoders": encoders(), "diverged": diverged}
+    how: dict[str, Any] = {"settings": SETTINGS, "encoders": ENCODERS, "diverged": diverged}
     how |= {"attacks": ATTACKS, "attacker_size": ATTACKER_SIZE, "attacked": ATTACKED}
     done, command = rows(args.out), "python benchmarks/rivals.py"
     made = how | {"machine": environment(), "command": command, "points": done, "compared": compared(args.out)}
-    asked = [(name, seed) for name in encoders() for seed in SEEDS if f"{name}-s{seed}" not in diverged]
+    asked = [(name, seed) for name in ENCODERS for seed in SEEDS if f"{name}-s{seed}" not in diverged]
     whole = len(done) == sum(len(points(name)) for name, _ in asked)
     # The committed record is that of the plan; a part of it is left beside the runs.
     write_json(RECORD if whole else args.out / RECORD.name, made)
