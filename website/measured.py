@@ -56,7 +56,7 @@ TITLES = {
     "phone": "The encoder in ExecuTorch",
     "site": "The documentation site in a browser",
     "predictors": "Numbers about a wire, and what attacks on it reach",
-    "rivals": "Water-filled noise beside other defenses, in short trainings",
+    "rivals": "Water-filled noise beside CEM, in short trainings",
     "hardening_resnet18": "Noise put on a network of torchvision, 64-pixel images",
     "hardening_resnet20": "Noise put on a ResNet-20, 64-pixel images",
     "tradeoff_follow": "CEM with clusters that follow, against noise",
