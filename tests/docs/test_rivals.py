@@ -68,6 +68,13 @@ def test_an_encoder_is_trained_hardened_and_attacked_once(benchmark, tmp_path, m
     benchmark.run(job)
 
 
+def test_the_page_shows_the_record(benchmark):
+    record = json.loads(benchmark.RECORD.read_text(encoding="utf-8"))
+    page = (ROOT / "docs/harden.md").read_text(encoding="utf-8")
+    for row in benchmark.table(record).splitlines():
+        assert row.split(" | ", 1)[1].replace("-", "−") in page
+
+
 def _point(folder: Path, accuracy: float, errors: np.ndarray) -> None:
     right = np.arange(1000) < 1000 * accuracy
     _write(folder / "test.csv", {"image": range(1000), "label": [1] * 1000, "predicted": right.astype(int)})

@@ -51,10 +51,10 @@ class Waterfill(Correlated):
         return self._have("center") + sent @ self._have("estimate").T
 
     def _sent_of(self, wire: Tensor) -> Tensor:
-        # A C Aᵀ = diag(s), so that A B = diag(s/(1 + s)), and what is sent is A (wire − m) divided by that.
-        matrix = self._have("matrix")
-        kept = (matrix * self._have("estimate").T).sum(1)
-        return (wire.flatten(1).float() - self._have("center")) @ (matrix / kept[:, None]).T
+        # wire − m = B y, and A B is diagonal but for rounding: solved, it is far cheaper than a pseudo-inverse of B.
+        matrix, estimate = self._have("matrix").double(), self._have("estimate").double()
+        projected = (wire.flatten(1).double() - self._have("center").double()) @ matrix.T
+        return torch.linalg.solve(matrix @ estimate, projected.T).T.float()
 
     def _variance(self, noise: Tensor) -> Tensor:
         return self._have("estimate").square() @ noise
