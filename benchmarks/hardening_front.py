@@ -136,7 +136,6 @@ class Fixed(Hardening):
         posterior: leave the least information about the feature instead of the least linear answer.
         sensitive: measure what a direction shows by a decoder's derivative.
         again: take the Fisher information once more, of the tail that was trained on.
-        chance: leave in g_i what chance correlations add, so that no direction is left without more noise.
         shared: what is known of the encoder, for all its noises.
     """
 
@@ -146,7 +145,6 @@ class Fixed(Hardening):
     posterior: bool = False
     sensitive: bool = False
     again: bool = False
-    chance: bool = False
     shared: dict[str, Any] = field(default_factory=dict)
 
     def run(
@@ -215,9 +213,6 @@ class Fixed(Hardening):
         if self.sensitive:
             known = copy.copy(known)
             known.directions = self.shared["sensitive"]  # type: ignore[attr-defined]
-        if self.chance:
-            known, own, count = copy.copy(known), known.directions, known.statistics.count  # type: ignore[attr-defined]
-            known.directions = Directions(own.shapes, own.fisher, 1 / count + (1 - 1 / count) * own.explained)  # type: ignore[attr-defined]
         if not self.sigma:
             return super()._noise(loss, known)
         width = len(known.statistics.mean)  # type: ignore[attr-defined]

@@ -26,10 +26,10 @@ What may favor whom: water-filled noise is known to a tail from one pass only, w
 training; the strengths of the rivals were not searched, and of water-filled noise there are three. Nothing is said of
 longer trainings.
 
-Seen before: of seed 0, which is not part of this, that water-filled noise of 0.06 nats cost 2.6 points of accuracy, and
-that subtracting no chance from what directions explain left `residual` 4 % more error at 0.3 points more; of seed 4 the
-`own` wire of `plain` and one of isotropic noise. An earlier plan had curves of isotropic noise, `nopeek` and
-`adversarial` too; they were left out for their time before any of them was there.
+Seen before: of seed 0, which is not part of this, that water-filled noise of 0.06 nats cost 2.6 points of accuracy,
+and a variant of it that was not pursued; of seed 4 the `own` wire of `plain` and one of isotropic noise. An earlier
+plan had curves of isotropic noise, `nopeek` and `adversarial` too; they were left out for their time before any of
+them was there.
 
 Every point is a run folder; what is done is skipped, what was stopped goes on. Writes benchmarks/rivals.json.
 """
