@@ -20,7 +20,8 @@ Third round, planned on 2026-11-29 before its first run: one network each of ano
 seed, both arms at one point of accuracy, the same endpoint; both wires are wide, so that the directions are products
 (`waterfill_kronecker`). TinyImageNet's 20 classes, 20 epochs of the fast recipe with batches of 128 at rate 0.1:
 `resnet20` cut 4, bottleneck 8, and `torchvision:resnet18@layer2`, both with gaussian 0.025. The protocol leaves 900
-images to the attacker, of which few are attacked: 100.
+images to the attacker, of which few are attacked: 100. Added when the water-filled arms were there,
+before those of isotropic noise: `residual`, with its defaults, as a decoder takes but 48 steps on so few images.
 
 Changed after the first run was begun and before the one that is recorded: tails are retrained by SGD at 0.003, chosen
 on validation images with water-filled noise, where Adam lost 3 to 5 points at both noises that had been tried; one pass
