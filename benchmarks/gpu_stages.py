@@ -20,7 +20,10 @@ SMALL |= {"channels": 8, "start_steps": 2, "tuning": 2}
 CHECKED_NETWORKS = {"latent": "dense_normN2C64", "confidence": "dense_normN2C64"}
 ABLATION = {
     "fast": {},
-    "published schedule": {"schedule": "steps", "warmup_epochs": 1.0},
+    "sgd": {"optimizer": "sgd"},
+    "half of muon's rate": {"matrix_lr": 0.15},
+    "twice muon's rate": {"matrix_lr": 0.6},
+    "published schedule": {"schedule": "steps"},
     "no nesterov": {"nesterov": False},
     "biases as fast as the rest": {"bias_lr": 1.0},
     "biases 64 times as fast": {"bias_lr": 64.0},

@@ -41,7 +41,12 @@ from splitveil.storage.files import write_json
 from splitveil.training.trainer import fit
 
 SIGMA, CLUSTERS = 0.025, 5
-SETTINGS: dict[str, Any] = {**cells.NETWORK, "recipe": "fast", "defense": [f"gaussian:{SIGMA}", "cem:0"]}
+SETTINGS: dict[str, Any] = {
+    **cells.NETWORK,
+    "recipe": "fast",
+    "optimizer": "sgd",
+    "defense": [f"gaussian:{SIGMA}", "cem:0"],
+}
 SIZES: dict[str, dict[str, Any]] = {
     "500": {"train_size": 500, "epochs": 50, "batch_size": 128, "lr": 0.05, "warmup_epochs": 12.0},
     "2000": {"train_size": 2000, "epochs": 14, "batch_size": 128, "lr": 0.05, "warmup_epochs": 3.0},

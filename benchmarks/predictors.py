@@ -104,7 +104,7 @@ class Sizes:
 REAL = Sizes(
     {
         **{"data": "cifar10", "train_size": 10_000, "arch": "vgg11_bn_sgm", "cut": 4, "bottleneck": 8},
-        **{"recipe": "fast", "epochs": 4, "batch_size": 128, "lr": 0.05, "warmup_epochs": 1},
+        **{"recipe": "fast", "optimizer": "sgd", "epochs": 4, "batch_size": 128, "lr": 0.05, "warmup_epochs": 1},
     },
     suite="quick-v4",
     attacker_size=1800,

@@ -49,7 +49,7 @@ from typing import Any
 
 import cells
 
-RECIPE = {"recipe": "fast", "epochs": 4, "batch_size": 128, "lr": 0.05, "warmup_epochs": 1}
+RECIPE = {"recipe": "fast", "optimizer": "sgd", "epochs": 4, "batch_size": 128, "lr": 0.05, "warmup_epochs": 1}
 SETTINGS = {**cells.NETWORK, "train_size": 10_000, **RECIPE}
 SEEDS = (4, 5, 6)
 SIGMA = 0.025

@@ -42,7 +42,7 @@ def plan() -> cells.Plan:
         found[f"cem-s{seed}"] = {"defense": ["gaussian:0.025", ARMS["cem"]], "seed": seed}
     for seed in SEEDS:
         found[f"one-s{seed}"] = {"defense": ["gaussian:0.025", ARMS["one"]], "seed": seed}
-    recipe = {"recipe": "fast", "epochs": 4, "batch_size": 128, "lr": 0.05, "warmup_epochs": 1}
+    recipe = {"recipe": "fast", "optimizer": "sgd", "epochs": 4, "batch_size": 128, "lr": 0.05, "warmup_epochs": 1}
     settings = {**cells.NETWORK, "train_size": 10_000, **recipe}
     return cells.Plan(found, settings, ("linear", "residual"), attacker_size=1800, attacked=500)
 

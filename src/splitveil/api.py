@@ -49,7 +49,7 @@ from .training.loop import EVALUATION_BATCH, Training, correct
 from .training.one_machine import OneMachine
 from .training.streamed import StreamedTraining
 
-OWN = {"network_dropout": True, "unit_variance": False}
+OWN = {"network_dropout": True, "unit_variance": False, "optimizer": "sgd"}
 """Settings of a training of somebody's own network, which may have weights and dropout for good reasons."""
 
 

@@ -22,12 +22,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "epochs": 12,
         "batch_size": 512,
         "lr": 0.2,
+        "optimizer": "muon",
         "nesterov": True,
         "bias_lr": 8.0,
         "label_smoothing": 0.1,
         "network_dropout": False,
         "unit_variance": True,
-        "warmup_epochs": 3.0,
+        "warmup_epochs": 1.0,
         "schedule": "one-cycle",
         "alternate_flip": True,
         "rotate": 0.0,
@@ -41,7 +42,7 @@ FOLLOWING = frozenset(key for changed in RECIPES.values() for key in changed)
 """Settings whose default depends on the recipe."""
 NAMED = frozenset({"epochs", "batch_size", "lr", "warmup_epochs", "rotate"})
 """Settings that the file of every run names, also of the first versions."""
-LATER = {"network_dropout": True, "unit_variance": False}
+LATER = {"network_dropout": True, "unit_variance": False, "optimizer": "sgd"}
 """Settings that a recipe got later, at the values of every training before."""
 
 
@@ -50,8 +51,8 @@ class Recipe(BaseModel):
 
     >>> Recipe(recipe="fast", lr=0.1).epochs
     12
-    >>> Recipe(recipe="fast", epochs=3).warmup_epochs, Recipe(recipe="fast", epochs=3).lr
-    (1.5, 0.1)
+    >>> Recipe(recipe="fast", epochs=1).warmup_epochs, Recipe(recipe="fast", epochs=1).lr
+    (0.5, 0.1)
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -64,7 +65,11 @@ class Recipe(BaseModel):
     lr: ranges.Rate = 0.05
     """Highest learning rate of SGD."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Momentum of SGD."""
+    """Momentum of the optimizer."""
+    optimizer: Literal["sgd", "muon"] = "sgd"
+    """sgd, or muon: SGD, but orthogonal steps for the weights of layers that a norm follows."""
+    matrix_lr: float = Field(0.3, gt=0, le=1_000)
+    """Factor on the rate of the weights that muon turns; the product is a step's length, as a part of the weight."""
     nesterov: bool = False
     """Use Nesterov's momentum."""
     weight_decay: ranges.Weight = 5e-4
@@ -124,7 +129,7 @@ def _changed(recipe: str, epochs: Any, *, own_warmup: bool) -> dict[str, Any]:
         return changed  # the check of the field says what is wrong
     if epochs >= 2 * changed["warmup_epochs"]:
         return changed
-    # As steep a rise, but half of the training at most: in three epochs of warm-up of three it never fell.
+    # As steep a rise, but half of the training at most: with as many epochs of warm-up the rate would never fall.
     part = epochs / 2 / changed["warmup_epochs"]
     return {**changed, "warmup_epochs": epochs / 2, "lr": changed["lr"] * part}
 
@@ -139,8 +144,8 @@ def beneath(values: dict[str, Any], given: Collection[str]) -> dict[str, Any]:
         values: settings of the file, by name.
         given: names of the settings that take the place of the file's.
 
-    >>> beneath({"recipe": "fast", "epochs": 3, "warmup_epochs": 1.5, "lr": 0.1, "batch_size": 64}, ["epochs"])
-    {'recipe': 'fast', 'epochs': 3, 'batch_size': 64}
+    >>> beneath({"recipe": "fast", "epochs": 1, "warmup_epochs": 0.5, "lr": 0.1, "batch_size": 64}, ["epochs"])
+    {'recipe': 'fast', 'epochs': 1, 'batch_size': 64}
     """
     if not DECIDING & set(given):
         return values
@@ -170,7 +175,7 @@ def learning_rate(settings: Recipe, progress: float) -> float:
     >>> s = Recipe()
     >>> [round(learning_rate(s, epoch / 240), 6) for epoch in (0.5, 1, 60, 120, 239)]
     [0.025, 0.05, 0.01, 0.002, 8e-05]
-    >>> s = Recipe(recipe="fast", lr=0.3)
+    >>> s = Recipe(recipe="fast", lr=0.3, warmup_epochs=3)
     >>> [round(learning_rate(s, epoch / 12), 6) for epoch in (1.5, 3, 7.5, 12)]
     [0.15, 0.3, 0.15, 0.0]
     """

@@ -30,6 +30,7 @@ from splitveil.audit import run as audits
 from splitveil.config import Spec
 from splitveil.data import Access
 from splitveil.evaluation import suites
+from splitveil.nn import orthogonal
 from splitveil.registry import Registry
 
 LATER = {
@@ -81,7 +82,7 @@ def test_a_published_suite_does_not_change(name):
         constants += [start[key].default for key in ("network", "lr", "weight_decay", "batch_size")]
     if name.endswith("-v4"):
         constants += [_correction.BLOCKS, _correction.NARROWEST, _averaged.ADAM, _averaged.WARM, _averaged.WINDOW]
-        constants += [_muon.MOMENTUM, _muon.COEFFICIENTS, _muon.STEPS]
+        constants += [_muon.MOMENTUM, orthogonal.COEFFICIENTS, orthogonal.STEPS]
         constants += [_moved.COARSE, _moved.MOST, _moved.FEWEST, _moved.RIDGE, _moved.ALIKE]
         constants += [inspect.signature(linear.LinearAttack).parameters["looks"].default]  # of its linear answer
     written = [spec.model_dump() for spec in suites.SUITES[name]]

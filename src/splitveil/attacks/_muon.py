@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from ..nn.orthogonal import orthogonal
 
 MOMENTUM = 0.95
-COEFFICIENTS = 3.4445, -4.775, 2.0315
-"""Of the published polynomial: its slope at 0 is so steep that five steps are enough."""
-STEPS = 5
 
 
 class Muon(torch.optim.Optimizer):
@@ -23,7 +22,7 @@ class Muon(torch.optim.Optimizer):
     Args:
         weights: of two dimensions or more.
         lr: rate, the largest singular value of a step.
-        dtype: of the arithmetic of `orthogonal`, for which bfloat16 is exact enough.
+        dtype: of the large products of `orthogonal`, for which bfloat16 is exact enough.
 
     >>> weight = nn.Parameter(torch.zeros(2, 2))
     >>> weight.grad = torch.tensor([[100.0, 0.0], [0.0, 1.0]])
@@ -45,28 +44,6 @@ class Muon(torch.optim.Optimizer):
                     continue
                 momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
                 momentum.mul_(MOMENTUM).add_(weight.grad)
-                turned = orthogonal((weight.grad + MOMENTUM * momentum).flatten(1).to(self._dtype))
+                turned = orthogonal((weight.grad + MOMENTUM * momentum).flatten(1), self._dtype)
                 tall = max(1.0, len(weight) / weight[0].numel()) ** 0.5
-                weight.sub_(turned.view_as(weight).to(weight.dtype), alpha=group["lr"] * tall)
-
-
-def orthogonal(matrix: Tensor) -> Tensor:
-    """Return a matrix with the same singular vectors and singular values near 1 (0.7 to 1.2).
-
-    By five steps X ← a X + (b A + c A²) X with A = X Xᵀ, from X = M/‖M‖ (Newton and Schulz).
-
-    Args:
-        matrix: (n, m) of any dtype, in which it is computed.
-
-    >>> found = orthogonal(torch.diag(torch.tensor([3.0, 1.0, 0.2])))
-    >>> bool(((found.diagonal() > 0.6) & (found.diagonal() < 1.3)).all())
-    True
-    """
-    a, b, c = COEFFICIENTS
-    x = matrix / (matrix.norm() + 1e-7)
-    if tall := len(x) > x.shape[1]:  # the smaller product
-        x = x.T
-    for _ in range(STEPS):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+                weight.sub_(turned.view_as(weight), alpha=group["lr"] * tall)

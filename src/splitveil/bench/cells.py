@@ -18,6 +18,7 @@ LATER_SETTINGS: dict[str, Any] = {
     "bias_lr": 1.0,
     "label_smoothing": 0.0,
     **LATER,
+    "matrix_lr": 0.3,
     "schedule": "steps",
     "alternate_flip": False,
     "choose": "best",

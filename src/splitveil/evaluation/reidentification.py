@@ -237,6 +237,7 @@ def fingerprint(images: ImageSet, seed: int, *, arch: str, epochs: int, recipe: 
     parts += [recipe] if recipe != RECIPE else []
     parts += [_batches(images, epochs, recipe)] if _batches(images, epochs, recipe) else []
     # Before, the rate of such a short training rose for longer, or never fell: its judge is another one.
+    parts += [RECIPES["fast"]["optimizer"]] if recipe == "fast" else []  # before, it was SGD
     parts += ["falls"] if recipe == "fast" and epochs < 2 * RECIPES["fast"]["warmup_epochs"] else []
     return hashlib.sha256(b"".join([*labels, json.dumps(parts).encode()])).hexdigest()
 

@@ -33,11 +33,12 @@ from ..recipe import (
     learning_rate,
     pacing_rate,
 )
-from . import memory
+from . import memory, optimizers
 from .checkpoints import State
 from .fabric import Fabric
 from .feature_buffer import FeatureBuffer, capacity
 from .initialization import scale_to_unit_variance
+from .muon import before_norms
 
 EVALUATION_BATCH = 256
 SCALED_BY = 512
@@ -155,15 +156,10 @@ class Training:
         trained = [p for p in self.model.parameters() if id(p) not in own and p.requires_grad]
         if not trained:
             raise UserError("every parameter has requires_grad=False; write net.requires_grad_(True) to train them")
-        s = self.settings
-        optimizer = torch.optim.SGD(
-            _groups(trained, s),
-            lr=s.lr,
-            momentum=s.momentum,
-            weight_decay=s.weight_decay,
-            nesterov=s.nesterov,
-            fused=self.fabric.device.type == "cuda" or None,
-        )
+        matrices: dict[nn.Parameter, int] = {}
+        if self.settings.optimizer == "muon":
+            matrices = before_norms(self.model, to_float(self.train.images[:2]), self._rng(WEIGHTS, 0, 1))
+        optimizer = optimizers.build(trained, self.settings, matrices, self.fabric.device)
         ignored = [name for name, p in self.step.named_parameters() if id(p) in own]
         nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.step, ignored)
         self.forward, self.optimizer = self.fabric.setup(self.step, optimizer)
@@ -319,14 +315,6 @@ class Training:
             x = self._augmented(index, rng) if augmented else to_float(self.train.images[index])
             z.append(self.model.features(x.to(memory_format=torch.channels_last)).flatten(1))
         return torch.cat(z), self.train.labels[order]
-
-
-def _groups(trained: list[nn.Parameter], settings: Recipe) -> list[Any]:
-    """Return the parameters for SGD; matrices and the others apart where these have another learning rate."""
-    if settings.bias_lr == 1:
-        return trained
-    others = {"params": [p for p in trained if p.ndim < 2], "factor": settings.bias_lr}
-    return [{"params": [p for p in trained if p.ndim >= 2]}, others]
 
 
 def _flat(record: dict[str, Any]) -> dict[str, float]:
