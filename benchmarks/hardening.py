@@ -1,7 +1,7 @@
 """Water-filled noise against isotropic noise on one trained encoder, each as strong as a loss of accuracy allows.
 
-    splitveil train --recipe fast --epochs 24 --data cifar10 --root data/cifar10 --cut 4 --bottleneck 8 \\
-        --defense gaussian:0.025 --out base
+    splitveil train --recipe fast --optimizer sgd --epochs 24 --data cifar10 --root data/cifar10 \\
+        --cut 4 --bottleneck 8 --defense gaussian:0.025 --out base
     python benchmarks/hardening.py base --out hardening [--max-drop 1] [--decoder decoder:epochs=12]
 
 The plan, written before the first run. Arms: `splitveil harden`, and the same search over the standard deviation of

@@ -91,7 +91,7 @@ from splitveil.training.trainer import fit
 from splitveil.victim import Victim
 
 SETTINGS = {"data": "cifar10", "arch": "vgg11_bn_sgm", "cut": 4, "bottleneck": 8, "recipe": "fast", "epochs": 12}
-SETTINGS |= {"optimizer": "sgd", "warmup_epochs": 3.0}
+SETTINGS |= {"optimizer": "sgd"}
 ENCODERS = {
     "plain": ["gaussian:0.025"],
     "cem16": ["gaussian:0.025", "cem:16,follow=0"],

@@ -72,12 +72,24 @@ def test_epochs_are_a_number_before_they_are_used(epochs):
     assert parsed(recipe="fast", epochs=epochs).warmup_epochs == 0.5
 
 
-def test_a_fast_run_of_before_keeps_what_it_did_not_name(tmp_path):
-    file = file_of(tmp_path, recipe="fast", network_dropout=True, unit_variance=False)
+@pytest.mark.parametrize("epochs", [12, 3])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"epochs": 4}, {"recipe": "fast", "epochs": 4, "warmup_epochs": 2.0, "lr": pytest.approx(0.4 / 3)}),
+        ({"epochs": 24}, {"recipe": "fast", "epochs": 24, "warmup_epochs": 3.0, "lr": 0.2}),
+        ({"recipe": "published"}, {"recipe": "published", "warmup_epochs": 1.0, "lr": 0.05}),
+    ],
+    ids=str,
+)
+def test_a_fast_run_of_before_keeps_what_it_did_not_name(tmp_path, epochs, given, expected):
+    """Such a file was written by splitveil 0.1: it names no optimizer, and the rate rose for three epochs."""
+    old = {"network_dropout": True, "unit_variance": False, "optimizer": "sgd"}
+    short = {"warmup_epochs": 3.0, "lr": 0.2} if epochs == 12 else {"warmup_epochs": 1.5, "lr": 0.1}
+    file = file_of(tmp_path, recipe="fast", epochs=epochs, **short, **old)
     values = {key: value for key, value in config.load(file).items() if key not in recipe.LATER}
-    found = config.parse(over(values, {"epochs": 1}))
-    assert (found.network_dropout, found.unit_variance, found.warmup_epochs) == (True, False, 0.5)
-    assert found.optimizer == "sgd"
+    found = config.parse(over(values, given)).model_dump()
+    assert {key: found[key] for key in (*old, *expected)} == {**old, **expected}
 
 
 def test_a_wrong_value_of_a_file_may_be_replaced(tmp_path):

@@ -23,7 +23,7 @@ MADE_BY = {
     "hardening_resnet20": "python benchmarks/hardening.py runs/resnet20",
     "small_clusters": "python benchmarks/small_clusters.py --run runs/few",
     "speed": "make bench",
-    "fast-24-epochs": "splitveil train --recipe fast --epochs 24",
+    "fast-24-epochs": "splitveil train --recipe fast --optimizer sgd --epochs 24",
     "ablation-h100": "python benchmarks/gpu.py",
     "profile-h100": "python benchmarks/gpu_profile.py",
 }

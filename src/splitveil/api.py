@@ -96,7 +96,8 @@ def fit(
         progress: show a bar where there is a terminal, elsewhere a line at most every 30 seconds.
         settings: of `Recipe`: ``recipe`` ("fast" unless it is given), ``epochs``, ``batch_size``, ``lr``, ``seed``, ...
             Weights and dropout layers of the network are left as they are unless ``unit_variance=True`` or
-            ``network_dropout=False`` is given.
+            ``network_dropout=False`` is given, and the optimizer is SGD unless it is ``optimizer="muon"``: that turns
+            the weights of a trained network as far as any others.
 
     Returns:
         A record for each epoch: loss, losses by name, accuracy_val, leakage_nats, seconds, images_per_second.

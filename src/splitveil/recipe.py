@@ -36,7 +36,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 """The defaults that each recipe changes."""
-DECIDING = frozenset({"recipe", "epochs", "warmup_epochs"})
+BY_SGD = {"warmup_epochs": 3.0}
+"""What the fast recipe changes otherwise where its optimizer is SGD, as it was at first."""
+DECIDING = frozenset({"recipe", "epochs", "optimizer", "warmup_epochs"})
 """Settings from which the defaults of others follow."""
 FOLLOWING = frozenset(key for changed in RECIPES.values() for key in changed)
 """Settings whose default depends on the recipe."""
@@ -112,15 +114,18 @@ class Recipe(BaseModel):
     def _of_recipe(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        changed = _changed(str(values.get("recipe")), values.get("epochs"), own_warmup="warmup_epochs" in values)
+        own, optimizer = "warmup_epochs" in values, values.get("optimizer")
+        changed = _changed(str(values.get("recipe")), values.get("epochs"), optimizer, own_warmup=own)
         # A file that names all of the recipe but what came later is of a run of before.
         before = bool(changed) and changed.keys() - LATER.keys() <= values.keys()
         return {**(LATER if before else changed), **values}
 
 
-def _changed(recipe: str, epochs: Any, *, own_warmup: bool) -> dict[str, Any]:
+def _changed(recipe: str, epochs: Any, optimizer: Any, *, own_warmup: bool) -> dict[str, Any]:
     """Return the defaults that a recipe changes in a training of so many epochs; None: of its own number."""
     changed = RECIPES.get(recipe, {})
+    if changed and optimizer == "sgd":
+        changed = {**changed, **BY_SGD}
     if not changed or own_warmup or epochs is None:
         return changed
     try:
@@ -153,8 +158,9 @@ def beneath(values: dict[str, Any], given: Collection[str]) -> dict[str, Any]:
         read = Recipe.model_validate({key: value for key, value in values.items() if key in Recipe.model_fields})
     except ValidationError:
         return values  # whoever reads the settings together says what is wrong, where what is given leaves it wrong
-    own = read.warmup_epochs != _changed(read.recipe, read.epochs, own_warmup=False).get("warmup_epochs")
-    changed = _changed(read.recipe, read.epochs, own_warmup=own)
+    made = read.recipe, read.epochs, read.optimizer
+    own = read.warmup_epochs != _changed(*made, own_warmup=False).get("warmup_epochs")
+    changed = _changed(*made, own_warmup=own)
     fields = Recipe.model_fields
     follow = {key for key in FOLLOWING if getattr(read, key) == changed.get(key, fields[key].default)}
     # A run of before names no setting that its recipe got later, but stands for the value of then.

@@ -262,4 +262,6 @@ def check_folder(settings: config.TrainConfig, out: Path, resume: bool) -> None:
         values |= {"root": None, "data": config.divided(values["data"])[0]}
     changed = [f"{key} was {old[key]}, now {new[key]}" for key in new if old[key] != new[key]]
     if changed:
-        raise UserError(f"cannot resume {out} with other settings: {'; '.join(changed)}; use another --out")
+        raise UserError(
+            f"cannot resume {out} with other settings: {'; '.join(changed)}; use another --out, or --config {file}"
+        )

@@ -13,11 +13,12 @@ from torch.nn.functional import cross_entropy
 
 import splitveil as sv
 from splitveil import config, zoo
+from splitveil.data import Split
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.model import SplitModel
 from splitveil.nn.orthogonal import orthogonal
 from splitveil.recipe import LATER, RECIPES, Recipe
-from splitveil.training import optimizers
+from splitveil.training import loop, optimizers
 from splitveil.training.muon import LEAST, Muon, before_norms
 from training_helpers import Killed, fit, killer
 
@@ -44,7 +45,7 @@ def test_a_weight_keeps_its_norm_and_turns_by_the_rate(nesterov):
     gradients = [random(8, 4, 3, 3, seed=seed) for seed in (1, 2)]
     buffer = torch.zeros_like(before)
     for gradient in gradients:
-        weight.grad = 1e-6 * gradient  # its size does not matter
+        weight.grad = 1e3 * gradient  # its size does not matter
         optimizer.step()
         buffer = 0.5 * buffer + gradient
         wanted = orthogonal((gradient + 0.5 * buffer if nesterov else buffer).reshape(1, 8, -1)).reshape(8, 4, 3, 3)
@@ -62,6 +63,18 @@ def test_filters_of_a_grouped_convolution_are_matrices_of_their_own():
     steps = (weight.detach() * 6 / weight.detach().norm() - 1).flatten(1)
     away = steps - (steps.mean() * torch.ones_like(steps))
     assert away.norm(dim=1).max() < 2 * away.norm(dim=1).min()  # as one matrix the last would have nearly all of it
+
+
+def test_a_dead_channel_beside_one_that_learns_stays_finite():
+    weight = nn.Parameter(torch.ones(2, 1, 3, 3))
+    optimizer = Muon([{"params": [weight], "matrices": [2]}], lr=0.05, momentum=0.9, nesterov=True)
+    for step in range(600):
+        weight.grad = random(2, 1, 3, 3, seed=step)
+        if step:
+            weight.grad[0] = 0  # its momentum fades until its squares are 0
+        optimizer.step()
+    assert weight.isfinite().all()
+    assert float(weight.detach().norm()) == pytest.approx(18**0.5, rel=1e-4)
 
 
 def test_no_gradient_and_a_gradient_of_zero_change_nothing():
@@ -118,8 +131,11 @@ def test_frozen_weights_are_left_alone():
     assert {w.size(0) for w in found_in(model)} == {256, 512}
 
 
-def test_a_layer_norm_counts_and_an_activation_between_does_not():
-    tail = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.ReLU(), nn.LayerNorm(8))
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_layer_norm_counts_and_an_activation_between_does_not(inplace):
+    """A tensor that was changed in place is the same object, but not the layer's answer."""
+    between = [nn.Linear(8, 8), nn.ReLU(inplace), nn.LayerNorm(8)]
+    tail = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.LayerNorm(8), *between)
     model = SplitModel(nn.Identity(), tail, example=torch.rand(1, 3, 4, 4))
     assert [tuple(w.shape) for w in found_in(model, 4)] == [(8, 48)]
 
@@ -130,6 +146,37 @@ def test_the_recipe_takes_muon_and_a_run_of_before_sgd():
     before = RECIPES["fast"].keys() - LATER.keys()
     values = {"recipe": "fast", **{key: RECIPES["fast"][key] for key in before}}
     assert Recipe.model_validate(values).optimizer == "sgd"
+
+
+def test_by_sgd_the_fast_recipe_is_that_of_before():
+    sgd = {"recipe": "fast", "optimizer": "sgd"}
+    assert config.parse({"data": "digits", **sgd}).warmup_epochs == 3
+    short = config.parse({"data": "digits", **sgd, "epochs": 3})
+    assert (short.warmup_epochs, short.lr) == (1.5, 0.1)
+
+
+def test_images_go_through_the_network_where_the_training_is(monkeypatch):
+    """Initial weights were scaled before the network was moved, so that every training on a GPU ended with an error."""
+    places = []
+
+    class Stop(Exception):
+        pass
+
+    class Fabric:
+        device, world_size, global_rank = torch.device("meta"), 1, 0
+
+    def seen(model, *_):
+        places.append({p.device.type for p in model.parameters()})
+        raise Stop
+
+    monkeypatch.setattr(loop, "scale_to_unit_variance", seen)
+    monkeypatch.setattr(loop.Training, "_rng", lambda *_: torch.Generator().manual_seed(0))
+    tail = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+    model = SplitModel(nn.Identity(), tail, defense=[], example=torch.rand(1, 3, 4, 4))
+    images = Split(torch.zeros(4, 3, 4, 4, dtype=torch.uint8), torch.arange(4) % 2)
+    with pytest.raises(Stop):
+        loop.Training(model, images, None, Recipe.model_validate({"recipe": "fast"}), 2, Fabric())  # type: ignore
+    assert places == [{"meta"}]
 
 
 def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path):

@@ -22,7 +22,7 @@ class Muon(torch.optim.Optimizer):
     Args:
         weights: of two dimensions or more.
         lr: rate, the largest singular value of a step.
-        dtype: of the large products of `orthogonal`, for which bfloat16 is exact enough.
+        dtype: of the arithmetic of `orthogonal`, for which bfloat16 is exact enough.
 
     >>> weight = nn.Parameter(torch.zeros(2, 2))
     >>> weight.grad = torch.tensor([[100.0, 0.0], [0.0, 1.0]])
@@ -44,6 +44,6 @@ class Muon(torch.optim.Optimizer):
                     continue
                 momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
                 momentum.mul_(MOMENTUM).add_(weight.grad)
-                turned = orthogonal((weight.grad + MOMENTUM * momentum).flatten(1), self._dtype)
+                turned = orthogonal((weight.grad + MOMENTUM * momentum).flatten(1).to(self._dtype))
                 tall = max(1.0, len(weight) / weight[0].numel()) ** 0.5
-                weight.sub_(turned.view_as(weight), alpha=group["lr"] * tall)
+                weight.sub_(turned.view_as(weight).to(weight.dtype), alpha=group["lr"] * tall)

@@ -12,9 +12,6 @@ from ..runs import Run, build_model
 from ..training import trainer
 from .recut import address, network_of, whole
 
-WARM = 0.25
-"""Part of the training in which the rate rises: as of the fast recipe's 12 epochs."""
-
 
 def settings_of(network: str, images: ImageSet, **given: Any) -> config.TrainConfig:
     """Return the settings of a short training of a network without bottleneck and defense.
@@ -28,8 +25,6 @@ def settings_of(network: str, images: ImageSet, **given: Any) -> config.TrainCon
         UserError: an unknown network, one that cannot be cut elsewhere, or settings out of their range.
     """
     values = {"recipe": "fast", **{name: value for name, value in given.items() if value is not None}}
-    if isinstance(epochs := given.get("epochs"), int):
-        values["warmup_epochs"] = WARM * epochs
     if ":" not in network:
         if "_released" in network:
             raise UserError(

@@ -144,7 +144,8 @@ def workload_key(settings: config.TrainConfig) -> str:
     >>> keys[0] == keys[1], keys[1] == keys[2]
     (False, True)
     """
-    kept = {"data", "root", "arch", "cut", "batch_size", "precision", "devices", "crop_padding", "flip", "rotate"}
+    kept = {"data", "root", "arch", "cut", "batch_size", "optimizer", "precision", "devices", "crop_padding"}
+    kept |= {"flip", "rotate"}
     kept |= {name for name in type(settings).model_fields if name.startswith("bottleneck")}
     values = settings.model_dump(mode="json", include=kept)
     values["defense"] = [[spec.name, _cost(spec.parameters)] for spec in settings.defense]

@@ -150,7 +150,10 @@ class Judge:
         about = _about(path)
         arch, seed, epochs, recipe = about["network"], about["seed"], about["epochs"], about.get("recipe", RECIPE)
         if fingerprint(images, seed, arch=arch, epochs=epochs, recipe=recipe) != about["fingerprint"]:
-            raise UserError(f"{path} was trained on other images than {images.name} here; delete it, a new one is made")
+            raise UserError(
+                f"{path} was trained on other images than {images.name} here, or by another version; delete it, a new "
+                "one is made"
+            )
         with torch.random.fork_rng():  # as above
             model = runs.build_model(_settings(images, seed, arch, epochs, recipe), images)
         runs.load_weights(model, path)
@@ -236,9 +239,7 @@ def fingerprint(images: ImageSet, seed: int, *, arch: str, epochs: int, recipe: 
     parts = [images.train.digest(), images.test.digest(), images.classes, arch, seed, epochs]
     parts += [recipe] if recipe != RECIPE else []
     parts += [_batches(images, epochs, recipe)] if _batches(images, epochs, recipe) else []
-    # Before, the rate of such a short training rose for longer, or never fell: its judge is another one.
-    parts += [RECIPES["fast"]["optimizer"]] if recipe == "fast" else []  # before, it was SGD
-    parts += ["falls"] if recipe == "fast" and epochs < 2 * RECIPES["fast"]["warmup_epochs"] else []
+    parts += [RECIPES["fast"]["optimizer"]] if recipe == "fast" else []  # before, it was SGD: that judge is another one
     return hashlib.sha256(b"".join([*labels, json.dumps(parts).encode()])).hexdigest()
 
 

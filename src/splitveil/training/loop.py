@@ -1,4 +1,4 @@
-"""The training loop: SGD on lightning-fabric with the hooks of the defenses, independent of any folder."""
+"""The training loop: SGD or Muon on lightning-fabric with the hooks of the defenses, independent of any folder."""
 
 from __future__ import annotations
 
@@ -128,7 +128,8 @@ class Training:
         self.stack = cast(Stack, model.defense)
         check_epochs(self.stack, settings.epochs)
         self.settled = min(settled(self.stack), settings.epochs - 1)
-        self.step = TrainingStep(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Images go through the network before Fabric would move it.
+        self.step = TrainingStep(model).to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.train = train.to(fabric.device)
         self.mirror = torch.rand(len(train), generator=self._rng(MIRROR, 0), device=fabric.device) < 0.5
         if fastconv.worth_it() and fabric.device.type == "cpu":

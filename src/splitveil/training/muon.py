@@ -14,7 +14,7 @@ from ..nn.orthogonal import orthogonal
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 LEAST = 1e-7
-"""Norm below which a gradient is taken for 0."""
+"""Norm of a step below which it is shorter than the rate says: a gradient of 0 moves nothing."""
 
 
 class Muon(torch.optim.SGD):
@@ -27,12 +27,12 @@ class Muon(torch.optim.SGD):
 
         W ← ‖W‖ (V / ‖V‖)   with   V = W - rate ‖W‖ P / ‖P‖,   P the polar factor
 
-    There is no weight decay in such a group: it would change the scale alone.
+    There is no weight decay in such a group: it would change the scale alone. A weight of norm 0 stays 0.
 
     Args:
         groups: parameter groups as of SGD. A group with ``matrices``: the number of groups of each convolution, by
             parameter (a depthwise filter is a matrix of its own).
-        precision: in which the large products are computed.
+        precision: in which the polar factors are computed.
         settings: of SGD.
 
     >>> weight = nn.Parameter(torch.eye(3))
@@ -66,20 +66,17 @@ class Muon(torch.optim.SGD):
 
     def _turn(self, group: dict[str, Any]) -> None:
         """Make the steps of a group, those of one shape at once."""
-        alike: dict[tuple[int, ...], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
+        alike: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
         for weight, parts in zip(group["params"], group["matrices"], strict=True):
             if weight.grad is not None:
-                moving = self._momentum(weight, group)
-                matrices = moving.reshape(parts, len(moving) // parts, -1)
-                alike[tuple(matrices.shape)].append((weight, matrices))
-                weight.grad = None  # SGD leaves it alone
-        for entries in alike.values():
-            weights, matrices = zip(*entries, strict=True)
-            steps = orthogonal(torch.cat(matrices), self.precision).split(len(matrices[0]))
-            for weight, step in zip(weights, steps, strict=True):
+                alike[parts, len(weight) // parts, weight[0].numel()].append(weight)
+        for shape, weights in alike.items():
+            matrices = torch.stack([self._momentum(weight, group).reshape(shape) for weight in weights])
+            for weight, step in zip(weights, orthogonal(matrices.to(self.precision)).to(weights[0].dtype), strict=True):
                 norm = weight.norm()
                 weight.sub_((step * (group["lr"] * norm / step.norm().clamp(min=LEAST))).reshape(weight.shape))
                 weight.mul_(norm / weight.norm().clamp(min=LEAST))
+                weight.grad = None  # SGD leaves it alone
 
     def _momentum(self, weight: nn.Parameter, group: dict[str, Any]) -> Tensor:
         gradient = cast(Tensor, weight.grad)
@@ -92,7 +89,9 @@ class Muon(torch.optim.SGD):
 
 @torch.no_grad()
 def before_norms(model: SplitModel, x: Tensor, rng: torch.Generator) -> dict[nn.Parameter, int]:
-    """Return the weights whose layer's answer goes straight into a norm, each with the groups of its convolution.
+    """Return the weights whose layer's answer goes into a norm as it is, each with the groups of its convolution.
+
+    An answer that something else reads too counts, and one that was changed in place on its way does not.
 
     Args:
         model: two images go through it; nothing of it changes.
@@ -107,15 +106,16 @@ def before_norms(model: SplitModel, x: Tensor, rng: torch.Generator) -> dict[nn.
     """
     parts = nn.ModuleList([model.encoder, model.tail])
     modes = {module: module.training for module in parts.modules()}
-    answers: dict[nn.Module, Tensor] = {}
+    answers: dict[nn.Module, tuple[Tensor, int]] = {}
     found: dict[nn.Parameter, int] = {}
 
     def answered(layer: nn.Module, _: object, answer: Tensor) -> None:
-        answers[layer] = answer
+        answers[layer] = answer, answer._version
 
     def normed(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-        for layer, answer in answers.items():
-            if inputs and inputs[0] is answer and layer.weight.requires_grad:  # type: ignore[union-attr]
+        for layer, (answer, version) in answers.items():
+            same = inputs and inputs[0] is answer and answer._version == version
+            if same and layer.weight.requires_grad:  # type: ignore[union-attr]
                 found[layer.weight] = getattr(layer, "groups", 1)  # type: ignore[index, assignment]
 
     layers = [module for module in parts.modules() if isinstance(module, LAYERS)]

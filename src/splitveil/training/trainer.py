@@ -80,9 +80,10 @@ class Trainer(Training):
             return
         saved = checkpoints.read(path, self.model, self.fabric.device, self.config, self.images, self.out)
         try:
-            if self.stack.restructure_like(self.model, saved["model"]):
-                self._setup()
+            replaced = self.stack.restructure_like(self.model, saved["model"])
             self.model.load_state_dict(saved["model"])
+            if replaced:
+                self._setup()  # images go through the network: only now does it have its weights
             self.optimizer.load_state_dict(saved["optimizer"])
             self.state = checkpoints.State.of(saved["state"])
         except (*reading.UNUSABLE, UserError) as error:
