@@ -76,6 +76,9 @@ TITLES = {
     "fast-12-epochs-cem16": "CIFAR-10 in 12 epochs with CEM, clusters that stay",
     "fast-12-epochs-cem4": "CIFAR-10 in 12 epochs with CEM, clusters that follow",
     "fast-24-epochs": "CIFAR-10 in 24 epochs",
+    "fast-16-epochs-muon": "CIFAR-10 in 16 epochs, with Muon",
+    "fast-4-epochs-muon": "CIFAR-10 in 4 epochs, with Muon",
+    "fast-4-epochs-muon-cem16": "CIFAR-10 in 4 epochs with Muon and CEM",
     "profile-h100": "A training step on an H100",
 }
 """Titles of the pages; a record without one is titled by its name."""
