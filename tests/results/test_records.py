@@ -51,6 +51,7 @@ def test_a_record_from_before_a_parameter_is_read_like_one_of_today(tmp_path, sp
     path.write_text(json.dumps(old))
     assert records.read(path).config == record["config"]
     old["config"]["defense"].append({"of_another_package": {"x": 1}})
+    old["defense"].append("of_another_package:1")
     path.write_text(json.dumps(old))
     assert records.read(path).config["defense"][-1] == {"of_another_package": {"x": 1}}
 
@@ -149,6 +150,14 @@ def test_a_damaged_record_is_named_with_its_place(one, damage, message):
     folder, path, _ = one
     path.write_text(damage(path.read_text()))
     with pytest.raises(UserError, match=message):
+        records.gather(folder)
+
+
+def test_a_record_and_its_settings_have_the_same_defenses(one):
+    folder, path, _ = one
+    found = json.loads(path.read_text())
+    change(path, config={key: value for key, value in found["config"].items() if key != "defense"})
+    with pytest.raises(UserError, match=r"is damaged .defense: 2, in config another number.; delete the folder"):
         records.gather(folder)
 
 

@@ -147,6 +147,8 @@ def read(path: str | Path) -> Record:
     except UserError as error:
         raise UserError(f"{path} is damaged (config: {error}); {AGAIN}") from None
     settings = {**record.config, **settings}
+    if len(settings.get("defense") or ()) != len(record.defense):
+        raise UserError(f"{path} is damaged (defense: {len(record.defense)}, in config another number); {AGAIN}")
     # Cells with and without parameters that came later stand side by side in one grid, and must be found equal.
     if stack := settings.get("defense"):
         settings["defense"] = [config.renewed(as_trained(spec), "defenses") for spec in stack]
