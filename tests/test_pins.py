@@ -21,7 +21,7 @@ def test_every_pinned_version_takes_the_oldest_python_that_the_package_takes():
     asked = {}
     for name in PINS:
         try:
-            asked[name] = metadata(name).get("Requires-Python") or ""
+            asked[name] = str(metadata(name).json.get("requires_python", ""))
         except PackageNotFoundError:  # an extra that is not installed here
             continue
     if not asked:
