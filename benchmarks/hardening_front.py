@@ -102,7 +102,6 @@ ENCODERS = {
 SIGMAS = (0.025, 0.07, 0.13, 0.22, 0.5)
 LOSSES = (0.02, 0.06, 0.15)
 TRAINED_ON = {"isotropic-0.13+encoder": {"sigma": 0.13}, "waterfill-0.06+encoder": {"loss": 0.06}}
-PASSES = 2
 OTHERS = {
     "posterior-0.02": {"loss": 0.02, "posterior": True},
     "posterior-0.06": {"loss": 0.06, "posterior": True},
@@ -110,7 +109,7 @@ OTHERS = {
     "sensitive-0.06": {"loss": 0.06, "sensitive": True},
     "again-0.06": {"loss": 0.06, "again": True},
 }
-SEEDS = (1, 2, 3)
+SEEDS, PASSES = (1, 2, 3), 2
 ATTACKS = {"linear": "linear", "decoder": "decoder:epochs=15,network=conv_normN1C32,lr=0.003,batch_size=128"}
 STRONGER = {"residual": "residual"}
 ATTACKED, GALLERY = 1000, "1,000"
