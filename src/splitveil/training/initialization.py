@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model import SplitModel
+from .hooks import hooked
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 NORMS = (nn.modules.batchnorm._NormBase,)
@@ -37,21 +38,16 @@ def scale_to_unit_variance(model: SplitModel, x: Tensor, rng: torch.Generator) -
     """
     parts = nn.ModuleList([model.encoder, model.tail])
     layers = [m for m in parts.modules() if isinstance(m, LAYERS) and m.weight.requires_grad]
-    modes = {module: module.training for module in parts.modules()}
     norms = [module for module in parts.modules() if isinstance(module, NORMS)]
     kept = [(value, value.clone()) for norm in norms for value in norm.buffers()]
-    parts.eval()
-    for norm in norms:
-        norm.train()  # an untrained norm's statistics are those of no image
     done: set[nn.Module] = set(layers[-1:])
     handles = [layer.register_forward_hook(_hook(done)) for layer in layers]
     try:
-        model.tail(model.protect(model.features(x), rng))
+        with hooked(parts, handles):
+            for norm in norms:
+                norm.train()  # an untrained norm's statistics are those of no image
+            model.tail(model.protect(model.features(x), rng))
     finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
         for value, before in kept:
             value.copy_(before)
 

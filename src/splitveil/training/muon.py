@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..model import SplitModel
 from ..nn.orthogonal import orthogonal
+from .hooks import hooked
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
@@ -105,7 +106,6 @@ def before_norms(model: SplitModel, x: Tensor, rng: torch.Generator) -> dict[nn.
     [(4, 3, 3, 3)]
     """
     parts = nn.ModuleList([model.encoder, model.tail])
-    modes = {module: module.training for module in parts.modules()}
     answers: dict[nn.Module, tuple[Tensor, int]] = {}
     found: dict[nn.Parameter, int] = {}
 
@@ -121,12 +121,6 @@ def before_norms(model: SplitModel, x: Tensor, rng: torch.Generator) -> dict[nn.
     layers = [module for module in parts.modules() if isinstance(module, LAYERS)]
     handles = [layer.register_forward_hook(answered) for layer in layers]
     handles += [m.register_forward_pre_hook(normed) for m in parts.modules() if isinstance(m, NORMS)]
-    try:
-        parts.eval()
+    with hooked(parts, handles):
         model.tail(model.protect(model.features(x), rng))
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
     return found
