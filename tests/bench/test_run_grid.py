@@ -23,6 +23,7 @@ from splitveil.bench.folder import GridFolder, finished
 from splitveil.bench.lease import CellLease, Owner
 from splitveil.bench.worker import Attempts, Worker
 from splitveil.errors import UserError
+from splitveil.results.records import failures, grids
 from training_helpers import settings
 
 ATTACK = {"nearest": config.Spec.model_validate("nearest:neighbors=1,looks=1").resolve("attacks")}
@@ -292,12 +293,25 @@ def test_what_a_kill_left_half_written_is_in_nobodys_way(tmp_path, undisturbed):
     expected = undisturbed(one)
     folder = GridFolder(out).run(one.id)
     folder.mkdir(parents=True)
-    (folder / ".config.yaml.x1.tmp.yaml").write_text("data: dig")  # a training refuses such a folder
+    (folder / ".config.yaml.x1.tmp").write_text("data: dig")  # a training refuses such a folder
     run_cell(one, out)
     assert left(out, one) == expected
-    (folder / "attacks" / "nearest" / ".summary.json.x2.tmp.json").write_text("{")
+    (folder / "attacks" / "nearest" / ".summary.json.x2.tmp").write_text("{")
     run_cell(one, out)
     assert not list(folder.rglob("*.tmp*"))
+
+
+@pytest.mark.parametrize("place", ["tries", "failed", "grids"])
+def test_a_note_that_is_not_written_yet_is_read_by_nobody(tmp_path, small, place):
+    one = cell()
+    run(grid(one), tmp_path)
+    (tmp_path / place).mkdir(exist_ok=True)
+    for name in (".note.json.x1.tmp", ".note.json.x2.tmp.json"):  # as now, and as earlier versions named them
+        (tmp_path / place / name).touch()
+    more = cell(seed=1)
+    assert set(run(grid(one, more), tmp_path).done) == {one.id, more.id}
+    assert failures(tmp_path) == []
+    assert len(grids(tmp_path)) == 1
 
 
 def test_images_that_have_moved_do_not_stop_a_cell(tmp_path, small):

@@ -44,7 +44,7 @@ def test_readers_see_the_old_file_until_the_new_one_is_whole(tmp_path):
     path.write_text("old")
     with atomic_write(path) as temporary:
         assert temporary.parent == tmp_path  # on the same disk, so that the rename is one step
-        assert temporary.suffix == ".txt"
+        assert list(tmp_path.glob("*.txt")) == [path]  # nobody who looks for such files finds the one being written
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"

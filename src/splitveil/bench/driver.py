@@ -21,7 +21,7 @@ from ..errors import UserError, unknown
 from ..results.record_types import GRIDS, Failure, Record
 from ..results.records import AGAIN, failure
 from ..storage import reading
-from ..storage.files import write_json
+from ..storage.files import whole_files, write_json
 from ..storage.reading import Missing
 from . import checks
 from .executors.ray_tasks import OnRay
@@ -327,7 +327,7 @@ class Driver:
 
     def _attempts(self) -> int:
         """Return the number of attempts at all cells that are not done."""
-        return sum(Attempts.read(path).total for path in (self.out / "tries").glob("*.json"))
+        return sum(Attempts.read(path).total for path in whole_files(self.out / "tries", "*.json"))
 
     def _reap(self) -> dict[str, Started]:
         """Take out the workers that have ended; the cells of one that died elsewhere are free at once."""

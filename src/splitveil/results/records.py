@@ -5,6 +5,7 @@ A bench folder holds ``cells/ID/`` (a run folder each, with ``record.json`` once
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 from collections.abc import Iterable, Mapping
@@ -24,7 +25,7 @@ from ..statistics import intervals
 from ..statistics.best_attacker import DISTANCE
 from ..storage import reading
 from ..storage.earlier_versions import as_trained
-from ..storage.files import write_json
+from ..storage.files import whole_files, write_json
 from .record_types import FAILURES, GRIDS, RECORDS, Described, Failure, Record
 
 SCHEMA = 1
@@ -192,7 +193,10 @@ def gather(folder: str | Path) -> list[Record]:
 
 def failures(folder: str | Path) -> list[Failure]:
     """Return the cells of a bench folder that were given up, sorted by id, without those that were finished later."""
-    found = [failure(path) for path in sorted(Path(folder).glob("failed/*.json"))]
+    found = []
+    for path in whole_files(Path(folder) / "failed", "*.json"):
+        with contextlib.suppress(reading.Missing):  # another command has just begun to try it again
+            found.append(failure(path))
     return [note for note in found if not (Path(folder) / "cells" / note.id / RECORD).is_file()]
 
 
@@ -232,4 +236,4 @@ def grids(folder: Path) -> list[Described]:
     Raises:
         UserError: one that cannot be read.
     """
-    return [reading.read_json(path, GRIDS, AGAIN) for path in sorted((folder / "grids").glob("*.json"))]
+    return [reading.read_json(path, GRIDS, AGAIN) for path in whole_files(folder / "grids", "*.json")]

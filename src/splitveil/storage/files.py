@@ -20,6 +20,9 @@ LONGEST_NAME = 255
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``; rename it onto ``path`` when the block succeeds.
 
+    The temporary name begins with a dot and ends with ``.tmp``, so a library that goes by the ending must be told
+    the format.
+
     Args:
         path: file that is made or replaced.
 
@@ -30,9 +33,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        suffix = path.suffix if len(path.suffix) < 20 else ""
-        # A part of its name, as a long one leaves no room for more letters.
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:50]}.", suffix=f".tmp{suffix}", dir=path.parent)
+        # A part of its name, as a long one leaves no room for more letters. The ending is none that anybody looks for:
+        # `glob("*.json")` finds hidden files too, so another process would read what is not written yet.
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:50]}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -44,6 +47,25 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def whole_files(folder: str | Path, pattern: str) -> list[Path]:
+    """Return the files of a folder that match a pattern, sorted, without hidden ones.
+
+    A process that was killed may have left a file half-written under a hidden name, which `Path.glob` finds.
+
+    Args:
+        folder: where they are; it need not exist.
+        pattern: such as ``*.json``.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     for name in ("b.json", "a.json", ".c.json"):
+    ...         (Path(place) / name).touch()
+    ...     [file.name for file in whole_files(place, "*.json")]
+    ['a.json', 'b.json']
+    """
+    return sorted(path for path in Path(folder).glob(pattern) if not path.name.startswith("."))
 
 
 def expanded(path: str | Path) -> Path:
