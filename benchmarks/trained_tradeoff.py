@@ -17,8 +17,8 @@ a GPU; this is the part of it that two cores can answer.
 - Endpoint: log MSE of `cem4` minus that of noise alone at the accuracy of `cem4` (`splitveil.statistics.noise_curve`),
   hierarchical over seeds and images. A difference that counts is 10 % of MSE: CEM protects "more" where the whole
   interval lies above log 1.1, "less" where it lies below -log 1.1, "as much" where it lies within ± log 1.1. Where
-  `cem4` is more or less accurate than the whole curve, nothing is said; if that is so of seed 1, by its accuracies alone
-  σ = 0.05 or 0.8 is added for all seeds. One look, when all cells are there.
+  `cem4` is more or less accurate than the whole curve, nothing is said. If that is so of seed 1, σ = 0.05 or 0.8 is
+  added for all seeds, by its accuracies alone. One look, when all cells are there.
 - Secondary, without a verdict: each attack alone; the accuracy as trained.
 - After it: `one4`, the bound of one Gaussian without classes and clusters, of the same seeds, compared likewise.
 
