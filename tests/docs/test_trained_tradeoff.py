@@ -1,0 +1,102 @@
+"""benchmarks/trained_tradeoff.py: its plan, its comparison on made-up records, and that nobody looks before the end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from splitveil import config
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import trained_tradeoff
+
+    return trained_tradeoff
+
+
+@pytest.fixture
+def made_up(benchmark):
+    """Records in which noise has the error 0.02 (1 − a) at accuracy a, and CEM 30 % more than that at its own."""
+    from gpu_cell import packed
+
+    def records(points: tuple[str, ...], factor: float = 1.3):
+        rng, found = np.random.default_rng(0), {}
+        accuracies = dict(
+            zip([*benchmark.NOISE, *benchmark.CEM, *benchmark.CONTROL], (0.8, 0.75, 0.7, 0.77, 0.77), strict=True)
+        )
+        for seed in benchmark.SEEDS:
+            for point in points:
+                accuracy = accuracies[point]
+                mean = 0.02 * (1 - accuracy) * (1 if point in benchmark.NOISE else factor)
+                errors = (mean * rng.uniform(0.99, 1.01, 50)).tolist()
+                right = packed((np.arange(benchmark.TESTED) < benchmark.TESTED * accuracy).tolist())
+                found[f"{point}-s{seed}"] = {
+                    "cell": f"{point}-s{seed}",
+                    "seeds_planned": len(benchmark.SEEDS),
+                    "inference_time": {"best_mse": errors},
+                    "mse_of": {"linear": errors, "residual": errors},
+                    **{key: {"mean": accuracy} for key in ("accuracy", "retrained_accuracy")},
+                    **dict.fromkeys(("hits", "retrained_hits"), right),
+                    "seconds": 60.0,
+                    "tail_seconds": 60.0,
+                }
+        return found
+
+    return records
+
+
+def test_every_cell_can_be_trained_seed_by_seed_and_the_control_comes_last(benchmark):
+    cells = benchmark.cells()
+    assert [name for name in cells if name.startswith("one4")] == list(cells)[-len(benchmark.SEEDS) :]
+    assert list(cells)[:5] == ["noise-0.1-s1", "noise-0.2-s1", "noise-0.4-s1", "cem4-s1", "noise-0.1-s2"]
+    for defense, seed in cells.values():
+        settings = config.parse({**benchmark.SETTINGS, "defense": defense, "seed": seed}).resolve()
+        assert (settings.epochs, settings.optimizer) == (4, "muon")
+
+
+def test_cem_is_held_against_noise_of_its_own_accuracy(benchmark, made_up):
+    found = benchmark.summarized(made_up((*benchmark.NOISE, *benchmark.CEM)))
+    assert found["endpoint"]["accuracy"] == pytest.approx(0.77)
+    assert found["endpoint"]["difference"][0] == pytest.approx(0.3, abs=0.03)
+    assert found["endpoint"]["verdict"] == "protects more than noise"
+    assert set(found["secondary"]) == {"cem4"}  # the control is not there
+    assert found["rows"]["noise-0.2"]["minutes"] == [2.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("difference", "said"),
+    [
+        ([0.3, 0.12, 0.5], "protects more than noise"),
+        ([0.3, 0.08, 0.5], "not decided"),
+        ([0.0, -0.05, 0.05], "protects as much as noise"),
+        ([-0.3, -0.4, -0.2], "protects less than noise"),
+        (None, "outside the curve"),
+    ],
+)
+def test_the_verdict_is_that_of_the_plan(benchmark, difference, said):
+    assert benchmark.verdict(difference) == said
+
+
+def test_nothing_is_compared_before_all_cells_are_there(benchmark, made_up):
+    records = made_up((*benchmark.NOISE, *benchmark.CEM))
+    del records["noise-0.4-s4"]
+    found = benchmark.summarized(records)
+    assert found["endpoint"] is None
+    assert not found["secondary"]
+
+
+def test_the_first_record_of_a_cell_counts_and_one_of_another_plan_is_refused(benchmark, made_up, tmp_path):
+    (name, record), *_ = made_up(("cem4",)).items()
+    file = tmp_path / "records.jsonl"
+    file.write_text("".join(json.dumps({**record, "seconds": seconds}) + "\n" for seconds in (1, 2)))
+    assert benchmark.read([file, tmp_path / "none"])[name]["seconds"] == 1
+    file.write_text(json.dumps({**record, "seeds_planned": 3}) + "\n")
+    with pytest.raises(SystemExit, match="another plan"):
+        benchmark.read([file])
