@@ -40,8 +40,10 @@ def made_up(benchmark):
                 found[f"{point}-s{seed}"] = {
                     "cell": f"{point}-s{seed}",
                     "seeds_planned": len(benchmark.SEEDS),
-                    "inference_time": {"best_mse": errors},
-                    "mse_of": {"linear": errors, "residual": errors},
+                    "inference_time": {
+                        "attacks": {"linear": {"held_out": {"mse": 0.2}}, "residual": {"held_out": {"mse": 0.1}}}
+                    },
+                    "mse_of": {"linear": [3 * error for error in errors], "residual": errors},
                     **{key: {"mean": accuracy} for key in ("accuracy", "retrained_accuracy")},
                     **dict.fromkeys(("hits", "retrained_hits"), right),
                     "seconds": 60.0,
@@ -66,8 +68,15 @@ def test_cem_is_held_against_noise_of_its_own_accuracy(benchmark, made_up):
     assert found["endpoint"]["accuracy"] == pytest.approx(0.77)
     assert found["endpoint"]["difference"][0] == pytest.approx(0.3, abs=0.03)
     assert found["endpoint"]["verdict"] == "protects more than noise"
+    assert found["endpoint"]["mse"] == pytest.approx(0.02 * 0.23 * 1.3, rel=0.01)  # of the better attack
     assert set(found["secondary"]) == {"cem4"}  # the control is not there
     assert found["rows"]["noise-0.2"]["minutes"] == [2.0, 0.0]
+
+
+def test_nothing_is_said_at_the_upper_end_of_the_curve(benchmark, made_up, monkeypatch):
+    monkeypatch.setattr(benchmark, "MARGIN", 0.04)  # made up is 3 points
+    endpoint = benchmark.summarized(made_up((*benchmark.NOISE, *benchmark.CEM)))["endpoint"]
+    assert (endpoint["difference"], endpoint["verdict"]) == (None, "outside the curve")
 
 
 @pytest.mark.parametrize(

@@ -65,3 +65,24 @@ def test_the_step_is_that_of_torch():
     ours = orthogonal(matrix[None])[0]
     assert torch.cosine_similarity(ours.flatten(), theirs.flatten(), 0) > 0.999
     assert float(ours.norm()) == pytest.approx(float(theirs.norm()), rel=0.02)
+
+
+@pytest.mark.parametrize("shape", [(2, 96, 200), (64, 64)])
+def test_products_of_small_matrices_give_what_products_of_wide_ones_do(monkeypatch, shape):
+    matrices = random(*shape)
+    short = orthogonal(matrices)
+    monkeypatch.setattr("splitveil.nn.orthogonal._is_exact", lambda _: False)
+    torch.testing.assert_close(short, orthogonal(matrices.double()).float(), atol=1e-5, rtol=1e-3)
+
+
+def test_the_short_way_is_not_taken_where_products_may_be_rounded_to_less(monkeypatch):
+    from splitveil.nn.orthogonal import _is_exact
+
+    settings = getattr(torch.backends.mkldnn, "matmul", None)
+    assert _is_exact(torch.ones(2, 2))
+    assert not _is_exact(torch.ones(2, 2, dtype=torch.bfloat16))
+    if settings is None:
+        pytest.skip("torch before 2.9 has one setting for all")
+    monkeypatch.setattr(settings, "fp32_precision", "bf16")
+    assert not _is_exact(torch.ones(2, 2))
+    assert _is_exact(torch.ones(2, 2).double())
