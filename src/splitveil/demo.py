@@ -21,6 +21,7 @@ from .errors import UserError
 from .progress_bars import Bars
 from .report.bench import build
 from .storage.files import write_text
+from .storage.folders import foreign
 
 SETTINGS: dict[str, Any] = {
     **{"data": "digits", "arch": "resnet20_sgm", "cut": 5, "bottleneck": 2, "epochs": 9},
@@ -61,7 +62,7 @@ def run_demo(out: Path, *, seed: int = 0, bar: Bars | None = None) -> Path:
         UserError: ``out`` exists and is not an earlier demo.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MARKER).exists())):
+    if foreign(out) and not (out / MARKER).exists():
         raise UserError(f"{out} exists and holds no earlier demo; choose an empty or new folder for --out")
     write_text(out / MARKER, "made by splitveil demo; another demo may replace what is here\n")
     for name in ("cells", "grids", "noise", "cem"):  # the last two are of earlier versions

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from . import __version__, config, data, metrics, zoo
 from .defenses.base import Stack
@@ -20,9 +20,9 @@ from .errors import UserError
 from .memory import Limited
 from .model import SplitModel
 from .storage import reading
-from .storage.claims import LOCK
 from .storage.earlier_versions import settings_in
-from .storage.files import atomic_write
+from .storage.files import write_safetensors
+from .storage.folders import foreign
 
 
 def build_model(settings: config.TrainConfig, images: data.ImageSet) -> SplitModel:
@@ -103,12 +103,7 @@ def save_weights(model: SplitModel, path: Path) -> None:
     Raises:
         UserError: the folder cannot be written or the disk is full; what was there stays.
     """
-    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
-    with atomic_write(path) as temporary:
-        try:
-            save_file(tensors, temporary)
-        except SafetensorError as error:  # it wraps the system's error: the message must say that a disk is full
-            raise OSError(str(error)) from error
+    write_safetensors(path, model.state_dict())
 
 
 @dataclass(frozen=True)
@@ -239,6 +234,10 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+SNAPSHOTS, EVERY = "snapshots", "every.json"
+"""Folder of the weights of every N-th epoch, and the file in it that says N."""
+
+
 def check_folder(settings: config.TrainConfig, out: Path, resume: bool) -> None:
     """Check that a training may be made in a folder.
 
@@ -252,7 +251,9 @@ def check_folder(settings: config.TrainConfig, out: Path, resume: bool) -> None:
     """
     file = out / "config.yaml"
     if not file.is_file():
-        if out.exists() and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
+        # A training that is killed before it has written its settings may leave the number of its snapshots.
+        noted = {SNAPSHOTS} if not foreign(out / SNAPSHOTS, {EVERY}) else set()
+        if foreign(out, noted):
             raise UserError(f"{out} exists and is no run; choose an empty or new folder for --out")
         return
     if not resume:

@@ -30,8 +30,9 @@ from .pictures import load_arrays
 from .runs import Run, environment, load_images, load_weights, parameter_counts, save_weights
 from .statistics.best_attacker import DISTANCE
 from .storage import reading
-from .storage.claims import LOCK, claimed
+from .storage.claims import claimed
 from .storage.files import expanded, write_json, write_text
+from .storage.folders import foreign
 
 MODEL, WEIGHTS = "model.json", "model.safetensors"
 REMEDY = "save it again"
@@ -188,9 +189,9 @@ def _save_model(model: SplitModel, path: Path) -> None:
         if not same or _read(path) != _about(model):
             raise UserError(f"{path} holds another model; choose an empty or new folder")
         return
-    others = sorted(one.name for one in path.iterdir() if one.name != LOCK)
+    others = foreign(path)
     if others and not (path / MODEL).is_file():  # else it was stopped while it saved
-        raise UserError(f"{path} exists and holds {others[0]}; choose an empty or new folder")
+        raise UserError(f"{path} exists and holds {others[0].name}; choose an empty or new folder")
     write_json(path / MODEL, _about(model))
     save_weights(model, path / WEIGHTS)
     write_text(path / "config.yaml", _config(model))

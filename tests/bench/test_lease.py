@@ -73,6 +73,18 @@ def test_one_holds_it_until_it_is_released(path):
     held.release()
 
 
+def test_a_lock_whose_owner_died_as_it_took_it_is_freed(path):
+    """The file is made first and the name written into it afterwards."""
+    path.parent.mkdir()
+    path.touch()
+    look = CellLease(path, **SHORT)
+    assert not look.claim()
+    assert look.owner() == Owner()  # somebody may be about to write its name
+    until(lambda: look.owner() is None)
+    assert look.claim("job")
+    look.release()
+
+
 def test_the_lock_of_a_killed_process_is_free_at_once(path):
     process = FORK.Process(target=hold, args=(path, "job", 60))
     process.start()

@@ -79,6 +79,18 @@ def test_where_the_shared_folder_was_removed_the_training_is_made_again(tmp_path
     assert (folder / "model.safetensors").read_bytes() == weights
 
 
+def test_a_cell_is_made_again_although_another_has_links_to_its_removed_folder(tmp_path, small):
+    run_cell(ONE, tmp_path)
+    first = run_cell(OTHER, tmp_path)
+    theirs = GridFolder(tmp_path).run(OTHER.id)
+    summary = (theirs / "summary.json").read_bytes()
+    (theirs / "summary.json").unlink()
+    (theirs / "summary.json").write_bytes(summary)  # a file of its own, as after its tail was trained anew
+    shutil.rmtree(GridFolder(tmp_path).run(ONE.id))
+    assert run_cell(ONE, tmp_path)["accuracy"] == first["accuracy"]
+    assert runs.Run.open(theirs).digest()  # its links lead somewhere again
+
+
 def test_a_bench_folder_may_be_moved(tmp_path, small):
     run_cell(ONE, tmp_path / "here")
     run_cell(OTHER, tmp_path / "here")

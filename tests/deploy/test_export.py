@@ -31,6 +31,7 @@ from splitveil.deploy.verify import Pair, as_input, check_logits, check_share, c
 from splitveil.errors import UserError
 from splitveil.evaluation.stage import parts
 from splitveil.model import SplitModel
+from splitveil.storage.files import json_digest
 from splitveil.training import trainer
 from splitveil.zoo import Parts
 
@@ -145,15 +146,18 @@ def test_an_audit_of_what_is_sent_goes_along_without_the_paths_of_this_machine(r
     }
     (coded.path / "audit").mkdir()
     (coded.path / "audit" / "audit.json").write_text(json.dumps(record))
-    (coded.path / "audit" / "audit.html").write_text(f"<b>{coded.path}</b><pre>{record['command']}</pre>")
+    page = f'<meta name="record" content="{json_digest(record)}"><b>{coded.path}</b><pre>{record["command"]}</pre>'
+    (coded.path / "audit" / "audit.html").write_text(page)
     summary, files = audit_of(copied, "uint4")
     assert summary is not None
     assert (summary["verdict"], summary["best_attacker"]["mse"]["mean"]) == ("reduces leakage", 0.05)
-    assert files["card.html"] == "<b>uint4</b><pre>splitveil audit run --codec uint4</pre>"
+    assert str(files["card.html"]).endswith("><b>uint4</b><pre>splitveil audit run --codec uint4</pre>")
     assert str(tmp_path) not in str(files)
     assert json.loads(str(files["card.json"]))["policy"]["file"] == "policy.yaml"
     assert json.loads(str(files["card.json"]))["reference"]["run"] == "."
     assert audit_of(copied, "uint8") == (None, {})
+    (coded.path / "audit" / "audit.json").write_text(json.dumps({**record, "verdict": {"level": "leaks"}}))
+    assert set(audit_of(copied, "uint4")[1]) == {"card.json"}  # the page is of another audit
     runs.save_weights(SplitModel(torch.nn.Identity(), torch.nn.Identity()), copied.path / "model.safetensors")
     assert audit_of(copied, "uint4") == (None, {})  # the card is of other weights
 

@@ -22,7 +22,7 @@ def bytes_of(out) -> dict[int, bytes]:
 def test_every_second_epoch_and_the_last_are_kept_and_nothing_else_changes(tmp_path, small):
     train(tmp_path / "plain")
     train(tmp_path / "kept", every=2)
-    assert not (tmp_path / "plain" / snapshots.FOLDER).exists()
+    assert not (tmp_path / "plain" / snapshots.SNAPSHOTS).exists()
     assert list(snapshots.kept(tmp_path / "kept")) == [2, 4, 5]
     for name in ("model.safetensors", "config.yaml"):
         assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "kept" / name).read_bytes()

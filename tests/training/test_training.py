@@ -163,6 +163,78 @@ def test_resume_after_sigkill(tmp_path, small):
     assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("file", ["last.pt", "metrics.jsonl"])
+@pytest.mark.parametrize("epoch", [0, 1, 2])
+def test_a_run_that_is_killed_between_two_files_is_resumed_to_the_same(tmp_path, small, monkeypatch, file, epoch):
+    """The weights of a chosen epoch, the checkpoint that says so and the curve are three files."""
+    fit(tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        for name in ("save_tensors", "write_text"):
+            patched.setattr(training, name, _killed_at(getattr(training, name), file, epoch))
+        with pytest.raises(Killed):
+            fit(tmp_path / "killed")
+    fit(tmp_path / "killed", resume=True)
+    for name in ("model.safetensors", "test.csv"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert [without_times(r) for r in records(tmp_path / "killed")] == [
+        without_times(r) for r in records(tmp_path / "whole")
+    ]
+    assert [path.name for path in (tmp_path / "killed" / "checkpoint").iterdir()] == ["last.pt"]
+
+
+def _killed_at(write: Any, file: str, epoch: int) -> Any:
+    """Return ``write``, which is killed before it writes ``file`` after the epoch."""
+    count = iter(range(10))
+
+    def written(path: Any, value: Any) -> None:
+        if path.name == file and next(count) == epoch:
+            raise Killed
+        write(path, value)
+
+    return written
+
+
+def test_the_weights_are_those_of_the_epoch_that_the_summary_names(tmp_path, small, monkeypatch):
+    """An epoch that is trained again after a kill, on other hardware, may not be the best one any more."""
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "save_tensors", _killed_at(training.save_tensors, "last.pt", 2))
+        patched.setattr(training.Trainer, "_chosen", lambda *_: True)
+        with pytest.raises(Killed):
+            fit(tmp_path)
+    kept = (tmp_path / "checkpoint" / "chosen-1.safetensors").read_bytes()
+    monkeypatch.setattr(training.Trainer, "_chosen", lambda *_: False)
+    assert fit(tmp_path, resume=True)["epoch"] == 1
+    assert (tmp_path / "model.safetensors").read_bytes() == kept
+
+
+def test_a_run_that_an_earlier_version_began_keeps_its_chosen_weights(tmp_path, small, monkeypatch):
+    with pytest.raises(Killed):
+        fit(tmp_path, progress=killer(2, 10))
+    (tmp_path / "checkpoint" / "chosen-1.safetensors").rename(tmp_path / "model.safetensors")
+    kept = (tmp_path / "model.safetensors").read_bytes()
+    monkeypatch.setattr(training.Trainer, "_chosen", lambda *_: False)
+    assert fit(tmp_path, resume=True)["epoch"] == 1
+    assert (tmp_path / "model.safetensors").read_bytes() == kept
+
+
+def test_what_a_kill_left_half_written_is_removed(tmp_path, small):
+    with pytest.raises(Killed):
+        fit(tmp_path, progress=killer(1, 6))
+    left = [tmp_path / ".config.yaml.x1.tmp", tmp_path / "checkpoint" / ".last.pt.x2.tmp.pt"]
+    for path in left:
+        path.touch()
+    fit(tmp_path, resume=True)
+    assert not any(path.exists() for path in left)
+
+
+def test_a_kill_before_the_settings_are_written_leaves_a_folder_that_can_be_used(tmp_path, small):
+    (tmp_path / ".config.yaml.x1.tmp").touch()
+    (tmp_path / "snapshots").mkdir()
+    (tmp_path / "snapshots" / "every.json").write_text('{"every": 2}')
+    fit(tmp_path)
+    assert (tmp_path / "snapshots" / "epoch-002.safetensors").is_file()
+
+
 def test_resuming_a_finished_run_only_returns_its_summary(tmp_path, small):
     summary = fit(tmp_path, epochs=2)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
@@ -205,8 +277,7 @@ def test_a_checkpoint_beyond_the_room_is_one_line(tmp_path, small):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(error.value)
-    assert list((tmp_path / "checkpoint").iterdir()) == []
-    assert (tmp_path / "model.safetensors").exists()
+    assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["chosen-0.safetensors"]
 
 
 def test_an_existing_run_is_not_overwritten(tmp_path, small):

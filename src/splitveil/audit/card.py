@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ..report.thumbnails import strip_uri
-from ..storage.files import write_text
+from ..storage.files import json_digest, write_text
 from . import words
-from .record import HIDES, LEAKS, Audit, Bounded
+from .record import HIDES, LEAKS, Audit, Bounded, as_json
 from .run import PAGE, Found
 
 TITLES = {"most": "most leaked", "median": "median", "least": "least leaked"}
@@ -41,6 +41,7 @@ def page(found: Found) -> str:
     audit = found.audit
     return environment.get_template("card.html.j2").render(
         audit=audit,
+        digest=json_digest(as_json(audit)),
         tone={LEAKS: "bad", HIDES: "good"}.get(audit.verdict.level, "middle"),
         pictures=_pictures(found),
         scale=_scale(audit),

@@ -27,8 +27,9 @@ from ..ranges import Count, checked
 from ..recipe import precision
 from ..runs import Run, environment
 from ..storage import reading
-from ..storage.claims import LOCK, claimed
-from ..storage.files import write_json
+from ..storage.claims import claimed
+from ..storage.files import remove_unfinished, write_json
+from ..storage.folders import foreign
 from ..training import pins
 from .cuts_picture import draw, worst
 from .equal_noise import Search
@@ -130,6 +131,7 @@ def audit(
         rows=[],
     )
     with claimed(out, "audit"):
+        remove_unfinished(out)
         record = _begun(out, start, resume)
         return _audit(run, cut, places, images, record, terms, out, show or (lambda *_: None))
 
@@ -242,8 +244,7 @@ def check_folder(out: Path, resume: bool) -> None:
     Raises:
         UserError: it may not be used.
     """
-    ours = {FILE, PICTURE, TRAINED, LOCK}
-    if out.exists() and (not out.is_dir() or any(path.name not in ours for path in out.iterdir())):
+    if foreign(out, {FILE, PICTURE, TRAINED}):
         raise UserError(f"{out} exists and holds no audit of cuts; choose an empty or new folder for --out")
     if not resume and any((out / name).exists() for name in (FILE, TRAINED)):
         raise UserError(f"{out} holds an audit already; add --resume to go on with it, or choose another --out")

@@ -24,8 +24,9 @@ from ..runs import Run, environment
 from ..runtime import Progress, Runtime
 from ..statistics.rank_correlation import LEAST, rank_correlation
 from ..storage import reading
-from ..storage.claims import LOCK, claimed
-from ..storage.files import write_json
+from ..storage.claims import claimed
+from ..storage.files import remove_unfinished, write_json
+from ..storage.folders import foreign
 from ..training import pins, snapshots
 from .diagnosis_picture import draw
 
@@ -99,6 +100,7 @@ def diagnose(
     identity = _identity(run, spec, given, threat_model)
     _check(out, identity)
     with claimed(out, "diagnosis"):
+        remove_unfinished(out)
         rows = {row["epoch"]: row for row in _check(out, identity)}
         for done, (epoch, path) in enumerate(files.items(), 1):
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -173,7 +175,7 @@ def _check(out: Path, identity: dict[str, Any]) -> list[Row]:
     """Return the rows that a folder keeps of this diagnosis."""
     path = out / FILE
     if not path.is_file():
-        if out.exists() and (not out.is_dir() or any(found.name != LOCK for found in out.iterdir())):
+        if foreign(out):
             raise UserError(f"{out} exists and holds no diagnosis; choose an empty or new folder for --out")
         return []
     kept = reading.read_json(path, _KEPT, REMEDY)

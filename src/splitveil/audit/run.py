@@ -26,6 +26,7 @@ from ..storage.files import write_json
 from . import attacked, bounded
 from .attacked import Attacked
 from .device import device_cost
+from .model_card import FILE as MODEL_CARD
 from .policy import Policy
 from .record import Attacker, Audit, Bounded, Ceilings, Judge, Model, Reference, as_json
 from .verdict import Facts, verdict
@@ -171,6 +172,8 @@ def audit(
         )
         if policy:
             audited = replace(audited, policy=policy[1].judge(audited, policy[0]))
+        for page in (PAGE, MODEL_CARD):  # of an earlier audit: they would stand beside a record that is not theirs
+            (run.path / FOLDER / page).unlink(missing_ok=True)
         write_json(run.path / FOLDER / FILE, as_json(audited))
     return Found(audited, pictures)
 

@@ -27,6 +27,8 @@ STARTED = ("root", "devices")
 
 SHARED = ("model.safetensors", "metrics.jsonl", "test.csv", reading.ANSWERS["retrained_accuracy"], "summary.json")
 """Files of a training that cells may have in common."""
+NEEDED = ("model.safetensors", "metrics.jsonl", "test.csv", "summary.json")
+"""Those that every finished training has."""
 
 
 def run_cell(
@@ -98,7 +100,9 @@ def _share(cell: Cell, bench: GridFolder) -> None:
     folder without one holds nothing yet.
     """
     folder = bench.run(cell.id)
-    there = [bench.run(name) for name in cell.trained_alike if (bench.run(name) / "summary.json").is_file()]
+    # All of them: of a cell that had links itself, some may lead to a folder that is gone.
+    alike = map(bench.run, cell.trained_alike)
+    there = [made for made in alike if all((made / name).is_file() for name in NEEDED)]
     if not there or (folder / "config.yaml").is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -57,6 +58,8 @@ class CellLease:
 
     def __init__(self, path: Path, *, heartbeat: float = HEARTBEAT, duration: float = DURATION):
         self.path, self._about = path, path.with_suffix(".json")
+        self._duration = duration
+        self._empty: tuple[tuple[int, int, int], float] | None = None
         # The heartbeat of a lease that belongs to one thread cannot be seen by another.
         self._lease = SoftFileLease(
             path, lease_duration=duration, heartbeat_interval=heartbeat, thread_local=False, blocking=False
@@ -122,6 +125,7 @@ class CellLease:
             return False
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._remove_empty()
             for _ in range(2):  # some file systems need one attempt to remove a dead owner's file, another to make ours
                 try:
                     self._lease.acquire()
@@ -134,3 +138,18 @@ class CellLease:
             reason = error.strerror or error
             raise UserError(f"cannot lock {self.path}: {reason}; choose another folder for --out") from None
         return False
+
+    def _remove_empty(self) -> None:
+        """Remove a lock without a name in it that has not changed for `DURATION`: its owner died as it took the lock.
+
+        filelock takes the name as still to come, however long that lasts.
+        """
+        try:
+            about = self.path.stat()
+        except FileNotFoundError:
+            return
+        now, state = time.monotonic(), (about.st_ino, about.st_mtime_ns, about.st_size)
+        if self._empty is None or self._empty[0] != state:
+            self._empty = state, now
+        elif about.st_size == 0 and now - self._empty[1] > self._duration:
+            self.path.unlink(missing_ok=True)

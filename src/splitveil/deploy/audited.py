@@ -10,6 +10,7 @@ from typing import Any
 from ..coded import FOLDER
 from ..runs import Run
 from ..storage import reading
+from ..storage.files import json_digest
 
 RECORD, CARD = "audit/audit.json", "audit/audit.html"
 PLACES = (("model", "run"), ("reference", "run"), ("policy", "file"))
@@ -42,9 +43,15 @@ def audit_of(run: Run, codec: str) -> tuple[dict[str, Any] | None, dict[str, byt
     names = {record[key]: _again(run, codec) for key in ("command",) if record.get(key)}
     names |= {one: Path(one).name for one in _paths(record)}
     files: dict[str, bytes | str] = {"card.json": _without(json.dumps(record, indent=2, sort_keys=True) + "\n", names)}
-    if (folder / CARD).is_file():
-        files["card.html"] = _without((folder / CARD).read_text(encoding="utf-8"), names)
+    if (page := _page_of(record, folder / CARD)) is not None:
+        files["card.html"] = _without(page, names)
     return _summary(record), files
+
+
+def _page_of(record: dict[str, Any], path: Path) -> str | None:
+    """Return the page beside a record; None where it is missing, or of another audit than the record."""
+    page = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return page if f'<meta name="record" content="{json_digest(record)}">' in page else None
 
 
 def _of(folder: Path, run: Run) -> bool:

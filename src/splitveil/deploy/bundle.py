@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from ..errors import UserError
 from ..storage import reading
-from ..storage.folders import whole_folder
+from ..storage.folders import foreign, whole_folder
 from ..storage.reading import Count, Interval, Number, Size
 
 SCHEMA = 1
@@ -187,7 +187,7 @@ def check_place(out: str | Path, overwrite: bool) -> None:
     """
     out = Path(out)
     _check_parent(out)
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not foreign(out):
         return
     if not (out / "device" / WIRE).is_file():
         raise UserError(f"{out} exists and is no bundle; choose an empty or new folder for --out")
@@ -205,7 +205,14 @@ def _check_parent(out: Path) -> None:
         raise UserError(f"{above} takes no new folder, so that {out} cannot be written; choose another --out")
 
 
-def write(out: str | Path, encoder: bytes, tail: bytes, wire: Wire, more: Mapping[str, bytes | str]) -> None:
+def write(
+    out: str | Path,
+    encoder: bytes,
+    tail: bytes,
+    wire: Wire,
+    more: Mapping[str, bytes | str],
+    check: Callable[[], None] | None = None,
+) -> None:
     """Write a bundle, whole or not at all.
 
     Args:
@@ -214,6 +221,7 @@ def write(out: str | Path, encoder: bytes, tail: bytes, wire: Wire, more: Mappin
         tail: content of tail.onnx.
         wire: content of wire.json, with its pair.
         more: further files by their path in the bundle.
+        check: as of `whole_folder`.
 
     Raises:
         UserError: the folder cannot be written, or the disk is full; what was there stays.
@@ -225,7 +233,7 @@ def write(out: str | Path, encoder: bytes, tail: bytes, wire: Wire, more: Mappin
         held = {**beside, MODELS[part]: model, WIRE: canonical(wire)}
         sums = "".join(f"{hashlib.sha256(held[name]).hexdigest()}  {name}\n" for name in sorted(held))
         files |= {f"{part}/{name}": content for name, content in {**held, SUMS: sums.encode()}.items()}
-    with whole_folder(Path(out).resolve(), "export") as folder:  # the folder that a link names, and not the link
+    with whole_folder(Path(out).resolve(), "export", check) as folder:  # the folder that a link names, and not the link
         for name, content in files.items():
             place = folder / name
             place.parent.mkdir(parents=True, exist_ok=True)

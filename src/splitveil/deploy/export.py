@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,8 @@ def export(
         more[phone.FILE] = made.phone
     if leak is not None:
         more[bundle.PICTURE] = leak.graph
-    bundle.write(out, encoder, tail, wire, more)
+    # Again: something may have been put there since the export began.
+    bundle.write(out, encoder, tail, wire, more, functools.partial(bundle.check_place, out, options.overwrite))
     told(7, "")
     return Exported(Path(out), wire, {"encoder": len(encoder), "tail": len(tail)}, made.compared)
 

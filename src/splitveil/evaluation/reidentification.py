@@ -16,7 +16,6 @@ from typing import Any, NotRequired
 import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from typing_extensions import TypedDict
 
@@ -27,7 +26,7 @@ from ..errors import UserError
 from ..model import SplitModel
 from ..recipe import RECIPES
 from ..storage import reading
-from ..storage.files import atomic_write
+from ..storage.files import write_safetensors
 from ..training import trainer
 
 SEED = 20_250_000
@@ -128,12 +127,7 @@ class Judge:
         Args:
             path: file that is written or replaced.
         """
-        tensors = {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
-        with atomic_write(path) as temporary:
-            try:
-                save_file(tensors, temporary, metadata={"judge": json.dumps(self.about)})
-            except SafetensorError as error:  # it wraps the system's error: a full disk must read as one
-                raise OSError(str(error)) from error
+        write_safetensors(path, self.model.state_dict(), {"judge": json.dumps(self.about)})
 
     @classmethod
     def load(cls, path: str | Path, images: ImageSet) -> Judge:

@@ -11,7 +11,7 @@ from typing import Any, NotRequired
 import torch
 from pydantic import ConfigDict, Field, TypeAdapter
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from typing_extensions import TypedDict
 
@@ -25,8 +25,9 @@ from ..recipe import TEST, precision
 from ..runs import Run, environment, parameter_counts, save_weights
 from ..statistics.intervals import binomial_ci
 from ..storage import reading
-from ..storage.claims import LOCK, claimed
-from ..storage.files import atomic_write, write_json, write_text
+from ..storage.claims import claimed
+from ..storage.files import remove_unfinished, write_json, write_safetensors, write_text
+from ..storage.folders import foreign
 from ..training import pins
 from ..training.trainer import predict
 from .picture import draw
@@ -90,6 +91,7 @@ def harden(
     )
     _check(out, start, resume)
     with claimed(out, "hardening"):
+        remove_unfinished(out)
         _check(out, start, resume)  # again: another one may have come before the claim
         if (out / "summary.json").is_file():
             return Run.open(out).summary
@@ -173,7 +175,9 @@ def _settings(run: Run, model: SplitModel, hardened: SplitModel) -> config.Train
 def _check(out: Path, start: _Kept, resume: bool) -> None:
     """Refuse a folder that holds something else, or a hardening that is not to be gone on with."""
     if not (out / FILE).is_file():
-        if out.exists() and (not out.is_dir() or any(not _ours(path) for path in out.iterdir())):
+        # What a hardening that was killed before its first step was kept may leave.
+        tails = {path.name for path in out.glob("tail-*.safetensors") if path.is_file()}
+        if foreign(out, tails):
             raise UserError(f"{out} exists and holds no hardening; choose an empty or new folder for --out")
         return
     if not resume:
@@ -182,11 +186,6 @@ def _check(out: Path, start: _Kept, resume: bool) -> None:
     for name, what in (("weights", "the run"), ("max_drop", "--max-drop")):
         if kept[name] != start[name]:
             raise UserError(f"{out} was begun with another value of {what}; repeat it, or choose another --out")
-
-
-def _ours(path: Path) -> bool:
-    """Return whether a file is what a hardening that was killed before its first step was kept may leave."""
-    return path.name == LOCK or (path.name.startswith("tail-") and path.is_file())
 
 
 def _read(out: Path) -> _Kept:
@@ -226,6 +225,4 @@ def save_tail(tail: nn.Module, path: Path) -> None:
         tail: of the last accepted step.
         path: file that is made.
     """
-    tensors = {name: value.detach().cpu().contiguous() for name, value in tail.state_dict().items()}
-    with atomic_write(path) as temporary:
-        save_file(tensors, temporary)
+    write_safetensors(path, tail.state_dict())

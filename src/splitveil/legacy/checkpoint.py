@@ -23,6 +23,7 @@ from ..model import SplitModel
 from ..randomness import stream
 from ..recipe import TEST
 from ..storage.files import write_json, write_text
+from ..storage.folders import foreign
 from ..training import pins
 from .fitting import NORMALIZATION, fit
 from .options import read_flags
@@ -90,7 +91,7 @@ def import_checkpoint(
     if not folder.exists():
         names = ", ".join(f"checkpoint_{part}_best.tar" for part in FILES)
         raise UserError(f"{folder} is no folder; expected one with {names}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if foreign(out):
         raise UserError(f"{out} is not empty; choose another --out")
     flags = settings_in_name(folder if folder.is_dir() else folder.parent) | read_flags(options)
     stored = read_checkpoint(folder, checkpoint)

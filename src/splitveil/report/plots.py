@@ -38,10 +38,6 @@ def draw(folder: Path, parts: Sequence[Part]) -> list[dict[str, Path]]:
         folder: where the files go; those of several parts carry the names of their groups.
         parts: what is drawn, one for each group.
     """
-    for stem in (*STEMS, *FORMER):
-        for old in folder.glob(f"{stem}*"):
-            if re.fullmatch(rf"{stem}(-[\w-]+)?\.(png|svg)", old.name):
-                old.unlink()
     made = []
     for part in parts:
         suffix = "" if len(parts) == 1 else "-" + (re.sub(r"\W+", "-", part.group.name).strip("-") or "images")
@@ -49,6 +45,11 @@ def draw(folder: Path, parts: Sequence[Part]) -> list[dict[str, Path]]:
         if part.effects:
             drawn["cem_gain"] = _save(_effects(part.effects), folder / f"cem_gain{suffix}")
         made.append(drawn)
+    new = {path.with_suffix("") for drawn in made for path in drawn.values()}
+    for stem in (*STEMS, *FORMER):
+        for old in folder.glob(f"{stem}*"):
+            if re.fullmatch(rf"{stem}(-[\w-]+)?\.(png|svg)", old.name) and old.with_suffix("") not in new:
+                old.unlink(missing_ok=True)  # another report on this folder may be doing the same
     return made
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from ..errors import UserError, shown
 
 LONGEST_NAME = 255
 """Most bytes of a file's name that every usual file system takes."""
+UNFINISHED = re.compile(r"\..+\.tmp(\.\w+)?")
+"""Names under which files are written; up to version 0.2.0 they ended as the finished file does."""
 
 
 @contextmanager
@@ -47,6 +51,27 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Return whether a name is one under which `atomic_write` writes.
+
+    >>> [is_unfinished(Path(name)) for name in (".a.json.x1.tmp", ".a.json.x1.tmp.json", "a.tmp", ".lock")]
+    [True, True, False, False]
+    """
+    return UNFINISHED.fullmatch(path.name) is not None
+
+
+def remove_unfinished(*folders: Path) -> None:
+    """Remove what killed processes have left half-written in these folders, but not below them.
+
+    Args:
+        folders: each claimed by this process, so that nobody else is writing there; one need not exist.
+    """
+    for folder in folders:
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if is_unfinished(path):
+                path.unlink(missing_ok=True)
 
 
 def whole_files(folder: str | Path, pattern: str) -> list[Path]:
@@ -132,6 +157,18 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def json_digest(value: Any) -> str:
+    """Return the SHA-256 of a value as JSON, whatever the order of its names.
+
+    Args:
+        value: what JSON can hold; read back from a file it has the same digest.
+
+    >>> json_digest({"a": 1, "b": [2.5]}) == json_digest({"b": [2.5], "a": 1})
+    True
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
 def save_tensors(path: str | Path, value: Any) -> None:
     """Write a value with ``torch.save`` in one rename.
 
@@ -149,6 +186,29 @@ def save_tensors(path: str | Path, value: Any) -> None:
             torch.save(value, temporary)
         except RuntimeError as error:  # it names positions in its own archive instead of the system's error
             raise OSError("the disk is full, or a limit on the size of files is reached") from error
+
+
+def write_safetensors(path: str | Path, state: Mapping[str, Any], metadata: dict[str, str] | None = None) -> None:
+    """Write the tensors of a state as safetensors in one rename; what else it holds is left out.
+
+    Args:
+        path: file that is made or replaced.
+        state: names and tensors, such as `torch.nn.Module.state_dict` gives.
+        metadata: texts that the file's header holds.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; what was there stays.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items() if torch.is_tensor(value)}
+    with atomic_write(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:  # it wraps the system's error: the message must say that a disk is full
+            raise OSError(str(error)) from error
 
 
 def _umask() -> int:

@@ -9,15 +9,15 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from ..errors import UserError
+from ..runs import EVERY, SNAPSHOTS
 from ..storage import reading
 from ..storage.files import write_json
 
-FOLDER, PLAN = "snapshots", "every.json"
 NAME = re.compile(r"epoch-(\d{3,})\.safetensors")
 
 
 class _Plan(TypedDict):
-    """The content of `PLAN`."""
+    """The content of `EVERY`."""
 
     every: reading.Count
 
@@ -35,7 +35,7 @@ def place(run: Path, epochs: int) -> Path:
     >>> place(Path("runs/cem"), 3)
     PosixPath('runs/cem/snapshots/epoch-003.safetensors')
     """
-    return run / FOLDER / f"epoch-{epochs:03d}.safetensors"
+    return run / SNAPSHOTS / f"epoch-{epochs:03d}.safetensors"
 
 
 def due(done: int, every: int, epochs: int) -> bool:
@@ -58,7 +58,7 @@ def kept(run: Path) -> dict[int, Path]:
     Args:
         run: run folder.
     """
-    files = (run / FOLDER).glob("epoch-*.safetensors") if (run / FOLDER).is_dir() else ()
+    files = (run / SNAPSHOTS).glob("epoch-*.safetensors") if (run / SNAPSHOTS).is_dir() else ()
     found = {int(match[1]): path for path in files if (match := NAME.fullmatch(path.name))}
     return dict(sorted(found.items()))
 
@@ -76,7 +76,7 @@ def agreed(run: Path, every: int | None, epochs: int) -> int:
     """
     if every is not None and not 1 <= every <= epochs:
         raise UserError(f"--snapshots is {every}; expected 1 to {epochs}, the epochs of the training")
-    path = run / FOLDER / PLAN
+    path = run / SNAPSHOTS / EVERY
     if path.is_file():
         begun = reading.read_json(path, _PLAN, "train the run again in another --out")["every"]
         if every not in (None, begun):
@@ -100,4 +100,4 @@ def note(run: Path, every: int) -> None:
         every: N; 0: nothing is written.
     """
     if every:
-        write_json(run / FOLDER / PLAN, {"every": every})
+        write_json(run / SNAPSHOTS / EVERY, {"every": every})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,18 @@ from ..data import ImageSet, protocol
 from ..errors import UserError
 from ..randomness import seed_layers, stream
 from ..recipe import TEST, WEIGHTS, precision
-from ..runs import build_model, check_folder, environment, load_weights, parameter_counts, save_weights
+from ..runs import SNAPSHOTS, build_model, check_folder, environment, load_weights, parameter_counts, save_weights
 from ..statistics.intervals import binomial_ci
 from ..storage import reading
 from ..storage.claims import claimed
-from ..storage.files import save_tensors, write_json, write_text
+from ..storage.files import remove_unfinished, save_tensors, whole_files, write_json, write_text
 from . import checkpoints, pins, snapshots
 from .fabric import DDPStrategy, Fabric, TensorBoardLogger
 from .loop import EVALUATION_BATCH, Progress, Training, correct, predict
 from .one_machine import OneMachine
+
+CHOSEN = "chosen-{}.safetensors"
+"""Weights of the chosen epoch, beside the checkpoint, until the training has ended."""
 
 __all__ = ["EVALUATION_BATCH", "Progress", "Trainer", "correct", "fit", "predict"]
 
@@ -50,11 +54,21 @@ class Trainer(Training):
         return self._summary()
 
     def _keep(self) -> None:
+        # Under a name of its own until the checkpoint says that it is the chosen one: were the process killed in
+        # between, and the epoch trained again to slightly other weights, another epoch might be chosen.
         if self.fabric.is_global_zero:
-            save_weights(self.model, self.out / "model.safetensors")
+            save_weights(self.model, self._kept(self.state.best_epoch))
 
     def _restore(self) -> None:
-        load_weights(self.model, self.out / "model.safetensors")
+        weights, kept = self.out / "model.safetensors", self._kept(self.state.best_epoch)
+        # Earlier versions wrote the weights of each chosen epoch there at once.
+        load_weights(self.model, kept if kept.is_file() else weights)
+        self.fabric.barrier()
+        if self.fabric.is_global_zero and kept.is_file():
+            os.replace(kept, weights)
+
+    def _kept(self, epoch: int) -> Path:
+        return self.out / "checkpoint" / CHOSEN.format(epoch)
 
     def _checkpoint(self) -> None:
         if not self.fabric.is_global_zero:
@@ -71,6 +85,12 @@ class Trainer(Training):
             "wire": list(self.model.wire_shape),
         }
         save_tensors(self.out / "checkpoint" / "last.pt", state)
+        for left in whole_files(self.out / "checkpoint", CHOSEN.format("*")):
+            if left != self._kept(self.state.best_epoch):
+                left.unlink()
+        self._write_curve()
+
+    def _write_curve(self) -> None:
         write_text(self.out / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.state.records))
 
     def resume(self) -> None:
@@ -88,6 +108,8 @@ class Trainer(Training):
             self.state = checkpoints.State.of(saved["state"])
         except (*reading.UNUSABLE, UserError) as error:
             raise checkpoints.unusable(path, error) from None
+        if self.fabric.is_global_zero:
+            self._write_curve()  # the process may have been killed between the two files
 
     def _summary(self) -> dict[str, Any]:
         test = self.parts.utility_test
@@ -163,6 +185,7 @@ def fit(
     check_folder(settings, out, resume)
     with claimed(out, "training"):
         check_folder(settings, out, resume)  # again: another training may have come before the claim
+        remove_unfinished(out, out / "checkpoint", out / SNAPSHOTS)
         kept = snapshots.agreed(out, snapshot_every, settings.epochs)
         return _fit(settings, images, out, resume, progress, tensorboard, kept)
 
@@ -225,6 +248,7 @@ def _train(
         if resume:
             trainer.resume()
         if fabric.is_global_zero:
-            write_text(out / "config.yaml", config.dump(settings, splitveil=environment()["splitveil"]))
+            # The folder is that of a run once it has settings: a training that is resumed then has all of its notes.
             snapshots.note(out, every)
+            write_text(out / "config.yaml", config.dump(settings, splitveil=environment()["splitveil"]))
         return trainer.finish(progress)
