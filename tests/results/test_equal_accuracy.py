@@ -105,7 +105,7 @@ def test_the_report_has_it_as_a_table_and_in_words(tmp_path):
     text = " ".join(build(tmp_path).read_text().split())
     assert "more error is shown in" in text
     assert "of 1 comparisons" in text
-    assert "Outside the curve of noise, and not compared: 1 of 2." in text
+    assert "Outside the curve of noise or at its upper end, and not compared: 1 of 2." in text
     assert "outside the curve</td>" in text
     lines = (tmp_path / "tables" / "equal_accuracy.csv").read_text().splitlines()
     assert len(lines) == 3

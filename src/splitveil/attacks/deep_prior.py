@@ -17,7 +17,7 @@ from ..registry import plugin
 from ..runtime import Runtime
 from ._backward import Mode
 from ._total_variation import total_variation
-from ._white_box import WhiteBox
+from ._white_box import ROWS, WhiteBox
 from .base import Attack, Extent, Victim
 
 JITTER = (0.5, 0.1, 0.05)
@@ -70,6 +70,8 @@ class DeepPriorAttack(Attack):
         victim.require(*self.needs)
         self._runtime, self._curve, self._image = runtime or Runtime(), [], images.shape
         self.check((), min(self._image[1:]))
+        few = torch.randperm(len(images), generator=rng, device=rng.device)  # they may be sorted by class
+        images = images.subset(few[: max(ROWS, self.tuning)].to(images.images.device))
         self.box = WhiteBox(victim, images, self.draws, rng)
         self._seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
         x = to_float(images.images[: self.tuning].to(victim.device))

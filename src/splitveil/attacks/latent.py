@@ -17,7 +17,7 @@ from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
 from ..runtime import Runtime
 from ..zoo import decoders
-from ._white_box import WhiteBox
+from ._white_box import ROWS, WhiteBox
 from .base import BATCH, Attack, Extent, Victim
 
 PIXEL_NOISE = 0.05
@@ -69,7 +69,8 @@ class LatentAttack(Attack):
         if len(images) < 2:
             raise UserError(f"latent: the attacker has {len(images)} images; expected at least 2")
         self._runtime, images = runtime or Runtime(), images.to(victim.device)
-        self.box = WhiteBox(victim, images, self.draws, rng)
+        few = torch.randperm(len(images), generator=rng, device=rng.device)[:ROWS]  # they may be sorted by class
+        self.box = WhiteBox(victim, images.subset(few.to(images.images.device)), self.draws, rng)
         with seeded_layers(rng):
             generator = decoders.build(self.network, feature_shape=(self.size, 1, 1), image_size=images.shape)
             self.generator = generator.to(victim.device)

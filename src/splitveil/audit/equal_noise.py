@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data import Split, to_float
+from ..data.protocol import some
 from ..defenses.gaussian import Gaussian
 from ..evaluation.tail import retrained
 from ..hardening.search import SHORT, noisy_accuracy, put_on
@@ -73,7 +74,8 @@ class Search:
         Returns:
             None in place of the model where all noise that was tried costs more.
         """
-        unit, low, high = deviation(model, self.train.images[:LOOKED_AT]), LEAST, MOST
+        looked_at = some(self.train, LOOKED_AT, torch.Generator().manual_seed(self.seed))
+        unit, low, high = deviation(model, looked_at.images), LEAST, MOST
         best, tail, tried = None, model.tail, []
         for _ in range(STEPS):
             middle = math.sqrt(low * high)

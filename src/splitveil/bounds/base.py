@@ -169,7 +169,7 @@ class Channel:
 
     @property
     def dimension(self) -> int:
-        """Return the number of values on the wire of one image."""
+        """Return the number of values of a clean feature; a defense may send fewer."""
         return int(self.features("choose")[:1].numel())
 
     def labels(self, part: str) -> Tensor:

@@ -34,7 +34,7 @@ class GaussianChannel(Bound):
     def estimate(self, channel: Channel, rng: torch.Generator) -> list[Estimate]:
         law = channel.conditional("fit")
         noise = law.variance.mean(0)
-        if _principal.needed(len(law.mean), channel.dimension):
+        if _principal.needed(*law.mean.shape):
             return [_wide(channel, law.mean, float(noise.mean()), rng)]
         one = torch.zeros(len(law.mean), dtype=torch.long, device=law.mean.device)
         return [
@@ -49,5 +49,5 @@ def _wide(channel: Channel, z: Tensor, noise: float, rng: torch.Generator) -> Es
         rng.set_state(start)  # each density meets the same noise
         return float(gaps(channel, "choose", q, rng).mean())
 
-    best = min(_principal.candidates(z, channel.features("choose").flatten(1).double(), noise), key=gap)
+    best = min(_principal.candidates(z, channel.conditional("choose").mean, noise), key=gap)
     return upper_bound(channel, best, f"one Gaussian of {len(best.variances)} directions", rng)

@@ -70,10 +70,11 @@ class MixtureBound(Bound):
     def _candidates(self, channel: Channel, rng: torch.Generator) -> dict[str, Density]:
         law, y = channel.conditional("fit"), channel.labels("fit")
         z, noise = law.mean, law.variance.mean(0)
+        dimension = z.shape[1]  # of what is sent, which a defense may have made of fewer numbers than the feature has
         forms: dict[str, tuple[Fit, int, tuple[float, ...]]] = {"diagonal": (_gaussians.diagonal, 20, PULL)}
-        if channel.dimension <= _gaussians.FULL_UP_TO:
-            forms["full"] = _gaussians.full, channel.dimension, PULL
-            few = max(1, channel.dimension // _low_rank.PART)  # that only few directions are kept steadies it already
+        if dimension <= _gaussians.FULL_UP_TO:
+            forms["full"] = _gaussians.full, dimension, PULL
+            few = max(1, dimension // _low_rank.PART)  # that only few directions are kept steadies it already
             forms["low-rank-plus-diagonal"] = _low_rank.low_rank, few, PULL[:1]
         groupings = {"one Gaussian": torch.zeros_like(y), "one Gaussian per class": y}
         if self.clusters > 1:
@@ -86,8 +87,8 @@ class MixtureBound(Bound):
                 for pull in pulls if count > 1 else pulls[:1]:
                     about = f"{grouping}, {form} covariances" + (f", pooled weight {pull:g}" if count > 1 else "")
                     found[about] = fit(groups, noise, pull * unit)
-        if _principal.needed(len(z), channel.dimension):
-            others = channel.features("choose").flatten(1).double()
+        if _principal.needed(len(z), dimension):
+            others = channel.conditional("choose").mean
             for one in _principal.candidates(z, others, float(noise.mean())):
                 found[f"one Gaussian of {len(one.variances)} directions"] = one
         return found

@@ -173,6 +173,19 @@ def divide(split: Split, count: int, rng: torch.Generator) -> tuple[Split, Split
     return split.subset(part.nonzero().flatten()), split.subset((~part).nonzero().flatten())
 
 
+def some(split: Split, count: int, rng: torch.Generator) -> Split:
+    """Return at most ``count`` of the images, drawn at random, in their order; they may be sorted by class.
+
+    Args:
+        split: images.
+        count: how many are drawn; all where there are no more.
+        rng: generator of the choice, on the CPU; not used where there are no more.
+    """
+    if len(split) <= count:
+        return split
+    return split.subset(torch.randperm(len(split), generator=rng)[:count].sort().values)
+
+
 def without(split: Split, others: list[Split]) -> Split:
     """Return ``split`` less the images whose pixels are in one of ``others``; the same object if there are none.
 

@@ -14,6 +14,7 @@ from .. import metrics
 from ..attacks.base import Victim
 from ..attacks.linear import LinearAttack
 from ..data import Access, Protocol, to_float
+from ..data.protocol import some
 from ..defenses._codec import Coder
 from ..defenses._correlated import acting
 from ..defenses.codec import sent_by
@@ -118,7 +119,7 @@ def leak_of(model: SplitModel, coder: Coder, given: Protocol, seed: int) -> Leak
         None where there are too few images.
     """
     own = given.attacker_train
-    attacked = given.attacker_test.subset(torch.arange(min(ATTACKED, len(given.attacker_test))))
+    attacked = some(given.attacker_test, ATTACKED, stream("cpu", seed, 6))
     if min(len(own), len(attacked)) < FEWEST:
         return None
     truth = to_float(attacked.images)

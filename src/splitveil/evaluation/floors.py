@@ -13,6 +13,7 @@ from .. import metrics
 from ..attacks.base import BATCH, Victim
 from ..attacks.linear import LinearAttack
 from ..data import Split, to_float
+from ..data.protocol import some
 from ..errors import UserError
 from ..randomness import stream
 from ..recipe import HELD_OUT
@@ -41,7 +42,7 @@ def linear_error(victim: Victim, own: Split, attacked: Split, wires: Tensor, see
     weights = wires[0].numel() * attacked.images[0].numel()
     if len(own) < 5 or weights > MOST_WEIGHTS or LinearAttack.needs - victim.grants:
         return None
-    attack, few = LinearAttack(looks=1), own.subset(torch.arange(min(len(own), MOST_IMAGES)))
+    attack, few = LinearAttack(looks=1), some(own, MOST_IMAGES, stream("cpu", seed, HELD_OUT, 1))
     attack.fit(victim.again(), few, stream(victim.device, seed, HELD_OUT))
     found = torch.cat([attack.reconstruct(part.to(victim.device)).cpu() for part in wires.split(BATCH)])
     return metrics.mse(found, to_float(attacked.images))

@@ -77,7 +77,8 @@ def wire_distance(victim: Victim, found: Tensor, wires: Tensor, rng: torch.Gener
     """Return Σ_d (E f_d(x̂) − z_d)²/(m v_d) of each answer x̂: what an attacker with the encoder sees of its own error.
 
     v_d is the noise's variance of entry d, averaged over the answers; a ten-thousandth of the wire's own variance where
-    it is less. For additive noise and the true image it is 1 on average.
+    it is less. E is a mean over `LOOKS` draws, so that for additive noise and the true image it is 1 + 1/`LOOKS` on
+    average.
 
     Args:
         victim: view of the model, with its weights.

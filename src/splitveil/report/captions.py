@@ -9,7 +9,7 @@ from typing import Any
 
 from ..results.ceiling import Shares, name_of, of_configuration
 from ..results.cem_effect import CemEffect
-from ..results.equal_accuracy import OUTSIDE, Equal
+from ..results.equal_accuracy import AT_END, OUTSIDE, Equal
 from ..results.groups import ComparisonGroup, Configuration
 from ..results.record_types import NOISE
 from ..results.tables import percent, plus
@@ -175,7 +175,7 @@ def equal_accuracy(found: Sequence[Equal]) -> str:
     """Return what all defenses do at equal accuracy with noise alone; empty without any."""
     if not found:
         return ""
-    total, outside = len(found), sum(row.why == OUTSIDE for row in found)
+    total, outside = len(found), sum(row.why in (OUTSIDE, AT_END) for row in found)
     more, less = (sum(row.verdict == f"{word} private" for row in found) for word in ("more", "less"))
     enough = sum(len(row.seeds) >= LEAST and row.difference is not None for row in found)
     if not enough:
@@ -185,7 +185,9 @@ def equal_accuracy(found: Sequence[Equal]) -> str:
             f"Against noise alone at equal accuracy, more error is shown in {more} and less in {less} of {enough} "
             "comparisons (p corrected for their number, Holm)"
         )
-    beyond = f". Outside the curve of noise, and not compared: {outside} of {total}" if outside else ""
+    beyond = (
+        f". Outside the curve of noise or at its upper end, and not compared: {outside} of {total}" if outside else ""
+    )
     return f"{text}{beyond}."
 
 

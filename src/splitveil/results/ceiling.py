@@ -14,7 +14,7 @@ from ..statistics.ceiling import share_intervals
 from ..statistics.evidence import combined
 from ..statistics.intervals import Interval
 from ..storage import reading
-from .groups import TRAININGS, ComparisonGroup, Configuration, configuration_key
+from .groups import TRAININGS, ComparisonGroup, Configuration, configuration_key, same
 from .record_types import NOISE, Record
 from .records import AGAIN, errors
 
@@ -89,7 +89,8 @@ def of_configuration(one: Configuration, found: Shares) -> Interval | None:
     """
     parts = [found[record.id].value for record in one.records if record.id in found]
     known = [part for part in parts if part is not None]
-    return combined(known) if known and len(known) == len(one.records) else None
+    shared = same(one.records, "images_digest")
+    return combined(known, shared=shared) if known and len(known) == len(one.records) else None
 
 
 def name_of(found: Sequence[Share]) -> str:

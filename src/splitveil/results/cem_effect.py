@@ -13,7 +13,7 @@ import numpy as np
 
 from ..statistics.evidence import combined
 from ..statistics.intervals import Interval, unpaired_difference
-from .groups import TRAININGS, ComparisonGroup, Configuration, configuration_key, paired_intervals
+from .groups import TRAININGS, ComparisonGroup, Configuration, configuration_key, paired_intervals, same
 from .record_types import CEM, Record
 from .records import answers, errors
 
@@ -128,7 +128,8 @@ def _effect(without: Configuration, one: Configuration, pairs: Sequence[Pair], m
     ]
     before = float(np.mean([mse[key][0] for key in ids]))
     share = float(np.mean([a.accuracy.mean for a, _ in pairs]))
-    error, accuracy = combined(changes), combined(accuracies)
+    attacked, tested = (same([b for _, b in pairs], digest) for digest in ("images_digest", "test_digest"))
+    error, accuracy = combined(changes, shared=attacked), combined(accuracies, shared=tested)
     return CemEffect(
         without,
         one,

@@ -152,9 +152,8 @@ def row_of(parts: Sequence[Pending], drawn: Iterator[Interval], margin: float = 
         difference, a, b = (next(drawn) if isinstance(v, Tensor) else v for v in (first.change, first.a, first.b))
     else:
         a, b = (over_seeds([_mean(getattr(part, side)) for part in parts]) for side in ("a", "b"))
-        shared = first.images is not None and all(part.images == first.images for part in parts)
         changes = [c.numpy() if isinstance(c, Tensor) else c for c in (part.change for part in parts)]
-        difference = hierarchical(changes, shared)
+        difference = hierarchical(changes, _same_images(parts))
     paired = all(isinstance(part.change, Tensor) for part in parts)
     return Row(first.what, first.metric, a, b, difference, paired, len(parts), margin=margin)
 
@@ -178,9 +177,15 @@ def with_shares(rows: Sequence[Row], parts: Sequence[Sequence[Pending]]) -> list
         for (place, _), share in zip(ways, drawn, strict=True):
             found[place] += [share] if share else []
     return [
-        replace(row, share=combined(found[place])) if 0 < len(found[place]) == len(parts[place]) else row
-        for place, row in enumerate(rows)
+        replace(row, share=combined(found[place], shared=_same_images(pairs)))
+        if 0 < len(found[place]) == len(pairs)
+        else row
+        for place, (row, pairs) in enumerate(zip(rows, parts, strict=True))
     ]
+
+
+def _same_images(parts: Sequence[Pending]) -> bool:
+    return parts[0].images is not None and all(part.images == parts[0].images for part in parts)
 
 
 def _mean(values: Interval | Tensor) -> float:

@@ -18,7 +18,7 @@ from .record_types import NOISE
 from .records import answers, errors
 
 RETRAINED, TRAINED = "tail retrained", "as trained"
-OUTSIDE = "outside the curve"
+OUTSIDE, AT_END = "outside the curve", "not surely below the curve's upper end"
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _compared(
             one.reference,
             one.difference,
             one.raw.get(configuration.sigma),
-            "" if one.difference else OUTSIDE,
+            "" if one.difference else AT_END if one.at_end and one.reference else OUTSIDE,
             one.beyond,
         )
         for configuration, one, mean in zip(defended, found, means, strict=True)

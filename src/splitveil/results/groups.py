@@ -78,9 +78,15 @@ class Configuration:
             others=others,
             cem=cem,
             sigma=noise_sigma(first.config),
-            accuracy=combined([record.accuracy for record in records], 0, 1),
-            mse=combined([record.attacker.mse for record in records], 0),
+            accuracy=combined([record.accuracy for record in records], 0, 1, shared=same(records, "test_digest")),
+            mse=combined([record.attacker.mse for record in records], 0, shared=same(records, "images_digest")),
         )
+
+
+def same(records: Sequence[Record], digest: str) -> bool:
+    """Return whether records name the same images: "images_digest" those attacked, "test_digest" those classified."""
+    first = getattr(records[0], digest)
+    return bool(first) and all(getattr(record, digest) == first for record in records)
 
 
 @dataclass(frozen=True)

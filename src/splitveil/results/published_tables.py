@@ -21,7 +21,7 @@ from typing import Any
 from ..legacy.specs import nopeek_weight
 from ..statistics.evidence import combined
 from ..statistics.intervals import Interval
-from .groups import ComparisonGroup, Configuration
+from .groups import ComparisonGroup, Configuration, same
 from .record_types import CEM, NOISE, Record, cem_weight, noise_sigma, stack_of
 
 WEIGHT, SIGMA, CHANNELS = 16, 0.025, 8
@@ -204,12 +204,12 @@ def _figures(row: Row, one: Configuration) -> tuple[Figure, ...]:
     def published(pair: Pair) -> float:
         return pair.cem if one.cem else pair.without
 
-    figures = []
+    figures, shared = [], same(one.records, "images_digest")
     for (attack, protocol), pair in row.mse.items():
         labels = [attack_of(record, attack) for record in one.records]
         ours = [record.attacks[label].mse for record, label in zip(one.records, labels, strict=True) if label]
         if protocol == one.records[0].protocol and len(ours) == len(one.records):
-            figures.append(Figure(attack, published(pair), combined(ours, 0)))
+            figures.append(Figure(attack, published(pair), combined(ours, 0, shared=shared)))
     return (Figure("", published(row.accuracy), one.accuracy), *figures) if figures else ()
 
 

@@ -52,16 +52,22 @@ def over_seeds(values: Sequence[float]) -> Interval:
     return student(float(np.mean(values)), float(np.var(values, ddof=1)) / len(values), len(values))
 
 
-def combined(parts: Sequence[Interval], least: float = -math.inf, most: float = math.inf) -> Interval:
+def combined(
+    parts: Sequence[Interval], least: float = -math.inf, most: float = math.inf, *, shared: bool = False
+) -> Interval:
     """Return Student's interval over the seeds, cut to [``least``, ``most``]; of one seed its own interval.
 
     Seeds that happen to agree leave Student's interval without width. It is never taken narrower than that of the
     images would be if every seed had images of its own: mean half width / √seeds.
 
+    Seeds that share their images do not show by their differences what the choice of images adds to all of them. The
+    half width is then √(s² + h²), with that of Student's interval s and the mean half width h of the seeds' own.
+
     Args:
         parts: interval of each seed.
         least: lowest value that is possible.
         most: highest value that is possible.
+        shared: all seeds have the same images.
 
     >>> f"{combined([Interval(0.5, 0.4, 0.6), Interval(0.5, 0.4, 0.6)]):.3f}"
     '0.500 [0.429, 0.571]'
@@ -70,11 +76,10 @@ def combined(parts: Sequence[Interval], least: float = -math.inf, most: float = 
     """
     if len(parts) == 1:
         return parts[0]
-    found, root = over_seeds([part.mean for part in parts]), math.sqrt(len(parts))
-    low = float(np.mean([part.mean - part.lo for part in parts])) / root
-    high = float(np.mean([part.hi - part.mean for part in parts])) / root
-    lo, hi = min(found.lo, found.mean - low), max(found.hi, found.mean + high)
-    return Interval(found.mean, max(least, lo), min(most, hi))
+    found, half = over_seeds([part.mean for part in parts]), np.array([[p.mean - p.lo, p.hi - p.mean] for p in parts])
+    student_half, own = found.hi - found.mean, half.mean(0)
+    low, high = np.hypot(student_half, own) if shared else np.maximum(student_half, own / math.sqrt(len(parts)))
+    return Interval(found.mean, max(least, found.mean - float(low)), min(most, found.mean + float(high)))
 
 
 def hierarchical(changes: Sequence[np.ndarray | Interval], shared: bool = False) -> Interval:

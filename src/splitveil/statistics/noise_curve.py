@@ -22,6 +22,8 @@ LEAST_POINTS = 3
 """Least number of strengths of noise that make a curve."""
 TINY = 1e-12
 """Replaces an error of zero, which has no logarithm."""
+SURE = 1.645
+"""Standard deviations that a normal variable exceeds in 5 of 100 cases."""
 FINE = 32
 """Points between two strengths at which the curve is inverted."""
 
@@ -89,6 +91,7 @@ class AtEqualAccuracy:
         accuracy: of the defense, over the seeds.
         reference: MSE of noise alone at that accuracy; None: outside the curve.
         difference: log MSE of the defense minus that of noise alone at the same accuracy; None: outside the curve.
+        at_end: the defense is not surely less accurate than the curve's upper end; there is then no difference either.
         beyond: part of the resamples in which the accuracy was outside the curve, so that its end was taken.
         raw: by σ, log MSE of the defense minus that of noise alone of this strength, however accurate that is.
     """
@@ -96,6 +99,7 @@ class AtEqualAccuracy:
     accuracy: float
     reference: float | None
     difference: Interval | None
+    at_end: bool
     beyond: float
     raw: dict[float, Interval]
 
@@ -115,6 +119,10 @@ def at_equal_accuracy(
     is the difference ± Student's quantile for n seeds times the standard deviation over the resamples, as percentiles
     of few seeds are far too narrow. Of one seed it is over the images alone.
 
+    Weak noise may cost next to nothing, so that chance decides how strong noise can be that is as accurate as a defense
+    which costs as little; the strongest counts, to the disadvantage of the defense. So nothing is said of one whose
+    accuracy is not below that of the most accurate noise, beyond what chance does in 95 of 100 cases.
+
     Args:
         sigmas: strengths of noise alone, K of them, rising.
         errors: for each seed the MSE per attacked image, (K + D, N): noise alone at each strength, then D defenses.
@@ -133,11 +141,13 @@ def at_equal_accuracy(
     def interval(name: str, *place: int) -> Interval:
         return _interval(whole[name][0, *place], samples[name][:, *place], seeds)
 
+    ends = (whole["below"][0] <= SURE * samples["below"].std(0, ddof=1)).tolist()
     return [
         AtEqualAccuracy(
             float(whole["accuracy"][0, d]),
             float(np.exp(whole["reference"][0, d])) if whole["inside"][0, d] else None,
-            interval("difference", d) if whole["inside"][0, d] else None,
+            interval("difference", d) if whole["inside"][0, d] and not ends[d] else None,
+            ends[d],
             float(1 - samples["inside"][:, d].mean()),
             {sigma: interval("raw", d, k) for k, sigma in enumerate(sigmas)},
         )
@@ -253,6 +263,7 @@ def _against_curve(sigmas: Sequence[float], mse: np.ndarray, share: np.ndarray) 
     accuracy, own = share[:, count:], log[:, count:]
     reference, inside = on_curve(sigmas, share[:, None, :count], log[:, None, :count], accuracy)
     about = {"accuracy": accuracy, "reference": reference, "inside": inside, "difference": own - reference}
+    about["below"] = share[:, :count].max(1, keepdims=True) - accuracy
     return about | {"raw": own[..., None] - log[:, None, :count]}
 
 
