@@ -21,7 +21,7 @@ from splitveil.audit import run as audits
 from splitveil.audit.record import AUDIT, as_json, json_schema
 from splitveil.cli import main
 from splitveil.evaluation import reidentification, suites
-from splitveil.storage.files import write_json
+from splitveil.storage.files import json_digest, write_json
 
 SUITE = suites.specs("linear:looks=1", "nearest:neighbors=1,looks=1")
 BOUNDS = ["--bounds", "mixture:clusters=1", "--bounds", "linkage", "--bounds", "pairwise"]
@@ -344,6 +344,16 @@ def test_bounds_with_the_same_reason_are_refused_in_one_line(folder):
     (names, reason), *others = words.refusals(AUDIT.validate_python(found))
     assert (names, others) == ("mixture:clusters=1, pairwise, channel", [])
     assert f"Nothing is said by {names}: {reason}." in (folder / "plain" / "audit" / "audit.html").read_text()
+
+
+def test_pages_of_an_earlier_audit_do_not_stay_beside_a_new_record(folder):
+    place = folder / "audited" / "audit"
+    page = (place / "audit.html").read_text()
+    assert f'<meta name="record" content="{json_digest(json.loads((place / "audit.json").read_text()))}">' in page
+    assert answer("audit", folder / "audited", "--suite", "tiny", *BOUNDS, "--format", "markdown")[0] == 0
+    assert not (place / "audit.html").exists()
+    audit(folder / "audited")
+    assert (place / "audit.html").exists()
 
 
 def test_a_record_is_written_whole(folder, monkeypatch):

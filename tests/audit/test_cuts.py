@@ -243,7 +243,9 @@ def test_a_stopped_audit_goes_on_to_the_same_record(finished, quick, tmp_path, c
     said = capsys.readouterr().out
     assert max(map(len, said.partition("picture:")[0].splitlines())) <= 80
     monkeypatch.setattr(cuts, "measured", None)  # all of it is there
+    (out / ".cuts.png.x1.tmp").touch()  # of a process that was killed while it drew
     show(out, resume=True)
+    assert not (out / ".cuts.png.x1.tmp").exists()
 
 
 def test_what_is_too_large_is_left_out_with_a_reason(finished, quick, tmp_path, capsys, monkeypatch):

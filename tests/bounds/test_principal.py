@@ -14,8 +14,12 @@ from scipy.stats import multivariate_normal
 from splitveil.bounds import _gaussians
 from splitveil.bounds._examples import channel_of
 from splitveil.bounds._principal import Principal, candidates
+from splitveil.bounds.base import Conditional
 from splitveil.bounds.gaussian_channel import GaussianChannel
 from splitveil.bounds.mixture import MixtureBound
+from splitveil.defenses.base import Stack
+from splitveil.defenses.gaussian import Gaussian
+from splitveil.defenses.topk import TopK
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -67,6 +71,32 @@ def test_it_comes_near_the_exact_leakage_of_few_directions_in_a_wide_wire():
     full = _gaussians.full(_gaussians.Groups(law.mean, one, 1), law.variance.mean(0), 0.0)
     wire = channel.conditional("held_out").draw(rng())
     assert float((channel.conditional("held_out").log_density(wire) - full.log_density(wire)).mean()) > 1.05 * exact
+
+
+@pytest.mark.parametrize("bound", [GaussianChannel(), MixtureBound(clusters=1)], ids=["channel", "mixture"])
+def test_the_density_is_of_what_is_sent(bound):
+    """Its variances were once taken from the feature before the defense: the bound was up to four times as large."""
+    features = torch.randn(200, 64, generator=rng(1))
+    channel = channel_of(features, torch.arange(200) % 3, 0.3, rng())
+    channel.model.defense = Stack(TopK(0.1), Gaussian(0.3))
+    sent = channel.conditional("choose").mean
+    independent = 0.5 * float((sent.var(0) / 0.09).log1p().sum())
+    (found,) = bound.estimate(channel, rng())
+    assert found.value < 1.2 * independent
+
+
+@pytest.mark.parametrize("bound", [GaussianChannel(), MixtureBound(clusters=1)], ids=["channel", "mixture"])
+def test_a_defense_may_send_fewer_numbers_than_the_feature_has(bound, monkeypatch):
+    channel = channel_of(torch.randn(200, 300, generator=rng(1)), torch.arange(200) % 3, 0.3, rng())
+    whole = channel.conditional
+
+    def few(part: str) -> Conditional:
+        law = whole(part)
+        return Conditional(law.mean[:, :150], law.variance[:, :150])
+
+    monkeypatch.setattr(channel, "conditional", few)
+    (found,) = bound.estimate(channel, rng())
+    assert 0 < found.value < 2 * 150 * 0.5 * np.log1p(1 / 0.09)
 
 
 def test_the_variances_are_those_of_the_other_images_and_the_noise():

@@ -52,6 +52,22 @@ def test_few_images_pull_as_many(many, name, per_cluster):
     assert strength(per_cluster, z, y, fresh) == pytest.approx(full, rel=0.15)
 
 
+@pytest.mark.parametrize("loss", ["bound", "released"])
+def test_a_class_without_a_feature_is_pulled_as_all_classes_together(loss):
+    """Its clusters lay at 0, all of them, and pulled its images together harder than any others."""
+    rng = torch.Generator().manual_seed(0)
+    z, y = 5 + torch.randn(60, M, generator=rng), torch.arange(60) % 3
+    cem = CEM(loss=loss, schedule="constant")
+    install(cem)
+    cem.refit(0, Features(z, y, 4, rng))
+    torch.testing.assert_close(cem.centers[3], z.mean(0).expand_as(cem.centers[3]))
+    torch.testing.assert_close(cem.variance[3], z.var(0, correction=0).expand_as(cem.variance[3]))
+    assert not cem.counts[3].any()
+    fresh = 5 + torch.randn(40, M, generator=rng)
+    known, unknown = (float(gradient(cem, fresh, torch.full((40,), c)).norm()) for c in (0, 3))
+    assert unknown < 1.5 * known
+
+
 def test_what_lies_near_a_merged_cluster_is_pulled_to_one_that_is_left():
     lumps = torch.tensor([0.0, 10.0, 14.0]).repeat_interleave(torch.tensor([30, 30, 5]))
     z = lumps[:, None] + 0.1 * torch.randn(65, M, generator=torch.Generator().manual_seed(0))

@@ -96,6 +96,21 @@ def test_the_folder_and_the_summary(run):
     assert errors == pytest.approx([float(row["mse"]) for row in rows[:10]], rel=0.02)  # rounded to bytes
 
 
+def test_an_attack_that_is_replaced_is_gone_before_its_first_file_is(run, monkeypatch):
+    """The figures per image of one attack must never stand beside the summary of another."""
+    attack(run)
+
+    def full(*_: Any) -> None:
+        raise UserError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluate, "write_text", full)
+        with pytest.raises(UserError, match="full"):
+            attack(run, "linear:looks=1")
+    assert not (run.path / "attacks" / "linear" / "summary.json").exists()
+    assert attack(run)["attack"] == {"linear": {"looks": 4}}
+
+
 def test_the_same_seed_gives_the_same_figures(run):
     first, second, other = attack(run), attack(run), attack(run, seed=1)
     assert first["mse"] == second["mse"]

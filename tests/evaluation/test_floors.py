@@ -6,10 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from splitveil.data import Split
+from splitveil.data import Access, Split
 from splitveil.errors import UserError
+from splitveil.evaluation import floors
 from splitveil.evaluation.floors import class_mean_error, mean_image_error
+from splitveil.model import SplitModel
+from splitveil.victim import Victim
 
 
 def split(levels: list[int], labels: list[int]) -> Split:
@@ -46,6 +50,22 @@ def test_it_is_what_a_loop_over_classes_finds(seed, count, asked, classes):
         mine = x[own.labels == label]
         expected.append(float((image - (mine if len(mine) else x).mean(0)).square().mean()))
     assert class_mean_error(own, under, classes).tolist() == pytest.approx(expected, rel=1e-4, abs=1e-7)
+
+
+def test_the_linear_floor_learns_from_images_of_all_classes(monkeypatch):
+    """Images of a folder are sorted by class: the first ones may all be of one."""
+    seen: list[Split] = []
+    monkeypatch.setattr(floors, "MOST_IMAGES", 20)
+    monkeypatch.setattr(floors.LinearAttack, "fit", lambda _, victim, images, rng: seen.append(images))
+    monkeypatch.setattr(floors.LinearAttack, "reconstruct", lambda _, wire: torch.zeros(len(wire), 1, 2, 3))
+    own = split([0] * 100 + [200] * 100, [0] * 100 + [1] * 100)
+    model = SplitModel(nn.Flatten(), nn.Identity(), example=torch.zeros(1, 1, 2, 3))
+    victim = Victim(model, frozenset(Access))
+    errors = floors.linear_error(victim, own, own.subset(torch.arange(3)), torch.zeros(3, 6), seed=0)
+    assert errors is not None
+    (few,) = seen
+    assert len(few) == 20
+    assert 4 <= int(few.labels.sum()) <= 16
 
 
 def test_more_images_than_a_batch_and_none_at_all():

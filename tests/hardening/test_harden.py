@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -175,6 +176,17 @@ def test_a_folder_with_other_things_is_left_alone(run, tmp_path):
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "tail-1.safetensors").touch()  # killed before the step was noted
     assert harden(run, tmp_path / "begun")["accuracy"]
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*tail-1\.safetensors: .*free some space"):
+            hardening.save_tail(nn.Linear(100, 100), tmp_path / "tail-1.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("damage", ["{", '{"of": 3}', '{"steps": []}'])

@@ -11,7 +11,7 @@ from scipy import stats
 
 from splitveil.results.comparison_rows import Pending, Row, judged, row_of
 from splitveil.statistics.evidence import combined, hierarchical, holm, over_seeds, p_value
-from splitveil.statistics.intervals import Interval, bootstrap_ci
+from splitveil.statistics.intervals import Interval, binomial_ci, bootstrap_ci
 
 SEED_SPREAD, IMAGE_SPREAD = {"mse": 0.0019, "accuracy": 0.025}, {"mse": 0.0035, "accuracy": 0.16}
 """As measured: standard deviations over training seeds, and over the images of a difference of two trainings."""
@@ -49,6 +49,20 @@ def test_the_variance_is_that_of_the_resampled_bootstrap(spread):
     half = stats.t.ppf(0.975, count - 1) * math.sqrt(np.var(drawn) + bessel)
     ours = hierarchical(changes)
     assert ours.hi - ours.mean == pytest.approx(half, rel=0.03)  # its variance is known to 2 %
+
+
+@pytest.mark.parametrize("count", [3, 5, 10])
+def test_trainings_that_share_their_test_images_do_not_average_these_out(count):
+    """Some images are hard for every training: the accuracy that the population would have lies farther away."""
+    rng, held = np.random.default_rng(count), {True: 0, False: 0}
+    for _ in range(300):
+        hardness = rng.beta(0.8, 0.2, size=500)
+        parts = [binomial_ci(int((rng.random(500) < hardness).sum()), 500) for _ in range(count)]
+        for shared in held:
+            found = combined(parts, 0, 1, shared=shared)
+            held[shared] += found.lo <= 0.8 <= found.hi
+    assert held[True] / 300 > 0.93
+    assert count == 3 or held[False] / 300 < 0.93  # as if each had images of its own
 
 
 def test_images_that_all_pairs_share_are_drawn_once_for_all():
