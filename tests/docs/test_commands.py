@@ -43,3 +43,11 @@ def test_it_is_taken(command):
         app.parse_args(words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         pytest.fail(f"{command}: {error}")
+
+
+def test_every_training_says_where_the_network_is_cut():
+    """Without a cut the command ends with an error, which its arguments alone do not show."""
+    lines = [str(command.values[0]) for command in commands()]
+    trainings = [line for line in lines if line.startswith("splitveil train ") and "--config" not in line]
+    assert len(trainings) > 5
+    assert [line for line in trainings if "--cut" not in line and "@" not in line] == []

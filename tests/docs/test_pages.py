@@ -46,8 +46,10 @@ def sentences(node: ast.AST) -> Iterator[str]:
 
 def flags_of(path: Path) -> Iterator[str]:
     """Yield what a module adds to ``flags`` or shows as flags; of `reliability` all that it returns or appends."""
-    all_of_it = path.name == "reliability.py"
-    for node in ast.walk(ast.parse(text(path))):
+    tree, all_of_it = ast.parse(text(path)), path.name == "reliability.py"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name == "hasty":
+            yield from (said for one in ast.walk(node) if isinstance(one, ast.List) for said in sentences(one))
         if isinstance(node, ast.Call) and node.args:
             called = ast.unparse(node.func)
             if called in ("show_flags", "flags.append") or (all_of_it and called.endswith(".append")):
@@ -57,6 +59,7 @@ def flags_of(path: Path) -> Iterator[str]:
         elif all_of_it and isinstance(node, ast.Return) and node.value is not None:
             for part in ast.walk(node.value):
                 yield from sentences(part) if isinstance(part, ast.List) else ()
+                yield from sentences(part.elt) if isinstance(part, ast.ListComp) else ()
 
 
 def raised() -> list[str]:

@@ -16,7 +16,7 @@ from ..storage.files import expanded
 
 app = App(
     name="splitveil",
-    help="Train split networks whose wire gives nothing away, attack them, and show what an attacker sees.",
+    help="Train split networks whose wire gives less away, attack them, and show what an attacker sees.",
     version=__version__,
     result_action="return_value",
     suppress_keyboard_interrupt=False,  # main prints what was kept
