@@ -250,3 +250,9 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_settings_cannot_change_once_made():
     with pytest.raises(Exception, match="frozen"):
         config.parse({"data": "digits"}).epochs = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "digits", "tinyimagenet"])
+@pytest.mark.parametrize("more", [":/images", ":root=/images", ":download=true", ":train_size=200"])
+def test_an_image_set_is_augmented_alike_however_it_is_written(name, more):
+    assert config.augmentation(name + more) == config.augmentation(name)

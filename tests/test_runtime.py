@@ -279,3 +279,9 @@ def test_several_wires_help_as_much_as_less_noise():
         errors[sigma, observed] = float((found - toy.pixels(truth)).square().mean())
     assert errors[0.2, 4] == pytest.approx(errors[0.1, 1], rel=0.03)
     assert errors[0.2, 4] < 0.9 * errors[0.2, 1]
+
+
+@pytest.mark.parametrize("limit", [{"steps": 0}, {"steps": -1}, {"seconds": 0.0}, {"seconds": float("nan")}])
+def test_a_budget_of_nothing_is_no_budget_without_a_limit(limit):
+    with pytest.raises(UserError, match="expected more than 0, or None for no limit"):
+        Budget(**limit)

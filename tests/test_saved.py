@@ -213,6 +213,30 @@ def test_the_settings_say_how_it_was_trained(model, tmp_path):
     assert "# training: unknown" in (tmp_path / "untrained/config.yaml").read_text()
 
 
+def test_how_it_was_trained_comes_back_with_it(model, tmp_path):
+    sv.save(model, tmp_path / "one")
+    again = sv.load(tmp_path / "one", network=network()).model
+    assert again is not None
+    assert again.trained_by == model.trained_by
+    sv.save(again, tmp_path / "other")
+    assert (tmp_path / "one" / "config.yaml").read_text() == (tmp_path / "other" / "config.yaml").read_text()
+
+
+def test_tied_weights_are_saved_and_come_back(tmp_path):
+    def tied(seed: int) -> nn.Sequential:
+        torch.manual_seed(seed)
+        made = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.Flatten(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16))
+        made[4].weight = made[2].weight
+        return made
+
+    example = torch.rand(1, 3, 8, 8)
+    model = sv.split(tied(0), at="0", example=example, defenses=["gaussian:0.1"]).eval()
+    sv.save(model, tmp_path)
+    again = sv.load(tmp_path, network=tied(1)).model
+    assert again is not None
+    assert torch.equal(again.tail(model.features(example)), model.tail(model.features(example)))
+
+
 def test_a_run_of_the_command_line_is_loaded(tmp_path):
     from splitveil import config
     from splitveil.data import load

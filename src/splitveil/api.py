@@ -30,7 +30,7 @@ from .cutting.layout import Layout
 from .data import Access, Protocol, Split, to_float
 from .data.protocol import contained, divide
 from .data.streamed import Streamed
-from .defenses.base import Defense, Stack
+from .defenses.base import Defense
 from .errors import DivergedError, UserError, WireError
 from .evaluation import reliability, suites
 from .evaluation.evaluate import Outcome, made
@@ -45,11 +45,11 @@ from .recipe import TEST, Recipe, precision
 from .runtime import Budget, Runtime
 from .statistics.intervals import Interval, binomial_ci
 from .training.fabric import Fabric
-from .training.loop import EVALUATION_BATCH, Training, correct
+from .training.loop import EVALUATION_BATCH, Training, correct, stack_of
 from .training.one_machine import OneMachine
 from .training.streamed import StreamedTraining
 
-OWN = {"network_dropout": True, "unit_variance": False, "optimizer": "sgd"}
+OWN: dict[str, Any] = {"network_dropout": True, "unit_variance": False, "optimizer": "sgd", "rotate": 0.0}
 """Settings of a training of somebody's own network, which may have weights and dropout for good reasons."""
 
 
@@ -106,7 +106,7 @@ def fit(
         UserError: unknown settings or values out of their range; images that do not fit the model.
     """
     check_model(model)
-    recipe = _recipe(data, settings)
+    recipe = _recipe(data, settings, chosen=validate is not None)
     train = training_images_of(data, "data", recipe.batch_size)
     chooses = None if validate is None else training_images_of(validate, "validate", EVALUATION_BATCH)
     classes = 1
@@ -116,8 +116,7 @@ def fit(
             check_images(model, first, name)
             outputs = outputs_of(model, first, name)
             classes = max(classes, 1 + int(part.labels.max()) if isinstance(part, Split) else outputs)
-    if not isinstance(model.defense, Stack):
-        model.defense = Stack(*([model.defense] if isinstance(model.defense, Defense) else []))
+    stack_of(model)
     gpu = torch.cuda.is_available()
     chosen: Any = precision(recipe.precision, torch.device("cuda" if gpu else "cpu"))
     fabric = Fabric(accelerator="cuda" if gpu else "cpu", devices=1, precision=chosen, plugins=[OneMachine()])
@@ -324,16 +323,20 @@ def evaluate(
     return Report(name, results, skipped, doubts, victim)
 
 
-def _recipe(data: Data, settings: dict[str, Any]) -> Recipe:
-    """Return the recipe of a training on ``data``; a loader has the size of its batches."""
+def _recipe(data: Data, settings: dict[str, Any], *, chosen: bool) -> Recipe:
+    """Return the recipe of a training on ``data``; a loader has the size of its batches.
+
+    ``chosen`` says whether there are images on which the epoch is chosen.
+    """
     own = data.batch_size if isinstance(data, DataLoader) and data.batch_sampler is not None else None
     if own is not None and own < 2:
         raise UserError(f"data gives batches of {own} image; expected at least 2: DataLoader(..., batch_size=128)")
     if own is not None and settings.get("batch_size", own) != own:
         raise UserError(f"batch_size is {settings['batch_size']}, but the loader gives batches of {own}; leave it out")
     more = {} if own is None else {"batch_size": own}
+    choose = {"choose": "best"} if chosen else {}
     try:
-        recipe = Recipe.model_validate({"recipe": "fast", **OWN, **settings, **more})
+        recipe = Recipe.model_validate({"recipe": "fast", **OWN, **choose, **settings, **more})
     except ValidationError as error:
         raise UserError(config.explain(error, Recipe.model_fields.keys() - {"devices"})) from None
     if recipe.devices != 1:

@@ -256,7 +256,8 @@ class TrainConfig(Recipe):
 
 def augmentation(data: str) -> dict[str, Any]:
     """Return the settings of augmentation that an image set has by default."""
-    return {"crop_padding": {"cifar10": 4, "cifar100": 4, "digits": 2}.get(data, 0), "flip": data != "digits"}
+    name = data.partition(":")[0]  # without its parameters
+    return {"crop_padding": {"cifar10": 4, "cifar100": 4, "digits": 2}.get(name, 0), "flip": name != "digits"}
 
 
 def divided(data: str) -> tuple[str, str | None]:

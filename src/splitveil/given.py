@@ -44,6 +44,7 @@ def images_of(data: Data, name: str) -> Split:
     4
     """
     if isinstance(data, Split):
+        _labels(data.labels, len(data.images), name)
         return data
     parts: Any = data if isinstance(data, tuple) or _is_listed_pair(data) else _collected(data, name)
     if len(parts) != 2:

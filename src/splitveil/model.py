@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -16,6 +17,19 @@ from .errors import UserError
 from .randomness import fresh_generator
 
 __all__ = ["SplitModel", "cut_network"]
+
+
+def device_of(*modules: nn.Module) -> torch.device:
+    """Return the device of the first parameter or buffer of some modules; the CPU where there is none.
+
+    Args:
+        modules: that are looked through in their order.
+
+    >>> device_of(nn.Flatten(), nn.Linear(1, 1))
+    device(type='cpu')
+    """
+    found = itertools.chain.from_iterable((*one.parameters(), *one.buffers()) for one in modules)
+    return next((tensor.device for tensor in found), torch.device("cpu"))
 
 
 class SplitModel(nn.Module):
@@ -80,8 +94,9 @@ class SplitModel(nn.Module):
         self.encoder: nn.Module = Ordered(encoder, "channels_last") if ordered else encoder
         self.tail: nn.Module = Restored(tail, "channels_last") if ordered else tail
         self.defense = defense
-        self.register_buffer("mean", torch.tensor(means, dtype=torch.float32))
-        self.register_buffer("std", torch.tensor(stds, dtype=torch.float32))
+        device = device_of(encoder, tail)
+        self.register_buffer("mean", torch.tensor(means, dtype=torch.float32, device=device))
+        self.register_buffer("std", torch.tensor(stds, dtype=torch.float32, device=device))
         self.wire_shape, self.image_shape = (), ()
         self.at: str | None = None
         """Layer after which `cut` has cut a network; None: the halves were given."""
@@ -90,7 +105,7 @@ class SplitModel(nn.Module):
         self.trained_by: dict[str, Any] = {}
         """Settings of the training by `splitveil.fit`; empty: there was none."""
         if example is not None:
-            self._learn(example)
+            self._learn(example.to(device) if isinstance(example, Tensor) else example)
 
     @torch.no_grad()
     def _learn(self, example: Tensor) -> None:
@@ -138,6 +153,8 @@ class SplitModel(nn.Module):
             >>> sorted(model.state_dict())
             ['encoder.0.bias', 'encoder.0.weight', 'mean', 'std', 'tail.3.bias', 'tail.3.weight']
         """
+        if isinstance(example, Tensor) and isinstance(network, nn.Module):  # what else they may be is refused below
+            example = example.to(device_of(network))
         encoder, tail = cut_network(network, at, example, layout=layout)
         pixels = example[:1].detach()
         made = cls(encoder, tail, defense=defense, mean=mean, std=std, layout="channels_first", example=pixels)

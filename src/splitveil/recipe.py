@@ -59,7 +59,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     recipe: Literal["published", "fast"] = "published"
-    """published, or fast: 12 epochs by Muon, batch 512, one-cycle rate. It only changes the defaults of what follows."""
+    """published, or fast: 12 epochs by Muon, batch 512, one-cycle rate. It only changes defaults of what follows."""
     epochs: Epochs = 240
     """Passes over the training images."""
     batch_size: Several = 128

@@ -57,6 +57,11 @@ class Budget:
     steps: int | None = None
     seconds: float | None = None
 
+    def __post_init__(self) -> None:
+        for name, value in (("steps", self.steps), ("seconds", self.seconds)):
+            if value is not None and not value > 0:
+                raise UserError(f"a budget has {value} {name}; expected more than 0, or None for no limit")
+
     @classmethod
     def parse(cls, text: str) -> Budget:
         """Return the budget that a text names: ``500`` steps, or the time ``90s``, ``5m``, ``1h``.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 import torch
 from pydantic import Field, TypeAdapter
@@ -55,6 +55,7 @@ class _Model(TypedDict):
     wire: list[reading.Count]
     stacked: bool
     defenses: list[_Defense]
+    trained_by: NotRequired[dict[str, Any]]
 
 
 _KIND = TypeAdapter(_Model)
@@ -218,6 +219,7 @@ def _about(model: SplitModel) -> dict[str, Any]:
         "wire": list(model.wire_shape),
         "stacked": isinstance(model.defense, Stack),
         "defenses": [_described(part) for part in parts],
+        "trained_by": model.trained_by,
     }
 
 
@@ -302,6 +304,7 @@ def _rebuilt(about: dict[str, Any], path: Path, network: Any, defenses: Sequence
         )
     _check_names(model, path)
     load_weights(model, path / WEIGHTS)
+    model.trained_by = about.get("trained_by", {})  # earlier versions did not write it
     return model.eval()
 
 

@@ -150,6 +150,53 @@ def test_a_defense_with_an_optimizer_of_its_own_is_trained(defense):
     assert all(torch.equal(*pair) for pair in zip(made.parameters(), again.parameters(), strict=True))
 
 
+class Bare(nn.Module):
+    """Noise by a module that is no defense of splitveil."""
+
+    def on_wire(self, z, rng):
+        return z + 0.5 * torch.randn(z.shape, generator=rng)
+
+
+def test_a_defense_that_cannot_be_trained_with_is_refused_and_stays():
+    model = SplitModel(nn.Sequential(nn.Conv2d(3, 4, 4, 4)), nn.Flatten(), defense=Bare(), example=OWN[0][:1])
+    with pytest.raises(UserError, match="the defense Bare cannot be trained with"):
+        api.fit(model, OWN, epochs=1)
+    assert isinstance(model.defense, Bare)
+    with pytest.raises(UserError, match="Bare is no defense"):
+        SplitModel(nn.Conv2d(3, 4, 4, 4), nn.Flatten(), defense=[Gaussian(0.1), Bare()], example=OWN[0][:1])  # type: ignore[list-item]
+
+
+def test_images_that_validate_choose_the_epoch():
+    asked = api._recipe(OWN, {"epochs": 3}, chosen=True)
+    assert (asked.choose, asked.rotate, asked.crop_padding, asked.flip) == ("best", 0.0, None, None)
+    assert api._recipe(OWN, {"epochs": 3}, chosen=False).choose == "last"
+    assert api._recipe(OWN, {"choose": "last"}, chosen=True).choose == "last"
+    published = api._recipe(OWN, {"recipe": "published", "rotate": 5.0}, chosen=False)
+    assert (published.choose, published.rotate) == ("best", 5.0)
+
+
+def test_a_frozen_encoder_puts_the_same_on_the_wire_after_a_training():
+    """Devices may have it already."""
+    encoder = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.BatchNorm2d(4), nn.ReLU())
+    tail = nn.Sequential(nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(256, 10))
+    model = SplitModel(encoder.requires_grad_(False), tail, example=OWN[0][:1])
+    before, norms = model.eval().features(OWN[0]), copy.deepcopy([encoder[1].running_mean, tail[0].running_mean])
+    api.fit(model, OWN, epochs=1, batch_size=16, progress=False)
+    torch.testing.assert_close(model.features(OWN[0]), before)
+    assert torch.equal(encoder[1].running_mean, norms[0])
+    assert not torch.equal(tail[0].running_mean, norms[1])
+
+
+def test_halves_on_another_device_are_joined_there():
+    model = SplitModel(nn.Conv2d(3, 4, 4, 4, device="meta"), nn.Flatten(), example=OWN[0][:1])
+    assert (model.mean.device.type, model.wire_shape) == ("meta", (4, 8, 8))
+
+
+def test_labels_of_a_split_are_checked_too():
+    with pytest.raises(UserError, match="labels of data go down to -1"):
+        api.fit(defended(Gaussian(0.1)), Split(DIGITS.train.images, DIGITS.train.labels - 1), epochs=1)
+
+
 def test_the_same_seed_trains_the_same():
     weights = []
     for seed in (1, 1, 2):

@@ -115,7 +115,7 @@ def test_an_attacker_that_knows_only_what_it_is_to_reconstruct_is_told_so():
     with pytest.raises(UserError, match=r"each of the 36 images for the attacker .*; remove the duplicates"):
         protocol("inference_time", as_set(noise(60, 0), blank(40)))
     train = noise(60, 0)
-    with pytest.raises(UserError, match="each of the 54 images for the attacker"):
+    with pytest.raises(UserError, match=r"each of the 54 training images .* as one that validates or tests"):
         protocol("train_time", as_set(train, train))
 
 

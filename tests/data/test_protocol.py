@@ -87,10 +87,36 @@ def test_the_seed_divides_differently_and_val_is_the_same_for_all_protocols():
 
 def test_utility_val_has_at_most_5000_images():
     labels = torch.arange(60_000) % 10
-    big = Split(torch.zeros(60_000, 3, 1, 1, dtype=torch.uint8), labels)
+    pixels = torch.stack([torch.arange(60_000) // 256, torch.arange(60_000) % 256, 0 * labels], 1).to(torch.uint8)
+    big = Split(pixels[:, :, None, None], labels)
     test = Split(torch.ones(100, 3, 1, 1, dtype=torch.uint8), labels[:100])
     images = ImageSet("big", big, test, [str(i) for i in range(10)], (0.5,) * 3, (0.5,) * 3, 1)
     assert len(protocol("train_time", images).utility_val) == 5000
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_rare_class_is_in_every_part_that_learns(name):
+    """Equal parts of every class would give all of a rare one to the images that validate, or that are attacked."""
+    sizes, tested = [900, 40, 900], [200, 12, 200]
+    images = image_set(sum(sizes), sum(tested))
+    for split, counts in ((images.train, sizes), (images.test, tested)):
+        split.labels[:] = torch.arange(3).repeat_interleave(torch.tensor(counts))
+    parts = protocol(name, dataclasses.replace(images, classes=list("abc")))
+    for part in ("defender_train", "attacker_train"):
+        rare = getattr(parts, part).labels == 1
+        assert 0.5 < int(rare.sum()) / len(rare) / (52 / 2252) < 2
+    assert int((parts.utility_val.labels == 1).sum()) in (3, 4, 5)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_the_defender_learns_from_no_image_that_validates_or_tests(name):
+    images = image_set()
+    images.test.images[:30] = images.train.images[:30]
+    images.train.images[-40:] = images.train.images[-80:-40]
+    parts = protocol(name, images)
+    for others in (parts.utility_test, parts.utility_val):
+        assert not contained(parts.defender_train.images, others.images).any()
+    assert len(parts.defender_train) > 100
 
 
 def test_attacker_test_size_keeps_the_attacker_and_balances():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splitveil.data import Split, load
-from splitveil.data._select import balanced, spread
+from splitveil.data._select import balanced, held_out, spread
 from splitveil.data.base import channel_statistics
 from splitveil.errors import UserError
 
@@ -81,3 +81,20 @@ def test_digits_hold_every_image_of_scikit_learn_once():
     # Bilinear upsampling by 4 gives every pixel the weight 16; rounding is 1e-4, one image 5.6e-4 of the sum.
     raw = load_digits(return_X_y=True)[0].sum() * (255 / 16) * 16
     assert both.double().sum().item() == pytest.approx(raw, rel=2e-4)
+
+
+@given(labels_lists, st.integers(0, 60), st.integers(0, 99))
+def test_what_is_held_out_leaves_every_class_its_part(labels, count, seed):
+    labels, count = torch.tensor(labels), min(count, len(labels))
+    chosen = held_out(labels, count, torch.Generator().manual_seed(seed))
+    assert len(chosen) == count
+    assert len(chosen.unique()) == count
+    sizes = torch.bincount(labels)
+    kept = sizes - torch.bincount(labels[chosen], minlength=len(sizes))
+    assert bool((kept >= (sizes * (1 - count / len(labels)) - 1) / 2 - 1e-6).all())
+
+
+def test_balanced_images_are_held_out_as_before():
+    labels = torch.arange(1000) % 10
+    one, other = (choose(labels, 105, torch.Generator().manual_seed(3)) for choose in (held_out, balanced))
+    assert torch.equal(one, other)

@@ -57,6 +57,13 @@ def test_a_defense_that_was_never_refitted_says_so(defense):
         loop.loss(X[:10], Y[:10])
 
 
+def test_a_defense_that_would_never_act_is_refused():
+    with pytest.raises(UserError, match="cem acts from epoch 2 on, but the training has 1"):
+        OwnLoop(model(Gaussian(0.1), CEM(16)), epochs=1, images=len(X))
+    with pytest.raises(UserError, match=r"got 2\.5 epochs"):
+        OwnLoop(model(Gaussian(0.1)), epochs=2.5, images=len(X))  # type: ignore[arg-type]
+
+
 def test_an_epoch_that_does_not_end_is_refused():
     loop = OwnLoop(model(Gaussian(0.1)), epochs=3, images=len(X))
     loop.loss(X, Y)

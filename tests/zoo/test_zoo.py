@@ -351,3 +351,9 @@ def test_a_decoder_needs_a_shape_that_it_knows():
     for shape in [(), (2, 3, 4, 5), (0, 8, 8)]:
         with pytest.raises(UserError, match=r"expected \(channels, height, width\), \(tokens, channels\) or"):
             decoders.build("custom", feature_shape=shape, image_size=32)
+
+
+@pytest.mark.parametrize("size", [32, 47, 56, 57, 63, 64, 65])
+def test_the_published_mobilenet_takes_every_size(size):
+    parts = zoo.build("mobilenetv2_released", cut=3, classes=10, image_size=size)
+    assert parts.tail.eval()(parts.encoder.eval()(torch.rand(1, 3, size, size))).shape == (1, 10)

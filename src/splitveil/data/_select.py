@@ -29,6 +29,36 @@ def balanced(labels: Tensor | Sequence[int], count: int, rng: torch.Generator | 
     return by_class[rank.argsort(stable=True)[:count]].sort().values
 
 
+def held_out(labels: Tensor, count: int, rng: torch.Generator) -> Tensor:
+    """Return indices (int64, sorted) of ``count`` random images, chosen so that the others still have every class.
+
+    Classes give equally many (`balanced`), unless one would keep less than half of what an equal part of every class
+    would leave it: then each gives its part, in proportion to its size.
+
+    Args:
+        labels: (N,).
+        count: number of images.
+        rng: generator of the choice.
+
+    >>> labels = torch.tensor([0] * 50 + [1] * 5 + [2] * 45)
+    >>> chosen = held_out(labels, 20, torch.Generator().manual_seed(0))
+    >>> torch.bincount(labels[chosen]).tolist()
+    [10, 1, 9]
+    """
+    state, labels = rng.get_state(), labels.cpu()
+    chosen, sizes = balanced(labels, count, rng), torch.bincount(labels)
+    kept = sizes - torch.bincount(labels[chosen], minlength=len(sizes))
+    if not bool((2 * kept < sizes * (1 - count / max(1, len(labels))) - 1).any()):
+        return chosen
+    rng.set_state(state)
+    shuffled = torch.randperm(len(labels), generator=rng)
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    of_class = labels[by_class]
+    rank = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes)[of_class]
+    # The k-th image of n stands at (k + 1/2)/n: a tenth of all places is a tenth of every class.
+    return by_class[((rank + 0.5) / sizes[of_class]).argsort(stable=True)[:count]].sort().values
+
+
 def spread(labels: Tensor | Sequence[int], counts: Sequence[int]) -> Tensor:
     """Return a mask (bool, (N,)) of ``counts[c]`` images of every class c, evenly spaced over those of the class."""
     labels = torch.as_tensor(labels, dtype=torch.int64)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError, unknown
-from ._select import balanced
+from ._select import held_out
 from .base import ImageSet, Split
 
 VALIDATION_SHARE, VALIDATION_LIMIT = 0.1, 5000
@@ -80,7 +80,8 @@ def protocol(name: str, images: ImageSet, *, seed: int = 0, attacker_test_size: 
       reconstructs the whole test set. The network must therefore be trained under this protocol.
 
     Images of the attacker's training part whose pixels are also in the part it reconstructs are dropped
-    (``auxiliary``: also those the defender has).
+    (``auxiliary``: also those the defender has), and images of the defender's training part whose pixels are also
+    among those that validate or test.
 
     Args:
         name: ``train_time``, ``inference_time`` or ``auxiliary``.
@@ -102,6 +103,7 @@ def protocol(name: str, images: ImageSet, *, seed: int = 0, attacker_test_size: 
     size = protocol_sizes(name, len(images.train), len(images.test))["utility_val"]
     utility_val, rest = divide(images.train, size, rng)
     defender_train, attacker_train, attacker_test = PROTOCOLS[name](rest, images.test, rng)
+    defender_train = _new_to_tests(name, defender_train, [utility_val, images.test], images)
     if attacker_test_size is not None:
         if not 1 <= attacker_test_size <= len(attacker_test):
             raise UserError(
@@ -161,7 +163,9 @@ def protocol_sizes(name: str, train: int, test: int) -> dict[str, int]:
 
 
 def divide(split: Split, count: int, rng: torch.Generator) -> tuple[Split, Split]:
-    """Return a random class-balanced part of ``count`` images, and the rest.
+    """Return a random part of ``count`` images, and the rest.
+
+    The part is class-balanced, or in proportion to the classes where the rest would lose a rare one (`held_out`).
 
     Args:
         split: images to divide.
@@ -169,7 +173,7 @@ def divide(split: Split, count: int, rng: torch.Generator) -> tuple[Split, Split
         rng: generator of the choice.
     """
     part = torch.zeros(len(split), dtype=torch.bool)
-    part[balanced(split.labels, count, rng)] = True
+    part[held_out(split.labels, count, rng)] = True
     return split.subset(part.nonzero().flatten()), split.subset((~part).nonzero().flatten())
 
 
@@ -204,6 +208,28 @@ def _known_to_none(name: str, split: Split, others: list[Split], images: ImageSe
     left = without(split, others)
     if len(left) or not len(split):
         return left
+    _check_pixels(images)
+    raise UserError(
+        f"protocol {name}: each of the {len(split)} images for the attacker has the same pixels as one that it is to "
+        "reconstruct" + (" or that the defender has" if len(others) > 1 else "") + ", and these are dropped; "
+        "remove the duplicates from the image set"
+    )
+
+
+def _new_to_tests(name: str, train: Split, others: list[Split], images: ImageSet) -> Split:
+    """Return the defender's images without copies of those that validate or test, likewise."""
+    left = without(train, others)
+    if len(left) or not len(train):
+        return left
+    _check_pixels(images)
+    raise UserError(
+        f"protocol {name}: each of the {len(train)} training images has the same pixels as one that validates or "
+        "tests, and these are dropped; test on images that are not among the training images"
+    )
+
+
+def _check_pixels(images: ImageSet) -> None:
+    """Refuse images that are all the same."""
     first = images.train.images[:1]
     if all(torch.equal(part.images, first.expand_as(part.images)) for part in (images.train, images.test)):
         count = len(images.train) + len(images.test)
@@ -211,11 +237,6 @@ def _known_to_none(name: str, split: Split, others: list[Split], images: ImageSe
             f"all {count} images of {images.name} have the same pixels, so an attacker has nothing to reconstruct; "
             "look at the files: are they blank, or drawn in white on a transparent ground, which is shown on white?"
         )
-    raise UserError(
-        f"protocol {name}: each of the {len(split)} images for the attacker has the same pixels as one that it is to "
-        "reconstruct" + (" or that the defender has" if len(others) > 1 else "") + ", and these are dropped; "
-        "remove the duplicates from the image set"
-    )
 
 
 def contained(images: Tensor, others: Tensor) -> Tensor:

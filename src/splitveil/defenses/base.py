@@ -278,6 +278,9 @@ class Stack(Defense, helpers=("losses",)):
 
     def __init__(self, *defenses: Defense):
         super().__init__()
+        for one in defenses:
+            if not isinstance(one, Defense):
+                raise UserError(f"{type(one).__name__} is no defense; expected a class that derives from Defense")
         self.parts = nn.ModuleList(defenses)
         for kind in {type(d) for d in defenses}:
             if not getattr(kind, "repeatable", False) and sum(type(d) is kind for d in defenses) > 1:

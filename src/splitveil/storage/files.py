@@ -7,6 +7,7 @@ import json
 import os
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -204,6 +205,12 @@ def write_safetensors(path: str | Path, state: Mapping[str, Any], metadata: dict
     from safetensors.torch import save_file
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items() if torch.is_tensor(value)}
+    held = Counter(value.untyped_storage().data_ptr() for value in tensors.values())
+    # Tied weights are written twice, as the format has no other way.
+    tensors = {
+        name: value.clone() if held[value.untyped_storage().data_ptr()] > 1 else value
+        for name, value in tensors.items()
+    }
     with atomic_write(path) as temporary:
         try:
             save_file(tensors, temporary, metadata)

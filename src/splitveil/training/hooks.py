@@ -1,4 +1,4 @@
-"""Hooks on a network for one pass of images, after which it is as it was."""
+"""What a training may leave as it is in a network: hooks for one pass of images, and norms that are frozen."""
 
 from __future__ import annotations
 
@@ -26,3 +26,20 @@ def hooked(parts: nn.Module, handles: list[RemovableHandle]) -> Iterator[None]:
             handle.remove()
         for module, mode in modes.items():
             module.training = mode
+
+
+def frozen_norms(model: nn.Module) -> list[nn.Module]:
+    """Return the batch norms whose weights are not trained: their statistics shall stay, too.
+
+    Otherwise an encoder with `requires_grad_(False)`, which devices may have already, would become another one.
+
+    Args:
+        model: whose modules are looked through.
+
+    >>> layers = nn.Sequential(nn.BatchNorm2d(2).requires_grad_(False), nn.BatchNorm2d(3))
+    >>> [norm.num_features for norm in frozen_norms(layers)]
+    [2]
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
+    weights = [(norm, list(norm.parameters())) for norm in norms]
+    return [norm for norm, own in weights if own and not any(weight.requires_grad for weight in own)]

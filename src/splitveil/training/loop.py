@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from ..data import Split, augment, to_float
 from ..data.streamed import Streamed
-from ..defenses.base import NEVER, Features, Stack, Step, name_of
+from ..defenses.base import NEVER, Defense, Features, Stack, Step, name_of
 from ..errors import UserError
 from ..model import SplitModel
 from ..nn import fastconv
@@ -37,6 +37,7 @@ from . import memory, optimizers
 from .checkpoints import State
 from .fabric import Fabric
 from .feature_buffer import FeatureBuffer, capacity
+from .hooks import frozen_norms
 from .initialization import scale_to_unit_variance
 from .muon import before_norms
 
@@ -236,6 +237,8 @@ class Training:
         keep = FeatureBuffer(self.count, fabric.device) if self.stack.wants_features else None
         totals: dict[str, Tensor] = {}
         self.forward.train()
+        for norm in frozen_norms(self.model):
+            norm.eval()
         if not self.settings.network_dropout:
             for layer in dropouts(self.model.encoder, self.model.tail):  # those of defenses stay
                 layer.eval()
@@ -344,6 +347,26 @@ def settled(stack: Stack) -> int:
         stack: defenses of the model.
     """
     return max([int(stack.wants_features), *(part.acts_after for part in stack)])
+
+
+def stack_of(model: SplitModel) -> Stack:
+    """Return the model's defenses as a stack, which its training installs and asks for their losses.
+
+    Args:
+        model: a defense that is no stack becomes one.
+
+    Raises:
+        UserError: a module that is no `Defense`: it has no loss, and nothing to install.
+    """
+    defense = model.defense
+    if defense is not None and not isinstance(defense, Defense):
+        raise UserError(
+            f"the defense {type(defense).__name__} cannot be trained with; expected a class that derives from "
+            "splitveil.defenses.base.Defense"
+        )
+    if not isinstance(defense, Stack):
+        model.defense = defense = Stack(*([defense] if defense is not None else []))
+    return defense
 
 
 def check_epochs(stack: Stack, epochs: int) -> None:

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ..defenses.base import Defense, Features, Stack, Step
+from ..defenses.base import Features, Step
 from ..errors import UserError
 from ..given import check_model
 from ..model import SplitModel
 from ..randomness import stream
 from ..recipe import PUBLISHED, REFIT, STEP, learning_rate
 from .feature_buffer import capacity
+from .loop import check_epochs, stack_of
 
 PATIENCE = 2
 """Number of passes over the images after which `OwnLoop.end_epoch` must have been called."""
@@ -48,11 +49,11 @@ class OwnLoop:
 
     def __init__(self, model: SplitModel, *, epochs: int, images: int, seed: int = 0):
         check_model(model)
-        if epochs < 1 or images < 2:
+        if not all(isinstance(count, int) for count in (epochs, images)) or epochs < 1 or images < 2:
             raise UserError(f"an own loop got {epochs} epochs of {images} images; expected at least 1 of 2 images")
-        if not isinstance(model.defense, Stack):
-            model.defense = Stack(*([model.defense] if isinstance(model.defense, Defense) else []))
-        self.model, self.stack, self.epochs, self.images, self.seed = model, model.defense, epochs, images, seed
+        stack = stack_of(model)
+        check_epochs(stack, epochs)
+        self.model, self.stack, self.epochs, self.images, self.seed = model, stack, epochs, images, seed
         self.losses: dict[str, float] = {}
         """Mean losses of the last epoch, by name: "task" and the defenses'."""
         self._epoch, self._classes = 0, 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -46,7 +47,7 @@ def mobilenetv2_released(
 
     ``cut`` counts the entries of [stem, 7 stages, last convolution] that are on the device: 1 to 9. Neither the
     stem nor the last convolution has a ReLU, the bottleneck always has, whatever its setting, and its cloud half
-    is 1×1. The head takes the means of 4×4 places (32 to 63 pixels: 1,280 inputs).
+    is 1×1. The head takes the means of 4×4 places (32 to 56 pixels: 1,280 inputs).
     """
     blocks: list[nn.Module] = [nn.Sequential(nn.Conv2d(3, STEM, 3, padding=1, bias=False), nn.BatchNorm2d(STEM))]
     inputs = STEM
@@ -57,12 +58,15 @@ def mobilenetv2_released(
             inputs = outputs
         blocks.append(nn.Sequential(*stage))
     blocks.append(nn.Sequential(nn.Conv2d(inputs, LAST, 1, bias=False), nn.BatchNorm2d(LAST)))
+    side = image_size
+    for *_, first in STAGES:
+        side = math.ceil(side / first)
     for block in blocks:
         initialize(block)
     return assemble(
         arch,
         blocks,
-        nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(LAST * (image_size // 32) ** 2, classes)),
+        nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(LAST * (side // 4) ** 2, classes)),
         cut=cut,
         image_size=image_size,
         smallest=32,
