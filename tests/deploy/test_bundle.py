@@ -108,6 +108,9 @@ def test_only_a_bundle_is_replaced_and_only_when_asked(tmp_path):
     bundle.check_place(tmp_path / "b", True)
     make(tmp_path / "b", b"another")
     assert bundle.read(tmp_path / "b").models["device"] == b"another"
+    (tmp_path / "b" / "key.pem").touch()
+    with pytest.raises(UserError, match=r"holds key\.pem beside a bundle; move it elsewhere"):
+        bundle.check_place(tmp_path / "b", True)
     (tmp_path / "mine").mkdir()
     bundle.check_place(tmp_path / "mine", False)
     (tmp_path / "mine" / "letter").touch()

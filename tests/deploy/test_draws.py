@@ -144,6 +144,9 @@ MOVED = {
     "uniform_": (lambda z, rng: torch.empty_like(z).uniform_(-2, 3, generator=rng), "uniform"),
     "filled": (lambda z, rng: _filled(torch.empty_like(z), rng), "exponential"),
     "randint": (lambda z, rng: torch.randint(2, 7, z.shape, generator=rng), "integer"),
+    "randint, high by name": (lambda z, rng: torch.randint(2, high=7, size=z.shape, generator=rng), "integer"),
+    "randint, both by name": (lambda z, rng: torch.randint(low=2, high=7, size=z.shape, generator=rng), "integer"),
+    "randint, one bound": (lambda z, rng: torch.randint(5, z.shape, generator=rng), "integer"),
     "double": (lambda z, rng: torch.rand(z.shape, generator=rng, dtype=torch.float64).float(), "uniform"),
     "axis 1": (lambda z, rng: torch.randn((4, z.shape[0], 2, 2), generator=rng).movedim(1, 0), "normal"),
 }

@@ -259,6 +259,20 @@ def test_a_tail_that_answers_otherwise_is_refused():
         check_logits(torch.tensor([[torch.nan]]), torch.zeros(1, 1))
 
 
+def test_a_tail_that_mixes_the_images_of_a_batch_is_refused():
+    """The server answers strangers together."""
+    mixing = pair(lambda wire, _: wire, lambda logits: logits + 0.01 * (len(logits) > 1))
+    with pytest.raises(UserError, match=r"the exported tail answers 0\.01 off in a batch from alone"):
+        compare(mixing, FEW, rng())
+
+
+def test_a_run_is_exported_with_its_own_images_only(run, tmp_path, small):
+    changed = replace(IMAGES, train=Split(255 - IMAGES.train.images, IMAGES.train.labels))
+    with pytest.raises(UserError, match="was trained with other training images"):
+        exporting.export(runs.Run.open(run), changed, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_accuracy_is_that_of_the_coded_wire_beside_the_float_one():
     """Floats lose nothing, four bits something, and one bit's worth of grid nearly all."""
     good = pair(lambda wire, _: wire, lambda logits: logits)

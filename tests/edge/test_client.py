@@ -13,6 +13,7 @@ import pytest
 import small_bundle
 import stub_server
 from splitveil_edge import Client, ServerError, UserError, bundle, encode
+from splitveil_edge.transport import MOST_ANSWERED
 from stub_server import give, refuse, serving
 
 
@@ -47,6 +48,40 @@ def test_a_request_of_large_wires_holds_fewer_images(made, monkeypatch):
         monkeypatch.setattr("splitveil_edge.client.MOST_BYTES", 1)
         assert len(client.classify(some(2))) == 2
     assert [len(asked.wires) for asked in stub.asked] == [3, 3, 1, 1, 1]
+
+
+def test_a_request_whose_answer_is_long_holds_fewer_images(made, monkeypatch):
+    folder, exported = made
+    with serving(exported) as stub, Client(stub.url, folder) as client:
+        most = MOST_ANSWERED // (3 * len(client.device.classes))
+        monkeypatch.setattr("splitveil_edge.client.LOGIT_BYTES", most)
+        assert len(client.classify(some(7))) == 7
+    assert [len(asked.wires) for asked in stub.asked] == [3, 3, 1]
+
+
+def test_two_threads_that_fork_at_once_give_back_what_they_took(made):
+    folder, exported = made
+    with serving(exported) as stub, Client(stub.url, folder) as client:
+        client._wires.lock.acquire()  # a third thread makes wires
+        children: list[int] = []
+
+        def fork() -> None:
+            child = os.fork()
+            if child == 0:
+                os._exit(0)
+            children.append(child)
+
+        both = [threading.Thread(target=fork) for _ in range(2)]
+        for one in both:
+            one.start()
+        time.sleep(0.1)
+        client._wires.lock.release()
+        for one in both:
+            one.join(30)
+        assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+        assert client._wires.lock.acquire(timeout=5)
+        client._wires.lock.release()
+        assert len(client.classify(some(2))) == 2
 
 
 def test_an_answer_with_its_numbers_in_json_is_read(made):

@@ -88,6 +88,10 @@ def test_scaling_is_asked_for():
 def test_files_that_hold_no_images(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"no picture")
     (tmp_path / "a.npy").write_bytes(b"no array")
+    (tmp_path / "zip.npy").write_bytes(b"PK\x03\x04" + bytes(100))
+    np.save(tmp_path / "header.npy", picture(8, 8))
+    whole = (tmp_path / "header.npy").read_bytes()
+    (tmp_path / "header.npy").write_bytes(whole[:8] + b"(" + whole[9:])
     for name, many in (("endless", 10**15), ("beyond", 2**70)):
         with (tmp_path / f"{name}.npy").open("wb") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": (many, 8, 8, 3)}
@@ -101,6 +105,8 @@ def test_files_that_hold_no_images(tmp_path):
         "gone.png": r"cannot read .*gone\.png: No such file",
         "deep.tif": "more than 8 bits per channel; convert it to 8-bit RGB",
         "a.npy": r"a\.npy: no array of numbers; expected uint8",
+        "zip.npy": r"zip\.npy: no array of numbers; expected uint8",
+        "header.npy": r"header\.npy: no array of numbers; expected uint8",
         "endless.npy": r"endless\.npy: no array of numbers; expected uint8",
         "beyond.npy": r"beyond\.npy: no array of numbers; expected uint8",
         "gone.npy": r"gone\.npy: No such file",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import re
 import tempfile
+import threading
 
 from splitveil.serving import metrics
 from splitveil.serving.metrics import BATCHES, SECONDS, WIDTH, Log, Metrics, listen, text
@@ -73,6 +75,22 @@ def test_the_door_of_the_metrics():
     assert asyncio.run(ask(b"GET /metrics HTTP/1.1\r\n\r\n")).endswith(b"\r\n\r\nnumbers\n")
     assert b"404" in asyncio.run(ask(b"GET /other HTTP/1.1\r\n\r\n"))
     assert asyncio.run(ask(b"x" * 10)) == b""
+
+
+def test_a_log_that_nobody_reads_keeps_nobody_waiting():
+    """All requests would wait with the line that does not fit into the pipe."""
+    reading, writing = os.pipe()
+    with open(writing, "w", encoding="utf-8") as out:  # noqa: PTH123
+        log = Log(out)
+        many = threading.Thread(target=lambda: [log.write("one", images=i) for i in range(5000)], daemon=True)
+        many.start()
+        many.join(60)
+        assert not many.is_alive()
+        lines = os.read(reading, 2**20).decode().splitlines()
+        assert 10 < len(lines) < 5000
+        log.write("again", images=0)
+        assert json.loads(os.read(reading, 2**20).decode().splitlines()[-1])["event"] == "again"
+    os.close(reading)
 
 
 def test_a_log_whose_reader_has_gone_ends_quietly():

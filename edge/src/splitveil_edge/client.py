@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 import weakref
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from .errors import ServerError, UserError
 
 AT_ONCE, MOST_BYTES = 256, 2**20 - 2**14
 """Most images of a request, and most bytes of their wires: what `splitveil serve` takes unless it is told otherwise."""
+LOGIT_BYTES = 16
+"""Bytes of a logit in an answer that is text."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,8 @@ class Client:
         start = time.monotonic()
         ready = pixels.prepare(images, self.device.image, self._resize)
         answers: list[Answer] = []
-        some = max(1, min(AT_ONCE, MOST_BYTES // self.device.bytes_per_image))
+        answered = transport.MOST_ANSWERED // (LOGIT_BYTES * len(self.device.classes))
+        some = max(1, min(AT_ONCE, MOST_BYTES // self.device.bytes_per_image, answered))
         for i in range(0, len(ready), some):
             answers += self._some(ready[i : i + some], start)
         return answers
@@ -123,10 +127,13 @@ class Client:
 
 _CLIENTS: weakref.WeakSet[Client] = weakref.WeakSet()
 _HELD: list[Client] = []
+_FORKING = threading.Lock()
+"""Held while a thread forks: of two that fork at once, each must give back what it has taken itself."""
 
 
 def _before_fork() -> None:
     """Wait until no thread is amid making wires: what it holds would be held forever in the child."""
+    _FORKING.acquire()
     _HELD.extend(_CLIENTS)
     for client in _HELD:
         client._wires.lock.acquire()
@@ -135,6 +142,7 @@ def _before_fork() -> None:
 def _after_fork() -> None:
     while _HELD:
         _HELD.pop()._wires.lock.release()
+    _FORKING.release()
 
 
 def _in_child() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tokenize
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +47,23 @@ def read_images(path: Path, shape: tuple[int, int, int], resize: str | None) -> 
     return [(str(path), pixels.reshape(*pixels.shape[:2], -1))]
 
 
+DAMAGED = (
+    OSError,
+    ValueError,
+    EOFError,
+    OverflowError,
+    MemoryError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+)
+"""What numpy raises for a header that is none, or promises too much."""
+
+
 def _array(path: Path) -> Images:
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, OverflowError, MemoryError) as error:  # of a header that promises too much
+    except DAMAGED as error:
         why = getattr(error, "strerror", None) or "no array of numbers"
         raise UserError(f"cannot read {path}: {why}; expected uint8 (H, W, C) or (B, H, W, C)") from None
     if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim not in (3, 4):

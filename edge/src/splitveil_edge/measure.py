@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from .encode import Wires
 from .errors import UserError
 from .pixels import Images
 
+MOST_PIXELS = 2**30
+"""Most numbers of the random images of a measurement."""
 WORDS = {
     "images": "random images",
     "cpu_ms": "CPU of encoder, noise and packing, ms an image",
@@ -93,8 +96,10 @@ def random_images(images: int, shape: tuple[int, int, int]) -> Images:
         images: how many.
         shape: height, width and channels.
     """
-    pixels = np.frombuffer(os.urandom(images * int(np.prod(shape))), np.uint8)
-    return pixels.reshape(images, *shape)
+    count = images * math.prod(shape)
+    if count > MOST_PIXELS:
+        raise UserError(f"{images} images have {count:,} numbers; expected at most {MOST_PIXELS:,}: measure fewer")
+    return np.frombuffer(os.urandom(count), np.uint8).reshape(images, *shape)
 
 
 def _cpu_ms(work: Callable[[int], object], times: int) -> float:

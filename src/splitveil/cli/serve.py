@@ -94,7 +94,7 @@ def serve(
     from ..serving.settings import Settings, check
 
     page = page or Page()
-    cert, key, tokens = (None if place is None else str(place) for place in (tls_cert, tls_key, token_file))
+    cert, key, tokens = (None if place is None else str(place.absolute()) for place in (tls_cert, tls_key, token_file))
     doors = (host, port, grpc_port, cert, key, tokens, workers)
     many = _replicas(on, replicas, page.demo)
     settings = Settings(str(bundle), *doors, many, metrics_port, insecure, limits=limits or Limits())

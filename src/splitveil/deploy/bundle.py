@@ -21,6 +21,8 @@ from ..storage.reading import Count, Interval, Number, Size
 SCHEMA = 1
 WIRE, SUMS = "wire.json", "SHA256SUMS"
 PICTURE = "attack/linear.onnx"
+PLACES = {"device", "cloud", "attack", "triton", "kserve.yaml", "card.html", "card.json"}
+"""All that a bundle may have in its folder."""
 """What the linear attack makes of a wire, for a page that shows it; neither device nor cloud gets it."""
 MODELS = {"device": "encoder.onnx", "cloud": "tail.onnx"}
 """The model of each part."""
@@ -193,6 +195,8 @@ def check_place(out: str | Path, overwrite: bool) -> None:
         raise UserError(f"{out} exists and is no bundle; choose an empty or new folder for --out")
     if not overwrite:
         raise UserError(f"{out} holds a bundle already; add --overwrite to replace it, or choose another --out")
+    if others := foreign(out, PLACES):
+        raise UserError(f"{out} holds {others[0].name} beside a bundle; move it elsewhere, or choose another --out")
 
 
 def _check_parent(out: Path) -> None:

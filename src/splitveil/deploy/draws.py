@@ -94,8 +94,10 @@ class _Call:
         if kind != "integer":
             return cls(kind, dtype=dtype)
         whole = [number for number in args if isinstance(number, int)]
-        low = kwargs.get("low", whole[0] if len(whole) == 2 else 0)
-        return cls(kind, low=low, high=kwargs.get("high", whole[-1] if whole else None) - low, dtype=dtype)
+        if "high" not in kwargs and len(whole) < 2:  # the one bound that is given is the upper one
+            whole = [kwargs.get("low", 0), *whole]
+        low, high = kwargs.get("low", whole[0] if whole else 0), kwargs.get("high", whole[-1] if whole else None)
+        return cls(kind, low=low, high=high - low, dtype=dtype)
 
     def answer(self, numbers: Tensor) -> Tensor:
         """Return what the call returns for these numbers."""
@@ -109,7 +111,10 @@ class _Call:
     def numbers(self, drawn: Tensor) -> Tensor:
         """Return the numbers that a call with this result has drawn."""
         if self.kind == "integer":
-            return drawn.long() - int(self.low)
+            numbers = drawn.long() - int(self.low)
+            if self.high is None or not bool(((numbers >= 0) & (numbers < self.high)).all()):
+                raise UserError("the bounds of a call of randint cannot be told; write randint(low, high, size)")
+            return numbers
         return (drawn.float() - self.low) / (self.scale or 1.0)
 
 

@@ -22,6 +22,7 @@ from ..model import SplitModel
 from ..randomness import stream
 from ..runs import Run
 from ..storage.reading import finite
+from ..training import pins
 from . import bundle, manifests, phone, quantized
 from .audited import audit_of
 from .draws import Draw
@@ -102,6 +103,7 @@ def export(
     quantized.check_tail(options.tail)
     if options.phone:
         phone.check_package()
+    pins.check(run.summary, images, run.path)  # the bundle names their classes, and its grid is found on them
     told = show or (lambda number, step: None)
     given = parts(run.settings, images, run.settings.protocol, None, None)
     model = run.model(images)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from .bundle import Wire
 
 TRITON = {"UINT8": "TYPE_UINT8", "FP16": "TYPE_FP16", "FP32": "TYPE_FP32"}
-MOST_BATCH = 64
+MOST_BATCH = 256
+"""Triton refuses larger requests: as many images as a client sends at once."""
 
 
 def triton_config(wire: Wire) -> str:

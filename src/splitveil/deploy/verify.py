@@ -131,7 +131,7 @@ def compare(pair: Pair, images: Split, rng: torch.Generator) -> Comparison:
 
 
 def check_batches(pair: Pair, image: Tensor, rng: torch.Generator) -> None:
-    """Refuse a device's graph that mixes images, or whose wire does not change with the draws.
+    """Refuse graphs that mix images, and a device's whose wire does not change with the draws.
 
     Args:
         pair: graphs and sessions.
@@ -146,6 +146,9 @@ def check_batches(pair: Pair, image: Tensor, rng: torch.Generator) -> None:
     for size in BATCHES:
         together = pair.encoded(image[:size], [n[:size] for n in numbers])
         check_share(differing(pair.coder, together, alone[:size]), alone.numel(), f"in a batch of {size} from alone")
+    for tail in filter(None, (pair.tail, pair.served)):
+        rows = [tail({"wire": alone[i : i + 1]}) for i in range(len(alone))]
+        check_logits(tail({"wire": alone}), torch.cat(rows), "in a batch from alone")  # the server batches strangers
     if pair.draws and torch.equal(alone, pair.encoded(image, pair.numbers(len(image), rng))):
         raise UserError("the exported wire is the same for any draws: the noise is smaller than a step of the codec")
 
@@ -165,12 +168,13 @@ def check_share(differ: int, values: int, where: str = "from PyTorch's") -> None
         raise UserError(f"the exported wire differs {where} in {differ:,} of {values:,} numbers; expected ties alone")
 
 
-def check_logits(found: Tensor, expected: Tensor) -> None:
+def check_logits(found: Tensor, expected: Tensor, where: str = "from PyTorch") -> None:
     """Refuse logits that differ.
 
     Args:
         found: of the ONNX file, (B, classes).
         expected: of PyTorch.
+        where: how they were made, for the message.
 
     Raises:
         UserError: they differ by more than 10⁻⁴ of the largest, or of 1.
@@ -178,7 +182,7 @@ def check_logits(found: Tensor, expected: Tensor) -> None:
     scale = max(1.0, float(expected.abs().max()))
     apart = float((found - expected).abs().max())
     if not apart <= CLOSE * scale:
-        raise UserError(f"the exported tail answers {apart:.2g} off from PyTorch; expected at most {CLOSE * scale:.2g}")
+        raise UserError(f"the exported tail answers {apart:.2g} off {where}; expected at most {CLOSE * scale:.2g}")
 
 
 def differing(coder: Coder, found: Tensor, expected: Tensor) -> int:

@@ -8,6 +8,7 @@ import json
 import math
 import mmap
 import os
+import select
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -201,7 +202,9 @@ async def listen(port: int, write: Callable[[], str]) -> asyncio.Server:
 
 
 class Log:
-    """JSON lines about requests and events. A pipe that nobody reads any more ends the log, not the server.
+    """JSON lines about requests and events.
+
+    A closed pipe ends the log and not the server; while a pipe is full, as nobody reads it, lines are dropped.
 
     Args:
         out: where they go; None: standard error.
@@ -218,11 +221,22 @@ class Log:
             about: plain facts; never a wire, an answer, a token or a client's text.
         """
         line = {"time": round(time.time(), 3), "event": event, "process": os.getpid(), **about}
+        if not self._takes():
+            return
         try:
             self._out.write(json.dumps(line) + "\n")
             self._out.flush()
         except (OSError, ValueError):  # closed
             self._out = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+
+    def _takes(self) -> bool:
+        """Return whether a line can be written without waiting; all requests would wait with it."""
+        try:
+            poll = select.poll()
+            poll.register(self._out.fileno(), select.POLLOUT)
+            return bool(poll.poll(0))
+        except (OSError, ValueError):  # no file of the system
+            return True
 
     def failed(self, event: str, error: BaseException, **about: str | float | None) -> None:
         """Write a line about an exception: its class and its place, not its message, which may repeat content.

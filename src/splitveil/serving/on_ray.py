@@ -73,7 +73,10 @@ def application(settings: Settings) -> Application:
         settings: settings of the server.
     """
     tokens = Tokens(settings.token_file) if settings.token_file is not None else None
-    return app(Service(bundle.read("."), settings.limits, tokens))
+    service = Service(bundle.read("."), settings.limits, tokens)
+    if tokens and tokens.error:
+        service.log.write("tokens", error=tokens.error)
+    return app(service)
 
 
 def _packages() -> tuple[Any, Any]:

@@ -70,6 +70,11 @@ class Service:
         self.metrics, self.log = metrics or Metrics(), log or Log()
         self.served = Served.of(bundle, self.limits)
         self.most_bytes = self.limits.most_bytes(self.served.wire_bytes)
+        if self.most_bytes < (one := self.served.wire_bytes):
+            raise UserError(
+                f"the wire of one image has {one:,} bytes and a request at most {self.most_bytes:,}; raise --max-body "
+                f"to {one + 2**14} or more, or export with a smaller codec"
+            )
         self.draining = False
         self.active = 0
         """Requests that are being answered."""
