@@ -43,7 +43,8 @@ class Counts(TypedDict):
     finished: NotRequired[bool]
 
 
-COUNTED, CLOCK = TypeAdapter(Counts), TypeAdapter(tuple[Seconds, tuple[float, float]])
+COUNTED, COUNT = TypeAdapter(Counts), TypeAdapter(reading.Count)
+CLOCK = TypeAdapter(tuple[Seconds, tuple[float, float]])
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,7 @@ class Runtime:
 
     Attributes:
         shared_seconds: seconds that the trainings taken from ``fits`` took where they were made.
+        tally: its ``asked`` counts the wires that were asked for; a resumed attack goes on counting.
 
     >>> runtime, state = Runtime(budget=Budget(steps=3)), {"x": 0}
     >>> for step in runtime.loop("count", 5, state, torch.Generator()):
@@ -222,6 +224,7 @@ class Runtime:
     ):
         self.progress, self.budget, self.store = progress, budget or Budget(), store
         self.fits, self.shared_seconds = fits, 0.0
+        self.tally: Any = None
         self.loops: list[OptimizationLoop] = []
         self._start, self._earlier = time.perf_counter(), 0.0
         self._from, self._until = 0.0, self.budget.seconds or math.inf
@@ -318,7 +321,7 @@ class Runtime:
             return
         kept = {key: value.state_dict() if hasattr(value, "state_dict") else value for key, value in loop.state.items()}
         counts = {key: getattr(loop, key) for key in Counts.__annotations__}
-        clock = {"elapsed": self.seconds, "share": (self._from, self._until)}
+        clock = {"elapsed": self.seconds, "share": (self._from, self._until), "asked": getattr(self.tally, "asked", 0)}
         save_tensors(path, {"state": kept, "rng": loop.rng.get_state(), "counts": counts, **clock})
 
     def restore(self, loop: OptimizationLoop) -> None:
@@ -334,8 +337,7 @@ class Runtime:
         if path is None or not path.is_file():
             return
         remedy = f"remove {path.parent} to begin the attack again"
-        needed = {"state", "rng", "counts", "elapsed", "share"}
-        kept = reading.read_checkpoint(path, loop.rng.device, needed, remedy)
+        kept = reading.read_checkpoint(path, loop.rng.device, {"state", "rng", "counts", "elapsed", "share"}, remedy)
         try:
             self._put_back(loop, kept)
         except reading.UNUSABLE as error:
@@ -358,6 +360,8 @@ class Runtime:
         loop.rng.set_state(kept["rng"].cpu())
         for key, count in counts.items():
             setattr(loop, key, count)
+        if self.tally:
+            self.tally.asked = COUNT.validate_python(kept.get("asked", 0), strict=True)
         self._earlier = max(self._earlier, elapsed)
         self._from, self._until = share
 

@@ -169,6 +169,28 @@ def test_a_resumed_training_computes_as_it_began(tmp_path, monkeypatch):
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
 
+def test_a_resumed_training_goes_on_counting_the_looks(tmp_path, monkeypatch):
+    """It was flagged for one look at each image, though it had had one in each epoch."""
+    from splitveil import runtime as work_room
+
+    monkeypatch.setattr(work_room, "KEEP_EVERY", -1.0)
+
+    def looks(runtime: Runtime) -> float:
+        seen = victim()
+        runtime.tally = seen.tally
+        DecoderAttack(epochs=3, **SMALL).fit(seen, toy.images(200, 1), rng(), runtime)
+        return seen.looks()
+
+    def stop(done: int, planned: int, error: float) -> None:
+        if done == 7:
+            raise KeyboardInterrupt
+
+    whole = looks(Runtime())
+    with pytest.raises(KeyboardInterrupt):
+        looks(Runtime(stop, store=tmp_path))
+    assert looks(Runtime(store=tmp_path)) == whole >= 3
+
+
 # Shared trainings
 
 OPEN = "network=dense_normN0C16,batch_size=64"

@@ -91,12 +91,27 @@ def test_the_sampled_latent_is_the_nearest_whatever_offset_wires_share(offset, s
     attack = LatentAttack(samples=200, size=4)
     draw = torch.Generator().manual_seed(1)
     wires = offset + spread * torch.randn(200, 64, generator=draw)
-    monkeypatch.setattr(attack, "box", SimpleNamespace(wire=lambda images, rng: wires), raising=False)
+    box = SimpleNamespace(wire=lambda images, rng: wires, comparable=lambda wire: (wire, None))
+    monkeypatch.setattr(attack, "box", box, raising=False)
     monkeypatch.setattr(attack, "generator", lambda latent: latent, raising=False)
     latents = torch.randn(200, 4, generator=rng(5))
     found = attack._sampled(wires[:40] + 0.1 * spread, rng(5))
     nearest = ((wires[:40] + 0.1 * spread).double()[:, None] - wires.double()).square().sum(2).argmin(1)
     assert torch.equal(found, latents[nearest])
+
+
+def test_the_sampled_latent_is_the_nearest_of_what_both_show(monkeypatch):
+    """Entries that no draw has shown were no numbers, of which the first was then the nearest of all."""
+    attack, draw = LatentAttack(samples=200, size=4), torch.Generator().manual_seed(1)
+    whole = 3 + torch.randn(200, 64, generator=draw)
+    wires = torch.where(torch.rand(200, 64, generator=draw) < 0.05, torch.nan, whole)
+    visible = torch.rand(40, 64, generator=draw) < 0.7
+    box = SimpleNamespace(wire=lambda images, rng: wires, comparable=lambda wire: (wire, visible))
+    monkeypatch.setattr(attack, "box", box, raising=False)
+    monkeypatch.setattr(attack, "generator", lambda latent: latent, raising=False)
+    latents = torch.randn(200, 4, generator=rng(5))
+    found = attack._sampled((whole[:40] + 0.1) * visible, rng(5))
+    assert float((found == latents[:40]).all(1).float().mean()) > 0.95
 
 
 @pytest.mark.parametrize("dual", [True, False])

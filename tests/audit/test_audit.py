@@ -222,6 +222,11 @@ def test_a_policy_that_is_not_met_ends_with_1(folder, capsys):
         ("thresholds:\n  hides_share: 7\n", "thresholds.hides_share is 7; expected "),
         ("require:\n  linkage: {at_most: .nan}\n", "require.linkage.at_most is nan; expected a finite number"),
         ("require:\n  mse: {at_least: 2, at_most: 1}\n", "expected at_least to be no more than at_most"),
+        ("require:\n  linkage:\n", "require is {'linkage': None}; linkage has no limit; expected one such as"),
+        (
+            "require:\n  reidentified: {at_most: 40}\n",
+            "expected numbers between 0 and 1, such as {at_most: 0.4} for 40 %",
+        ),
         ("require:\n  verdict: []\n", "require.verdict is []; "),
         ("require:\n  verdict: [safe]\n", "require.verdict.0 is 'safe'; expected "),
         ("- a\n", "holds no settings"),
@@ -327,8 +332,22 @@ def test_several_wires_multiply_the_leakage_that_a_policy_meets(folder):
     (leakage,) = (one["value"] for one in found["bounds"] if one["bound"] == "mixture:clusters=1")
     measured = found["policy"]["lines"][0]["measured"]
     assert float(measured.partition(" ")[0]) == pytest.approx(3 * leakage, rel=0.1)
+    lower = [one for one in found["bounds"] if one["kind"] == "lower"]
+    assert all(any("sees one wire of each image" in told for told in one["assumptions"]) for one in lower)
     text = (folder / "noise" / "audit" / "audit.html").read_text()
+    assert (
+        "one who sees a single wire finds" in found["verdict"]["sentence"]
+        or "finds" not in found["verdict"]["sentence"]
+    )
     assert "the 3 wires that the attacker sees tell at most as many times as much" in text
+
+
+def test_how_often_a_photo_is_found_by_several_wires_is_not_told(folder):
+    """It is estimated for one wire, and would be met by an attacker who sees three."""
+    (folder / "policy.yaml").write_text("require:\n  linkage: {at_most: 1.0}\n")
+    found = audit(folder / "noise", "--observed", "3", "--policy", folder / "policy.yaml")
+    (line,) = found["policy"]["lines"]
+    assert (line["met"], line["measured"].partition(":")[0]) == (False, "not measured")
 
 
 def test_no_difference_in_accuracy_has_no_sign(folder):

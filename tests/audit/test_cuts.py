@@ -47,7 +47,8 @@ def quick(monkeypatch):
 
 
 def show(out: Path, network: str = "resnet20", layers: str = "all", **more: Any) -> None:
-    given = {"data": "digits", "epochs": 2, **SIZES, "terms": TERMS, **more}
+    trained = None if Path(network).is_dir() else 2
+    given = {"data": "digits", "epochs": trained, **SIZES, "terms": TERMS, **more}
     show_cuts(network, layers, out=out, **given)
 
 

@@ -15,7 +15,10 @@ from splitveil.audit.attacked import Scored
 from splitveil.audit.device import device_cost, multiply_adds
 from splitveil.audit.policy import Limit
 from splitveil.audit.words import percent
-from splitveil.defenses.base import Defense
+from splitveil.defenses.base import Defense, Features
+from splitveil.defenses.cem import CEM
+from splitveil.defenses.gaussian import Gaussian
+from splitveil.defenses.waterfill import Waterfill
 from splitveil.model import SplitModel
 from splitveil.statistics.intervals import Interval, paired_ratio
 
@@ -45,6 +48,21 @@ def test_the_defense_counts_on_the_device():
     assert multiply_adds(defended) == multiply_adds(plain) + 64
     assert device_cost(defended.eval()).parameters == device_cost(plain.eval()).parameters + 64
     assert device_cost(plain).bytes == 4 * 8
+
+
+def test_what_only_a_training_or_the_cloud_needs_is_not_on_the_device():
+    encoder, x = nn.Sequential(nn.Conv2d(3, 2, 2, 2), nn.Flatten()), torch.rand(1, 3, 4, 4)
+    plain = SplitModel(encoder, nn.Identity(), defense=[Gaussian(0.1)], example=x).eval()
+    cem, filled = CEM(16), Waterfill()
+    pulled = SplitModel(encoder, nn.Identity(), defense=[Gaussian(0.1), cem], example=x).eval()
+    rng = torch.Generator().manual_seed(0)
+    cem.refit(0, Features(torch.randn(40, 8, generator=rng), torch.arange(40) % 2, 2, rng))
+    assert device_cost(pulled).parameters == device_cost(plain).parameters
+    hard = SplitModel(encoder, nn.Identity(), defense=[filled], example=x).eval()
+    filled.center, filled.matrix = torch.zeros(8), torch.randn(3, 8, generator=rng)
+    filled.estimate = torch.randn(8, 3, generator=rng)
+    assert multiply_adds(hard) == multiply_adds(plain) + 3 * 8
+    assert device_cost(hard).parameters == device_cost(plain).parameters + 3 * 8 + 8
 
 
 def test_a_share_has_as_many_digits_as_its_interval_supports():

@@ -10,7 +10,11 @@ from torch import nn
 
 import toy
 from noisy_defenses import NOISY
+from splitveil.data import to_float
+from splitveil.defenses._codec_choice import fit
 from splitveil.defenses.base import Defense, Stack
+from splitveil.defenses.codec import Codec
+from splitveil.defenses.gaussian import Gaussian
 from splitveil.defenses.topk import TopK
 from splitveil.evaluation import reliability
 from splitveil.model import SplitModel
@@ -104,3 +108,15 @@ def test_alike_is_what_all_pairs_say(side):
     error = (base.double() - moved.double()).square().mean((1, 2, 3)).sqrt()
     assert found.tolist() == (error <= 2).tolist()
     assert 5 < int(found.sum()) < 35
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("sigma", [0.005, 0.05])
+def test_what_a_codec_rounds_is_no_noise_that_fails_to_be_drawn(bits, sigma):
+    """It is the same at every look, as it is told: the wire was declared another one than was attacked."""
+    made, x = model(Gaussian(sigma)), to_float(IMAGES.images)
+    stage = Codec(f"uint{bits}")
+    with torch.no_grad():
+        stage.set_grid(fit(made.features(x), bits))
+        made.defense = Stack(Gaussian(sigma), stage)
+        assert reliability._other_noise(made, x) == []

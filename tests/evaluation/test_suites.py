@@ -143,6 +143,21 @@ def test_a_suite_goes_on_where_it_stopped(run, monkeypatch):
     assert asked == ["linear", "nearest", "rmle"]
 
 
+def test_scores_of_another_classifier_are_not_read_back(run):
+    class Judge:
+        def __init__(self, epochs: int):
+            self.about = {"epochs": epochs, "fingerprint": str(epochs)}
+
+        def __call__(self, found, originals, labels):
+            return torch.full((len(found),), float(self.about["epochs"] == 30))
+
+    def recognized(epochs: int) -> float:
+        found = suites.run_suite(run, "tiny-v1", IMAGES, extra={"reidentified": Judge(epochs)})
+        return found["attacks"]["linear"]["reidentified"]["mean"]
+
+    assert [recognized(epochs) for epochs in (3, 30, 30, 3)] == [0.0, 1.0, 1.0, 0.0]
+
+
 def test_a_later_suite_reads_back_what_it_shares_with_an_earlier_one(run, monkeypatch):
     earlier = suites.run_suite(run, "tiny-v1", IMAGES)
     monkeypatch.setitem(suites.SUITES, "tiny-v2", suites.specs(*TINY, "residual:epochs=1,channels=8"))

@@ -52,6 +52,16 @@ def test_a_defense_is_compared_where_noise_is_as_accurate(tmp_path):
     assert row.difference.lo < row.difference.mean < row.difference.hi
 
 
+def test_noise_of_zero_is_no_point_of_the_curve(tmp_path):
+    """It has no logarithm, and ended the whole report."""
+    noise(tmp_path, 3)
+    for seed in range(3):
+        answered(tmp_path, cell("gaussian:0.0", "cem:0", seed=seed), 0.63, 0.009)
+        answered(tmp_path, cell("gaussian:0.025", "cem:16", seed=seed), 0.58, 0.0156)
+    (row,) = found(tmp_path)
+    assert row.reference == pytest.approx(0.013, rel=0.02)
+
+
 def test_the_accuracy_of_retrained_tails_counts_where_all_have_it(tmp_path):
     noise(tmp_path, 2, retrained=0.1)
     for seed in range(2):

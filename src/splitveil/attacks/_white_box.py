@@ -24,6 +24,25 @@ ROWS = 512
 """Most attacker images from which a wire of another shape than the feature is approximated."""
 
 
+def nearest(target: Tensor, visible: Tensor | None, wires: Tensor) -> Tensor:
+    """Return which wire is the nearest to each target in the entries that it shows, (B,).
+
+    Args:
+        target: (B, m).
+        visible: entries that it shows, (B, m); None: all.
+        wires: (K, m); NaN where nothing is known.
+
+    >>> nearest(torch.tensor([[9.0, 0.0]]), torch.tensor([[True, False]]), torch.tensor([[0.0, 0.0], [8.0, 9.0]]))
+    tensor([1])
+    """
+    if visible is None:
+        # By matrix product, torch's choice, an offset that all wires share would drown their distances.
+        return torch.cdist(target, wires, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
+    center = wires.nanmean(0).nan_to_num()
+    wires, target = (wires - center).nan_to_num(), (target - center) * visible  # what is not known is as usual
+    return (visible.float() @ wires.square().T - 2 * target @ wires.T).argmin(1)
+
+
 class WhiteBox:
     """The encoder and its defense as a function of pixels that can be differentiated.
 
@@ -95,6 +114,13 @@ class WhiteBox:
         """Return what `feature_loss` compares with: the looks (B, k · m), or their mean (B, m) if nothing is lost."""
         wire = (wire.mean(1) if self._together else wire).float()
         return (wire if self._reduced is None else self._reduced(wire)).flatten(1)
+
+    def comparable(self, wire: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return one wire of each image as `wire` returns it, (B, m), and which entries it shows; None: all."""
+        if self._reduced is not None:
+            return self.target(wire), None
+        one = self.one_wire(wire).flatten(1).float()
+        return one, self._visible(one) if self.hides else None
 
     def wire(self, x: Tensor, rng: torch.Generator, mode: Mode = "exact", draws: int | None = None) -> Tensor:
         """Return the mean wire (B, m), flattened, of pixels x (B, 3, S, S), with gradients."""

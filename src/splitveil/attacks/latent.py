@@ -17,7 +17,7 @@ from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
 from ..runtime import Runtime
 from ..zoo import decoders
-from ._white_box import ROWS, WhiteBox
+from ._white_box import ROWS, WhiteBox, nearest
 from .base import BATCH, Attack, Extent, Victim
 
 PIXEL_NOISE = 0.05
@@ -103,7 +103,7 @@ class LatentAttack(Attack):
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
         rng = torch.Generator(wire.device).manual_seed(self._seed)
         target = self.box.target(wire)
-        first = self._sampled(self.box.one_wire(wire).flatten(1).float(), rng)
+        first = self._sampled(wire, rng)
         best, images = torch.full((len(wire),), math.inf, device=wire.device), torch.empty(0)
         for mode in self._runtime.each(self.box.modes):
             latent = first.clone().requires_grad_()
@@ -124,13 +124,11 @@ class LatentAttack(Attack):
         return self.generator(latent[:, :, None, None])
 
     @torch.no_grad()
-    def _sampled(self, target: Tensor, rng: torch.Generator) -> Tensor:
+    def _sampled(self, wire: Tensor, rng: torch.Generator) -> Tensor:
         """Return, for each wire, the best of the sampled latents, which are the same for every wire."""
-        latents = torch.randn(self.samples, self.size, generator=rng, device=target.device)
+        latents = torch.randn(self.samples, self.size, generator=rng, device=wire.device)
         wires = torch.cat([self.box.wire(self._images(part), rng) for part in latents.split(BATCH)])
-        # By matrix product, torch's choice, an offset that all wires share would drown their distances.
-        distance = torch.cdist(target, wires, compute_mode="donot_use_mm_for_euclid_dist")
-        return latents[distance.argmin(1)]
+        return latents[nearest(*self.box.comparable(wire), wires)]
 
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -75,7 +75,8 @@ class PrivacyCard:
             folder: is made if it is not there; files of an earlier card are replaced.
         """
         place = Path(folder)
-        (place / PAGE).unlink(missing_ok=True)  # of an earlier card
+        if place.is_dir():
+            (place / PAGE).unlink(missing_ok=True)  # of an earlier card
         write_json(place / FILE, as_json(self.found.audit))
         write_text(place / PAGE, self.html())
         return place / PAGE

@@ -64,32 +64,49 @@ class Limit(BaseModel):
         False
         """
         asked = {"at least": self.at_least, "at most": self.at_most}
-        limit = " and ".join(f"{word} {value:g}" for word, value in asked.items() if value is not None)
+        limit = " and ".join(f"{word} {value:.10g}" for word, value in asked.items() if value is not None)
         if isinstance(measured, str):
             return Line(requirement=name, measured=f"not measured: {measured}", limit=limit, met=False)
         low, high = (measured.lo, measured.hi) if isinstance(measured, Interval) else (measured, measured)
         met = (self.at_least is None or low >= self.at_least) and (self.at_most is None or high <= self.at_most)
-        shown = str(measured) if isinstance(measured, Interval) else f"{measured:g}"
+        shown = str(measured) if isinstance(measured, Interval) else f"{measured:.10g}"
         return Line(requirement=name, measured=shown, limit=limit, met=met)
+
+
+class ShareLimit(Limit):
+    """A requirement of a share, or of what is at most 1 too: percent would be met by everything."""
+
+    @model_validator(mode="after")
+    def _share(self) -> ShareLimit:
+        if any(value is not None and not 0 <= value <= 1 for value in (self.at_least, self.at_most)):
+            raise ValueError("expected numbers between 0 and 1, such as {at_most: 0.4} for 40 %")
+        return self
 
 
 class Requirements(BaseModel):
     """What must hold. Shares are between 0 and 1; ``accuracy_drop`` is in points and needs a reference."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    accuracy: Limit | None = None
+    accuracy: ShareLimit | None = None
     accuracy_drop: Limit | None = None
-    mse: Limit | None = None
-    worst_case_mse: Limit | None = None
-    ssim: Limit | None = None
-    reidentified: Limit | None = None
-    linkage: Limit | None = None
+    mse: ShareLimit | None = None
+    worst_case_mse: ShareLimit | None = None
+    ssim: ShareLimit | None = None
+    reidentified: ShareLimit | None = None
+    linkage: ShareLimit | None = None
     leakage: Limit | None = None
     share_of_ceiling: Limit | None = None
     flags: Limit | None = None
     multiply_adds: Limit | None = None
     bytes: Limit | None = None
     verdict: Annotated[list[Level], Field(min_length=1)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, values: Any) -> Any:
+        if isinstance(values, dict) and (empty := [str(name) for name, value in values.items() if value is None]):
+            raise ValueError(f"{empty[0]} has no limit; expected one such as {{at_most: 0.5}}, or leave it out")
+        return values
 
 
 class Policy(BaseModel):
@@ -151,6 +168,8 @@ def _drop(audit: Audit) -> Interval | str:
 
 
 def _linkage(audit: Audit) -> Interval | float | str:
+    if audit.attacker.observed > 1:
+        return "linkage is estimated for one wire of each image; audit without --observed too"
     found = largest_gallery(audit.bounds)  # the figure of the verdict's sentence
     return _or_value(found) if found else audit.refused.get("linkage", "leave linkage among the bounds")
 

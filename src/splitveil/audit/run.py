@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from .record import Attacker, Audit, Bounded, Ceilings, Judge, Model, Reference,
 from .verdict import Facts, verdict
 
 FOLDER, FILE, PAGE = "audit", "audit.json", "audit.html"
+ONE_WIRE = "The attacker sees one wire of each image; one who sees several may do better."
 SUITE = "quick-v4"
 MOST_ATTACKED = 1000
 """Attacked images unless another number is asked for: the intervals are narrow enough, and it takes minutes."""
@@ -156,9 +158,12 @@ def audit(
         bounds, refused = bounded.estimates(
             model, images.test, named, run.path / FOLDER / "bounds", identity, seed=terms.seed, show=shown.bounds
         )
+        if terms.observed > 1:
+            bounds = [_of_one_wire(one) for one in bounds]
         reference = _reference(against, run, found, terms, images, extra, shown) if against else None
         if against and reference:
-            factor = _entropy_factor(against, bounds, images, named, terms.seed)
+            # Theorem 1 is about one wire.
+            factor = _entropy_factor(against, bounds, images, named, terms.seed) if terms.observed == 1 else None
             reference = replace(reference, entropy_factor=factor)
         made = _record(run, model, images, terms, found, judge)
         made |= {"pictures": shown_images, "bounds": bounds, "refused": refused, "reference": reference}
@@ -172,10 +177,15 @@ def audit(
         )
         if policy:
             audited = replace(audited, policy=policy[1].judge(audited, policy[0]))
-        for page in (PAGE, MODEL_CARD):  # of an earlier audit: they would stand beside a record that is not theirs
-            (run.path / FOLDER / page).unlink(missing_ok=True)
-        write_json(run.path / FOLDER / FILE, as_json(audited))
+        _keep(audited, run.path / FOLDER)
     return Found(audited, pictures)
+
+
+def _keep(audited: Audit, folder: Path) -> None:
+    """Write the record, without the pages of an earlier audit, which would stand beside a record that is not theirs."""
+    for page in (PAGE, MODEL_CARD):
+        (folder / page).unlink(missing_ok=True)
+    write_json(folder / FILE, as_json(audited))
 
 
 def facts_of(made: dict[str, Any]) -> Facts:
@@ -272,6 +282,11 @@ def is_noisy(model: SplitModel) -> bool:
     z = model.features(x)
     one, other = (model.protect(z, torch.Generator(x.device).manual_seed(seed)) for seed in (0, 1))
     return not torch.equal(one, other)
+
+
+def _of_one_wire(bound: Bounded) -> Bounded:
+    """Return a lower bound with the assumption that an attacker who sees several wires does not meet."""
+    return replace(bound, assumptions=[*bound.assumptions, ONE_WIRE]) if bound.kind == "lower" else bound
 
 
 def _judged(judge: reidentification.Judge, found: Attacked) -> Judge:

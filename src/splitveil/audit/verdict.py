@@ -113,5 +113,6 @@ def sentence(facts: Facts) -> str:
         does = f"recovers pictures whose error is {share(part)} of that of answering the mean image of the true class"
     text = f"An attacker who has {has}{looks} {does}"
     if facts.found is not None:
-        text += f", and finds {facts.found.about.partition(', chance')[0]} in {share(facts.found.value)} of cases"
+        finds = f"finds {facts.found.about.partition(', chance')[0]} in {share(facts.found.value)} of cases"
+        text += f", and {finds}" if who.observed == 1 else f"; one who sees a single wire {finds}"
     return text + "."

@@ -22,12 +22,16 @@ def percent(value: Interval) -> str:
 
 
 def share(value: float) -> str:
-    """Return a share in percent.
+    """Return a share in percent, with a further digit where it is nearly none or nearly all.
 
-    >>> share(0.623)
-    '62 %'
+    >>> share(0.623), share(0.0049), share(0.0001), share(0.996), share(1.0)
+    ('62 %', '0.5 %', 'less than 0.1 %', '99.6 %', '100 %')
     """
-    return f"{100 * value:.0f} %"
+    if 0 < value < 0.0005:
+        return "less than 0.1 %"
+    if 0.9995 < value < 1:
+        return "more than 99.9 %"
+    return f"{100 * value:.{int(0 < value < 0.01 or 0.99 < value < 1)}f} %"
 
 
 def figures(audit: Audit) -> list[tuple[str, str]]:

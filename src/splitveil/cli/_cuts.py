@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from ..runs import Run
 
 
+EPOCHS = 4
+"""Of the training of a network that is named."""
+
+
 def show_cuts(
     network: str,
     layers: str,
@@ -25,7 +29,7 @@ def show_cuts(
     out: Path,
     data: str | None = None,
     root: Path | None = None,
-    epochs: int = 4,
+    epochs: int | None = None,
     train_size: int | None = None,
     test_size: int | None = None,
     seed: int = 0,
@@ -40,7 +44,7 @@ def show_cuts(
         out: folder of the record.
         data: image set; of a run its own.
         root: folder of the images.
-        epochs: length of the first training.
+        epochs: length of the first training; None: `EPOCHS`.
         train_size: use only this many training images in it.
         test_size: use only this many test images.
         seed: of the first training; of a run its own.
@@ -52,9 +56,11 @@ def show_cuts(
     cuts.check_folder(out, resume)
     with progress_bars.bars() as bar:
         if Path(network).is_dir():
-            run, images = _opened(Path(network), data, root, train_size, test_size)
+            own = {"--data": data, "--train-size": train_size, "--test-size": test_size, "--epochs": epochs}
+            run, images = _opened(Path(network), root, own | {"--seed": seed or None})
         else:
-            run, images = _trained(network, layers, out, bar, resume, data=data, root=root, epochs=epochs, seed=seed,
+            first = EPOCHS if epochs is None else epochs
+            run, images = _trained(network, layers, out, bar, resume, data=data, root=root, seed=seed, epochs=first,
                                    train_size=train_size, test_size=test_size)  # fmt: skip
         task = bar.add_task("cuts", total=None, note="")
 
@@ -67,15 +73,12 @@ def show_cuts(
     say(f"with intervals: {out / cuts.FILE}")
 
 
-def _opened(
-    folder: Path, data: str | None, root: Path | None, train_size: int | None, test_size: int | None
-) -> tuple[Run, ImageSet]:
+def _opened(folder: Path, root: Path | None, given: dict[str, Any]) -> tuple[Run, ImageSet]:
     from .. import runs
 
     run = runs.Run.open(folder)
-    given = {"--data": data, "--train-size": train_size, "--test-size": test_size}
     if named := [name for name, value in given.items() if value is not None]:
-        raise UserError(f"{folder} is a run, which has its own images; leave {', '.join(named)} out")
+        raise UserError(f"{folder} is a run, which was trained already on its own images; leave {', '.join(named)} out")
     settings = run.settings.model_copy(update={"root": root}) if root else run.settings
     return run, runs.load_images(settings)
 

@@ -141,11 +141,7 @@ class CEM(Defense):
         elif classes < 1 or bool((y < 0).any()):
             raise UserError("cem: some images have no label; label every image, or give per_class=false")
         fit = _mixture.fit if self.variant == "bound" else _kmeans.fit
-        found = fit(z, y, classes, self.clusters, features.rng, start=self.centers)
-        # There may be too many classes, or too wide a wire, for the features of every class to be kept: an image of a
-        # class without any is pulled as if it were of all classes together.
-        unseen = found.counts.sum(1) == 0
-        found.centers[unseen], found.variance[unseen] = z.mean(0), z.var(0, correction=0)
+        found = fit(z, y, classes, self.clusters, features.rng, start=self.centers).filled(z)
         self.centers, self.counts, self.variance = found.centers, found.counts, found.variance
         if self.sigma2:
             self.nats = _mixture.held_out_nats(z, y, classes, self.clusters, self.sigma2, features.rng)

@@ -187,6 +187,7 @@ def made(stage: Stage, runtime: Runtime, extra: Mapping[str, Metric] | None = No
     first = given.attacker_test.subset(torch.arange(min(2, len(given.attacker_test))))
     scored(to_float(first.images), first, extra)  # a metric that cannot score such images is no surprise at the end
     held, own = hold_out(given.attacker_train, stage.seed)
+    runtime.tally = stage.victim.tally
     with runtime.share(0.5 if stage.attack.iterates else 1):
         stage.attack.fit(stage.victim.of(stage.attack), own, stage.rng, runtime)
     # Together, so that a budget of time gives both the same.

@@ -12,6 +12,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 from ..attacks.base import Victim
 from ..data import Access, Split, to_float
 from ..defenses._law import law_of
+from ..defenses.base import Stack
+from ..defenses.codec import Codec
 from ..model import SplitModel
 from ..statistics.intervals import Interval, binomial_ci, paired_difference
 
@@ -150,11 +152,17 @@ def of_model(model: SplitModel, images: Split) -> list[str]:
 
 
 def _other_noise(model: SplitModel, x: Tensor) -> list[str]:
-    """Flag a defense whose noise, over many looks, has another variance than it tells."""
-    z = model.features(x)
+    """Flag a defense whose noise, over many looks, has another variance than it tells.
+
+    What a codec rounds is not drawn: it is looked at before the codec.
+    """
+    z, defense, draw = model.features(x), model.defense, model.protect
+    if isinstance(defense, Stack) and any(isinstance(part, Codec) for part in defense):
+        defense = Stack(*(part for part in defense if not isinstance(part, Codec)))
+        draw = defense.on_wire
     seeds = [torch.Generator(x.device).manual_seed(seed) for seed in range(2 * PAIRS)]
-    looks = torch.stack([model.protect(z, seed).double() for seed in seeds])
-    law = law_of(model.defense, looks.flatten(0, 1).float())
+    looks = torch.stack([draw(z, seed).double() for seed in seeds])
+    law = law_of(defense, looks.flatten(0, 1).float())
     told = law.variance
     if told is None:
         return []

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from ._frozen import specs as specs
 from ._frozen import superseded as superseded
 from .flags import together
 from .floors import CLASS_MEAN
-from .scores import PRIVACY
+from .scores import PRIVACY, Metric
 
 Values = dict[str, dict[str, Tensor]]
 """Attack -> metric -> one number per image."""
@@ -326,7 +327,12 @@ def _distances(values: Values) -> dict[str, Tensor] | None:
 
 
 def finished(
-    run: Run, label: str, spec: Spec, parts: Protocol, threat_model: stage.ThreatModel, extra: Iterable[str] = ()
+    run: Run,
+    label: str,
+    spec: Spec,
+    parts: Protocol,
+    threat_model: stage.ThreatModel,
+    extra: Mapping[str, Metric] | None = None,
 ) -> Done | None:
     """Return a finished attack on this model, made under this threat model and without a budget.
 
@@ -336,7 +342,7 @@ def finished(
         spec: name and settings of the attack.
         parts: images of both sides.
         threat_model: what the attacker has and sees.
-        extra: names of further metrics that it must have.
+        extra: further metrics that it must have, of the same tools, by name.
 
     Returns:
         Its summary, and its values on the attacked and on the held-out images; None where it must run (again).
@@ -350,11 +356,14 @@ def finished(
     summary["attack"] = renewed(summary["attack"], "attacks")
     wanted = stage.identity(spec, parts, threat_model)
     seen = {DISTANCE} if Access.WEIGHTS in parts.grants else set()
-    names = [*evaluate.METRICS, *extra, *seen]
+    names = [*evaluate.METRICS, *(extra or {}), *seen]
     if any(summary.get(key) != value for key, value in wanted.items()) or summary.get("budget", {}).get("cut"):
         return None
     if any(name not in summary for name in (*names, "held_out")):
         return None
+    tools = {f"about_{name}": metric.about for name, metric in (extra or {}).items() if hasattr(metric, "about")}
+    if any(summary.get(name) != json.loads(json.dumps(about)) for name, about in tools.items()):
+        return None  # another classifier has scored it
     values = _columns(folder / "per_image.csv", set(names), remedy, summary["images"]["attacked"])
     return summary, values, held_out(folder, seen, summary, remedy)
 

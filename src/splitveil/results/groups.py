@@ -124,11 +124,12 @@ class ComparisonGroup:
     def noise_alone(self) -> dict[str, list[Configuration]]:
         """Noise alone by its strength, rising, for each combination of all other settings that vary.
 
-        Of each strength the first configuration is taken: a CEM of weight 0 changes nothing.
+        Of each strength the first configuration is taken: a CEM of weight 0 changes nothing. Noise of 0 has no place on
+        the curve, whose strengths are on a logarithmic scale.
         """
         found: dict[str, dict[float, Configuration]] = defaultdict(dict)
         for one in sorted(self.configurations, key=lambda one: one.sigma):
-            if one.family == NOISE and not one.cem:
+            if one.family == NOISE and not one.cem and one.sigma > 0:
                 found[one.others].setdefault(one.sigma, one)
         return {others: list(line.values()) for others, line in found.items()}
 
