@@ -19,9 +19,11 @@ from splitveil.config import Spec
 from splitveil.data import Access
 from splitveil.defenses._law import Law, combined, law_of, ranked_weights
 from splitveil.defenses.base import Defense, Stack
+from splitveil.defenses.dropout import Dropout
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.defenses.laplace import Laplace
 from splitveil.defenses.shredder import Shredder
+from splitveil.defenses.topk import TopK
 
 ALL = frozenset(Access)
 M = 48
@@ -304,3 +306,23 @@ def test_an_offset_of_a_known_collection_is_seen_through():
     few = [Sight.learn(victim, victim.observe(toy.images(count, 1)), toy.rng()) for count in (3, 6)]
     assert few[0] is None
     assert few[1] is None or bool(few[1](wire).isfinite().all())
+
+
+@pytest.mark.parametrize(("defense", "at_random"), [(Dropout(0.01), True), (Dropout(0.5), True), (TopK(0.3), False)])
+def test_little_that_is_hidden_at_random_is_taken_into_account(defense, at_random):
+    """Weak dropout looked four times as private as stronger one: its zeros were taken for what the wire says."""
+    made, _ = toy.model(40, 0.0)
+    made.defense = Stack(defense)
+    victim = Victim(made, frozenset(Access))
+    assert WhiteBox(victim, toy.images(300, 1), 1, toy.rng()).hides == at_random
+
+
+@pytest.mark.parametrize(("defense", "imputed"), [(Dropout(0.87), True), (Dropout(0.95), True), (TopK(0.1), False)])
+def test_what_strong_dropout_hides_is_imputed_too(defense, imputed):
+    """Sixteen looks do not show nine tenths of the wire together: it was taken for hidden by rule."""
+    made, _ = toy.model(96, 0.0)
+    made.defense = Stack(defense)
+    victim = Victim(made, frozenset(Access))
+    sight = Sight.learn(victim, victim.observe(toy.images(400, 1)), toy.rng())
+    assert isinstance(sight, Sight)
+    assert (sight.covariance is not None) == imputed

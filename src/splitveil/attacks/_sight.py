@@ -16,7 +16,7 @@ from .base import BATCH, Victim
 LOOKS = 16
 """Number of looks at each of the attacker's own images, whose union shows nearly all entries."""
 COMPLETE = 0.9
-"""Part of the entries that the union must show: below it they are hidden by rule, not at random."""
+"""Part that the union must show of what it would show on average if entries were hidden at random, not by rule."""
 MOST_ENTRIES = 8192
 """Width of the wire up to which missing entries are imputed: their covariance has the square of it."""
 ROUNDS, EXACT = 16, 100
@@ -77,7 +77,8 @@ class Sight:
         known, counts = (torch.cat(each).flatten(1) for each in zip(*together, strict=True))
         x = torch.cat([seen.images(index).flatten(1) for index in parts])
         variance = torch.as_tensor(0.0 if law.variance is None else law.variance, device=known.device).flatten()
-        if float((counts > 0).float().mean()) < COMPLETE or known.shape[1] > MOST_ENTRIES:
+        shown, union = float(counts.float().mean()) / LOOKS, float((counts > 0).float().mean())
+        if union < COMPLETE * (1 - (1 - shown) ** LOOKS) or known.shape[1] > MOST_ENTRIES:
             return cls(victim, *means(known, counts, x), None, None, variance)
         others = torch.ones(len(x), dtype=torch.bool, device=x.device).index_fill(0, held_out, False)
         of_others = cls(victim, *moments(known[others], counts[others], x[others]), variance)

@@ -14,6 +14,8 @@ from .base import BATCH, Victim, seen
 
 AT_RANDOM = 0.05
 """Least part of the entries hidden in only one of two looks: with less, they are hidden by rule and not at random."""
+SHOWN_AGAIN = 0.25
+"""Least part of what one look hides that another one shows, if little is hidden at all, but at random."""
 HIDDEN_DRAWS = 8
 """Least number of draws of a mask, so that most entries are seen in one."""
 LEAST = 1e-4
@@ -22,6 +24,15 @@ MOSTLY = 0.5
 """Part of the noise's variance beyond which Laplace noise shapes its likelihood."""
 ROWS = 512
 """Most attacker images from which a wire of another shape than the feature is approximated."""
+
+
+def _at_random(visible: Tensor, again: Tensor) -> bool:
+    """Return whether the entries that a look hides are hidden at random: another look hides others.
+
+    Where little is hidden at all, two looks differ in few entries; what one hides the other shows.
+    """
+    differ, hidden = float((visible != again).float().mean()), ~visible
+    return differ > AT_RANDOM or (bool(hidden.any()) and float(again[hidden].float().mean()) > SHOWN_AGAIN)
 
 
 def nearest(target: Tensor, visible: Tensor | None, wires: Tensor) -> Tensor:
@@ -93,7 +104,7 @@ class WhiteBox:
         """Whether entries are hidden at random and anybody can tell which."""
         if law.visible is not None and again.visible is not None:
             both = law.visible & again.visible
-            self.hides = float((law.visible != again.visible).float().mean()) > AT_RANDOM
+            self.hides = _at_random(law.visible, again.visible)
             self.draws = max(self.draws, HIDDEN_DRAWS) if self.hides else self.draws
         told = law.variance
         self._additive = told is not None and law.visible is None and self.modes == ("exact",)
