@@ -47,7 +47,7 @@ def test_it_is_taken(command):
 
 def test_every_training_says_where_the_network_is_cut():
     """Without a cut the command ends with an error, which its arguments alone do not show."""
-    lines = [str(command.values[0]) for command in commands()]
+    lines = [str(command.values[0]) for command in commands()]  # type: ignore[attr-defined]
     trainings = [line for line in lines if line.startswith("splitveil train ") and "--config" not in line]
     assert len(trainings) > 5
     assert [line for line in trainings if "--cut" not in line and "@" not in line] == []

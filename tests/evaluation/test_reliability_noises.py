@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -115,7 +115,7 @@ def test_alike_is_what_all_pairs_say(side):
 def test_what_a_codec_rounds_is_no_noise_that_fails_to_be_drawn(bits, sigma):
     """It is the same at every look, as it is told: the wire was declared another one than was attacked."""
     made, x = model(Gaussian(sigma)), to_float(IMAGES.images)
-    stage = Codec(f"uint{bits}")
+    stage = Codec(cast("Any", f"uint{bits}"))
     with torch.no_grad():
         stage.set_grid(fit(made.features(x), bits))
         made.defense = Stack(Gaussian(sigma), stage)
