@@ -103,7 +103,8 @@ def protocol(name: str, images: ImageSet, *, seed: int = 0, attacker_test_size: 
     size = protocol_sizes(name, len(images.train), len(images.test))["utility_val"]
     utility_val, rest = divide(images.train, size, rng)
     defender_train, attacker_train, attacker_test = PROTOCOLS[name](rest, images.test, rng)
-    defender_train = _new_to_tests(name, defender_train, [utility_val, images.test], images)
+    alike = "training images has the same pixels as one that validates or tests"
+    defender_train = _left(name, defender_train, [utility_val, images.test], images, alike)
     if attacker_test_size is not None:
         if not 1 <= attacker_test_size <= len(attacker_test):
             raise UserError(
@@ -112,7 +113,9 @@ def protocol(name: str, images: ImageSet, *, seed: int = 0, attacker_test_size: 
             )
         attacker_test, _ = divide(attacker_test, attacker_test_size, rng)
     known = [attacker_test] if name != "auxiliary" else [attacker_test, defender_train, utility_val]
-    attacker_train = _known_to_none(name, attacker_train, known, images)
+    alike = "images for the attacker has the same pixels as one that it is to reconstruct"
+    alike += " or that the defender has" if len(known) > 1 else ""
+    attacker_train = _left(name, attacker_train, known, images, alike)
     return Protocol(
         name, defender_train, utility_val, images.test, attacker_train, attacker_test,
         frozenset({Access.QUERY, Access.WEIGHTS, Access.LABELS, Access.LOGITS}),
@@ -203,29 +206,16 @@ def without(split: Split, others: list[Split]) -> Split:
     return split.subset((~drop).nonzero().flatten()) if drop.any() else split
 
 
-def _known_to_none(name: str, split: Split, others: list[Split], images: ImageSet) -> Split:
-    """Return `without`; where nothing is left, say what the images are like instead of asking for more of them."""
+def _left(name: str, split: Split, others: list[Split], images: ImageSet, alike: str) -> Split:
+    """Return `without`; where nothing is left, say so, or what the images are like instead."""
     left = without(split, others)
-    if len(left) or not len(split):
-        return left
-    _check_pixels(images)
-    raise UserError(
-        f"protocol {name}: each of the {len(split)} images for the attacker has the same pixels as one that it is to "
-        "reconstruct" + (" or that the defender has" if len(others) > 1 else "") + ", and these are dropped; "
-        "remove the duplicates from the image set"
-    )
-
-
-def _new_to_tests(name: str, train: Split, others: list[Split], images: ImageSet) -> Split:
-    """Return the defender's images without copies of those that validate or test, likewise."""
-    left = without(train, others)
-    if len(left) or not len(train):
-        return left
-    _check_pixels(images)
-    raise UserError(
-        f"protocol {name}: each of the {len(train)} training images has the same pixels as one that validates or "
-        "tests, and these are dropped; test on images that are not among the training images"
-    )
+    if len(split) and not len(left):
+        _check_pixels(images)
+        raise UserError(
+            f"protocol {name}: each of the {len(split)} {alike}, and these are dropped; remove the duplicates from the "
+            "image set"
+        )
+    return left
 
 
 def _check_pixels(images: ImageSet) -> None:
