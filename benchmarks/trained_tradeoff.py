@@ -167,8 +167,7 @@ def summarized(records: Records) -> dict[str, Any]:
             row = {key: spread([one[key]["mean"] for one in of]) for key in ("accuracy", "retrained_accuracy")}
             for attack in ("best", *ATTACKS):
                 row[f"{attack}_mse"] = spread([errors_of(one, attack).mean() for one in of])
-            minutes = [(one["seconds"] + one["tail_seconds"]) / 60 for one in of]
-            found["rows"][point] = row | {"minutes": spread(minutes)}
+            found["rows"][point] = row
     return found
 
 

@@ -70,7 +70,7 @@ def test_cem_is_held_against_noise_of_its_own_accuracy(benchmark, made_up):
     assert found["endpoint"]["verdict"] == "protects more than noise"
     assert found["endpoint"]["mse"] == pytest.approx(0.02 * 0.23 * 1.3, rel=0.01)  # of the better attack
     assert set(found["secondary"]) == {"cem4"}  # the control is not there
-    assert found["rows"]["noise-0.2"]["minutes"] == [2.0, 0.0]
+    assert found["rows"]["noise-0.2"]["accuracy"] == [0.75, 0.0]
 
 
 @pytest.mark.parametrize(
