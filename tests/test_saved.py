@@ -222,6 +222,18 @@ def test_how_it_was_trained_comes_back_with_it(model, tmp_path):
     assert (tmp_path / "one" / "config.yaml").read_text() == (tmp_path / "other" / "config.yaml").read_text()
 
 
+def test_a_model_is_saved_again_into_a_folder_of_an_earlier_version(model, tmp_path):
+    sv.save(model, tmp_path)
+    file = tmp_path / "model.json"
+    about = json.loads(file.read_text())
+    del about["trained_by"]
+    file.write_text(json.dumps(about))
+    sv.save(model, tmp_path)
+    again = sv.load(tmp_path, network=network()).model
+    assert again is not None
+    sv.save(again, tmp_path)
+
+
 def test_tied_weights_are_saved_and_come_back(tmp_path):
     def tied(seed: int) -> nn.Sequential:
         torch.manual_seed(seed)

@@ -360,8 +360,8 @@ class Runtime:
         loop.rng.set_state(kept["rng"].cpu())
         for key, count in counts.items():
             setattr(loop, key, count)
-        if self.tally:
-            self.tally.asked = COUNT.validate_python(kept.get("asked", 0), strict=True)
+        if self.tally and "asked" in kept:  # else it is of an earlier version
+            self.tally.asked = COUNT.validate_python(kept["asked"], strict=True)
         self._earlier = max(self._earlier, elapsed)
         self._from, self._until = share
 

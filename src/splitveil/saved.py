@@ -187,7 +187,9 @@ def _save_model(model: SplitModel, path: Path) -> None:
         old = load_file(path / WEIGHTS) if (path / WEIGHTS).is_file() else {}
         new = {k: v.detach().cpu() for k, v in model.state_dict().items() if isinstance(v, Tensor)}
         same = old.keys() == new.keys() and all(torch.equal(old[name], new[name]) for name in new)
-        if not same or _read(path) != _about(model):
+        kept = _read(path)
+        about = {name: value for name, value in _about(model).items() if name in kept or name != "trained_by"}
+        if not same or kept != about:
             raise UserError(f"{path} holds another model; choose an empty or new folder")
         return
     others = foreign(path)

@@ -178,7 +178,7 @@ def test_images_that_validate_choose_the_epoch():
 def test_a_frozen_encoder_puts_the_same_on_the_wire_after_a_training():
     """Devices may have it already."""
     frozen, trained = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
-    encoder = nn.Sequential(nn.Conv2d(3, 4, 4, 4), frozen, nn.ReLU())
+    encoder = nn.Sequential(nn.Conv2d(3, 4, 4, 4), frozen, nn.ReLU(), nn.BatchNorm2d(4, affine=False))
     tail = nn.Sequential(trained, nn.Flatten(), nn.Linear(256, 10))
     model = SplitModel(encoder.requires_grad_(False), tail, example=OWN[0][:1])
     before, norms = model.eval().features(OWN[0]), copy.deepcopy([frozen, trained])

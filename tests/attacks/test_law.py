@@ -308,11 +308,18 @@ def test_an_offset_of_a_known_collection_is_seen_through():
     assert few[1] is None or bool(few[1](wire).isfinite().all())
 
 
-@pytest.mark.parametrize(("defense", "at_random"), [(Dropout(0.01), True), (Dropout(0.5), True), (TopK(0.3), False)])
+WEAK = [
+    *(((Dropout(p),), True) for p in (0.01, 0.5, 0.98)),
+    ((TopK(0.3),), False),
+    *(((Gaussian(sigma), TopK(0.97)), False) for sigma in (0.01, 0.05)),
+]
+
+
+@pytest.mark.parametrize(("defense", "at_random"), WEAK)
 def test_little_that_is_hidden_at_random_is_taken_into_account(defense, at_random):
     """Weak dropout looked four times as private as stronger one: its zeros were taken for what the wire says."""
     made, _ = toy.model(40, 0.0)
-    made.defense = Stack(defense)
+    made.defense = Stack(*defense)
     victim = Victim(made, frozenset(Access))
     assert WhiteBox(victim, toy.images(300, 1), 1, toy.rng()).hides == at_random
 

@@ -222,7 +222,7 @@ def test_a_policy_that_is_not_met_ends_with_1(folder, capsys):
         ("thresholds:\n  hides_share: 7\n", "thresholds.hides_share is 7; expected "),
         ("require:\n  linkage: {at_most: .nan}\n", "require.linkage.at_most is nan; expected a finite number"),
         ("require:\n  mse: {at_least: 2, at_most: 1}\n", "expected at_least to be no more than at_most"),
-        ("require:\n  linkage:\n", "require is {'linkage': None}; linkage has no limit; expected one such as"),
+        ("require:\n  linkage:\n", "require is {'linkage': None}; linkage is empty; expected a limit such as"),
         (
             "require:\n  reidentified: {at_most: 40}\n",
             "expected numbers between 0 and 1, such as {at_most: 0.4} for 40 %",

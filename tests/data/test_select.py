@@ -94,6 +94,15 @@ def test_what_is_held_out_leaves_every_class_its_part(labels, count, seed):
     assert bool((kept >= (sizes * (1 - count / len(labels)) - 1) / 2 - 1e-6).all())
 
 
+@pytest.mark.parametrize(("sizes", "count"), [((10, 2), 6), ((60, 30, *[1] * 10), 10), ((20, 1), 2), ((9, 3, 2), 7)])
+def test_a_class_of_one_or_two_images_is_not_held_out_whole(sizes, count):
+    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    for seed in range(20):
+        others = torch.ones(len(labels), dtype=torch.bool)
+        others[held_out(labels, count, torch.Generator().manual_seed(seed))] = False
+        assert set(labels[others].tolist()) == set(range(len(sizes)))
+
+
 def test_balanced_images_are_held_out_as_before():
     labels = torch.arange(1000) % 10
     one, other = (choose(labels, 105, torch.Generator().manual_seed(3)) for choose in (held_out, balanced))

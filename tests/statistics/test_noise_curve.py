@@ -95,10 +95,12 @@ def test_exact_trainings_give_the_exact_difference():
 @pytest.mark.parametrize(("seeds", "change"), [(3, 0.0), (5, 0.3)])
 def test_about_95_of_100_intervals_hold_the_true_difference(seeds, change):
     rng, held, widths = np.random.default_rng(seeds), 0, []
-    for _ in range(200):
+    while len(widths) < 200:
         errors, hits = simulated(rng, seeds, sigma=0.25, change=change)
         (found,) = at_equal_accuracy(SIGMAS, errors, hits, resamples=100)
-        assert found.difference is not None
+        if found.difference is None:  # of few seeds it cannot always be told from the end of the curve
+            assert found.at_end
+            continue
         held += found.difference.lo <= change <= found.difference.hi
         widths.append(found.difference.hi - found.difference.lo)
     assert 0.92 <= held / 200 <= 0.995
@@ -135,7 +137,7 @@ def test_at_the_upper_end_of_a_flat_curve_chance_says_nothing():
         (found,) = at_equal_accuracy(sigmas, errors, hits, shared=(False, True), resamples=100)
         said.append(found.difference is not None)
         assert found.at_end or found.reference is None or said[-1]
-    assert np.mean(said) < 0.15  # without a look at the end it is about half
+    assert np.mean(said) < 0.09  # 0.05 on average; without a look at the end it is about half
 
 
 def test_what_is_no_curve_is_refused():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from splitveil import config, runs
@@ -15,7 +17,7 @@ from splitveil.bench.cell import run_cell
 from splitveil.bench.cells import Cell
 from splitveil.bench.grid import load_grid
 from splitveil.cli import main
-from splitveil.data import load
+from splitveil.data import Split, load
 from splitveil.errors import UserError
 from splitveil.training import pins, trainer
 
@@ -186,3 +188,20 @@ def test_a_checkpoint_without_digests_goes_on_only_in_its_own_folder(here):
     moved = settings.model_copy(update={"root": here / "elsewhere"})
     with pytest.raises(UserError, match=r"begun with the images in .*base, now .*elsewhere"):
         pins.check_checkpoint(saved, moved, load("folder:base"), here)
+
+
+@pytest.mark.parametrize("change", ["rare class", "copy of a test image", "copy in the training images"])
+def test_a_run_of_before_whose_images_are_divided_otherwise_now_is_refused(tmp_path, change):
+    """Some of what its network has learned from would now validate, or be the attacker's."""
+    made = load("digits", train_size=200, test_size=60)
+    before = pins.of(made)
+    pins.check(before, made, tmp_path)  # equal classes are divided as ever
+    train = Split(made.train.images.clone(), made.train.labels.clone())
+    if change == "rare class":
+        train = train.subset(torch.cat([(train.labels > 0).nonzero().flatten(), (train.labels == 0).nonzero()[:2, 0]]))
+    else:
+        train.images[0] = made.test.images[0] if change == "copy of a test image" else train.images[1]
+    changed = dataclasses.replace(made, train=train)
+    with pytest.raises(UserError, match="was trained by an earlier version, which divided images with rare classes"):
+        pins.check(pins.of(changed), changed, tmp_path)
+    pins.check(pins.of(changed) | pins.DIVISION, changed, tmp_path)

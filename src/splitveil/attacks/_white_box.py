@@ -14,8 +14,8 @@ from .base import BATCH, Victim, seen
 
 AT_RANDOM = 0.05
 """Least part of the entries hidden in only one of two looks: with less, they are hidden by rule and not at random."""
-SHOWN_AGAIN = 0.25
-"""Least part of what one look hides that another one shows, if little is hidden at all, but at random."""
+SHOWN_AGAIN = 0.95
+"""Least part of what one look hides that another one shows, beside its part of all entries: 1 if hidden at random."""
 HIDDEN_DRAWS = 8
 """Least number of draws of a mask, so that most entries are seen in one."""
 LEAST = 1e-4
@@ -29,10 +29,15 @@ ROWS = 512
 def _at_random(visible: Tensor, again: Tensor) -> bool:
     """Return whether the entries that a look hides are hidden at random: another look hides others.
 
-    Where little is hidden at all, two looks differ in few entries; what one hides the other shows.
+    Where little is hidden at all, or nearly all, two looks differ in few entries. What one hides the other then shows
+    as often as anything else, unless it is hidden by rule, as what is small is.
     """
     differ, hidden = float((visible != again).float().mean()), ~visible
-    return differ > AT_RANDOM or (bool(hidden.any()) and float(again[hidden].float().mean()) > SHOWN_AGAIN)
+    if differ > AT_RANDOM or not hidden.any():
+        return differ > AT_RANDOM
+    shown, count = float(again.float().mean()), int(hidden.sum())
+    chance = 3 * (shown * (1 - shown) / count) ** 0.5
+    return float(again[hidden].float().mean()) > shown - max((1 - SHOWN_AGAIN) * shown, chance)
 
 
 def nearest(target: Tensor, visible: Tensor | None, wires: Tensor) -> Tensor:

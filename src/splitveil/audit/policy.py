@@ -95,7 +95,7 @@ class Requirements(BaseModel):
     reidentified: ShareLimit | None = None
     linkage: ShareLimit | None = None
     leakage: Limit | None = None
-    share_of_ceiling: Limit | None = None
+    share_of_ceiling: ShareLimit | None = None
     flags: Limit | None = None
     multiply_adds: Limit | None = None
     bytes: Limit | None = None
@@ -105,7 +105,8 @@ class Requirements(BaseModel):
     @classmethod
     def _given(cls, values: Any) -> Any:
         if isinstance(values, dict) and (empty := [str(name) for name, value in values.items() if value is None]):
-            raise ValueError(f"{empty[0]} has no limit; expected one such as {{at_most: 0.5}}, or leave it out")
+            hint = "a list of levels" if empty[0] == "verdict" else "a limit such as {at_most: 0.5}"
+            raise ValueError(f"{empty[0]} is empty; expected {hint}, or leave it out")
         return values
 
 

@@ -57,7 +57,7 @@ def show_cuts(
     with progress_bars.bars() as bar:
         if Path(network).is_dir():
             own = {"--data": data, "--train-size": train_size, "--test-size": test_size, "--epochs": epochs}
-            run, images = _opened(Path(network), root, own | {"--seed": seed or None})
+            run, images = _opened(Path(network), root, own | {"--seed": seed or None})  # 0 is what it is without
         else:
             first = EPOCHS if epochs is None else epochs
             run, images = _trained(network, layers, out, bar, resume, data=data, root=root, seed=seed, epochs=first,

@@ -32,8 +32,8 @@ def balanced(labels: Tensor | Sequence[int], count: int, rng: torch.Generator | 
 def held_out(labels: Tensor, count: int, rng: torch.Generator) -> Tensor:
     """Return indices (int64, sorted) of ``count`` random images, chosen so that the others still have every class.
 
-    Classes give equally many (`balanced`), unless one would keep less than half of what an equal part of every class
-    would leave it: then each gives its part, in proportion to its size.
+    Classes give equally many (`balanced`), unless one would keep none, or less than half of what an equal part of every
+    class would leave it: then each gives its part, in proportion to its size.
 
     Args:
         labels: (N,).
@@ -48,7 +48,8 @@ def held_out(labels: Tensor, count: int, rng: torch.Generator) -> Tensor:
     state, labels = rng.get_state(), labels.cpu()
     chosen, sizes = balanced(labels, count, rng), torch.bincount(labels)
     kept = sizes - torch.bincount(labels[chosen], minlength=len(sizes))
-    if not bool((2 * kept < sizes * (1 - count / max(1, len(labels))) - 1).any()):
+    stripped = (2 * kept < sizes * (1 - count / max(1, len(labels))) - 1) | ((kept == 0) & (sizes > 0))
+    if not bool(stripped.any()):
         return chosen
     rng.set_state(state)
     shuffled = torch.randperm(len(labels), generator=rng)

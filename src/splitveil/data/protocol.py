@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError, unknown
-from ._select import held_out
+from ._select import balanced, held_out
 from .base import ImageSet, Split
 
 VALIDATION_SHARE, VALIDATION_LIMIT = 0.1, 5000
@@ -178,6 +178,24 @@ def divide(split: Split, count: int, rng: torch.Generator) -> tuple[Split, Split
     part = torch.zeros(len(split), dtype=torch.bool)
     part[held_out(split.labels, count, rng)] = True
     return split.subset(part.nonzero().flatten()), split.subset((~part).nonzero().flatten())
+
+
+def divided_as_ever(images: ImageSet) -> bool:
+    """Return whether versions up to 0.2.0 divided these images as this one does.
+
+    They took equally many of every class, whatever that left of a rare one, and left copies of test images among those
+    that the defender learns from.
+
+    Args:
+        images: the data set.
+    """
+    train, test = images.train, images.test
+    validation = protocol_sizes("train_time", len(train), len(test))["utility_val"]
+    for labels, count in ((train.labels, validation), (train.labels, len(train) // 2), (test.labels, len(test) // 10)):
+        one, other = (choose(labels, count, torch.Generator().manual_seed(0)) for choose in (held_out, balanced))
+        if not torch.equal(one, other):
+            return False
+    return len(fingerprints(train.images).unique()) == len(train) and not contained(train.images, test.images).any()
 
 
 def some(split: Split, count: int, rng: torch.Generator) -> Split:

@@ -21,9 +21,9 @@ from ..storage.reading import Count, Interval, Number, Size
 SCHEMA = 1
 WIRE, SUMS = "wire.json", "SHA256SUMS"
 PICTURE = "attack/linear.onnx"
+"""What the linear attack makes of a wire, for a page that shows it; neither device nor cloud gets it."""
 PLACES = {"device", "cloud", "attack", "triton", "kserve.yaml", "card.html", "card.json"}
 """All that a bundle may have in its folder."""
-"""What the linear attack makes of a wire, for a page that shows it; neither device nor cloud gets it."""
 MODELS = {"device": "encoder.onnx", "cloud": "tail.onnx"}
 """The model of each part."""
 AGAIN = "export the run again"

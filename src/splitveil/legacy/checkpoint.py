@@ -105,7 +105,7 @@ def import_checkpoint(
         model.mean.copy_(torch.tensor(constants[0]))
         model.std.copy_(torch.tensor(constants[1]))
     summary = _summary(model.eval(), settings, images)
-    summary |= pins.of(images) if isinstance(images, data.ImageSet) else {}
+    summary |= pins.of(images) | pins.DIVISION if isinstance(images, data.ImageSet) else {}
     summary["imported"] = {
         "folder": folder.name,
         "sha256": {path.name: _digest(path) for path in sorted(set(stored.paths.values()))},

@@ -230,7 +230,7 @@ class Log:
             self._out = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
 
     def _takes(self) -> bool:
-        """Return whether a line can be written without waiting; all requests would wait with it."""
+        """Return whether there is room for a line in a pipe; all requests would wait with one that does not fit."""
         try:
             poll = select.poll()
             poll.register(self._out.fileno(), select.POLLOUT)

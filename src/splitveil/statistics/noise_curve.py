@@ -22,8 +22,6 @@ LEAST_POINTS = 3
 """Least number of strengths of noise that make a curve."""
 TINY = 1e-12
 """Replaces an error of zero, which has no logarithm."""
-SURE = 1.645
-"""Standard deviations that a normal variable exceeds in 5 of 100 cases."""
 FINE = 32
 """Points between two strengths at which the curve is inverted."""
 
@@ -141,7 +139,7 @@ def at_equal_accuracy(
     def interval(name: str, *place: int) -> Interval:
         return _interval(whole[name][0, *place], samples[name][:, *place], seeds)
 
-    ends = (whole["below"][0] <= SURE * samples["below"].std(0, ddof=1)).tolist()
+    ends = (whole["below"][0] <= _one_sided(seeds) * samples["below"].std(0, ddof=1)).tolist()
     return [
         AtEqualAccuracy(
             float(whole["accuracy"][0, d]),
@@ -248,6 +246,13 @@ def _whole_means(errors: Sequence[np.ndarray], hits: Sequence[np.ndarray]) -> li
 def _interval(mean: float, samples: np.ndarray, seeds: int) -> Interval:
     half = quantile(seeds) * float(samples.std(ddof=1))
     return Interval(float(mean), float(mean) - half, float(mean) + half)
+
+
+def _one_sided(seeds: int) -> float:
+    """Return Student's quantile that is exceeded in 5 of 100 cases; the normal one where only images vary."""
+    from scipy.stats import norm, t
+
+    return float(t.ppf(0.95, seeds - 1) if seeds > 1 else norm.ppf(0.95))
 
 
 def _check(sigmas: Sequence[float], errors: Sequence[np.ndarray], hits: Sequence[np.ndarray]) -> None:

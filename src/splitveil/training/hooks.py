@@ -28,18 +28,22 @@ def hooked(parts: nn.Module, handles: list[RemovableHandle]) -> Iterator[None]:
             module.training = mode
 
 
-def frozen_norms(model: nn.Module) -> list[nn.Module]:
+def frozen_norms(*halves: nn.Module) -> list[nn.Module]:
     """Return the batch norms whose weights are not trained: their statistics shall stay, too.
 
-    Otherwise an encoder with `requires_grad_(False)`, which devices may have already, would become another one.
+    Otherwise an encoder with `requires_grad_(False)`, which devices may have already, would become another one. A norm
+    without weights belongs to those of its half.
 
     Args:
-        model: whose modules are looked through.
+        halves: of the network, whose modules are looked through.
 
     >>> layers = nn.Sequential(nn.BatchNorm2d(2).requires_grad_(False), nn.BatchNorm2d(3))
     >>> [norm.num_features for norm in frozen_norms(layers)]
     [2]
     """
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
-    weights = [(norm, list(norm.parameters())) for norm in norms]
-    return [norm for norm, own in weights if own and not any(weight.requires_grad for weight in own)]
+    found = []
+    for half in halves:
+        norms = [module for module in half.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
+        weights = [(norm, list(norm.parameters()) or list(half.parameters())) for norm in norms]
+        found += [norm for norm, own in weights if own and not any(weight.requires_grad for weight in own)]
+    return found

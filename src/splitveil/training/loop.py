@@ -237,7 +237,7 @@ class Training:
         keep = FeatureBuffer(self.count, fabric.device) if self.stack.wants_features else None
         totals: dict[str, Tensor] = {}
         self.forward.train()
-        for norm in frozen_norms(self.model):
+        for norm in frozen_norms(self.model.encoder, self.model.tail):
             norm.eval()
         if not self.settings.network_dropout:
             for layer in dropouts(self.model.encoder, self.model.tail):  # those of defenses stay

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any, NoReturn
 
 import torch
@@ -49,8 +50,10 @@ class OwnLoop:
 
     def __init__(self, model: SplitModel, *, epochs: int, images: int, seed: int = 0):
         check_model(model)
-        if not all(isinstance(count, int) for count in (epochs, images)) or epochs < 1 or images < 2:
-            raise UserError(f"an own loop got {epochs} epochs of {images} images; expected at least 1 of 2 images")
+        if not all(isinstance(count, Integral) for count in (epochs, images)) or epochs < 1 or images < 2:
+            raise UserError(
+                f"an own loop got {epochs} epochs of {images} images; expected whole numbers, at least 1 of 2 images"
+            )
         stack = stack_of(model)
         check_epochs(stack, epochs)
         self.model, self.stack, self.epochs, self.images, self.seed = model, stack, epochs, images, seed

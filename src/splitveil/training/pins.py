@@ -12,6 +12,7 @@ import yaml
 
 from .. import config
 from ..data import ImageSet
+from ..data.protocol import divided_as_ever
 from ..errors import UserError
 
 DIGESTS: dict[str, tuple[str, Callable[[ImageSet], str]]] = {
@@ -20,6 +21,10 @@ DIGESTS: dict[str, tuple[str, Callable[[ImageSet], str]]] = {
     "labels_digest": ("labels", lambda images: _labels_digest(images)),
 }
 """Name -> what it stands for, and how it is taken."""
+
+
+DIVISION = {"division": "2"}
+"""How the images of a run were divided: as `data.protocol.divide` does since version 0.2.0, which had no such entry."""
 
 
 def of(images: ImageSet) -> dict[str, str]:
@@ -44,8 +49,13 @@ def check(kept: Mapping[str, Any], images: ImageSet, run: Path) -> None:
         run: folder, for the message.
 
     Raises:
-        UserError: the run was trained with other images.
+        UserError: the run was trained with other images, or with another division of them.
     """
+    if kept.get("train_digest") and "division" not in kept and not divided_as_ever(images):
+        raise UserError(
+            f"{run} was trained by an earlier version, which divided images with rare classes or copies otherwise: now "
+            "some that it has learned from would validate or attack; train it again"
+        )
     changed = [what for name, (what, take) in DIGESTS.items() if kept.get(name) and kept[name] != take(images)]
     if changed:
         raise UserError(

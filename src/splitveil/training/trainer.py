@@ -37,7 +37,7 @@ class Trainer(Training):
 
     def __init__(self, settings: config.TrainConfig, images: ImageSet, out: Path, fabric: Fabric, every: int = 0):
         self.images, self.out, self.every = images, out, every
-        self.config, self.pinned = settings, pins.of(images)
+        self.config, self.pinned = settings, pins.of(images) | pins.DIVISION
         self.parts = protocol(settings.protocol, images, seed=settings.seed)
         seed_layers(stream("cpu", settings.seed, WEIGHTS))  # the weights are drawn from the global generator
         model, parts = build_model(settings, images), self.parts
