@@ -10,13 +10,12 @@ from torch import Tensor
 
 from ._gaussian import means, moments, solved
 from ._held_out import Pairs
+from ._hidden import complete
 from ._offsets import Unshifted
 from .base import BATCH, Victim
 
 LOOKS = 16
 """Number of looks at each of the attacker's own images, whose union shows nearly all entries."""
-COMPLETE = 0.9
-"""Part that the union must show of what it would show on average if entries were hidden at random, not by rule."""
 MOST_ENTRIES = 8192
 """Width of the wire up to which missing entries are imputed: their covariance has the square of it."""
 ROUNDS, EXACT = 16, 100
@@ -77,8 +76,7 @@ class Sight:
         known, counts = (torch.cat(each).flatten(1) for each in zip(*together, strict=True))
         x = torch.cat([seen.images(index).flatten(1) for index in parts])
         variance = torch.as_tensor(0.0 if law.variance is None else law.variance, device=known.device).flatten()
-        shown, union = float(counts.float().mean()) / LOOKS, float((counts > 0).float().mean())
-        if union < COMPLETE * (1 - (1 - shown) ** LOOKS) or known.shape[1] > MOST_ENTRIES:
+        if not complete(counts, LOOKS) or known.shape[1] > MOST_ENTRIES:
             return cls(victim, *means(known, counts, x), None, None, variance)
         others = torch.ones(len(x), dtype=torch.bool, device=x.device).index_fill(0, held_out, False)
         of_others = cls(victim, *moments(known[others], counts[others], x[others]), variance)

@@ -9,15 +9,10 @@ from torch import Tensor
 
 from ..data import Split, to_float
 from ._backward import Mode, linear_map, modes_of
+from ._hidden import HIDDEN_DRAWS, at_random
 from ._rounded_laplace import rounded_laplace
 from .base import BATCH, Victim, seen
 
-AT_RANDOM = 0.05
-"""Least part of the entries hidden in only one of two looks: with less, they are hidden by rule and not at random."""
-SHOWN_AGAIN = 0.95
-"""Least part of what one look hides that another one shows, beside its part of all entries: 1 if hidden at random."""
-HIDDEN_DRAWS = 8
-"""Least number of draws of a mask, so that most entries are seen in one."""
 LEAST = 1e-4
 """Least variance of noise, in units of the wire's variance: entries without noise do not outweigh all others."""
 MOSTLY = 0.5
@@ -26,54 +21,20 @@ ROWS = 512
 """Most attacker images from which a wire of another shape than the feature is approximated."""
 
 
-def _at_random(visible: Tensor, again: Tensor) -> bool:
-    """Return whether the entries that a look hides are hidden at random: another look hides others.
-
-    Where little is hidden at all, or nearly all, two looks differ in few entries. What one hides the other then shows
-    as often as anything else, unless it is hidden by rule, as what is small is.
-    """
-    differ, hidden = float((visible != again).float().mean()), ~visible
-    if differ > AT_RANDOM or not hidden.any():
-        return differ > AT_RANDOM
-    shown, count = float(again.float().mean()), int(hidden.sum())
-    chance = 3 * (shown * (1 - shown) / count) ** 0.5
-    return float(again[hidden].float().mean()) > shown - max((1 - SHOWN_AGAIN) * shown, chance)
-
-
-def nearest(target: Tensor, visible: Tensor | None, wires: Tensor) -> Tensor:
-    """Return which wire is the nearest to each target in the entries that it shows, (B,).
-
-    Args:
-        target: (B, m).
-        visible: entries that it shows, (B, m); None: all.
-        wires: (K, m); NaN where nothing is known.
-
-    >>> nearest(torch.tensor([[9.0, 0.0]]), torch.tensor([[True, False]]), torch.tensor([[0.0, 0.0], [8.0, 9.0]]))
-    tensor([1])
-    """
-    if visible is None:
-        # By matrix product, torch's choice, an offset that all wires share would drown their distances.
-        return torch.cdist(target, wires, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
-    center = wires.nanmean(0).nan_to_num()
-    wires, target = (wires - center).nan_to_num(), (target - center) * visible  # what is not known is as usual
-    return (visible.float() @ wires.square().T - 2 * target @ wires.T).argmin(1)
-
-
 class WhiteBox:
     """The encoder and its defense as a function of pixels that can be differentiated.
 
     The wire is the mean over ``draws`` of the defense's noise (expectation over transformation, Athalye et al. 2018),
-    or the feature itself where the defense tells of noise that is only added.
-    ``modes`` lists the backward passes worth trying: ``exact`` is the defense's own; ``straight_through`` passes the
-    gradient around the defense (BPDA, the same paper): as the identity where wire and feature have one shape, else
-    through a linear map fitted on the attacker's images. A defense whose derivative is the identity (additive noise)
-    needs only ``exact``; one without any derivative (rounding, a detached step) only ``straight_through``.
+    or the feature itself where the defense tells of noise that is only added. ``modes`` lists the backward passes worth
+    trying: ``exact`` is the defense's own; ``straight_through`` passes the gradient around it (BPDA, the same paper):
+    as the identity where wire and feature have one shape, else through a linear map fitted on the attacker's images. A
+    defense whose derivative is the identity (additive noise) needs only ``exact``; one without any derivative
+    (rounding, a detached step) only ``straight_through``.
     """
 
     def __init__(self, victim: Victim, images: Split, draws: int, rng: torch.Generator):
         self.model, self.device = victim.white_box(), victim.device
-        rows = torch.arange(min(ROWS, len(images)), device=images.images.device)
-        x = to_float(images.images[rows].to(self.device))
+        x = to_float(images.images[:ROWS].to(self.device))
         self.one_wire = victim.one_wire
         with torch.no_grad():
             z = torch.cat([self.model.features(part) for part in x.split(BATCH)])
@@ -105,11 +66,10 @@ class WhiteBox:
         self._victim, self._shape = victim, first.shape[1:]
         law, again = victim.law(first), victim.law(second)
         both = torch.ones_like(first, dtype=torch.bool)
-        self.hides = False
-        """Whether entries are hidden at random and anybody can tell which."""
+        self.hides = False  # whether entries are hidden at random, and anybody can tell which
         if law.visible is not None and again.visible is not None:
             both = law.visible & again.visible
-            self.hides = _at_random(law.visible, again.visible)
+            self.hides = at_random(law.visible, again.visible)
             self.draws = max(self.draws, HIDDEN_DRAWS) if self.hides else self.draws
         told = law.variance
         self._additive = told is not None and law.visible is None and self.modes == ("exact",)
@@ -133,9 +93,7 @@ class WhiteBox:
 
     def comparable(self, wire: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return one wire of each image as `wire` returns it, (B, m), and which entries it shows; None: all."""
-        if self._reduced is not None:
-            return self.target(wire), None
-        one = self.one_wire(wire).flatten(1).float()
+        one = self.one_wire(wire).flatten(1).float() if self._reduced is None else self.target(wire)
         return one, self._visible(one) if self.hides else None
 
     def wire(self, x: Tensor, rng: torch.Generator, mode: Mode = "exact", draws: int | None = None) -> Tensor:

@@ -17,7 +17,8 @@ from ..ranges import Batch, Count, Rate, Weight
 from ..registry import plugin
 from ..runtime import Runtime
 from ..zoo import decoders
-from ._white_box import ROWS, WhiteBox, nearest
+from ._hidden import nearest
+from ._white_box import ROWS, WhiteBox
 from .base import BATCH, Attack, Extent, Victim
 
 PIXEL_NOISE = 0.05

@@ -8,8 +8,24 @@ import torch
 from torch import Tensor, distributed
 from torch.nn.functional import relu
 
+from ._kmeans import Clusters
+
 FLOOR = 0.01
 """Constant that the released loss adds to every variance."""
+
+
+def filled(found: Clusters, z: Tensor) -> Clusters:
+    """Return clusters, in place, those of classes without a feature as if they were of all classes together.
+
+    There may be more classes than features that are kept, where the wire is wide.
+
+    Args:
+        found: of every class.
+        z: all features (N, m).
+    """
+    unseen = found.counts.sum(1) == 0
+    found.centers[unseen], found.variance[unseen] = z.mean(0), z.var(0, correction=0)
+    return found
 
 
 @torch.no_grad()

@@ -29,18 +29,6 @@ class Clusters:
     counts: Tensor
     variance: Tensor
 
-    def filled(self, z: Tensor) -> Clusters:
-        """Return the clusters, those of classes without a feature as if they were of all classes together.
-
-        There may be more classes than features that are kept, where the wire is wide.
-
-        Args:
-            z: (N, m), all features.
-        """
-        unseen = self.counts.sum(1) == 0
-        self.centers[unseen], self.variance[unseen] = z.mean(0), z.var(0, correction=0)
-        return self
-
 
 def seed_centers(grouped: Tensor, valid: Tensor, k: int, rng: torch.Generator) -> Tensor:
     """Return centers (C, K, m) of all classes, chosen by k-means++ (Arthur & Vassilvitskii 2007).

@@ -141,7 +141,7 @@ class CEM(Defense):
         elif classes < 1 or bool((y < 0).any()):
             raise UserError("cem: some images have no label; label every image, or give per_class=false")
         fit = _mixture.fit if self.variant == "bound" else _kmeans.fit
-        found = fit(z, y, classes, self.clusters, features.rng, start=self.centers).filled(z)
+        found = _cem_losses.filled(fit(z, y, classes, self.clusters, features.rng, start=self.centers), z)
         self.centers, self.counts, self.variance = found.centers, found.counts, found.variance
         if self.sigma2:
             self.nats = _mixture.held_out_nats(z, y, classes, self.clusters, self.sigma2, features.rng)
