@@ -317,7 +317,7 @@ WEAK = [
 
 @pytest.mark.parametrize(("defense", "at_random"), WEAK)
 def test_little_that_is_hidden_at_random_is_taken_into_account(defense, at_random):
-    """Weak dropout looked four times as private as stronger one: its zeros were taken for what the wire says."""
+    """Weak dropout looked more private than stronger dropout: its zeros were taken for what the wire says."""
     made, _ = toy.model(40, 0.0)
     made.defense = Stack(*defense)
     victim = Victim(made, frozenset(Access))

@@ -75,7 +75,7 @@ def test_it_comes_near_the_exact_leakage_of_few_directions_in_a_wide_wire():
 
 @pytest.mark.parametrize("bound", [GaussianChannel(), MixtureBound(clusters=1)], ids=["channel", "mixture"])
 def test_the_density_is_of_what_is_sent(bound):
-    """Its variances were once taken from the feature before the defense: the bound was up to four times as large."""
+    """Its variances were once taken from the feature before the defense: the bound was far too large."""
     features = torch.randn(200, 64, generator=rng(1))
     channel = channel_of(features, torch.arange(200) % 3, 0.3, rng())
     channel.model.defense = Stack(TopK(0.1), Gaussian(0.3))
