@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 
 from splitveil import config
 from splitveil.data import ImageSet, Split
@@ -24,6 +23,7 @@ from splitveil.defenses._model import wire_shape
 from splitveil.defenses.base import Features
 from splitveil.runs import environment
 from splitveil.storage.files import write_json
+from splitveil.training.fabric import fabric_of
 from splitveil.training.trainer import Trainer
 
 BASE = "gaussian:0.025"
@@ -62,7 +62,7 @@ def random_images(count: int) -> ImageSet:
 def trainer(defenses: list[str], batch: int) -> Trainer:
     """A training that is ready to step; what refits itself has been fitted once."""
     settings = config.parse({**SETTINGS, "batch_size": batch, "defense": defenses}).resolve()
-    fabric = Fabric(accelerator="auto", devices=1)
+    fabric = fabric_of(settings)
     made = Trainer(settings, random_images(4 * batch), Path("unused"), fabric)
     made.forward.train()
     if made.stack.wants_features:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from splitveil import config, data, zoo
 from splitveil.recipe import precision
+from splitveil.training.fabric import fabric_of
 from splitveil.training.trainer import Trainer
 
 
@@ -62,9 +62,7 @@ def matrix_rate(device: torch.device) -> float:
 def our_step(images: data.ImageSet, network: dict[str, Any], batch: int, *defense: str) -> Callable[[], object]:
     """A step of the training loop, augmentation and hooks included."""
     settings = config.parse({"data": images.name, **network, "recipe": "fast", "defense": defense, "batch_size": batch})
-    gpu = torch.cuda.is_available()
-    chosen: Any = precision("auto", torch.device("cuda" if gpu else "cpu"))
-    fabric = Fabric(accelerator="cuda" if gpu else "cpu", devices=1, precision=chosen)
+    fabric = fabric_of(settings.resolve())
     made = Trainer(settings.resolve(), images, Path(tempfile.mkdtemp()), fabric)
     if made.stack.wants_features:
         from splitveil.defenses.base import Features

@@ -33,8 +33,9 @@ from splitveil.defenses import _kmeans
 from splitveil.defenses.base import Features
 from splitveil.nn import fastconv
 from splitveil.nn.allocator import keep_memory
+from splitveil.recipe import precision
 from splitveil.storage.files import write_json
-from splitveil.training.fabric import Fabric
+from splitveil.training.fabric import fabric_of
 from splitveil.training.feature_buffer import FeatureBuffer
 from splitveil.training.trainer import Trainer
 
@@ -46,7 +47,7 @@ def trainer(images: data.ImageSet, *defense: str, batch: int = BATCH, **recipe: 
     """One training step, augmentation included: by default that of the published recipe."""
     changed = {"defense": defense, "epochs": 2, "batch_size": batch, **recipe}
     settings = config.parse({"data": "cifar10", **NET, **changed}).resolve()
-    made = Trainer(settings, images, Path(tempfile.mkdtemp()), Fabric(accelerator="auto", devices=1))
+    made = Trainer(settings, images, Path(tempfile.mkdtemp()), fabric_of(settings))
     rng = torch.Generator(made.fabric.device).manual_seed(0)
     with torch.no_grad():
         z, y = made._extract()
@@ -186,7 +187,7 @@ def peak_memory(root: Path) -> float:
     images = data.load("cifar10", root=root)
     defense = ["gaussian:0.025", "cem:16"]
     settings = config.parse({"data": "cifar10", **NET, "defense": defense, "epochs": 2}).resolve()
-    made = Trainer(settings, images, Path(tempfile.mkdtemp()), Fabric(accelerator="auto", devices=1))
+    made = Trainer(settings, images, Path(tempfile.mkdtemp()), fabric_of(settings))
     rng = torch.Generator(made.fabric.device).manual_seed(0)
     keep = FeatureBuffer(len(made.train), made.fabric.device)
     made.forward.train()
@@ -231,7 +232,12 @@ def main() -> None:
     for side in sides:
         side.pipe.send(None)
     result = {
-        "machine": runs.environment() | {"threads": torch.get_num_threads(), "winograd": fastconv.worth_it()},
+        "machine": runs.environment()
+        | {
+            "threads": torch.get_num_threads(),
+            "winograd": fastconv.worth_it(),
+            "precision": precision("auto", torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+        },
         "milliseconds": {name: 1000 * statistics.median(values) for name, values in t.items() if name != "refit"},
         "ratios": {
             "plain loop / default step": ratio(t["plain fp32 loop"], t["step"]),

@@ -21,6 +21,8 @@ a GPU; this is the part of it that two cores can answer.
   than σ = 0.4. Should that be so of seed 1, σ = 0.05 or 0.8 is added for all seeds, by its accuracies alone. One look,
   when all cells are there.
 - Secondary, without a verdict: each attack alone; the accuracy as trained.
+- Precision: all cells of a seed are trained in that of its first cell, whatever machine they are made on: fp32 for seed
+  1, and for the others bf16 where the hardware computes in it (said before the first cell with bf16 was made).
 - After it: `one4`, the bound of one Gaussian without classes and clusters, of the same seeds, compared likewise.
 
 A cell that is done is a line of OUT/records.jsonl; a rerun goes on, also from the records of another machine (--done).
@@ -39,6 +41,7 @@ from typing import Any
 
 import gpu_cell
 import numpy as np
+import torch
 
 from splitveil import config, runs
 from splitveil.data import protocol
@@ -72,10 +75,19 @@ def cells() -> dict[str, tuple[list[str], int]]:
     return first | {f"{point}-s{seed}": (made, seed) for seed in SEEDS for point, made in CONTROL.items()}
 
 
-def measure(name: str, root: Path, out: Path) -> dict[str, Any]:
+def precision_of(seed: int, records: Records) -> str:
+    """Return the precision of the seed's cells: that of those which are there, or what this machine is fast in."""
+    found = {record.get("precision", "32-true") for record in records.values() if record["seed"] == seed}
+    if len(found) > 1:
+        sys.exit(f"the records of seed {seed} are of {' and '.join(sorted(found))}; expected one precision")
+    return found.pop() if found else precision("auto", torch.device("cpu"))
+
+
+def measure(name: str, root: Path, out: Path, records: Records) -> dict[str, Any]:
     """Train and attack a cell and train its tail on; what there is of it already is not made again."""
     defense, seed = cells()[name]
-    settings = {**SETTINGS, "defense": defense, "seed": seed, "root": str(root.absolute())}
+    chosen = precision_of(seed, records)
+    settings = {**SETTINGS, "defense": defense, "seed": seed, "precision": chosen, "root": str(root.absolute())}
     cell = gpu_cell.Cell(
         name, settings, attacks=ATTACKS, attacked=ATTACKED, tail=False, run=name, planned=len(SEEDS), scratch=out
     )
@@ -91,6 +103,7 @@ def measure(name: str, root: Path, out: Path) -> dict[str, Any]:
         "retrained_accuracy": binomial_ci(int(hits.sum()), len(hits)).as_dict(),
         "retrained_hits": gpu_cell.packed(list(hits)),
         "tail_seconds": round(time.perf_counter() - start, 1),
+        "precision": chosen,
         "machine": runs.environment(),
     }
 
@@ -197,7 +210,7 @@ def main() -> None:
     file = given.out / "records.jsonl"
     records = read([file, *given.done])
     for name in [] if given.no_run else [name for name in cells() if name not in records]:
-        records[name] = measure(name, given.root, given.out)
+        records[name] = measure(name, given.root, given.out, records)
         write_text(file, "".join(json.dumps(record) + "\n" for record in records.values()))
         found = records[name]
         accuracy = [round(100 * found[key]["mean"], 2) for key in ("accuracy", "retrained_accuracy")]

@@ -44,7 +44,7 @@ from .randomness import stream
 from .recipe import TEST, Recipe, precision
 from .runtime import Budget, Runtime
 from .statistics.intervals import Interval, binomial_ci
-from .training.fabric import Fabric
+from .training.fabric import fabric_of
 from .training.loop import EVALUATION_BATCH, Training, correct, stack_of
 from .training.one_machine import OneMachine
 from .training.streamed import StreamedTraining
@@ -117,9 +117,7 @@ def fit(
             outputs = outputs_of(model, first, name)
             classes = max(classes, 1 + int(part.labels.max()) if isinstance(part, Split) else outputs)
     stack_of(model)
-    gpu = torch.cuda.is_available()
-    chosen: Any = precision(recipe.precision, torch.device("cuda" if gpu else "cpu"))
-    fabric = Fabric(accelerator="cuda" if gpu else "cpu", devices=1, precision=chosen, plugins=[OneMachine()])
+    fabric = fabric_of(recipe, plugins=[OneMachine()])
     # Called within torch.no_grad() or inference_mode() it trains all the same.
     with (
         torch.inference_mode(False),

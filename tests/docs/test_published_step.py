@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from torch import nn
 from splitveil.defenses.base import Step
 from splitveil.defenses.cem import CEM
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
 
 from published_step import entropy_loss, published_step
 
@@ -30,6 +32,15 @@ def test_its_loss_is_the_released_one_of_the_defense():
     expected = cem.loss(step)
     assert expected is not None
     assert float(entropy_loss(z, y, centers, variances, sizes, 0.125 * 0.1)) == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("name", ["speed.py", "defense_cost.py", "gpu_profile.py"])
+def test_a_benchmark_trains_in_the_precision_of_the_commands(name):
+    # speed.py once gave a Fabric of its own to the training, which then ran in fp32 where commands use bf16.
+    code = (BENCHMARKS / name).read_text("utf-8")
+    assert "Trainer(settings" in code
+    assert "fabric_of(settings" in code
+    assert not re.search(r"\bFabric\(", code)
 
 
 def test_a_step_changes_both_halves():

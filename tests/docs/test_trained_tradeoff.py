@@ -103,3 +103,15 @@ def test_the_first_record_of_a_cell_counts_and_one_of_another_plan_is_refused(be
     file.write_text(json.dumps({**record, "seeds_planned": 3}) + "\n")
     with pytest.raises(SystemExit, match="another plan"):
         benchmark.read([file])
+
+
+def test_the_cells_of_a_seed_are_trained_in_one_precision(benchmark, monkeypatch):
+    records = {
+        "a": {"seed": 1},  # of before the rule was written
+        "b": {"seed": 2, "precision": "bf16-mixed"},
+    }
+    for auto in ("32-true", "bf16-mixed"):
+        monkeypatch.setattr(benchmark, "precision", lambda *_, auto=auto: auto)
+        assert [benchmark.precision_of(seed, records) for seed in (1, 2, 3)] == ["32-true", "bf16-mixed", auto]
+    with pytest.raises(SystemExit, match="expected one precision"):
+        benchmark.precision_of(2, records | {"c": {"seed": 2, "precision": "32-true"}})

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
+
+import torch
+
+from ..recipe import Recipe, precision
 
 # lightning-fabric imports torchmetrics to learn its version, and with it torchvision and the compiler: as long as
 # torch itself takes. The answer matters to a callback that is not used here. None makes the import fail at once.
@@ -16,4 +21,20 @@ finally:
     if _installed is None:
         del sys.modules["torchmetrics"]
 
-__all__ = ["DDPStrategy", "Fabric", "LightningEnvironment", "TensorBoardLogger", "find_free_network_port"]
+__all__ = ["DDPStrategy", "Fabric", "LightningEnvironment", "TensorBoardLogger", "fabric_of", "find_free_network_port"]
+
+
+def fabric_of(settings: Recipe, **more: Any) -> Fabric:
+    """Return the device, the processes and the precision in which a training of these settings runs.
+
+    Args:
+        settings: devices and precision of a recipe; "auto" is bf16 where the hardware computes in it.
+        more: further arguments of Fabric.
+
+    >>> from ..recipe import Recipe
+    >>> str(fabric_of(Recipe.model_validate({"precision": "bf16-mixed"})).strategy.precision.precision)
+    'bf16-mixed'
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen: Any = precision(settings.precision, device)
+    return Fabric(accelerator=device.type, devices=settings.devices, precision=chosen, **more)

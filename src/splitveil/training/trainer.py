@@ -22,7 +22,7 @@ from ..storage import reading
 from ..storage.claims import claimed
 from ..storage.files import remove_unfinished, save_tensors, whole_files, write_json, write_text
 from . import checkpoints, pins, snapshots
-from .fabric import DDPStrategy, Fabric, TensorBoardLogger
+from .fabric import DDPStrategy, Fabric, TensorBoardLogger, fabric_of
 from .loop import EVALUATION_BATCH, Progress, Training, correct, predict
 from .one_machine import OneMachine
 
@@ -212,12 +212,10 @@ def _fit(
             f"batch size {settings.batch_size} is too small for --devices {settings.devices}; "
             f"expected at least {2 * settings.devices}: two images for each"
         )
-    fabric = Fabric(
+    fabric = fabric_of(
+        settings,
         loggers=[_tensorboard(out)] if tensorboard else [],
-        accelerator="cuda" if gpu else "cpu",
-        devices=settings.devices,
         strategy=DDPStrategy(start_method="spawn") if several else "auto",
-        precision=precision(settings.precision, torch.device("cuda" if gpu else "cpu")),  # type: ignore[arg-type]
         plugins=[OneMachine()],
     )
     # Spawned processes cannot carry a bar across; the first one's records are in metrics.jsonl.
