@@ -13,10 +13,11 @@ from torch import nn
 from splitveil.defenses.base import Step
 from splitveil.defenses.cem import CEM
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from published_step import entropy_loss, published_step
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def test_its_loss_is_the_released_one_of_the_defense():

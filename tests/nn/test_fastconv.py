@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 from splitveil.nn import fastconv, processor, winograd
-from splitveil.nn.fastconv import WinogradConv2d, accelerate, conv3x3, pays, restore
+from splitveil.nn.fastconv import FastConv2d, WinogradConv2d, accelerate, conv3x3, pays, restore
 
 
 def problem(
@@ -133,8 +133,8 @@ def network() -> nn.Sequential:
 def test_accelerate_swaps_eligible_layers_only_and_restore_undoes_it(monkeypatch):
     plain = network()
     fast = copy.deepcopy(plain)
-    assert accelerate(fast) == 2
-    assert accelerate(fast) == 0
+    assert accelerate(fast, winograd=True) == 2
+    assert accelerate(fast, winograd=True) == 0
     assert [i for i, m in enumerate(fast) if type(m) is WinogradConv2d] == [1, 9]
     assert list(fast.state_dict()) == list(plain.state_dict())
     seen = used(monkeypatch)
@@ -144,6 +144,15 @@ def test_accelerate_swaps_eligible_layers_only_and_restore_undoes_it(monkeypatch
     plain.load_state_dict(fast.state_dict())
     assert restore(fast) == 2
     assert [type(m) for m in fast] == [type(m) for m in plain]
+
+
+def test_accelerate_makes_the_layers_of_the_processor(monkeypatch):
+    for worth, kind in ((True, WinogradConv2d), (False, FastConv2d)):
+        monkeypatch.setattr(fastconv, "worth_it", lambda worth=worth: worth)
+        fast = network()
+        assert accelerate(fast) == 2
+        assert [i for i, m in enumerate(fast) if type(m) is kind] == [1, 9]
+        assert restore(fast) == 2
 
 
 def test_subclasses_are_left_alone():

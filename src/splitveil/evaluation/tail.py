@@ -168,7 +168,7 @@ def _with_tail(model: SplitModel, tail: nn.Module, recipe: dict[str, Any]) -> Sp
     """Return a copy of ``model`` with a copy of ``tail``, of which only the tail is in training."""
     device, copied = model.mean.device, copy.deepcopy(model)
     copied.tail = copy.deepcopy(tail).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if fastconv.worth_it() and device.type == "cpu":
+    if device.type == "cpu":
         fastconv.accelerate(copied)
     copied.eval().requires_grad_(False).tail.train().requires_grad_(True)
     if not recipe.get("network_dropout", True):

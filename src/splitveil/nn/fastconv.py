@@ -1,15 +1,20 @@
-"""Faster convolution layers for CPUs that have neither bfloat16 nor AVX-512 arithmetic.
+"""Faster convolution layers for CPUs.
 
-`accelerate` gives the 3×3 convolutions of a network the forward and backward passes of
-`splitveil.nn.winograd`; parameters, buffers and the keys of the state dict stay as they are. Which kernel a
-layer uses depends on shapes only, never on timing, so a run repeats bit by bit on the same machine.
+`accelerate` gives the 3×3 convolutions of a network other forward and backward passes where these are faster: on maps
+of one or two pixels a side those of `splitveil.nn.small_maps`, and on CPUs that have neither bfloat16 nor AVX-512
+arithmetic those of `splitveil.nn.winograd`. Parameters, buffers and the keys of the state dict stay as they are. Which
+kernel a layer uses depends on shapes and the processor only, never on timing, so a run repeats bit by bit on the same
+machine.
 
-Relative error (2-norm, float32 against float64, batch 128, 64 to 512 channels, maps of 1 to 32 pixels):
-outputs 2e-6, gradients of the maps 3e-6, of the weights 3e-6; the ordinary kernels have 7e-7, 1e-6 and 6e-6.
-Forward and backward of a layer with 256 channels, batch 128, two AVX2 cores: 2.2 times faster on 8×8 maps;
-with 512 channels 2.5 times on 4×4 and 5 times on 2×2 maps. VGG-11 on 32×32 images trains 2.1 times faster
-than in NCHW with the ordinary kernels. Each layer has more steps than the ordinary kernel, and each step
-waits for all threads: on cores that are already busy, two threads lose the gain; use one thread per process.
+Small maps: forward and backward of a layer with 512 channels on two AVX-512 cores, batch 128 and 512, are 1.6 times
+faster in float32, 2.4 and 2.9 times in bfloat16.
+
+Winograd's algorithm: its relative error (2-norm, float32 against float64, batch 128, 64 to 512 channels, maps of 1 to
+32 pixels) is 2e-6 of outputs, 3e-6 of the gradients of maps and weights; the ordinary kernels have 7e-7, 1e-6 and 6e-6.
+Forward and backward of a layer with 256 channels, batch 128, two AVX2 cores: 2.2 times faster on 8×8 maps; with 512
+channels 2.5 times on 4×4 maps. VGG-11 on 32×32 images trains 2.1 times faster than in NCHW with the ordinary kernels.
+Each layer has more steps than the ordinary kernel, and each step waits for all threads: on cores that are already busy,
+two threads lose the gain; use one thread per process.
 """
 
 from __future__ import annotations
@@ -20,13 +25,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from . import winograd
+from . import small_maps, winograd
 from .processor import capabilities
 
 MIN_CHANNELS = 64  # below, the transforms cost as much as the products that they save
 MAX_TILES = 16  # per map: 16×16 pixels; wider maps of few channels are bound by memory
 MIN_TILES = 32  # per batch: below, transforming the weights costs more than it saves
 MAX_PRODUCTS = 0.5  # of the direct convolution's; 5×5 maps need 0.64, as their tiles cover 8×8 pixels
+KINDS = torch.float32, torch.bfloat16
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -89,19 +95,39 @@ def pays(shape: torch.Size, outputs: int) -> bool:
     return few_products and tiles <= MAX_TILES and count * tiles >= MIN_TILES
 
 
-class WinogradConv2d(nn.Conv2d):
-    """An `nn.Conv2d` that uses Winograd's algorithm where it is faster and allowed, else the ordinary kernel.
+class FastConv2d(nn.Conv2d):
+    """An `nn.Conv2d` that is one product of matrices on small maps, where that is allowed, else the ordinary kernel.
+
+    >>> layer = FastConv2d(64, 64, 3, padding=1)
+    >>> sorted(layer.state_dict()) == sorted(nn.Conv2d(64, 64, 3, padding=1).state_dict())
+    True
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
+        if _plain_run() and _eligible(self) and _plain_tensors(input, weight, bias):
+            mixed = torch.is_autocast_enabled("cpu")
+            alike = all(t is None or t.dtype == input.dtype for t in (weight, bias))
+            if alike and not mixed and self._winograd(input):
+                return conv3x3(input, weight, bias)
+            kind = torch.get_autocast_dtype("cpu") if mixed else input.dtype
+            if small_maps.pays(input.shape) and (alike or mixed) and kind in KINDS:
+                return small_maps.conv3x3(input, weight, bias, dtype=kind)
+        return super()._conv_forward(input, weight, bias)
+
+    def _winograd(self, x: Tensor) -> bool:
+        return False
+
+
+class WinogradConv2d(FastConv2d):
+    """A `FastConv2d` that uses Winograd's algorithm where that is faster and allowed.
 
     >>> layer = WinogradConv2d(64, 64, 3, padding=1)
     >>> sorted(layer.state_dict()) == sorted(nn.Conv2d(64, 64, 3, padding=1).state_dict())
     True
     """
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
-        allowed = _plain_run() and _eligible(self) and _plain_tensors(input, weight, bias)
-        if allowed and pays(input.shape, self.out_channels):
-            return conv3x3(input, weight, bias)
-        return super()._conv_forward(input, weight, bias)
+    def _winograd(self, x: Tensor) -> bool:
+        return x.dtype == torch.float32 and pays(x.shape, self.out_channels)
 
 
 def _eligible(layer: nn.Conv2d) -> bool:
@@ -111,8 +137,8 @@ def _eligible(layer: nn.Conv2d) -> bool:
 
 
 def _plain_run() -> bool:
-    """Return whether there is no autocast, export, compilation or function transform, which need known operators."""
-    special = torch.is_autocast_enabled("cpu") or torch._C._get_tracing_state() is not None
+    """Return whether there is no export, compilation or function transform, which need known operators."""
+    special = torch._C._get_tracing_state() is not None
     special = special or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
     return not (special or torch._C._are_functorch_transforms_active())
 
@@ -120,7 +146,7 @@ def _plain_run() -> bool:
 def _plain_tensors(x: Tensor, *parameters: Tensor | None) -> bool:
     return x.ndim == 4 and all(
         type(t) in (Tensor, nn.Parameter)
-        and t.dtype == torch.float32
+        and t.dtype in KINDS
         and t.device.type == "cpu"
         and forward_ad.unpack_dual(t).tangent is None
         for t in (x, *parameters)
@@ -128,51 +154,52 @@ def _plain_tensors(x: Tensor, *parameters: Tensor | None) -> bool:
     )
 
 
-def accelerate(module: nn.Module) -> int:
-    """Turn the eligible layers of a network into `WinogradConv2d` and return how many; `restore` undoes it.
+def accelerate(module: nn.Module, *, winograd: bool | None = None) -> int:
+    """Turn the eligible layers of a network into faster ones and return how many; `restore` undoes it.
 
     Eligible: exactly `nn.Conv2d`, 3×3, stride 1, padding 1, no dilation, no groups, 64 channels or more on
-    both sides. Fastest with channels-last images. Call it where `worth_it()`.
+    both sides. Fastest with channels-last images. Call it where the network computes on a CPU.
 
     Args:
         module: network that is changed in place.
+        winograd: make them `WinogradConv2d`, and not `FastConv2d`; None: where it is `worth_it`.
 
     >>> network = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.Conv2d(64, 64, 3, padding=1))
-    >>> accelerate(network), type(network[1]).__name__, restore(network)
+    >>> accelerate(network, winograd=True), type(network[1]).__name__, restore(network)
     (1, 'WinogradConv2d', 1)
     """
     layers = [m for m in module.modules() if type(m) is nn.Conv2d and _eligible(m)]
     for layer in layers:
-        layer.__class__ = WinogradConv2d
+        layer.__class__ = WinogradConv2d if (worth_it() if winograd is None else winograd) else FastConv2d
     return len(layers)
 
 
 def restore(module: nn.Module) -> int:
-    """Turn every `WinogradConv2d` of a network back into a plain `nn.Conv2d` and return how many.
+    """Turn every layer that `accelerate` made back into a plain `nn.Conv2d` and return how many.
 
     Args:
         module: network that is changed in place.
     """
-    layers = [m for m in module.modules() if type(m) is WinogradConv2d]
+    layers = [m for m in module.modules() if type(m) in (FastConv2d, WinogradConv2d)]
     for layer in layers:
         layer.__class__ = nn.Conv2d  # pyright: ignore[reportAttributeAccessIssue]
     return len(layers)
 
 
 def worth_it() -> bool:
-    """Return True on CPUs with neither bfloat16 nor AVX-512 arithmetic, where the ordinary kernels are the limit."""
+    """Return True on CPUs with neither bfloat16 nor AVX-512 arithmetic, where Winograd's algorithm is faster."""
     able = capabilities()
     return able["avx2"] and not any(able[k] for k in ("avx512_f", "avx512_bf16", "amx_bf16"))
 
 
 def placed(module: Network, device: torch.device) -> Network:
-    """Return a network on a device with its weights in channels_last and, where it is `worth_it`, fast convolutions.
+    """Return a network on a device with its weights in channels_last and, on a CPU, fast convolutions.
 
     Args:
         module: network that is changed in place.
         device: where it is to compute.
     """
     module.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    if worth_it() and device.type == "cpu":
+    if device.type == "cpu":
         accelerate(module)
     return module

@@ -133,7 +133,7 @@ class Training:
         self.step = TrainingStep(model).to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.train = train.to(fabric.device)
         self.mirror = torch.rand(len(train), generator=self._rng(MIRROR, 0), device=fabric.device) < 0.5
-        if fastconv.worth_it() and fabric.device.type == "cpu":
+        if fabric.device.type == "cpu":
             fastconv.accelerate(model)
         if settings.unit_variance:
             self._scale_weights()
