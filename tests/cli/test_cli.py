@@ -348,6 +348,14 @@ def test_bad_budgets_and_observations(run, capsys):
     assert "a suite is frozen; leave --epochs and --budget out" in refused(
         capsys, "attack", run, "--suite", "quick-v1", "--budget", "9"
     )
+    assert "leave --dry-run or --budget out" in refused(
+        capsys, "attack", run, "--attack", "linear", "--budget", "9", "--dry-run"
+    )
+
+
+def test_epochs_of_attacks_that_have_none_are_refused(run, capsys):
+    both = "attack", run, "--attack", "linear", "--attack", "nearest", "--epochs", "2"
+    assert "--epochs is 2, but there are none in linear, nearest; leave --epochs out" in refused(capsys, *both)
 
 
 def test_further_metrics_are_printed_and_kept(run, capsys, monkeypatch, tmp_path):

@@ -59,19 +59,29 @@ def test_the_published_tables_are_whole():
 
 def test_settings_that_differ_from_the_published_ones_are_named(tmp_path):
     stack = ["gaussian:0.025", "nopeek:0.5", "cem:weight=16,schedule=ramp"]
-    record = typed(add(tmp_path, cell(*stack, lr=0.1, batch_size=64, epochs=3), 0.5, 0.01))
+    record = typed(add(tmp_path, cell(*stack, lr=0.1, batch_size=64, epochs=3, test_size=100), 0.5, 0.01))
     found = "; ".join(published_tables.deviations([record]))
     for text in (
         "3 epochs of training (published 240)",
         "64 as batch_size (published 128)",
         "0.1 as lr (published 0.05)",
+        "100 test images (published 10,000)",
         "0.5 as weight of nopeek (published 0.3)",
         "CEM’s weight over the epochs is ramp, not as published",
         "CEM’s loss is the bound, not the published one",
     ):
         assert text in found
-    assert "momentum" not in found
-    assert "dropout" not in found
+    for name in ("momentum", "dropout", "optimizer", "rotate", "label_smoothing"):
+        assert name not in found
+    fast = typed(add(tmp_path / "fast", cell("gaussian:0.025", recipe="fast"), 0.5, 0.01))
+    found = "; ".join(published_tables.deviations([fast]))
+    for text in (
+        "muon as optimizer (published sgd)",
+        "0.1 as label_smoothing",
+        "one-cycle as schedule",
+        "last as choose",
+    ):
+        assert text in found
 
 
 def test_the_published_weight_of_distance_correlation_depends_on_the_images(tmp_path):

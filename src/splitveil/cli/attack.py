@@ -98,7 +98,7 @@ def attack(
     from ..runtime import Budget
     from ..training import pins
 
-    _check(attack, suite, epochs, budget)
+    _check(attack, suite, epochs, budget, dry_run)
     spent = Budget.parse(budget) if budget else None
     opened = runs.Run.open(run)
     named = suites.labels(tuple(_with_epochs(_spec(text), epochs).resolve("attacks") for text in attack or ()))
@@ -125,11 +125,16 @@ def attack(
     (_show_suite if suite else _show_named)(opened, found)
 
 
-def _check(attack: list[str] | None, suite: str | None, epochs: int | None, budget: str | None) -> None:
+def _check(attack: list[str] | None, suite: str | None, epochs: int | None, budget: str | None, dry_run: bool) -> None:
     if bool(attack) == bool(suite):
         raise UserError("name what attacks: either --attack NAME (several times if you like) or --suite quick-v4")
     if suite and (epochs is not None or budget is not None):
         raise UserError("a suite is frozen; leave --epochs and --budget out, or name the attacks with --attack")
+    if dry_run and budget is not None:
+        raise UserError("a dry run estimates how long attacks take without a limit; leave --dry-run or --budget out")
+    if epochs is not None and not any(_has_epochs(_spec(text)) for text in attack or ()):
+        named = ", ".join(attack or ())
+        raise UserError(f"--epochs is {epochs}, but there are none in {named}; leave --epochs out")
 
 
 def _dry_run(run: Any, images: Any, suite: str | None, named: dict[str, config.Spec], terms: dict[str, Any]) -> None:
@@ -254,9 +259,13 @@ def _spec(text: str) -> config.Spec:
         raise UserError(config.explain(error)) from None
 
 
+def _has_epochs(spec: config.Spec) -> bool:
+    return "epochs" in inspect.signature(Registry("attacks").get(spec.name)).parameters
+
+
 def _with_epochs(spec: config.Spec, epochs: int | None) -> config.Spec:
     kind = Registry("attacks").get(spec.name)
-    if epochs is None or "epochs" not in inspect.signature(kind).parameters:
+    if epochs is None or not _has_epochs(spec):
         return spec
     if (instead := getattr(kind, "instead_of_epochs", None)) and spec.parameters.get(instead) is not None:
         raise UserError(

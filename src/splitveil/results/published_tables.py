@@ -19,6 +19,7 @@ from importlib.resources import files
 from typing import Any
 
 from ..legacy.specs import nopeek_weight
+from ..recipe import Recipe
 from ..statistics.evidence import combined
 from ..statistics.intervals import Interval
 from .groups import ComparisonGroup, Configuration, same
@@ -29,6 +30,11 @@ ATTACKS, PROTOCOLS = ("decoder", "gan"), ("train_time", "inference_time")
 DECODER_NETWORK = "res_normN8C64"
 NO_DEFENSE = "No defense"
 RECIPE: dict[str, Any] = {"batch_size": 128, "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
+REST = Recipe().model_dump(
+    mode="json",
+    exclude={*RECIPE, "recipe", "epochs", "precision", "devices", "seed", "crop_padding", "flip", "matrix_lr"},
+)
+"""What else a recipe says of the training; crop and flip are those of the image set."""
 ATTACK_BATCH = {"decoder": 256, "gan": 128}
 STRENGTHS = {"nopeek": ("weight", 0.3), "adversarial": ("weight", 0.3), "dropout": ("ratio", 0.2)}
 """Defense -> its first parameter and what the published scripts give it on CIFAR-10."""
@@ -227,8 +233,12 @@ def deviations(records: Sequence[Record]) -> list[str]:
     defenses = [item for record in records for item in record.stack]
     compare("epochs of training", (config["epochs"] for config in configs), published.epochs)
     compare("training images", (config.get("train_size") for config in configs), published.train_images)
+    compare("test images", (config.get("test_size") for config in configs), published.test_images)
     for key, value in RECIPE.items():
         compare(f"as {key}", (config[key] for config in configs), value)
+    for key, value in REST.items():
+        if ours := sorted({str(config.get(key, value)) for config in configs} - {str(value)}):
+            lines.append(f"{' or '.join(ours)} as {key} (published {value})")
     for name, (parameter, _) in STRENGTHS.items():
         ours = (parameters[parameter] for found, parameters in defenses if found == name)
         compare(f"as {parameter} of {name}", ours, published_strength(name, published.data))
