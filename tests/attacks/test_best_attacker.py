@@ -23,6 +23,8 @@ from splitveil.data import Access, load
 from splitveil.defenses._law import law_of
 from splitveil.defenses._waterfilling import Directions, Statistics
 from splitveil.defenses.base import Stack
+from splitveil.defenses.gaussian import Gaussian
+from splitveil.defenses.shredder import Shredder
 from splitveil.defenses.waterfill import Waterfill
 from splitveil.model import SplitModel
 from splitveil.registry import Registry
@@ -62,10 +64,12 @@ def of_input_dependent_noise(model: SplitModel, weight: Tensor, x: Tensor, wire:
 
 def of_offsets(model: SplitModel, weight: Tensor, x: Tensor, wire: Tensor) -> float:
     """Of every attacker: the posterior mean, a sum over the offsets n_k of p(k | z_wire) E[x | z_wire − n_k]."""
-    offsets = next(iter(model.defense)).collection.detach().flatten(1).double()  # type: ignore[call-overload]
+    parts = list(model.defense)  # type: ignore[call-overload]
+    offsets = next(part.collection for part in parts if isinstance(part, Shredder)).detach().flatten(1).double()
+    noise = sum(part.sigma**2 for part in parts if isinstance(part, Gaussian))
     w, e = weight.double(), wire.flatten(1).double()
     mean = w @ torch.full((toy.D,), toy.MEAN).double()
-    covariance = toy.VARIANCE * w @ w.T
+    covariance = toy.VARIANCE * w @ w.T + noise * torch.eye(len(w)).double()
     rests = e[:, None] - offsets - mean
     likelihood = torch.distributions.MultivariateNormal(torch.zeros_like(mean), covariance).log_prob(rests)
     rest = (torch.softmax(likelihood, 1)[:, :, None] * rests).sum(1)
@@ -114,6 +118,8 @@ CASES = {
     "shredder": [
         Case(("shredder:scale=0.05",), of_offsets, M // 2),
         Case(("shredder:scale=0.5,size=5",), of_offsets, M // 2),
+        Case(("shredder:scale=0.3,size=5", "gaussian:0.05"), of_offsets, M // 2),
+        Case(("gaussian:0.05", "shredder:scale=0.3,size=5"), of_offsets, M // 2),
     ],
     "waterfill": [Case((f"waterfill:mu={mu},sigma=0.02",), of_sent) for mu in (1.0, 0.001)],
 }

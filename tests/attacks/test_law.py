@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import pytest
 import torch
@@ -17,8 +18,11 @@ from splitveil.attacks.linear import LinearAttack
 from splitveil.attacks.refine import RefineAttack
 from splitveil.config import Spec
 from splitveil.data import Access
-from splitveil.defenses._law import Law, combined, law_of, ranked_weights
+from splitveil.defenses._codec_choice import fit
+from splitveil.defenses._law import Law, combined, law_of
+from splitveil.defenses._ranked import ranked_weights
 from splitveil.defenses.base import Defense, Stack
+from splitveil.defenses.codec import Codec
 from splitveil.defenses.dropout import Dropout
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.defenses.laplace import Laplace
@@ -306,6 +310,50 @@ def test_an_offset_of_a_known_collection_is_seen_through():
     few = [Sight.learn(victim, victim.observe(toy.images(count, 1)), toy.rng()) for count in (3, 6)]
     assert few[0] is None
     assert few[1] is None or bool(few[1](wire).isfinite().all())
+
+
+@pytest.mark.parametrize("sigma", [0.02, 1.5])
+def test_an_offset_is_told_through_weak_noise_and_not_through_strong(sigma):
+    model, _ = toy.model(M, 0.0, (12, 2, 2))
+    model.defense = Stack(Shredder(size=3, scale=0.3), Gaussian(sigma))
+    model.wire_shape = (12, 2, 2)
+    model.defense.install(model)
+    victim, x = Victim(model, ALL), toy.pixels(toy.images(100, 9))
+    sight = Sight.learn(victim, victim.observe(toy.images(400, 1)), toy.rng())
+    assert (sight is not None) == (sigma < 1)
+    if sight is not None:
+        wire, clean = victim.query(x, toy.rng(5)), model.features(x)
+        assert float((sight(wire) - clean).square().mean()) < 1.2 * sigma**2
+
+
+def sent_by_codec(*specs: str, bits: int):
+    """The linear network behind these defenses and a codec with the grid of its wire."""
+    model, _ = defended(*specs)
+    stack = cast("Stack", model.defense)
+    codec = Codec(f"uint{bits}")  # type: ignore[arg-type]
+    wire = model.encode(toy.pixels(toy.images(500, 2)), toy.rng(1))
+    codec.set_grid(fit(wire.detach(), bits))
+    model.defense = Stack(*stack, codec)
+    return model
+
+
+def test_what_dropout_hides_is_told_through_a_codec():
+    """A zero that was rounded to the grid was no longer taken for hidden: errors were several times too high."""
+    plain, coded = defended("dropout:0.5")[0], sent_by_codec("dropout:0.5", bits=8)
+    x = toy.pixels(toy.images(50, 9))
+    wire, sent = (model.encode(x, toy.rng(3)) for model in (plain, coded))
+    law = law_of(coded.defense, sent)
+    assert law.visible is not None
+    assert float((law.visible == (wire != 0)).float().mean()) > 0.98  # but for numbers as near to 0 as half a step
+    assert torch.as_tensor(law.variance).max() > 0
+    test, errors = toy.images(200, 5), []
+    for model in (plain, coded):
+        victim = Victim(model, frozenset({Access.QUERY}))
+        attack = LinearAttack()
+        attack.fit(victim, toy.images(2000, 1), toy.rng())
+        answers = attack.reconstruct(victim.query(toy.pixels(test), toy.rng(4)))
+        errors.append(float((answers - toy.pixels(test)).square().mean()))
+    assert errors[1] < 1.1 * errors[0]
 
 
 WEAK = [

@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ..defenses._law import Law
 from ._held_out import Pairs
 from .base import BATCH, Victim
 
@@ -17,6 +18,8 @@ LOOKS = 4
 """Looks at each of the attacker's own images: their differences say which offsets they got."""
 MOST_ENTRIES = 8192
 """Width of the wire up to which its covariance is learned."""
+APART = 6.0
+"""Least distance of two offsets, in deviations of what noise makes of it, at which differences of looks tell them."""
 RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 """Ridges among which one is chosen, in units of the mean variance of the feature."""
 
@@ -24,6 +27,8 @@ RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 @dataclass(frozen=True)
 class Unshifted:
     """The Gaussian model of a feature, by which the offset n_k on its wire can be told, and of the images behind it.
+
+    Noise that was added beside the offset counts as a part of the feature.
 
     p_k ∝ exp(−½ (z_wire − n_k − μ)ᵀ (C + r I)⁻¹ (z_wire − n_k − μ)). What is expected of the feature is z_wire −
     Σ_k p_k n_k, and of the image what the linear regression says of that: both are exact for jointly Gaussian image and
@@ -45,20 +50,25 @@ class Unshifted:
     error: float = torch.inf
 
     @classmethod
-    def learn(
-        cls, victim: Victim, seen: Pairs, offsets: Tensor, rng: torch.Generator, held_out: Tensor
-    ) -> Unshifted | None:
-        """Learn from the attacker's own images; return None where the collection is too large to be seen through.
+    def learn(cls, victim: Victim, seen: Pairs, law: Law, rng: torch.Generator, held_out: Tensor) -> Unshifted | None:
+        """Learn from the attacker's own images; return None where the collection cannot be seen through.
+
+        It is too large for that, or noise drowns the differences of its offsets.
 
         Args:
             victim: view of the model.
             seen: the attacker's images with their wires.
-            offsets: (K, ...).
+            law: the offsets, (K, ...), and the noise beside them.
             rng: generator of the defense's noise.
             held_out: rows of the images that choose the ridge.
         """
-        offsets = offsets.flatten(1).double()
+        assert law.offsets is not None
+        offsets = law.offsets.flatten(1).double()
         if len(offsets) ** 2 * offsets.shape[1] > MOST_PAIRS or offsets.shape[1] > MOST_ENTRIES or not len(held_out):
+            return None
+        # Of the distance of two looks along the line between two offsets: their noise has twice the variance of one.
+        noise = (2 * torch.as_tensor(law.beside, device=offsets.device).double().mean()).sqrt()
+        if len(offsets) > 1 and torch.nn.functional.pdist(offsets).min() < APART * noise:
             return None
         parts = torch.arange(len(seen), device=victim.device).split(BATCH)
         z = torch.cat([_feature(seen, index, offsets, rng) for index in parts])
@@ -118,10 +128,10 @@ def _feature(seen: Pairs, index: Tensor, offsets: Tensor, rng: torch.Generator) 
     """
     first, *others = (seen.wire(index, rng).flatten(1).double() for _ in range(LOOKS))
     pairs = (offsets[:, None] - offsets).flatten(0, 1)  # of the first look and another
-    misfit = torch.zeros(len(index), len(offsets), device=first.device, dtype=first.dtype)
-    for other in others:
-        distance = pairs.square().sum(1) - 2 * (first - other) @ pairs.T
-        misfit += distance.view(len(index), len(offsets), -1).min(2).values
-    same = torch.stack([(first == other).all(1) for other in others]).all(0)
-    found = first - offsets[misfit.argmin(1)]
+    distances = [pairs.square().sum(1) - 2 * (first - other) @ pairs.T for other in others]
+    misfits, partners = zip(*(one.view(len(index), len(offsets), -1).min(2) for one in distances), strict=True)
+    chosen = torch.stack(misfits).sum(0).argmin(1)
+    rows = torch.arange(len(index), device=chosen.device)
+    same = torch.stack([partner[rows, chosen] == chosen for partner in partners]).all(0)
+    found = first - offsets[chosen]
     return torch.where(same[:, None], torch.nan, found) if len(offsets) > 1 else found

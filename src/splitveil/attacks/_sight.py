@@ -63,19 +63,20 @@ class Sight:
             rng: generator of the defense's noise.
             held_out: rows of the images that choose the ridge; None: a fifth of them.
         """
-        first = torch.zeros(1, dtype=torch.long, device=victim.device)
-        law = victim.law(seen.wire(first, torch.Generator(victim.device).manual_seed(0)))
+        first, fixed = torch.zeros(1, dtype=torch.long, device=victim.device), torch.Generator(victim.device)
+        wire = seen.wire(first, fixed.manual_seed(0))
+        law = victim.law(wire)
         if law.visible is None and law.offsets is None:
             return None
         if held_out is None:
             held_out = torch.randperm(len(seen), generator=rng, device=rng.device)[: len(seen) // 5]
         if law.offsets is not None:
-            return Unshifted.learn(victim, seen, law.offsets, rng, held_out)
+            return Unshifted.learn(victim, seen, law, rng, held_out)
         parts = torch.arange(len(seen), device=victim.device).split(BATCH)
         together = [_together(victim, seen, index, rng) for index in parts]
         known, counts = (torch.cat(each).flatten(1) for each in zip(*together, strict=True))
         x = torch.cat([seen.images(index).flatten(1) for index in parts])
-        variance = torch.as_tensor(0.0 if law.variance is None else law.variance, device=known.device).flatten()
+        variance = torch.zeros_like(wire[0]).add(0.0 if law.variance is None else law.variance).flatten()
         if not complete(counts, LOOKS) or known.shape[1] > MOST_ENTRIES:
             return cls(victim, *means(known, counts, x), None, None, variance)
         others = torch.ones(len(x), dtype=torch.bool, device=x.device).index_fill(0, held_out, False)

@@ -64,6 +64,8 @@ def imitated(z: Tensor, law: Law, rng: torch.Generator, rows: Tensor | None = No
         if law.laplace:
             z = z + (law.laplace / 2) ** 0.5 * laplace_noise(z, rng)
     if law.offsets is not None:
+        beside = torch.as_tensor(law.beside, device=z.device).sqrt()
+        z = z + beside * torch.randn(z.shape, generator=rng, device=z.device)
         z = z + law.offsets[torch.randint(len(law.offsets), (len(z),), generator=rng, device=z.device)]
     if law.visible is not None:
         if rows is None:

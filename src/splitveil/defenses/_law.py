@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from ._ranked import ranked_covariance, ranked_weights
+
 Looks = Literal["mean", "ranked", "union"]
 Noise = Literal["gaussian", "laplace"]
-SIMULATED = 2**15
-"""Number of simulated sets of looks from which the weights of ranked ones are computed."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,8 @@ class Law:
         variance: variance of the noise on each visible entry, broadcastable to the wire; None: unknown, to be measured.
         visible: bool, as the wire: the entries that carry z. None: all do.
         laplace: the part of ``variance`` that is Laplace noise; the rest counts as Gaussian.
-        offsets: (K, ...), of which one, all equally likely, and nothing else was added to a wire: no ``variance``.
+        offsets: (K, ...), of which one, all equally likely, was added to a wire: ``variance`` is None.
+        beside: variance of the independent noise beside the ``offsets``.
         reduced: wire (B, ...) -> (B, k), of which the wire is a function: the mean that the defense's `gaussian_law`
             tells and independent noise of variance 1. None: the wire itself says how its noise is correlated.
     """
@@ -33,6 +33,7 @@ class Law:
     visible: Tensor | None = None
     laplace: float = 0.0
     offsets: Tensor | None = None
+    beside: Tensor | float = 0.0
     reduced: Callable[[Tensor], Tensor] | None = None
 
     @property
@@ -58,6 +59,8 @@ class Law:
         >>> Law(0.01).with_noise(0.03).variance
         0.04
         """
+        if self.offsets is not None:
+            return replace(self, beside=self.beside + variance)
         if self.variance is None or self.visible is not None:
             return Law(None)
         laplace = self.laplace + (float(variance) if kind == "laplace" else 0.0)
@@ -66,6 +69,27 @@ class Law:
     def silent(self) -> Law:
         """Return the law after a change of which nothing is known."""
         return Law(None, laplace=self.laplace)
+
+    def rounded(self, variance: Tensor, visible: Tensor | None) -> Law:
+        """Return the law after a rounding of this variance, by which hidden entries got a value of their own.
+
+        Args:
+            variance: broadcastable to the wire.
+            visible: the entries that do not have it; only asked for where entries were hidden before.
+        """
+        if self.visible is None:
+            return self.with_noise(variance)
+        return replace(self, variance=None if self.variance is None else self.variance + variance, visible=visible)
+
+    def shifted(self, offsets: Tensor) -> Law:
+        """Return the law after one of the ``offsets``, all equally likely, was added to each wire.
+
+        >>> Law(0.01).shifted(torch.zeros(3, 2)).beside
+        0.01
+        """
+        if self.variance is None or self.visible is not None or self.laplace:
+            return self.silent()
+        return Law(None, offsets=offsets, beside=self.variance)
 
     def hiding(self, visible: Tensor, scale: float = 1.0) -> Law:
         """Return the law after all but the ``visible`` entries were set to zero and these multiplied by ``scale``."""
@@ -79,7 +103,9 @@ class Law:
         if self.variance is None or self.looks == "union":  # how often an entry was visible differs between entries
             return Law(0.0 if replace(self, visible=None).exact else None, self.visible)
         weights = self.weights(looks)
-        factor = 1 / looks if weights is None else float(_covariance(looks, self.share()).mv(weights).dot(weights))
+        factor = (
+            1 / looks if weights is None else float(ranked_covariance(looks, self.share()).mv(weights).dot(weights))
+        )
         return Law(self.variance * factor, reduced=self.reduced)
 
     def share(self) -> float:
@@ -120,31 +146,3 @@ def combined(looks: Tensor, law: Law) -> Tensor:
     if weights is None:
         return looks.mean(0)
     return torch.einsum("k...,k->...", looks.sort(0).values, weights.to(looks))
-
-
-@cache
-def ranked_weights(looks: int, share: float) -> Tensor:
-    """Return weights (looks,) of ranked looks whose sum is the unbiased linear estimate with the least variance.
-
-    w = Σ⁻¹ 1 / (1ᵀ Σ⁻¹ 1), Σ the covariance of the ranked noise (Lloyd, "Least-squares estimation of location and scale
-    parameters using order statistics", Biometrika 1952). Equal for Gaussian noise, all on the middle for many looks
-    with Laplace noise: of variance 2 b², four looks leave 0.42 b² (their mean 0.50, their median 0.42, the best
-    equivariant estimate 0.415), eight 0.181 (0.250, 0.187, 0.180). ``share`` is that of `Law.share`.
-
-    >>> [round(float(weight), 1) for weight in ranked_weights(3, 1.0)]
-    [0.1, 0.7, 0.1]
-    """
-    ones = torch.ones(looks, dtype=torch.float64)
-    weights = torch.linalg.solve(_covariance(looks, share), ones)
-    weights = weights + weights.flip(0)  # the noise is symmetric, a simulation nearly so
-    return weights / weights.sum()
-
-
-@cache
-def _covariance(looks: int, share: float) -> Tensor:
-    """Return the covariance of ranked noise of variance 1, (looks, looks), by simulation."""
-    rng = torch.Generator().manual_seed(0)
-    first, second = torch.empty(2, SIMULATED, looks).exponential_(generator=rng)
-    noise = (share / 2) ** 0.5 * (first - second)
-    noise += (1 - share) ** 0.5 * torch.randn(SIMULATED, looks, generator=rng)
-    return torch.cov(noise.double().sort(1).values.T)

@@ -103,7 +103,10 @@ class Codec(Defense, helpers=("coder", "coded", "rounding", "set_grid")):
             return before
         across = [1] * (wire.dim() - 1)
         across[channel_axis(tuple(wire.shape[1:]))] = -1
-        return before.with_noise(self.rounding().view(across))
+        variance, visible = self.rounding().view(across), None
+        if before.visible is not None:  # a zero became the value of the grid that is nearest to it
+            visible = (wire - self.coded(torch.zeros_like(wire[:1]))).abs() > self.step.view(across) / 2
+        return before.rounded(variance, visible)
 
     def gaussian_law(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor] | None:
         return mean, variance  # before the codec: bounds say so

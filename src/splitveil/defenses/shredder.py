@@ -53,7 +53,7 @@ class Shredder(Defense):
         return {"size": SGD * FLOAT * self.size * math.prod(feature)}
 
     def law(self, wire: Tensor, before: Law) -> Law:
-        return Law(None, offsets=self.collection.detach()) if before.exact else before.silent()
+        return before.shifted(self.collection.detach())
 
     def loss(self, step: Step) -> Tensor | None:
         return -self.weight * self.collection.abs().mean() if self.weight else None

@@ -1,0 +1,39 @@
+"""The best weighted mean of several looks at a noisy number that are put in order."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+SIMULATED = 2**15
+"""Number of simulated sets of looks from which the weights of ranked ones are computed."""
+
+
+@cache
+def ranked_weights(looks: int, share: float) -> Tensor:
+    """Return weights (looks,) of ranked looks whose sum is the unbiased linear estimate with the least variance.
+
+    w = Σ⁻¹ 1 / (1ᵀ Σ⁻¹ 1), Σ the covariance of the ranked noise (Lloyd, "Least-squares estimation of location and scale
+    parameters using order statistics", Biometrika 1952). Equal for Gaussian noise, all on the middle for many looks
+    with Laplace noise: of variance 2 b², four looks leave 0.42 b² (their mean 0.50, their median 0.42, the best
+    equivariant estimate 0.415), eight 0.181 (0.250, 0.187, 0.180). ``share`` is that of `Law.share`.
+
+    >>> [round(float(weight), 1) for weight in ranked_weights(3, 1.0)]
+    [0.1, 0.7, 0.1]
+    """
+    ones = torch.ones(looks, dtype=torch.float64)
+    weights = torch.linalg.solve(ranked_covariance(looks, share), ones)
+    weights = weights + weights.flip(0)  # the noise is symmetric, a simulation nearly so
+    return weights / weights.sum()
+
+
+@cache
+def ranked_covariance(looks: int, share: float) -> Tensor:
+    """Return the covariance of ranked noise of variance 1, (looks, looks), by simulation."""
+    rng = torch.Generator().manual_seed(0)
+    first, second = torch.empty(2, SIMULATED, looks).exponential_(generator=rng)
+    noise = (share / 2) ** 0.5 * (first - second)
+    noise += (1 - share) ** 0.5 * torch.randn(SIMULATED, looks, generator=rng)
+    return torch.cov(noise.double().sort(1).values.T)
