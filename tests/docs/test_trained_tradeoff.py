@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from splitveil import config
 
@@ -115,3 +116,34 @@ def test_the_cells_of_a_seed_are_trained_in_one_precision(benchmark, monkeypatch
         assert [benchmark.precision_of(seed, records) for seed in (1, 2, 3)] == ["32-true", "bf16-mixed", auto]
     with pytest.raises(SystemExit, match="expected one precision"):
         benchmark.precision_of(2, records | {"c": {"seed": 2, "precision": "32-true"}})
+
+
+@pytest.mark.parametrize(("accuracy", "added"), [(0.77, None), (0.8, 0.05), (0.69, 0.8)])
+def test_noise_is_added_by_accuracies_alone_where_cem_is_not_between(benchmark, made_up, accuracy, added):
+    from gpu_cell import packed
+
+    records = made_up((*benchmark.NOISE, *benchmark.CEM))
+    right = packed((np.arange(benchmark.TESTED) < benchmark.TESTED * accuracy).tolist())
+    for seed in benchmark.SEEDS:
+        records[f"cem4-s{seed}"] |= {"retrained_hits": right}
+    assert benchmark.missing_end({name: {**one, "mse_of": None} for name, one in records.items()}) == added
+    names = [f"noise-{added}-s{seed}" for seed in benchmark.SEEDS] if added else []
+    assert list(benchmark.cells(records))[16 : 16 + len(names)] == names
+    assert len(benchmark.cells(records)) == 20 + len(names)
+    assert (benchmark.summarized(records)["endpoint"] is None) == bool(added)  # nothing is looked at before
+    assert benchmark.missing_end(dict(list(records.items())[:15])) is None
+
+
+def test_all_attacks_are_trained_in_fp32(benchmark, monkeypatch, tmp_path):
+    from splitveil.attacks._rounding import in_bf16
+
+    class Stopped(Exception):
+        pass
+
+    def attacked(cell):
+        assert not in_bf16(torch.rand(8, 4))
+        raise Stopped
+
+    monkeypatch.setattr(benchmark.gpu_cell, "run", attacked)
+    with pytest.raises(Stopped):
+        benchmark.measure("cem4-s2", tmp_path, tmp_path, {})
