@@ -23,9 +23,11 @@ def benchmark(monkeypatch):
 
 
 @pytest.fixture
-def made_up(benchmark):
+def made_up(benchmark, monkeypatch):
     """Records in which noise has the error 0.02 (1 − a) at accuracy a, and CEM 30 % more than that at its own."""
     from gpu_cell import packed
+
+    monkeypatch.setattr(benchmark, "TESTED", 1000)
 
     def records(points: tuple[str, ...], factor: float = 1.3):
         rng, found = np.random.default_rng(0), {}
