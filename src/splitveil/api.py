@@ -40,6 +40,7 @@ from .hardening.picture import Hardened
 from .hardening.search import Hardening
 from .model import SplitModel
 from .outcomes import Report, Result
+from .nn import fastconv
 from .randomness import stream
 from .recipe import TEST, Recipe, precision
 from .runtime import Budget, Runtime
@@ -127,7 +128,10 @@ def fit(
     ):
         kind: Any = StreamedTraining if isinstance(train, Streamed) else Training
         training = kind(model, train, chooses, recipe, classes, fabric)
-        training.run(progress_bars.training(bar, "training", recipe.epochs) if bar else None)
+        try:
+            training.run(progress_bars.training(bar, "training", recipe.epochs) if bar else None)
+        finally:
+            fastconv.restore(model)  # whoever saves the network whole gets the layers that it was built of
     model.eval().trained_by = recipe.model_dump(mode="json")
     return training.state.records
 

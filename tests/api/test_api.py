@@ -209,6 +209,16 @@ def test_the_same_seed_trains_the_same():
     assert not all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
 
 
+def test_a_trained_network_has_the_layers_that_it_was_built_of():
+    """Saved whole, a network with our faster layers could only be read back where SplitVeil is installed."""
+    layers = [nn.Conv2d(3, 64, 4, 16), nn.Sigmoid(), nn.Conv2d(64, 64, 3, padding=1), nn.Flatten(), nn.LazyLinear(10)]
+    whole = nn.Sequential(*layers)
+    whole(X[:1])
+    model = api.split(whole, at="1", example=X[:1], defenses=["gaussian:0.1"])
+    api.fit(model, (X[:64], Y[:64]), epochs=1, batch_size=32)
+    assert sum(type(module) is nn.Conv2d for module in model.modules()) == 2
+
+
 def test_training_leaves_the_global_generator_alone():
     state = torch.get_rng_state()
     api.fit(defended("gaussian:0.1"), (X, Y), epochs=1)
