@@ -39,8 +39,8 @@ from .given import Data, check_images, check_model, example_of, images_of, netwo
 from .hardening.picture import Hardened
 from .hardening.search import Hardening
 from .model import SplitModel
-from .outcomes import Report, Result
 from .nn import fastconv
+from .outcomes import Report, Result
 from .randomness import stream
 from .recipe import TEST, Recipe, precision
 from .runtime import Budget, Runtime
