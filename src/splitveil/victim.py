@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from .data import Access, Split, to_float
-from .defenses._law import Law, combined, law_of
+from .defenses._law import Law, law_of
+from .defenses._looks import combined
 from .errors import AccessError, UserError
 from .model import SplitModel
 

@@ -19,9 +19,10 @@ from splitveil.attacks.refine import RefineAttack
 from splitveil.config import Spec
 from splitveil.data import Access
 from splitveil.defenses._codec_choice import fit
-from splitveil.defenses._law import Law, combined, law_of
-from splitveil.defenses._ranked import ranked_weights
+from splitveil.defenses._law import Law, law_of
+from splitveil.defenses._looks import combined, ranked_weights
 from splitveil.defenses.base import Defense, Stack
+from splitveil.defenses.cloak import Cloak
 from splitveil.defenses.codec import Codec
 from splitveil.defenses.dropout import Dropout
 from splitveil.defenses.gaussian import Gaussian
@@ -48,7 +49,7 @@ def defended(*specs: str):
     for part in stack:
         if hasattr(part, "rho"):
             continue
-        if specs[0].startswith("cloak"):
+        if isinstance(part, Cloak):
             part.rho = torch.nn.Parameter(torch.linspace(-3, 3, M).view(12, 2, 2))
     return model, weight
 
@@ -78,8 +79,20 @@ def test_noises_add_up_and_are_scaled_by_what_follows():
     assert torch.equal(law.visible, wire != 0)
 
 
-def test_noise_after_a_mask_hides_it():
-    model, _ = defended("dropout:0.5", "gaussian:0.01")
+@pytest.mark.parametrize("noise", ["gaussian:0.001", "laplace:0.0005", "cloak:low=0.0001,high=0.002"])
+def test_weak_noise_after_a_mask_does_not_hide_it(noise):
+    model, _ = defended("dropout:0.5", noise)
+    x = toy.pixels(toy.images(20, 0))
+    wire = model.encode(x, toy.rng())
+    law, hidden = law_of(model.defense, wire), defended("dropout:0.5")[0].encode(x, toy.rng()) == 0
+    assert law.visible is not None
+    assert not law.visible[hidden].any()
+    assert float(law.visible[~hidden].float().mean()) > 0.97
+    assert float(torch.as_tensor(law.variance).max()) > 0
+
+
+def test_strong_noise_after_a_mask_hides_it():
+    model, _ = defended("dropout:0.5", "gaussian:0.1")
     law = law_of(model.defense, model.encode(toy.pixels(toy.images(4, 0)), toy.rng()))
     assert (law.visible, law.variance, law.looks) == (None, None, "mean")
 
@@ -337,14 +350,16 @@ def sent_by_codec(*specs: str, bits: int):
     return model
 
 
-def test_what_dropout_hides_is_told_through_a_codec():
+@pytest.mark.parametrize("noise", [[], ["gaussian:0.001"]])
+def test_what_dropout_hides_is_told_through_a_codec(noise):
     """A zero that was rounded to the grid was no longer taken for hidden: errors were several times too high."""
-    plain, coded = defended("dropout:0.5")[0], sent_by_codec("dropout:0.5", bits=8)
+    plain, coded = defended("dropout:0.5")[0], sent_by_codec("dropout:0.5", *noise, bits=8)
     x = toy.pixels(toy.images(50, 9))
     wire, sent = (model.encode(x, toy.rng(3)) for model in (plain, coded))
     law = law_of(coded.defense, sent)
     assert law.visible is not None
-    assert float((law.visible == (wire != 0)).float().mean()) > 0.98  # but for numbers as near to 0 as half a step
+    assert not (law.visible & (wire == 0)).any()
+    assert float((law.visible == (wire != 0)).float().mean()) > 0.95  # but for numbers as near to 0 as the steps
     assert torch.as_tensor(law.variance).max() > 0
     test, errors = toy.images(200, 5), []
     for model in (plain, coded):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ._ranked import ranked_covariance, ranked_weights
+from ._looks import above_noise, ranked_covariance, ranked_weights
 
 Looks = Literal["mean", "ranked", "union"]
 Noise = Literal["gaussian", "laplace"]
@@ -53,18 +53,26 @@ class Law:
             return "union"
         return "ranked" if self.laplace else "mean"
 
-    def with_noise(self, variance: Tensor | float, kind: Noise = "gaussian") -> Law:
-        """Return the law after independent noise on every entry, which makes hidden entries indistinguishable.
+    def with_noise(self, variance: Tensor | float, kind: Noise = "gaussian", wire: Tensor | None = None) -> Law:
+        """Return the law after independent noise on every entry.
+
+        Hidden entries are told by their size where the noise is weak beside the wire; else nothing is known any more.
+
+        Args:
+            variance: broadcastable to the wire.
+            kind: of the noise.
+            wire: (B, ...), with the noise; None: hidden entries cannot be told.
 
         >>> Law(0.01).with_noise(0.03).variance
         0.04
         """
         if self.offsets is not None:
             return replace(self, beside=self.beside + variance)
-        if self.variance is None or self.visible is not None:
+        visible = None if self.visible is None or wire is None else above_noise(wire, variance, kind)
+        if self.variance is None or (self.visible is not None and visible is None):
             return Law(None)
         laplace = self.laplace + (float(variance) if kind == "laplace" else 0.0)
-        return replace(self, variance=self.variance + variance, laplace=laplace, reduced=None)
+        return replace(self, variance=self.variance + variance, visible=visible, laplace=laplace, reduced=None)
 
     def silent(self) -> Law:
         """Return the law after a change of which nothing is known."""
@@ -126,23 +134,3 @@ def law_of(defense: Any, wire: Tensor) -> Law:
         return Law()
     told = getattr(defense, "law", None)
     return Law(None) if told is None else told(wire, Law())
-
-
-def combined(looks: Tensor, law: Law) -> Tensor:
-    """Return one wire (B, ...) of several looks (k, B, ...) at the same images.
-
-    The ``law`` is that of the looks, laid one after the other: (k · B, ...).
-
-    >>> looks = torch.tensor([[[0.0, 4.0]], [[2.0, 2.0]]])
-    >>> combined(looks, Law())
-    tensor([[1., 3.]])
-    >>> combined(looks, Law(visible=looks.flatten(0, 1) != 0))
-    tensor([[2., 3.]])
-    """
-    if law.visible is not None:
-        seen = law.visible.view_as(looks)
-        return (looks * seen).sum(0) / seen.sum(0).clamp(min=1)
-    weights = law.weights(len(looks))
-    if weights is None:
-        return looks.mean(0)
-    return torch.einsum("k...,k->...", looks.sort(0).values, weights.to(looks))

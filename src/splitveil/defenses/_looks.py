@@ -1,0 +1,87 @@
+"""What looks at a wire show: entries that stand out from the noise, and several looks as one wire."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ._law import Law
+
+BEYOND = {"gaussian": 4.0, "laplace": 7.0}
+"""Deviations of noise beyond which an entry is no noise alone: one of 16,000, and of 20,000, is."""
+WEAK = 0.2
+"""Greatest such number as a part of the wire's entries (root mean square) at which hidden entries can be told."""
+SIMULATED = 2**15
+"""Number of simulated sets of looks from which the weights of ranked ones are computed."""
+
+
+def above_noise(wire: Tensor, variance: Tensor | float, kind: str) -> Tensor | None:
+    """Return which entries of a wire (B, ...) are larger than noise alone would be; None: the noise is too strong.
+
+    An entry that is not hidden, but as small as the noise, counts as hidden.
+
+    Args:
+        wire: with the noise.
+        variance: of the noise, broadcastable to the wire.
+        kind: "gaussian" or "laplace".
+
+    >>> above_noise(torch.tensor([[0.002, -0.4]]), 1e-6, "gaussian")
+    tensor([[False,  True]])
+    """
+    least = BEYOND[kind] * torch.as_tensor(variance, device=wire.device).sqrt()
+    if least.max() > WEAK * wire.square().mean().sqrt():
+        return None
+    return wire.abs() > least
+
+
+def combined(looks: Tensor, law: Law) -> Tensor:
+    """Return one wire (B, ...) of several looks (k, B, ...) at the same images.
+
+    The ``law`` is that of the looks, laid one after the other: (k · B, ...).
+
+    >>> from ._law import Law
+    >>> looks = torch.tensor([[[0.0, 4.0]], [[2.0, 2.0]]])
+    >>> combined(looks, Law())
+    tensor([[1., 3.]])
+    >>> combined(looks, Law(visible=looks.flatten(0, 1) != 0))
+    tensor([[2., 3.]])
+    """
+    if law.visible is not None:
+        seen = law.visible.view_as(looks)
+        return (looks * seen).sum(0) / seen.sum(0).clamp(min=1)
+    weights = law.weights(len(looks))
+    if weights is None:
+        return looks.mean(0)
+    return torch.einsum("k...,k->...", looks.sort(0).values, weights.to(looks))
+
+
+@cache
+def ranked_weights(looks: int, share: float) -> Tensor:
+    """Return weights (looks,) of ranked looks whose sum is the unbiased linear estimate with the least variance.
+
+    w = Σ⁻¹ 1 / (1ᵀ Σ⁻¹ 1), Σ the covariance of the ranked noise (Lloyd, "Least-squares estimation of location and scale
+    parameters using order statistics", Biometrika 1952). Equal for Gaussian noise, all on the middle for many looks
+    with Laplace noise: of variance 2 b², four looks leave 0.42 b² (their mean 0.50, their median 0.42, the best
+    equivariant estimate 0.415), eight 0.181 (0.250, 0.187, 0.180). ``share`` is that of `Law.share`.
+
+    >>> [round(float(weight), 1) for weight in ranked_weights(3, 1.0)]
+    [0.1, 0.7, 0.1]
+    """
+    ones = torch.ones(looks, dtype=torch.float64)
+    weights = torch.linalg.solve(ranked_covariance(looks, share), ones)
+    weights = weights + weights.flip(0)  # the noise is symmetric, a simulation nearly so
+    return weights / weights.sum()
+
+
+@cache
+def ranked_covariance(looks: int, share: float) -> Tensor:
+    """Return the covariance of ranked noise of variance 1, (looks, looks), by simulation."""
+    rng = torch.Generator().manual_seed(0)
+    first, second = torch.empty(2, SIMULATED, looks).exponential_(generator=rng)
+    noise = (share / 2) ** 0.5 * (first - second)
+    noise += (1 - share) ** 0.5 * torch.randn(SIMULATED, looks, generator=rng)
+    return torch.cov(noise.double().sort(1).values.T)
