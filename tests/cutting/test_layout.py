@@ -260,3 +260,21 @@ def test_a_checkpoint_of_an_older_version_is_refused_where_the_order_has_changed
     model.wire_shape = (6, 4, 4)
     with pytest.raises(UserError, match="of an older version, which ordered the wire") if refused else nullcontext():
         checkpoints._check_wire({}, model, tmp_path)
+
+
+@pytest.mark.parametrize("channels", [8, 16])
+@pytest.mark.parametrize("layer", ["maps", "rows", "linear"])
+def test_a_norm_or_a_linear_layer_along_the_rows_of_maps_leaves_them_as_they_are(channels, layer):
+    """A layer norm over channels, rows and columns together was taken for one over channels at the end."""
+    made = {
+        "maps": nn.LayerNorm([channels, 16, 16]),
+        "rows": nn.LayerNorm([16, 16]),
+        "linear": nn.Linear(16, 16),
+    }[layer]
+    net = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1), made, nn.ReLU(), nn.Flatten(), nn.LazyLinear(5))
+    net(x := torch.rand(1, 3, 16, 16))
+    for at in ("1", "2"):
+        model = SplitModel.cut(net, at, x)
+        assert model.wire_shape == (channels, 16, 16)
+        normal = (x - model.mean.view(1, -1, 1, 1)) / model.std.view(1, -1, 1, 1)
+        assert torch.allclose(model.features(x), net[: int(at) + 1](normal), atol=1e-5)

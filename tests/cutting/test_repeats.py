@@ -65,6 +65,39 @@ def test_a_branch_that_no_trial_would_take_is_refused(middle, reason):
         cut_network(Branching(middle), "a", torch.rand(1, 3, 16, 16))
 
 
+def parts(net: nn.Module, z: Tensor) -> Tensor:
+    return torch.cat([part.relu() for part in z.split(16)])
+
+
+def sum_of_parts(net: nn.Module, z: Tensor) -> Tensor:
+    for part in z.split(10):
+        z = z + part.mean()
+    return z
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        parts,
+        sum_of_parts,
+        lambda net, z: 2 * z if z.shape[0] > 20.5 else z,
+        lambda net, z: 2 * z if z.size(dim=0) > 20 else z,
+        lambda net, z: 2 * z if z.size(-2) > 20 else z,
+        lambda net, z: 2 * z if z.shape[-2] > 20 else z,
+        lambda net, z: 2 * z if z.shape > (20,) else z,
+        lambda net, z: 2 * z if z.t().shape[1] > 20 else z,
+        lambda net, z: 2 * z if z.t().contiguous().stride(0) > 20 else z,
+        lambda net, z: 2 * z if z.shape[0] // 8 > 2 else z,
+        lambda net, z: 2 * z if z.shape[0] // 8 // 2 % 2 == 1 else z,
+        lambda net, z: 2 * z if z.shape[-2] > 200 else z,
+    ],
+)
+def test_code_that_follows_the_number_of_images_in_any_way_is_refused(middle):
+    """Loops over parts of a batch were unrolled as for one image, and branches were missed: images got lost."""
+    with pytest.raises(UserError, match=r"SplitModel\(encoder, tail\)"):
+        cut_network(Branching(middle), "a", torch.rand(1, 3, 16, 16))
+
+
 @pytest.mark.parametrize(
     "middle",
     [

@@ -15,6 +15,7 @@ from .branches import batches_about
 from .layout import Layout, channel_move, parse
 from .recorded import recorded_len
 from .repeats import verify
+from .ways import end_of, other_batches, steps_before, way_to_logits
 
 Traced = tuple[fx.Graph, dict[str, Any], set[int]]
 MOVED = "channels_moved"
@@ -214,6 +215,7 @@ def _trace_both_modes(network: nn.Module, at: str, example: Tensor) -> Traced:
     example. Where training runs other code on the way to the logits, the graph of evaluation stands.
     """
     graph, root, batches = _trace(network, at, example)
+    batches |= other_batches(lambda x: _trace(network, at, x, lenient=True)[0], graph, example)
     ancestors = [network] + [network.get_submodule(name) for name in _ancestors(at)]
     for module in ancestors:
         module.training = True
@@ -221,7 +223,7 @@ def _trace_both_modes(network: nn.Module, at: str, example: Tensor) -> Traced:
     batches |= more
     for module in ancestors:
         module.training = False
-    ways = _way_to_logits(graph), _way_to_logits(training_graph)
+    ways = way_to_logits(graph), way_to_logits(training_graph)
     pairs = list(zip(*ways, strict=False))
     if len(ways[0]) != len(ways[1]) or any((a.op, a.target) != (b.op, b.target) for a, b in pairs):
         return graph, root, batches
@@ -234,15 +236,6 @@ def _trace_both_modes(network: nn.Module, at: str, example: Tensor) -> Traced:
         node.kwargs = {key: mode if _follows(a, other.kwargs[key]) else a for key, a in node.kwargs.items()}
         root["training"] = False
     return graph, root, batches
-
-
-def _way_to_logits(graph: fx.Graph) -> list[fx.Node]:
-    """Return the nodes from which the logits are computed, in order; of several outputs the first counts."""
-    end = _output(graph).args[0]
-    while isinstance(end, tuple | list | dict) and end:
-        end = next(iter(end.values() if isinstance(end, dict) else end))
-    needed = _needed(end) if isinstance(end, fx.Node) else set()
-    return [node for node in graph.nodes if node in needed]
 
 
 def _arguments(node: fx.Node, other: fx.Node) -> list[tuple[Any, Any]]:
@@ -266,7 +259,7 @@ def _crossing(graph: fx.Graph, cut: fx.Node) -> list[fx.Node]:
     """Return the values that depend on x, are not computed from z, and are read after the cut."""
     from_input = _descendants(next(iter(graph.nodes)))
     from_cut = _descendants(cut)
-    needed = _needed(_output(graph), stop=cut)
+    needed = steps_before(end_of(graph), stop=cut)
     outside = {node for node in needed if node in from_input and node not in from_cut}
     return [node for node in graph.nodes if node in outside and any(u in from_cut for u in node.users if u in needed)]
 
@@ -281,32 +274,17 @@ def _descendants(start: fx.Node) -> set[fx.Node]:
     return found
 
 
-def _needed(end: fx.Node, stop: fx.Node | None = None) -> set[fx.Node]:
-    found = {end}
-    waiting = [end]
-    while waiting:
-        node = waiting.pop()
-        new = [] if node is stop else [n for n in node.all_input_nodes if n not in found]
-        found.update(new)
-        waiting += new
-    return found
-
-
-def _output(graph: fx.Graph) -> fx.Node:
-    return next(node for node in reversed(graph.nodes) if node.op == "output")
-
-
 def _halves(graph: fx.Graph, root: dict[str, Any], at: str) -> tuple[fx.GraphModule, fx.GraphModule]:
-    cut, output = _cut_node(graph, at), _output(graph)
+    cut, output = _cut_node(graph, at), end_of(graph)
     encoder, tail = fx.Graph(), fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    before = _needed(cut)
+    before = steps_before(cut)
     for node in (n for n in graph.nodes if n in before):
         copies[node] = encoder.node_copy(node, lambda n: copies[n])
     encoder.output(copies[cut])
     # The tail works on a copy: a layer that acts in place must not change the z that the device still uses.
     copies = {cut: tail.call_method("clone", (tail.placeholder("z"),))}
-    after = _needed(output, stop=cut) - {cut}
+    after = steps_before(output, stop=cut) - {cut}
     for node in (n for n in graph.nodes if n in after):
         copies[node] = tail.node_copy(node, lambda n: copies[n])
     halves = [
@@ -321,7 +299,7 @@ def _halves(graph: fx.Graph, root: dict[str, Any], at: str) -> tuple[fx.GraphMod
 
 def _move_channels(encoder: fx.GraphModule, tail: fx.GraphModule, source: int, to: int) -> None:
     """Let the wire carry its channels at axis ``to``; the names of the weights stay as they are."""
-    end = _output(encoder.graph)
+    end = end_of(encoder.graph)
     with encoder.graph.inserting_before(end):
         moved = encoder.graph.call_method("movedim", (end.args[0], source, to))
         end.args = (encoder.graph.call_method("contiguous", (moved,)),)
