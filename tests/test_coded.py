@@ -74,6 +74,8 @@ def test_it_is_made_once_and_again_for_other_weights(run):
     changed = run.model(digits)
     next(changed.tail.parameters()).data.mul_(2)
     runs.save_weights(changed, run.path / "model.safetensors")
+    runs.write_summary(run.path, run.summary)
+    run = runs.Run.open(run.path)
     assert coded_run(run, digits, "uint8").summary["coding"]["weights"] == run.digest()
 
 

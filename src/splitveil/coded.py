@@ -22,10 +22,10 @@ from .model import SplitModel
 from .randomness import stream
 from .recipe import TEST
 from .results import records
-from .runs import Run, environment, save_weights
+from .runs import Run, environment, save_weights, write_summary
 from .statistics.intervals import binomial_ci, paired_difference
 from .storage.claims import claimed
-from .storage.files import write_json, write_text
+from .storage.files import remove_file, write_text
 from .training import pins
 from .training.trainer import predict
 
@@ -122,7 +122,7 @@ def _ready(run: Run, codec: str) -> Run | None:
 def _write(
     run: Run, folder: Path, model: SplitModel, test: Split, images: ImageSet, coder: Coder, error: float | None
 ) -> None:
-    (folder / "summary.json").unlink(missing_ok=True)  # of other weights
+    remove_file(folder / "summary.json")  # of other weights
     stage = Codec(coder.codec)  # type: ignore[arg-type]
     stage.set_grid(coder)
     plain = acting(model.defense)
@@ -140,7 +140,7 @@ def _write(
     settings = run.settings.model_copy(update={"defense": specs})
     write_text(folder / "config.yaml", config.dump(settings, coded_from=os.path.relpath(run.path, folder)))
     right = predicted == test.labels.cpu()
-    write_json(folder / "summary.json", _summary(run, model, right, coder, error))  # last: it marks the run as finished
+    write_summary(folder, _summary(run, model, right, coder, error))  # last: it marks the run as finished
 
 
 def _summary(run: Run, model: SplitModel, right: Tensor, coder: Coder, error: float | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from .memory import Limited
 from .model import SplitModel
 from .storage import reading
 from .storage.earlier_versions import settings_in
-from .storage.files import write_safetensors
+from .storage.files import write_json, write_safetensors
 from .storage.folders import foreign
 
 
@@ -145,7 +145,7 @@ class Run:
 
     def digest(self) -> str:
         """Return the SHA-256 of the weights' file."""
-        return hashlib.sha256((self.path / "model.safetensors").read_bytes()).hexdigest()
+        return _digest(self.path)
 
     def model(self, images: data.ImageSet, weights: Path | None = None) -> SplitModel:
         """Return the trained model in evaluation mode.
@@ -155,8 +155,13 @@ class Run:
             weights: file of weights of the run; None: those that are served.
 
         Raises:
-            UserError: the weights are missing, damaged, or of another network.
+            UserError: the weights are missing, damaged, of another network, or not those that the summary is of.
         """
+        if weights is None and self.summary.get("weights", now := _digest(self.path)) != now:
+            raise UserError(
+                f"{self.path / 'model.safetensors'} is not the file that {self.path / 'summary.json'} is of (SHA-256 "
+                f"{now[:12]}, expected {self.summary['weights'][:12]}); put that file back, or train the run again"
+            )
         model = build_model(self.settings, images)
         trained = (self.summary.get("wire") or {}).get("shape")
         built = list(model.wire_shape)
@@ -167,6 +172,25 @@ class Run:
             )
         load_weights(model, weights or self.path / "model.safetensors")
         return model.eval()
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    """Write the summary of a run with the digest of its weights, and return it; it marks the run as finished.
+
+    Args:
+        folder: run folder that holds all its other files.
+        summary: of the run.
+    """
+    summary = summary | {"weights": _digest(folder)}
+    write_json(folder / "summary.json", summary)
+    return summary
+
+
+def _digest(folder: Path) -> str:
+    try:
+        return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read the weights {error.filename}: {error.strerror}; train the run again") from None
 
 
 def load_weights(model: SplitModel, path: Path) -> None:

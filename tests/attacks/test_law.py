@@ -285,6 +285,14 @@ def box_of(*specs: str) -> tuple[WhiteBox, Victim]:
     return WhiteBox(victim, toy.images(500, 1), 4, toy.rng()), victim
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_wire_of_few_images_has_a_scale(count):
+    """Of one image the variance over images is no number, nor was then what the attack found."""
+    box = WhiteBox(Victim(defended("gaussian:0.05")[0], ALL), toy.images(count, 1), 4, toy.rng())
+    assert 0 < box.scale < 100
+
+
 def test_precise_entries_count_for_more_in_the_distance_on_the_wire():
     """Of additive noise the expected distance of the truth is the noise's share of each entry, weighted to one."""
     box, victim = box_of("cloak:low=0.02,high=0.3")

@@ -382,6 +382,6 @@ def test_an_attack_of_another_grid_stays_in_the_record(tmp_path, small):
 
 def test_an_attacker_that_wants_too_many_images_is_refused_before_the_training(tmp_path, small):
     one = Cell(cell().settings, ATTACK, attacker_size=100_000)
-    with pytest.raises(UserError, match=r"^attacker size 100000: protocol \w+ has \d+ images for it"):
+    with pytest.raises(UserError, match=r"^attacker size is 100000; expected 2 to \d+, which protocol \w+ has for it"):
         run_cell(one, tmp_path)
     assert not GridFolder(tmp_path).run(one.id).exists()

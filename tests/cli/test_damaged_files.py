@@ -1,6 +1,8 @@
 """Every file of a finished run and of a finished grid, damaged in every way: the right result, or one line."""
 
+import hashlib
 import io
+import json
 import math
 import shutil
 from pathlib import Path
@@ -139,11 +141,39 @@ def test_a_damaged_checkpoint_is_not_gone_on_with(small_copy):
 
 
 def test_damaged_weights_are_not_attacked(small_copy, tmp_path):
-    weights = small_copy / "model.safetensors"
+    weights, file = small_copy / "model.safetensors", small_copy / "summary.json"
+    summary = json.loads(file.read_text())
+    assert summary.pop("weights") == hashlib.sha256(weights.read_bytes()).hexdigest()
+    file.write_text(json.dumps(summary))  # as earlier versions wrote it: what is damaged must be found by itself
     for damaged in list(weights_damage(weights.read_bytes(), tmp_path / "scratch.safetensors")):
         code, error = holds(small_copy, weights, damaged, "attack", small_copy, "--attack", "linear")
         assert code == 2, error
         assert "model.safetensors" in error
+
+
+def test_other_weights_than_those_of_the_summary_are_not_attacked(small_copy, tmp_path):
+    """The weights of another run were attacked and exported beside the accuracy of this one."""
+    weights = small_copy / "model.safetensors"
+    other = {name: value + 1 if name.endswith("bias") else value for name, value in load_file(weights).items()}
+    save_file(other, tmp_path / "other.safetensors")
+    damaged = (tmp_path / "other.safetensors").read_bytes()
+    code, error = holds(small_copy, weights, damaged, "attack", small_copy, "--attack", "linear")
+    assert code == 2
+    assert "is not the file that" in error
+
+
+def test_a_folder_in_the_place_of_a_result_is_named(small_copy):
+    (small_copy / "attacks" / "nearest" / "summary.json").mkdir(parents=True)
+    code, error = answer("attack", small_copy, "--attack", "nearest", "--attacked", "4")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "summary.json" in error
+
+
+def test_an_accuracy_that_was_not_measured_is_said_so(small_copy):
+    """Imported runs whose images were not at hand have none."""
+    file = small_copy / "summary.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"accuracy": None}))
+    assert answer("train", *TRAIN, "--out", small_copy, "--resume")[0] == 0
 
 
 @pytest.fixture(scope="module")

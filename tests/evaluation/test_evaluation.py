@@ -225,7 +225,7 @@ def test_access_that_the_protocol_does_not_grant(run, monkeypatch):
 
 def test_sizes(run):
     assert attack(run, attacker_size=20, attacked=5)["images"] == {"attacker": 20, "attacked": 5}
-    with pytest.raises(UserError, match="attacker size 109: protocol inference_time has 108 images"):
+    with pytest.raises(UserError, match="attacker size is 109; expected 2 to 108, which protocol inference_time has"):
         attack(run, attacker_size=109)
     with pytest.raises(UserError, match="attacker test size 13: protocol inference_time has 12 images"):
         attack(run, attacked=13)

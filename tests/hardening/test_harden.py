@@ -147,10 +147,12 @@ def test_killed_at_the_end_it_makes_the_last_step_again(run, tmp_path, monkeypat
         write(path, value)
         left.append(path)
 
-    monkeypatch.setattr(hardening, "write_json", killed)
+    for module in (hardening, runs):
+        monkeypatch.setattr(module, "write_json", killed)
     with pytest.raises(Killed):
         harden(run, tmp_path / "stopped")
-    monkeypatch.setattr(hardening, "write_json", write)
+    for module in (hardening, runs):
+        monkeypatch.setattr(module, "write_json", write)
     again = harden(run, tmp_path / "stopped", resume=True)
     assert again["accuracy"] == whole["accuracy"]
     assert len(again["hardening"]["steps"]) == len(whole["hardening"]["steps"])

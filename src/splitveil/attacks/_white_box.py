@@ -46,7 +46,7 @@ class WhiteBox:
                 self._know_reduced(victim, self._reduced(first))
                 return
         self.draws = 1 if torch.equal(first, second) else draws
-        self.scale = float(first.float().var(0).mean()) or 1.0
+        self.scale = float(first.float().var(0, correction=min(1, len(first) - 1)).mean()) or 1.0
         """Variance of the wire over images, per dimension: losses in its unit mean the same for every encoder."""
         self.modes = modes_of(self.model, z[:2], first[:2].shape, rng)
         self._map = None if z.shape == first.shape else linear_map(z, first)
@@ -56,7 +56,7 @@ class WhiteBox:
         """Take what the defense tells: a mean that can be differentiated, and noise of variance 1 on every look."""
         self._shape, self.draws, self.noise = first.shape[1:], 1, 1 / victim.observed
         self.modes: tuple[Mode, ...] = ("exact",)
-        self.scale = float(first.var(0).mean()) or 1.0
+        self.scale = float(first.float().var(0, correction=min(1, len(first) - 1)).mean()) or 1.0
         self.hides, self._peak, self._together, self._additive, self._map = False, 0.0, victim.all_looks, True, None
         self.variance = torch.full((first[0].numel(),), self.noise, device=first.device)
         self._weights = torch.ones_like(self.variance)

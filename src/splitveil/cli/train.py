@@ -74,7 +74,7 @@ def train(
         summary = fit(settings, images, out, resume=resume, progress=show, **more)
     table = Table("", "value", title=escape(str(out)))
     accuracy = summary["accuracy"]
-    table.add_row("test accuracy", interval(accuracy, percent=True))
+    table.add_row("test accuracy", interval(accuracy, percent=True) if accuracy else "not measured")
     chosen = "chosen epoch (on validation images)" if settings.choose == "best" else "served epoch (the last)"
     table.add_row(chosen, f"{summary['epoch'] + 1} of {settings.epochs}")
     if summary["leakage_nats"] is not None:

@@ -26,7 +26,7 @@ from ..runtime import Budget, Progress, Runtime
 from ..statistics.best_attacker import DISTANCE
 from ..storage import reading
 from ..storage.claims import claimed
-from ..storage.files import remove_unfinished, write_json, write_text
+from ..storage.files import remove_file, remove_unfinished, write_json, write_text
 from . import reliability
 from .floors import CLASS_MEAN, class_mean_error, linear_error, mean_image_error
 from .interception import Interception, hold_out, wire_distance
@@ -127,7 +127,7 @@ def save(outcome: Outcome, run: Run, name: str, kept: int | None = SHOWN, *, pro
     """
     folder = place(run, name, protocol_name)
     # An attack that was made here before is gone from its first file on, or its summary would stand beside our figures.
-    (folder / "summary.json").unlink(missing_ok=True)
+    remove_file(folder / "summary.json")
     rows = [("original", outcome.originals[:SHOWN]), (name, outcome.reconstructions[:SHOWN])]
     image_grid_png(rows, folder / "reconstructions.png")
     arrays = {"originals": outcome.originals[:kept], "reconstructions": outcome.reconstructions[:kept]}

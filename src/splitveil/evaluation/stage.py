@@ -221,6 +221,7 @@ def parts(
     if attacker_size is None:
         return given
     if not 2 <= attacker_size <= len(given.attacker_train):
-        raise UserError(f"attacker size {attacker_size}: protocol {name} has {len(given.attacker_train)} images for it")
+        most = len(given.attacker_train)
+        raise UserError(f"attacker size is {attacker_size}; expected 2 to {most}, which protocol {name} has for it")
     fewer, _ = divide(given.attacker_train, attacker_size, torch.Generator().manual_seed(settings.seed))
     return Protocol(**{**vars(given), "attacker_train": fewer})

@@ -22,7 +22,7 @@ from ..errors import UserError
 from ..model import SplitModel
 from ..randomness import stream
 from ..recipe import TEST, precision
-from ..runs import Run, environment, parameter_counts, save_weights
+from ..runs import Run, environment, parameter_counts, save_weights, write_summary
 from ..statistics.intervals import binomial_ci
 from ..storage import reading
 from ..storage.claims import claimed
@@ -140,7 +140,7 @@ def _harden(
     hits = int((predicted == test.labels.cpu()).sum())
     summary = _summary(run, hardened, search, found(search)["seconds"])
     summary["accuracy"] = binomial_ci(hits, len(predicted)).as_dict()
-    write_json(out / "summary.json", summary)  # last: it marks the run as finished
+    summary = write_summary(out, summary)  # last: it marks the run as finished
     _remove_tails(out)
     return summary
 

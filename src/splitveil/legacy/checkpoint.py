@@ -22,7 +22,7 @@ from ..errors import UserError, did_you_mean
 from ..model import SplitModel
 from ..randomness import stream
 from ..recipe import TEST
-from ..storage.files import write_json, write_text
+from ..storage.files import write_text
 from ..storage.folders import foreign
 from ..training import pins
 from .fitting import NORMALIZATION, fit
@@ -113,7 +113,7 @@ def import_checkpoint(
     }
     runs.save_weights(model, out / "model.safetensors")
     write_text(out / "config.yaml", config.dump(settings, imported_from=folder.name))
-    write_json(out / "summary.json", summary)  # last: it marks a run as finished
+    summary = runs.write_summary(out, summary)  # last: it marks a run as finished
     return Imported(out, summary, notes)
 
 

@@ -120,6 +120,21 @@ def expanded(path: str | Path) -> Path:
     return found
 
 
+def remove_file(path: Path) -> None:
+    """Remove a file if it is there.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        UserError: it cannot be removed, as a folder.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot replace {path}: {error.strerror}; expected a file; move it away") from None
+
+
 def temporary(error: OSError) -> UserError:
     """Return the error for a temporary file that cannot be written.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
@@ -20,6 +21,9 @@ try:
 finally:
     if _installed is None:
         del sys.modules["torchmetrics"]
+
+# It announces bfloat16 on standard error, where an error of ours is to be the only line; summaries name the precision.
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 __all__ = ["DDPStrategy", "Fabric", "LightningEnvironment", "TensorBoardLogger", "fabric_of", "find_free_network_port"]
 

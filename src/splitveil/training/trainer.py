@@ -16,11 +16,20 @@ from ..data import ImageSet, protocol
 from ..errors import UserError
 from ..randomness import seed_layers, stream
 from ..recipe import TEST, WEIGHTS, precision
-from ..runs import SNAPSHOTS, build_model, check_folder, environment, load_weights, parameter_counts, save_weights
+from ..runs import (
+    SNAPSHOTS,
+    build_model,
+    check_folder,
+    environment,
+    load_weights,
+    parameter_counts,
+    save_weights,
+    write_summary,
+)
 from ..statistics.intervals import binomial_ci
 from ..storage import reading
 from ..storage.claims import claimed
-from ..storage.files import remove_unfinished, save_tensors, whole_files, write_json, write_text
+from ..storage.files import remove_unfinished, save_tensors, whole_files, write_text
 from . import checkpoints, pins, snapshots
 from .fabric import DDPStrategy, Fabric, TensorBoardLogger, fabric_of
 from .loop import EVALUATION_BATCH, Progress, Training, correct, predict
@@ -134,7 +143,7 @@ class Trainer(Training):
             rows = enumerate(zip(test.labels.tolist(), predicted.tolist(), strict=True))
             lines = [f"{image},{label},{answer}\n" for image, (label, answer) in rows]
             write_text(self.out / "test.csv", "image,label,predicted\n" + "".join(lines))
-            write_json(self.out / "summary.json", summary)  # last: it marks the run as finished
+            summary = write_summary(self.out, summary)  # last: it marks the run as finished
         return summary
 
 
