@@ -72,6 +72,44 @@ def test_noise_is_no_dependence(name):
         assert not [flag for flag in reliability.of_model(model(*parts), IMAGES) if "beside it" in flag]
 
 
+def drawn(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+    return torch.randn(shape, generator=generator)
+
+
+class Drawn(Defense):
+    """A defense whose noise is what it is given."""
+
+    def __init__(self, send):
+        super().__init__()
+        self.send = send
+
+    def on_wire(self, z: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        return self.send(z, rng)
+
+
+TOGETHER = {
+    "none alone": lambda z, rng: z + 0.1 * drawn(z.shape, rng) if len(z) > 1 else z,
+    "one for all": lambda z, rng: z + 0.3 * drawn(z.shape[1:], rng),
+    "the first only": lambda z, rng: torch.cat([z[:1] + 0.3 * drawn(z[:1].shape, rng), z[1:]]),
+    "more later on": lambda z, rng: z + 0.1 * torch.arange(1, len(z) + 1).view(-1, 1, 1, 1) * drawn(z.shape, rng),
+}
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_noise_that_depends_on_the_images_beside_is_flagged(name):
+    """Means alone were compared, so that an image that is sent alone could have no noise at all."""
+    found = reliability.of_model(model(Drawn(TOGETHER[name])), IMAGES)
+    assert any("depends on the images beside it" in flag for flag in found)
+
+
+@pytest.mark.parametrize("coupled", COUPLED)
+@pytest.mark.parametrize("sigma", [1.0, 20.0])
+def test_strong_noise_hides_no_dependence_either(coupled, sigma):
+    for parts in ([COUPLED[coupled](), Gaussian(sigma)], [Gaussian(sigma), COUPLED[coupled]()]):
+        found = reliability.of_model(model(*parts), IMAGES)
+        assert any("depends on the images beside it" in flag for flag in found)
+
+
 # Near-duplicates
 
 

@@ -16,14 +16,10 @@ from ..defenses.base import Stack
 from ..defenses.codec import Codec
 from ..model import SplitModel
 from ..statistics.intervals import Interval, binomial_ci, paired_difference
+from .company import depends_on_company
 
 SAMPLE = 16
 """Number of images on which the model's behavior is checked."""
-LOOKS = 128
-"""Number of draws of the defense's noise that are averaged where the wires of one image are compared."""
-ALONE, COMPARED = 4, 8192
-"""Least number of images that are sent alone, and of numbers of their wires: all images up to 512 numbers, as another
-image in the batch does not change every wire, and fewer where the wires are long and each look is slow."""
 ALIKE = 2
 """Root mean squared difference, in levels of 255, up to which two images look the same."""
 COARSE = 8
@@ -143,7 +139,7 @@ def of_model(model: SplitModel, images: Split) -> list[str]:
             f"the defense claims noise of variance {claimed:.3g}, but two looks at one image are equal: the wire "
             "that was attacked is not the one that is served; draw the noise from the generator in on_wire"
         )
-    if _depends_on_company(model, x, draws=1 if torch.equal(first, second) else LOOKS):
+    if depends_on_company(model, x):
         found.append(
             "an image's wire depends on the images beside it, so what was attacked in batches is not what is "
             "served one by one; make the defense act on each image alone"
@@ -188,34 +184,6 @@ def _other_noise(model: SplitModel, x: Tensor) -> list[str]:
     ]
 
 
-def _depends_on_company(model: SplitModel, x: Tensor, draws: int) -> bool:
-    """Return whether an image's mean wire differs between a batch and alone, beyond what noise explains.
-
-    Each look has its own generator, and the spread of the looks says how far their means differ by chance.
-    """
-    z = model.features(x)
-    whole = torch.zeros_like(model.protect(z, torch.Generator(x.device).manual_seed(0)), dtype=torch.float64)
-    images = len(x) if draws == 1 else min(len(x), max(ALONE, -(-COMPARED // whole[0].numel())))
-    chosen = torch.linspace(0, len(x) - 1, images, device=x.device).long()
-    single = [model.features(one) for one in x[chosen].split(1)]
-    seeds = iter(range(draws * (1 + images)))
-    totals = torch.zeros(4, images, *whole.shape[1:], dtype=torch.float64)
-    for _ in range(draws):
-        batch = model.protect(z, torch.Generator(x.device).manual_seed(next(seeds))).double()
-        alone = torch.cat([model.protect(one, torch.Generator(x.device).manual_seed(next(seeds))) for one in single])
-        whole += batch
-        batch, alone = batch[chosen].cpu(), alone.double().cpu()
-        totals += torch.stack([batch, alone, batch.square(), alone.square()])
-    together, apart, *squares = totals / draws
-    difference = float((together - apart).square().mean())
-    spread = squares[0] - together.square() + squares[1] - apart.square()
-    chance = float(spread.mean()) / max(1, draws - 1)
-    # Rounding differs with the batch and may flip a comparison: only a difference that matters counts.
-    rounding = 1e-10 * float(together.square().mean())  # of a wire that is all but constant
-    return difference > 1.5 * chance + 0.01 * float((whole / draws).var(0).mean()) + rounding
-
-
-@torch.no_grad()
 def of_queries(model: SplitModel, victim: Victim, needs: frozenset[Access], images: Split) -> list[str]:
     """Flag an attack on a noisy defense that saw each of its images less than twice, so without fresh noise.
 

@@ -30,7 +30,7 @@ ATTACKS, PROTOCOLS = ("decoder", "gan"), ("train_time", "inference_time")
 DECODER_NETWORK = "res_normN8C64"
 NO_DEFENSE = "No defense"
 RECIPE: dict[str, Any] = {"batch_size": 128, "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
-REST = Recipe().model_dump(
+REST = Recipe.model_validate({}).model_dump(
     mode="json",
     exclude={*RECIPE, "recipe", "epochs", "precision", "devices", "seed", "crop_padding", "flip", "matrix_lr"},
 )
