@@ -214,6 +214,23 @@ def test_a_truncated_image_is_named(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "a").exists()
 
 
+def test_copies_of_test_images_that_are_not_trained_on_are_counted(tmp_path, capsys):
+    from PIL import Image
+
+    for part, count in (("train", 20), ("test", 8)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "set" / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.effect_noise((32, 32), 60).convert("RGB").save(folder / f"{number}.png")
+    for number in range(3):
+        shutil.copy(tmp_path / "set/test/dog" / f"{number}.png", tmp_path / "set/train/dog" / f"copy{number}.png")
+    tokens = ["--data", f"folder:{tmp_path / 'set'}", "--arch", "resnet20_sgm", "--cut", "2", "--epochs", "1"]
+    main(["train", *tokens, "--out", str(tmp_path / "a"), "--batch-size", "16"])
+    shown = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
+    assert "without 3 copies of images that validate or test" in shown
+
+
 def test_attacks_that_cannot_run(run, tmp_path, capsys):
     assert "did you mean 'decoder'?" in refused(capsys, "attack", run, "--attack", "decodr")
     assert "is no run" in refused(capsys, "attack", tmp_path, "--attack", "linear")

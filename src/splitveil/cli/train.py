@@ -60,6 +60,7 @@ def train(
         flags: Settings of the training.
     """
     from .. import runs
+    from ..data.protocol import protocol_sizes
     from ..storage.earlier_versions import settings_in
     from ..training.trainer import fit
 
@@ -75,6 +76,9 @@ def train(
     table = Table("", "value", title=escape(str(out)))
     accuracy = summary["accuracy"]
     table.add_row("test accuracy", interval(accuracy, percent=True) if accuracy else "not measured")
+    found = protocol_sizes(settings.protocol, len(images.train), len(images.test))["defender_train"]
+    if (used := summary["images"]["train"]) is not None and used < found:
+        table.add_row("training images", f"{used:,}, without {found - used:,} copies of images that validate or test")
     chosen = "chosen epoch (on validation images)" if settings.choose == "best" else "served epoch (the last)"
     table.add_row(chosen, f"{summary['epoch'] + 1} of {settings.epochs}")
     if summary["leakage_nats"] is not None:
