@@ -89,11 +89,20 @@ def test_a_row_of_the_attacks(label):
 
 
 def test_the_speed_table():
-    ratios, times = record("speed")["ratios"], record("speed")["milliseconds"]
+    records = [record("speed"), record("speed_bf16")]
+    assert records[0]["machine"]["winograd"]
+    assert records[1]["machine"]["precision"] == "bf16-mixed"
     for ratio, slow, fast in (
         ("plain loop / default step", "plain fp32 loop", "step"),
         ("published step with CEM / ours", "published step with CEM", "step with CEM"),
         ("plain attack step / ours", "plain attack step", "attack step"),
     ):
-        cell = f"| {ratios[ratio]['median']:.2f} ({times[slow]:,.0f} ms / {times[fast]:,.0f} ms) |"
-        assert any(line.endswith(cell) for line in LINES), cell
+        cells = [
+            f"{one['ratios'][ratio]['median']:.2f} ({one['milliseconds'][slow]:,.0f} ms / "
+            f"{one['milliseconds'][fast]:,.0f} ms) |"
+            for one in records
+        ]
+        assert any(line.endswith(f"| {' | '.join(cells)}") for line in LINES), cells
+    (told,) = [line for line in LINES if "as it was published? |" in line]
+    for one in records:
+        assert f"{one['ratios']['published step with CEM / ours']['median']:.2f} times" in told
