@@ -28,7 +28,8 @@ a GPU; this is the part of it that two cores can answer.
 Precision and what is added by accuracies were written when three cells were there, before anybody looked at an error.
 
 A cell that is done is a line of OUT/records.jsonl; a rerun goes on, also from the records of another machine (--done).
-Writes benchmarks/trained_tradeoff.json when the cells of `one4` are there as well, and with --no-run before them.
+Writes benchmarks/trained_tradeoff.json once the cells of `one4` are there too. With --no-run it trains nothing, and
+writes it as soon as the cells of the endpoint are there.
 """
 
 from __future__ import annotations

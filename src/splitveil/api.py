@@ -127,8 +127,8 @@ def fit(
         progress_bars.bars() if progress else nullcontext() as bar,
     ):
         kind: Any = StreamedTraining if isinstance(train, Streamed) else Training
-        training = kind(model, train, chooses, recipe, classes, fabric)
         try:
+            training = kind(model, train, chooses, recipe, classes, fabric)
             training.run(progress_bars.training(bar, "training", recipe.epochs) if bar else None)
         finally:
             fastconv.restore(model)  # whoever saves the network whole gets the layers that it was built of

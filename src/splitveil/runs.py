@@ -157,11 +157,6 @@ class Run:
         Raises:
             UserError: the weights are missing, damaged, of another network, or not those that the summary is of.
         """
-        if weights is None and self.summary.get("weights", now := _digest(self.path)) != now:
-            raise UserError(
-                f"{self.path / 'model.safetensors'} is not the file that {self.path / 'summary.json'} is of (SHA-256 "
-                f"{now[:12]}, expected {self.summary['weights'][:12]}); put that file back, or train the run again"
-            )
         model = build_model(self.settings, images)
         trained = (self.summary.get("wire") or {}).get("shape")
         built = list(model.wire_shape)
@@ -169,6 +164,13 @@ class Run:
             raise UserError(
                 f"{self.path} was trained with the wire {trained}, which this version orders as {built} "
                 "(channels first); train it again"
+            )
+        told = None if weights else self.summary.get("weights")
+        if told is not None and (now := _digest(self.path)) != told:
+            raise UserError(
+                f"{self.path / 'model.safetensors'} was replaced since summary.json beside it was written (SHA-256 "
+                f"{now[:12]}, expected {told[:12]}); put the file back, or delete the summary and "
+                "train again with --resume"
             )
         load_weights(model, weights or self.path / "model.safetensors")
         return model.eval()

@@ -79,20 +79,8 @@ def test_noises_add_up_and_are_scaled_by_what_follows():
     assert torch.equal(law.visible, wire != 0)
 
 
-@pytest.mark.parametrize("noise", ["gaussian:0.001", "laplace:0.0005", "cloak:low=0.0001,high=0.002"])
-def test_weak_noise_after_a_mask_does_not_hide_it(noise):
-    model, _ = defended("dropout:0.5", noise)
-    x = toy.pixels(toy.images(20, 0))
-    wire = model.encode(x, toy.rng())
-    law, hidden = law_of(model.defense, wire), defended("dropout:0.5")[0].encode(x, toy.rng()) == 0
-    assert law.visible is not None
-    assert not law.visible[hidden].any()
-    assert float(law.visible[~hidden].float().mean()) > 0.97
-    assert float(torch.as_tensor(law.variance).max()) > 0
-
-
-def test_strong_noise_after_a_mask_hides_it():
-    model, _ = defended("dropout:0.5", "gaussian:0.1")
+def test_noise_after_a_mask_hides_it():
+    model, _ = defended("dropout:0.5", "gaussian:0.01")
     law = law_of(model.defense, model.encode(toy.pixels(toy.images(4, 0)), toy.rng()))
     assert (law.visible, law.variance, law.looks) == (None, None, "mean")
 
@@ -358,10 +346,10 @@ def sent_by_codec(*specs: str, bits: int):
     return model
 
 
-@pytest.mark.parametrize("noise", [[], ["gaussian:0.001"]])
+@pytest.mark.parametrize("noise", [[], ["gaussian:0.01"]])
 def test_what_dropout_hides_is_told_through_a_codec(noise):
     """A zero that was rounded to the grid was no longer taken for hidden: errors were several times too high."""
-    plain, coded = defended("dropout:0.5")[0], sent_by_codec("dropout:0.5", *noise, bits=8)
+    plain, coded = defended(*noise, "dropout:0.5")[0], sent_by_codec(*noise, "dropout:0.5", bits=8)
     x = toy.pixels(toy.images(50, 9))
     wire, sent = (model.encode(x, toy.rng(3)) for model in (plain, coded))
     law = law_of(coded.defense, sent)

@@ -263,6 +263,19 @@ def test_a_checkpoint_of_an_older_version_is_refused_where_the_order_has_changed
 
 
 @pytest.mark.parametrize("channels", [8, 16])
+def test_a_norm_over_whole_maps_with_channels_at_the_end_has_them_there(channels):
+    net = nn.Sequential(
+        nn.Conv2d(3, channels, 3, padding=1), Permuted(), nn.LayerNorm([16, 16, channels]), nn.Flatten()
+    )
+    assert SplitModel.cut(net, "2", torch.rand(1, 3, 16, 16)).wire_shape == (channels, 16, 16)
+
+
+class Permuted(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("channels", [8, 16])
 @pytest.mark.parametrize("layer", ["maps", "rows", "linear"])
 def test_a_norm_or_a_linear_layer_along_the_rows_of_maps_leaves_them_as_they_are(channels, layer):
     """A layer norm over channels, rows and columns together was taken for one over channels at the end."""

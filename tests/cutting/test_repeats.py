@@ -98,6 +98,39 @@ def test_code_that_follows_the_number_of_images_in_any_way_is_refused(middle):
         cut_network(Branching(middle), "a", torch.rand(1, 3, 16, 16))
 
 
+def test_parts_of_many_images_and_examples_of_several_are_seen_too():
+    for size, example in ((300, 1), (16, 2)):
+        middle = lambda net, z, size=size: torch.cat([part.relu() for part in z.split(size)])  # noqa: E731
+        with pytest.raises(UserError, match=r"SplitModel\(encoder, tail\)"):
+            cut_network(Branching(middle), "a", torch.rand(example, 3, 16, 16))
+
+
+class Growing(nn.Module):
+    """Keeps what it made, and grows it with the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.ones, self.mean = torch.ones(1, 1), torch.zeros(())
+
+    def forward(self, z: Tensor) -> Tensor:
+        if len(z) > len(self.ones):
+            self.ones = torch.ones(len(z), 1)
+        self.mean = 0.9 * self.mean + 0.1 * z.detach().mean()
+        return z * self.ones[: len(z)]
+
+
+def test_tracing_for_other_batches_leaves_nothing_in_the_network():
+    seen: list[Tensor] = []
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), Growing(), nn.Linear(1568, 5)).eval()
+    network[0].register_forward_hook(lambda module, given, answer: seen.append(answer))
+    encoder, tail = cut_network(network, "0", torch.rand(1, 3, 16, 16))
+    assert {type(value) for value in seen} <= {Tensor}
+    grown = next(module for module in tail.modules() if isinstance(module, Growing))
+    assert type(grown.ones) is type(grown.mean) is Tensor
+    x = torch.rand(40, 3, 16, 16)
+    torch.testing.assert_close(tail(encoder(x)), network(x))
+
+
 @pytest.mark.parametrize(
     "middle",
     [

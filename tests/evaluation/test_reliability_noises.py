@@ -102,6 +102,25 @@ def test_noise_that_depends_on_the_images_beside_is_flagged(name):
     assert any("depends on the images beside it" in flag for flag in found)
 
 
+def each(z: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    """One number of N(0, 1) for each image."""
+    return torch.randn((len(z), *[1] * (z.dim() - 1)), generator=rng)
+
+
+ALONE_ALL = {
+    "shift": lambda z, rng: z + 0.3 * each(z, rng),
+    "strength": lambda z, rng: z + 0.1 * each(z, rng).exp() * drawn(z.shape, rng),
+    "blackout": lambda z, rng: z * (torch.rand((len(z), 1, 1, 1), generator=rng) > 0.05),
+    "gain": lambda z, rng: z * (1 + 0.3 * each(z, rng)),
+}
+
+
+@pytest.mark.parametrize("name", ALONE_ALL)
+def test_noise_that_an_images_entries_have_in_common_is_no_dependence(name):
+    found = reliability.of_model(model(Drawn(ALONE_ALL[name])), IMAGES)
+    assert not [flag for flag in found if "beside it" in flag]
+
+
 @pytest.mark.parametrize("coupled", COUPLED)
 @pytest.mark.parametrize("sigma", [1.0, 20.0])
 def test_strong_noise_hides_no_dependence_either(coupled, sigma):

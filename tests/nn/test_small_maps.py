@@ -103,6 +103,16 @@ def test_a_gradient_penalty_in_bfloat16_reaches_the_weights():
     assert layer.weight.grad.abs().sum() > 0
 
 
+def test_several_gradients_at_once():
+    x, w, b, _ = problem((3, 2, 2, 2), 2, torch.channels_last)
+    eye = torch.eye(24, dtype=x.dtype).view(24, 3, 2, 2, 2)
+    got, expected = (
+        torch.autograd.grad(f(x, w, b), (x, w, b), eye, is_grads_batched=True) for f in (conv3x3, ordinary)
+    )
+    for a, e in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, e)
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch.jit.trace
 def test_layers_fall_back_where_the_product_is_not_allowed(monkeypatch):
     seen = []

@@ -232,8 +232,8 @@ def _constant_axis(feature: Tensor, grown: torch.Size | None) -> int | None:
 def _made_by(feature: Tensor, ran: list[Ran]) -> int | None:
     """Return 1 or 3, by the last layer whose output has the feature's shape and whose layout is known.
 
-    A layer norm or a linear layer over the last axis is a sign of channels there, unless a layer before it that knows
-    its channels made maps of this very shape: it then acts along their columns.
+    A layer norm or a linear layer is a sign of channels at the end, unless a layer before it that knows its channels
+    made maps of this very shape: it then acts on whole maps, or along their columns.
     """
     # Of as many channels as rows and columns, a permuted map has the shape of the map: it must be the same numbers.
     cube, sign = len(set(feature.shape[1:])) == 1, None
@@ -243,9 +243,8 @@ def _made_by(feature: Tensor, ran: list[Ran]) -> int | None:
         if isinstance(layer.module, _MAPS):
             return 1
         # Subclasses of layer norm and linear layers may have their channels elsewhere.
-        over_last = type(layer.module) is nn.LayerNorm and len(layer.module.normalized_shape) == 1
-        if over_last or type(layer.module) is nn.Linear:
-            sign = 3
-        if cube and (isinstance(layer.module, _ELEMENTWISE) or type(layer.module) in (nn.LayerNorm, nn.Linear)):
+        known = type(layer.module) in (nn.LayerNorm, nn.Linear)
+        sign = 3 if known else sign
+        if cube and (known or isinstance(layer.module, _ELEMENTWISE)):
             feature = layer.input
     return sign

@@ -215,7 +215,7 @@ def _trace_both_modes(network: nn.Module, at: str, example: Tensor) -> Traced:
     example. Where training runs other code on the way to the logits, the graph of evaluation stands.
     """
     graph, root, batches = _trace(network, at, example)
-    batches |= other_batches(lambda x: _trace(network, at, x, lenient=True)[0], graph, example)
+    batches |= other_batches(lambda twin, x: _trace(twin, at, x, lenient=True)[0], network, graph, example)
     ancestors = [network] + [network.get_submodule(name) for name in _ancestors(at)]
     for module in ancestors:
         module.training = True

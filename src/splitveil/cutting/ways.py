@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..errors import UserError
 from .branches import MOST
 
-FEW, MANY = 19, 257
+FEW, MANY = 19, 4099
 """Numbers of images for which the code is traced again."""
 
 
@@ -42,30 +43,32 @@ def end_of(graph: fx.Graph) -> fx.Node:
     return next(node for node in reversed(graph.nodes) if node.op == "output")
 
 
-def other_batches(trace: Callable[[Tensor], fx.Graph], graph: fx.Graph, example: Tensor) -> set[int]:
+def other_batches(
+    trace: Callable[[nn.Module, Tensor], fx.Graph], network: nn.Module, graph: fx.Graph, example: Tensor
+) -> set[int]:
     """Return the numbers of images for which the code takes another way than for one: these are to be tried.
 
     Parts of a batch in a loop, and branches on whatever follows from the number of images, show here. The images are
     shapes without numbers, so that nothing is computed.
 
     Args:
-        trace: images -> graph; raises UserError where it cannot be traced, which is no evidence.
-        graph: of one image.
+        trace: network and images -> graph; an error is no evidence.
+        network: that is cut; copies of it are traced, as a trace leaves in them what has no numbers.
+        graph: of the example.
         example: an input of the network.
 
     Raises:
         UserError: the way is another one for more images than can be tried.
     """
-    if len(example) != 1:
-        return set()
 
     def way(count: int) -> list[Any] | None:
+        copied = _spare(network)
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            images = mode.from_tensor(torch.empty(1, *example.shape[1:], dtype=example.dtype))
+            image = torch.empty(1, *example.shape[1:], dtype=example.dtype, device=example.device)
             try:
-                return list(_steps(trace(images.expand(count, *example.shape[1:]).clone())))
-            except UserError:
-                return None
+                return list(_steps(trace(copied, mode.from_tensor(image).expand(count, *example.shape[1:]).clone())))
+            except (UserError, RuntimeError, ValueError, TypeError, AssertionError, LookupError):
+                return None  # no evidence
 
     expected, found = list(_steps(graph)), set[int]()
     few, many = way(FEW), way(MANY)
@@ -79,6 +82,14 @@ def other_batches(trace: Callable[[Tensor], fx.Graph], graph: fx.Graph, example:
             )
         found.add(MOST - 1)
     return found
+
+
+def _spare(network: nn.Module) -> nn.Module:
+    """Return a copy of a network without the hooks that would tell others of a trace."""
+    copied = copy.deepcopy(network)
+    for module in copied.modules():
+        module._forward_hooks.clear()
+    return copied
 
 
 def _steps(graph: fx.Graph) -> Iterator[tuple[Any, ...]]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ._looks import above_noise, ranked_covariance, ranked_weights
+from ._looks import ranked_covariance, ranked_weights
 
 Looks = Literal["mean", "ranked", "union"]
 Noise = Literal["gaussian", "laplace"]
@@ -53,26 +53,18 @@ class Law:
             return "union"
         return "ranked" if self.laplace else "mean"
 
-    def with_noise(self, variance: Tensor | float, kind: Noise = "gaussian", wire: Tensor | None = None) -> Law:
-        """Return the law after independent noise on every entry.
-
-        Hidden entries are told by their size where the noise is weak beside the wire; else nothing is known any more.
-
-        Args:
-            variance: broadcastable to the wire.
-            kind: of the noise.
-            wire: (B, ...), with the noise; None: hidden entries cannot be told.
+    def with_noise(self, variance: Tensor | float, kind: Noise = "gaussian") -> Law:
+        """Return the law after independent noise on every entry, which makes hidden entries indistinguishable.
 
         >>> Law(0.01).with_noise(0.03).variance
         0.04
         """
         if self.offsets is not None:
             return replace(self, beside=self.beside + variance)
-        visible = None if self.visible is None or wire is None else above_noise(wire, variance, kind)
-        if self.variance is None or (self.visible is not None and visible is None):
+        if self.variance is None or self.visible is not None:
             return Law(None)
         laplace = self.laplace + (float(variance) if kind == "laplace" else 0.0)
-        return replace(self, variance=self.variance + variance, visible=visible, laplace=laplace, reduced=None)
+        return replace(self, variance=self.variance + variance, laplace=laplace, reduced=None)
 
     def silent(self) -> Law:
         """Return the law after a change of which nothing is known."""

@@ -1,4 +1,4 @@
-"""What looks at a wire show: entries that stand out from the noise, and several looks as one wire."""
+"""Several looks at the wire of one image as one wire."""
 
 from __future__ import annotations
 
@@ -11,31 +11,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from ._law import Law
 
-BEYOND = {"gaussian": 4.0, "laplace": 7.0}
-"""Deviations of noise beyond which an entry is no noise alone: one of 16,000, and of 20,000, is."""
-WEAK = 0.2
-"""Greatest such number as a part of the wire's entries (root mean square) at which hidden entries can be told."""
 SIMULATED = 2**15
 """Number of simulated sets of looks from which the weights of ranked ones are computed."""
-
-
-def above_noise(wire: Tensor, variance: Tensor | float, kind: str) -> Tensor | None:
-    """Return which entries of a wire (B, ...) are larger than noise alone would be; None: the noise is too strong.
-
-    An entry that is not hidden, but as small as the noise, counts as hidden.
-
-    Args:
-        wire: with the noise.
-        variance: of the noise, broadcastable to the wire.
-        kind: "gaussian" or "laplace".
-
-    >>> above_noise(torch.tensor([[0.002, -0.4]]), 1e-6, "gaussian")
-    tensor([[False,  True]])
-    """
-    least = BEYOND[kind] * torch.as_tensor(variance, device=wire.device).sqrt()
-    if least.max() > WEAK * wire.square().mean().sqrt():
-        return None
-    return wire.abs() > least
 
 
 def combined(looks: Tensor, law: Law) -> Tensor:

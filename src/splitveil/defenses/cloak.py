@@ -53,7 +53,7 @@ class Cloak(Defense):
         return -self.weight * self._sigma().log().mean() if self.weight else None
 
     def law(self, wire: Tensor, before: Law) -> Law:
-        return before.with_noise(self._sigma().detach().square(), wire=wire)
+        return before.with_noise(self._sigma().detach().square())
 
     def gaussian_law(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         return mean, variance + self._sigma().detach().square()

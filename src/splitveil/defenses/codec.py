@@ -105,10 +105,8 @@ class Codec(Defense, helpers=("coder", "coded", "rounding", "set_grid")):
         across[channel_axis(tuple(wire.shape[1:]))] = -1
         variance, visible = self.rounding().view(across), None
         if before.visible is not None:
-            # A zero became the value of the grid that is nearest to it, or with noise perhaps a neighbor of that.
-            reach = 0.5 if isinstance(before.variance, float) and before.variance == 0 else 1.5
-            zero = self.coded(torch.zeros_like(wire[:1]))
-            visible = before.visible & ((wire - zero).abs() > reach * self.step.view(across))
+            zero = self.coded(torch.zeros_like(wire[:1]))  # what a hidden entry became: the nearest value of the grid
+            visible = (wire - zero).abs() > self.step.view(across) / 2
         return before.rounded(variance, visible)
 
     def gaussian_law(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -39,7 +39,7 @@ class Gaussian(Defense):
         return z.float() + self.sigma * noise
 
     def law(self, wire: Tensor, before: Law) -> Law:
-        return before.with_noise(self.sigma**2, wire=wire)
+        return before.with_noise(self.sigma**2)
 
     def gaussian_law(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         return mean, variance + self.sigma**2

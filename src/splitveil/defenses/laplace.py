@@ -38,7 +38,7 @@ class Laplace(Defense):
         return z if self.scale == 0 else z.float() + self.scale * laplace_noise(z, rng)
 
     def law(self, wire: Tensor, before: Law) -> Law:
-        return before.with_noise(2 * self.scale**2, "laplace", wire) if self.scale else before
+        return before.with_noise(2 * self.scale**2, "laplace") if self.scale else before
 
 
 def laplace_noise(like: Tensor, rng: torch.Generator) -> Tensor:

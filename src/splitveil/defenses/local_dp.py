@@ -102,8 +102,8 @@ class LocalDP(Defense, helpers=("noise_scale",)):
         scale = self._scale.get(wire[0].numel()) or self.noise_scale(wire[0].numel())
         clipped = before if before.exact else before.silent()  # earlier noise is clipped too
         if self.mechanism == "laplace":
-            return clipped.with_noise(2 * scale**2, "laplace", wire)
-        return clipped.with_noise(scale**2, wire=wire)
+            return clipped.with_noise(2 * scale**2, "laplace")
+        return clipped.with_noise(scale**2)
 
     def noise_variance(self) -> float:
         # CEM's bound is that of Gaussian noise (see `laplace`) on the variances of z: clipping entries lowers

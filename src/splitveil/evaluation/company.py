@@ -27,7 +27,7 @@ Send = Callable[[Tensor, torch.Generator], Tensor]
 
 @torch.no_grad()
 def depends_on_company(model: SplitModel, x: Tensor) -> bool:
-    """Return whether what an image's wire is, or its noise, differs between a batch and alone beyond chance.
+    """Return whether an image's wire or its noise differs between a batch and alone, beyond chance.
 
     The encoder, and each part of a stack that draws nothing, are also looked at by themselves, as the noise of other
     parts may hide what they do.
@@ -95,6 +95,8 @@ def _drawn(send: Send, made: Company) -> bool:
     count = min(len(first), max(ALONE, -(-COMPARED // first[0].numel())))
     chosen = torch.linspace(0, len(first) - 1, count, device=first.device).long()
     seeds, whole = itertools.count(), torch.zeros_like(first, dtype=torch.float64)
+    pairs: tuple[list[Tensor], ...] = ([], [])
+    before: tuple[Tensor, ...] = ()
     totals = torch.zeros(5, count, *first.shape[1:], dtype=torch.float64)
     for _ in range(LOOKS):
         batch = send(made.batch, _seeded(made, next(seeds))).double()
@@ -102,22 +104,33 @@ def _drawn(send: Send, made: Company) -> bool:
         whole += batch
         batch = batch[chosen].cpu()
         totals += torch.stack([batch, alone, batch.square(), alone.square(), batch * batch.roll(1, 0)])
+        if before:
+            for kept, look, earlier in zip(pairs, (batch, alone), before, strict=True):
+                kept.append((look - earlier).square().flatten(1).mean(1) / 2)
+        before = () if before else (batch, alone)
     together, apart, *squares, products = totals / LOOKS
     spread = squares[0] - together.square(), squares[1] - apart.square()
     chance = float((spread[0] + spread[1]).mean()) / (LOOKS - 1)
     if float((together - apart).square().mean()) > 1.5 * chance + _tolerance(whole / LOOKS):
         return True
     common = products - together * together.roll(1, 0)
-    return _other_variance(*spread) or (count > 2 and _correlated(common, spread[0]))
+    return _other_variance(*pairs) or (count > 2 and _correlated(common, spread[0]))
 
 
-def _other_variance(together: Tensor, apart: Tensor) -> bool:
-    """Return whether the noise of an image is stronger or weaker in a batch; variances by image and entry."""
-    together, apart = together.flatten(1), apart.flatten(1)
-    entries = together.shape[1]
-    by_chance = CHANCE * (together - apart).std(1) / entries**0.5 if entries > 1 else torch.inf
-    least = (MARGIN + CHANCE * (4 / (LOOKS * entries)) ** 0.5) * torch.maximum(together.mean(1), apart.mean(1))
-    return bool(((together - apart).mean(1).abs() > least + by_chance).any())
+def _other_variance(together: list[Tensor], apart: list[Tensor]) -> bool:
+    """Return whether the noise of an image is stronger or weaker in a batch.
+
+    Of two looks half of the squared difference, averaged over an image's entries, is its noise's variance. How far that
+    varies between pairs of looks says what is chance, also for noise that the entries of an image have in common.
+
+    Args:
+        together: for each pair of looks the variance of each image in a batch, (images,).
+        apart: the same of images that are sent alone.
+    """
+    one, other = torch.stack(together), torch.stack(apart)
+    chance = CHANCE * ((one.var(0) + other.var(0)) / len(one)).sqrt()
+    difference, larger = (one.mean(0) - other.mean(0)).abs(), torch.maximum(one.mean(0), other.mean(0))
+    return bool((difference > MARGIN * larger + chance).any())
 
 
 def _correlated(common: Tensor, spread: Tensor) -> bool:

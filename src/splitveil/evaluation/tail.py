@@ -94,6 +94,7 @@ def retrained(
                 show(epoch, epoch * len(plan) + number + 1, {})
             if not math.isfinite(float(total)):
                 raise UserError("retraining the tail: the loss is not finite; look for values on the wire that are not")
+    fastconv.restore(copied)
     return copied.eval()
 
 

@@ -31,7 +31,8 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (x, weight, matrix), dy, needs, (kind, bias_kind) = ctx.saved_tensors, grads[0], ctx.needs_input_grad, ctx.kinds
-        if torch.is_grad_enabled():  # create_graph: every step must itself be differentiable
+        # create_graph: every step must itself be differentiable; and several gradients at once must be allowed.
+        if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(dy):
             given, ones = (x.to(dy.dtype), weight.to(dy.dtype)), [1, 1]
             found = torch.ops.aten.convolution_backward(
                 dy, *given, [len(weight)], ones, ones, ones, False, [0, 0], 1, list(needs[:3])
@@ -73,7 +74,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, dtype: tor
 
 
 def pays(shape: torch.Size) -> bool:
-    """Return whether the product is the faster one for maps of this shape.
+    """Return whether the product is at least about as fast for maps of this shape; it gains most with many channels.
 
     Args:
         shape: (B, C, H, W) of the maps.

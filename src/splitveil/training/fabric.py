@@ -22,9 +22,6 @@ finally:
     if _installed is None:
         del sys.modules["torchmetrics"]
 
-# It announces bfloat16 on standard error, where an error of ours is to be the only line; summaries name the precision.
-logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-
 __all__ = ["DDPStrategy", "Fabric", "LightningEnvironment", "TensorBoardLogger", "fabric_of", "find_free_network_port"]
 
 
@@ -41,4 +38,11 @@ def fabric_of(settings: Recipe, **more: Any) -> Fabric:
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen: Any = precision(settings.precision, device)
-    return Fabric(accelerator=device.type, devices=settings.devices, precision=chosen, **more)
+    logger = logging.getLogger("lightning_fabric")
+    before = logger.level
+    # It announces bf16 on standard error, where an error of ours is to be the only line; summaries name the precision.
+    logger.setLevel(logging.WARNING)
+    try:
+        return Fabric(accelerator=device.type, devices=settings.devices, precision=chosen, **more)
+    finally:
+        logger.setLevel(before)
