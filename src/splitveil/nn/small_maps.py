@@ -32,7 +32,8 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (x, weight, matrix), dy, needs, (kind, bias_kind) = ctx.saved_tensors, grads[0], ctx.needs_input_grad, ctx.kinds
         # create_graph: every step must itself be differentiable; and several gradients at once must be allowed.
-        if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(dy):
+        several = torch._C._functorch.is_legacy_batchedtensor(dy)  # pyright: ignore[reportAttributeAccessIssue]
+        if several or torch.is_grad_enabled():
             given, ones = (x.to(dy.dtype), weight.to(dy.dtype)), [1, 1]
             found = torch.ops.aten.convolution_backward(
                 dy, *given, [len(weight)], ones, ones, ones, False, [0, 0], 1, list(needs[:3])
