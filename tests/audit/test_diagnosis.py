@@ -77,6 +77,7 @@ def test_its_rows_are_what_the_single_commands_say(trained, whole, tmp_path):
     copy = Path(shutil.copytree(trained, tmp_path / "copy"))
     for row in (rows[1], rows[3]):  # weights of an epoch in the place of those that are served
         shutil.copy(snapshots.place(copy, row["epoch"]), copy / "model.safetensors")
+        runs.write_summary(copy, runs.Run.open(copy).summary)
         run = runs.Run.open(copy)
         summary = attack_run(run, LINEAR, IMAGES, label=f"linear-{row['epoch']}")
         assert row["mse"] == summary["mse"]

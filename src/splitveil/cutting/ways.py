@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..errors import UserError
 from .branches import MOST
@@ -48,8 +47,8 @@ def other_batches(
 ) -> set[int]:
     """Return the numbers of images for which the code takes another way than for one: these are to be tried.
 
-    Parts of a batch in a loop, and branches on whatever follows from the number of images, show here. The images are
-    shapes without numbers, so that nothing is computed.
+    Parts of a batch in a loop, and branches on whatever follows from the number of images, show here. Weights and
+    images are shapes without numbers (torch's meta device), so that nothing is computed.
 
     Args:
         trace: network and images -> graph; an error is no evidence.
@@ -62,13 +61,11 @@ def other_batches(
     """
 
     def way(count: int) -> list[Any] | None:
-        copied = _spare(network)
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            image = torch.empty(1, *example.shape[1:], dtype=example.dtype, device=example.device)
-            try:
-                return list(_steps(trace(copied, mode.from_tensor(image).expand(count, *example.shape[1:]).clone())))
-            except (UserError, RuntimeError, ValueError, TypeError, AssertionError, LookupError):
-                return None  # no evidence
+        images = torch.empty(count, *example.shape[1:], dtype=example.dtype, device="meta")
+        try:
+            return list(_steps(trace(_spare(network).to("meta"), images)))
+        except (UserError, RuntimeError, ValueError, TypeError, AssertionError, LookupError):
+            return None  # no evidence
 
     expected, found = list(_steps(graph)), set[int]()
     few, many = way(FEW), way(MANY)
