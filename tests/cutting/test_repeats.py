@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -164,3 +166,24 @@ def test_what_the_network_itself_refuses_is_no_evidence():
     encoder, tail = cut_network(Branching(lambda net, z: net.bn(z)), "a", torch.rand(1, 3, 16, 16))
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         tail.train()(encoder(torch.rand(1, 3, 16, 16)))
+
+
+def test_a_process_that_has_cut_a_network_can_still_fork():
+    """Tensors without numbers of another kind start threads of autograd, after which a forked process cannot learn."""
+    code = """
+import os, sys, torch
+from torch import nn
+from splitveil.cutting.network import cut_network
+network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(1568, 5))
+cut_network(network, "0", torch.rand(1, 3, 16, 16))
+learn = lambda: network(torch.rand(2, 3, 16, 16)).sum().backward()
+learn()
+if not (child := os.fork()):
+    try:
+        learn()
+    except RuntimeError:
+        os._exit(1)
+    os._exit(0)
+sys.exit(os.waitpid(child, 0)[1] != 0)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
