@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,13 +22,6 @@ collect_ignore = ["helpers/tiny_zoo.py"]
 for devices in (torch.cuda, torch.xpu, torch.mtia):
     if not devices.is_available():  # torch.manual_seed formats the whole stack for each, to seed it when it is there
         devices.__dict__["manual_seed_all"] = lambda seed: None
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Take what collecting has made out of the garbage collector's sight, which would look through it all the time."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture

@@ -126,9 +126,9 @@ def test_tracing_for_other_batches_leaves_nothing_in_the_network():
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), Growing(), nn.Linear(1568, 5)).eval()
     network[0].register_forward_hook(lambda *about: seen.append(about[-1]))
     encoder, tail = cut_network(network, "0", torch.rand(1, 3, 16, 16))
-    assert {type(value) for value in seen} <= {Tensor}
+    assert {value.device.type for value in seen} == {"cpu"}
     grown = next(module for module in tail.modules() if isinstance(module, Growing))
-    assert type(grown.ones) is type(grown.mean) is Tensor
+    assert grown.ones.device.type == grown.mean.device.type == "cpu"
     x = torch.rand(40, 3, 16, 16)
     torch.testing.assert_close(tail(encoder(x)), network(x))
 
