@@ -136,6 +136,18 @@ def test_noise_is_added_by_accuracies_alone_where_cem_is_not_between(benchmark, 
     assert benchmark.missing_end(dict(list(records.items())[:15])) is None
 
 
+def test_a_machine_without_bf16_takes_the_seeds_first_that_need_none(benchmark, monkeypatch):
+    cells = list(benchmark.cells())
+    records = {name: {"seed": benchmark.cells()[name][1], "precision": "32-true"} for name in cells[:4]}
+    records[cells[4]] = {"seed": 2, "precision": "bf16-mixed"}
+    for auto, expected in (("bf16-mixed", cells[5]), ("32-true", cells[8])):
+        monkeypatch.setattr(benchmark, "precision", lambda *_, auto=auto: auto)
+        assert benchmark.following(records) == expected
+    rest = {name: {"seed": benchmark.cells()[name][1], "precision": "32-true"} for name in cells[8:]}
+    monkeypatch.setattr(benchmark, "missing_end", lambda _: None)
+    assert benchmark.following(records | {name: one for name, one in rest.items() if one["seed"] != 2}) == cells[5]
+
+
 def test_all_attacks_are_trained_in_fp32(benchmark, monkeypatch, tmp_path):
     from splitveil.attacks._rounding import in_bf16
 
