@@ -122,7 +122,7 @@ def precision_of(seed: int, records: Records) -> str:
 
 
 def following(records: Records) -> str | None:
-    """Return the next cell, one in whose precision this machine is fast as long as there are such; None: all are done."""
+    """Return the next cell, one in whose precision this machine is fast while there are such; None: all are done."""
     left = {name: seed for name, (_, seed) in cells(records).items() if name not in records}
     fast = {FP32, precision("auto", torch.device("cpu"))}
     return next((name for name, seed in left.items() if precision_of(seed, records) in fast), next(iter(left), None))
