@@ -6,9 +6,6 @@ arithmetic those of `splitveil.nn.winograd`. Parameters, buffers and the keys of
 kernel a layer uses depends on shapes and the processor only, never on timing, so a run repeats bit by bit on the same
 machine.
 
-Small maps: forward and backward of a layer with 512 channels on two AVX-512 cores, batch 128 and 512, are 1.6 times
-faster in float32, 2.4 and 2.9 times in bfloat16.
-
 Winograd's algorithm: its relative error (2-norm, float32 against float64, batch 128, 64 to 512 channels, maps of 1 to
 32 pixels) is 2e-6 of outputs, 3e-6 of the gradients of maps and weights; the ordinary kernels have 7e-7, 1e-6 and 6e-6.
 Forward and backward of a layer with 256 channels, batch 128, two AVX2 cores: 2.2 times faster on 8×8 maps; with 512
