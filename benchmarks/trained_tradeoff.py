@@ -26,8 +26,8 @@ a GPU; this is the part of it that two cores can answer.
 - After it: `one4`, the bound of one Gaussian without classes and clusters, of the same seeds, compared likewise.
 
 Precision and what is added by accuracies were written when three cells were there, before anybody looked at an error.
-On 2026-11-30, when six cells were there, the errors of `linear` in them were seen, in a printed record. The plan has not
-been changed since.
+On 2026-11-30, when six cells were there, the errors of `linear` in them were seen, in a printed record. The plan has
+not been changed since.
 
 A cell that is done is a line of OUT/records.jsonl; a rerun goes on, also from the records of another machine (--done).
 Writes benchmarks/trained_tradeoff.json once the cells of `one4` are there too. With --no-run it trains nothing, and

@@ -180,6 +180,16 @@ def test_a_damaged_file_is_named(file, report, tmp_path):
     assert file in message(sv.load, tmp_path, network())
 
 
+def test_weights_of_another_model_are_named(model, tmp_path):
+    """They were loaded beside the figures of this one."""
+    sv.save(model, tmp_path / "one")
+    other = sv.split(network(seed=1), "2", X[:1], defenses=["gaussian:0.1", "cem:4"], mean=[0.4], std=[0.3])
+    sv.fit(other, (X, Y), epochs=2, batch_size=30, progress=False)
+    sv.save(other, tmp_path / "other")
+    (tmp_path / "one/model.safetensors").write_bytes((tmp_path / "other/model.safetensors").read_bytes())
+    assert "was replaced since summary.json" in message(sv.load, tmp_path / "one", network())
+
+
 def test_arrays_of_objects_are_not_unpickled(report, tmp_path):
     sv.save(report, tmp_path)
     np.savez(

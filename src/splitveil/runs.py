@@ -14,12 +14,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from . import __version__, config, data, metrics, zoo
+from . import __version__, config, data, metrics, pinned_settings, zoo
 from .defenses.base import Stack
 from .errors import UserError
 from .memory import Limited
 from .model import SplitModel
-from .storage import reading
+from .storage import reading, yaml_files
 from .storage.earlier_versions import settings_in
 from .storage.files import write_json, write_safetensors
 from .storage.folders import foreign
@@ -128,7 +128,7 @@ class Run:
             path: folder that `splitveil train` made.
 
         Raises:
-            UserError: no run, or one whose training has not ended.
+            UserError: no run, one whose training has not ended, or one whose settings were changed since.
         """
         path = Path(path)
         if not (path / "config.yaml").is_file():
@@ -139,9 +139,11 @@ class Run:
         summary = reading.read_json(path / "summary.json", reading.RUN, "train the run again")
         values = settings_in(path / "config.yaml")
         try:
-            return cls(path, config.parse(values).resolve(), summary)
+            settings = config.parse(values).resolve()
         except UserError as error:
             raise UserError(f"{path / 'config.yaml'}: {error}") from None
+        pinned_settings.check(summary.get("settings", {}), settings, path / "config.yaml")
+        return cls(path, settings, summary)
 
     def digest(self) -> str:
         """Return the SHA-256 of the weights' file."""
@@ -165,27 +167,45 @@ class Run:
                 f"{self.path} was trained with the wire {trained}, which this version orders as {built} "
                 "(channels first); train it again"
             )
-        told = None if weights else self.summary.get("weights")
-        if told is not None and (now := _digest(self.path)) != told:
-            raise UserError(
-                f"{self.path / 'model.safetensors'} was replaced since summary.json beside it was written (SHA-256 "
-                f"{now[:12]}, expected {told[:12]}); put the file back, or delete the summary and "
-                "train again with --resume"
-            )
+        if weights is None:
+            check_weights(self.path, self.summary, "delete the summary and train again with --resume")
         load_weights(model, weights or self.path / "model.safetensors")
         return model.eval()
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
-    """Write the summary of a run with the digest of its weights, and return it; it marks the run as finished.
+    """Write the summary of a run with its settings and the digest of its weights; it marks the run as finished.
 
     Args:
         folder: run folder that holds all its other files.
         summary: of the run.
+
+    Returns:
+        What was written.
     """
-    summary = summary | {"weights": _digest(folder)}
+    settings = pinned_settings.of(yaml_files.load(folder / "config.yaml"))
+    summary = summary | {"settings": settings, "weights": _digest(folder)}
     write_json(folder / "summary.json", summary)
     return summary
+
+
+def check_weights(folder: Path, summary: dict[str, Any], remedy: str) -> None:
+    """Compare the weights of a run with the digest in its summary; earlier versions kept none.
+
+    Args:
+        folder: run folder.
+        summary: of the run.
+        remedy: what else helps than to put the file back, for the message.
+
+    Raises:
+        UserError: the file is another one, or cannot be read.
+    """
+    told = summary.get("weights")
+    if told is not None and (now := _digest(folder)) != told:
+        raise UserError(
+            f"{folder / 'model.safetensors'} was replaced since summary.json beside it was written (SHA-256 "
+            f"{now[:12]}, expected {told[:12]}); put the file back, or {remedy}"
+        )
 
 
 def _digest(folder: Path) -> str:

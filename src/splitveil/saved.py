@@ -27,7 +27,16 @@ from .given import check_model, network_of
 from .model import SplitModel
 from .outcomes import Report, Result
 from .pictures import load_arrays
-from .runs import Run, environment, load_images, load_weights, parameter_counts, save_weights
+from .runs import (
+    Run,
+    check_weights,
+    environment,
+    load_images,
+    load_weights,
+    parameter_counts,
+    save_weights,
+    write_summary,
+)
 from .statistics.best_attacker import DISTANCE
 from .storage import reading
 from .storage.claims import claimed
@@ -206,7 +215,7 @@ def _save_model(model: SplitModel, path: Path) -> None:
         "wire": {"shape": shape, "bytes": model.bytes_sent},
         "environment": environment(),
     }
-    write_json(path / "summary.json", summary)  # last: it marks the run as finished
+    write_summary(path, summary)  # last: it marks the run as finished
 
 
 def _about(model: SplitModel) -> dict[str, Any]:
@@ -305,6 +314,7 @@ def _rebuilt(about: dict[str, Any], path: Path, network: Any, defenses: Sequence
             "the same layers"
         )
     _check_names(model, path)
+    check_weights(path, Run.open(path).summary, REMEDY)
     load_weights(model, path / WEIGHTS)
     model.trained_by = about.get("trained_by", {})  # earlier versions did not write it
     return model.eval()

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
-from splitveil import config, runs
+from splitveil import config, pinned_settings, runs
 from splitveil.bench.cell import run_cell
 from splitveil.bench.cells import Cell
 from splitveil.bench.grid import load_grid
@@ -205,3 +206,49 @@ def test_a_run_of_before_whose_images_are_divided_otherwise_now_is_refused(tmp_p
     with pytest.raises(UserError, match="was trained by an earlier version, which divided images with rare classes"):
         pins.check(pins.of(changed), changed, tmp_path)
     pins.check(pins.of(changed) | pins.DIVISION, changed, tmp_path)
+
+
+def edited(folder: Path, **changed: object) -> None:
+    """Change settings in a run folder, as with an editor."""
+    file = folder / "config.yaml"
+    head = "".join(line + "\n" for line in file.read_text().splitlines() if line.startswith("#"))
+    file.write_text(head + yaml.safe_dump(yaml.safe_load(file.read_text()) | changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"defense": [{"gaussian": {"sigma": 0.5}}]}, "defense was [], now [{'gaussian': {'sigma': 0.5}}]"),
+        ({"seed": 3}, "seed was 0, now 3"),
+    ],
+)
+def test_settings_that_were_changed_after_the_training_are_refused(here, capsys, changed, expected):
+    """Other noise was attacked beside the accuracy of what was trained."""
+    edited(here / "run", **changed)
+    for command in (
+        ("attack", "run", "--attack", "linear"),
+        ("train", "--config", "run/config.yaml", "--out", "run", "--resume"),
+    ):
+        said = " ".join(told(capsys, *command).split())
+        assert "config.yaml was changed since this run was trained" in said
+        assert expected in said
+    assert not (here / "run/attacks").exists()
+
+
+def test_a_stopped_training_does_not_go_on_with_settings_that_were_changed(here, capsys):
+    (here / "run/summary.json").unlink()
+    edited(here / "run", label_smoothing=0.3)
+    said = told(capsys, "train", "--config", "run/config.yaml", "--out", "run", "--resume")
+    assert "label_smoothing was 0.0, now 0.3" in " ".join(said.split())
+
+
+def test_where_images_are_may_be_changed_and_later_parameters_may_be_added(here):
+    shutil.move(here / "base", here / "moved")
+    settings = config.parse({"data": "digits", "defense": ["cem:4"]}).resolve()
+    of_earlier_versions = {"data": "digits", "defense": [{"cem": {"weight": 4.0}}]}
+    pinned_settings.check(of_earlier_versions, settings, here)
+    for gone in ({"defense": [{"cem": {"weight": 4.0, "gone": 1}}]}, {"gone": 1}):
+        with pytest.raises(UserError, match="gone"):
+            pinned_settings.check(gone, settings, here)
+    edited(here / "run", root=str(here / "moved"))
+    main(["attack", "run", "--attack", "linear"])

@@ -90,6 +90,7 @@ class RunSummary(TypedDict):
     seconds: Number | None
     images: Images
     test_digest: NotRequired[str]
+    settings: NotRequired[dict[str, Any]]
     weights: NotRequired[str]
     parameters: Parameters
     wire: Wire

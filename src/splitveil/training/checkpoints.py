@@ -10,7 +10,7 @@ import torch
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from .. import config
+from .. import config, pinned_settings
 from ..cutting.network import MOVED
 from ..data import ImageSet
 from ..errors import UserError
@@ -67,12 +67,14 @@ def read(
         out: run folder.
 
     Raises:
-        UserError: it is damaged, or of a training on other images or with another wire.
+        UserError: it is damaged, or of a training on other images, by other settings or with another wire.
     """
     saved = reading.read_checkpoint(path, device, {"model", "optimizer", "state", "settings"}, REMEDY)
     try:
         if "images" in saved and not {*IMAGES.validate_python(saved["images"], strict=True)} >= {*pins.DIGESTS}:
             raise ValueError(f"expected {', '.join(pins.DIGESTS)} of its images")
+        begun = pinned_settings.of(yaml.safe_load(saved["settings"]))
+        pinned_settings.check(begun, settings, out / "config.yaml")
         pins.check_checkpoint(saved, settings, images, out)
         _check_wire(saved, model, path)
     except (*reading.UNUSABLE, yaml.YAMLError) as error:

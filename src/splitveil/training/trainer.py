@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from .. import config
+from .. import config, pinned_settings
 from ..data import ImageSet, protocol
 from ..errors import UserError
 from ..randomness import seed_layers, stream
@@ -210,6 +210,7 @@ def _fit(
 ) -> dict[str, Any]:
     if resume and (out / "summary.json").is_file():
         summary = reading.read_json(out / "summary.json", reading.RUN, "delete it, and --resume makes it again")
+        pinned_settings.check(summary.get("settings", {}), settings, out / "config.yaml")
         pins.check(summary, images, out)
         return summary
     gpu = torch.cuda.is_available()
