@@ -168,12 +168,17 @@ def test_what_is_skipped_is_counted_and_said(tmp_path, caplog):
     (tmp_path / "train/b/more").mkdir()
     shutil.copy(tmp_path / "test/a/0.png", tmp_path / "test/loose.png")
     shutil.copytree(tmp_path / "test", tmp_path / "val")
+    shutil.copytree(tmp_path / "train/a", tmp_path / "train/.a")
+    (tmp_path / "train/.git").mkdir()
+    (tmp_path / "train/c.tar").write_bytes(b"")
     with caplog.at_level(logging.WARNING):
         assert len(load(f"folder:{tmp_path}").train) == 8
     said = [record.getMessage() for record in caplog.records]
     expected = {
         tmp_path: "1 folder (val/)",
-        tmp_path / "train": "2 .heic, 1 hidden, 1 folder(s), 1 without a suffix",
+        tmp_path / "train": (
+            "2 .heic, 1 archive(s), 1 hidden folder(s) of images, 1 hidden, 1 folder(s), 1 without a suffix"
+        ),
         tmp_path / "test": "1 outside the folders of the classes",
     }
     assert [line.partition(";")[0] for line in said] == [

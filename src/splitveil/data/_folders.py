@@ -20,6 +20,7 @@ from .base import ImageSet, Split, channel_statistics
 
 STUBS = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
 """Formats that Pillow knows by name but cannot decode itself."""
+ARCHIVES = frozenset({".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"})
 DEFAULT_ROOT = Path("data")
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean, std
 Sizes = tuple[int | None, int | None]  # train_size, test_size
@@ -117,10 +118,17 @@ def list_classes(folder: Path, classes: Sequence[str], inside: str = "") -> List
 
 
 def loose(folder: Path) -> Counter[str]:
-    """Count images that lie beside the folders of the classes, and so belong to none."""
-    beside = [entry for entry in entries(folder) if not entry.is_dir()]
-    count = sum(Path(entry.name).suffix.lower() in suffixes() for entry in beside)
-    return Counter({"outside the folders of the classes": count} if count else {})
+    """Count what lies beside the folders of classes and may be missed: images, archives, hidden folders of images."""
+    beside = entries(folder, hidden=True)
+    hidden = [folder / entry.name for entry in beside if entry.name.startswith(".") and entry.is_dir()]
+    shown = [entry for entry in beside if not entry.name.startswith(".") and not entry.is_dir()]
+    endings = [Path(entry.name).suffix.lower() for entry in shown]
+    found = {
+        "outside the folders of the classes": sum(ending in suffixes() for ending in endings),
+        "archive(s)": sum(ending in ARCHIVES for ending in endings),
+        "hidden folder(s) of images": sum(os.access(path, os.R_OK) and bool(image_files(path)) for path in hidden),
+    }
+    return Counter({kind: count for kind, count in found.items() if count})
 
 
 def list_parts(root: Path, train_name: str, test_name: str) -> tuple[Listing, Listing, list[str]]:
