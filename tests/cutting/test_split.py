@@ -159,6 +159,38 @@ def test_functional_dropout_follows_the_mode():
         assert not torch.equal(twin(X), twin(X))
 
 
+class FrozenNorms(nn.Module):
+    """Batch norms that stay as they are in training, by a `train` of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        self.body = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5))
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(self.stem(x)).mean((2, 3)))
+
+    def train(self, mode: bool = True) -> FrozenNorms:
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+
+@pytest.mark.parametrize("at", ["stem", "stem.1", "body.0"])
+def test_halves_go_into_training_as_the_network_does(at):
+    model = SplitModel.cut(FrozenNorms(), at=at, example=X[:1])
+    for twin in (model, copy.deepcopy(model)):
+        before = {name: value.clone() for name, value in twin.named_buffers()}
+        twin.train()(X)
+        assert all(torch.equal(before[name], value) for name, value in twin.named_buffers())
+        modes = {name.partition(".")[2]: module.training for name, module in twin.named_modules()}
+        assert (modes["stem.1"], modes["body.1"], modes["body.2"], modes["body.0"]) == (False, False, True, True)
+        assert not any(module.training for module in twin.eval().modules())
+
+
 class Auxiliary(nn.Module):
     """In training a second head, whose kernel only large images fill; on the way to the logits functional dropout."""
 

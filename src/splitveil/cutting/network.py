@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from ..errors import UserError, did_you_mean
 from .branches import batches_about
 from .layout import Layout, channel_move, parse
+from .modes import Half, keep_still
 from .recorded import recorded_len
 from .repeats import verify
 from .ways import end_of, other_batches, steps_before, way_to_logits
@@ -76,6 +77,7 @@ def cut_network(
         if move is not None:
             _move_channels(encoder, tail, *move)
             _check(encoder, tail, example, expected, at)
+        keep_still(twin, encoder, tail)
         verify(twin, encoder, tail, example, at, batches)
     for module, training in modes:
         module.training = training
@@ -287,9 +289,7 @@ def _halves(graph: fx.Graph, root: dict[str, Any], at: str) -> tuple[fx.GraphMod
     after = steps_before(output, stop=cut) - {cut}
     for node in (n for n in graph.nodes if n in after):
         copies[node] = tail.node_copy(node, lambda n: copies[n])
-    halves = [
-        fx.GraphModule({n.target: root[n.target] for n in g.nodes if n.target in root}, g) for g in (encoder, tail)
-    ]
+    halves = [Half({n.target: root[n.target] for n in g.nodes if n.target in root}, g) for g in (encoder, tail)]
     shared = {id(p) for p in halves[0].parameters()}
     both = [name for name, p in halves[1].named_parameters() if id(p) in shared]
     if both:
