@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence, Set
 from contextlib import nullcontext
 from typing import Any
@@ -40,6 +39,7 @@ from .hardening.picture import Hardened
 from .hardening.search import Hardening
 from .model import SplitModel
 from .nn import fastconv
+from .nn.copies import copy_of
 from .outcomes import Report, Result
 from .randomness import stream
 from .recipe import TEST, Recipe, precision
@@ -369,7 +369,7 @@ def _spec(attack: Attack | config.Spec | str) -> config.Spec:
 def _victim(model: SplitModel) -> SplitModel:
     """Return a copy: what is attacked is frozen and in evaluation mode."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return copy.deepcopy(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return copy_of(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _accuracy(victim: SplitModel, images: Split, seed: int) -> Interval | None:

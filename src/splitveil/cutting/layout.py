@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, cast
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ..errors import UserError, did_you_mean
+from ..nn.copies import copy_of
 
 Layout = Literal["channels_first", "channels_last"]
 """Order of the axes of feature maps as a layer makes them: (C, H, W) or (H, W, C)."""
@@ -212,7 +212,7 @@ def _grown(network: nn.Module, at: str, example: Tensor, larger: Callable[[], nn
         return None
     image = interpolate(example.float(), scale_factor=2).to(example.dtype)
     # On a copy: some networks keep what they computed for a size.
-    for build in (lambda: copy.deepcopy(network), larger):
+    for build in (lambda: copy_of(network), larger):
         try:
             if build is not None:
                 return _watched(build().eval(), at, image)[0].shape

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..errors import UserError, did_you_mean
+from ..nn.copies import copy_of
 from .branches import batches_about
 from .layout import Layout, channel_move, parse
 from .modes import Half, keep_still
@@ -61,7 +61,7 @@ def cut_network(
     names = [name for name, _ in network.named_modules() if name]
     if at not in names:
         raise UserError(f"the network has no layer '{at}'{did_you_mean(at, names) or _top_level(network)}")
-    twin = copy.deepcopy(network)
+    twin = copy_of(network)
     modes = [(module, module.training) for module in twin.modules()]
     twin.eval()
     with torch.no_grad():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..errors import UserError
+from ..nn.copies import copy_of
 from .branches import MOST
 
 FEW, MANY = 19, 4099
@@ -83,10 +83,10 @@ def other_batches(
 
 def _spare(network: nn.Module) -> nn.Module:
     """Return a copy of a network without the hooks that would tell others of a trace."""
-    copied = copy.deepcopy(network)
-    for module in copied.modules():
+    spare = copy_of(network)
+    for module in spare.modules():
         module._forward_hooks.clear()
-    return copied
+    return spare
 
 
 def _steps(graph: fx.Graph) -> Iterator[tuple[Any, ...]]:

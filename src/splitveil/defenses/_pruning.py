@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..nn.copies import copy_of
 
 
 def prune(encoder: nn.Module, example: Tensor, ratio: float) -> None:
@@ -86,7 +86,7 @@ def _is_free(encoder: nn.Module, name: str, example: Tensor) -> bool:
 
     shape = encoder(example).shape
     for index in (0, -1):
-        trial = copy.deepcopy(encoder)
+        trial = copy_of(encoder)
         layer = trial.get_submodule(name)
         channel = index % int(layer.out_channels)  # type: ignore[arg-type]
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import deque
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ..errors import UserError
+from ..nn.copies import copy_of
 from ..ranges import Count, Inner
 from ..registry import plugin
 from ._model import image_shape
@@ -55,7 +55,7 @@ class Patrol(Defense):
         if self.doubled:
             _double_first(model.encoder)
         example = torch.zeros(2, *image_shape(model, "patrol"), device=model.mean.device)
-        prune(copy.deepcopy(model.encoder), example, self.ratio)  # a copy shows whether anything can go
+        prune(copy_of(model.encoder), example, self.ratio)  # a copy shows whether anything can go
 
     def before_step(self, x: Tensor, y: Tensor, model: Any) -> None:
         self._seen.append((x, y))

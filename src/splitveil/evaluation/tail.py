@@ -6,7 +6,6 @@ was trained on the finished encoder 61 %: a defense that is kinder to the optimi
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from typing import Any
@@ -20,6 +19,7 @@ from ..data import ImageSet, Split, augment, protocol
 from ..errors import UserError
 from ..model import SplitModel
 from ..nn import fastconv
+from ..nn.copies import copy_of
 from ..randomness import seeded_layers, stream
 from ..recipe import TAIL, TEST, WEIGHTS, batches, precision
 from ..runs import Run, build_model
@@ -167,8 +167,8 @@ def _kept(run: Run, labels: Tensor, predicted: Tensor, seconds: float) -> dict[s
 
 def _with_tail(model: SplitModel, tail: nn.Module, recipe: dict[str, Any]) -> SplitModel:
     """Return a copy of ``model`` with a copy of ``tail``, of which only the tail is in training."""
-    device, copied = model.mean.device, copy.deepcopy(model)
-    copied.tail = copy.deepcopy(tail).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    device, copied = model.mean.device, copy_of(model)
+    copied.tail = copy_of(tail).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if device.type == "cpu":
         fastconv.accelerate(copied)
     copied.eval().requires_grad_(False).tail.train().requires_grad_(True)

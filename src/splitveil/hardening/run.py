@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from ..data import ImageSet, protocol
 from ..defenses.base import Stack
 from ..errors import UserError
 from ..model import SplitModel
+from ..nn.copies import copy_of
 from ..randomness import stream
 from ..recipe import TEST, precision
 from ..runs import Run, environment, parameter_counts, save_weights, write_summary
@@ -201,7 +201,7 @@ def _begun(out: Path, model: SplitModel) -> tuple[Search | None, nn.Module | Non
         # The last step, on all images, is made again: its model was not kept.
         steps = [step for step in (Step(**step) for step in kept["steps"]) if not step.whole]
         search = Search(kept["before"], kept["mean_image"], steps)  # type: ignore[arg-type]
-        tail = copy.deepcopy(model.tail)
+        tail = copy_of(model.tail)
         tail.load_state_dict(load_file(_tail(out, search)))
     except (OSError, SafetensorError, *reading.UNUSABLE) as error:
         raise UserError(f"{out} cannot go on: {error}; harden the run again into another folder") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from ..defenses.gaussian import Gaussian
 from ..errors import UserError
 from ..evaluation.tail import retrained
 from ..model import SplitModel
+from ..nn.copies import copy_of
 from ..randomness import stream
 from ..recipe import TAIL, VALIDATE
 from ..training.loop import correct
@@ -153,7 +153,7 @@ class Hardening:
         show(STEPS + 1, STEPS + 1)
         if not step.accepted:  # more training is not always better: the tail that was good enough stays
             trained = put_on(self.model, self._noise(best.loss, known).defense)
-            trained.tail = copy.deepcopy(tail)
+            trained.tail = copy_of(tail)
         return trained.eval(), search
 
     def known(self) -> tuple[Ground, float]:
@@ -280,7 +280,7 @@ def put_on(model: SplitModel, defense: Defense) -> SplitModel:
         model: trained; it stays as it is.
         defense: the other noise.
     """
-    copied = copy.deepcopy(model)
+    copied = copy_of(model)
     copied.defense = Stack(*staying(copied.defense), defense.to(model.mean.device))
     return copied.eval()
 
