@@ -135,7 +135,7 @@ def test_an_audit_of_what_is_sent_goes_along_without_the_paths_of_this_machine(r
     assert audit_of(copied, "uint4") == (None, {})
     coded = coded_run(copied, IMAGES, "uint4")
     record = {
-        "model": {"run": str(coded.path), "weights": coded.digest()},
+        "model": {"run": str(coded.path), "weights": coded.digest(), "data": f"folder:root={tmp_path}/faces,size=32"},
         "verdict": {"level": "reduces leakage", "sentence": "An attacker ..."},
         "attacker": {"suite": "quick-v2", "images": 60, "attacked": 60},
         "best_attacker": {"name": "linear", "mse": {"mean": 0.05, "ci95": [0.04, 0.06]}},
@@ -155,6 +155,7 @@ def test_an_audit_of_what_is_sent_goes_along_without_the_paths_of_this_machine(r
     assert str(tmp_path) not in str(files)
     assert json.loads(str(files["card.json"]))["policy"]["file"] == "policy.yaml"
     assert json.loads(str(files["card.json"]))["reference"]["run"] == "."
+    assert json.loads(str(files["card.json"]))["model"]["data"] == "folder:root=faces,size=32"
     assert audit_of(copied, "uint8") == (None, {})
     (coded.path / "audit" / "audit.json").write_text(json.dumps({**record, "verdict": {"level": "leaks"}}))
     assert set(audit_of(copied, "uint4")[1]) == {"card.json"}  # the page is of another audit

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .. import config
 from ..coded import FOLDER
 from ..runs import Run
 from ..storage import reading
@@ -15,6 +16,8 @@ from ..storage.files import json_digest
 RECORD, CARD = "audit/audit.json", "audit/audit.html"
 PLACES = (("model", "run"), ("reference", "run"), ("policy", "file"))
 """Where a record names a place on this machine."""
+MODELS = ("model", "reference")
+"""Where it names images, which may be `folder:PLACE`."""
 AGAIN = "audit the run again, or remove the file"
 
 
@@ -76,6 +79,7 @@ def _summary(record: dict[str, Any]) -> dict[str, Any]:
 def _paths(record: dict[str, Any]) -> list[str]:
     """Return the folders and files that a record names, the longest first, so that none is a part of a later one."""
     found = {(record.get(key) or {}).get(name) for key, name in PLACES}
+    found |= {config.divided(str(each["data"]))[1] for key in MODELS if "data" in (each := record.get(key) or {})}
     return sorted((one for one in found if one and Path(one).name), key=len, reverse=True)  # "." says nothing
 
 
