@@ -71,6 +71,7 @@ def split(
         at: the last layer on the device, as ``network.named_modules()`` calls it.
         example: pixels (1, C, H, W) in [0, 1].
         defenses: in their order on the wire, as objects, of classes of your own too, or as text such as ``"cem:16"``.
+            Objects are copied, so that one list may be given to several models.
         mean: mean with which the network's images are normalized, a number per channel; None: they are not.
         std: standard deviation with which they are normalized, a number per channel.
         layout: "channels_last" where the maps of that layer are so, and it cannot be found by trying.

@@ -14,6 +14,7 @@ from .cutting.layout import Layout, Ordered, Restored, check_order, check_rows, 
 from .cutting.network import cut_network
 from .defenses.base import Defense, Stack
 from .errors import UserError
+from .nn.copies import copy_of
 from .randomness import fresh_generator
 
 __all__ = ["SplitModel", "cut_network"]
@@ -132,8 +133,8 @@ class SplitModel(nn.Module):
     ) -> SplitModel:
         """Cut any network after one of its layers, see `cutting.network.cut_network`.
 
-        The model learns its shapes from ``example`` and installs the defense. It is in evaluation mode if the network
-        is.
+        The model learns its shapes from ``example`` and installs copies of the defenses. It is in evaluation mode if
+        the network is.
 
         Args:
             network: images (B, C, H, W) -> logits (B, classes).
@@ -157,7 +158,7 @@ class SplitModel(nn.Module):
             example = example.to(device_of(network))
         encoder, tail = cut_network(network, at, example, layout=layout)
         pixels = example[:1].detach()
-        made = cls(encoder, tail, defense=defense, mean=mean, std=std, layout="channels_first", example=pixels)
+        made = cls(encoder, tail, defense=_copied(defense), mean=mean, std=std, layout="channels_first", example=pixels)
         made.at, made.given_layout = at, parse(layout)
         return made if network.training else made.eval()
 
@@ -248,6 +249,15 @@ class SplitModel(nn.Module):
             rng: generator of the noise; None draws from `randomness.fresh_generator`.
         """
         return self.tail(self.encode(x, rng))
+
+
+def _copied(defense: Any) -> Any:
+    """Return copies of defenses, as a cut has copies of the layers: what one model learns is not to change another."""
+    if isinstance(defense, nn.Module):
+        return copy_of(defense)
+    if isinstance(defense, Sequence):
+        return [copy_of(part) if isinstance(part, nn.Module) else part for part in defense]
+    return defense
 
 
 def _numbers(name: str, given: Any, default: float, channels: int) -> tuple[float, ...]:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import splitveil as sv
 from splitveil import api
 from splitveil.attacks.decoder import DecoderAttack
 from splitveil.attacks.linear import LinearAttack
@@ -382,3 +383,26 @@ def test_the_tail_of_a_hardened_model_learns_from_images_moved_as_in_the_trainin
     assert made[-1].bf16
     with pytest.raises(UserError, match="max_drop is '1'; expected points of accuracy, a number"):
         api.harden(model, (X, Y), max_drop="1")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("one", [False, True])
+def test_defenses_that_are_given_to_two_models_learn_in_each_for_itself(one):
+    """The codes of the first model changed when the second was trained, and its accuracy fell to a half."""
+    shared: Any = sv.PCA(3) if one else [sv.SparseCoding(), sv.PCA(3), sv.Gaussian(0.1), sv.CEM(4)]
+    x, y = torch.rand(60, 3, 12, 12, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
+
+    def trained(seed: int, defenses: Any) -> tuple[sv.SplitModel, list[dict[str, Any]]]:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.Sigmoid(), nn.Flatten(), nn.Linear(36, 3))
+        model = sv.split(network, at="1", example=x[:1], defenses=defenses)
+        return model, sv.fit(model, (x, y), epochs=2, batch_size=20, progress=False)
+
+    first, _ = trained(0, shared)
+    before = {name: value.clone() for name, value in first.state_dict().items() if torch.is_tensor(value)}
+    _, again = trained(1, shared)
+    now = first.state_dict()
+    assert all(torch.equal(now[name], value) for name, value in before.items())
+    own: Any = sv.PCA(3) if one else [sv.SparseCoding(), sv.PCA(3), sv.Gaussian(0.1), sv.CEM(4)]
+    _, alone = trained(1, own)
+    assert [epoch["losses"] for epoch in again] == [epoch["losses"] for epoch in alone]
