@@ -395,7 +395,7 @@ def test_defenses_that_are_given_to_two_models_learn_in_each_for_itself(one):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             network = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.Sigmoid(), nn.Flatten(), nn.Linear(36, 3))
-        model = sv.split(network, at="1", example=x[:1], defenses=defenses)
+            model = sv.split(network, at="1", example=x[:1], defenses=defenses)
         return model, sv.fit(model, (x, y), epochs=2, batch_size=20, progress=False)
 
     first, _ = trained(0, shared)
