@@ -46,6 +46,25 @@ def test_three_ways_to_write_a_spec(value):
     assert Spec.model_validate(value) == Spec(name="cem", parameters={"weight": 16})
 
 
+@pytest.mark.parametrize(
+    ("value", "sigma"), [(0, 0.0), (0.0, 0.0), (0.5, 0.5), ("0.5", 0.5), (None, 0.025), ({}, 0.025)]
+)
+def test_a_value_in_a_file_is_the_first_parameter(value, sigma):
+    """A zero of a sweep was taken for the default."""
+    assert Spec.model_validate({"gaussian": value}).resolve("defenses").parameters == {"sigma": sigma}
+
+
+@pytest.mark.parametrize("value", [False, True, "", [], "many"])
+def test_other_values_in_its_place_are_refused(value):
+    assert "gaussian" in (said := message_of_resolving({"gaussian": value})) or "parameters" in said
+
+
+def message_of_resolving(spec) -> str:
+    with pytest.raises(UserError) as error:
+        config.parse({"data": "digits", "defense": [spec]}).resolve()
+    return str(error.value)
+
+
 def test_resolving_names_types_and_fills_in_everything():
     resolved = Spec.model_validate("cem:1e-3,clusters=3").resolve("defenses")
     assert resolved.parameters["weight"] == 1e-3
@@ -173,6 +192,9 @@ def test_defaults_that_depend_on_the_images(data, padding, flip):
         ({"milestones": [60, 120]}, "milestones.0 is 60; expected less than 1"),
         ({"defense": [3]}, "defense.0 is 3; expected"),
         ({"defense": "cem:16"}, "defense is 'cem:16'; expected"),
+        *(({name: True}, f"{name} is True; expected a ") for name in ("epochs", "lr", "rotate", "cut", "bottleneck")),
+        ({"seed": False}, "seed is False; expected a whole number"),
+        ({"data": True}, "data is True; expected a text"),
         ({"seed": -1}, "seed is -1; expected a whole number from 0"),
         ({"seed": 2**63}, f"seed is {2**63}; expected a whole number from 0 to {2**63 - 1}"),
         ({1: 2}, "1"),

@@ -38,7 +38,7 @@ class Spec(BaseModel):
     """A plug-in by name with its parameters.
 
     Written ``name``, ``name:value`` (the first parameter) or ``name:key=value,key=value``; in YAML also
-    ``{name: {key: value}}``.
+    ``{name: {key: value}}``, or ``{name: value}`` for the first parameter.
 
     >>> Spec.model_validate("cem:weight=16,loss=released").parameters
     {'weight': 16, 'loss': 'released'}
@@ -59,7 +59,9 @@ class Spec(BaseModel):
             return {"name": name, "parameters": dict(pairs)}
         if isinstance(value, dict) and len(value) == 1 and "name" not in value:
             ((name, parameters),) = value.items()
-            return {"name": name, "parameters": parameters or {}}
+            if isinstance(parameters, int | float | str):
+                parameters = {"": parameters}  # as in name:value
+            return {"name": name, "parameters": {} if parameters is None else parameters}
         return value
 
     @model_serializer

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from . import ranges
 from .nn.processor import capabilities
@@ -119,6 +128,15 @@ class Recipe(BaseModel):
         # A file that names all of the recipe but what came later is of a run of before.
         before = bool(changed) and changed.keys() - LATER.keys() <= values.keys()
         return {**(LATER if before else changed), **values}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where a number is expected, which pydantic takes for 1 and 0."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and kind is not bool and bool not in get_args(kind):
+            raise ValueError(f"{str(value).lower()} is no number or text")
+        return value
 
 
 def _changed(recipe: str, epochs: Any, optimizer: Any, *, own_warmup: bool) -> dict[str, Any]:
