@@ -19,10 +19,14 @@ from .defenses.base import Stack
 from .errors import UserError
 from .memory import Limited
 from .model import SplitModel
+from .recipe import Recipe
 from .storage import reading, yaml_files
 from .storage.earlier_versions import settings_in
 from .storage.files import write_json, write_safetensors
 from .storage.folders import foreign
+
+SERVED = "model.safetensors"
+"""File of the weights in a run folder."""
 
 
 def build_model(settings: config.TrainConfig, images: data.ImageSet) -> SplitModel:
@@ -147,7 +151,7 @@ class Run:
 
     def digest(self) -> str:
         """Return the SHA-256 of the weights' file."""
-        return _digest(self.path)
+        return digest_of(self.path / SERVED)
 
     def model(self, images: data.ImageSet, weights: Path | None = None) -> SplitModel:
         """Return the trained model in evaluation mode.
@@ -168,8 +172,9 @@ class Run:
                 "(channels first); train it again"
             )
         if weights is None:
-            check_weights(self.path, self.summary, "delete the summary and train again with --resume")
-        load_weights(model, weights or self.path / "model.safetensors")
+            check_weights(self.path, self.summary, "train again in a new folder")
+        load_weights(model, weights or self.path / SERVED)
+        model.trained_by = self.settings.model_dump(mode="json", include=set(Recipe.model_fields))
         return model.eval()
 
 
@@ -184,7 +189,7 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
         What was written.
     """
     settings = pinned_settings.of(yaml_files.load(folder / "config.yaml"))
-    summary = summary | {"settings": settings, "weights": _digest(folder)}
+    summary = summary | {"settings": settings, "weights": digest_of(folder / SERVED)}
     write_json(folder / "summary.json", summary)
     return summary
 
@@ -201,16 +206,24 @@ def check_weights(folder: Path, summary: dict[str, Any], remedy: str) -> None:
         UserError: the file is another one, or cannot be read.
     """
     told = summary.get("weights")
-    if told is not None and (now := _digest(folder)) != told:
+    if told is not None and (now := digest_of(folder / SERVED)) != told:
         raise UserError(
-            f"{folder / 'model.safetensors'} was replaced since summary.json beside it was written (SHA-256 "
+            f"{folder / SERVED} was replaced since summary.json beside it was written (SHA-256 "
             f"{now[:12]}, expected {told[:12]}); put the file back, or {remedy}"
         )
 
 
-def _digest(folder: Path) -> str:
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file of weights.
+
+    Args:
+        path: file of `save_weights`.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
-        return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise UserError(f"cannot read the weights {error.filename}: {error.strerror}; train the run again") from None
 

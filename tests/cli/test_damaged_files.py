@@ -60,8 +60,8 @@ def checkpoint_damage(data):
 
     variants = [{**saved, key: new} for i, key in enumerate(saved) if key != "settings" for new in few(i)]
     variants += [
-        {k: v for k, v in saved.items() if k != key} for key in saved if key not in ("images", "wire")
-    ]  # older versions have neither
+        {k: v for k, v in saved.items() if k != key} for key in saved if key not in ("images", "wire", "chosen")
+    ]  # older versions have none of these
     state = saved["state"]
     variants += [{**saved, "state": {**state, key: new}} for i, key in enumerate(state) for new in few(i)]
     variants += [{**saved, "state": {**state, "new": 1}}, [saved], 7]

@@ -13,6 +13,7 @@ import torch
 import yaml
 from PIL import Image
 
+import splitveil as sv
 from splitveil import config, pinned_settings, runs
 from splitveil.bench.cell import run_cell
 from splitveil.bench.cells import Cell
@@ -252,3 +253,33 @@ def test_where_images_are_may_be_changed_and_later_parameters_may_be_added(here)
             pinned_settings.check(gone, settings, here)
     edited(here / "run", root=str(here / "moved"))
     main(["attack", "run", "--attack", "linear"])
+
+
+def test_other_weights_do_not_pass_as_those_of_the_chosen_epoch(here, capsys):
+    """Without its summary, a run whose training had ended took any weights that lay there, and wrote their digest."""
+    weights, again = (
+        here / "run/model.safetensors",
+        ("train", "--config", "run/config.yaml", "--out", "run", "--resume"),
+    )
+    kept = weights.read_bytes()
+    main(["train", "--data", "folder:base", *SMALL, "--protocol", "train_time", "--seed", "1", "--out", "other"])
+    weights.write_bytes((here / "other/model.safetensors").read_bytes())
+    (here / "run/summary.json").unlink()
+    said = " ".join(told(capsys, *again).split())
+    assert "model.safetensors holds other weights than those of the chosen epoch 1; put the file back" in said
+    assert not (here / "run/summary.json").exists()
+    weights.write_bytes(kept)
+    main([*again])
+    assert (here / "run/summary.json").exists()
+    assert weights.read_bytes() == kept
+
+
+def test_a_model_of_a_run_knows_how_it_was_trained(here):
+    """`harden` and `save` from Python took the defaults of no training: without augmentation, for one."""
+    settings = runs.Run.open(here / "run").settings
+    model = sv.load(here / "run").model
+    assert config.parse({"data": "folder:base", **model.trained_by}).resolve().lr == settings.lr
+    assert (model.trained_by["batch_size"], model.trained_by["flip"]) == (8, True)
+    sv.save(model, here / "again")
+    saved = yaml.safe_load((here / "again/config.yaml").read_text())
+    assert {name: saved[name] for name in model.trained_by} == model.trained_by

@@ -50,6 +50,7 @@ class State:
         return state
 
 
+DIGEST = TypeAdapter(Annotated[str, Field(pattern="^[0-9a-f]{64}$")])
 STATE, IMAGES, SHAPE = TypeAdapter(State), TypeAdapter(dict[str, str]), TypeAdapter(list[int])
 
 

@@ -17,9 +17,11 @@ from ..errors import UserError
 from ..randomness import seed_layers, stream
 from ..recipe import TEST, WEIGHTS, precision
 from ..runs import (
+    SERVED,
     SNAPSHOTS,
     build_model,
     check_folder,
+    digest_of,
     environment,
     load_weights,
     parameter_counts,
@@ -46,6 +48,8 @@ class Trainer(Training):
 
     def __init__(self, settings: config.TrainConfig, images: ImageSet, out: Path, fabric: Fabric, every: int = 0):
         self.images, self.out, self.every = images, out, every
+        self.chosen_digest: str | None = None
+        """SHA-256 of the weights of the chosen epoch; None: none is chosen yet, or by an earlier version."""
         self.config, self.pinned = settings, pins.of(images) | pins.DIVISION
         self.parts = protocol(settings.protocol, images, seed=settings.seed)
         seed_layers(stream("cpu", settings.seed, WEIGHTS))  # the weights are drawn from the global generator
@@ -67,11 +71,18 @@ class Trainer(Training):
         # between, and the epoch trained again to slightly other weights, another epoch might be chosen.
         if self.fabric.is_global_zero:
             save_weights(self.model, self._kept(self.state.best_epoch))
+            self.chosen_digest = digest_of(self._kept(self.state.best_epoch))
 
     def _restore(self) -> None:
-        weights, kept = self.out / "model.safetensors", self._kept(self.state.best_epoch)
+        weights, kept = self.out / SERVED, self._kept(self.state.best_epoch)
         # Earlier versions wrote the weights of each chosen epoch there at once.
-        load_weights(self.model, kept if kept.is_file() else weights)
+        found = kept if kept.is_file() else weights
+        if self.chosen_digest is not None and digest_of(found) != self.chosen_digest:
+            raise UserError(
+                f"{found} holds other weights than those of the chosen epoch {self.state.best_epoch + 1}; put the file "
+                "back, or train again in a new folder"
+            )
+        load_weights(self.model, found)
         self.fabric.barrier()
         if self.fabric.is_global_zero and kept.is_file():
             os.replace(kept, weights)
@@ -93,6 +104,8 @@ class Trainer(Training):
             "images": self.pinned,
             "wire": list(self.model.wire_shape),
         }
+        if self.chosen_digest is not None:
+            state["chosen"] = self.chosen_digest
         save_tensors(self.out / "checkpoint" / "last.pt", state)
         for left in whole_files(self.out / "checkpoint", CHOSEN.format("*")):
             if left != self._kept(self.state.best_epoch):
@@ -115,6 +128,8 @@ class Trainer(Training):
                 self._setup()  # images go through the network: only now does it have its weights
             self.optimizer.load_state_dict(saved["optimizer"])
             self.state = checkpoints.State.of(saved["state"])
+            if "chosen" in saved:
+                self.chosen_digest = checkpoints.DIGEST.validate_python(saved["chosen"], strict=True)
         except (*reading.UNUSABLE, UserError) as error:
             raise checkpoints.unusable(path, error) from None
         if self.fabric.is_global_zero:
