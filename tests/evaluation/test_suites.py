@@ -20,6 +20,7 @@ from splitveil.config import Spec
 from splitveil.data import Access, load, protocol
 from splitveil.errors import DivergedError, UserError
 from splitveil.evaluation import evaluate, stage, suites
+from splitveil.registry import Registry
 from splitveil.runs import Run
 from splitveil.runtime import Budget
 from splitveil.statistics import intervals
@@ -196,6 +197,28 @@ def test_an_attack_that_gained_parameters_is_not_run_again(run, monkeypatch):
     left.write_text(json.dumps(kept))
     suites.run_suite(run, "tiny-v1", IMAGES)
     assert asked == ["rmle", "rmle"]
+
+
+def test_attacks_of_other_code_are_made_again(run, monkeypatch):
+    """After a repair of an attack, or of what all of them know of a defense, the weaker figure stayed."""
+    suites.run_suite(run, "tiny-v1", IMAGES)
+    asked: list[str] = []
+    real = evaluate.evaluate
+    monkeypatch.setattr(
+        evaluate, "evaluate", lambda run, spec, *a, **o: asked.append(spec.name) or real(run, spec, *a, **o)
+    )
+    monkeypatch.setattr(Registry("attacks").get("nearest"), "revision", 99)
+    suites.run_suite(run, "tiny-v1", IMAGES)
+    assert asked == ["nearest"]
+    monkeypatch.setattr(stage, "SHARED", 99)
+    suites.run_suite(run, "tiny-v1", IMAGES)
+    assert asked == ["nearest", "linear", "nearest", "rmle"]
+    left = run.path / "attacks" / "rmle" / "summary.json"
+    kept = json.loads(left.read_text())
+    assert kept.pop("revision") == [99, 1]
+    left.write_text(json.dumps(kept))  # as earlier versions left it
+    suites.run_suite(run, "tiny-v1", IMAGES)
+    assert asked[4:] == ["rmle"]
 
 
 def test_access_that_is_not_granted_is_named(run, monkeypatch):

@@ -137,6 +137,9 @@ class Attack(ABC):
     """Whether `fit` begins with `hold_out_images` and uses that part only to choose when to stop."""
     instead_of_epochs: ClassVar[str | None] = None
     """Setting that takes the place of ``epochs`` where it is given."""
+    revision: ClassVar[int] = 1
+    """Number of the attack's code; raise it with each change after which it may answer otherwise, and attacks that were
+    made before are made again where they are asked for."""
     iterates: ClassVar[bool] = False
     """Whether `reconstruct` optimizes too, so that a budget of time is shared between it and `fit`."""
 

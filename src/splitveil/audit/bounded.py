@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from .. import config
-from ..bounds.base import Bound, BoundError, Channel
+from ..bounds.base import SHARED, Bound, BoundError, Channel
 from ..bounds.entropy import relative_factor
 from ..data import Split
 from ..errors import UserError
@@ -91,11 +91,13 @@ def estimates(
         return [], dict.fromkeys(named, str(error))
     for number, (name, spec) in enumerate(named.items()):
         show(number, len(named))
+        bound = spec.make("bounds")
         asked = {"bound": spec.resolve("bounds").model_dump(mode="json"), "seed": seed, **identity}
+        asked["revision"] = [SHARED, bound.revision]
         path = folder / f"{re.sub(r'[^a-z0-9_]+', '-', name.lower())}.json"
         kept = _read(path, asked)
         if kept is None:
-            kept = {"asked": asked, **_made(name, spec.make("bounds"), channel, seed)}
+            kept = {"asked": asked, **_made(name, bound, channel, seed)}
             write_json(path, as_json(kept))
         found += kept["estimates"]
         if kept["refused"] is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -36,6 +36,9 @@ PARTS = ("fit", "choose", "held_out")
 SHARES = (0.5, 0.1, 0.4)
 """Parts of the images on which a density is fitted, on which one of several is chosen, and for the estimate."""
 BATCH = 500
+SHARED = 1
+"""Revision of the code that all bounds share: the channel, and densities. Raise it with each change after which they
+may say otherwise; bounds of another one are computed again."""
 
 
 class BoundError(UserError):
@@ -251,6 +254,10 @@ class Channel:
 
 class Bound:
     """Base of every bound: settings go to the constructor, the channel to `estimate`."""
+
+    revision: ClassVar[int] = 1
+    """Number of the bound's code; raise it with each change after which it may say otherwise, and bounds that were
+    computed before are computed again where they are asked for."""
 
     def __init__(self) -> None:
         pass

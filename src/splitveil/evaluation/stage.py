@@ -22,6 +22,9 @@ from ..training import pins
 from .interception import Interception
 
 ONCE = "drawn once per image"
+SHARED = 1
+"""Revision of the code that all attacks share: what they know of a defense, how they see wires, how decoders learn.
+Raise it with each change after which they may answer otherwise; results of another one are not read back."""
 """Mark of attacks whose wires have one noise for all attacks: earlier versions drew it anew for each."""
 
 
@@ -84,6 +87,7 @@ def identity(spec: config.Spec, given: Protocol, threat_model: ThreatModel) -> d
         "seed": threat_model.seed,
         "observed": threat_model.observed,
         "wire": ONCE,
+        "revision": [SHARED, spec.make("attacks").revision],
         "images": {"attacker": len(given.attacker_train), "attacked": len(test)},
         "images_digest": given.attacker_test.digest(),
     }
