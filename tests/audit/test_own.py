@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import splitveil as sv
+from splitveil.audit import bounded
 from splitveil.audit.card import page
 from splitveil.audit.own import _Case
 from splitveil.audit.record import AUDIT
@@ -71,6 +72,18 @@ def test_it_agrees_with_the_report_and_the_accuracy_of_the_same_model(card, aske
     assert audit.reference.ratio.mean == pytest.approx(audit.best_attacker.mse.mean / audit.reference.mse.mean)
     assert audit.model.weights != audit.reference.weights
     assert (audit.reference.entropy_factor or 0) > 1  # the reference has less noise, and leaks more
+
+
+def test_bounds_beside_an_attacker_who_sees_several_wires_say_that_they_are_of_one(asked):
+    card = sv.privacy_card(
+        made(0.1), against=made(0.001), observed=3, bounds=("linkage", "mixture", "pairwise"), **asked
+    )
+    audit = card.found.audit
+    lower = [one for one in audit.bounds if one.kind == "lower"]
+    assert {one.bound for one in lower} == {"linkage", "pairwise"}
+    assert all(one.assumptions[-1] == bounded.ONE_WIRE for one in lower)
+    assert audit.reference is not None
+    assert audit.reference.entropy_factor is None  # Theorem 1 is about one wire
 
 
 def test_the_folder_holds_the_record_and_the_page(card, tmp_path):

@@ -26,6 +26,7 @@ from .record import Bounded, as_json
 LINKAGE = ("linkage", "linkage:top=10")
 OF_WIRES = ("linkage", "infonce")
 """Bounds that look at the wires as they arrive; all others are of the wire before the codec, if there is one."""
+ONE_WIRE = "The attacker sees one wire of each image; one who sees several may do better."
 BEFORE = "It is computed of the wire before the codec; what a codec makes of the noisy wire cannot tell more."
 
 
@@ -69,6 +70,7 @@ def estimates(
     folder: Path,
     identity: dict[str, Any],
     *,
+    observed: int,
     seed: int = 0,
     show: Callable[[int, int], None] = lambda done, of: None,
 ) -> tuple[list[Bounded], dict[str, str]]:
@@ -80,6 +82,7 @@ def estimates(
         named: bounds by what one would type.
         folder: where finished ones are kept; those of the same identity are read back.
         identity: what names model and images.
+        observed: wires of each image that the attacker sees; of several, every lower bound says that it is of one.
         seed: of the division of the images and of all that is drawn.
         show: called with the number of bounds that are done, and of all.
     """
@@ -103,7 +106,7 @@ def estimates(
         if kept["refused"] is not None:
             refused[name] = kept["refused"]
     show(len(named), len(named))
-    return found, refused
+    return (found if observed == 1 else [_of_one_wire(one) for one in found]), refused
 
 
 def entropy_factor(
@@ -114,6 +117,7 @@ def entropy_factor(
     folder: Path,
     identity: dict[str, Any],
     *,
+    observed: int,
     seed: int = 0,
 ) -> float | None:
     """Return the factor by which the bound of Theorem 1 on the error is larger than that of another model.
@@ -125,17 +129,23 @@ def entropy_factor(
         named: bounds of the audit; the other leakage is computed with its `mixture`.
         folder: where the other model's bounds are kept.
         identity: what names the other model and the images.
+        observed: wires of each image that the attacker sees; Theorem 1 is about one.
         seed: as of `estimates`.
 
     Returns:
-        None where `mixture` was not asked for, or says nothing about one of the two.
+        None where `mixture` was not asked for or says nothing about one of the two, or where several wires are seen.
     """
     mixture = {name: spec for name, spec in named.items() if spec.name == "mixture"}
     leaks = [one for one in ours if one.bound in mixture]
-    if not leaks:
+    if observed > 1 or not leaks:
         return None
-    theirs, _ = estimates(model, images, mixture, folder, identity, seed=seed)
+    theirs, _ = estimates(model, images, mixture, folder, identity, observed=observed, seed=seed)
     return relative_factor(theirs[0].value - leaks[0].value, images.images[0].numel()) if theirs else None
+
+
+def _of_one_wire(bound: Bounded) -> Bounded:
+    """Return a lower bound with the assumption that an attacker who sees several wires does not meet."""
+    return replace(bound, assumptions=[*bound.assumptions, ONE_WIRE]) if bound.kind == "lower" else bound
 
 
 def _made(name: str, bound: Bound, channel: Channel, seed: int) -> dict[str, Any]:

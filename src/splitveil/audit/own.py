@@ -145,7 +145,7 @@ def privacy_card(
     made = case.record(ours, name, observed)
     theirs = None if against is None else case.attacked(against, asked)
     made["reference"] = None if theirs is None else case.reference(ours, theirs)
-    made |= _bounds(ours.model, theirs and theirs.model, tested, named, made["reference"], seed)
+    made |= _bounds(ours.model, theirs and theirs.model, tested, named, made["reference"], observed, seed)
     command = f"splitveil.privacy_card(model, suite={suite!r}, observed={observed}, seed={seed}, ...)"
     return PrivacyCard(Found(_judged(made, rules, command), ours.pictures), ours.report)
 
@@ -156,13 +156,15 @@ def _bounds(
     tested: Split,
     named: dict[str, config.Spec],
     reference: Reference | None,
+    observed: int,
     seed: int,
 ) -> dict[str, Any]:
     """Return what the record says of bounds, and the reference with the factor of Theorem 1 between both models."""
     with tempfile.TemporaryDirectory() as folder:
-        found, refused = bounded.estimates(model, tested, named, Path(folder, "ours"), {}, seed=seed)
+        ours, theirs = Path(folder, "ours"), Path(folder, "theirs")
+        found, refused = bounded.estimates(model, tested, named, ours, {}, observed=observed, seed=seed)
         if other is not None and reference is not None:
-            factor = bounded.entropy_factor(found, other, tested, named, Path(folder, "theirs"), {}, seed=seed)
+            factor = bounded.entropy_factor(found, other, tested, named, theirs, {}, observed=observed, seed=seed)
             reference = replace(reference, entropy_factor=factor)
     return {"bounds": found, "refused": refused, "reference": reference}
 

@@ -33,7 +33,6 @@ from .record import Attacker, Audit, Bounded, Ceilings, Judge, Model, Reference,
 from .verdict import Facts, verdict
 
 FOLDER, FILE, PAGE = "audit", "audit.json", "audit.html"
-ONE_WIRE = "The attacker sees one wire of each image; one who sees several may do better."
 SUITE = "quick-v4"
 MOST_ATTACKED = 1000
 """Attacked images unless another number is asked for: the intervals are narrow enough, and it takes minutes."""
@@ -155,15 +154,13 @@ def audit(
         shown_images, pictures = attacked.extremes(found, attacked.kept_arrays(found))
         model = run.model(images)
         identity = {"weights": run.digest(), "images": images.test.digest()}
+        kept, show = run.path / FOLDER / "bounds", shown.bounds
         bounds, refused = bounded.estimates(
-            model, images.test, named, run.path / FOLDER / "bounds", identity, seed=terms.seed, show=shown.bounds
+            model, images.test, named, kept, identity, observed=terms.observed, seed=terms.seed, show=show
         )
-        if terms.observed > 1:
-            bounds = [_of_one_wire(one) for one in bounds]
         reference = _reference(against, run, found, terms, images, extra, shown) if against else None
         if against and reference:
-            # Theorem 1 is about one wire.
-            factor = _entropy_factor(against, bounds, images, named, terms.seed) if terms.observed == 1 else None
+            factor = _entropy_factor(against, bounds, images, named, terms)
             reference = replace(reference, entropy_factor=factor)
         made = _record(run, model, images, terms, found, judge)
         made |= {"pictures": shown_images, "bounds": bounds, "refused": refused, "reference": reference}
@@ -284,11 +281,6 @@ def is_noisy(model: SplitModel) -> bool:
     return not torch.equal(one, other)
 
 
-def _of_one_wire(bound: Bounded) -> Bounded:
-    """Return a lower bound with the assumption that an attacker who sees several wires does not meet."""
-    return replace(bound, assumptions=[*bound.assumptions, ONE_WIRE]) if bound.kind == "lower" else bound
-
-
 def _judged(judge: reidentification.Judge, found: Attacked) -> Judge:
     about = judge.about
     return Judge(
@@ -336,12 +328,14 @@ def _reference(
 
 
 def _entropy_factor(
-    against: runs.Run, ours: list[Bounded], images: ImageSet, named: dict[str, config.Spec], seed: int
+    against: runs.Run, ours: list[Bounded], images: ImageSet, named: dict[str, config.Spec], terms: Terms
 ) -> float | None:
     """Return the factor of Theorem 1 between the audited model and another run."""
     identity = {"weights": against.digest(), "images": images.test.digest()}
     model, kept = against.model(images), against.path / FOLDER / "bounds"
-    return bounded.entropy_factor(ours, model, images.test, named, kept, identity, seed=seed)
+    return bounded.entropy_factor(
+        ours, model, images.test, named, kept, identity, observed=terms.observed, seed=terms.seed
+    )
 
 
 def _accuracy_difference(run: runs.Run, against: runs.Run) -> Interval | None:
