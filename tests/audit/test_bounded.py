@@ -19,7 +19,7 @@ def test_bounds_of_other_code_are_computed_again(tmp_path, monkeypatch):
 
     def estimates() -> None:
         named = bounded.specs(["entropy", "pairwise"])
-        bounded.estimates(model, images.test, named, tmp_path, {"model": "one"})
+        bounded.estimates(model, images.test, named, tmp_path, {"model": "one"}, observed=1)
 
     estimates()
     estimates()
