@@ -269,7 +269,7 @@ class InPlace(nn.Module):
         (Crossed, "second", "cut at 'head'"),
         (DataDependent, "first", "cannot be traced"),
         (Shared, "first", "leaves the weights second.weight in both halves"),
-        (InPlace, "first", "do not repeat the network's output"),
+        (InPlace, "first", "changes a tensor in place by mul_ and does not use the answer"),
         (lambda: nn.Sequential(nn.LSTM(32, 8)), "0", "returns a tuple; expected one tensor"),
     ],
 )
