@@ -221,6 +221,30 @@ def test_pruned_networks_with_layer_norm_are_read_back(arch):
     assert torch.equal(fresh(x), pruned(x))
 
 
+class ChannelNorm(nn.Module):
+    """A layer norm over channels, without weights."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(channels, elementwise_affine=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def test_channels_before_a_layer_norm_without_weights_stay():
+    """No tensor in the file tells the size of such a norm, so that a pruned network could not be read back."""
+    layers = [nn.Conv2d(3, 16, 3), ChannelNorm(16), nn.ReLU(), nn.Conv2d(16, 20, 3), nn.ReLU(), nn.Conv2d(20, 8, 3)]
+    pruned = nn.Sequential(*layers).eval()
+    fresh, x = copy.deepcopy(pruned), torch.rand(2, 3, 12, 12)
+    prune(pruned, x, 0.3)
+    assert pruned[0].out_channels == 16
+    assert pruned[3].out_channels < 20
+    assert resize(fresh, pruned.state_dict(), "")
+    fresh.load_state_dict(pruned.state_dict())
+    assert torch.equal(fresh(x), pruned(x))
+
+
 def test_pruning_leaves_modes_frozen_weights_and_memory_as_they_are():
     encoder = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64).eval(), nn.Conv2d(64, 8, 3))
     encoder = encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

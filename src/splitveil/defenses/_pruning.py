@@ -80,7 +80,8 @@ def _kept(encoder: nn.Module) -> Iterator[None]:
 def _is_free(encoder: nn.Module, name: str, example: Tensor) -> bool:
     """Return whether channels of the convolution ``name`` may go while the output keeps its shape: try on copies.
 
-    It breaks where a number of channels is written into the code, as in shortcuts that pad with zeros.
+    It breaks where a number of channels is written into the code, as in shortcuts that pad with zeros. Layer norms
+    without weights keep their size, as no saved tensor says it.
     """
     import torch_pruning as tp
 
@@ -92,11 +93,17 @@ def _is_free(encoder: nn.Module, name: str, example: Tensor) -> bool:
         try:
             graph = tp.DependencyGraph().build_dependency(trial, example)
             graph.get_pruning_group(layer, tp.prune_conv_out_channels, [channel]).prune()
-            if trial(example).shape != shape:
+            if trial(example).shape != shape or _sizes(trial) != _sizes(encoder):
                 return False
         except (RuntimeError, IndexError):
             return False
     return True
+
+
+def _sizes(encoder: nn.Module) -> list[tuple[int, ...]]:
+    """Return the sizes of layer norms without weights."""
+    norms = [layer for layer in encoder.modules() if isinstance(layer, nn.LayerNorm) and layer.weight is None]
+    return [tuple(layer.normalized_shape) for layer in norms]
 
 
 def resize(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> bool:
