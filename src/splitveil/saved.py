@@ -37,6 +37,7 @@ from .runs import (
     save_weights,
     write_summary,
 )
+from .saved_reports import Reports, check_report, read_reports, write_report
 from .statistics.best_attacker import DISTANCE
 from .storage import reading
 from .storage.claims import claimed
@@ -109,10 +110,14 @@ def save(thing: SplitModel | Result | Report, path: str | Path) -> Path:
     with claimed(path, "saving"):
         _save_model(model, path)
         results = thing.results if isinstance(thing, Report) else {}
-        for label, result in ({thing.name: thing} if isinstance(thing, Result) else results).items():
-            _save_result(result, label, path)
-        if isinstance(thing, Report):
-            _save_report(thing, path)
+        results = {thing.name: thing} if isinstance(thing, Result) else results
+        # All is compared with what is there before the first file is written, or a refusal would come half-way.
+        new = [label for label, result in results.items() if not _is_kept(result, label, path)]
+        report = thing if isinstance(thing, Report) and not check_report(thing, path) else None
+        for label in new:
+            evaluate.save(results[label].outcome, Run.open(path), label, kept=None)
+        if report is not None:
+            write_report(report, path)
     return path
 
 
@@ -122,13 +127,14 @@ class Saved:
 
     Attributes:
         path: the folder.
-        results: results of the attacks in it, by label.
-        reports: reports by the name of their suite.
+        results: results of the attacks in it, by the name of their folder: ``LABEL@PROTOCOL`` where the protocol is not
+            the run's own.
+        reports: reports by the name of their suite, and ``SUITE@PROTOCOL`` in the same way.
     """
 
     path: Path
     results: dict[str, Result] = field(default_factory=dict)
-    reports: dict[str, Report] = field(default_factory=dict)
+    reports: Reports = field(default_factory=Reports)
     _model: SplitModel | None = field(default=None, repr=False)
 
     @cached_property
@@ -153,12 +159,13 @@ class Saved:
         """Return the report, where there is one.
 
         Raises:
-            UserError: there is none, or more than one.
+            UserError: there is none, or more than one, or its file does not tell the figures of the attacks.
         """
-        if len(self.reports) != 1:
-            names = ", ".join(self.reports) or "none"
-            raise UserError(f"{self.path} holds the reports {names}; name one: reports[...], or look at results")
-        return next(iter(self.reports.values()))
+        names = [*self.reports, *self.reports.refused]
+        if len(names) != 1:
+            some = ", ".join(names) or "none"
+            raise UserError(f"{self.path} holds the reports {some}; name one: reports[...], or look at results")
+        return self.reports[names[0]]
 
 
 def load(
@@ -187,8 +194,7 @@ def load(
         model = _rebuilt(_read(path), path, network, defenses)
     left = sorted(path.glob("attacks/*/summary.json"))
     results = {file.parent.name: Result(file.parent.name, _outcome(file.parent), model) for file in left}
-    reports = [_report(file, results, model) for file in sorted(path.glob("attacks/suite-*.json"))]
-    return Saved(path, results, {report.suite: report for report in reports}, model)
+    return Saved(path, results, read_reports(path, results, model), model)
 
 
 def _save_model(model: SplitModel, path: Path) -> None:
@@ -256,30 +262,16 @@ def _config(model: SplitModel) -> str:
     return config.dump(settings.resolve(), **notes)
 
 
-def _save_result(result: Result, label: str, path: Path) -> None:
-    outcome, folder = result.outcome, path / "attacks" / label
-    if (folder / "summary.json").is_file():
-        kept = reading.read_json(folder / "summary.json", reading.ATTACK, REMEDY)
-        names = ("attack", "seed", "observed", "images", "images_digest", "mse")
-        if all(kept.get(name) == outcome.summary.get(name) for name in names):
-            return
+def _is_kept(result: Result, label: str, path: Path) -> bool:
+    """Return whether a folder holds a result already; refuse it where it holds another one of the same name."""
+    folder = path / "attacks" / label
+    if not (folder / "summary.json").is_file():
+        return False
+    kept = reading.read_json(folder / "summary.json", reading.ATTACK, REMEDY)
+    names = ("attack", "seed", "observed", "images", "images_digest", "mse")
+    if any(kept.get(name) != result.outcome.summary.get(name) for name in names):
         raise UserError(f"{folder} holds another result; choose an empty or new folder")
-    evaluate.save(outcome, Run.open(path), label, kept=None)
-
-
-def _save_report(report: Report, path: Path) -> None:
-    outcomes = {label: result.outcome for label, result in report.results.items()}
-    first = next(iter(outcomes.values())).summary
-    together = suites.combined(
-        {label: outcome.summary for label, outcome in outcomes.items()},
-        {label: outcome.values for label, outcome in outcomes.items()},
-        {label: outcome.held_out for label, outcome in outcomes.items()},
-    )
-    about = {"suite": report.suite, **{key: first[key] for key in ("protocol", "seed", "observed")}}
-    seconds = sum(outcome.summary["seconds"] for outcome in outcomes.values())
-    summary = {**about, **together, "skipped": report.skipped, "doubts": report.doubts, "seconds": seconds}
-    summary["flags"] += report.doubts
-    write_json(path / "attacks" / f"suite-{report.suite.replace(' ', '-')}.json", summary)
+    return True
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -359,14 +351,3 @@ def _images(path: Path, count: int, remedy: str) -> tuple[Tensor, Tensor]:
         if len(found) == count:
             return originals, found
     return torch.zeros(0, 3, 1, 1, dtype=torch.uint8), torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
-
-
-def _report(path: Path, results: dict[str, Result], model: SplitModel | None) -> Report:
-    said = reading.read_json(path, reading.ANY, REMEDY)
-    try:
-        made = {label: results[label] for label in said["attacks"]}
-        alone = {f"{label}: {flag}" for label, result in made.items() for flag in result.flags}
-        doubts = said.get("doubts", [flag for flag in said["flags"] if flag not in alone])
-        return Report(str(said["suite"]), made, dict(said["skipped"]), list(doubts), model)
-    except reading.UNUSABLE as error:
-        raise UserError(f"{path} is damaged ({error}); {REMEDY}") from None
