@@ -283,6 +283,31 @@ def test_damaged_files_are_named(runs):
     assert "summary.json is damaged" in refused(*runs)
 
 
+def test_rows_that_a_spreadsheet_has_sorted_are_paired_by_image(runs):
+    for run, errors in zip(runs, ([0.1, 0.3, 0.2], [0.2, 0.5, 0.4]), strict=True):
+        attacked(run, "decoder", values(errors), held_out={"mse": errors})
+        attacked(run, "linear", values(errors[::-1]), held_out={"mse": errors[::-1]})
+    before = rows(*runs)
+    for name in ("attacks/decoder/per_image.csv", "attacks/linear/held_out.csv", "test.csv"):
+        file = runs[1] / name
+        head, *lines = file.read_text().splitlines()
+        file.write_text("\n".join([head, *sorted(lines, key=lambda line: line.partition(",")[2])[::-1]]) + "\n")
+        assert file.read_text().splitlines()[1:] != lines
+    assert rows(*runs) == before
+
+
+@pytest.mark.parametrize("image", ["0", "7", "-1", "0.5"])
+def test_rows_that_are_not_one_of_each_image_are_damage(image, runs):
+    for run in runs:
+        attacked(run, "decoder", values([0.1, 0.2]))
+    file = runs[1] / "attacks" / "decoder" / "per_image.csv"
+    whole = file.read_text()
+    file.write_text(whole.replace("\n1,", f"\n{image},"))
+    assert f"{file} is damaged (its column image does not hold each of 0 to 1 once)" in refused(*runs)
+    file.write_text(whole.replace("image,", "number,"))
+    assert f"{file} is damaged (it has no column image)" in refused(*runs)
+
+
 def test_metrics_with_a_tool_are_compared_only_where_the_tool_was_the_same(runs):
     extra = {"lpips": [0.3, 0.4], "reidentified": [1.0, 0.0]}
     for run, judge in zip(runs, ("j1", "j2"), strict=True):

@@ -236,23 +236,26 @@ def read_lines(path: Path, kind: TypeAdapter[Any], remedy: str) -> list[Any]:
 
 
 def read_columns(path: Path, needed: set[str], remedy: str, count: int | None = None) -> dict[str, np.ndarray]:
-    """Return the columns of a CSV file of numbers, float64, (N,) each.
+    """Return the columns of a CSV file with the numbers of one image in each row, float64, (N,) each, by image.
 
     Args:
-        path: file that is read.
-        needed: columns that it must have.
+        path: file that is read; its column ``image`` numbers the images from 0, in any order of the rows.
+        needed: further columns that it must have.
         remedy: what to do where it is missing or damaged.
         count: rows that it must have; None: at least one.
 
     Raises:
         Missing: it is not there.
-        UserError: it is damaged; a number that is not finite is damage too.
+        UserError: it is damaged; a number that is not finite, or an image that is missing or there twice, is damage
+            too.
     """
     text = text_of(path, remedy)
     try:
         names, *lines = text.decode("utf-8").splitlines() or [""]
         columns = names.split(",")
-        if absent := sorted(needed - set(columns)):
+        if len(set(columns)) < len(columns):
+            raise ValueError("it has two columns of one name")
+        if absent := sorted({"image", *needed} - set(columns)):
             raise ValueError(f"it has no column {', '.join(absent)}")
         table = np.loadtxt(lines, delimiter=",", ndmin=2) if lines else np.zeros((0, 0))
         if not table.size or not np.isfinite(table).all():
@@ -261,6 +264,11 @@ def read_columns(path: Path, needed: set[str], remedy: str, count: int | None = 
             raise ValueError(f"its rows have {table.shape[1]} numbers under {len(columns)} names")
         if count is not None and len(table) != count:
             raise ValueError(f"it has {len(table)} rows, expected {count}")
+        # Files are paired image by image, and a spreadsheet may have sorted one of them by another column.
+        numbers = table[:, columns.index("image")]
+        table = table[np.argsort(numbers)]
+        if not np.array_equal(np.sort(numbers), np.arange(len(table))):
+            raise ValueError(f"its column image does not hold each of 0 to {len(table) - 1} once")
         return dict(zip(columns, np.ascontiguousarray(table.T), strict=True))
     except ValueError as error:  # also text that is no UTF-8
         reason = str(error).partition("\n")[0]
