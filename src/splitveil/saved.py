@@ -41,7 +41,7 @@ from .saved_reports import Reports, check_report, read_reports, write_report
 from .statistics.best_attacker import DISTANCE
 from .storage import reading
 from .storage.claims import claimed
-from .storage.files import expanded, write_json, write_text
+from .storage.files import expanded, within_reach, write_json, write_text
 from .storage.folders import foreign
 
 MODEL, WEIGHTS = "model.json", "model.safetensors"
@@ -107,7 +107,7 @@ def save(thing: SplitModel | Result | Report, path: str | Path) -> Path:
     if not model.image_shape:
         raise UserError("the model does not know its shapes; make it with an example: SplitModel(..., example=x[:1])")
     path = expanded(path)
-    with claimed(path, "saving"):
+    with within_reach(), claimed(path, "saving"):
         _save_model(model, path)
         results = thing.results if isinstance(thing, Report) else {}
         results = {thing.name: thing} if isinstance(thing, Result) else results
@@ -186,15 +186,16 @@ def load(
         UserError: no such folder, a damaged file, or a network or defenses that do not fit.
     """
     path, model = expanded(path), None
-    if not (path / MODEL).is_file():
-        Run.open(path)
-        if network is not None or defenses is not None:
-            raise UserError(f"{path} holds no model from Python; leave network and defenses out")
-    elif network is not None:
-        model = _rebuilt(_read(path), path, network, defenses)
-    left = sorted(path.glob("attacks/*/summary.json"))
-    results = {file.parent.name: Result(file.parent.name, _outcome(file.parent), model) for file in left}
-    return Saved(path, results, read_reports(path, results, model), model)
+    with within_reach():
+        if not (path / MODEL).is_file():
+            Run.open(path)
+            if network is not None or defenses is not None:
+                raise UserError(f"{path} holds no model from Python; leave network and defenses out")
+        elif network is not None:
+            model = _rebuilt(_read(path), path, network, defenses)
+        left = sorted(path.glob("attacks/*/summary.json"))
+        results = {file.parent.name: Result(file.parent.name, _outcome(file.parent), model) for file in left}
+        return Saved(path, results, read_reports(path, results, model), model)
 
 
 def _save_model(model: SplitModel, path: Path) -> None:

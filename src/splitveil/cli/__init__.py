@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import sys
 
@@ -12,7 +11,7 @@ from pydantic import ValidationError
 from .. import config
 from ..errors import UserError
 from ..nn.allocator import keep_memory
-from ..storage.files import LONGEST_NAME
+from ..storage.files import within_reach
 from . import (  # noqa: F401 (they register)
     attack,
     audit,
@@ -51,20 +50,14 @@ def main(tokens: list[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     keep_memory()
     try:
-        app(tokens, exit_on_error=False, print_error=False)
+        with within_reach():
+            app(tokens, exit_on_error=False, print_error=False)
     except (UserError, CycloptsError) as error:
         cause = error.__cause__
         print(
             f"splitveil: {_line(config.explain(cause) if isinstance(cause, ValidationError) else str(error))}",
             file=sys.stderr,
         )
-        raise SystemExit(2) from None
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:  # any other is not the user's mistake
-            raise
-        name = str(error.filename)
-        whole = "name" if any(len(part) > LONGEST_NAME for part in name.split("/")) else "path"
-        print(f"splitveil: {_line(name)}: the {whole} is too long; choose a shorter one", file=sys.stderr)
         raise SystemExit(2) from None
     except (MemoryError, RuntimeError) as error:
         if not _of_memory(error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -19,6 +20,47 @@ LONGEST_NAME = 255
 """Most bytes of a file's name that every usual file system takes."""
 UNFINISHED = re.compile(r"\..+\.tmp(\.\w+)?")
 """Names under which files are written; up to version 0.2.0 they ended as the finished file does."""
+
+REFUSALS = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EACCES", "EPERM", "EROFS"),
+        *("ELOOP", "ENOTDIR", "EISDIR"),
+        *("ENOSPC", "EDQUOT", "EIO", "ESTALE", "ENOTCONN"),  # a full disk, and one that is gone
+    )
+    if hasattr(errno, name)
+)
+"""What the system says of a path that a user can do something about; any other error is a fault of the program."""
+
+
+@contextmanager
+def within_reach() -> Iterator[None]:
+    """Raise a UserError where the system refuses a path within the block, as of another user's folder.
+
+    Even to ask whether a file is there raises an error, where the rights of a folder above it are missing.
+
+    Raises:
+        UserError: no rights, a path that is too long, a full disk or one that is gone.
+
+    >>> with within_reach():
+    ...     raise PermissionError(errno.EACCES, "Permission denied", "runs/a")
+    Traceback (most recent call last):
+    ...
+    splitveil.errors.UserError: runs/a: Permission denied; check the path and its rights, or choose another one
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise
+        name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)
+        if error.errno == errno.ENAMETOOLONG:
+            whole = "name" if any(len(os.fsencode(part)) > LONGEST_NAME for part in name.split("/")) else "path"
+            raise UserError(f"{name}: the {whole} is too long; choose a shorter one") from error
+        if error.errno in REFUSALS:
+            reason = error.strerror or str(error)
+            raise UserError(f"{name}: {reason}; check the path and its rights, or choose another one") from error
+        raise
 
 
 @contextmanager
