@@ -269,6 +269,16 @@ def test_a_file_that_is_not_there(tmp_path):
         config.load(tmp_path)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
+@pytest.mark.parametrize(("recipe", "own"), [("published", {"nesterov": True}), ("fast", {})])
+def test_settings_that_contradict_each_other_are_one_line(recipe, own, optimizer):
+    said = message(recipe=recipe, optimizer=optimizer, momentum=0, **own)
+    assert said.startswith("momentum is 0, but nesterov is true")
+    assert ("as recipe fast has it unless it is given" in said) == (recipe == "fast")
+    assert said.endswith("expected a momentum above 0, or nesterov false")
+    assert config.parse({"data": "digits", "recipe": recipe, "momentum": 0, "nesterov": False}).momentum == 0
+
+
 def test_settings_cannot_change_once_made():
     with pytest.raises(Exception, match="frozen"):
         config.parse({"data": "digits"}).epochs = 3  # type: ignore[misc]

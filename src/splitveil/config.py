@@ -23,7 +23,7 @@ from pydantic import (
 
 from . import ranges
 from .errors import UserError, did_you_mean, shown
-from .recipe import Recipe, Several
+from .recipe import CONTRADICTION, Recipe, Several
 from .registry import KINDS, Registry
 from .storage.files import expanded
 from .storage.yaml_files import load as load  # part of this face
@@ -374,6 +374,8 @@ def _hint(error: Any) -> str:
 
 
 def _line(error: Any, settings: Collection[str]) -> str:
+    if error["type"] == CONTRADICTION:
+        return error["msg"]
     place = ".".join(str(part) for part in error["loc"]) or "settings"
     if error["type"] == "extra_forbidden":
         return f"{place}: no such setting{did_you_mean(place.rpartition('.')[2], settings) or _known(settings)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -15,6 +15,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from . import ranges
 from .nn.processor import capabilities
@@ -55,6 +56,8 @@ NAMED = frozenset({"epochs", "batch_size", "lr", "warmup_epochs", "rotate"})
 """Settings that the file of every run names, also of the first versions."""
 LATER = {"network_dropout": True, "unit_variance": False, "optimizer": "sgd"}
 """Settings that a recipe got later, at the values of every training before."""
+CONTRADICTION = "contradiction"
+"""Type of the error of settings that contradict each other, which no single one of them is to blame for."""
 
 
 class Recipe(BaseModel):
@@ -137,6 +140,18 @@ class Recipe(BaseModel):
         if isinstance(value, bool) and kind is not bool and bool not in get_args(kind):
             raise ValueError(f"{str(value).lower()} is no number or text")
         return value
+
+    @model_validator(mode="after")
+    def _agreeing(self) -> Self:
+        """Refuse settings that are fine by themselves and contradict each other, which torch would refuse later."""
+        if self.nesterov and not self.momentum:
+            of = "" if self.recipe == "published" else f", as recipe {self.recipe} has it unless it is given"
+            raise PydanticCustomError(
+                CONTRADICTION,
+                "momentum is 0, but nesterov is true{of}; expected a momentum above 0, or nesterov false",
+                {"of": of},
+            )
+        return self
 
 
 def _changed(recipe: str, epochs: Any, optimizer: Any, *, own_warmup: bool) -> dict[str, Any]:

@@ -158,6 +158,14 @@ class Bare(nn.Module):
         return z + 0.5 * torch.randn(z.shape, generator=rng)
 
 
+def test_settings_that_contradict_each_other_are_refused_before_the_training():
+    model = defended()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(UserError, match="momentum is 0, but nesterov is true, as recipe fast has it"):
+        api.fit(model, (X, Y), epochs=1, momentum=0, progress=False)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_a_defense_that_cannot_be_trained_with_is_refused_and_stays():
     model = SplitModel(nn.Sequential(nn.Conv2d(3, 4, 4, 4)), nn.Flatten(), defense=Bare(), example=OWN[0][:1])
     with pytest.raises(UserError, match="the defense Bare cannot be trained with"):
