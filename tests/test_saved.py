@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import splitveil as sv
+from splitveil.attacks.base import Attack, Runtime, Victim
 from splitveil.cli import main
+from splitveil.data import Split
 from splitveil.defenses.base import Defense
 from splitveil.results.comparison import compare_runs
 from splitveil.runs import Run
@@ -257,6 +259,61 @@ def test_tied_weights_are_saved_and_come_back(tmp_path):
     again = sv.load(tmp_path, network=tied(1)).model
     assert again is not None
     assert torch.equal(again.tail(model.features(example)), model.tail(model.features(example)))
+
+
+class Limited(Attack):
+    """The mean of the attacker's images, with settings that JSON has no form for."""
+
+    def __init__(self, last: float = 0.5):
+        self.limit, self.most, self.key, self.last = float("inf"), 10**5000, lambda x: x, last
+
+    def fit(self, victim: Victim, images: Split, rng: torch.Generator, runtime: Runtime | None = None) -> None:
+        self.found = (images.images / 255).mean(0)
+
+    def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.found.expand(len(wire), -1, -1, -1)
+
+    def curve(self) -> list[float]:
+        return [1.0, self.last]
+
+
+def test_settings_that_json_cannot_hold_are_saved_as_text(model, tmp_path):
+    result = sv.attack(model, Limited(), **SIDES)
+    sv.save(result, tmp_path)
+    kept = json.loads((tmp_path / "attacks/Limited/summary.json").read_text())["attack"]["Limited"]
+    assert (kept["limit"], kept["most"], kept["last"]) == ("inf", "a number of more than 100 digits", 0.5)
+    assert kept["key"].startswith("<function Limited.__init__")
+    assert " at 0x" not in kept["key"]
+    assert sv.load(tmp_path).results["Limited"].mse == pytest.approx(result.mse)
+    sv.save(result, tmp_path)
+
+
+def test_a_result_that_json_cannot_hold_leaves_nothing_behind(model, tmp_path):
+    sv.save(model, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    report = sv.evaluate(model, ["nearest", Limited(float("nan"))], **SIDES)
+    for thing in (report, report.results["Limited"]):
+        said = message(sv.save, thing, tmp_path)
+        assert "the result of Limited cannot be saved as JSON (Out of range float values" in said
+        assert "expected finite figures" in said
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_same_model_is_saved_again_in_another_mode_and_by_another_version(tmp_path):
+    net = network(seed=5)
+    made = sv.SplitModel(net[:3], net[3:], defense=[Shifted(3.0)], example=X[:1])
+    sv.save(made.train(), tmp_path)
+    file = tmp_path / "model.json"
+    about = json.loads(file.read_text())
+    assert "training" not in about["defenses"][0]["parameters"]
+    sv.save(made.eval(), tmp_path)
+    about["splitveil"] = "0.2.0"
+    about["defenses"][0]["parameters"]["training"] = True  # as earlier versions have it
+    file.write_text(json.dumps(about))
+    sv.save(made, tmp_path)
+    about["at"] = "1"
+    file.write_text(json.dumps(about))
+    assert "holds another model" in message(sv.save, made, tmp_path)
 
 
 def test_a_run_of_the_command_line_is_loaded(tmp_path):

@@ -130,9 +130,7 @@ class OwnSpec(Spec):
         Args:
             thing: object of a class that is not registered.
         """
-        settings = ranges.arguments_of(thing) or {k: v for k, v in vars(thing).items() if not k.startswith("_")}
-        plain = {key: value if isinstance(value, ranges.PLAIN) else shown(value) for key, value in settings.items()}
-        found = cls(name=type(thing).__name__, parameters=plain)
+        found = cls(name=type(thing).__name__, parameters=ranges.settings_of(thing))
         found._thing = thing
         return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import re
 import types
 from collections.abc import Callable, Iterable
@@ -221,6 +222,36 @@ def arguments_of(thing: object) -> dict[str, Any]:
     {'neighbors': 1, 'looks': 4}
     """
     return dict(getattr(thing, "_made_with", {}))
+
+
+def settings_of(thing: object) -> dict[str, Any]:
+    """Return what an object was made with, or its public attributes, as plain values that JSON holds.
+
+    What JSON has no form for is a text, without addresses of objects: they differ from process to process. The mode of
+    a module (``training``) is no setting.
+
+    Args:
+        thing: object of any class.
+
+    >>> class Mine:
+    ...     def __init__(self):
+    ...         self.steps, self.limit, self._done = 3, float("inf"), 0
+    >>> settings_of(Mine())
+    {'steps': 3, 'limit': 'inf'}
+    """
+    from torch import nn  # whoever has such an object has imported it; whoever reads a command's help has not
+
+    others = vars(nn.Module()).keys() if isinstance(thing, nn.Module) else set[str]()
+    public = {key: value for key, value in vars(thing).items() if not key.startswith("_") and key not in others}
+    return {key: _plain(value) for key, value in (arguments_of(thing) or public).items()}
+
+
+def _plain(value: Any) -> Any:
+    finite = isinstance(value, float) and math.isfinite(value)
+    short = isinstance(value, int) and value.bit_length() < 1000  # Python refuses to write thousands of digits
+    if value is None or isinstance(value, str) or finite or short:
+        return value
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", shown(value))
 
 
 def _remembering(initialize: Callable[..., None]) -> Callable[..., None]:

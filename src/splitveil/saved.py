@@ -115,6 +115,8 @@ def save(thing: SplitModel | Result | Report, path: str | Path) -> Path:
         new = [label for label, result in results.items() if not _is_kept(result, label, path)]
         report = thing if isinstance(thing, Report) and not check_report(thing, path) else None
         for label in new:
+            evaluate.summary_text(results[label].outcome, label)
+        for label in new:
             evaluate.save(results[label].outcome, Run.open(path), label, kept=None)
         if report is not None:
             write_report(report, path)
@@ -203,9 +205,8 @@ def _save_model(model: SplitModel, path: Path) -> None:
         old = load_file(path / WEIGHTS) if (path / WEIGHTS).is_file() else {}
         new = {k: v.detach().cpu() for k, v in model.state_dict().items() if isinstance(v, Tensor)}
         same = old.keys() == new.keys() and all(torch.equal(old[name], new[name]) for name in new)
-        kept = _read(path)
-        about = {name: value for name, value in _about(model).items() if name in kept or name != "trained_by"}
-        if not same or kept != about:
+        kept, about = _read(path), _about(model)
+        if not same or _compared(kept, kept) != _compared(about, kept):
             raise UserError(f"{path} holds another model; choose an empty or new folder")
         return
     others = foreign(path)
@@ -223,6 +224,16 @@ def _save_model(model: SplitModel, path: Path) -> None:
         "environment": environment(),
     }
     write_summary(path, summary)  # last: it marks the run as finished
+
+
+def _compared(about: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
+    """Return what makes two models the same: not the version that wrote it, nor what earlier versions did not write."""
+    left_out = {"splitveil"} | ({"trained_by"} - kept.keys())
+    defenses = [dict(one) for one in about["defenses"]]
+    for one in defenses:  # up to version 0.2.0 the mode of an own defense was among its settings
+        if not one["registered"]:
+            one["parameters"] = {name: value for name, value in one["parameters"].items() if name != "training"}
+    return {**{name: value for name, value in about.items() if name not in left_out}, "defenses": defenses}
 
 
 def _about(model: SplitModel) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from .. import config, metrics
 from ..attacks.base import BATCH, Attack
 from ..data import Access, ImageSet, Split, to_float
+from ..errors import UserError
 from ..pictures import image_grid_png, save_arrays
 from ..randomness import stream
 from ..recipe import HELD_OUT
@@ -26,7 +27,7 @@ from ..runtime import Budget, Progress, Runtime
 from ..statistics.best_attacker import DISTANCE
 from ..storage import reading
 from ..storage.claims import claimed
-from ..storage.files import remove_file, remove_unfinished, write_json, write_text
+from ..storage.files import json_text, remove_file, remove_unfinished, write_json, write_text
 from . import reliability
 from .floors import CLASS_MEAN, class_mean_error, linear_error, mean_image_error
 from .interception import Interception, hold_out, wire_distance
@@ -124,8 +125,11 @@ def save(outcome: Outcome, run: Run, name: str, kept: int | None = SHOWN, *, pro
         name: label of the attack.
         kept: number of originals and reconstructions in the arrays beside the picture; None: all.
         protocol_name: as of `place`.
+
+    Raises:
+        UserError: as `summary_text`; then nothing is written.
     """
-    folder = place(run, name, protocol_name)
+    folder, text = place(run, name, protocol_name), summary_text(outcome, name)
     # An attack that was made here before is gone from its first file on, or its summary would stand beside our figures.
     remove_file(folder / "summary.json")
     rows = [("original", outcome.originals[:SHOWN]), (name, outcome.reconstructions[:SHOWN])]
@@ -135,8 +139,27 @@ def save(outcome: Outcome, run: Run, name: str, kept: int | None = SHOWN, *, pro
     ceiling = {} if outcome.class_mean is None else {CLASS_MEAN: outcome.class_mean}
     write_text(folder / "per_image.csv", _csv(outcome.values | ceiling))
     write_text(folder / "held_out.csv", _csv(outcome.held_out))
-    write_json(folder / "summary.json", outcome.summary)
+    write_text(folder / "summary.json", text)
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+
+
+def summary_text(outcome: Outcome, name: str) -> str:
+    """Return the text of an attack's summary.json.
+
+    Args:
+        outcome: result of the attack.
+        name: label of the attack.
+
+    Raises:
+        UserError: it holds a number that is not finite, as the error of an attack that diverged, or no plain value.
+    """
+    try:
+        return json_text(outcome.summary)
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"the result of {name} cannot be saved as JSON ({error}); expected finite figures and plain values in the "
+            "attack's scores, settings and curve()"
+        ) from None
 
 
 def evaluate(

@@ -212,7 +212,19 @@ def write_json(path: str | Path, value: Any) -> None:
     Raises:
         UserError: the folder cannot be written or the disk is full; what was there stays.
     """
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Return the text of a JSON file, indented.
+
+    Args:
+        value: its content.
+
+    Raises:
+        ValueError, TypeError: it holds NaN, infinity or an object that JSON has no form for.
+    """
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def json_digest(value: Any) -> str:
