@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import pickle
 import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from splitveil.data.base import channel_statistics
 from splitveil.errors import UserError
 
 RNG = np.random.default_rng
+PAIR = ("airplane", "automobile")
 DATA = Path(os.environ.get("SPLITVEIL_TEST_DATA", "data"))
 
 
@@ -37,7 +40,7 @@ def write(path: Path, value: int | np.ndarray, size: tuple[int, int] = (32, 32))
     return path
 
 
-def tree(root: Path, parts: dict[str, int], classes: str = "ab", size: tuple[int, int] = (32, 32)) -> Path:
+def tree(root: Path, parts: dict[str, int], classes: Sequence[str] = PAIR, size: tuple[int, int] = (32, 32)) -> Path:
     """``parts[part]`` images per class; the value encodes part, class and number, so any mix-up shows."""
     for p, (part, count) in enumerate(parts.items()):
         for c, name in enumerate(classes):
@@ -55,17 +58,17 @@ def test_cifar10_reads_class_folders_in_name_order(tmp_path, inside):
     tree(tmp_path / inside, {"train": 3, "test": 2})
     images = load("cifar10", root=tmp_path)
     assert isinstance(images, ImageSet)
-    assert (images.classes, images.size, images.mean[0]) == (["a", "b"], 32, 0.4914)
+    assert (images.classes, images.size, images.mean[0]) == ([*PAIR], 32, 0.4914)
     assert values(images.train) == [0, 1, 2, 20, 21, 22]
     assert values(images.test) == [100, 101, 120, 121]
     assert images.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert images.example == tmp_path / inside / "test/a/000.png"
+    assert images.example == tmp_path / inside / "test/airplane/000.png"
 
 
 def test_decoded_pixels_are_exactly_those_of_the_file(tmp_path):
     pixels = RNG(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     tree(tmp_path, {"train": 1, "test": 1})
-    write(tmp_path / "train/a/000.png", pixels)
+    write(tmp_path / "train/airplane/000.png", pixels)
     got = load("cifar10", root=tmp_path).train.images[0]
     assert np.array_equal(got.permute(1, 2, 0).numpy(), pixels)
 
@@ -87,20 +90,20 @@ def test_cache_is_used_until_a_file_changes(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(_decode, "_read", lambda *_: pytest.fail("decoded again"))
         assert values(load("cifar10", root=tmp_path).train) == [0, 1, 20, 21]
-    write(tmp_path / "train/a/001.png", 77)
+    write(tmp_path / "train/airplane/001.png", 77)
     assert values(load("cifar10", root=tmp_path).train) == [0, 77, 20, 21]
 
 
 def test_files_that_change_places_are_decoded_again(tmp_path):
     """Of one size, and written in the same moment."""
-    folder = tmp_path / "train/a"
+    folder = tmp_path / "train/airplane"
     for part in ("train", "test"):
         for name, value in (("000.bmp", 5), ("001.bmp", 6)):
-            (tmp_path / part / "a").mkdir(parents=True, exist_ok=True)
+            (tmp_path / part / "airplane").mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.full((32, 32, 3), value + 20 * (part == "test"), np.uint8)).save(
-                tmp_path / part / "a" / name
+                tmp_path / part / "airplane" / name
             )
-            os.utime(tmp_path / part / "a" / name, ns=(10**18, 10**18))
+            os.utime(tmp_path / part / "airplane" / name, ns=(10**18, 10**18))
     assert values(load("cifar10", root=tmp_path).train) == [5, 6]
     (folder / "000.bmp").rename(folder / "x.bmp")
     (folder / "001.bmp").rename(folder / "000.bmp")
@@ -134,7 +137,7 @@ def test_more_images_than_one_chunk_stay_in_order(tmp_path):
     count = _decode.CHUNK + 5
     for part in ("train", "test"):
         for i in range(count):
-            write(tmp_path / part / "a" / f"{i:03}.png", i)
+            write(tmp_path / part / "airplane" / f"{i:03}.png", i)
     assert values(load("cifar10", root=tmp_path).test) == list(range(count))
 
 
@@ -143,7 +146,7 @@ def test_every_8_bit_mode_becomes_rgb(tmp_path, mode):
     tree(tmp_path, {"train": 1, "test": 1})
     suffix = "jpg" if mode == "CMYK" else "png"
     image = Image.new("RGB", (32, 32), (255, 255, 255)).convert(mode)
-    image.save(tmp_path / f"train/a/001.{suffix}")
+    image.save(tmp_path / f"train/airplane/001.{suffix}")
     assert load("cifar10", root=tmp_path).train.images[1].min() >= 254
 
 
@@ -158,8 +161,8 @@ BROKEN = {
 @pytest.mark.parametrize("content", BROKEN.values(), ids=list(BROKEN))
 def test_a_broken_file_is_named(tmp_path, content):
     tree(tmp_path, {"train": 2, "test": 1})
-    (tmp_path / "train/b/001.png").write_bytes(content)
-    with pytest.raises(UserError, match=r"cannot decode .*train/b/001\.png: broken.*; replace or remove it"):
+    (tmp_path / "train/automobile/001.png").write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot decode .*train/automobile/001\.png: broken.*; replace or remove it"):
         load("cifar10", root=tmp_path)
     assert list(Path(os.environ["SPLITVEIL_CACHE"]).iterdir()) == []
 
@@ -177,14 +180,14 @@ def test_a_truncated_jpeg_is_named(tmp_path_factory, cut):
 
 def test_a_wrongly_shaped_file_is_named(tmp_path):
     tree(tmp_path, {"train": 1, "test": 1})
-    write(tmp_path / "test/a/000.png", 0, (31, 32))
-    with pytest.raises(UserError, match=r"test/a/000\.png is 31x32; expected 32x32"):
+    write(tmp_path / "test/airplane/000.png", 0, (31, 32))
+    with pytest.raises(UserError, match=r"test/airplane/000\.png is 31x32; expected 32x32"):
         load("cifar10", root=tmp_path)
 
 
 def test_16_bit_files_are_refused_rather_than_clipped(tmp_path):
     tree(tmp_path, {"train": 1, "test": 1})
-    Image.fromarray(np.full((32, 32), 40000, np.uint16)).save(tmp_path / "test/a/000.png")
+    Image.fromarray(np.full((32, 32), 40000, np.uint16)).save(tmp_path / "test/airplane/000.png")
     with pytest.raises(UserError, match="more than 8 bits"):
         load("cifar10", root=tmp_path)
 
@@ -233,11 +236,11 @@ def test_an_empty_root_says_which_layout_is_expected(tmp_path, name, expected):
 
 def test_empty_and_strange_class_folders(tmp_path):
     tree(tmp_path, {"train": 1, "test": 1})
-    (tmp_path / "test/zebra").mkdir()
-    with pytest.raises(UserError, match=r"test/zebra is a class that .*train lacks"):
+    (tmp_path / "test/truck").mkdir()
+    with pytest.raises(UserError, match=r"test/truck is a class that .*train lacks"):
         load("cifar10", root=tmp_path)
-    (tmp_path / "train/zebra").mkdir()
-    with pytest.raises(UserError, match=r"no image in .*train/zebra"):
+    (tmp_path / "train/truck").mkdir()
+    with pytest.raises(UserError, match=r"no image in .*train/truck"):
         load("cifar10", root=tmp_path)
 
 
@@ -296,7 +299,7 @@ def test_folder_turns_camera_images_upright(tmp_path):
     pixels[0] = 255  # white top row; orientation 6 means: turn clockwise, so it becomes the right column
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(pixels).save(tmp_path / "train/a/000.png", exif=exif)
+    Image.fromarray(pixels).save(tmp_path / "train/airplane/000.png", exif=exif)
     image = load(f"folder:{tmp_path}").train.images[0, 0]
     assert image[:, -1].eq(255).all()
     assert image[:, :-1].eq(0).all()
@@ -320,6 +323,33 @@ def test_folder_with_a_single_image_in_a_class(tmp_path):
         load(f"folder:{tmp_path}")
     with pytest.raises(UserError, match="train/ but no test part"):
         load(f"folder:{tree(tmp_path / 'x', {'train': 1})}")
+
+
+@pytest.mark.parametrize(("name", "some"), [("cifar10", ["cat", "truck"]), ("cifar100", ["maple_tree", "Lawn Mower"])])
+def test_a_set_by_name_is_no_other_one_beside_its_own_folder(tmp_path, name, some):
+    tree(tmp_path, {"train": 2, "test": 2}, ("cats", "dogs"))
+    said = rf"train/cats is no class of {name}; expected .* of your own with folder:{re.escape(str(tmp_path))}$"
+    with pytest.raises(UserError, match=said):
+        load(name, root=tmp_path)
+    assert load(f"folder:{tmp_path}").classes == ["cats", "dogs"]
+    tree(tmp_path / name, {"train": 1, "test": 1}, some)
+    assert load(name, root=tmp_path).classes == sorted(some)
+
+
+@pytest.mark.parametrize(("name", "test"), [("cifar10", "test"), ("facescrub", "validate")])
+def test_the_folder_of_a_set_counts_more_than_its_parent(tmp_path, name, test):
+    tree(tmp_path, {"train": 2, test: 2}, ("cat", "dog"))
+    tree(tmp_path / name, {"train": 1, test: 1}, ("frog", "truck"))
+    assert load(name, root=tmp_path).classes == ["frog", "truck"]
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "ends"), [("cifar10", 10, "airplane truck"), ("cifar100", 100, "apple worm")]
+)
+def test_the_names_of_known_classes(name, classes, ends):
+    known = importlib.import_module(f"splitveil.data.{name}").CLASSES
+    assert (len(known), sorted(set(known))) == (classes, list(known))
+    assert [known[0], known[-1]] == ends.split()
 
 
 def test_facescrub_is_resized(tmp_path):
@@ -346,6 +376,7 @@ def test_official_cifar10_through_torchvision(tmp_path, monkeypatch):
     monkeypatch.setattr(CIFAR10, "train_list", [train])
     monkeypatch.setattr(CIFAR10, "test_list", [test])
     monkeypatch.setattr(CIFAR10, "meta", {"filename": meta[0], "key": "label_names", "md5": meta[1]})
+    tree(tmp_path, {"train": 1, "test": 1}, ("cats", "dogs"))  # another set beside it
     for root in (tmp_path, folder):
         images = load("cifar10", root=root, train_size=2)
         assert torch.equal(images.train.images, torch.from_numpy(pixels[[0, 4]]).view(2, 3, 32, 32))

@@ -62,6 +62,29 @@ def test_tinyimagenet_names_a_missing_image_and_a_bad_line(tmp_path):
         load("tinyimagenet", root=tmp_path)
 
 
+def test_tinyimagenet_says_which_images_no_line_names(tmp_path, caplog):
+    tiny(tmp_path)
+    annotations = tmp_path / "val/val_annotations.txt"
+    lines = annotations.read_text().splitlines()
+    annotations.write_text("\n".join(lines[1:]) + "\n")
+    assert values(load("tinyimagenet", root=tmp_path).test) == [110]
+    assert "1 image(s) that val_annotations.txt lacks" in caplog.text
+    caplog.clear()
+    annotations.write_text("\n".join(lines) + "\n")
+    load("tinyimagenet", root=tmp_path)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("again", ["val_0.JPEG\tn2", "val_0.JPEG\tn1", "val_9.JPEG\tn9"])
+def test_tinyimagenet_that_lists_an_image_twice_is_refused(tmp_path, again):
+    tiny(tmp_path)
+    with (tmp_path / "val/val_annotations.txt").open("a") as file:
+        file.write(f"{again}\t0\t0\t1\t1\n")
+    first = {"val_0": 1, "val_9": 3}[again[:5]]
+    with pytest.raises(UserError, match=rf"lists {again[:10]} in lines {first} and 4; expected each image once"):
+        load("tinyimagenet", root=tmp_path)
+
+
 SORTED = {
     "as published": "val/images/{wnid}/{name}",
     "classes in val": "val/{wnid}/{name}",

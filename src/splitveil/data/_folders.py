@@ -151,13 +151,13 @@ def list_parts(root: Path, train_name: str, test_name: str) -> tuple[Listing, Li
 
 
 def find_root(root: str | Path | None, folder: str, markers: Sequence[str], layout: str) -> Path:
-    """Return the folder that holds all ``markers``: ``root``, or ``root/folder``; by default ``data``.
+    """Return the folder that holds all ``markers``: ``root/folder``, or ``root``; by default ``data``.
 
     Raises:
         UserError: neither does; the message describes ``layout``.
     """
     base = DEFAULT_ROOT if root is None else expanded(root)
-    for candidate in (base, base / folder):
+    for candidate in (base / folder, base):  # what bears the name of the set, before what may be another one
         if all((candidate / marker).exists() for marker in markers):
             return candidate
     what = "holds no such images" if base.is_dir() else "is not a folder"

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..ranges import Images
 from ..registry import plugin
-from ._folders import DEFAULT_ROOT, Listing, class_names, find_root, image_set, list_classes, say_skipped
+from ._folders import DEFAULT_ROOT, Listing, class_names, find_root, image_files, image_set, list_classes, say_skipped
 from .base import ImageSet
 
 # Statistics of the 100,000 training images in common use: mean and standard deviation over all pixels.
@@ -79,15 +79,21 @@ def _annotated(folder: Path, wnids: list[str]) -> Listing:
     annotations = folder / "val_annotations.txt"
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
     labeled: list[tuple[int, str]] = []
+    lines_of: dict[str, int] = {}
     for number, line in enumerate(_lines(annotations), 1):
         fields = line.split("\t")
         if len(fields) < 2:
             raise UserError(f"{annotations} line {number} is '{line[:40]}'; expected file<TAB>wnid<TAB>box")
+        if (first := lines_of.setdefault(fields[0], number)) != number:
+            raise UserError(f"{annotations} lists {fields[0]} in lines {first} and {number}; expected each image once")
         if fields[1] in label_of:
             labeled.append((label_of[fields[1]], fields[0]))
     if not labeled:
         raise UserError(f"{annotations} names no image of the classes in train/; expected {LAYOUT}")
     labeled.sort()
+    there = image_files(folder / "images") if (folder / "images").is_dir() else []
+    if unlisted := sum(path.name not in lines_of for path in there):
+        say_skipped(folder / "images", Counter({"image(s) that val_annotations.txt lacks": unlisted}))
     return Listing([folder / "images" / name for _, name in labeled], [label for label, _ in labeled])
 
 
