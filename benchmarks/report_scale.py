@@ -72,6 +72,7 @@ def write(folder: Path, count: int) -> None:
             attack.mkdir(parents=True)
             (attack / "per_image.csv").write_text(_errors(record["attacks"][label]["mse"]["mean"], rng))
             shutil.copy(sheets[(number + seed) % SHEETS], attack / "reconstructions.npz")
+            (attack / "summary.json").write_text(json.dumps(_summary(record, label)))
         (cell / "test.csv").write_text(_answers(record["accuracy"]["mean"], rng))
         (cell / "record.json").write_text(json.dumps(record, indent=2))
     for sheet in sheets:
@@ -127,6 +128,13 @@ def _record(name: str, family: str | None, sigma: float, weight: float, seed: in
         "environment": {"splitveil": "synthetic", "torch": "synthetic", "python": "synthetic", "cores": 0, "gpu": None},
         "finished": f"2026-01-01T00:{int(name, 16) // 60 % 60:02d}:{int(name, 16) % 60:02d}+00:00",
     }
+
+
+def _summary(record: dict[str, Any], label: str) -> dict[str, Any]:
+    """What the attack left, of which the record tells."""
+    about = {"protocol": record["protocol"], "images_digest": record["images_digest"]}
+    images = {"attacker": record["attacker_size"], "attacked": IMAGES}
+    return {**record["attacks"][label], **about, "images": images, "curve": [c["loss"] for c in record["curve"]]}
 
 
 def _spec(text: str) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from .. import config
 from ..results import records
 from ..storage import reading
 from ..storage.earlier_versions import settings_in
-from ..storage.files import write_text
+from ..storage.files import remove_file, write_text
 from ..training import pins
 from . import record
 from .folder import GridFolder
@@ -67,29 +68,36 @@ def run_cell(
     from ..training.trainer import fit
     from . import checks
 
-    started, check, folder = time.time(), check or (lambda: None), GridFolder(out).run(cell.id)
+    started, check, bench = time.time(), check or (lambda: None), GridFolder(out)
+    folder = bench.run(cell.id)
     _tidy(folder)
-    _share(cell, GridFolder(out))
+    _share(cell, bench)
     settings, images = _as_begun(cell.settings, folder), images or runs.load_images(cell.settings)
     terms = evaluate.Terms(settings.protocol, cell.attacker_size, cell.attacked)
     # Before the training, which may take days: attackers that want more images than there are, or another wire.
     checks.check_network(cell, images)
     parts = evaluate.parts(settings, images, terms.protocol_name, terms.attacker_size, terms.attacked)
-    _same_images(cell, GridFolder(out), images)
+    _same_images(cell, bench, images)
     fit(settings, images, folder, resume=True, progress=lambda *_: check())
-    run, options = runs.Run.open(folder), {"fits": {}, "extra": extra, **vars(terms)}
+    run, options = runs.Run.open(folder), {"fits": {}, "extra": extra, "progress": lambda *_: check(), **vars(terms)}
+    options["replacing"] = partial(_set_aside, bench, cell)
     if retrain:
         tail.retrain(run, images, progress=lambda *_: check())
     for label, spec in cell.attacks.items():
         check()
         if suites.finished(run, label, spec, parts, terms) is None:
-            evaluate.attack_run(run, spec, images, label=label, progress=lambda *_: check(), **options)
+            evaluate.attack_run(run, spec, images, label=label, **options)
     check()
-    others = _recorded(folder, but=cell.attacks)
-    kept = [label for label, spec in others.items() if suites.finished(run, label, spec, parts, terms)]
+    kept = [label for label, spec in _recorded(bench, cell).items() if suites.finished(run, label, spec, parts, terms)]
     made = record.build(folder, cell, labels=(*kept, *cell.attacks), grid=grid, attempts=attempts, started=started)
     made["environment"] |= {"threads": torch.get_num_threads()}  # with others, sums are rounded in another order
-    records.write(folder, made)
+    return _left(bench, made)
+
+
+def _left(bench: GridFolder, made: dict[str, Any]) -> dict[str, Any]:
+    """Write a record and return it; one that was set aside has nothing more to tell."""
+    records.write(bench.run(made["id"]), made)
+    remove_file(bench.set_aside(made["id"]))
     return made
 
 
@@ -130,15 +138,24 @@ def _same_images(cell: Cell, bench: GridFolder, images: ImageSet) -> None:
             return
 
 
-def _recorded(folder: Path, but: Container[str]) -> dict[str, config.Spec]:
+def _set_aside(bench: GridFolder, cell: Cell, label: str) -> None:
+    """Rename the record before an attack of it is overwritten, or it would stand beside values of another attack."""
+    path = bench.record(cell.id)
+    if path.is_file() and label in records.read(path).attacks:
+        path.replace(bench.set_aside(cell.id))
+
+
+def _recorded(bench: GridFolder, cell: Cell) -> dict[str, config.Spec]:
     """Return the other attacks of a record that is there: another grid's, or of an earlier version of this one.
 
     They stay in the record, or what is called the worst case would be better than what was found.
     """
-    if not (folder / records.RECORD).is_file():
+    there = (bench.record(cell.id), bench.set_aside(cell.id))  # both are there after a kill: the record is the later
+    path = next((path for path in there if path.is_file()), None)
+    if path is None:
         return {}
-    there = records.read(folder / records.RECORD).attacks
-    return {label: config.Spec.model_validate(attack.attack) for label, attack in there.items() if label not in but}
+    attacks = records.read(path).attacks.items()
+    return {label: config.Spec.model_validate(attack.attack) for label, attack in attacks if label not in cell.attacks}
 
 
 def _tidy(folder: Path) -> None:

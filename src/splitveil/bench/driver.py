@@ -162,7 +162,9 @@ def _named_margin(grid: Grid, out: Path) -> bool:
         UserError: another one was.
     """
     path = out / "grids" / f"{file_name(grid.name)}.json"
-    if not path.is_file() or not any(GridFolder(out).record(cell.id).is_file() for cell in grid.cells):
+    folder = GridFolder(out)
+    records = (place(cell.id) for cell in grid.cells for place in (folder.record, folder.set_aside))
+    if not path.is_file() or not any(record.is_file() for record in records):
         return True
     earlier = reading.read_json(path, GRIDS, AGAIN).margin
     if earlier not in (None, grid.margin):

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING
 
 from .. import config
 from ..results import records
+from ..results.attack_files import as_recorded
 from ..results.record_types import Record
 
 if TYPE_CHECKING:
     from .cells import Cell
+
+
+SET_ASIDE = "record.before.json"
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,10 @@ class GridFolder:
     def record(self, cell: str) -> Path:
         """Return the path of the record, which is written last: with it the cell is done."""
         return self.run(cell) / records.RECORD
+
+    def set_aside(self, cell: str) -> Path:
+        """Return the path of a record of which an attack is being made again: it tells which others there are."""
+        return self.run(cell) / SET_ASIDE
 
     def failed(self, cell: str) -> Path:
         """Return the path of the note that is written when the cell is given up."""
@@ -52,10 +60,11 @@ class GridFolder:
 def finished(cell: Cell, out: Path) -> Record | None:
     """Return the record of a cell that is done; None where it is not, or the record lacks what is now asked for.
 
-    That is an attack, or the accuracy of a retrained tail, which earlier versions did not measure.
+    That is an attack, or the accuracy of a retrained tail, which earlier versions did not measure. Nor is a cell done
+    whose attacks were made again since its record was written.
 
     Raises:
-        UserError: the record is damaged, or of another schema.
+        UserError: the record or the summary of an attack is damaged, or of another schema.
     """
     path = GridFolder(out).record(cell.id)
     if not path.is_file():
@@ -65,7 +74,7 @@ def finished(cell: Cell, out: Path) -> Record | None:
     there = {label: config.renewed(attack.attack, "attacks") for label, attack in found.attacks.items()}
     asked = {label: spec.resolve("attacks").model_dump(mode="json") for label, spec in cell.attacks.items()}
     complete = sizes and asked.items() <= there.items() and found.retrained_accuracy is not None
-    return found if complete else None
+    return found if complete and as_recorded(path.parent, found) else None
 
 
 def mark(folder: Path) -> str:

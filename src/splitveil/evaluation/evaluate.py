@@ -7,7 +7,7 @@ import io
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def attack_run(
         spec: name and settings of the attack.
         images: image set of the run.
         label: name of the folder; None: the attack's name.
-        options: further arguments of `evaluate`.
+        options: further arguments of `evaluate` and `run_and_save`.
 
     Returns:
         What summary.json holds.
@@ -92,14 +92,32 @@ def attack_run(
 
 
 def run_and_save(
-    run: Run, label: str, spec: config.Spec, images: ImageSet, kept: int | None = SHOWN, **options: Any
+    run: Run,
+    label: str,
+    spec: config.Spec,
+    images: ImageSet,
+    kept: int | None = SHOWN,
+    replacing: Callable[[str], None] | None = None,
+    **options: Any,
 ) -> Outcome:
-    """Evaluate and save an attack while no other process attacks the run under this label; ``kept`` is `save`'s."""
+    """Evaluate and save an attack while no other process attacks the run under this label.
+
+    Args:
+        run: trained model in its folder.
+        label: name of the attack's folder.
+        spec: name and settings of the attack.
+        images: image set of the run.
+        kept: as of `save`.
+        replacing: called with the label once the attack is made, before the files of an earlier one are replaced.
+        options: further arguments of `evaluate`.
+    """
     protocol_name = options.get("protocol_name", ThreatModel.protocol_name)
     folder = place(run, label, protocol_name)
     with claimed(folder, "attack"):
         remove_unfinished(folder, folder / PARTIAL)
         outcome = evaluate(run, spec, images, store=folder / PARTIAL, **options)
+        if replacing:
+            replacing(label)
         save(outcome, run, label, kept, protocol_name=protocol_name)
     return outcome
 

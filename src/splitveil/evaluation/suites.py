@@ -368,7 +368,7 @@ def finished(
     return summary, values, held_out(folder, seen, summary, remedy)
 
 
-def held_out(folder: Path, seen: set[str], summary: dict[str, Any], remedy: str) -> dict[str, Tensor]:
+def held_out(folder: Path, seen: set[str], summary: Mapping[str, Any], remedy: str) -> dict[str, Tensor]:
     """Return an attack's values on the attacker's held-out images, empty where there were too few.
 
     Args:

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..results import tables
+from ..results.attack_files import AFRESH
 from ..results.ceiling import name_of
 from ..results.findings import Findings, Part
 from ..results.published_tables import method
@@ -109,7 +110,7 @@ def page(findings: Findings, found: Sequence[tables.Table], drawn: Sequence[dict
         sections={name: title for name, title in SECTIONS.items() if not left_out.get(name)},
         absent=[text for name, text in ABSENT.items() if left_out[name]],
         opening=opening,
-        descriptions=list(dict.fromkeys(about.description for about in findings.grids if about.description)),
+        notes=_notes(findings),
         ends=parts[0].group,
         undefended=name_of([share for share in findings.shares.values() if share.value]),
         arenas=[{"name": p.group.name, "plots": _uris(plot)} for p, plot in zip(parts, drawn, strict=True)],
@@ -224,6 +225,14 @@ def _tail(path: Path) -> str:
 def _unfinished(findings: Findings) -> str:
     left, planned = findings.unfinished
     return f"{left:,} of {planned:,} cells are not finished yet; the same command goes on with them." if left else ""
+
+
+def _notes(findings: Findings) -> list[str]:
+    """Return a line for each cell of which nothing is said, up to a number, and the descriptions of the grids."""
+    lines = [f"Cell {name} is left out: {why}; {AFRESH}." for name, why in findings.left_out.items()]
+    more = [f"Left out like these: {len(lines) - FAILURES:,} more."] if len(lines) > FAILURES else []
+    about = dict.fromkeys(about.description for about in findings.grids if about.description)
+    return [*lines[:FAILURES], *more, *about]
 
 
 def _commands(findings: Findings) -> str:

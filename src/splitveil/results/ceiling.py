@@ -14,9 +14,10 @@ from ..statistics.ceiling import share_intervals
 from ..statistics.evidence import combined
 from ..statistics.intervals import Interval
 from ..storage import reading
+from .attack_files import AttackFiles
 from .groups import TRAININGS, ComparisonGroup, Configuration, configuration_key, same
 from .record_types import NOISE, Record
-from .records import AGAIN, errors
+from .records import AGAIN
 
 SHARE = "to class mean %"
 """Title of a column of shares of the ceiling."""
@@ -39,7 +40,7 @@ Shares = Mapping[str, Share]
 """By the id of a record; those are lacking for which no undefended error or no ceiling is known."""
 
 
-def shares(folder: str | Path, group: ComparisonGroup) -> Shares:
+def shares(folder: str | Path, group: ComparisonGroup, files: AttackFiles | None = None) -> Shares:
     """Return the share of each training of a group, paired with the undefended training of the same seed and images.
 
     Undefended is, of the configurations with the same other settings, the one without a defense; where there is none,
@@ -48,28 +49,21 @@ def shares(folder: str | Path, group: ComparisonGroup) -> Shares:
     Args:
         folder: the bench folder, which holds the errors per image.
         group: the configurations that may be compared.
+        files: of the attacks in the folder, where some were read already.
 
     Raises:
-        UserError: errors per image are missing or damaged.
+        UserError: errors per image are missing or damaged, or of other attacks than the record.
     """
-    references = _references(group)
+    references, files = _references(group), files or AttackFiles(folder)
     work: dict[int, list[tuple[Record, Configuration, list[np.ndarray]]]] = defaultdict(list)
-    known: dict[str, np.ndarray] = {}
-    cells = Path(folder) / "cells"
-
-    def errors_of(record: Record) -> np.ndarray:
-        if record.id not in known:
-            known[record.id] = errors(cells / record.id, record)
-        return known[record.id]
-
     for record in group.records:
         reference = references.get(_others(record))
         undefended = reference.by_seed.get(record.seed) if reference else None
         label = next((label for label, one in record.attacks.items() if one.class_mean_mse is not None), None)
         if reference and undefended and label and _same_images(record, undefended):
-            file = cells / record.id / "attacks" / label / "per_image.csv"
+            file = files.cells / record.id / "attacks" / label / "per_image.csv"
             ceiling = reading.read_columns(file, {CLASS_MEAN}, AGAIN)[CLASS_MEAN]
-            work[len(ceiling)].append((record, reference, [errors_of(record), errors_of(undefended), ceiling]))
+            work[len(ceiling)].append((record, reference, [files.errors(record), files.errors(undefended), ceiling]))
     found: dict[str, Share] = {}
     for rows in work.values():
         values = share_intervals(*(np.stack(part) for part in zip(*(three for _, _, three in rows), strict=True)))

@@ -13,9 +13,10 @@ import numpy as np
 
 from ..statistics.evidence import combined
 from ..statistics.intervals import Interval, unpaired_difference
+from .attack_files import AttackFiles
 from .groups import TRAININGS, ComparisonGroup, Configuration, configuration_key, paired_intervals, same
 from .record_types import CEM, Record
-from .records import answers, errors
+from .records import answers
 
 Pair = tuple[Record, Record]
 """Two records of one seed: without CEM, with it."""
@@ -53,7 +54,7 @@ class CemEffect:
         return self.mse.mean / self.mse_means[0]
 
 
-def cem_effects(folder: str | Path, group: ComparisonGroup) -> list[CemEffect]:
+def cem_effects(folder: str | Path, group: ComparisonGroup, files: AttackFiles | None = None) -> list[CemEffect]:
     """Return CEM's effect on each configuration that has a partner without CEM.
 
     Seeds whose attacked images are not known to be the same (``images_digest``) are left out.
@@ -61,15 +62,15 @@ def cem_effects(folder: str | Path, group: ComparisonGroup) -> list[CemEffect]:
     Args:
         folder: the bench folder, which holds the errors and the answers per image.
         group: the configurations that may be compared.
+        files: of the attacks in the folder, where some were read already.
 
     Raises:
-        UserError: errors or answers per image are missing or damaged.
+        UserError: errors or answers per image are missing or damaged, or of other attacks than the record.
     """
-    cells = Path(folder) / "cells"
+    cells, files = Path(folder) / "cells", files or AttackFiles(folder)
 
-    @cache
     def errors_of(name: str) -> np.ndarray:
-        return errors(cells / name, records[name])
+        return files.errors(records[name])
 
     @cache
     def hits_of(name: str) -> np.ndarray:

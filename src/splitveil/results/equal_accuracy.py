@@ -13,9 +13,10 @@ from ..evaluation.tail import ANSWERS
 from ..statistics.evidence import LEAST, LEVEL, holm, p_value
 from ..statistics.intervals import Interval
 from ..statistics.noise_curve import LEAST_POINTS, at_equal_accuracy
+from .attack_files import AttackFiles
 from .groups import ComparisonGroup, Configuration
 from .record_types import NOISE
-from .records import answers, errors
+from .records import answers
 
 RETRAINED, TRAINED = "tail retrained", "as trained"
 OUTSIDE, AT_END = "outside the curve", "not surely below the curve's upper end"
@@ -61,12 +62,18 @@ class Equal:
         return f"{more} private" if len(self.seeds) >= LEAST else "differs in these trainings"
 
 
-def equals(folder: str | Path, group: ComparisonGroup) -> list[Equal]:
+def equals(folder: str | Path, group: ComparisonGroup, files: AttackFiles | None = None) -> list[Equal]:
     """Compare every defense for which the group has noise alone at `noise_curve.LEAST_POINTS` strengths or more.
 
+    Args:
+        folder: the bench folder, which holds the errors and the answers per image.
+        group: the configurations that may be compared.
+        files: of the attacks in the folder, where some were read already.
+
     Raises:
-        UserError: errors or answers per image are missing or damaged.
+        UserError: errors or answers per image are missing or damaged, or of other attacks than the record.
     """
+    files = files or AttackFiles(folder)
     found: list[Equal] = []
     for others, line in group.noise_alone().items():
         if len(line) < LEAST_POINTS:
@@ -78,7 +85,7 @@ def equals(folder: str | Path, group: ComparisonGroup) -> list[Equal]:
         for one in defended:
             by_seeds[_common([*line, one])].append(one)
         for seeds, together in by_seeds.items():
-            found += _compared(Path(folder) / "cells", line, together, seeds)
+            found += _compared(files, line, together, seeds)
     shown = iter(holm([p_value(row.difference, len(row.seeds)) for row in found if row.difference]))
     rows = [Equal(**{**vars(row), "p": next(shown)}) if row.difference else row for row in found]
     places = {id(one): place for place, one in enumerate(group.configurations)}
@@ -97,17 +104,17 @@ def _common(configurations: Sequence[Configuration]) -> tuple[int, ...]:
 
 
 def _compared(
-    folder: Path, line: list[Configuration], defended: list[Configuration], seeds: tuple[int, ...]
+    files: AttackFiles, line: list[Configuration], defended: list[Configuration], seeds: tuple[int, ...]
 ) -> list[Equal]:
     if not seeds:
         why = "no seed that the defense and all strengths of noise have on the same images"
         return [Equal(one, seeds, why=why) for one in defended]
     records = [[one.by_seed[seed] for one in (*line, *defended)] for seed in seeds]
-    cells = [[folder / record.id for record in row] for row in records]
+    cells = [[files.cells / record.id for record in row] for row in records]
     kept = [name for name in (ANSWERS, "test.csv") if all((cell / name).is_file() for row in cells for cell in row)]
     if not kept:
         return [Equal(one, seeds, why="not all cells kept their answers to the test images") for one in defended]
-    mse = [np.stack([errors(*pair) for pair in zip(*rows, strict=True)]) for rows in zip(cells, records, strict=True)]
+    mse = [np.stack([files.errors(record) for record in row]) for row in records]
     hits = [np.stack([answers(cell, kept[0]) for cell in row]).astype(np.float32) for row in cells]
     shared = len({row[0].images_digest for row in records}) == 1, len({row[0].test_digest for row in records}) == 1
     found = at_equal_accuracy([one.sigma for one in line], mse, hits, shared=shared)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
 from ..statistics.evidence import MARGIN
 from . import records, tables
+from .attack_files import AFRESH, AttackFiles
 from .ceiling import Shares, shares
 from .cem_effect import CemEffect, cem_effects
 from .equal_accuracy import Equal, equals
@@ -61,9 +63,11 @@ class Findings:
     """Everything that a bench folder says.
 
     Attributes:
+        records: of the cells that it says something of.
         parts: one for each comparison group.
         failed: cells that were given up.
         grids: those that were run in the folder.
+        left_out: id of a cell -> why nothing is said of it: its attacks are not those of its record.
     """
 
     folder: Path
@@ -71,27 +75,35 @@ class Findings:
     failed: Sequence[Failure]
     grids: Sequence[Described]
     parts: Sequence[Part]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: str | Path) -> Findings:
         """Read a bench folder and compare what can be compared.
 
+        Cells whose attacks were made again since their record was written are left out.
+
         Raises:
-            UserError: as `records.gather`; values per image are missing or damaged.
+            UserError: as `records.gather`; values per image are missing or damaged; no cell is left.
         """
         folder = Path(folder)
-        found = records.gather(folder)
+        files, every = AttackFiles(folder), records.gather(folder)
+        left_out = {record.id: why for record in every if (why := files.disagreement(record))}
+        found = [record for record in every if record.id not in left_out]
+        if not found:
+            first, why = next(iter(left_out.items()))
+            raise UserError(f"{folder} has no cell that is what its record says: of cell {first}, {why}; {AFRESH}")
         parts = [
             Part(
                 group,
-                cem_effects(folder, group),
-                equals(folder, group),
+                cem_effects(folder, group, files),
+                equals(folder, group, files),
                 beside_published(group),
-                shares(folder, group),
+                shares(folder, group, files),
             )
             for group in comparison_groups(found)
         ]
-        return cls(folder, found, records.failures(folder), records.grids(folder), parts)
+        return cls(folder, found, records.failures(folder), records.grids(folder), parts, left_out)
 
     @property
     def named_margin(self) -> float | None:

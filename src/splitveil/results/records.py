@@ -38,18 +38,21 @@ STRENGTHS = {"gaussian": "sigma", "cem": "weight"}
 AGAIN = "delete the folder of the cell, or this file, and run the grid again: what is missing is made"
 
 
-def judged(folder: Path, labels: Iterable[str], remedy: str = AGAIN) -> tuple[suites.Values, suites.Values]:
+def judged(
+    folder: Path, labels: Iterable[str], remedy: str = AGAIN, known: Mapping[str, Mapping[str, Any]] | None = None
+) -> tuple[suites.Values, suites.Values]:
     """Return values per attacked image, and per held-out image of each attack that was judged on held-out images.
 
     Args:
         folder: the run folder.
         labels: the attacks.
         remedy: what to do where a file is missing or damaged.
+        known: summaries of attacks that were read already, by label.
     """
     values, held = {}, {}
     for label in labels:
         attack = folder / "attacks" / label
-        summary = reading.read_json(attack / "summary.json", reading.ATTACK, remedy)
+        summary = (known or {}).get(label) or reading.read_json(attack / "summary.json", reading.ATTACK, remedy)
         seen = {DISTANCE} & summary.keys()
         count = summary["images"]["attacked"]
         table = reading.read_columns(attack / "per_image.csv", {*METRICS, *seen}, remedy, count)
@@ -57,18 +60,6 @@ def judged(folder: Path, labels: Iterable[str], remedy: str = AGAIN) -> tuple[su
         if "held_out" in summary:
             held[label] = suites.held_out(attack, seen, summary, remedy)
     return values, held
-
-
-def errors(folder: Path, record: Record) -> np.ndarray:
-    """MSE of the best attacker on each attacked image, (N,); where the record names none, the lowest of any attack.
-
-    Raises:
-        UserError: a file of an attack is missing, empty or damaged.
-    """
-    if record.best_attacker is None:
-        values = {label: torch.from_numpy(per_image(folder, label)["mse"]) for label in record.attacks}
-        return suites.worst_case(values).numpy()
-    return suites.best_values(*judged(folder, record.attacks), "mse").numpy()
 
 
 def worst_case(values: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
