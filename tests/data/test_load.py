@@ -336,6 +336,14 @@ def test_a_set_by_name_is_no_other_one_beside_its_own_folder(tmp_path, name, som
     assert load(name, root=tmp_path).classes == sorted(some)
 
 
+def test_cifar_may_lie_in_folders_of_numbers(tmp_path):
+    tree(tmp_path / "ten", {"train": 1, "test": 1}, ("0", "9"))
+    assert load("cifar10", root=tmp_path / "ten").classes == ["0", "9"]
+    tree(tmp_path / "more", {"train": 1, "test": 1}, ("0", "10"))
+    with pytest.raises(UserError, match="train/10 is no class of cifar10"):
+        load("cifar10", root=tmp_path / "more")
+
+
 @pytest.mark.parametrize(("name", "test"), [("cifar10", "test"), ("facescrub", "validate")])
 def test_the_folder_of_a_set_counts_more_than_its_parent(tmp_path, name, test):
     tree(tmp_path, {"train": 2, test: 2}, ("cat", "dog"))

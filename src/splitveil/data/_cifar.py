@@ -63,9 +63,10 @@ def load_cifar(
 
 
 def _stranger(folder: Path, known: Sequence[str]) -> Path | None:
-    """Return the first folder in ``folder`` that has the name of no known class; None where all have one."""
+    """Return the first folder in ``folder`` that has neither the name of a known class nor a number; None: all have."""
+    numbers = {str(number) for number in range(len(known))}  # as many scripts write these images
     for name in class_names(folder):
-        if name.lower().replace(" ", "_").replace("-", "_") not in known:
+        if name.lower().replace(" ", "_").replace("-", "_") not in numbers.union(known):
             return folder / name
     return None
 
