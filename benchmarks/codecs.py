@@ -28,7 +28,7 @@ from splitveil.bounds.linkage import Linkage
 from splitveil.coded import coded_run
 from splitveil.evaluation.evaluate import attack_run
 from splitveil.results import records
-from splitveil.statistics.intervals import Interval, paired_difference, paired_ratio
+from splitveil.statistics.intervals import Interval, paired_difference, paired_hits, paired_ratio
 from splitveil.storage.files import write_json
 
 ATTACKED, GALLERY = 1000, "1,000"
@@ -66,7 +66,7 @@ def row(run: runs.Run, plain: runs.Run, images: Any, decoder: str) -> dict[str, 
         "linkage_1000": linkage(run, images),
     }
     if run is not plain:
-        found["accuracy_difference"] = paired_difference(right(run), right(plain)).as_dict()
+        found["accuracy_difference"] = paired_hits(right(run), right(plain)).as_dict()
     for label, text in (("linear", "linear"), ("codecs-decoder", decoder)):
         errors = attacked(run, images, label, text)
         about: dict[str, Any] = {"mse": paired_difference(errors, torch.zeros_like(errors)).as_dict()}

@@ -23,7 +23,7 @@ from .randomness import stream
 from .recipe import TEST
 from .results import records
 from .runs import Run, environment, save_weights, write_summary
-from .statistics.intervals import binomial_ci, paired_difference
+from .statistics.intervals import binomial_ci, paired_hits
 from .storage.claims import claimed
 from .storage.files import remove_file, write_text
 from .training import pins
@@ -145,7 +145,7 @@ def _write(
 
 def _summary(run: Run, model: SplitModel, right: Tensor, coder: Coder, error: float | None) -> dict[str, Any]:
     try:
-        difference = paired_difference(right.double(), torch.from_numpy(records.answers(run.path)).double()).as_dict()
+        difference = paired_hits(right, records.answers(run.path)).as_dict()
     except UserError:  # imported runs have no answers
         difference = None
     kept = {name: value for name, value in run.summary.items() if not name.startswith("retrain")}

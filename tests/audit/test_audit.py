@@ -360,6 +360,13 @@ def test_no_difference_in_accuracy_has_no_sign(folder):
     assert "0.0 [−0.4, 0.4]" in [figure for _, figure in words.figures(told)]
 
 
+def test_a_difference_in_accuracy_has_a_width_where_no_answer_differs(folder):
+    run = runs.Run.open(folder / "noise")
+    found = audits._accuracy_difference(run, run)
+    assert found is not None
+    assert found.lo < found.mean == 0 < found.hi
+
+
 def test_bounds_with_the_same_reason_are_refused_in_one_line(folder):
     found = audit(folder / "plain", "--bounds", "channel")
     (names, reason), *others = words.refusals(AUDIT.validate_python(found))

@@ -69,6 +69,9 @@ def test_it_agrees_with_the_report_and_the_accuracy_of_the_same_model(card, aske
     assert audit.judge.recognized.mean > 0.9
     assert {one.bound for one in audit.bounds} == {"linkage", "mixture"}
     assert audit.reference is not None
+    difference = audit.reference.accuracy_difference
+    assert difference is not None
+    assert difference.lo < difference.mean < difference.hi  # also where both models answer alike
     assert audit.reference.ratio.mean == pytest.approx(audit.best_attacker.mse.mean / audit.reference.mse.mean)
     assert audit.model.weights != audit.reference.weights
     assert (audit.reference.entropy_factor or 0) > 1  # the reference has less noise, and leaks more

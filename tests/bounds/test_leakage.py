@@ -35,6 +35,7 @@ from splitveil.defenses.vib import VIB
 from splitveil.errors import UserError
 from splitveil.model import SplitModel
 from splitveil.registry import Registry
+from splitveil.statistics.intervals import binomial_ci
 
 UPPER = (GaussianChannel(), MixtureBound(), MixtureBound(clusters=1))
 
@@ -220,6 +221,32 @@ def test_linkage_at_no_and_at_huge_noise():
     assert [one.value for one in clear[:-1]] == pytest.approx([1.0] * 3, abs=1e-3)
     assert [one.value for one in blurred[:-1]] == pytest.approx([0.1, 0.01, 0.001], abs=0.004)
     assert clear[-1].value == pytest.approx(math.log(1000), rel=0.02)
+
+
+def test_photos_that_are_all_found_leave_the_interval_of_as_many_hits():
+    """One in some hundred images may still not be found, of which 160 wires say nothing: [1, 1] was no interval."""
+    found = Linkage().estimate(linear_channel(1e-3, 8, 400)[0], rng())
+    for one in found[:-1]:
+        assert one.interval is not None
+        assert (one.value, one.interval.lo) == pytest.approx((1, binomial_ci(160, 160).lo), abs=1e-4)
+    leakage = found[-1].interval
+    assert leakage is not None
+    assert leakage.lo < 0.96 * leakage.mean
+
+
+def test_linkage_holds_a_rare_photo_that_is_not_found():
+    """Images of which 3 % have the same feature; the bootstrap of 40 wires held the truth in three of ten draws."""
+    lost, held = 0.03, 0
+    truth = 1 - lost + lost * (1 - lost) ** 9  # ties count against the attacker
+    for seed in range(60):
+        draw = rng(seed)
+        z = 100 * torch.randn(100, 16, generator=draw)
+        z[torch.rand(100, generator=draw) < lost] = 0
+        channel = channel_of(z, torch.zeros(100, dtype=torch.long), 0.5, draw)
+        found = Linkage().estimate(channel, rng(seed))[0].interval
+        assert found is not None
+        held += found.lo <= truth <= found.hi
+    assert held >= 56
 
 
 def test_a_gallery_of_more_than_the_held_out_images_takes_all(monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from comparison_helpers import bench, refused, shown, trained
 from splitveil.cli._shared import out_console
 from splitveil.results.comparison import Cells, compare
-from splitveil.statistics.intervals import Interval, bootstrap_ci, unpaired_difference
+from splitveil.statistics.intervals import Interval, bootstrap_ci, paired_hits, unpaired_difference
 
 
 def cells(a: Path, b: Path) -> Cells:
@@ -35,7 +35,7 @@ def test_benches_are_compared_cell_by_cell(tmp_path):
     assert (difference.mean, difference.lo, difference.hi) == pytest.approx((0.3, 0.3, 0.3))
     assert first["mse"].paired
     assert first["accuracy"].paired
-    assert first["accuracy"].difference == Interval(0, 0, 0)
+    assert first["accuracy"].difference == paired_hits([1, 0, 0], [1, 0, 0])
     second = {row.metric: row for row in found.common["c2"].rows}
     assert second["mse"].difference == Interval(0, 0, 0)
     assert all(cell.notes == () for cell in found.common.values())

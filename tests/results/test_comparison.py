@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from splitveil.results.comparison import compare
 from splitveil.results.comparison_rows import Comparison, Row
 from splitveil.runs import Run
 from splitveil.statistics import intervals
-from splitveil.statistics.intervals import Interval, binomial_ci, unpaired_difference
+from splitveil.statistics.intervals import Interval, binomial_ci, paired_hits, unpaired_difference
 from training_helpers import IMAGES, fit
 
 ONLY = "best attacker: {}, the only attack that both have"
@@ -180,12 +179,25 @@ def test_answers_on_the_same_images_are_compared_in_pairs(tmp_path):
         attacked(run, "decoder", values([0.1, 0.2]))
     row = rows(a, b)["network", "accuracy"]
     assert row.difference.mean == pytest.approx(-0.08)
-    half = 1.959964 * math.sqrt(0.08 * 0.92 / 100)
-    assert (row.difference.lo, row.difference.hi) == pytest.approx((-0.08 - half, -0.08 + half), abs=0.011)
+    assert row.difference == paired_hits([1] * 82 + [0] * 18, [1] * 90 + [0] * 10)
+    assert (row.difference.lo, row.difference.hi) == pytest.approx((-0.1458, -0.0231), abs=5e-5)
     assert row.paired
     assert row.verdict == "differs in these two trainings"
     assert unpaired_difference(row.b, row.a).hi > 0  # which as if of different images could not be shown
     assert notes(a, b) == ONLY.format("decoder")
+
+
+@pytest.mark.parametrize("both", [[1] * 100, [1] * 80 + [0] * 20])
+def test_answers_that_all_agree_do_not_show_that_no_image_is_lost(tmp_path, both):
+    runs = [trained(tmp_path / side, both) for side in "ab"]
+    judge: dict[str, Any] = {"about_reidentified": {"fingerprint": "j1"}}
+    for run in runs:
+        attacked(run, "decoder", values([0.1, 0.2], reidentified=[1.0, 0.0]), **judge)
+    found = rows(*runs)
+    row = found["network", "accuracy"]
+    assert row.difference == paired_hits(both, both)
+    assert row.difference.lo < -0.02
+    assert found["decoder", "reidentified"].difference == paired_hits([1, 0], [1, 0])
 
 
 def test_answers_on_other_images_are_not_paired(tmp_path):
@@ -376,7 +388,7 @@ def test_the_command_prints_a_table_and_writes_json_only_when_asked(runs, tmp_pa
     assert sorted(tmp_path.rglob("*")) == before
     text = shown(capsys, *runs, "--out", tmp_path / "c.json")
     assert "decoder MSE 1 0.15 0.35 0.20 [0.10, 0.30] < 0.001 differs in these two trainings" in text
-    assert "network accuracy % 1 50 25 -25 [-75, 0] 0.150 no difference shown in these two trainings" in text
+    assert "network accuracy % 1 50 25 -25 [-66, 32] 1.000 no difference shown in these two trainings" in text
     assert "a verdict needs 3 seeds of each" in text
     assert "worst case" not in text  # of one attack
     found = json.loads((tmp_path / "c.json").read_text())

@@ -316,11 +316,7 @@ def test_accuracy_is_paired_where_both_answered_the_same_images(tmp_path, same):
     assert effect.accuracy_paired == same
     assert effect.accuracy.mean == pytest.approx(0)
     share = intervals.binomial_ci(600, 1000)
-    expected = (
-        intervals.paired_difference(np.roll(right, 20).astype(float), right.astype(float))
-        if same
-        else intervals.unpaired_difference(share, share)
-    )
+    expected = intervals.paired_hits(np.roll(right, 20), right) if same else intervals.unpaired_difference(share, share)
     assert [effect.accuracy.lo, effect.accuracy.hi] == pytest.approx([expected.lo, expected.hi], abs=1e-12)
 
 

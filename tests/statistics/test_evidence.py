@@ -75,6 +75,18 @@ def test_images_that_all_pairs_share_are_drawn_once_for_all():
         assert own.hi - own.mean == pytest.approx(half / math.sqrt(count))
 
 
+def test_hits_that_all_agree_leave_a_width():
+    """Three pairs of trainings with the same answers to 100 images do not show that no image tells them apart."""
+    same, three = np.zeros(100), stats.t.ppf(0.975, 2)
+    least = 1.959964 / (100 + 1.959964**2)
+    for shared, half in ((True, three * least), (False, three * least / math.sqrt(3))):
+        found = hierarchical([same] * 3, shared, hits=True)
+        assert (found.mean, found.lo, found.hi) == pytest.approx((0, -half, half), rel=1e-5)
+    assert hierarchical([same] * 3).hi == 0  # as of errors, which are not all alike by chance
+    many = np.array([1.0] * 30 + [0.0] * 60 + [-1.0] * 10)
+    assert hierarchical([many] * 3, hits=True) == hierarchical([many] * 3)
+
+
 def test_intervals_take_the_place_of_images_that_were_not_paired():
     halves = [Interval(0.1 * place, 0.1 * place - 0.5, 0.1 * place + 0.5) for place in range(4)]
     ours = hierarchical(halves, shared=True)

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from splitveil.errors import UserError
 from splitveil.statistics import intervals
-from splitveil.statistics.intervals import Interval, binomial_ci, bootstrap_ci, paired_difference
+from splitveil.statistics.intervals import (
+    Interval,
+    binomial_ci,
+    bootstrap_ci,
+    bounded_ci,
+    paired_difference,
+    paired_hits,
+)
 
 
 def test_bootstrap_agrees_with_normal_theory():
@@ -72,6 +79,78 @@ def test_wilson_at_the_borders_is_not_empty():
     assert binomial_ci(50, 50).lo == pytest.approx(1 - 0.07135, abs=1e-4)
 
 
+def hits(both: int, first: int, second: int, neither: int) -> tuple[list[int], list[int]]:
+    """Hits of two sides on the same images, from the four counts of Newcombe's tables."""
+    return [1] * (both + first) + [0] * (second + neither), [1] * both + [0] * first + [1] * second + [0] * neither
+
+
+@pytest.mark.parametrize(
+    ("counts", "published"),
+    [
+        ((36, 12, 2, 0), (0.2, 0.0569, 0.3404)),  # Newcombe, Statistics in Medicine 17, 1998, 2635-2650, method 10
+        ((1, 1, 7, 12), (-0.2857, -0.507, -0.026)),  # Fagerland, Lydersen and Laake, Statistics in Medicine 33, 2014
+    ],
+)
+def test_paired_hits_are_what_was_published(counts, published):
+    found = paired_hits(*hits(*counts))
+    assert (found.mean, found.lo, found.hi) == pytest.approx(published, abs=6e-4 if counts[0] == 1 else 6e-5)
+
+
+@pytest.mark.parametrize("n", [1, 100, 10_000])
+def test_answers_that_all_agree_leave_the_width_of_wilsons_interval(n):
+    """Where all are hits, or none is, the interval ends where Wilson's does: at z² / (n + z²)."""
+    most = 1.959964**2 / (n + 1.959964**2)
+    for value in (0, 1):
+        found = paired_hits([value] * n, [value] * n)
+        assert (found.mean, found.lo, found.hi) == pytest.approx((0, -most, most), rel=1e-5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(counts=st.tuples(*[st.integers(0, 60)] * 4).filter(sum))
+def test_paired_hits_do_not_depend_on_the_names_of_the_sides_or_of_the_outcomes(counts):
+    a, b = hits(*counts)
+    found = paired_hits(a, b)
+    assert -1 <= found.lo <= found.mean <= found.hi <= 1
+    for other in (paired_hits(b, a), paired_hits([1 - x for x in a], [1 - x for x in b])):
+        assert (other.mean, other.lo, other.hi) == pytest.approx((-found.mean, -found.hi, -found.lo), abs=1e-9)
+
+
+@pytest.mark.parametrize(("n", "losses", "right"), [(100, 0.02, 1.0), (200, 0.01, 0.9), (1000, 0.003, 0.8)])
+def test_paired_hits_hold_a_rare_loss(n, losses, right):
+    """The bootstrap of the differences is a point in one experiment of seven or more, and holds it in 0.4 to 0.9."""
+    rng, held, plain = torch.Generator().manual_seed(4), 0, 0
+    for _ in range(300):
+        before = torch.rand(n, generator=rng) < right
+        after = before & (torch.rand(n, generator=rng) >= losses / right)
+        found = paired_hits(after, before)
+        held += found.lo <= -losses <= found.hi
+        plain += int((after == before).all())
+    assert held / 300 > 0.93
+    assert plain > 10  # in these the bootstrap says [0, 0]
+
+
+@pytest.mark.parametrize(("n", "lost"), [(40, 0.03), (400, 0.003)])
+def test_the_mean_of_chances_is_held_where_few_of_them_are_below_one(n, lost):
+    rng, held, points = torch.Generator().manual_seed(5), 0, 0
+    for _ in range(300):
+        chances = torch.where(torch.rand(n, generator=rng) < lost, 0.3, 1.0).double()
+        found = bounded_ci(chances)
+        held += found.lo <= 1 - 0.7 * lost <= found.hi
+        points += int((chances == 1).all())
+    assert held / 300 > 0.93
+    assert points > 10  # in these the bootstrap says [1, 1]
+
+
+def test_a_mean_of_chances_has_no_narrower_interval_than_the_bootstrap_or_wilson():
+    rng = torch.Generator().manual_seed(6)
+    for chances in (torch.rand(50, generator=rng), (torch.rand(50, generator=rng) < 0.1).double(), torch.ones(50)):
+        found, drawn = bounded_ci(chances), bootstrap_ci(chances)
+        assert found.mean == drawn.mean
+        assert 0 <= found.lo <= drawn.lo
+        assert drawn.hi <= found.hi <= 1
+    assert (found.lo, found.hi) == (binomial_ci(50, 50).lo, 1)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -85,6 +164,13 @@ def test_wilson_at_the_borders_is_not_empty():
             r"\(2,\) and \(1,\) values; expected both from the same images",
         ),
         (lambda: binomial_ci(5, 4), "5 correct of 4"),
+        (lambda: bounded_ci([0.5, 1.5]), r"from 0\.5 to 1\.5; expected chances"),
+        (lambda: bounded_ci([0.5]), r"shape \(1,\); expected \(n,\), n at least 2"),
+        (lambda: paired_hits([1, 0], [1]), r"\(2,\) and \(1,\) values; expected both \(n,\), n at least 1"),
+        (lambda: paired_hits([], []), "n at least 1"),
+        (lambda: paired_hits([1.0, 0.5], [1, 0]), "other than 0 and 1; expected whether each is a hit"),
+        (lambda: paired_hits([1.0, math.nan], [1, 0]), "other than 0 and 1"),
+        (lambda: paired_hits([1], [1], level=95), "level=95"),
         (lambda: binomial_ci(0, 0), "0 correct of 0"),
     ],
 )

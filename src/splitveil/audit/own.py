@@ -25,7 +25,7 @@ from ..outcomes import Report
 from ..randomness import stream
 from ..recipe import TEST
 from ..statistics.ceiling import share_interval
-from ..statistics.intervals import binomial_ci, paired_difference, paired_ratio
+from ..statistics.intervals import binomial_ci, paired_hits, paired_ratio
 from ..storage.files import write_json, write_text
 from ..training.loop import correct
 from . import attacked, bounded, card
@@ -313,7 +313,7 @@ class _Case:
             run=REFERENCE,
             weights=digest(other.model),
             accuracy=binomial_ci(int(other.hits.sum()), len(other.hits)),
-            accuracy_difference=paired_difference(ours.hits.double(), other.hits.double()),
+            accuracy_difference=paired_hits(ours.hits, other.hits),
             mse=interval(its),
             ratio=paired_ratio(mine, its),
             share_of_ceiling=share_interval(mine, its, ceiling),

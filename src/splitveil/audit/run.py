@@ -21,7 +21,7 @@ from ..evaluation.stage import ThreatModel
 from ..model import SplitModel
 from ..results import records
 from ..statistics.ceiling import share_interval
-from ..statistics.intervals import Interval, paired_difference, paired_ratio
+from ..statistics.intervals import Interval, paired_hits, paired_ratio
 from ..storage.claims import claimed
 from ..storage.files import write_json
 from . import attacked, bounded
@@ -342,5 +342,4 @@ def _accuracy_difference(run: runs.Run, against: runs.Run) -> Interval | None:
     same = run.summary.get("test_digest") is not None
     if not same or run.summary["test_digest"] != against.summary.get("test_digest"):
         return None
-    ours, its = (records.answers(one.path).astype(float) for one in (run, against))
-    return paired_difference(ours, its)
+    return paired_hits(records.answers(run.path), records.answers(against.path))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..ranges import Count
 from ..registry import plugin
-from ..statistics.intervals import Interval, bootstrap_ci
+from ..statistics.intervals import Interval, bounded_ci
 from ._critic import learned
 from .base import Bound, BoundError, Channel, Estimate
 
@@ -48,6 +48,8 @@ class Linkage(Bound):
     (True, 'the right photo among 10, chance 10 %')
     """
 
+    revision = 2  # of the intervals
+
     def __init__(self, top: Count = 1):
         self.top = top
 
@@ -58,7 +60,7 @@ class Linkage(Bound):
         for size in (size for size in GALLERIES if self.top < size <= images):
             among, of = (nearer, len(nearer)) if size <= len(nearer) else (everywhere, images)
             chances = hypergeom.cdf(self.top - 1, of - 1, among.cpu().numpy(), size - 1)
-            interval = _between_0_and_1(bootstrap_ci(torch.as_tensor(chances)))
+            interval = bounded_ci(chances)
             first = "the right photo" if self.top == 1 else f"the right photo within the first {self.top}"
             about = f"{first} among {size:,}, chance {100 * self.top / size:.2g} %"
             found.append(Estimate(interval.mean, "lower", "success", about, ASSUMPTIONS, of, interval))
@@ -122,10 +124,6 @@ def _before(wires: Tensor, own: Tensor, others: Tensor) -> Tensor:
         distance, limit = torch.cdist(part, others), (part - right).norm(dim=1, keepdim=True)
         found.append((distance < limit).sum(1) + ((distance == limit).sum(1) + 1) // 2)
     return torch.cat(found)
-
-
-def _between_0_and_1(interval: Interval) -> Interval:
-    return Interval(interval.mean, max(0.0, interval.lo), min(1.0, interval.hi))
 
 
 def _leakage(largest: Estimate, size: int) -> Estimate:

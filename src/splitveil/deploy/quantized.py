@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import UserError
-from ..statistics.intervals import Interval, binomial_ci, paired_difference
+from ..statistics.intervals import Interval, binomial_ci, paired_hits
 from ..storage.files import temporary
 from .graphs import strip
 
@@ -59,8 +59,7 @@ class Cost:
         (0.75, -0.25)
         """
         same = binomial_ci(int((before == after).sum()), len(labels))
-        difference = paired_difference((after == labels).double(), (before == labels).double())
-        return cls(calibrated, same, difference)
+        return cls(calibrated, same, paired_hits(after == labels, before == labels))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the cost for wire.json."""

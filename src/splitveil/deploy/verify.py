@@ -11,7 +11,7 @@ from torch import Tensor
 from ..data import Split
 from ..defenses._codec import Coder, Grid
 from ..errors import UserError
-from ..statistics.intervals import Interval, binomial_ci, paired_difference
+from ..statistics.intervals import Interval, binomial_ci, paired_hits
 from .draws import Draw
 from .graphs import CloudGraph, DeviceGraph, Session
 from .quantized import Cost
@@ -124,7 +124,7 @@ def compare(pair: Pair, images: Split, rng: torch.Generator) -> Comparison:
         len(images),
         binomial_ci(int(right_torch.sum()), len(images)),
         binomial_ci(int(right_bundle.sum()), len(images)),
-        paired_difference(right_bundle.double(), right_torch.double()),
+        paired_hits(right_bundle, right_torch),
         differ / values,
         cost,
     )

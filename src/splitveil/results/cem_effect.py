@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..statistics.evidence import combined
-from ..statistics.intervals import Interval, unpaired_difference
+from ..statistics.intervals import Interval, paired_hits, unpaired_difference
 from .attack_files import AttackFiles
 from .groups import TRAININGS, ComparisonGroup, Configuration, configuration_key, paired_intervals, same
 from .record_types import CEM, Record
@@ -74,7 +74,7 @@ def cem_effects(folder: str | Path, group: ComparisonGroup, files: AttackFiles |
 
     @cache
     def hits_of(name: str) -> np.ndarray:
-        return answers(cells / name).astype(np.int8)
+        return answers(cells / name)
 
     records = {record.id: record for record in group.records}
     plain = {_base(one): one for one in reversed(group.configurations) if not one.cem}
@@ -82,7 +82,11 @@ def cem_effects(folder: str | Path, group: ComparisonGroup, files: AttackFiles |
     work = [(partner, one, pairs) for partner, one in partners if (pairs := _pairs(partner, one))]
     every = [pair for _, _, pairs in work for pair in pairs]
     mse = _paired(every, errors_of)
-    test = _paired([pair for pair in every if _same_test(cells, pair)], hits_of)
+    test = {
+        (a.id, b.id): (float(hits_of(a.id).mean()), paired_hits(hits_of(b.id), hits_of(a.id)))
+        for a, b in every
+        if _same_test(cells, (a, b))
+    }
     return [_effect(partner, one, pairs, mse, test) for partner, one, pairs in work]
 
 

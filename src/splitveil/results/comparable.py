@@ -75,6 +75,7 @@ def attack_rows(one: Side, other: Side) -> tuple[list[Pending], dict[str, str], 
                 Interval.from_dict(second[name]),
                 pair[1][name] - pair[0][name],
                 first["images_digest"],
+                _hits_of(name, pair[0][name], pair[1][name]),
                 _on_the_way(name, pair[0][name], pair[1][name], *pair),
             )
             for name in PRIVACY
@@ -107,10 +108,8 @@ def _together(
         if one and all(name in values for values in (*one.values(), *other.values())):
             a = taken({label: values[name] for label, values in one.items()}, name)
             b = (also or taken)({label: values[name] for label, values in other.items()}, name)
-            tables = (*one.values(), *other.values())
-            rows.append(
-                Pending(what, name, _side(name, a), _side(name, b), b - a, images, _on_the_way(name, a, b, *tables))
-            )
+            way, hits = _on_the_way(name, a, b, *one.values(), *other.values()), _hits_of(name, a, b)
+            rows.append(Pending(what, name, _side(name, a), _side(name, b), b - a, images, hits, way))
     return rows
 
 
@@ -233,7 +232,8 @@ def accuracy_rows(one: Side, other: Side) -> tuple[list[Pending], list[str]]:
             notes.append(f"accuracy compared unpaired (Newcombe 1998, from Wilson intervals): {why}")
         else:
             first, second = (_hits(side, reading.ANSWERS[name]) for side in (one, other))
-            rows.append(Pending(NETWORK, name, a, b, second - first, one.summary["test_digest"]))
+            images = one.summary["test_digest"]
+            rows.append(Pending(NETWORK, name, a, b, second - first, images, (first, second)))
     return rows, list(dict.fromkeys(notes))
 
 
@@ -257,6 +257,10 @@ def _hits(side: Side, answers: str) -> Tensor:
     file, remedy = side.path / answers, "delete it, and the accuracy is compared unpaired"
     table = reading.read_columns(file, {"label", "predicted"}, remedy, side.summary["images"]["test"])
     return torch.from_numpy(table["label"] == table["predicted"]).double()
+
+
+def _hits_of(metric: str, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor] | None:
+    return (one, other) if metric in SHARES else None
 
 
 def _side(metric: str, values: Tensor) -> Interval | Tensor:

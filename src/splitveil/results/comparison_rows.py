@@ -13,7 +13,7 @@ from torch import Tensor
 from ..evaluation.scores import PRIVACY
 from ..statistics.ceiling import share_intervals
 from ..statistics.evidence import LEAST, LEVEL, MARGIN, combined, hierarchical, holm, over_seeds, p_value, points_of
-from ..statistics.intervals import Interval
+from ..statistics.intervals import Interval, paired_hits
 from ..storage import reading
 
 ACCURACIES = tuple(reading.ANSWERS)
@@ -118,6 +118,7 @@ class Pending:
         a, b: intervals where these are known, else values per image.
         change: B − A per image, (N,), or its interval where it could not be paired.
         images: digest of the images, where it is known.
+        hits: of a share, whether each image is a hit of A, and of B, where ``change`` is their difference.
         way: of an MSE, the errors per image of which the share of the ceiling is taken, where they are known.
     """
 
@@ -127,6 +128,7 @@ class Pending:
     b: Interval | Tensor
     change: Interval | Tensor
     images: str | None = None
+    hits: tuple[Tensor, Tensor] | None = None
     way: Way | None = None
 
 
@@ -141,19 +143,24 @@ def gathered(pairs: Sequence[Sequence[Pending]]) -> list[tuple[Pending, ...]]:
 
 def to_draw(parts: Sequence[Pending]) -> list[Tensor]:
     """Values per image whose mean needs a bootstrap interval: those of a single pair of trainings."""
-    only = parts[0]
-    return [value for value in (only.change, only.a, only.b) if isinstance(value, Tensor)] if len(parts) == 1 else []
+    return [value for value in _sides(parts[0]) if isinstance(value, Tensor)] if len(parts) == 1 else []
+
+
+def _sides(only: Pending) -> tuple[Interval | Tensor, ...]:
+    """Return the change, A and B of a single pair; shares have intervals that need no bootstrap."""
+    change = only.change if only.hits is None else paired_hits(only.hits[1], only.hits[0])
+    return change, only.a, only.b
 
 
 def row_of(parts: Sequence[Pending], drawn: Iterator[Interval], margin: float = MARGIN) -> Row:
     """Return the row of ``parts``, with the intervals of `to_draw` taken from ``drawn``."""
     first = parts[0]
     if len(parts) == 1:
-        difference, a, b = (next(drawn) if isinstance(v, Tensor) else v for v in (first.change, first.a, first.b))
+        difference, a, b = (next(drawn) if isinstance(v, Tensor) else v for v in _sides(first))
     else:
         a, b = (over_seeds([_mean(getattr(part, side)) for part in parts]) for side in ("a", "b"))
         changes = [c.numpy() if isinstance(c, Tensor) else c for c in (part.change for part in parts)]
-        difference = hierarchical(changes, _same_images(parts))
+        difference = hierarchical(changes, _same_images(parts), hits=first.hits is not None)
     paired = all(isinstance(part.change, Tensor) for part in parts)
     return Row(first.what, first.metric, a, b, difference, paired, len(parts), margin=margin)
 

@@ -82,7 +82,7 @@ def combined(
     return Interval(found.mean, max(least, found.mean - float(low)), min(most, found.mean + float(high)))
 
 
-def hierarchical(changes: Sequence[np.ndarray | Interval], shared: bool = False) -> Interval:
+def hierarchical(changes: Sequence[np.ndarray | Interval], shared: bool = False, *, hits: bool = False) -> Interval:
     """Return the mean change over several pairs of trainings, with the interval of the hierarchical bootstrap.
 
     The bootstrap draws pairs, then the images within each (Davison and Hinkley 1997, section 3.8). The variance of its
@@ -98,33 +98,41 @@ def hierarchical(changes: Sequence[np.ndarray | Interval], shared: bool = False)
         changes: of each pair B − A per image (N,), or, where images could not be paired, its mean and 95 % interval.
         shared: all pairs saw the same images, which are then drawn once for all: averaging over pairs does not
             average their choice out.
+        hits: as of `image_variance`.
 
     >>> hierarchical([np.full(9, 1.0), np.full(9, 2.0), np.full(9, 3.0)]) == over_seeds([1.0, 2.0, 3.0])
     True
     """
     count = len(changes)
     means = [float(np.mean(change.mean if isinstance(change, Interval) else change)) for change in changes]
-    variance = float(np.var(means, ddof=1)) / count + image_variance(changes, shared)
+    variance = float(np.var(means, ddof=1)) / count + image_variance(changes, shared, hits=hits)
     return student(float(np.mean(means)), variance, count)
 
 
-def image_variance(changes: Sequence[np.ndarray | Interval], shared: bool = False) -> float:
+def image_variance(changes: Sequence[np.ndarray | Interval], shared: bool = False, *, hits: bool = False) -> float:
     """Return the variance that the choice of images gives the mean over ``changes``; arguments as of `hierarchical`.
 
     Args:
         changes: of each pair B − A per image (N,), or its mean and 95 % interval.
         shared: all pairs saw the same images.
+        hits: the changes are of hits, −1, 0 or 1 per image. Where no image tells B from A, or only one or two, their
+            spread says next to nothing: a standard error is then never below z/(m + z²) of m images, at which Wilson's
+            interval for no change at all ends after z of them.
     """
     arrays = [change for change in changes if not isinstance(change, Interval)]
     if shared and len(arrays) == len(changes):
-        return float(np.mean(arrays, axis=0).var()) / len(arrays[0])
+        return _variance(np.mean(arrays, axis=0), hits)
     single = [
-        ((change.hi - change.lo) / (2 * quantile(1))) ** 2
-        if isinstance(change, Interval)
-        else float(change.var()) / len(change)
+        ((change.hi - change.lo) / (2 * quantile(1))) ** 2 if isinstance(change, Interval) else _variance(change, hits)
         for change in changes
     ]
     return sum(single) / len(changes) ** 2
+
+
+def _variance(change: np.ndarray, hits: bool) -> float:
+    """Return the variance of the mean of a change per image."""
+    least = quantile(1) / (len(change) + quantile(1) ** 2) if hits else 0.0
+    return max(float(change.var()) / len(change), least**2)
 
 
 def student(mean: float, variance: float, count: int) -> Interval:

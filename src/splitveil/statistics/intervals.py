@@ -201,11 +201,96 @@ def binomial_ci(correct: int, n: int, level: float = 0.95) -> Interval:
     if n < 1 or not 0 <= correct <= n:
         raise UserError(f"an accuracy got {correct} correct of {n}; expected 0 <= correct <= n and n at least 1")
     _check_level(level)
+    return Interval(correct / n, *_wilson(correct / n, n, level), level)
+
+
+def _wilson(share: float, n: int, level: float) -> tuple[float, float]:
     z = NormalDist().inv_cdf((1 + level) / 2)
-    share, weight = correct / n, z * z / n
+    weight = z * z / n
     center = (share + weight / 2) / (1 + weight)
-    half = z / (1 + weight) * math.sqrt(share * (1 - share) / n + weight / (4 * n))
-    return Interval(share, max(0.0, min(share, center - half)), min(1.0, max(share, center + half)), level)
+    half = z / (1 + weight) * math.sqrt(max(0.0, share * (1 - share)) / n + weight / (4 * n))
+    return max(0.0, min(share, center - half)), min(1.0, max(share, center + half))
+
+
+def bounded_ci(values: Any, rng: torch.Generator | None = None, level: float = 0.95) -> Interval:
+    """Return the interval of the mean of independent values in [0, 1], such as chances, sound also near 0 and 1.
+
+    Where nearly all values are equal the bootstrap may draw no other one, and its interval is a point. A value in
+    [0, 1] of mean p has a variance of at most p (1 − p), that of an answer which is right with probability p. Wilson's
+    interval at the mean of n values (`binomial_ci` of np hits) is therefore wide enough, whatever their law. The
+    interval is the hull of both.
+
+    Args:
+        values: one number per image, (n,), n ≥ 2, all in [0, 1].
+        rng: as of `bootstrap_ci`.
+        level: as of `bootstrap_ci`.
+
+    Raises:
+        UserError: a value outside [0, 1], and as `bootstrap_ci`.
+
+    >>> print(bounded_ci([1.0] * 100), "where the bootstrap says", bootstrap_ci([1.0] * 100))
+    1.000 [0.963, 1.000] where the bootstrap says 1 [1, 1]
+    """
+    drawn = bootstrap_ci(values, rng, level)
+    sample = torch.as_tensor(values)
+    if bool((sample < 0).any() | (sample > 1).any()):
+        raise UserError(
+            f"an interval of a mean in [0, 1] got values from {float(sample.min()):.4g} to {float(sample.max()):.4g}; "
+            "expected chances, or other numbers from 0 to 1"
+        )
+    mean = min(1.0, max(0.0, drawn.mean))
+    low, high = _wilson(mean, sample.numel(), level)
+    return Interval(mean, max(0.0, min(low, drawn.lo)), min(1.0, max(high, drawn.hi)), level)
+
+
+def paired_hits(a: Any, b: Any, level: float = 0.95) -> Interval:
+    """Return the interval of the difference of two shares, mean(a) − mean(b), of hits on the same images.
+
+    It is method 10 of Newcombe ("Improved confidence intervals for the difference between binomial proportions based on
+    paired data", Statistics in Medicine 17, 1998, 2635–2650). Of n images, e are hits of both, f of a alone, g of b
+    alone and h of neither. With Wilson's intervals [l₁, u₁] of p₁ = (e + f)/n and [l₂, u₂] of p₂ = (e + g)/n,
+
+        lo = p₁ − p₂ − √((p₁ − l₁)² − 2φ (p₁ − l₁)(u₂ − p₂) + (u₂ − p₂)²),
+        hi = p₁ − p₂ + √((u₁ − p₁)² − 2φ (u₁ − p₁)(p₂ − l₂) + (p₂ − l₂)²),
+        φ = c / √((e + f)(g + h)(e + g)(f + h)),
+
+    c = eh − fg where this is negative, else max(eh − fg − n/2, 0); φ = 0 where a factor under the root is 0. Unlike the
+    bootstrap's of `paired_difference`, it has a width where no image, or only one or two, tell a and b apart.
+
+    Args:
+        a: whether each image is a hit, (n,), as bool or as 0 and 1.
+        b: the same of the other side, (n,), in the same order.
+        level: as of `bootstrap_ci`.
+
+    Raises:
+        UserError: different numbers of images or none, a value that is neither 0 nor 1, or a level outside (0, 1).
+
+    >>> print(f"{paired_hits([1] * 48 + [0] * 2, [1] * 36 + [0] * 12 + [1] * 2):.4f}")  # e = 36, f = 12, g = 2, h = 0
+    0.2000 [0.0569, 0.3404]
+    >>> print(paired_hits([1] * 100, [1] * 100))
+    0.000 [-0.037, 0.037]
+    """
+    first, second = (torch.as_tensor(values).detach().double().cpu() for values in (a, b))
+    count = first.numel()
+    if first.shape != second.shape or first.dim() != 1 or not count:
+        raise UserError(
+            f"a difference of paired hits got {tuple(first.shape)} and {tuple(second.shape)} values; expected both "
+            "(n,), n at least 1, from the same images"
+        )
+    if not bool(((first == 0) | (first == 1)).all() & ((second == 0) | (second == 1)).all()):
+        raise UserError("a difference of paired hits got values other than 0 and 1; expected whether each is a hit")
+    _check_level(level)
+    p, q, both = (float(values.mean()) for values in (first, second, first * second))
+    (p_low, p_high), (q_low, q_high) = _wilson(p, count, level), _wilson(q, count, level)
+    root = math.sqrt(max(0.0, p * (1 - p) * q * (1 - q)))
+    excess = both - p * q  # (eh − fg) / n²
+    phi = (excess if excess < 0 else max(excess - 1 / (2 * count), 0.0)) / root if root > 0 else 0.0
+    below, above = _apart(p - p_low, q_high - q, phi), _apart(p_high - p, q - q_low, phi)
+    return Interval(p - q, p - q - below, p - q + above, level)
+
+
+def _apart(one: float, other: float, phi: float) -> float:
+    return math.sqrt(max(0.0, one * one - 2 * phi * one * other + other * other))
 
 
 def unpaired_difference(a: Interval, b: Interval) -> Interval:
