@@ -94,7 +94,7 @@ class Result:
         """
         if metric not in self.outcome.values:
             raise UserError(f"there is no metric '{metric}'; expected one of {', '.join(self.outcome.values)}")
-        return interval(self.outcome.values[metric])
+        return interval(self.outcome.values[metric], metric)
 
     def ratio(self, other: Result, metric: str = "mse") -> Interval:
         """Return by what factor a metric is higher here than in another attack on the same images, with 95 %.

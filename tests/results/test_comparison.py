@@ -22,6 +22,8 @@ from splitveil.statistics import intervals
 from splitveil.statistics.intervals import Interval, binomial_ci, paired_hits, unpaired_difference
 from training_helpers import IMAGES, fit
 
+FACTOR = 12.706205 / 1.959964 * 2**0.5
+"""By which the ends of an interval of two images are moved from the mean."""
 ONLY = "best attacker: {}, the only attack that both have"
 
 
@@ -46,14 +48,19 @@ def notes(a: Path, b: Path) -> str:
 
 
 def test_differences_by_hand(runs):
-    """Two images whose errors rise by 0.1 and 0.3: of four equal resamples one is all 0.1, one 0.3."""
+    """Two images whose errors rise by 0.1 and 0.3: of four equal resamples one is all 0.1, one 0.3.
+
+    Two values say next to nothing: the ends are 12.71 / 1.96 · √2 times as far from the mean.
+    """
     attacked(runs[0], "decoder", values([0.1, 0.2], ssim=[0.5, 0.9]))
     attacked(runs[1], "decoder", values([0.2, 0.5], ssim=[0.5, 0.9]))
     found = rows(*runs)
     mse = found["decoder", "mse"]
     assert (mse.a.mean, mse.b.mean) == pytest.approx((0.15, 0.35))
     difference = mse.difference
-    assert (difference.mean, difference.lo, difference.hi) == pytest.approx((0.2, 0.1, 0.3))
+    assert (difference.mean, difference.lo, difference.hi) == pytest.approx(
+        (0.2, 0.2 - 0.1 * FACTOR, 0.2 + 0.1 * FACTOR)
+    )
     assert (mse.paired, mse.seeds) == (True, 1)
     assert found["decoder", "ssim"].difference == Interval(0, 0, 0)
     assert found["decoder", "ssim"].verdict == "no difference shown in these two trainings"
@@ -87,7 +94,9 @@ def test_the_worst_case_is_taken_image_by_image_on_each_side(runs):
     worst = {metric: found["worst case", metric] for metric in ("mse", "ssim", "psnr")}
     assert [worst["mse"].a.mean, worst["mse"].b.mean] == pytest.approx([0.15, 0.5])  # of 0.1, 0.2 and of 0.5, 0.5
     difference = worst["mse"].difference
-    assert (difference.mean, difference.lo, difference.hi) == pytest.approx((0.35, 0.3, 0.4))
+    assert (difference.mean, difference.lo, difference.hi) == pytest.approx(
+        (0.35, 0.35 - 0.05 * FACTOR, 0.35 + 0.05 * FACTOR)
+    )
     assert [worst["ssim"].a.mean, worst["ssim"].b.mean] == pytest.approx([0.7, 0.45])  # of 0.6, 0.8 and of 0.4, 0.5
     assert [worst["psnr"].a.mean, worst["psnr"].b.mean] == pytest.approx([2.5, 5.0])
     assert worst["psnr"].verdict == "no difference shown in these two trainings"  # −2 and 7 dB
@@ -379,15 +388,15 @@ def test_runs_as_they_are_really_left(tmp_path, small):
 
 def test_the_command_prints_a_table_and_writes_json_only_when_asked(runs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(out_console, "width", 200)
-    attacked(runs[0], "decoder", values([0.1, 0.2]), flags=["watch out"])
-    attacked(runs[1], "decoder", values([0.2, 0.5]))
+    attacked(runs[0], "decoder", values([0.1, 0.2] * 20), flags=["watch out"])
+    attacked(runs[1], "decoder", values([0.2, 0.5] * 20))
     before = sorted(tmp_path.rglob("*"))
     main(["compare", *map(str, runs)])
     written = capsys.readouterr()
     assert "watch out" in written.err
     assert sorted(tmp_path.rglob("*")) == before
     text = shown(capsys, *runs, "--out", tmp_path / "c.json")
-    assert "decoder MSE 1 0.15 0.35 0.20 [0.10, 0.30] < 0.001 differs in these two trainings" in text
+    assert "decoder MSE 1 0.15 0.35 0.200 [0.170, 0.230] < 0.001 differs in these two trainings" in text
     assert "network accuracy % 1 50 25 -25 [-66, 32] 1.000 no difference shown in these two trainings" in text
     assert "a verdict needs 3 seeds of each" in text
     assert "worst case" not in text  # of one attack
@@ -395,7 +404,7 @@ def test_the_command_prints_a_table_and_writes_json_only_when_asked(runs, tmp_pa
     assert (found["a"], found["b"]) == tuple(map(str, runs))
     row = next(row for row in found["rows"] if (row["what"], row["metric"]) == ("decoder", "mse"))
     assert row["difference"]["mean"] == pytest.approx(0.2)
-    assert row["difference"]["ci95"] == pytest.approx([0.1, 0.3])
+    assert row["difference"]["ci95"] == pytest.approx([0.17, 0.23])
     assert (row["paired"], row["seeds"], row["verdict"]) == (True, 1, "differs in these two trainings")
 
 

@@ -75,6 +75,16 @@ def test_images_that_all_pairs_share_are_drawn_once_for_all():
         assert own.hi - own.mean == pytest.approx(half / math.sqrt(count))
 
 
+@pytest.mark.parametrize("images", [3, 5, 30])
+def test_few_images_that_all_pairs_share_are_enough_for_an_interval_that_holds(images):
+    rng, held = np.random.default_rng(images), 0
+    for _ in range(400):
+        hardness = rng.normal(0.3, 1, size=images)  # of every training alike
+        found = hierarchical([hardness + 0.1 * rng.normal(size=images) for _ in range(10)], shared=True)
+        held += found.lo <= 0.3 <= found.hi
+    assert held / 400 > 0.93
+
+
 def test_hits_that_all_agree_leave_a_width():
     """Three pairs of trainings with the same answers to 100 images do not show that no image tells them apart."""
     same, three = np.zeros(100), stats.t.ppf(0.975, 2)

@@ -68,7 +68,7 @@ class Scored:
         if not self.judged:
             return None
         name = max(self.values, key=lambda label: float(self.values[label]["reidentified"].mean()))
-        return Seen(attack=name, share=interval(self.values[name]["reidentified"].bool()))
+        return Seen(attack=name, share=interval(self.values[name]["reidentified"].bool(), "reidentified"))
 
     def worst_case(self) -> Scores:
         """Return the scores of the strongest attack on each image, which only somebody who has the image can choose."""
@@ -161,7 +161,7 @@ def _too_few(given: Protocol) -> UserError:
 
 def _scores(values: dict[str, Tensor]) -> dict[str, Any]:
     hits = {name: value.bool() for name, value in values.items() if name in ("reidentified", "recognized")}
-    return {name: interval(value) for name, value in (values | hits).items()}
+    return {name: interval(value, name) for name, value in (values | hits).items()}
 
 
 Arrays = Mapping[str, tuple[np.ndarray, np.ndarray]]

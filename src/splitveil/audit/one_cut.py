@@ -158,7 +158,7 @@ def linear(victim: Victim, wires: Tensor, ground: Ground, skipped: dict[str, str
             else f"the attacker has {len(own)} images; a linear attack needs 5"
         )
         return None
-    return bootstrap_ci(error).as_dict()
+    return bootstrap_ci(error, least=0.0).as_dict()
 
 
 def decoded(victim: Victim, wires: Tensor, ground: Ground, skipped: dict[str, str]) -> dict[str, Any] | None:
@@ -180,4 +180,4 @@ def decoded(victim: Victim, wires: Tensor, ground: Ground, skipped: dict[str, st
         skipped["decoder"] = str(error)
         return None
     found = torch.cat([attack.reconstruct(part.to(victim.device)).cpu() for part in wires.split(BATCH)])
-    return bootstrap_ci(metrics.mse(found, to_float(attacked.images))).as_dict()
+    return bootstrap_ci(metrics.mse(found, to_float(attacked.images)), least=0.0).as_dict()

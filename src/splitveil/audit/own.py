@@ -280,7 +280,9 @@ class _Case:
             "skipped": ours.report.skipped,
             "best_attacker": ours.scored.best_scores(),
             "worst_case": ours.scored.worst_case(),
-            "judge": None if seen is None else Judge(network=kind, epochs=None, images=None, recognized=interval(seen)),
+            "judge": None
+            if seen is None
+            else Judge(network=kind, epochs=None, images=None, recognized=interval(seen, "recognized")),
             "seen": ours.scored.seen(),
             "ceilings": Ceilings(mean_image=ours.of_any("baseline_mse"), class_mean=ours.of_any("class_mean_mse")),
             "pictures": ours.shown,
@@ -314,7 +316,7 @@ class _Case:
             weights=digest(other.model),
             accuracy=binomial_ci(int(other.hits.sum()), len(other.hits)),
             accuracy_difference=paired_hits(ours.hits, other.hits),
-            mse=interval(its),
+            mse=interval(its, "mse"),
             ratio=paired_ratio(mine, its),
             share_of_ceiling=share_interval(mine, its, ceiling),
         )

@@ -287,7 +287,7 @@ def _judged(judge: reidentification.Judge, found: Attacked) -> Judge:
         network=about["network"],
         epochs=about["epochs"],
         images=about["images"],
-        recognized=interval(found.best("recognized").bool()),
+        recognized=interval(found.best("recognized").bool(), "recognized"),
     )
 
 
@@ -321,7 +321,7 @@ def _reference(
         weights=against.digest(),
         accuracy=Interval.from_dict(accuracy) if accuracy else None,
         accuracy_difference=_accuracy_difference(run, against),
-        mse=interval(its),
+        mse=interval(its, "mse"),
         ratio=paired_ratio(ours, its),
         share_of_ceiling=share_interval(ours, its, ceiling),
     )

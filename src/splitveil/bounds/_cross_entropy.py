@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..statistics.intervals import Interval
+from ..statistics.intervals import Interval, student_over_normal
 from .base import Channel, Estimate
 
 SIGNIFICANCE = 1.959964
@@ -38,5 +38,6 @@ def upper_bound(channel: Channel, q: Density, about: str, rng: torch.Generator) 
     """Return the mean gap on the held-out images: an unbiased estimate of an upper bound, whatever q is."""
     values = gaps(channel, "held_out", q, rng)
     mean, error = float(values.mean()), float(values.std() / len(values) ** 0.5)
-    interval = Interval(mean, mean - SIGNIFICANCE * error, mean + SIGNIFICANCE * error)
+    half = SIGNIFICANCE * student_over_normal(len(values)) * error
+    interval = Interval(mean, mean - half, mean + half)
     return Estimate(mean, "upper", "leakage", about, ASSUMPTIONS, len(values), interval)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ..statistics.intervals import Interval
+from ..statistics.intervals import Interval, student_over_normal
 from ._cross_entropy import SIGNIFICANCE
 
 
@@ -45,7 +45,8 @@ def jackknifed(parts: Iterable[Tensor]) -> Interval:
         start += len(scores)
     found = torch.cat(values)
     left_out = (found.sum() - found - torch.stack(changes).sum(0)) / (start - 1)
-    error = SIGNIFICANCE * float(((start - 1) / start * (left_out - left_out.mean()).square().sum()).sqrt())
+    wide = SIGNIFICANCE * student_over_normal(start)
+    error = wide * float(((start - 1) / start * (left_out - left_out.mean()).square().sum()).sqrt())
     mean = float(found.mean())
     mean, low, high = (min(max(value, 0.0), math.log(start)) for value in (mean, mean - error, mean + error))
     return Interval(mean, low, high)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..statistics.intervals import Interval
+from ..statistics.intervals import Interval, student_over_normal
 from ._cross_entropy import SIGNIFICANCE
 
 
@@ -71,7 +71,7 @@ class Form:
         if self.known is not None:
             # d tr C K⁻¹ C = −tr C K⁻¹ dK K⁻¹ C, and K is a mean over the images that it was fitted to.
             variance += float(self._of_prior(_times(rows.prior, self.known)).double().var()) / fitted
-        error = SIGNIFICANCE * variance**0.5
+        error = SIGNIFICANCE * student_over_normal(len(values)) * variance**0.5
         return Interval(self.bound(mean), self.bound(mean + error), self.bound(max(mean - error, mean / 100)))
 
     def _of_prior(self, scores: Tensor) -> Tensor:

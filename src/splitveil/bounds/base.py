@@ -36,7 +36,7 @@ PARTS = ("fit", "choose", "held_out")
 SHARES = (0.5, 0.1, 0.4)
 """Parts of the images on which a density is fitted, on which one of several is chosen, and for the estimate."""
 BATCH = 500
-SHARED = 1
+SHARED = 2
 """Revision of the code that all bounds share: the channel, and densities. Raise it with each change after which they
 may say otherwise; bounds of another one are computed again."""
 

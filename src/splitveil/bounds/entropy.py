@@ -8,7 +8,7 @@ import torch
 
 from ..ranges import Positive
 from ..registry import plugin
-from ..statistics.intervals import Interval
+from ..statistics.intervals import Interval, student_over_normal
 from ._cross_entropy import SIGNIFICANCE
 from ._prior import GaussianPrior
 from ._smooth import pixels_of
@@ -57,7 +57,7 @@ class EntropyError(Bound):
         x = pixels_of(channel, "held_out", MOST, rng)
         x = x + self.smoothing * torch.randn(x.shape, generator=rng, device=x.device)
         entropy, pixels = -images.log_density(x), x[0].numel()
-        error = SIGNIFICANCE * float(entropy.std()) / len(entropy) ** 0.5
+        error = SIGNIFICANCE * student_over_normal(len(entropy)) * float(entropy.std()) / len(entropy) ** 0.5
         assert leakage.interval is not None
         nats = float(entropy.mean()) - leakage.value
         low = nats - error - (leakage.interval.hi - leakage.value)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..ranges import Count
 from ..registry import plugin
-from ..statistics.intervals import Interval
+from ..statistics.intervals import Interval, student_over_normal
 from ._smooth import BATCH, SmoothWire, pixels_of
 from .base import Bound, BoundError, Channel, Estimate
 
@@ -53,7 +53,8 @@ class FisherBound(Bound):
         mean, error = float(leakage.mean()), float(leakage.std() / len(leakage) ** 0.5)
         if mean == 0:
             raise BoundError("the wire does not change with the image at all: no finite error can be named")
-        interval = Interval(1 / mean, 1 / (mean + 1.96 * error), 1 / max(mean - 1.96 * error, mean / 100))
+        half = 1.96 * student_over_normal(len(leakage)) * error
+        interval = Interval(1 / mean, 1 / (mean + half), 1 / max(mean - half, mean / 100))
         about = f"dFIL {mean:.3g}, unbiased attackers only"
         return [Estimate(1 / mean, "lower", "mse", about, (UNBIASED, wire.assumption), len(leakage), interval)]
 

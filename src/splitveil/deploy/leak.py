@@ -135,8 +135,8 @@ def leak_of(model: SplitModel, coder: Coder, given: Protocol, seed: int) -> Leak
     example = coder.encode(_coded(model)(truth[:3], stream("cpu", seed, 5)))
     return Leak(
         len(attacked),
-        bootstrap_ci(errors["float32"]),
-        bootstrap_ci(errors["coded"]),
+        bootstrap_ci(errors["float32"], least=0.0),
+        bootstrap_ci(errors["coded"], least=0.0),
         paired_difference(errors["coded"], errors["float32"]),
         onnx_bytes(picture, (example,), ["wire"], ["image"]),
     )

@@ -245,7 +245,7 @@ def made(stage: Stage, runtime: Runtime, extra: Mapping[str, Metric] | None = No
     flags = _flags(stage, values["mse"], baseline, floor) + reliability.cut_short(runtime.cut)
     summary = {
         **stage.identity(),
-        **{name: interval(value).as_dict() for name, value in values.items()},
+        **{name: interval(value, name).as_dict() for name, value in values.items()},
         "held_out": {"images": len(held), "mse": float(held_out["mse"].mean()) if len(held) else None},
         "baseline_mse": float(baseline.mean()),
         CLASS_MEAN: float(class_mean.mean()),

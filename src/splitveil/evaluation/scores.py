@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -13,6 +14,8 @@ from ..statistics import intervals
 
 PSNR_LIMIT = 100.0
 """Decibels at which an image counts as exact: infinity has no mean and no JSON."""
+SIGNED = frozenset({"ssim", "ssim_zero"})
+"""Metrics that can be below 0."""
 Metric = Callable[[Tensor, Tensor, Tensor], Tensor]
 METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": metrics.mse,
@@ -38,12 +41,13 @@ def scored(found: Tensor, truth: Split, extra: Mapping[str, Metric] | None) -> d
     return values | {name: metric(found, originals, truth.labels) for name, metric in (extra or {}).items()}
 
 
-def interval(values: Tensor) -> intervals.Interval:
+def interval(values: Tensor, metric: str) -> intervals.Interval:
     """Return the 95 % interval of the mean over images: Wilson's for hits (bool), else a seeded bootstrap's.
 
     Args:
         values: one number per image, (N,).
+        metric: name of the metric, which tells whether it can be below 0.
     """
     if values.dtype == torch.bool:
         return intervals.binomial_ci(int(values.sum()), len(values))
-    return intervals.bootstrap_ci(values)
+    return intervals.bootstrap_ci(values, least=-math.inf if metric in SIGNED else 0.0)

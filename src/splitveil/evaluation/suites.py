@@ -31,7 +31,7 @@ from ._frozen import specs as specs
 from ._frozen import superseded as superseded
 from .flags import together
 from .floors import CLASS_MEAN
-from .scores import PRIVACY, Metric
+from .scores import PRIVACY, Metric, interval
 
 Values = dict[str, dict[str, Tensor]]
 """Attack -> metric -> one number per image."""
@@ -246,7 +246,7 @@ def best_of(values: Values, held: Values) -> dict[str, Any] | None:
     best = best_attacker(held, values)
     if best is None:
         return None
-    rows = {key: intervals.bootstrap_ci(_chosen(best, values, key)).as_dict() for key in ("mse", "ssim", "psnr")}
+    rows = {key: interval(_chosen(best, values, key), key).as_dict() for key in ("mse", "ssim", "psnr")}
     return {"attack": best.name, "held_out_mse": best.held_out, **rows}
 
 
@@ -294,7 +294,7 @@ def combined(summaries: dict[str, dict[str, Any]], values: Values, held: Values)
             for label, summary in summaries.items()
         },
         "best_attacker": best_of(values, held),
-        "worst_case": {key: intervals.bootstrap_ci(value).as_dict() for key, value in strongest.items()},
+        "worst_case": {key: interval(value, key).as_dict() for key, value in strongest.items()},
         "wins": {label: counts[label] for label in values},
         "winner": won,
         "below_decoder": intervals.paired_difference(mse["decoder"], strongest["mse"]).as_dict()

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..statistics.evidence import combined
-from ..statistics.intervals import Interval
+from ..statistics.intervals import Interval, expansion
 from ..statistics.noise_curve import RESAMPLES, resampled
 from .record_types import CEM, NOISE, Record, cem_weight, noise_sigma
 
@@ -175,8 +175,9 @@ def paired_intervals(differences: np.ndarray) -> list[Interval]:
     values = torch.as_tensor(differences, dtype=torch.float64)
     means = resampled(values, RESAMPLES, torch.Generator().manual_seed(0))
     tails = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    ends = means.quantile(tails, dim=0).T.tolist()
-    return [Interval(row.mean().item(), low, high) for row, (low, high) in zip(values, ends, strict=True)]
+    middle = values.mean(1)
+    ends = middle + expansion(values.shape[1]) * (means.quantile(tails, dim=0) - middle)
+    return [Interval(*found) for found in zip(middle.tolist(), *ends.tolist(), strict=True)]
 
 
 def _names(firsts: Sequence[Record]) -> list[str]:

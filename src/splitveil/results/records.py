@@ -20,8 +20,8 @@ from pydantic import TypeAdapter
 from .. import config
 from ..errors import UserError
 from ..evaluation import suites
+from ..evaluation.scores import interval
 from ..registry import Registry
-from ..statistics import intervals
 from ..statistics.best_attacker import DISTANCE
 from ..storage import reading
 from ..storage.earlier_versions import as_trained
@@ -72,7 +72,7 @@ def worst_case(values: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]
     """
     tables = {name: {label: torch.as_tensor(v[name]) for label, v in values.items()} for name in METRICS}
     strongest = {name: suites.worst_case(table, name) for name, table in tables.items()}
-    return {name: intervals.bootstrap_ci(found).as_dict() for name, found in strongest.items()}
+    return {name: interval(found, name).as_dict() for name, found in strongest.items()}
 
 
 def per_image(folder: str | Path, label: str) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from .intervals import Interval
+from .intervals import Interval, expansion
 from .noise_curve import RESAMPLES, resampled
 
 
@@ -85,5 +85,6 @@ def share_intervals(errors: Any, undefended: Any, ceilings: Any) -> list[Interva
     apart = (room > 0).all(0) & (most > 0)
     ends = (gained / torch.where(apart, room, 1)).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
     means = whole / torch.where(apart, most, 1)
+    ends = means + expansion(shapes[0][1]) * (ends - means)  # of few images, as of `bootstrap_ci`
     rows = zip(apart.tolist(), means.tolist(), *ends.tolist(), strict=True)
     return [Interval(mean, low, high) if there else None for there, mean, low, high in rows]

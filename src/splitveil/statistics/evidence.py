@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ..errors import UserError
-from .intervals import Interval
+from .intervals import Interval, expansion
 
 LEAST = 3
 """Least pairs of trainings for which a difference is put down to what was changed; fewer speak of themselves alone."""
@@ -97,8 +98,9 @@ def hierarchical(changes: Sequence[np.ndarray | Interval], shared: bool = False,
     Args:
         changes: of each pair B − A per image (N,), or, where images could not be paired, its mean and 95 % interval.
         shared: all pairs saw the same images, which are then drawn once for all: averaging over pairs does not
-            average their choice out.
-        hits: as of `image_variance`.
+            average their choice out. Student's t is over the pairs, which do not show it; of few images it is widened
+            as of `intervals.expansion`.
+        hits: as of `image_variance`; the interval is cut to [−1, 1].
 
     >>> hierarchical([np.full(9, 1.0), np.full(9, 2.0), np.full(9, 3.0)]) == over_seeds([1.0, 2.0, 3.0])
     True
@@ -106,7 +108,8 @@ def hierarchical(changes: Sequence[np.ndarray | Interval], shared: bool = False,
     count = len(changes)
     means = [float(np.mean(change.mean if isinstance(change, Interval) else change)) for change in changes]
     variance = float(np.var(means, ddof=1)) / count + image_variance(changes, shared, hits=hits)
-    return student(float(np.mean(means)), variance, count)
+    found = student(float(np.mean(means)), variance, count)
+    return replace(found, lo=max(-1.0, found.lo), hi=min(1.0, found.hi)) if hits else found
 
 
 def image_variance(changes: Sequence[np.ndarray | Interval], shared: bool = False, *, hits: bool = False) -> float:
@@ -121,7 +124,7 @@ def image_variance(changes: Sequence[np.ndarray | Interval], shared: bool = Fals
     """
     arrays = [change for change in changes if not isinstance(change, Interval)]
     if shared and len(arrays) == len(changes):
-        return _variance(np.mean(arrays, axis=0), hits)
+        return _variance(np.mean(arrays, axis=0), hits, expansion(len(arrays[0])))
     single = [
         ((change.hi - change.lo) / (2 * quantile(1))) ** 2 if isinstance(change, Interval) else _variance(change, hits)
         for change in changes
@@ -129,10 +132,10 @@ def image_variance(changes: Sequence[np.ndarray | Interval], shared: bool = Fals
     return sum(single) / len(changes) ** 2
 
 
-def _variance(change: np.ndarray, hits: bool) -> float:
-    """Return the variance of the mean of a change per image."""
+def _variance(change: np.ndarray, hits: bool, factor: float = 1.0) -> float:
+    """Return the variance of the mean of a change per image, its root times ``factor``."""
     least = quantile(1) / (len(change) + quantile(1) ** 2) if hits else 0.0
-    return max(float(change.var()) / len(change), least**2)
+    return max(factor**2 * float(change.var()) / len(change), least**2)
 
 
 def student(mean: float, variance: float, count: int) -> Interval:
