@@ -24,8 +24,10 @@ from splitveil.bounds.mixture import MixtureBound
 from splitveil.bounds.pac import PAC, best_success
 from splitveil.bounds.pairwise import PairwiseBound
 from splitveil.data import Split
+from splitveil.defenses._codec_choice import fit
 from splitveil.defenses.base import Stack
 from splitveil.defenses.cloak import Cloak
+from splitveil.defenses.codec import Codec
 from splitveil.defenses.dropout import Dropout
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.defenses.laplace import Laplace
@@ -147,6 +149,16 @@ def test_what_has_no_density_is_refused_in_one_line_that_names_what_remains(defe
     with pytest.raises(BoundError, match=message) as refused:
         MixtureBound().estimate(model_with(*defenses), rng())
     assert "\n" not in str(refused.value)
+
+
+def test_a_coded_wire_without_noise_tells_no_more_than_its_bits():
+    channel = channel_of(torch.randn(200, 8, generator=rng()), torch.zeros(200, dtype=torch.long), 0.5, rng())
+    codec = Codec("uint2")
+    codec.set_grid(fit(channel.features("fit"), 2))
+    channel.model.defense = Stack(codec)
+    with pytest.raises(BoundError, match=r"carries no noise: .* its 16 bits \(11 nats\) limits") as refused:
+        MixtureBound().estimate(channel, rng())
+    assert "infinite" not in str(refused.value)
 
 
 def test_too_few_images_are_refused():

@@ -212,10 +212,18 @@ class Channel:
         mean, variance = (value.double().flatten(1) for value in found)
         if not bool((variance > 0).all()):
             raise BoundError(
-                "the wire carries no noise: given the image it is certain, and the leakage is infinite; add a defense "
+                f"the wire carries no noise: given the image it is certain, and {self._most(found[0])}; add a defense "
                 "with noise, such as gaussian:0.025"
             )
         return Conditional(mean, variance)
+
+    def _most(self, wire: Tensor) -> str:
+        """Return what a wire (N, ...) that is certain given the image can tell at most, in words."""
+        if not self.coded:
+            return "the leakage is infinite"
+        defense: Any = self.model.defense
+        count = 8 * defense.bytes_sent(self.model.wire_shape or tuple(wire.shape[1:]))
+        return f"nothing but its {count:,} bits ({count * math.log(2):,.0f} nats) limits what it tells"
 
     @property
     def coded(self) -> bool:
