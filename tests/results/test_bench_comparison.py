@@ -9,6 +9,7 @@ import pytest
 
 from comparison_helpers import bench, refused, shown, trained
 from splitveil.cli._shared import out_console
+from splitveil.config import Spec
 from splitveil.results.comparison import Cells, compare
 from splitveil.statistics.intervals import Interval, bootstrap_ci, paired_hits, unpaired_difference
 
@@ -76,6 +77,17 @@ def test_cells_with_other_attacks(tmp_path):
     found = cells(b, c).common["c1"]
     assert [row.metric for row in found.rows] == ["accuracy"]
     assert "attacks left out: other attacks" in found.notes[-1]
+
+
+def test_an_attack_from_before_a_parameter_is_the_same_as_one_of_today(tmp_path):
+    today = Spec.model_validate("decoder:epochs=50").resolve("attacks").model_dump()
+    a = bench(tmp_path / "a", {"c1": 0.1}, attacks={"decoder": {"attack": {"decoder": {"epochs": 50}}}})
+    b = bench(tmp_path / "b", {"c1": 0.4}, attacks={"decoder": {"attack": today}})
+    found = cells(a, b).common["c1"]
+    assert found.notes == ()
+    assert all(row.paired for row in found.rows)
+    (b / "cells" / "c1" / "attacks" / "decoder" / "per_image.csv").unlink()  # then from the records
+    assert "mse" in {row.metric for row in cells(a, b).common["c1"].rows}
 
 
 def test_the_worst_case_stands_for_an_attacker_who_is_not_known(tmp_path):

@@ -346,3 +346,20 @@ def test_gains_as_latex(folder):
     assert line.count("&") == 7
     assert r"57.0 $\to$" not in line  # without comes first
     assert r"58.2 $\to$ 57.2" in line
+
+
+def test_attacks_from_before_a_parameter_fall_into_one_group_with_those_of_today(tmp_path):
+    """A grid does not make them again, so that nothing else would ever be compared with them."""
+    record = add(tmp_path, cell("gaussian:0.1", "cem:0"), 0.6, 0.01)
+    add(tmp_path, cell("gaussian:0.1", "cem:16"), 0.6, 0.02)
+    path = tmp_path / "cells" / record["id"] / "record.json"
+    old = json.loads(path.read_text())
+    old["attacks"]["decoder"]["attack"] = {"decoder": {"epochs": 2}}
+    old["attacks"]["linear"]["attack"] = {"of_another_package": {"x": 1}}
+    path.write_text(json.dumps(old))
+    read = records.read(path).attacks
+    assert read["decoder"].attack == record["attacks"]["decoder"]["attack"]
+    assert read["linear"].attack == {"of_another_package": {"x": 1}}
+    change(path, attacks=record["attacks"] | {"decoder": old["attacks"]["decoder"]})
+    (group,) = groups.comparison_groups(records.gather(tmp_path))
+    assert len(group.configurations) == 2

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import config
 from ..results import records
 from ..results.attack_files import as_recorded
 from ..results.record_types import Record
@@ -71,7 +70,7 @@ def finished(cell: Cell, out: Path) -> Record | None:
         return None
     found = records.read(path)
     sizes = (found.attacker_size, found.attacked) == (cell.attacker_size, cell.attacked)
-    there = {label: config.renewed(attack.attack, "attacks") for label, attack in found.attacks.items()}
+    there = {label: attack.attack for label, attack in found.attacks.items()}
     asked = {label: spec.resolve("attacks").model_dump(mode="json") for label, spec in cell.attacks.items()}
     complete = sizes and asked.items() <= there.items() and found.retrained_accuracy is not None
     return found if complete and as_recorded(path.parent, found) else None

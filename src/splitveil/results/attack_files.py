@@ -120,7 +120,7 @@ def _disagreement(folder: Path, record: Record, known: Summaries) -> str | None:
 def _differing(record: Record, attack: Attacked, summary: Mapping[str, Any]) -> str:
     """Return in what an attack differs from what the record says of it; empty where it does not."""
     stored = summary["attack"]
-    if stored != attack.attack and config.renewed(stored, "attacks") != config.renewed(attack.attack, "attacks"):
+    if stored != attack.attack and config.renewed(stored, "attacks") != attack.attack:
         return "other settings"
     if summary.get("images_digest") != record.images_digest:
         return "other attacked images"

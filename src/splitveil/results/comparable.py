@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..config import renewed
 from ..evaluation.floors import CLASS_MEAN
 from ..evaluation.scores import PRIVACY
 from ..evaluation.suites import worst_case
@@ -42,9 +43,10 @@ class Side:
 
     @classmethod
     def of(cls, path: Path, name: str | None = None) -> Side:
-        """Return what a run folder holds, called ``name`` or by its path."""
+        """Return what a run folder holds, called ``name`` or by its path; attacks of before as they would be now."""
         left = sorted(path.glob("attacks/*/summary.json"))
         attacks = {file.parent.name: reading.read_json(file, reading.ATTACK, REMEDY) for file in left}
+        attacks = {label: found | {"attack": renewed(found["attack"], "attacks")} for label, found in attacks.items()}
         return cls(name or str(path), path, reading.read_json(path / "summary.json", reading.RUN, REMEDY), attacks)
 
 

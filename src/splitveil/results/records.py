@@ -142,13 +142,14 @@ def read(path: str | Path) -> Record:
     if len(settings.get("defense") or ()) != len(record.defense):
         raise UserError(f"{path} is damaged (defense: {len(record.defense)}, in config another number); {AGAIN}")
     # Cells with and without parameters that came later stand side by side in one grid, and must be found equal.
+    attacks = {k: replace(one, attack=config.renewed(one.attack, "attacks")) for k, one in record.attacks.items()}
     if stack := settings.get("defense"):
         settings["defense"] = [config.renewed(as_trained(spec), "defenses") for spec in stack]
         for spec in settings["defense"]:
             for name, parameter in STRENGTHS.items():
                 if name in spec and not _is_strength(value := spec[name].get(parameter)):
                     raise UserError(f"{path} is damaged (config: {name}: {parameter} is {value!r:.40}); {AGAIN}")
-    return replace(record, config=settings)
+    return replace(record, config=settings, attacks=attacks)
 
 
 def _is_strength(value: Any) -> bool:
