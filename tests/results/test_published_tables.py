@@ -84,6 +84,31 @@ def test_settings_that_differ_from_the_published_ones_are_named(tmp_path):
         assert text in found
 
 
+@pytest.mark.parametrize(
+    ("defense", "more"),
+    [
+        (["gaussian:0.025"], {"bottleneck_stride": 2, "bottleneck_kernel": 5, "bottleneck_relu": True}),
+        (["gaussian:0.025", "bottleneck:channels=8,stride=2,kernel=5,relu=true"], {"bottleneck": None}),
+    ],
+)
+def test_another_bottleneck_is_named(tmp_path, defense, more):
+    other = add(tmp_path, cell(*defense, **more), 0.5, 0.01)
+    assert published_tables.method(other["config"]) == "Bottleneck"
+    same = typed(add(tmp_path, cell("gaussian:0.025"), 0.5, 0.01))
+    found = [line for line in published_tables.deviations([same, typed(other)]) if "bottleneck" in line]
+    assert found == [
+        "2 as bottleneck_stride (published 1)",
+        "5 as bottleneck_kernel (published 3)",
+        "True as bottleneck_relu (published False)",
+    ]
+    assert "bottleneck" not in "; ".join(published_tables.deviations([same]))
+
+
+def test_a_wire_without_a_bottleneck_has_no_other_one(tmp_path):
+    record = typed(add(tmp_path, cell(bottleneck=None), 0.5, 0.01))
+    assert "bottleneck" not in "; ".join(published_tables.deviations([record]))
+
+
 def test_the_published_weight_of_distance_correlation_depends_on_the_images(tmp_path):
     for data, named in (("cifar10", "0.03 as weight of nopeek (published 0.3)"), ("cifar100", "")):
         record = typed(add(tmp_path / data, cell("gaussian:0.025", "nopeek:0.03", data=data), 0.5, 0.01))

@@ -35,6 +35,8 @@ REST = Recipe.model_validate({}).model_dump(
     exclude={*RECIPE, "recipe", "epochs", "precision", "devices", "seed", "crop_padding", "flip", "matrix_lr"},
 )
 """What else a recipe says of the training; crop and flip are those of the image set."""
+BOTTLENECK: dict[str, Any] = {"stride": 1, "kernel": 3, "relu": False}
+"""The bottleneck of the published tables, beside its channels."""
 ATTACK_BATCH = {"decoder": 256, "gan": 128}
 STRENGTHS = {"nopeek": ("weight", 0.3), "adversarial": ("weight", 0.3), "dropout": ("ratio", 0.2)}
 """Defense -> its first parameter and what the published scripts give it on CIFAR-10."""
@@ -239,6 +241,10 @@ def deviations(records: Sequence[Record]) -> list[str]:
     for key, value in REST.items():
         if ours := sorted({str(config.get(key, value)) for config in configs} - {str(value)}):
             lines.append(f"{' or '.join(ours)} as {key} (published {value})")
+    bottlenecks = [_bottleneck(config) for config in configs]
+    for key, value in BOTTLENECK.items():
+        if ours := sorted({str(found.get(key, value)) for found in bottlenecks} - {str(value)}):
+            lines.append(f"{' or '.join(ours)} as bottleneck_{key} (published {value})")
     for name, (parameter, _) in STRENGTHS.items():
         ours = (parameters[parameter] for found, parameters in defenses if found == name)
         compare(f"as {parameter} of {name}", ours, published_strength(name, published.data))
@@ -258,6 +264,12 @@ def deviations(records: Sequence[Record]) -> list[str]:
     if schedules := {parameters["schedule"] for parameters in cems} - {"published"}:
         lines.append(f"CEM’s weight over the epochs is {' or '.join(sorted(schedules))}, not as published")
     return lines
+
+
+def _bottleneck(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the parameters of a configuration's bottleneck, which is a defense or a setting; none without one."""
+    settings = {key: config[f"bottleneck_{key}"] for key in BOTTLENECK if f"bottleneck_{key}" in config}
+    return dict(stack_of(config)).get("bottleneck", settings if config["bottleneck"] else {})
 
 
 def _attacks(records: Iterable[Record], name: str) -> list[dict[str, Any]]:
