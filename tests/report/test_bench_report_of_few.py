@@ -30,6 +30,17 @@ def test_without_a_comparison_the_page_opens_with_the_ends_of_the_front(tmp_path
     assert "How to read this page" in page.text
 
 
+def test_the_page_opens_with_noise_on_the_network_of_the_others(tmp_path):
+    add(tmp_path, cell("gaussian:0.1", "cem:0"), 0.7, 0.01)
+    add(tmp_path, cell("gaussian:0.1", "cem:16"), 0.6, 0.02)
+    add(tmp_path, cell("gaussian:0.2", bottleneck=16), 0.6, 0.02)  # nearest in accuracy, with another wire
+    opening = Findings.read(tmp_path).parts[0].opening
+    assert {one.others for _, one, _ in opening} == {"bottleneck 8"}
+    add(tmp_path, cell("gaussian:0.4"), 0.62, 0.02)
+    _, (title, near, _), _ = Findings.read(tmp_path).parts[0].opening
+    assert (title, near.name) == ("noise alone, nearest in accuracy", "gaussian:0.4 · bottleneck 8")
+
+
 def test_a_log_that_is_gone_is_said(tmp_path, unplotted):
     add(tmp_path, cell("gaussian:0.1"), 0.6, 0.01)
     fail(tmp_path, cell("gaussian:0.2"), "killed", "logs/gone.log")

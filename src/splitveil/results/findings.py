@@ -34,8 +34,8 @@ class Part:
         """The trainings whose pictures a report opens with, and what to call them; chosen before they are seen.
 
         The first comparison without and with CEM, in the order of its table, with the first seed that both have, and
-        between them the noise alone that is nearest in accuracy to the latter; where there is none, the ends of the
-        front.
+        between them the noise alone, with all other settings alike, that is nearest in accuracy to the latter; where
+        there is no comparison, the ends of the front.
         """
         if not self.effects:
             best = self.group.best
@@ -44,7 +44,9 @@ class Part:
         first = self.effects[0]
         seed, cem = first.seeds[0], first.configuration
         alone = [
-            one for one in self.group.configurations if one.family == NOISE and not one.cem and seed in one.by_seed
+            one
+            for one in self.group.configurations
+            if one.family == NOISE and not one.cem and one.others == cem.others and seed in one.by_seed
         ]
         near = min(alone, key=lambda one: abs(one.accuracy.mean - cem.accuracy.mean), default=first.without)
         shown = {"without CEM": first.without, "noise alone, nearest in accuracy": near, "with CEM": cem}
