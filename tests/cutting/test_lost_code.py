@@ -106,12 +106,16 @@ def test_code_that_only_training_has_is_seen_behind_any_head(middle, zero):
         cut_network(Network(middle, zero), "stem", X)
 
 
+def generators() -> tuple[Any, ...]:
+    numbers: Any = np.random.get_state()  # noqa: NPY002
+    return random.getstate(), numbers[1].tolist(), torch.get_rng_state().tolist()
+
+
 def test_weights_and_generators_are_as_they_were_after_the_trial():
     network = Network(lambda net, x: functional.relu(x), zero=True)
-    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+    states = generators()
     encoder, tail = cut_network(network, "stem", X)
-    after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
-    assert after == states
+    assert generators() == states
     assert torch.equal(dict(tail.named_parameters())["head.weight"], torch.zeros(5, 4))
     assert torch.equal(tail(encoder(X)), torch.zeros(1, 5))
 
