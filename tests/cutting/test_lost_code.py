@@ -72,7 +72,7 @@ def test_changes_whose_answer_is_used_and_of_what_nobody_reads_are_none():
 
     network = Network(used)
     with torch.no_grad():
-        network.shift += torch.randn(4, 1, 1)
+        network.shift.add_(torch.randn(4, 1, 1))
     encoder, tail = cut_network(network, "stem", X)
     torch.testing.assert_close(tail(encoder(X)), network(X))
     assert "shift" in dict(tail.named_parameters())
