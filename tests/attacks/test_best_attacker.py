@@ -23,6 +23,7 @@ from splitveil.data import Access, load
 from splitveil.defenses._law import law_of
 from splitveil.defenses._waterfilling import Directions, Statistics
 from splitveil.defenses.base import Stack
+from splitveil.defenses.dropout import Dropout
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.defenses.shredder import Shredder
 from splitveil.defenses.waterfill import Waterfill
@@ -77,6 +78,29 @@ def of_offsets(model: SplitModel, weight: Tensor, x: Tensor, wire: Tensor) -> fl
     return float((found - x.flatten(1)).square().mean())
 
 
+def of_offsets_and_masks(model: SplitModel, weight: Tensor, x: Tensor, wire: Tensor) -> float:
+    """Of every attacker, as `of_offsets`, of what each wire shows: a hidden entry is 0, or equals the offset's."""
+    parts = list(model.defense)  # type: ignore[call-overload]
+    dropout = next(part for part in parts if isinstance(part, Dropout))
+    offsets = next(part.collection for part in parts if isinstance(part, Shredder)).detach().flatten(1)
+    scale, last = 1 / (1 - dropout.ratio), parts[-1] is dropout
+    w = scale * weight.double()
+    mean, covariance = w @ torch.full((toy.D,), toy.MEAN).double(), toy.VARIANCE * w @ w.T
+    found = []
+    for one in wire.flatten(1):
+        masks = [one != 0 if last else one != offset for offset in offsets]
+        least, odds, answers = min(int(mask.sum()) for mask in masks), [], []
+        for mask, offset in zip(masks, offsets.double() * (scale if last else 1), strict=True):
+            if int(mask.sum()) > least or not mask.any():
+                continue
+            rest, within = (one.double() - offset - mean)[mask], covariance[mask][:, mask]
+            odds.append(-0.5 * rest @ torch.linalg.solve(within, rest) - 0.5 * torch.logdet(within))
+            answers.append(toy.MEAN + toy.VARIANCE * w[mask].T @ torch.linalg.solve(within, rest))
+        nothing = torch.full((toy.D,), toy.MEAN).double()
+        found.append(torch.stack(odds).softmax(0) @ torch.stack(answers) if odds else nothing)
+    return float((torch.stack(found) - x.flatten(1)).square().mean())
+
+
 def of_sent(model: SplitModel, weight: Tensor, x: Tensor, wire: Tensor) -> float:
     """Of all attackers on A(z − m) + N(0, I), of which the wire is a function."""
     matrix = next(iter(model.defense)).matrix.double()  # type: ignore[call-overload]
@@ -120,6 +144,12 @@ CASES = {
         Case(("shredder:scale=0.5,size=5",), of_offsets, M // 2),
         Case(("shredder:scale=0.3,size=5", "gaussian:0.05"), of_offsets, M // 2),
         Case(("gaussian:0.05", "shredder:scale=0.3,size=5"), of_offsets, M // 2),
+        *(
+            Case(order, of_offsets_and_masks, M // 2)
+            for ratio in (0.02, 0.5, 0.8)
+            for shredder in ("shredder:scale=0.05", "shredder:scale=0.5,size=5")
+            for order in ((shredder, f"dropout:{ratio}"), (f"dropout:{ratio}", shredder))
+        ),
     ],
     "waterfill": [Case((f"waterfill:mu={mu},sigma=0.02",), of_sent) for mu in (1.0, 0.001)],
 }

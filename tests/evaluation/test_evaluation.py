@@ -174,6 +174,11 @@ def test_a_network_at_chance_is_flagged_first_whatever_the_attack(untrained, scr
     assert attack(unknown)["flags"] == [second]
 
 
+def test_offsets_that_attacks_cannot_tell_are_flagged(run, monkeypatch):
+    monkeypatch.setattr(reliability, "of_law", lambda model, victim, images: [f"of {len(images)} images"])
+    assert attack(run)["flags"] == ["of 12 images"]
+
+
 def test_an_attack_no_better_than_the_mean_image_is_flagged(run, scripted):
     scripted(lambda self, wire, y: torch.ones(len(wire), 3, 32, 32))
     summary = attack(run)

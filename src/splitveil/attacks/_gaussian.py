@@ -33,3 +33,32 @@ def solved(matrix: Tensor, diagonal: Tensor, there: Tensor, target: Tensor, roun
         after = (residual * z).sum(1, keepdim=True)
         direction, power = z + after / power.clamp(min=1e-20) * direction, after
     return x
+
+
+def filled(precision: Tensor, hidden: Tensor, rows: Tensor, shared: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what hidden entries make of products with the covariance's inverse, by their own block of it.
+
+    With S the inverse of the covariance of the visible entries, and zero elsewhere, S = P − P_·H P_HH⁻¹ P_H·.
+
+    Args:
+        precision: P, the inverse of the whole covariance, (m, m).
+        hidden: bool (B, m).
+        rows: P a of each row, (B, m).
+        shared: P n_k, which all rows share, (K, m).
+
+    Returns:
+        aᵀ (P − S) n_k, (B, K); n_kᵀ (P − S) n_k, (B, K); and for the row and for each n_k what is to be added to its
+        hidden entries for them to be what is expected of them, (B, 1 + K, m).
+    """
+    most = int(hidden.sum(1).max()) if len(hidden) else 0
+    index = hidden.to(rows.dtype).topk(most, 1).indices
+    there = hidden.gather(1, index)
+    block = precision[index[:, :, None], index[:, None]]
+    block = torch.where(there[:, :, None] & there[:, None], block, torch.eye(most).to(block))
+    right = torch.cat([rows.gather(1, index)[:, :, None], shared.T[index]], 2) * there[:, :, None]
+    factor = torch.linalg.cholesky(block)
+    white = torch.linalg.solve_triangular(factor, right, upper=False)
+    added = -torch.linalg.solve_triangular(factor.mT, white, upper=True).mT
+    spread = rows.new_zeros(len(rows), added.shape[1], rows.shape[1])
+    spread.scatter_(2, index[:, None].expand_as(added), added)
+    return (white[:, :, :1] * white[:, :, 1:]).sum(1), white[:, :, 1:].square().sum(1), spread

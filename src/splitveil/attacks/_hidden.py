@@ -68,3 +68,8 @@ def complete(counts: Tensor, looks: int) -> bool:
     """
     shown, union = float(counts.float().mean()) / looks, float((counts > 0).float().mean())
     return union >= COMPLETE * (1 - (1 - shown) ** looks)
+
+
+def beside_mask(wire: Tensor, there: Tensor) -> Tensor:
+    """Return wires (B, C, ...) with their masks (B, C · ...) as further channels: (B, 2 C, ...)."""
+    return torch.cat([wire, there.view_as(wire).to(wire.dtype)], -1 if wire.dim() == 3 else 1)

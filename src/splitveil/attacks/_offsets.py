@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -9,17 +10,22 @@ import torch
 from torch import Tensor
 
 from ..defenses._law import Law
+from ._gaussian import filled
 from ._held_out import Pairs
-from .base import BATCH, Victim
+from ._hidden import beside_mask
+from ._identified import Identified, drowned, told
+from .base import Victim
 
 MOST_PAIRS = 2**26
 """Pairs of offsets times entries of the wire up to which the attacker finds out which one its own images got."""
-LOOKS = 4
-"""Looks at each of the attacker's own images: their differences say which offsets they got."""
 MOST_ENTRIES = 8192
 """Width of the wire up to which its covariance is learned."""
-APART = 6.0
-"""Least distance of two offsets, in deviations of what noise makes of it, at which differences of looks tell them."""
+MOST_HIDDEN = 1024
+"""Hidden entries of a wire, on average, up to which they are imputed: each wire has its own system of equations."""
+MOST_HELD_OUT = 256
+"""Most images on which the ridge is chosen where entries are hidden."""
+NUMBERS = 2**24
+"""Most numbers of such systems at once."""
 RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 """Ridges among which one is chosen, in units of the mean variance of the feature."""
 
@@ -28,32 +34,39 @@ RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 class Unshifted:
     """The Gaussian model of a feature, by which the offset n_k on its wire can be told, and of the images behind it.
 
-    Noise that was added beside the offset counts as a part of the feature.
+    Noise that was added beside the offset counts as a part of the feature. Where entries are hidden and anybody can
+    tell which, all is said of the others, and the hidden ones become what is expected of them; or they count as they
+    are, where that is better on held-out images, as where the small ones are hidden.
 
     p_k ∝ exp(−½ (z_wire − n_k − μ)ᵀ (C + r I)⁻¹ (z_wire − n_k − μ)). What is expected of the feature is z_wire −
     Σ_k p_k n_k, and of the image what the linear regression says of that: both are exact for jointly Gaussian image and
     feature.
 
     Attributes:
+        victim: says which entries of a wire are visible.
         offsets: (K, m).
         mean, pixels: means of the feature, (m,), and of the images, (d,).
         covariance, cross: covariances of the feature, (m, m), and between feature and images, (m, d).
+        hides: whether entries of the wires are hidden; imputes: whether these are imputed.
         ridge: r, with the least error on held-out images; error: mean squared error of `images` on these.
     """
 
+    victim: Victim
     offsets: Tensor
     mean: Tensor
     pixels: Tensor
     covariance: Tensor
     cross: Tensor
+    hides: bool = False
+    imputes: bool = False
     ridge: float = RIDGES[0]
-    error: float = torch.inf
+    error: float = math.inf
 
     @classmethod
     def learn(cls, victim: Victim, seen: Pairs, law: Law, rng: torch.Generator, held_out: Tensor) -> Unshifted | None:
         """Learn from the attacker's own images; return None where the collection cannot be seen through.
 
-        It is too large for that, or noise drowns the differences of its offsets.
+        There is none, it is too large, noise drowns the differences of its offsets, or too much is hidden.
 
         Args:
             victim: view of the model.
@@ -62,25 +75,35 @@ class Unshifted:
             rng: generator of the defense's noise.
             held_out: rows of the images that choose the ridge.
         """
-        assert law.offsets is not None
+        if law.offsets is None:
+            return None
         offsets = law.offsets.flatten(1).double()
         if len(offsets) ** 2 * offsets.shape[1] > MOST_PAIRS or offsets.shape[1] > MOST_ENTRIES or not len(held_out):
             return None
-        # Of the distance of two looks along the line between two offsets: their noise has twice the variance of one.
-        noise = (2 * torch.as_tensor(law.beside, device=offsets.device).double().mean()).sqrt()
-        if len(offsets) > 1 and torch.nn.functional.pdist(offsets).min() < APART * noise:
+        beside = None if law.beside is None else float(torch.as_tensor(law.beside).double().mean())
+        if beside is not None and drowned(offsets, beside):
             return None
-        parts = torch.arange(len(seen), device=victim.device).split(BATCH)
-        z = torch.cat([_feature(seen, index, offsets, rng) for index in parts])
-        x = torch.cat([seen.images(index).flatten(1) for index in parts])
-        known = ~z[:, 0].isnan()
-        others = known.index_fill(0, held_out, False)
-        if int(others.sum()) < 2:
+        hides = law.visible is not None or law.kept is not None
+        own = Identified.of(victim, seen, offsets, hides, rng)
+        others = torch.isin(own.rows, held_out, invert=True)
+        if int(others.sum()) < 2 or drowned(offsets, own.variance if beside is None else beside, own.together):
             return None
-        of_others, wire = cls(offsets, *_moments(z[others], x[others])), seen.wire(held_out, rng)
-        errors = {ridge: replace(of_others, ridge=ridge)._error(wire, x[held_out]) for ridge in RIDGES}
+        ways = (False, True) if hides and own.hidden <= MOST_HIDDEN else (False,)
+        if law.visible is not None and True not in ways:
+            return None  # `Sight` takes the mask into account, and this could not
+        wire, x = seen.wire(held_out, rng), seen.images(held_out).flatten(1)
+        tried = [cls(victim, offsets, *own.moments(others, way), hides, way)._chosen(wire, x) for way in ways]
+        best = min(tried, key=lambda one: one.error)
+        every = own.moments(torch.ones_like(others), best.imputes)
+        return cls(victim, offsets, *every, hides, best.imputes, best.ridge, best.error)
+
+    def _chosen(self, wire: Tensor, x: Tensor) -> Unshifted:
+        """Return this with the ridge that is best for these pairs of wire and image, and its error."""
+        some = (wire[:MOST_HELD_OUT], x[:MOST_HELD_OUT]) if self.imputes else (wire, x)
+        errors = {ridge: replace(self, ridge=ridge)._error(*some) for ridge in RIDGES}
         ridge = min(errors, key=lambda ridge: errors[ridge])
-        return cls(offsets, *_moments(z[known], x[known]), ridge, errors[ridge])
+        error = replace(self, ridge=ridge)._error(wire, x) if self.imputes else errors[ridge]
+        return replace(self, ridge=ridge, error=error)
 
     def _error(self, wire: Tensor, x: Tensor) -> float:
         return float((self.images(wire).clamp(0, 1) - x).square().mean())
@@ -92,16 +115,28 @@ class Unshifted:
         return torch.linalg.cholesky(self.covariance + ridge * torch.eye(len(self.mean)).to(self.mean))
 
     @cached_property
-    def _shifts(self) -> Tensor:
-        """Return the whitened offsets (K, m)."""
-        return torch.linalg.solve_triangular(self._factor, self.offsets.T, upper=False).T
+    def _precision(self) -> Tensor:
+        return torch.cholesky_inverse(self._factor)
 
     def _unshifted(self, wire: Tensor) -> Tensor:
-        wire = wire.flatten(1).double()
-        white = torch.linalg.solve_triangular(self._factor, (wire - self.mean).T, upper=False).T
-        # The length of `white` is the same for all candidates, and would drown their differences.
-        part = torch.softmax(white @ self._shifts.T - self._shifts.square().sum(1) / 2, 1)
-        return wire - part @ self.offsets
+        size = max(1, NUMBERS // wire.shape[1:].numel() ** 2) if self.imputes else max(1, len(wire))
+        return torch.cat([self._of_few(part) for part in wire.split(size)])
+
+    def _of_few(self, wire: Tensor) -> Tensor:
+        there, possible = told(self.victim, wire) if self.hides else (None, None)
+        flat = wire.flatten(1).double()
+        rows, shared = (flat - self.mean) @ self._precision, self.offsets @ self._precision
+        # The length of the rest is the same for all candidates, and would drown their differences.
+        fits, lengths = rows @ self.offsets.T, (shared * self.offsets).sum(1)
+        if self.imputes and there is not None:
+            less, shorter, added = filled(self._precision, ~there, rows, shared)
+            fits, lengths = fits - less, lengths - shorter
+        fits = fits - lengths / 2
+        part = torch.softmax(fits if possible is None else fits.masked_fill(~possible, -torch.inf), 1)
+        feature = flat - part @ self.offsets
+        if self.imputes and there is not None:
+            feature = feature + added[:, 0] - torch.einsum("bk,bkm->bm", part, added[:, 1:])
+        return feature
 
     def images(self, wire: Tensor) -> Tensor:
         """Return the expected image behind each wire (B, ...): (B, d)."""
@@ -109,29 +144,7 @@ class Unshifted:
         return (self.pixels + (self._unshifted(wire) - self.mean) @ weights).float()
 
     def __call__(self, wire: Tensor) -> Tensor:
-        """Return the expected feature behind each wire, in the shape of the wire (B, ...)."""
-        return self._unshifted(wire).view_as(wire).to(wire.dtype)
-
-
-def _moments(z: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    z, x = z.double(), x.double()  # a covariance from few images has eigenvalues of zero, which rounding makes negative
-    mean, pixels = z.mean(0), x.mean(0)
-    centered = z - mean
-    return mean, pixels, centered.T @ centered / len(z), centered.T @ (x - pixels) / len(z)
-
-
-def _feature(seen: Pairs, index: Tensor, offsets: Tensor, rng: torch.Generator) -> Tensor:
-    """Return the features (B, m) of some images, with the offset of the first of several looks subtracted.
-
-    The difference of two looks is that of two offsets, which tells both unless all looks had the same one: such an
-    image's feature is NaN.
-    """
-    first, *others = (seen.wire(index, rng).flatten(1).double() for _ in range(LOOKS))
-    pairs = (offsets[:, None] - offsets).flatten(0, 1)  # of the first look and another
-    distances = [pairs.square().sum(1) - 2 * (first - other) @ pairs.T for other in others]
-    misfits, partners = zip(*(one.view(len(index), len(offsets), -1).min(2) for one in distances), strict=True)
-    chosen = torch.stack(misfits).sum(0).argmin(1)
-    rows = torch.arange(len(index), device=chosen.device)
-    same = torch.stack([partner[rows, chosen] == chosen for partner in partners]).all(0)
-    found = first - offsets[chosen]
-    return torch.where(same[:, None], torch.nan, found) if len(offsets) > 1 else found
+        """Return the expected feature behind each wire (B, C, ...), with the mask as further channels if any is."""
+        feature = self._unshifted(wire).view_as(wire).to(wire.dtype)
+        there = told(self.victim, wire)[0] if self.hides else None
+        return feature if there is None else beside_mask(feature, there)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ._gaussian import means, moments, solved
 from ._held_out import Pairs
-from ._hidden import complete
+from ._hidden import beside_mask, complete
 from ._offsets import Unshifted
 from .base import BATCH, Victim
 
@@ -55,7 +55,7 @@ class Sight:
     ) -> Sight | Unshifted | None:
         """Learn from the attacker's own images, each sent `LOOKS` times; return None where the law hides nothing.
 
-        Where the law tells of a collection of offsets, return `Unshifted`.
+        Where it tells of a collection of offsets that can be seen through, return `Unshifted`.
 
         Args:
             victim: view of the model.
@@ -63,15 +63,15 @@ class Sight:
             rng: generator of the defense's noise.
             held_out: rows of the images that choose the ridge; None: a fifth of them.
         """
-        first, fixed = torch.zeros(1, dtype=torch.long, device=victim.device), torch.Generator(victim.device)
-        wire = seen.wire(first, fixed.manual_seed(0))
+        fixed = torch.Generator(victim.device).manual_seed(0)
+        wire = seen.wire(torch.zeros(1, dtype=torch.long, device=victim.device), fixed)
         law = victim.law(wire)
         if law.visible is None and law.offsets is None:
             return None
         if held_out is None:
             held_out = torch.randperm(len(seen), generator=rng, device=rng.device)[: len(seen) // 5]
-        if law.offsets is not None:
-            return Unshifted.learn(victim, seen, law, rng, held_out)
+        if (found := Unshifted.learn(victim, seen, law, rng, held_out)) or law.visible is None:
+            return found
         parts = torch.arange(len(seen), device=victim.device).split(BATCH)
         together = [_together(victim, seen, index, rng) for index in parts]
         known, counts = (torch.cat(each).flatten(1) for each in zip(*together, strict=True))
@@ -121,7 +121,7 @@ class Sight:
         there, full = self.visible(wire), wire.flatten(1)
         if self.covariance is not None:
             full = torch.where(there, full, self.mean + self.explained(wire) @ self.covariance)
-        return torch.cat([full.view_as(wire), there.view_as(wire).to(wire.dtype)], -1 if wire.dim() == 3 else 1)
+        return beside_mask(full.view_as(wire), there)
 
 
 class Sighted:

@@ -64,11 +64,17 @@ def imitated(z: Tensor, law: Law, rng: torch.Generator, rows: Tensor | None = No
         if law.laplace:
             z = z + (law.laplace / 2) ** 0.5 * laplace_noise(z, rng)
     if law.offsets is not None:
-        beside = torch.as_tensor(law.beside, device=z.device).sqrt()
+        beside = torch.as_tensor(0.0 if law.beside is None else law.beside, device=z.device).sqrt()
         z = z + beside * torch.randn(z.shape, generator=rng, device=z.device)
+        if law.kept is not None:
+            rows = _any(law.kept, z, rng) if rows is None else rows
+            z = z * law.kept[rows]
         z = z + law.offsets[torch.randint(len(law.offsets), (len(z),), generator=rng, device=z.device)]
     if law.visible is not None:
-        if rows is None:
-            rows = torch.randint(len(law.visible), (len(z),), generator=rng, device=z.device)
-        z = z * law.visible[rows]
+        z = z * law.visible[_any(law.visible, z, rng) if rows is None else rows]
     return z
+
+
+def _any(masks: Tensor, z: Tensor, rng: torch.Generator) -> Tensor:
+    """Return the row of one of the masks for each z."""
+    return torch.randint(len(masks), (len(z),), generator=rng, device=z.device)

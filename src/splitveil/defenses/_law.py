@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ._looks import ranked_covariance, ranked_weights
+from ._matched import matched
 
 Looks = Literal["mean", "ranked", "union"]
 Noise = Literal["gaussian", "laplace"]
@@ -23,18 +24,23 @@ class Law:
         variance: variance of the noise on each visible entry, broadcastable to the wire; None: unknown, to be measured.
         visible: bool, as the wire: the entries that carry z. None: all do.
         laplace: the part of ``variance`` that is Laplace noise; the rest counts as Gaussian.
-        offsets: (K, ...), of which one, all equally likely, was added to a wire: ``variance`` is None.
-        beside: variance of the independent noise beside the ``offsets``.
+        offsets: (K, ...), of which one, all equally likely, was added to the feature: ``variance`` is None.
+        beside: variance of the noise beside the ``offsets``; None: unknown, to be measured.
+        kept, possible: of `matched`, where entries were hidden before an offset was added and the wire shows which.
         reduced: wire (B, ...) -> (B, k), of which the wire is a function: the mean that the defense's `gaussian_law`
             tells and independent noise of variance 1. None: the wire itself says how its noise is correlated.
+        forgotten: whether offsets, or what had been hidden beneath them, can be told better than this law says.
     """
 
     variance: Tensor | float | None = 0.0
     visible: Tensor | None = None
     laplace: float = 0.0
     offsets: Tensor | None = None
-    beside: Tensor | float = 0.0
+    beside: Tensor | float | None = 0.0
+    kept: Tensor | None = None
+    possible: Tensor | None = None
     reduced: Callable[[Tensor], Tensor] | None = None
+    forgotten: bool = False
 
     @property
     def exact(self) -> bool:
@@ -59,54 +65,68 @@ class Law:
         >>> Law(0.01).with_noise(0.03).variance
         0.04
         """
-        if self.offsets is not None:
-            return replace(self, beside=self.beside + variance)
+        if not isinstance(variance, Tensor) and variance == 0:
+            return self
+        if self.offsets is not None and self.visible is None:
+            return self._noisier(variance)
         if self.variance is None or self.visible is not None:
-            return Law(None)
+            return Law(None, forgotten=self.forgotten or self.offsets is not None)
         laplace = self.laplace + (float(variance) if kind == "laplace" else 0.0)
         return replace(self, variance=self.variance + variance, laplace=laplace, reduced=None)
 
     def silent(self) -> Law:
         """Return the law after a change of which nothing is known."""
-        return Law(None, laplace=self.laplace)
+        return Law(None, laplace=self.laplace, forgotten=self.forgotten or self.offsets is not None)
+
+    def _noisier(self, variance: Tensor | float) -> Law:
+        """Return the law after noise beside the offsets: nothing equals one of them any more."""
+        beside = None if self.beside is None or self.kept is not None else self.beside + variance
+        forgotten = self.forgotten or self.kept is not None
+        return replace(self, beside=beside, kept=None, possible=None, forgotten=forgotten)
 
     def rounded(self, variance: Tensor, visible: Tensor | None) -> Law:
-        """Return the law after a rounding of this variance, by which hidden entries got a value of their own.
-
-        Args:
-            variance: broadcastable to the wire.
-            visible: the entries that do not have it; only asked for where entries were hidden before.
-        """
+        """Return the law after a rounding of this variance, to one value of all hidden entries, the not ``visible``."""
         if self.visible is None:
             return self.with_noise(variance)
-        return replace(self, variance=None if self.variance is None else self.variance + variance, visible=visible)
+        law = self if self.offsets is None else self._noisier(variance)
+        return replace(law, variance=None if self.variance is None else self.variance + variance, visible=visible)
 
-    def shifted(self, offsets: Tensor) -> Law:
-        """Return the law after one of the ``offsets``, all equally likely, was added to each wire.
+    def shifted(self, offsets: Tensor, wire: Tensor) -> Law:
+        """Return the law after one of the ``offsets``, all equally likely, was added to each feature.
 
-        >>> Law(0.01).shifted(torch.zeros(3, 2)).beside
+        Args:
+            offsets: (K, ...).
+            wire: as the hook `law` is given it; what was hidden before now equals the offset.
+
+        >>> Law(0.01).shifted(torch.ones(3, 2), torch.zeros(1, 2)).beside
         0.01
         """
-        if self.variance is None or self.visible is not None or self.laplace:
+        if not offsets.any():
+            return self
+        if self.offsets is not None:
             return self.silent()
-        return Law(None, offsets=offsets, beside=self.variance)
+        kept, possible = (None, None) if self.visible is None else matched(wire, offsets)
+        return Law(None, offsets=offsets, beside=self.variance, kept=kept, possible=possible, forgotten=self.forgotten)
 
     def hiding(self, visible: Tensor, scale: float = 1.0) -> Law:
         """Return the law after all but the ``visible`` entries were set to zero and these multiplied by ``scale``."""
-        variance = None if self.variance is None else self.variance * scale**2
-        return Law(variance, visible, self.laplace * scale**2)
+        law = self._noisier(0.0) if self.kept is not None and scale != 1 else self  # scaled, it equals no offset
+        seen = visible if self.visible is None else visible & self.visible
+        variance, beside = (None if told is None else told * scale**2 for told in (self.variance, law.beside))
+        law = replace(law, variance=variance, visible=seen, laplace=self.laplace * scale**2, beside=beside)
+        return replace(law, offsets=None if self.offsets is None else self.offsets * scale, reduced=None)
 
     def of_several(self, looks: int) -> Law:
         """Return the law of the one wire that `combined` makes of several looks."""
         if looks == 1:
             return self
         if self.variance is None or self.looks == "union":  # how often an entry was visible differs between entries
-            return Law(0.0 if replace(self, visible=None).exact else None, self.visible)
+            forgotten = self.forgotten or self.offsets is not None
+            return Law(0.0 if replace(self, visible=None).exact else None, self.visible, forgotten=forgotten)
         weights = self.weights(looks)
-        factor = (
-            1 / looks if weights is None else float(ranked_covariance(looks, self.share()).mv(weights).dot(weights))
-        )
-        return Law(self.variance * factor, reduced=self.reduced)
+        spread = None if weights is None else ranked_covariance(looks, self.share()).mv(weights)
+        factor = 1 / looks if spread is None or weights is None else float(spread.dot(weights))
+        return Law(self.variance * factor, reduced=self.reduced, forgotten=self.forgotten)
 
     def share(self) -> float:
         """Return the part of the noise's variance that is Laplace noise, to two digits; 1 if the whole is unknown."""

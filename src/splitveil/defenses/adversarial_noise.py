@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..ranges import Rate, Weight
 from ..registry import plugin
 from ..zoo.decoders import Network
+from ._law import Law
 from ._model import image_shape
 from ._proxy import Objective, Padding, Proxy
 from .base import Defense, Step
@@ -69,6 +70,9 @@ class AdversarialNoise(Defense):
             (gradient,) = torch.autograd.grad(distance, seen)
         decoder.train(training)
         return z.float() - self.size * gradient.sign()
+
+    def law(self, wire: Tensor, before: Law) -> Law:
+        return before.silent() if self.size else before
 
     def before_step(self, x: Tensor, y: Tensor, model: Any) -> None:
         self.proxy.learn()

@@ -99,8 +99,10 @@ class Codec(Defense, helpers=("coder", "coded", "rounding", "set_grid")):
         return z if self.of_numbers else self.coded(z)
 
     def law(self, wire: Tensor, before: Law) -> Law:
-        if self.of_numbers or self.step is None:
+        if self.of_numbers or not self.ready or self.name == "float32":
             return before
+        if self.step is None:  # what float16 rounds is little, but what was hidden no longer equals an offset
+            return before if before.kept is None else before.rounded(self.rounding(), before.visible)
         across = [1] * (wire.dim() - 1)
         across[channel_axis(tuple(wire.shape[1:]))] = -1
         variance, visible = self.rounding().view(across), None

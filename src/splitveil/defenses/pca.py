@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..ranges import Count
 from ..registry import plugin
+from ._law import Law
 from .base import Defense, Features
 
 EXACT = 1024
@@ -52,6 +53,9 @@ class PCA(Defense):
         centered = z.flatten(1) - self.mean.to(z.dtype)
         basis = self.basis.to(z.dtype)
         return (self.mean.to(z.dtype) + centered @ basis @ basis.T).view_as(z)
+
+    def law(self, wire: Tensor, before: Law) -> Law:
+        return before if self.basis is None else before.silent()
 
     def refit(self, epoch: int, features: Features) -> None:
         self.mean = features.z.mean(0)

@@ -53,7 +53,7 @@ class Shredder(Defense):
         return {"size": SGD * FLOAT * self.size * math.prod(feature)}
 
     def law(self, wire: Tensor, before: Law) -> Law:
-        return before.shifted(self.collection.detach())
+        return before.shifted(self.collection.detach(), wire)
 
     def loss(self, step: Step) -> Tensor | None:
         return -self.weight * self.collection.abs().mean() if self.weight else None

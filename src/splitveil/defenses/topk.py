@@ -40,11 +40,17 @@ class TopK(Defense):
     def on_wire(self, z: Tensor, rng: torch.Generator) -> Tensor:
         flat = z.reshape(1, -1) if self.scope == "released" else z.flatten(1)
         rank = flat.detach() if self.scope == "released" else flat.detach().abs()
-        count = max(1, round(self.ratio * flat.shape[1]))
+        count = self._count(flat.shape[1])
         kept = torch.zeros_like(flat).scatter_(1, rank.topk(count, dim=1, sorted=False).indices, 1.0)
         return z * kept.view_as(z)
 
+    def _count(self, entries: int) -> int:
+        return max(1, round(self.ratio * entries))
+
     def law(self, wire: Tensor, before: Law) -> Law:
+        entries = wire.shape[1:].numel()
+        if self.ratio == 1 or (self.scope == "sample" and self._count(entries) == entries):
+            return before
         law = before.hiding(wire != 0)
         # Noise that made an entry stand out has less spread than all noise that was drawn: it is to be measured.
         return law if replace(before, visible=None).exact else replace(law, variance=None)

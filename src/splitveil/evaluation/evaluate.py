@@ -321,6 +321,7 @@ def _flags(stage: Stage, mse: Tensor, baseline: Tensor, floor: Tensor | None) ->
     if attack.learns:
         flags += reliability.still_falling(attack.curve())
     flags += reliability.of_model(stage.model, given.attacker_test)
+    flags += reliability.of_law(stage.model, stage.victim, given.attacker_test)
     return flags + reliability.of_queries(stage.model, stage.victim, attack.needs, given.attacker_train)
 
 

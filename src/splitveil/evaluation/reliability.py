@@ -184,6 +184,28 @@ def _other_noise(model: SplitModel, x: Tensor) -> list[str]:
     ]
 
 
+@torch.no_grad()
+def of_law(model: SplitModel, victim: Victim, images: Split) -> list[str]:
+    """Flag a defense that adds one of a known collection of offsets, where attacks cannot tell them but others might.
+
+    Args:
+        model: with its defense.
+        victim: the attacker's view, by which wires of several looks become one.
+        images: one of them is sent.
+
+    Returns:
+        One sentence for each flag; none where all is well.
+    """
+    wire, _ = _twice(model, to_float(images.images[:1]).to(model.mean.device))
+    if not victim.law(wire).forgotten:
+        return []
+    return [
+        "the attacks make no use of all that can be told of the known collection from which an offset was added, or of "
+        "what had been hidden before it: the wire looks more private than it is; put shredder behind the other "
+        "defenses, and attack without a codec and one wire of each image"
+    ]
+
+
 def of_queries(model: SplitModel, victim: Victim, needs: frozenset[Access], images: Split) -> list[str]:
     """Flag an attack on a noisy defense that saw each of its images less than twice, so without fresh noise.
 
