@@ -158,3 +158,18 @@ def test_layers_fall_back_where_the_product_is_not_allowed(monkeypatch):
 )
 def test_rule_depends_on_shapes(shape, expected):
     assert pays(torch.Size(shape)) is expected
+
+
+@pytest.mark.parametrize(("channels", "side", "count"), [(64, 8, 32), (64, 2, 32), (64, 1, 32)])
+def test_a_relu_in_place_may_follow(channels, side, count):
+    """What was returned was a view made inside an autograd function, which no layer may change in place."""
+    layer = nn.Conv2d(channels, channels, 3, padding=1)
+    network = nn.Sequential(layer, nn.ReLU(inplace=True))
+    x = torch.randn(count, channels, side, side, generator=torch.Generator().manual_seed(0))
+    network(x).sum().backward()
+    assert layer.weight.grad is not None
+    expected = layer.weight.grad.clone()
+    layer.weight.grad = None
+    fastconv.accelerate(network)
+    network(x).sum().backward()
+    torch.testing.assert_close(layer.weight.grad, expected, rtol=1e-3, atol=1e-3)

@@ -16,7 +16,7 @@ two threads lose the gain; use one thread per process.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,16 +35,19 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class _Winograd(torch.autograd.Function):
-    """The convolution on channels-last maps. Second derivatives take PyTorch's own formulas."""
+    """The convolution, (B, H, W, O). Second derivatives take PyTorch's own formulas.
+
+    The channels are moved outside: what a function makes as a view, the next layer may not change in place.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return winograd.forward(x.permute(0, 2, 3, 1).contiguous(), weight, bias).permute(0, 3, 1, 2)
+        return winograd.forward(x.permute(0, 2, 3, 1).contiguous(), weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        (x, weight), dy, needs = ctx.saved_tensors, grads[0], ctx.needs_input_grad
+        (x, weight), dy, needs = ctx.saved_tensors, grads[0].permute(0, 3, 1, 2), ctx.needs_input_grad
         if torch.is_grad_enabled():  # create_graph: every step must itself be differentiable
             ones = [1, 1]
             return torch.ops.aten.convolution_backward(
@@ -70,7 +73,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     >>> conv3x3(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 3, 3)).flatten()
     tensor([4., 4., 4., 4.])
     """
-    return _Winograd.apply(x, weight, bias)  # pyright: ignore[reportReturnType]
+    return cast(Tensor, _Winograd.apply(x, weight, bias)).permute(0, 3, 1, 2)
 
 
 def pays(shape: torch.Size, outputs: int) -> bool:

@@ -8,7 +8,7 @@ one pixel 8 of 9. What is left is a full matrix between the pixels of both maps,
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ MIN_BATCH = 32  # below, writing the matrix costs more than it saves; a single p
 
 
 class _Product(torch.autograd.Function):
-    """The convolution, computed in ``dtype``. Second derivatives take PyTorch's own formulas."""
+    """The convolution, (B, H, W, O), computed in ``dtype``. Second derivatives take PyTorch's own formulas."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -26,11 +26,12 @@ class _Product(torch.autograd.Function):
         ctx.save_for_backward(x, weight, matrix)
         ctx.kinds = x.dtype, None if bias is None else bias.dtype
         y = (pixels @ matrix.mT).reshape(len(x), *x.shape[2:], len(weight))
-        return (y if bias is None else y + bias.to(dtype)).permute(0, 3, 1, 2)
+        return y if bias is None else y + bias.to(dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (x, weight, matrix), dy, needs, (kind, bias_kind) = ctx.saved_tensors, grads[0], ctx.needs_input_grad, ctx.kinds
+        (x, weight, matrix), needs, (kind, bias_kind) = ctx.saved_tensors, ctx.needs_input_grad, ctx.kinds
+        dy = grads[0].movedim(-1, -3)
         # create_graph: every step must itself be differentiable; and several gradients at once must be allowed.
         several = torch._C._functorch.is_legacy_batchedtensor(dy)  # pyright: ignore[reportAttributeAccessIssue]
         if several or torch.is_grad_enabled():
@@ -71,7 +72,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, dtype: tor
     >>> conv3x3(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 3, 3)).flatten()
     tensor([4., 4., 4., 4.])
     """
-    return _Product.apply(x, weight, bias, dtype or x.dtype)  # pyright: ignore[reportReturnType]
+    return cast(Tensor, _Product.apply(x, weight, bias, dtype or x.dtype)).permute(0, 3, 1, 2)
 
 
 def pays(shape: torch.Size) -> bool:
