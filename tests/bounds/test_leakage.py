@@ -37,7 +37,7 @@ from splitveil.defenses.vib import VIB
 from splitveil.errors import UserError
 from splitveil.model import SplitModel
 from splitveil.registry import Registry
-from splitveil.statistics.intervals import binomial_ci
+from splitveil.statistics.intervals import Interval, binomial_ci
 
 UPPER = (GaussianChannel(), MixtureBound(), MixtureBound(clusters=1))
 
@@ -210,7 +210,8 @@ def test_from_python():
 def test_linkage_is_what_a_simulation_of_galleries_gives():
     wires, candidates = torch.randn(60, 3, generator=rng()), torch.randn(60, 3, generator=rng(1)) * 0.5
     candidates += wires
-    nearer = closer(wires, candidates)
+    nearer, ties = closer(wires, candidates)
+    assert not ties.any()
     distance = torch.cdist(wires, candidates)
     hits = []
     for draw in range(4000):
@@ -223,9 +224,28 @@ def test_linkage_is_what_a_simulation_of_galleries_gives():
 
 
 def test_equal_photos_cannot_be_told_apart():
-    """Each of two equal photos counts as nearer than the other half of the time, rounded against the attacker."""
     z = torch.tensor([[0.0], [0.0], [5.0]])
-    assert closer(z, z).tolist() == [1, 1, 0]
+    assert closer(z, z).tolist() == [[0, 0, 0], [1, 1, 0]]
+
+
+@pytest.mark.parametrize("top", [1, 3])
+def test_a_wire_that_carries_nothing_is_linked_by_chance(top):
+    """All candidates were as near, and took the middle rank: 0.1 % where guessing has 10, and Fano gave a leakage."""
+    channel = channel_of(torch.zeros(300, 8), torch.zeros(300, dtype=torch.long), 0.5, rng())
+    found = Linkage(top).estimate(channel, rng())
+    chances = [one.value for one in found if one.quantity == "success"]
+    assert chances == pytest.approx([top / 10, top / 100])
+    for one in found:
+        if one.quantity == "leakage":
+            assert one.interval is not None
+            assert (one.value, one.interval.lo) == (0, 0)
+
+
+def test_fano_says_nothing_below_chance():
+    below = Estimate(0.001, "lower", "success", images=100, interval=Interval(0.001, 0.0, 0.009))
+    found = linkage._leakage(below, 100)
+    assert found.interval is not None
+    assert (found.value, found.interval.lo, found.interval.hi) == (0, 0, 0)
 
 
 def test_linkage_at_no_and_at_huge_noise():
@@ -249,7 +269,7 @@ def test_photos_that_are_all_found_leave_the_interval_of_as_many_hits():
 def test_linkage_holds_a_rare_photo_that_is_not_found():
     """Images of which 3 % have the same feature; the bootstrap of 40 wires held the truth in three of ten draws."""
     lost, held = 0.03, 0
-    truth = 1 - lost + lost * (1 - lost) ** 9  # ties count against the attacker
+    truth = 1 - lost + (1 - (1 - lost) ** 10) / 10  # the attacker chooses between equals by chance
     for seed in range(60):
         draw = rng(seed)
         z = 100 * torch.randn(100, 16, generator=draw)

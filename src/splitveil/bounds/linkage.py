@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from scipy.stats import hypergeom
 from torch import Tensor
@@ -48,7 +49,7 @@ class Linkage(Bound):
     (True, 'the right photo among 10, chance 10 %')
     """
 
-    revision = 2  # of the intervals
+    revision = 3  # intervals that do not collapse; ties
 
     def __init__(self, top: Count = 1):
         self.top = top
@@ -58,23 +59,20 @@ class Linkage(Bound):
         nearer, everywhere, images = _nearer(channel, rng)
         found, size = [], 0
         for size in (size for size in GALLERIES if self.top < size <= images):
-            among, of = (nearer, len(nearer)) if size <= len(nearer) else (everywhere, images)
-            chances = hypergeom.cdf(self.top - 1, of - 1, among.cpu().numpy(), size - 1)
-            interval = bounded_ci(chances)
+            among, of = (nearer, nearer.shape[1]) if size <= nearer.shape[1] else (everywhere, images)
+            interval = bounded_ci(_chances(among, self.top, of, size))
             first = "the right photo" if self.top == 1 else f"the right photo within the first {self.top}"
             about = f"{first} among {size:,}, chance {100 * self.top / size:.2g} %"
             found.append(Estimate(interval.mean, "lower", "success", about, ASSUMPTIONS, of, interval))
         if not found:
-            raise BoundError(f"{len(nearer)} images; linkage needs galleries of at least {GALLERIES[0]}")
+            raise BoundError(f"{nearer.shape[1]} images; linkage needs galleries of at least {GALLERIES[0]}")
         if self.top == 1:
             found.append(_leakage(found[-1], size))
         return found
 
 
 def closer(wires: Tensor, candidates: Tensor) -> Tensor:
-    """Return for each wire (M, D) how many other candidates (M, D) are nearer to it than its own, (M,).
-
-    A candidate as near as its own counts as nearer half of the time: two equal photos cannot be told apart.
+    """Return for each wire how many other candidates are nearer to it than its own, and how many as near, (2, M).
 
     Args:
         wires: (M, D).
@@ -88,13 +86,24 @@ def _counted(parts: Iterable[Tensor]) -> Tensor:
     for distance in parts:
         own = distance.gather(1, start + torch.arange(len(distance), device=distance.device)[:, None])
         ties = (distance == own).sum(1) - 1
-        found.append((distance < own).sum(1) + (ties + 1) // 2)
+        found.append(torch.stack([(distance < own).sum(1), ties]))
         start += len(distance)
-    return torch.cat(found)
+    return torch.cat(found, 1)
+
+
+def _chances(counts: Tensor, top: int, images: int, size: int) -> np.ndarray:
+    """Return how probably the right photo is among the first ``top``, (M,), where the attacker chooses between equals.
+
+    The mean over the ranks that it can have: behind the nearer ones, and behind none to all of those that are as near.
+    """
+    table = hypergeom.cdf(top - 1, images - 1, np.arange(images), size - 1)
+    sums = np.concatenate([[0.0], table.cumsum()])
+    nearer, ties = counts.cpu().numpy()
+    return ((sums[nearer + ties + 1] - sums[nearer]) / (ties + 1)).clip(0, 1)
 
 
 def _nearer(channel: Channel, rng: torch.Generator) -> tuple[Tensor, Tensor, int]:
-    """Return how many candidates are nearer to each held-out wire than its own, twice, (M,), and of how many images.
+    """Return what `closer` says of each held-out wire, twice, (2, M), and of how many images.
 
     The first counts the held-out images, the second all images of the channel if a gallery needs so many and nothing
     has learned from them.
@@ -106,34 +115,35 @@ def _nearer(channel: Channel, rng: torch.Generator) -> tuple[Tensor, Tensor, int
         z = channel.features("held_out")
         features, wires = view(z), view(channel.model.protect(z, rng))
         found = _counted(-critic(features, part) for part in wires.split(AT_ONCE))
-        return found, found, len(found)
+        return found, found, found.shape[1]
     scale = law.variance.mean(0).sqrt()
     wires, own = channel.received("held_out", law, rng) / scale, law.mean / scale
     found = closer(wires, own)
     others = [part for part in ("fit", "choose") if getattr(channel, part) is not channel.held_out]
-    images = len(found) + sum(len(getattr(channel, part)) for part in others)
-    if not any(len(found) < size <= images for size in GALLERIES):
-        return found, found, len(found)
+    images = found.shape[1] + sum(len(getattr(channel, part)) for part in others)
+    if not any(found.shape[1] < size <= images for size in GALLERIES):
+        return found, found, found.shape[1]
     return found, found + sum(_before(wires, own, channel.conditional(p).mean / scale) for p in others), images
 
 
 def _before(wires: Tensor, own: Tensor, others: Tensor) -> Tensor:
-    """Return how many of other candidates are nearer to each wire than its own, or half of the time as near, (M,)."""
+    """Return how many of other candidates are nearer to each wire than its own, and how many as near, (2, M)."""
     found = []
     for part, right in zip(wires.split(AT_ONCE), own.split(AT_ONCE), strict=True):
         distance, limit = torch.cdist(part, others), (part - right).norm(dim=1, keepdim=True)
-        found.append((distance < limit).sum(1) + ((distance == limit).sum(1) + 1) // 2)
-    return torch.cat(found)
+        found.append(torch.stack([(distance < limit).sum(1), (distance == limit).sum(1)]))
+    return torch.cat(found, 1)
 
 
 def _leakage(largest: Estimate, size: int) -> Estimate:
     def fano(p: float) -> float:
+        p = max(p, 1 / size)  # below chance it would rise again, and say that something leaks
         entropy = -sum(q * math.log(q) for q in (p, 1 - p) if q > 0)
         return max(0.0, math.log(size) - entropy - (1 - p) * math.log(size - 1))
 
     low = largest.interval.lo if largest.interval else largest.value
     high = largest.interval.hi if largest.interval else largest.value
-    interval = Interval(fano(largest.value), fano(max(low, 1 / size)), fano(high))
+    interval = Interval(fano(largest.value), fano(low), fano(high))
     about = f"Fano's inequality on {size:,} candidates"
     never = NEVER.format(n=size, most=math.log(size))
     return Estimate(interval.mean, "lower", "leakage", about, (*ASSUMPTIONS, never), largest.images, interval)
