@@ -288,3 +288,16 @@ def test_settings_cannot_change_once_made():
 @pytest.mark.parametrize("more", [":/images", ":root=/images", ":download=true", ":train_size=200"])
 def test_an_image_set_is_augmented_alike_however_it_is_written(name, more):
     assert config.augmentation(name + more) == config.augmentation(name)
+
+
+def test_a_file_of_another_tool_is_refused_in_few_words():
+    """The names that there are stand once, however many are unknown, and the first errors stand for all."""
+    wrong = {f"zzq{number}": 1 for number in range(12)}
+    with pytest.raises(UserError) as error:
+        config.parse({"data": "digits", "arch": "vgg11_bn", "cut": 4, **wrong})
+    said = str(error.value)
+    assert said.startswith("zzq0, zzq1, zzq2, zzq3, zzq4, and 7 more: no such setting; there are alternate_flip, arch,")
+    assert said.count("weight_decay") == 1
+    bad = dict.fromkeys(("epochs", "lr", "batch_size", "momentum", "seed", "bottleneck", "flip"), "x")
+    with pytest.raises(UserError, match=r"epochs is 'x'; .*; and 2 more$"):
+        config.parse({"data": "digits", "arch": "vgg11_bn", "cut": 4, **bad})

@@ -2,157 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationError,
-    create_model,
-    model_serializer,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, create_model
 
 from . import ranges
 from .errors import UserError, did_you_mean, shown
 from .recipe import CONTRADICTION, Recipe, Several
 from .registry import KINDS, Registry
+from .specs import OwnSpec as OwnSpec  # part of this face, like the next ones
+from .specs import Spec as Spec
+from .specs import is_registered as is_registered
 from .storage.files import expanded
-from .storage.yaml_files import load as load  # part of this face
+from .storage.yaml_files import load as load
 
 OWN = "own"
 """Image set and network of a run that was saved from Python, which no name of the registry stands for."""
 MAX_SEED = 2**63 - 1
 """The largest seed that torch's generators take with any sign."""
-
-
-class Spec(BaseModel):
-    """A plug-in by name with its parameters.
-
-    Written ``name``, ``name:value`` (the first parameter) or ``name:key=value,key=value``; in YAML also
-    ``{name: {key: value}}``, or ``{name: value}`` for the first parameter.
-
-    >>> Spec.model_validate("cem:weight=16,loss=released").parameters
-    {'weight': 16, 'loss': 'released'}
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str
-    parameters: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _parse(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            name, colon, rest = value.partition(":")
-            pairs = [_pair(value, part) for part in rest.split(",")] if colon else []
-            if not name or len(dict(pairs)) < len(pairs):
-                raise _malformed(value)
-            return {"name": name, "parameters": dict(pairs)}
-        if isinstance(value, dict) and len(value) == 1 and "name" not in value:
-            ((name, parameters),) = value.items()
-            if isinstance(parameters, int | float | str):
-                parameters = {"": parameters}  # as in name:value
-            return {"name": name, "parameters": {} if parameters is None else parameters}
-        return value
-
-    @model_serializer
-    def _plain(self) -> dict[str, Any]:
-        return {self.name: dict(self.parameters)}
-
-    def resolve(self, kind: str) -> Spec:
-        """Return the same spec with every parameter named, typed and filled in with its default.
-
-        Args:
-            kind: "attacks", "defenses", "bounds" or "data".
-
-        Raises:
-            UserError: unknown name or parameter, or a value of the wrong type.
-        """
-        target = Registry(kind).get(self.name)
-        signature = inspect.signature(target)
-        given, resolved = dict(self.parameters), {}
-        if "" in given and signature.parameters:
-            first = next(iter(signature.parameters))
-            if first in given:
-                raise UserError(f"'{self.name}' got {first} twice: by its place and by its name; give it once")
-            given[first] = given.pop("")
-        for key in given:
-            if key not in signature.parameters:
-                hint = did_you_mean(key, signature.parameters) or ";"
-                has = ", ".join(signature.parameters) or "none"
-                raise UserError(f"{KINDS[kind]} '{self.name}' has no parameter '{key}'{hint} it has: {has}")
-        for key, parameter in signature.parameters.items():
-            if key in given:
-                resolved[key] = ranges.value_of(target, key, given[key], self.name)
-            elif parameter.default is inspect.Parameter.empty:
-                raise UserError(f"{KINDS[kind]} '{self.name}' needs {key}; write {self.name}:{key}=...")
-            else:
-                resolved[key] = parameter.default
-        return Spec(name=self.name, parameters=resolved)
-
-    def make(self, kind: str) -> Any:
-        """Return the plug-in itself, constructed.
-
-        Args:
-            kind: "attacks", "defenses", "bounds" or "data".
-
-        Raises:
-            UserError: as `resolve`.
-        """
-        return Registry(kind).get(self.name)(**self.resolve(kind).parameters)
-
-
-class OwnSpec(Spec):
-    """An object of a class that is not registered, in place of a spec.
-
-    >>> class Mine:
-    ...     def __init__(self, size):
-    ...         self.size = size
-    >>> OwnSpec.of(Mine(3)).model_dump(), OwnSpec.of(Mine(3)).make("attacks").size
-    ({'Mine': {'size': 3}}, 3)
-    """
-
-    _thing: Any = PrivateAttr()
-
-    @classmethod
-    def of(cls, thing: Any) -> OwnSpec:
-        """Return the spec of an object; its settings are what it was made with, or its public attributes.
-
-        Args:
-            thing: object of a class that is not registered.
-        """
-        found = cls(name=type(thing).__name__, parameters=ranges.settings_of(thing))
-        found._thing = thing
-        return found
-
-    def resolve(self, kind: str) -> Spec:
-        """Return the spec itself, whose object has its settings already."""
-        return self
-
-    def make(self, kind: str) -> Any:
-        """Return a copy of the object, which stays as it was given."""
-        return copy.deepcopy(self._thing)
-
-
-def is_registered(thing: Any, kind: str) -> bool:
-    """Return whether an object's class is the plug-in that has its name among those of a kind.
-
-    Args:
-        thing: object.
-        kind: "attacks", "defenses" or "bounds".
-    """
-    names = vars(type(thing)).get("__plugin_names__", ())
-    # Two kinds may have the same name, so it is not enough that there is such a name.
-    return bool(names) and names[0] in Registry(kind).names() and Registry(kind).get(names[0]) is type(thing)
+MOST_SAID = 5
+"""Errors that a message names one by one."""
 
 
 def spec_of(thing: Any, kind: str) -> Spec:
@@ -312,13 +185,22 @@ def parse(values: dict[str, Any]) -> TrainConfig:
 
 
 def explain(error: ValidationError, settings: Collection[str] = ()) -> str:
-    """Return everything that is wrong, in one line.
+    """Return what is wrong, in one line: the first few errors, and how many there are besides.
 
     Args:
         error: of pydantic.
         settings: names that a misspelt one may mean.
     """
-    return "; ".join(_line(e, settings or TrainConfig.model_fields) for e in error.errors())
+    known, found = settings or TrainConfig.model_fields, error.errors()
+    unlike = [_place(e) for e in found if _is_unknown(e) and not did_you_mean(_name(e), known)]
+    lines = [_line(e, known) for e in found if _place(e) not in unlike]
+    named = f"{_some(unlike, ', ')}: no such setting; there are {', '.join(sorted(known))}" if unlike else ""
+    return "; ".join(filter(None, [_some(lines, "; "), named]))
+
+
+def _some(texts: Sequence[str], between: str) -> str:
+    more = [f"and {len(texts) - MOST_SAID} more"] if len(texts) > MOST_SAID else []
+    return between.join([*texts[:MOST_SAID], *more])
 
 
 def flags() -> type[BaseModel]:
@@ -350,23 +232,6 @@ def names() -> list[str]:
     return sorted(TrainConfig.model_fields, key=lambda name: name in Recipe.model_fields)
 
 
-def _pair(whole: str, text: str) -> tuple[str, Any]:
-    key, equals, value = (part.strip() for part in (text.partition("=") if "=" in text else ("", "", text)))
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise _malformed(whole) from None
-    except ValueError:  # a number of 5,000 digits, or a date that there is not: what is expected is said later
-        parsed = value
-    if not value or bool(key) != bool(equals) or isinstance(parsed, dict | list):
-        raise _malformed(whole)
-    return key, parsed
-
-
-def _malformed(text: str) -> ValueError:
-    return ValueError(f"{shown(text)} is no plug-in; write name, name:value or name:key=value,key=value")
-
-
 def _hint(error: Any) -> str:
     return error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
 
@@ -374,16 +239,24 @@ def _hint(error: Any) -> str:
 def _line(error: Any, settings: Collection[str]) -> str:
     if error["type"] == CONTRADICTION:
         return error["msg"]
-    place = ".".join(str(part) for part in error["loc"]) or "settings"
-    if error["type"] == "extra_forbidden":
-        return f"{place}: no such setting{did_you_mean(place.rpartition('.')[2], settings) or _known(settings)}"
+    place = _place(error)
+    if _is_unknown(error):
+        return f"{place}: no such setting{did_you_mean(_name(error), settings)}"
     if error["type"] == "missing":
         return f"{place} is missing; give {place}: in the file or --{place.replace('_', '-')}"
     return f"{place} is {shown(error['input'])}; {_expected(place) or _hint(error)}"
 
 
-def _known(settings: Collection[str]) -> str:
-    return f"; there are {', '.join(sorted(settings))}"
+def _place(error: Any) -> str:
+    return shown(".".join(str(part) for part in error["loc"]) or "settings").strip("'")
+
+
+def _name(error: Any) -> str:
+    return _place(error).rpartition(".")[2]
+
+
+def _is_unknown(error: Any) -> bool:
+    return error["type"] == "extra_forbidden"
 
 
 def _expected(setting: str) -> str | None:

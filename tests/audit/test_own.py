@@ -13,6 +13,7 @@ import splitveil as sv
 from splitveil.audit import bounded
 from splitveil.audit.card import page
 from splitveil.audit.own import _Case
+from splitveil.audit.policy import Policy
 from splitveil.audit.record import AUDIT
 from splitveil.errors import UserError
 
@@ -118,6 +119,14 @@ def test_a_policy_is_judged(asked, tmp_path):
     assert card.found.audit.policy is not None
     assert [line.met for line in card.found.audit.policy.lines] == [True, False]
     assert card.met is False
+    rules = {"require": {"accuracy": {"at_least": 0.1}, "mse": {"at_least": 0.9}}}
+    for given in (rules, Policy.model_validate(rules)):
+        judged = sv.privacy_card(made(0.1), policy=given, bounds=("linkage",), **asked).found.audit.policy
+        assert judged == replace(card.found.audit.policy, file="policy")
+    with pytest.raises(UserError, match=r"policy: require\.beauty: no such setting"):
+        sv.privacy_card(made(0.1), policy={"require": {"beauty": 1}}, **asked)
+    with pytest.raises(UserError, match="policy is 3; expected the path of a YAML file, or a dictionary"):
+        sv.privacy_card(made(0.1), policy=3, **asked)
     policy.write_text("require: {beauty: 1}\n")
     with pytest.raises(UserError, match="beauty"):
         sv.privacy_card(made(0.1), policy=policy, **asked)

@@ -67,6 +67,16 @@ def test_a_verdict_without_a_classifier_that_sees_says_why(seen, why):
     assert why in found.because[-1]
 
 
+def test_a_reference_with_defenses_is_named_as_one():
+    """The level speaks of an undefended model, which such a reference is not."""
+    for defense, named in ((None, False), ([], False), (["gaussian:0.1", "cem:16"], True)):
+        case = facts(about(0.042), ratio=about(1.05, 0.02))
+        assert case.reference is not None
+        case = replace(case, reference=replace(case.reference, defense=defense))
+        said = " ".join(verdict(case, Thresholds()).because)
+        assert ("runs/none has defenses itself (gaussian:0.1, cem:16)" in said) == named
+
+
 def test_thresholds_move_the_level():
     case = facts(about(0.014))
     assert verdict(case, Thresholds(leaks_share=0.3)).level == LEAKS

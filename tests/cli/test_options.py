@@ -163,3 +163,11 @@ def test_a_path_that_is_too_long_as_a_whole_is_called_that(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     whole = str(Path(*["n" * 200] * 30))
     assert "the path is too long" in refused(tmp_path, "train", *TINY, "--out", whole)
+
+
+def test_a_grid_given_to_train_names_the_command_for_it(tmp_path):
+    grid = tmp_path / "my grid.yaml"
+    grid.write_text("base: {data: digits, arch: vgg11_bn_sgm, cut: 4}\ngrid: {epochs: [1, 2]}\n")
+    code, error = answer("train", "--config", grid, "--out", tmp_path / "run")
+    assert (code, (tmp_path / "run").exists()) == (2, False)
+    assert f"is a grid of several trainings; run it with: splitveil bench '{grid}' --out DIR" in error

@@ -42,7 +42,7 @@ def attacked(
         **changes,
     }
     folder = run / "attacks" / label
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     if held_out:
         summary["held_out"] = {"images": len(held_out["mse"]), "mse": sum(held_out["mse"]) / len(held_out["mse"])}
         judged = [",".join(map(repr, row)) for row in zip(*held_out.values(), strict=True)]

@@ -294,7 +294,7 @@ def test_the_command_prints_yaml_that_train_reads_and_our_names_work():
 
 def test_the_command_writes_a_file_once(tmp_path):
     out = tmp_path / "exp.yaml"
-    assert run(["--lambd", "0", "--out", str(out)]) == f"wrote {out}\n"
+    assert run(["--lambd", "0", "--out", str(out)]) == f"wrote {out}\nnext: splitveil train --config {out} --out RUN\n"
     assert config.load(out)["seed"] == 125
     with pytest.raises(UserError, match="exists"):
         run(["--lambd", "0", "--out", str(out)])

@@ -237,7 +237,7 @@ def test_an_accuracy_that_was_not_measured_is_left_out(runs):
         ({"protocol": "inference_time"}, "protocol: train_time and inference_time"),
         ({"observed": 4}, "wires observed: 1 and 4"),
         ({"images": {"attacker": 50, "attacked": 2}}, "images to learn from: 90 and 50"),
-        ({"budget": {"steps": 100, "seconds": None}}, "budget in steps: None and 100"),
+        ({"budget": {"steps": 100, "seconds": None}}, "budget in steps: none and 100"),
         ({"images_digest": "d2"}, "decoder: other images were attacked"),
         ({"images_digest": None}, "/b; run the attack again"),
     ],
@@ -267,11 +267,30 @@ def test_other_seeds_attack_other_images(tmp_path):
     assert "depends on the run's seed (0 and 7): --protocol train_time without --attacked" in refused(a, b)
 
 
+def test_other_numbers_of_training_images_attack_other_images(tmp_path):
+    a, b = trained(tmp_path / "a", (1, 2)), trained(tmp_path / "b", (1, 2), train_size=500)
+    attacked(a, "decoder", values([0.1, 0.2]))
+    attacked(b, "decoder", values([0.1, 0.2]), images_digest="d2")
+    assert "depends on the run's number of training images (all and 500): --protocol train_time" in refused(a, b)
+
+
+def test_attacks_by_code_of_other_versions_are_not_compared(runs):
+    """What a later revision of an attack found is not held against an earlier one's, nor against one without any."""
+    attacked(runs[0], "decoder", values([0.1, 0.2]), revision=[2, 1])
+    for earlier in ([1, 1], None):
+        attacked(runs[1], "decoder", values([0.1, 0.2]), revision=earlier)
+        expected = f"decoder: the attack on {runs[1]} was made by an earlier version of its code; run it again"
+        assert expected in refused(*runs)
+    attacked(runs[1], "decoder", values([0.1, 0.2]), revision=[2, 1])
+    assert "earlier version" not in notes(*runs)
+
+
 def test_runs_that_cannot_be_compared(runs, tmp_path):
     a, b = runs
-    assert f"{a} has no finished attack; make one: splitveil attack {a}" in refused(a, b)
+    assert f"{a} has no finished attack; make one: splitveil attack {a} --attack decoder" in refused(a, b)
     attacked(a, "decoder", values([0.1, 0.2]))
-    assert f"{b} has no finished attack" in refused(a, b)
+    make = f"splitveil attack {b} --attack decoder:50"
+    assert f"{b} has no finished attack; make one: {make}" in refused(a, b)
     attacked(b, "linear", values([0.1, 0.2]))
     assert f"{a} (decoder) and {b} (linear) share no attack" in refused(a, b)
     assert "are the same folder; name two" in refused(a, b / ".." / "a")

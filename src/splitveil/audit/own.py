@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import html
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -105,7 +106,7 @@ def privacy_card(
     bounds: tuple[str, ...] | None = None,
     grants: frozenset[Access] = frozenset(Access),
     observed: int = 1,
-    policy: str | Path | None = None,
+    policy: str | Path | Mapping[str, Any] | Policy | None = None,
     name: str = "model",
     seed: int = 0,
     progress: bool = True,
@@ -124,7 +125,7 @@ def privacy_card(
         bounds: bounds with their settings, such as ("mixture", "linkage"); None: all of them.
         grants: what the attacker may use.
         observed: number of wires of each image that the attacker sees.
-        policy: YAML file of requirements (docs/audit.md).
+        policy: YAML file of requirements (docs/audit.md), or its content as a dictionary.
         name: of the model on the card.
         seed: of the wires under attack, the attacks and the bounds.
         progress: show bars where there is a terminal, elsewhere a line at most every 30 seconds.
@@ -133,7 +134,7 @@ def privacy_card(
         UserError: as `splitveil.evaluate` and `splitveil.bound`; a judge that does not fit; an unreadable policy.
     """
     check_model(model)
-    rules = None if policy is None else (str(policy), Policy.read(Path(policy)))
+    rules = None if policy is None else Policy.of(policy)
     named = bounded.specs(bounds, observed)
     under = images_of(invert, "invert")
     tested = under if test is None else images_of(test, "test")
@@ -293,12 +294,11 @@ class _Case:
 
     def named(self, model: SplitModel, name: str) -> Model:
         """Return what the record says of the model."""
-        defense = model.defense
         return Model(
             run=name,
             network="own network",
             cut=f"a wire of {' × '.join(map(str, model.wire_shape or ()))}",
-            defense=[repr(part) for part in (defense if isinstance(defense, Stack) else filter(None, [defense]))],
+            defense=_defense(model),
             data="own images",
             classes=self.classes,
             image=list(model.image_shape or self.under.shape),
@@ -319,7 +319,13 @@ class _Case:
             mse=interval(its, "mse"),
             ratio=paired_ratio(mine, its),
             share_of_ceiling=share_interval(mine, its, ceiling),
+            defense=_defense(other.model),
         )
+
+
+def _defense(model: SplitModel) -> list[str]:
+    defense = model.defense
+    return [repr(part) for part in (defense if isinstance(defense, Stack) else filter(None, [defense]))]
 
 
 def digest(model: SplitModel) -> str:

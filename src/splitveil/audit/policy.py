@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator, model_validator
 
 from .. import config
-from ..errors import UserError
+from ..errors import UserError, shown
 from ..statistics.intervals import Interval
 from ..storage import yaml_files
 from .bounded import largest_gallery
-from .record import Audit, Bounded, Judged, Level, Line
+from .record import HIDES, REDUCES, Audit, Bounded, Judged, Level, Line
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -109,6 +109,13 @@ class Requirements(BaseModel):
             raise ValueError(f"{empty[0]} is empty; expected {hint}, or leave it out")
         return values
 
+    @field_validator("verdict", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"expected a list of the levels that are enough, such as [{REDUCES}, {HIDES}]")
+        return value
+
 
 class Policy(BaseModel):
     """A policy file: ``thresholds`` of the verdict and ``require``; both may be left out.
@@ -131,10 +138,34 @@ class Policy(BaseModel):
         Raises:
             UserError: it cannot be read, or an entry is unknown or out of its range; the message names it.
         """
+        return cls._checked(yaml_files.load(path), str(path))
+
+    @classmethod
+    def of(cls, given: str | Path | Mapping[str, Any] | Policy) -> tuple[str, Policy]:
+        """Return the policy and its name on a card: that of its file, or "policy" where it is given from Python.
+
+        Args:
+            given: path of a YAML file, its content as a dictionary, or a policy.
+
+        Raises:
+            UserError: as `read`.
+        """
+        if isinstance(given, Policy):
+            return "policy", given
+        if isinstance(given, Mapping):
+            return "policy", cls._checked(dict(given), "policy")
+        if not isinstance(given, str | Path):
+            raise UserError(
+                f"policy is {shown(given)}; expected the path of a YAML file, or a dictionary of its content"
+            )
+        return str(given), cls.read(Path(given))
+
+    @classmethod
+    def _checked(cls, values: dict[str, Any], where: str) -> Policy:
         try:
-            return cls.model_validate(yaml_files.load(path))
+            return cls.model_validate(values)
         except ValidationError as error:
-            raise UserError(f"{path}: {config.explain(error, _known())}") from None
+            raise UserError(f"{where}: {config.explain(error, _known())}") from None
 
     def judge(self, audit: Audit, file: str) -> Judged:
         """Return which requirements an audit meets.

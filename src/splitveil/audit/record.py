@@ -178,6 +178,7 @@ class Reference:
         share_of_ceiling: how far the error lies on the way from the reference's to that of the class's mean image.
         entropy_factor: by which the bound of Theorem 1 on the error is larger than the reference's; relative, as it
             says nothing of how large either is. None where one of the two leakages is not bounded.
+        defense: of the reference; None in records of earlier versions.
     """
 
     run: str
@@ -188,6 +189,7 @@ class Reference:
     ratio: Interval
     share_of_ceiling: Interval | None
     entropy_factor: Number | None = None
+    defense: list[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

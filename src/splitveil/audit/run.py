@@ -24,6 +24,7 @@ from ..statistics.ceiling import share_interval
 from ..statistics.intervals import Interval, paired_hits, paired_ratio
 from ..storage.claims import claimed
 from ..storage.files import write_json
+from ..training import pins
 from . import attacked, bounded
 from .attacked import Attacked
 from .device import device_cost
@@ -146,7 +147,7 @@ def audit(
     named = bounded.specs(terms.bounds, terms.observed)
     threat = terms.threat_model(run, images)
     if against:
-        _check_same_images(against, run, images, threat)
+        _check_reference(against, run, images, threat)
     judge = _judge(run, images, terms, shown)
     extra = judge.metrics() if judge else {}
     with claimed(run.path / FOLDER, "audit"):
@@ -247,12 +248,11 @@ def _record(
 
 def _model(run: runs.Run, model: SplitModel, images: ImageSet) -> Model:
     settings = run.settings
-    defense = [records.short(_rounded(spec.resolve("defenses")), "defenses") for spec in settings.defense]
     return Model(
         run=str(run.path),
         network=settings.arch,
         cut=str(settings.cut),
-        defense=defense,
+        defense=_defense(settings),
         data=settings.data,
         classes=len(images.classes),
         image=list(model.image_shape),
@@ -260,6 +260,10 @@ def _model(run: runs.Run, model: SplitModel, images: ImageSet) -> Model:
         weights=run.digest(),
         noise=is_noisy(model),
     )
+
+
+def _defense(settings: config.TrainConfig) -> list[str]:
+    return [records.short(_rounded(spec.resolve("defenses")), "defenses") for spec in settings.defense]
 
 
 def _rounded(spec: config.Spec) -> config.Spec:
@@ -291,11 +295,24 @@ def _judged(judge: reidentification.Judge, found: Attacked) -> Judge:
     )
 
 
-def _check_same_images(against: runs.Run, run: runs.Run, images: ImageSet, threat: ThreatModel) -> None:
-    """Refuse a reference whose images under attack are others, before the attacks, which take minutes."""
+def _check_reference(against: runs.Run, run: runs.Run, images: ImageSet, threat: ThreatModel) -> None:
+    """Refuse a reference that cannot be attacked like the run, before the attacks, which take minutes."""
+    if against.digest() == run.digest() and against.settings.defense == run.settings.defense:
+        raise UserError(
+            f"{against.path} is the audited model itself; expected another one to compare it with: the undefended "
+            "model of the same --seed"
+        )
+    names = [config.divided(one.settings.data)[0] for one in (run, against)]
+    expected = "expected a reference on the same images, with the same --data, --root, --train-size and --test-size"
+    if names[0] != names[1]:
+        raise UserError(f"{against.path} was trained on {names[1]}, {run.path} on {names[0]}; {expected}")
+    kept = [one.summary for one in (run, against)]
+    other = [what for name, (what, _) in pins.DIGESTS.items() if len({one.get(name) for one in kept} - {None}) > 1]
+    if other:
+        raise UserError(f"{against.path} has other {' and '.join(other)} than {run.path}; {expected}")
     sizes = threat.protocol_name, threat.attacker_size, threat.attacked
-    own, other = (attacked.stage.parts(one.settings, images, *sizes).attacker_test for one in (run, against))
-    if own.digest() != other.digest():
+    own, its = (attacked.stage.parts(one.settings, images, *sizes).attacker_test for one in (run, against))
+    if own.digest() != its.digest():
         raise UserError(
             f"{against.path} has other images under attack than {run.path}: they were trained with different seeds; "
             "compare runs of the same --seed"
@@ -324,6 +341,7 @@ def _reference(
         mse=interval(its, "mse"),
         ratio=paired_ratio(ours, its),
         share_of_ceiling=share_interval(ours, its, ceiling),
+        defense=_defense(against.settings),
     )
 
 

@@ -47,6 +47,11 @@ def _level(facts: Facts, limits: Thresholds) -> tuple[Level, list[str]]:
             f"The error of the best attacker is {reference.ratio} times that of {reference.run}; more than "
             f"{limits.leaks_ratio:g} times, with the whole interval, would be a reduction."
         ]
+        if reference.defense:
+            because.append(
+                f"{reference.run} has defenses itself ({', '.join(reference.defense)}): the verdict tells how much more "
+                "is hidden than there, and says nothing of an undefended model."
+            )
     else:
         leaks = part.lo <= limits.leaks_share
         because = [

@@ -22,6 +22,8 @@ LABEL = "label"
 SETTINGS = TrainConfig.model_fields
 LISTS = frozenset(name for name, field in SETTINGS.items() if get_origin(field.annotation) is tuple)
 """Settings whose one value is a list: in a grid their axis is a list of lists."""
+SEVERAL = frozenset({"base", "grid", "zip", "include"})
+"""Sections that the settings of one training do not have."""
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 BRACES = re.compile(r"\{[^{}]*\}")
 

@@ -64,7 +64,7 @@ def train(
     from ..storage.earlier_versions import settings_in
     from ..training.trainer import fit
 
-    values = settings_in(config_file) if config_file else {}
+    values = _of_one(config_file, settings_in(config_file)) if config_file else {}
     given = flags.model_dump(exclude_none=True) if flags else {}  # type: ignore[attr-defined]
     _check_root(given)
     settings = config.parse(over(values, given)).resolve()
@@ -114,6 +114,17 @@ def tail(run: Place, *, root: MaybePlace = None) -> None:
     table.add_row("test accuracy, tail retrained", interval(summary["retrained_accuracy"], percent=True))
     table.add_row("seconds", f"{summary['retraining']['seconds']:.0f}")
     out_console.print(table)
+
+
+def _of_one(file: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a file, unless it holds those of several trainings."""
+    from ..bench.grid_file import SEVERAL
+
+    if SEVERAL & values.keys():
+        raise UserError(
+            f"{file} is a grid of several trainings; run it with: splitveil bench {shlex.quote(str(file))} --out DIR"
+        )
+    return values
 
 
 def _check_root(given: dict[str, Any]) -> None:

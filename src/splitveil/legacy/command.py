@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import UserError, did_you_mean, shown
 from ..ranges import whole
-from ..storage.files import expanded
+from ..storage.files import expanded, write_text
 from .checkpoint import import_checkpoint
 from .options import SWITCHES
 from .script import read_script
@@ -35,7 +35,7 @@ def run(argv: Sequence[str]) -> str:
     Raises:
         UserError: bad input; nothing is written then.
 
-    >>> print(run(["--lambd", "0"]).splitlines()[-1])
+    >>> print(run(["--lambd", "0"]).splitlines()[-2])
     seed: 125
     """
     own, places, published = _sort(argv)
@@ -50,12 +50,13 @@ def run(argv: Sequence[str]) -> str:
         if name in own:
             raise UserError(f"--{name} is for checkpoint folders; leave it out for a script or options")
     if not places:
-        text = read_options(published, reading=reading).to_yaml()  # type: ignore[arg-type]
+        text, several = read_options(published, reading=reading).to_yaml(), False  # type: ignore[arg-type]
     elif published:
         raise UserError(f"{places[0]} is a script and {published[0]} an option of its own; leave the option out")
     else:
-        text = read_script(places[0], reading=reading).to_yaml()  # type: ignore[arg-type]
-    return _out(text, own)
+        script = read_script(places[0], reading=reading)  # type: ignore[arg-type]
+        text, several = script.to_yaml(), bool(script.axes)
+    return _out(text, several, own)
 
 
 def _sort(argv: Sequence[str]) -> tuple[dict[str, str], list[str], list[str]]:
@@ -117,12 +118,16 @@ def _import(folder: str, own: dict[str, str], published: list[str]) -> str:
     return "\n".join([*lines, f"next: splitveil attack {shlex.quote(own['out'])} --attack decoder"]) + "\n"
 
 
-def _out(text: str, own: dict[str, str]) -> str:
-    if "out" not in own:
-        return text
-    from ..storage.files import write_text
+def _out(text: str, several: bool, own: dict[str, str]) -> str:
+    """Write the YAML of one training, or of several, where it is asked for; say what comes next, as a comment in YAML.
 
+    A comment, since the text may be sent into a file.
+    """
+    place = shlex.quote(own.get("out", "FILE"))
+    command = f"splitveil bench {place} --out runs/grid" if several else f"splitveil train --config {place} --out RUN"
+    if "out" not in own:
+        return f"{text}# next, with this in FILE: {command}\n"
     if Path(own["out"]).exists():
         raise UserError(f"{own['out']} exists; choose another --out for the YAML")
     write_text(own["out"], text)
-    return f"wrote {own['out']}\n"
+    return f"wrote {own['out']}\nnext: {command}\n"

@@ -11,20 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import renewed
+from ..config import Spec, TrainConfig, renewed
 from ..evaluation.floors import CLASS_MEAN
 from ..evaluation.scores import PRIVACY
 from ..evaluation.suites import worst_case
+from ..registry import Registry
 from ..statistics.best_attacker import best_attacker
 from ..statistics.intervals import Interval, binomial_ci, unpaired_difference
 from ..storage import reading
 from .comparison_rows import ACCURACIES, BEST, NETWORK, WORST, Pending, Way
-from .records import METRICS, judged
+from .records import METRICS, judged, short
 
 TOOLS = {"lpips": "sha256", "reidentified": "fingerprint"}
 """Metrics that need a tool, and what tells two of its kind apart (in a summary's ``about_METRIC``)."""
 SHARES = frozenset({*ACCURACIES, "reidentified"})
 """Metrics of which every image has 0 or 1."""
+OTHER_IMAGES = "other images were attacked"
 REMEDY = "delete it and make it again"
 Tables = Mapping[str, Mapping[str, Tensor]]
 """Attack -> metric -> value of each image."""
@@ -171,11 +173,19 @@ def _obstacle(one: Side, other: Side, label: str) -> str | None:
     }
     for name, (ours, theirs) in terms.items():
         if ours != theirs:
-            return f"{name}: {ours} and {theirs}"
+            return f"{name}: {_or_none(ours)} and {_or_none(theirs)}"
+    made = [found.get("revision") for found in (first, second)]
+    if made[0] != made[1]:
+        older = min(zip(made, (one, other), strict=True), key=lambda found: found[0] or [])[1]
+        return f"the attack on {older.name} was made by an earlier version of its code; run it again"
     silent = [side.name for side, found in ((one, first), (other, second)) if not found.get("images_digest")]
     if silent:
         return f"it is not known which images were attacked on {' and '.join(silent)}; run the attack again"
-    return "other images were attacked" if first["images_digest"] != second["images_digest"] else None
+    return OTHER_IMAGES if first["images_digest"] != second["images_digest"] else None
+
+
+def _or_none(value: Any) -> Any:
+    return "none" if value is None else value
 
 
 def _differing(first: dict[str, Any], second: dict[str, Any]) -> str:
@@ -186,26 +196,43 @@ def _differing(first: dict[str, Any], second: dict[str, Any]) -> str:
     return ", ".join(f"{key} {ours.get(key)} and {theirs.get(key)}" for key in keys)
 
 
-def why_nothing(one: Side, other: Side, refused: dict[str, str], seeds: Sequence[int]) -> str:
-    """Why two runs of these seeds have no attack to compare, and what to do."""
-    for side in (one, other):
+def why_nothing(one: Side, other: Side, refused: dict[str, str], settings: Sequence[TrainConfig]) -> str:
+    """Why two runs of these settings have no attack to compare, and what to do."""
+    for side, beside in ((one, other), (other, one)):
         if not side.attacks:
             return (
                 f"{side.path} has no finished attack; make one: "
-                f"splitveil attack {shlex.quote(str(side.path))} --attack decoder"
+                f"splitveil attack {shlex.quote(str(side.path))} --attack {shlex.quote(_like(beside))}"
             )
     if not refused:
         names = [", ".join(side.attacks) for side in (one, other)]
         return f"{one.path} ({names[0]}) and {other.path} ({names[1]}) share no attack; make the same one on both"
     alike = {why: [label for label in refused if refused[label] == why] for why in refused.values()}
     reasons = "; ".join(f"{', '.join(labels)}: {why}" for why, labels in alike.items())
-    hint = ""
-    if "other images were attacked" in refused.values() and seeds[0] != seeds[1]:
-        hint = (
-            f"; which ones depends on the run's seed ({seeds[0]} and {seeds[1]}): --protocol train_time without "
-            "--attacked takes the whole test set"
-        )
+    hint = _other_division(settings) if OTHER_IMAGES in refused.values() else ""
     return f"{one.path} and {other.path} cannot be compared: {reasons}{hint}"
+
+
+def _like(side: Side) -> str:
+    """Return the first attack on a run, as one would type it; one that anybody can make where there is none."""
+    made = [Spec.model_validate(found["attack"]) for found in side.attacks.values()]
+    known = Registry("attacks").names()
+    return next((short(spec, "attacks") for spec in made if spec.name in known), "decoder")
+
+
+def _other_division(settings: Sequence[TrainConfig]) -> str:
+    """Return why two runs have other images under attack, and what to do; nothing where that is not known."""
+    differing = {
+        "seed": [one.seed for one in settings],
+        "number of training images": [one.train_size or "all" for one in settings],
+    }
+    named = [f"{name} ({one} and {other})" for name, (one, other) in differing.items() if one != other]
+    if not named:
+        return ""
+    return (
+        f"; which ones depends on the run's {' and its '.join(named)}: --protocol train_time without --attacked takes "
+        "the whole test set"
+    )
 
 
 def _same_tool(metric: str, first: dict[str, Any], second: dict[str, Any]) -> bool:

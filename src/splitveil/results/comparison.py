@@ -61,7 +61,7 @@ def compare_runs(a: Sequence[Path], b: Sequence[Path], margin: float = MARGIN) -
         seeds = [run.settings.seed for run in pair]
         pending, refused, notes = attack_rows(one, other)
         if not pending and (len(pairs) == 1 or not one.attacks or not other.attacks):
-            raise UserError(why_nothing(one, other, refused, seeds))
+            raise UserError(why_nothing(one, other, refused, [run.settings for run in pair]))
         accuracy, unpaired = accuracy_rows(one, other)
         labels = list(dict.fromkeys(row.what for row in pending if row.what != WORST))
         best, who = best_rows(one, other, labels, pending[0].images if pending else None)
