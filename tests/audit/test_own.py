@@ -126,7 +126,7 @@ def test_a_policy_is_judged(asked, tmp_path):
     with pytest.raises(UserError, match=r"policy: require\.beauty: no such setting"):
         sv.privacy_card(made(0.1), policy={"require": {"beauty": 1}}, **asked)
     with pytest.raises(UserError, match="policy is 3; expected the path of a YAML file, or a dictionary"):
-        sv.privacy_card(made(0.1), policy=3, **asked)
+        sv.privacy_card(made(0.1), policy=3, **asked)  # type: ignore[arg-type]
     policy.write_text("require: {beauty: 1}\n")
     with pytest.raises(UserError, match="beauty"):
         sv.privacy_card(made(0.1), policy=policy, **asked)

@@ -49,7 +49,7 @@ def _level(facts: Facts, limits: Thresholds) -> tuple[Level, list[str]]:
         ]
         if reference.defense:
             because.append(
-                f"{reference.run} has defenses itself ({', '.join(reference.defense)}): the verdict tells how much more "
+                f"{reference.run} has defenses itself ({', '.join(reference.defense)}): the verdict says how much more "
                 "is hidden than there, and says nothing of an undefended model."
             )
     else:
