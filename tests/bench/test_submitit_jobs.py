@@ -104,6 +104,9 @@ def test_a_local_worker_that_fails_is_quoted(tmp_path):
     assert problem
     assert problem.startswith("OSError: no such luck (all of it: ")
     log = Path(problem.rpartition("all of it: ")[2].rstrip(")"))
+    deadline = time.monotonic() + 60  # the result is there before the last words of the log
+    while "Traceback" not in log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.02)
     assert "Traceback" in log.read_text()
 
 
@@ -140,7 +143,8 @@ def test_a_slurm_worker(tmp_path, slurm):
 
 def test_a_slurm_worker_that_fails_or_is_killed_has_ended(tmp_path, slurm):
     executor = Slurm(tmp_path / "logs", threads=1, parameters=[])
-    assert (ended(executor.start(plain(fail), "a", 0)).problem() or "").startswith("OSError: no such luck")
+    problem = ended(executor.start(plain(fail), "a", 0)).problem()
+    assert (problem or "").startswith("OSError: no such luck (all of it: ")
     job = executor.start(plain(time.sleep, 60), "b", 0)
     os.killpg(int(job.job.job_id), signal.SIGKILL)
     assert ended(job).problem()

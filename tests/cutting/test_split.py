@@ -270,7 +270,7 @@ class InPlace(nn.Module):
         (DataDependent, "first", "cannot be traced"),
         (Shared, "first", "leaves the weights second.weight in both halves"),
         (InPlace, "first", "changes a tensor in place by mul_ and does not use the answer"),
-        (lambda: nn.Sequential(nn.LSTM(32, 8)), "0", "returns a tuple; expected one tensor"),
+        (lambda: nn.Sequential(nn.LSTM(32, 8, batch_first=True)), "0", "returns a tuple; expected one tensor"),
     ],
 )
 def test_what_cannot_be_cut_is_refused(network, at, message):

@@ -61,7 +61,7 @@ def test_a_decoder_sees_all_of_tokens_and_vectors(flat):
         torch.manual_seed(0)
         decoder = decoders.build("conv_normN1C16", feature_shape=tuple(z.shape[1:]), image_size=16)
     optimizer = torch.optim.Adam(decoder.parameters(), 3e-3)
-    for index in (torch.randint(384, (64,), generator=rng) for _ in range(100)):
+    for index in (torch.randint(384, (64,), generator=rng) for _ in range(150)):
         optimizer.zero_grad()
         nn.functional.mse_loss(decoder(z[index]), x[index]).backward()
         optimizer.step()

@@ -25,7 +25,7 @@ def filled(explained: Tensor, fisher: Tensor, mu: float) -> Tensor:
         fisher: f_i > 0, in nats, (D,).
         mu: μ > 0, the price of a nat.
 
-    >>> filled(torch.tensor([0.36, 0.64]), torch.tensor([1.0, 100.0]), 0.01)
+    >>> filled(torch.tensor([2.25, 1.0]), torch.tensor([1.0, 16.0]), 0.0625)
     tensor([5., 0.])
     """
     return ((explained.clamp_min(0) / (mu * fisher)).sqrt() - 1).clamp_min(0)

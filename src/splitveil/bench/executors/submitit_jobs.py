@@ -71,6 +71,10 @@ class Executor(Protocol):
         ...
 
 
+RULE = f"\n{'-' * 22}\n"
+"""What submitit writes before and after the trace of a worker."""
+
+
 @dataclass
 class SubmititJob:
     """A job of submitit, in a folder of its own."""
@@ -92,10 +96,14 @@ class SubmititJob:
         deadline = time.monotonic() + (0 if self.local or self.stopped else NETWORK)
         while not result.exists() and time.monotonic() < deadline:
             time.sleep(0.5)
-        if self.stopped or (result.exists() and self.job.exception() is None):
+        failed = self.job.exception() if result.exists() else None
+        if self.stopped or (result.exists() and failed is None):
             shutil.rmtree(self.folder, ignore_errors=True)  # pickles, and a log that says that all went well
             return None
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+        # The result has the trace at once; the log, of a worker that ends otherwise, may lack its last lines still.
+        lines = str(failed).rpartition(RULE)[0].splitlines()
+        if not lines and log.exists():
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         last = next((line.strip() for line in reversed(lines) if line.strip()), "it was killed before its first word")
         return f"{last} (all of it: {log})"
 
