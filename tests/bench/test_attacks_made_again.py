@@ -155,13 +155,25 @@ def test_an_attack_that_was_made_again_by_hand_is_made_as_the_grid_wants_it(out)
     assert again.attacks["linear"].mse == record.attacks["linear"].mse
 
 
-@pytest.mark.parametrize("gone", ["attacks/linear/summary.json", "attacks"])
-def test_an_attack_that_was_removed_is_made_again(out, gone):
+LEFT = ("summary.json", "per_image.csv", "held_out.csv", "reconstructions.npz")
+
+
+@pytest.mark.parametrize("gone", [*(f"attacks/linear/{name}" for name in LEFT), "attacks"])
+def test_an_attack_that_was_removed_or_lost_a_file_is_made_again(out, gone):
     path = GridFolder(out).run(OLD.id) / gone
     path.rename(out / "moved")
     assert finished(OLD, out) is None
     run_cell(OLD, out)
     assert path.exists()
+    assert path.is_dir() or path.suffix == ".json" or path.read_bytes() == (out / "moved").read_bytes()
+    assert finished(OLD, out) is not None
+
+
+def test_what_an_attack_of_the_first_versions_did_not_leave_is_not_missed(out):
+    left = GridFolder(out).run(OLD.id) / "attacks" / "linear"
+    (left / "reconstructions.npz").unlink()
+    summary = json.loads((left / "summary.json").read_text())
+    write_json(left / "summary.json", {key: value for key, value in summary.items() if key != "revision"})
     assert finished(OLD, out) is not None
 
 

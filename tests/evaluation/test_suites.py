@@ -118,9 +118,10 @@ def test_a_superseded_suite_says_so(run, monkeypatch):
     assert suites.run_suite(run, "tiny-v1", IMAGES)["superseded_by"] == "quick-v2"
 
 
-def test_a_suite_goes_on_where_it_stopped(run, monkeypatch):
+@pytest.mark.parametrize("gone", ["summary.json", "per_image.csv"])
+def test_a_suite_goes_on_where_it_stopped_or_lost_a_file(run, monkeypatch, gone):
     first = suites.run_suite(run, "tiny-v1", IMAGES)
-    (run.path / "attacks" / "nearest" / "summary.json").unlink()
+    (run.path / "attacks" / "nearest" / gone).unlink()
     asked: list[str] = []
     real = evaluate.evaluate
 

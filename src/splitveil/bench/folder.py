@@ -60,7 +60,7 @@ def finished(cell: Cell, out: Path) -> Record | None:
     """Return the record of a cell that is done; None where it is not, or the record lacks what is now asked for.
 
     That is an attack, or the accuracy of a retrained tail, which earlier versions did not measure. Nor is a cell done
-    whose attacks were made again since its record was written.
+    whose attacks were made again since its record was written, or have lost a file.
 
     Raises:
         UserError: the record or the summary of an attack is damaged, or of another schema.

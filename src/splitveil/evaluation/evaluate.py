@@ -161,6 +161,21 @@ def save(outcome: Outcome, run: Run, name: str, kept: int | None = SHOWN, *, pro
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)
 
 
+def lost(folder: Path, summary: Mapping[str, Any]) -> list[str]:
+    """Return the names of files that a finished attack has left, that commands read back, and that are gone.
+
+    Args:
+        folder: folder of the attack.
+        summary: what its summary.json holds.
+    """
+    needed = ["per_image.csv"]
+    if summary.get("held_out", {}).get("images"):
+        needed.append("held_out.csv")
+    if "revision" in summary:  # the first versions kept no arrays, and named no revision either
+        needed.append(ARRAYS)
+    return [name for name in needed if not (folder / name).is_file()]
+
+
 def summary_text(outcome: Outcome, name: str) -> str:
     """Return the text of an attack's summary.json.
 

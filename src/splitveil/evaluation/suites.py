@@ -359,7 +359,7 @@ def finished(
     names = [*evaluate.METRICS, *(extra or {}), *seen]
     if any(summary.get(key) != value for key, value in wanted.items()) or summary.get("budget", {}).get("cut"):
         return None
-    if any(name not in summary for name in (*names, "held_out")):
+    if any(name not in summary for name in (*names, "held_out")) or evaluate.lost(folder, summary):
         return None
     tools = {f"about_{name}": metric.about for name, metric in (extra or {}).items() if hasattr(metric, "about")}
     if any(summary.get(name) != json.loads(json.dumps(about)) for name, about in tools.items()):

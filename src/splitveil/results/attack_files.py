@@ -12,6 +12,7 @@ import torch
 from .. import config
 from ..errors import UserError
 from ..evaluation import suites
+from ..evaluation.evaluate import lost
 from ..statistics.intervals import Interval
 from ..storage import reading
 from .record_types import Attacked, Record
@@ -81,7 +82,7 @@ class AttackFiles:
 
 
 def as_recorded(folder: Path, record: Record) -> bool:
-    """Return whether a run folder holds all attacks of its record, as the record describes them.
+    """Return whether a run folder holds all attacks of its record, whole and as the record describes them.
 
     Of a folder in which somebody kept the record alone, the record is taken at its word.
 
@@ -95,7 +96,9 @@ def as_recorded(folder: Path, record: Record) -> bool:
     if not (folder / "config.yaml").is_file():
         return True
     known = _summaries(folder, record)
-    return known.keys() == record.attacks.keys() and _disagreement(folder, record, known) is None
+    if known.keys() != record.attacks.keys() or any(lost(folder / "attacks" / k, one) for k, one in known.items()):
+        return False
+    return _disagreement(folder, record, known) is None
 
 
 def _summaries(folder: Path, record: Record) -> Summaries:
