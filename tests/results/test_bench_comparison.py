@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from comparison_helpers import bench, refused, shown, trained
+from comparison_helpers import attacked, bench, refused, shown, trained, values
 from splitveil.cli._shared import out_console
 from splitveil.config import Spec
-from splitveil.results.comparison import Cells, compare
+from splitveil.results.comparison import Cells, Comparison, compare
+from splitveil.results.left_out import Undone
 from splitveil.statistics.intervals import Interval, bootstrap_ci, paired_hits, unpaired_difference
 
 
@@ -161,3 +162,63 @@ def test_a_thousand_notes_are_not_printed(tmp_path, capsys, monkeypatch):
     assert "d09 and 2 more" in text
     assert "d10" not in text
     assert "and 2 notes more; --out FILE.json keeps them all" in text
+
+
+# What is left out
+
+
+def give_up(out: Path, name: str) -> None:
+    """Leave the note of a cell that failed too often."""
+    note = {"schema": 1, "id": name, "axes": {}, "config": {}, "error": "x", "log": None, "attempts": 3}
+    (out / "failed").mkdir(exist_ok=True)
+    (out / "failed" / f"{name}.json").write_text(json.dumps(note))
+
+
+def plan(out: Path, *names: str) -> None:
+    """Leave what a grid of these cells has left."""
+    about = {"name": "g", "description": "", "command": "", "margin": None, "cells": {name: {} for name in names}}
+    (out / "grids").mkdir()
+    (out / "grids" / "g.json").write_text(json.dumps(about))
+
+
+def test_cells_that_are_left_out_are_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(out_console, "width", 500)
+    a, b = bench(tmp_path / "a", {"c1": 0.1, "c2": 0.1}), bench(tmp_path / "b", {"c1": 0.4})
+    later = [f"d{i:02}" for i in range(12)]
+    plan(b, "c1", "c2", *later)
+    (a / "cells" / "c3").mkdir()  # begun
+    give_up(b, "c9")
+    give_up(b, "c1")  # and then finished
+    found = cells(a, b)
+    assert (found.undone_a, found.undone_b) == (Undone(("c3",), ()), Undone(("c2", *later), ("c9",)))
+    text = shown(capsys, a, b, "--out", tmp_path / "c.json")
+    assert f"left out, finished only in {a}: c2" in text
+    assert f"left out, not finished in {a}: c3" in text
+    assert f"left out, not finished in {b}: c2, d00, d01, d02, d03, d04, d05, d06, d07, d08 and 3 more" in text
+    assert f"left out, given up in {b}: c9" in text
+    kept = json.loads((tmp_path / "c.json").read_text())
+    assert (kept["unfinished_a"], kept["given_up_a"]) == (["c3"], [])
+    assert (kept["unfinished_b"], kept["given_up_b"]) == (["c2", *later], ["c9"])
+
+
+def test_cells_of_one_configuration_that_are_left_out_are_named(tmp_path):
+    a = bench(tmp_path / "a", {"c1-s0": 0.1, "c1-s1": 0.1})
+    b = bench(tmp_path / "b", {"c2-s0": 0.3, "c2-s1": 0.3})
+    plan(b, "c2-s0", "c2-s1", "c2-s2")
+    found = compare(a, b)
+    assert isinstance(found, Comparison)
+    assert found.notes[-1] == f"left out, not finished in {b}: c2-s2"
+
+
+def test_benches_whose_common_cells_are_not_finished_say_so(tmp_path):
+    a, b = bench(tmp_path / "a", {"c1": 0.1, "c2": 0.1}), bench(tmp_path / "b", {"c3": 0.1})
+    plan(b, "c1")
+    give_up(b, "c2")
+    assert refused(a, b).endswith(f"what the other has finished is not: c1, c2 in {b}; run that grid again")
+
+
+def test_a_cell_that_reports_leave_out_is_named(tmp_path):
+    a, b = bench(tmp_path / "a", {"c1": 0.1, "c1-s1": 0.1}), bench(tmp_path / "b", {"c1": 0.4, "c1-s1": 0.4})
+    attacked(b / "cells" / "c1-s1", "decoder", values([0.7, 0.8]))
+    (note,) = cells(a, b).common["c1"].notes
+    assert note.startswith("B of cell c1-s1 is not what its record says, and reports leave it out: its attack decoder")

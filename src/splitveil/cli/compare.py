@@ -25,8 +25,8 @@ TITLES = {
 }
 TITLES |= {"lpips": "LPIPS", "reidentified": "re-identified %"}
 
-LISTED = 10
-"""Most names in a line, and most notes under a table."""
+NOTES = 10
+"""Most notes under a table."""
 
 
 @app.command
@@ -71,22 +71,21 @@ def compare(a: PlaceText, b: PlaceText, *, margin: float | None = None, out: May
 
 
 def _say_of_cells(found: Cells, a: str, b: str) -> None:
+    from ..results.left_out import listed
+
     for folder, only in ((a, found.only_a), (b, found.only_b)):
         if only:
-            say(f"only in {folder}: {_listed(only)}")
+            say(f"left out, finished only in {folder}: {listed(only)}")
+    for note in (*found.undone_a.notes(a), *found.undone_b.notes(b)):
+        say(note)
     notes: dict[str, list[str]] = {}
     for name, cell in found.common.items():
         for note in cell.notes:
             notes.setdefault(note, []).append(name)
-    for note in list(notes)[:LISTED]:
-        say(f"{_listed(notes[note])}: {note}")
-    if len(notes) > LISTED:
-        say(f"and {len(notes) - LISTED} notes more; --out FILE.json keeps them all")
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
+    for note in list(notes)[:NOTES]:
+        say(f"{listed(notes[note])}: {note}")
+    if len(notes) > NOTES:
+        say(f"and {len(notes) - NOTES} notes more; --out FILE.json keeps them all")
 
 
 def _runs_table(found: Comparison, a: str, b: str) -> Table:

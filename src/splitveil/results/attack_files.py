@@ -49,7 +49,7 @@ class AttackFiles:
         Raises:
             UserError: the summary of an attack is damaged.
         """
-        return _disagreement(self.cells / record.id, record, self._read(record))
+        return disagreement(self.cells / record.id, record, self._read(record))
 
     def errors(self, record: Record) -> np.ndarray:
         """Return the MSE of the best attacker on each attacked image, (N,).
@@ -68,7 +68,7 @@ class AttackFiles:
 
     def _best(self, record: Record) -> np.ndarray:
         folder, known = self.cells / record.id, self._read(record)
-        if why := _disagreement(folder, record, known):
+        if why := disagreement(folder, record, known):
             raise UserError(f"{folder} is no longer what its record says: {why}; {AFRESH}")
         if record.best_attacker is None:
             values = {label: torch.from_numpy(per_image(folder, label)["mse"]) for label in record.attacks}
@@ -98,7 +98,7 @@ def as_recorded(folder: Path, record: Record) -> bool:
     known = _summaries(folder, record)
     if known.keys() != record.attacks.keys() or any(lost(folder / "attacks" / k, one) for k, one in known.items()):
         return False
-    return _disagreement(folder, record, known) is None
+    return disagreement(folder, record, known) is None
 
 
 def _summaries(folder: Path, record: Record) -> Summaries:
@@ -110,7 +110,14 @@ def _summaries(folder: Path, record: Record) -> Summaries:
     return found
 
 
-def _disagreement(folder: Path, record: Record, known: Summaries) -> str | None:
+def disagreement(folder: Path, record: Record, known: Summaries) -> str | None:
+    """Return in words in what the attacks of a run folder are not those of its record; None where they are.
+
+    Args:
+        folder: the run folder.
+        record: the record in it.
+        known: summaries of its attacks.
+    """
     for label, attack in record.attacks.items():
         if label in known:
             if what := _differing(record, attack, known[label]):

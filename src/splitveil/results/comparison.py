@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..runs import Run
 from ..statistics.evidence import MARGIN, checked_margin
 from ..statistics.intervals import Interval, bootstrap_ci, unpaired_difference
 from . import records
+from .attack_files import AFRESH, disagreement
 from .comparable import Side, accuracy_rows, attack_rows, best_rows, why_nothing
 from .comparison_rows import (
     ACCURACIES,
@@ -32,6 +33,7 @@ from .comparison_rows import (
     with_shares,
 )
 from .groups import TRAININGS, configuration_key, paired_intervals
+from .left_out import Undone, listed
 from .record_types import Record
 
 
@@ -143,11 +145,13 @@ def _flags(pair: tuple[Side, Side], labels: set[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Cells:
-    """Two benches: the comparison of each configuration that both have, and the cells that only one has.
+    """Two benches: the comparison of each configuration that both have, and the cells that are left out.
 
     Attributes:
         common, axes: by the id of the configuration's first cell.
         seeds: of each, the pairs of cells: trainings with one seed, one of each bench.
+        only_a, only_b: cells that are finished in one bench only.
+        undone_a, undone_b: cells of each bench that are not finished.
     """
 
     common: dict[str, Comparison]
@@ -155,6 +159,8 @@ class Cells:
     seeds: dict[str, int]
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
+    undone_a: Undone
+    undone_b: Undone
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -162,7 +168,9 @@ class Cells:
             name: {"axes": self.axes[name], "seeds": self.seeds[name], **found.as_dict()}
             for name, found in self.common.items()
         }
-        return {"cells": cells, "only_a": list(self.only_a), "only_b": list(self.only_b)}
+        sides = {"a": self.undone_a, "b": self.undone_b}
+        undone = {f"{kind}_{side}": list(names) for side, one in sides.items() for kind, names in vars(one).items()}
+        return {"cells": cells, "only_a": list(self.only_a), "only_b": list(self.only_b), **undone}
 
 
 def compare(a: str | Path, b: str | Path, margin: float = MARGIN) -> Comparison | Cells:
@@ -222,15 +230,14 @@ def compare_benches(a: Path, b: Path, margin: float = MARGIN) -> Comparison | Ce
         UserError: a bench without a finished cell, or two without a common one.
     """
     first, second = ({record.id: record for record in records.gather(path)} for path in (a, b))
+    undone = Undone.of(a, first), Undone.of(b, second)
     common = [name for name in first if name in second]
     if not common:
         if all(len({configuration_key(record) for record in found.values()}) == 1 for found in (first, second)):
             one, other = ([path / "cells" / name for name in found] for path, found in ((a, first), (b, second)))
-            return compare_runs(one, other, margin)
-        raise UserError(
-            f"{a} and {b} have no cell in common ({len(first)} and {len(second)} are finished): their configurations "
-            "differ, and with them the ids; compare two runs of the same grid"
-        )
+            found = compare_runs(one, other, margin)
+            return replace(found, notes=(*found.notes, *undone[0].notes(a), *undone[1].notes(b)))
+        raise _nothing_in_common(a, b, first.keys(), second.keys(), undone)
     groups: dict[str, list[str]] = defaultdict(list)
     for name in sorted(common, key=lambda name: first[name].seed):
         groups[configuration_key(first[name])].append(name)
@@ -249,7 +256,23 @@ def compare_benches(a: Path, b: Path, margin: float = MARGIN) -> Comparison | Ce
     }
     axes = {name: {key: value for key, value in first[name].axes.items() if key != "seed"} for name in comparisons}
     only_a, only_b = (tuple(n for n in here if n not in there) for here, there in ((first, second), (second, first)))
-    return Cells(comparisons, axes, {group[0]: len(group) for group in groups.values()}, only_a, only_b)
+    return Cells(comparisons, axes, {group[0]: len(group) for group in groups.values()}, only_a, only_b, *undone)
+
+
+def _nothing_in_common(
+    a: Path, b: Path, first: Collection[str], second: Collection[str], undone: tuple[Undone, Undone]
+) -> UserError:
+    """Return why two benches with these finished cells cannot be compared."""
+    sides = ((a, second, undone[0]), (b, first, undone[1]))
+    waiting = [
+        f"{listed(found)} in {path}"
+        for path, done, not_done in sides
+        if (found := [name for name in (*not_done.unfinished, *not_done.given_up) if name in done])
+    ]
+    start = f"{a} and {b} have no cell in common ({len(first)} and {len(second)} are finished): "
+    if waiting:
+        return UserError(f"{start}what the other has finished is not: {'; '.join(waiting)}; run that grid again")
+    return UserError(f"{start}their configurations differ, and with them the ids; compare two runs of the same grid")
 
 
 def _of_one_attacker(cells: list[list[Pending]]) -> list[list[Pending]]:
@@ -280,6 +303,11 @@ def _cell(a: Path, b: Path, first: Record, second: Record) -> tuple[list[Pending
         best, _ = best_rows(one, other, labels, pending[0].images if pending else None)
     except UserError as error:
         return _unpaired(first, second, "accuracy and attacks", str(error))
+    said += [
+        f"{side.name} of cell {first.id} is not what its record says, and reports leave it out: {why}; {AFRESH}"
+        for side, record in ((one, first), (other, second))
+        if (why := disagreement(side.path, record, side.attacks))
+    ]
     reasons = [f"{label} left out: {why}" for label, why in refused.items()]
     reasons += [f"{label} left out: only one has it" for label in sorted(set(one.attacks) ^ set(other.attacks))]
     if worst := [row for row in pending if row.what == WORST]:

@@ -15,6 +15,7 @@ from .ceiling import Shares, shares
 from .cem_effect import CemEffect, cem_effects
 from .equal_accuracy import Equal, equals
 from .groups import ComparisonGroup, Configuration, comparison_groups
+from .left_out import planned
 from .published_tables import Line, beside_published
 from .record_types import NOISE, Described, Failure, Record
 
@@ -140,10 +141,8 @@ class Findings:
     @property
     def unfinished(self) -> tuple[int, int]:
         """How many cells that were planned or begun are neither done nor given up, and how many there are."""
-        failed = {note.id for note in self.failed}
-        planned = {path.name for path in (self.folder / "cells").iterdir() if path.is_dir()} | failed
-        planned |= {cell for about in self.grids for cell in about.cells}
-        return len(planned - failed - {record.id for record in self.records}), len(planned)
+        failed, there = {note.id for note in self.failed}, planned(self.folder, self.grids)
+        return len(there - failed - {record.id for record in self.records}), len(there)
 
     def tables(self) -> list[tables.Table]:
         """Return the tables that a report offers as files."""
