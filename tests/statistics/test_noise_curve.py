@@ -8,6 +8,8 @@ from scipy.interpolate import PchipInterpolator
 from scipy.optimize import isotonic_regression
 
 from splitveil.errors import UserError
+from splitveil.statistics.evidence import quantile
+from splitveil.statistics.intervals import expansion
 from splitveil.statistics.noise_curve import at_accuracies, at_equal_accuracy, isotonic, on_curve
 
 SIGMAS = (0.025, 0.05, 0.1, 0.2, 0.4)
@@ -22,22 +24,28 @@ def log_mse_of(sigma: np.ndarray) -> np.ndarray:
 
 
 def simulated(
-    rng: np.random.Generator, seeds: int, *, sigma: float, change: float, spread: tuple[float, float] = (0.02, 0.1)
+    rng: np.random.Generator,
+    seeds: int,
+    *,
+    sigma: float,
+    change: float,
+    spread: tuple[float, float] = (0.02, 0.1),
+    images: tuple[int, int] = (60, 800),
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Errors and answers of trainings: noise alone at each strength, and a defense as accurate as noise at ``sigma``.
 
     Its log error is ``change`` above that of noise. Seeds vary accuracy and log error by ``spread``; images are hard
-    or easy for all alike.
+    or easy for all alike, and there are so many attacked ones and test images.
     """
     places = np.array([*SIGMAS, sigma])
     errors, hits = [], []
     for _ in range(seeds):
         log = log_mse_of(places) + spread[1] * rng.normal(size=len(places))
         log[-1] += change
-        hard = rng.gamma(4, 0.25, size=60)
-        errors.append(np.exp(log)[:, None] * hard * rng.gamma(20, 0.05, size=(len(places), 60)))
+        hard = rng.gamma(4, 0.25, size=images[0])
+        errors.append(np.exp(log)[:, None] * hard * rng.gamma(20, 0.05, size=(len(places), images[0])))
         share = accuracy_of(places) + spread[0] * rng.normal(size=len(places))
-        hits.append((rng.uniform(size=800) < share[:, None]).astype(float))  # an image is as hard for all
+        hits.append((rng.uniform(size=images[1]) < share[:, None]).astype(float))  # an image is as hard for all
     return errors, hits
 
 
@@ -105,6 +113,32 @@ def test_about_95_of_100_intervals_hold_the_true_difference(seeds, change):
         widths.append(found.difference.hi - found.difference.lo)
     assert 0.92 <= held / 200 <= 0.995
     assert np.median(widths) < (1.4 if seeds == 3 else 0.7)
+
+
+@pytest.mark.parametrize("images", [(3, 800), (10, 800), (60, 20)])
+def test_of_one_seed_and_few_images_too_about_95_of_100_intervals_hold_the_true_difference(images):
+    rng, held, beside = np.random.default_rng(images[0]), [], []
+    for _ in range(200):
+        errors, hits = simulated(rng, 1, sigma=0.3, change=0.3, spread=(0, 0), images=images)
+        (found,) = at_equal_accuracy(SIGMAS, errors, hits, resamples=100)
+        true = 0.3 + float(log_mse_of(np.array(0.3)) - log_mse_of(np.array(0.1)))
+        beside.append(found.raw[0.1].lo <= true <= found.raw[0.1].hi)
+        if found.difference:
+            held.append(found.difference.lo <= 0.3 <= found.difference.hi)
+    assert len(held) > 70  # with so few test images it cannot always be told from the end of the curve
+    assert 0.92 <= np.mean(held) <= 0.995
+    assert 0.92 <= np.mean(beside) <= 0.995
+
+
+@pytest.mark.parametrize("seeds", [1, 4])
+@pytest.mark.parametrize("count", [10, 29, 30])
+def test_few_images_that_seeds_share_widen_the_interval_by_the_expansion(seeds, count):
+    """Seeds that are alike leave the images alone to vary: against the closed form of a ratio of means."""
+    errors, hits = simulated(np.random.default_rng(2), 1, sigma=0.3, change=0.0, spread=(0, 0), images=(count, 800))
+    (found,) = at_equal_accuracy(SIGMAS, errors * seeds, hits * seeds, shared=(True, True))
+    (noise, own) = (errors[0][row] / errors[0][row].mean() for row in (2, 5))
+    half = quantile(seeds) * expansion(count) * (own - noise).std() / np.sqrt(count)
+    assert found.raw[0.1].hi - found.raw[0.1].mean == pytest.approx(half, rel=0.03)
 
 
 def test_images_that_seeds_share_are_not_averaged_out():

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .evidence import quantile
-from .intervals import ELEMENTS_AT_ONCE, Interval
+from .intervals import ELEMENTS_AT_ONCE, Interval, expansion
 
 RESAMPLES = 2000
 LEAST_POINTS = 3
@@ -115,7 +115,9 @@ def at_equal_accuracy(
     The hierarchical bootstrap draws seeds, the same for all rows, and within each its images, the same for all rows. Of
     n seeds n − 1 are drawn, so that the variance of a mean over them is not too small (Rao and Wu 1988); the interval
     is the difference ± Student's quantile for n seeds times the standard deviation over the resamples, as percentiles
-    of few seeds are far too narrow. Of one seed it is over the images alone.
+    of few seeds are far too narrow. Of one seed it is over the images alone. Means over fewer than `intervals.FEW` images
+    that all seeds share, or that the only seed has, are moved away from the mean of all by `intervals.expansion`; where
+    each of several seeds has its own images, Student's quantile covers what they add.
 
     Weak noise may cost next to nothing, so that chance decides how strong noise can be that is as accurate as a defense
     which costs as little; the strongest counts, to the disadvantage of the defense. So nothing is said of one whose
@@ -235,7 +237,10 @@ def _resampled_means(
     """Return the means of errors and of hits over resampled seeds and images, (R, rows) each."""
     rng, seeds = torch.Generator().manual_seed(0), len(errors)
     drawn = torch.randint(seeds, (resamples, max(1, seeds - 1)), generator=rng).numpy()
-    return [_over_seeds(values, same, drawn, rng) for values, same in zip((errors, hits), shared, strict=True)]
+    return [
+        _over_seeds(values, same, drawn, rng, ratios)
+        for values, same, ratios in zip((errors, hits), shared, (True, False), strict=True)
+    ]
 
 
 def _whole_means(errors: Sequence[np.ndarray], hits: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -272,17 +277,39 @@ def _against_curve(sigmas: Sequence[float], mse: np.ndarray, share: np.ndarray) 
     return about | {"raw": own[..., None] - log[:, None, :count]}
 
 
-def _over_seeds(values: Sequence[np.ndarray], shared: bool, drawn: np.ndarray, rng: torch.Generator) -> np.ndarray:
-    """Return the means over the drawn seeds of means over resampled images, (R, rows)."""
+def _over_seeds(
+    values: Sequence[np.ndarray], shared: bool, drawn: np.ndarray, rng: torch.Generator, ratios: bool
+) -> np.ndarray:
+    """Return the means over the drawn seeds of means over resampled images, (R, rows); ``ratios`` as of `_expanded`."""
     rows, resamples = len(values[0]), len(drawn)
     sample = np.arange(resamples)[:, None]
     if shared:
         stacked = torch.as_tensor(np.concatenate(values), dtype=torch.float64)
-        means = resampled(stacked, resamples, rng).numpy().reshape(resamples, len(values), rows)
-        return means[sample, drawn].mean(1)
+        means = _expanded(resampled(stacked, resamples, rng).numpy(), stacked.numpy(), ratios)
+        return means.reshape(resamples, len(values), rows)[sample, drawn].mean(1)
+    if len(values) == 1:
+        (only,) = values
+        return _expanded(resampled(torch.as_tensor(only, dtype=torch.float64), resamples, rng).numpy(), only, ratios)
     means = [resampled(torch.as_tensor(v, dtype=torch.float64), resamples, rng).numpy() for v in values]
     # A seed that is drawn twice has its images drawn twice: the second time those of the next sample.
     return np.stack(means, 1)[(sample + np.arange(drawn.shape[1])) % resamples, drawn].mean(1)
+
+
+def _expanded(means: np.ndarray, values: np.ndarray, ratios: bool) -> np.ndarray:
+    """Return means (R, rows) over resamples of few images, moved away from those of all ``values`` (rows, images).
+
+    Args:
+        means: over the resamples.
+        values: that were drawn from.
+        ratios: move the logarithms, so that an error stays above 0.
+    """
+    factor = expansion(values.shape[1]) if values.shape[1] > 1 else 1.0
+    if factor == 1:
+        return means
+    whole = values.mean(1, dtype=np.float64)
+    if ratios:
+        return whole * (np.maximum(means, TINY) / np.maximum(whole, TINY)) ** factor
+    return whole + factor * (means - whole)
 
 
 def resampled(values: Tensor, resamples: int, rng: torch.Generator) -> Tensor:
