@@ -115,9 +115,9 @@ def at_equal_accuracy(
     The hierarchical bootstrap draws seeds, the same for all rows, and within each its images, the same for all rows. Of
     n seeds n − 1 are drawn, so that the variance of a mean over them is not too small (Rao and Wu 1988); the interval
     is the difference ± Student's quantile for n seeds times the standard deviation over the resamples, as percentiles
-    of few seeds are far too narrow. Of one seed it is over the images alone. Means over fewer than `intervals.FEW` images
-    that all seeds share, or that the only seed has, are moved away from the mean of all by `intervals.expansion`; where
-    each of several seeds has its own images, Student's quantile covers what they add.
+    of few seeds are far too narrow. Of one seed it is over the images alone. Means over fewer than `intervals.FEW`
+    images that all seeds share, or that the only seed has, are moved away from the mean of all by
+    `intervals.expansion`; where each of several seeds has its own images, Student's quantile covers what they add.
 
     Weak noise may cost next to nothing, so that chance decides how strong noise can be that is as accurate as a defense
     which costs as little; the strongest counts, to the disadvantage of the defense. So nothing is said of one whose
