@@ -11,6 +11,7 @@ import torch
 import toy
 from splitveil.attacks._hidden import beside_mask
 from splitveil.attacks._offsets import Unshifted
+from splitveil.attacks._seen_through import seen_through
 from splitveil.attacks._sight import Sight
 from splitveil.attacks._substitute import imitated
 from splitveil.attacks.base import Victim
@@ -160,7 +161,7 @@ def test_what_was_hidden_before_an_offset_is_told_of_each_wire_alone():
 @pytest.mark.parametrize("specs", [(SHREDDER, "dropout:0.3"), ("dropout:0.3", SHREDDER)])
 def test_an_answer_does_not_depend_on_the_other_wires(specs):
     victim = Victim(channel(*specs), ALL)
-    sight = Sight.learn(victim, victim.observe(toy.images(300, 1)), toy.rng())
+    sight = seen_through(victim, victim.observe(toy.images(300, 1)), toy.rng())
     assert isinstance(sight, Unshifted)
     assert sight.imputes
     wire = victim.query(toy.pixels(toy.images(12, 9)), toy.rng(5))
@@ -176,7 +177,7 @@ def test_more_than_can_be_imputed_is_left_to_the_mask(monkeypatch):
     sights = []
     for specs in ((SHREDDER, "dropout:0.3"), ("dropout:0.3", SHREDDER)):
         victim = Victim(channel(*specs), ALL)
-        sights.append(Sight.learn(victim, victim.observe(toy.images(300, 1)), toy.rng()))
+        sights.append(seen_through(victim, victim.observe(toy.images(300, 1)), toy.rng()))
     assert isinstance(sights[0], Sight)
     assert isinstance(sights[1], Unshifted)
     assert not sights[1].imputes

@@ -161,3 +161,19 @@ def test_all_attacks_are_trained_in_fp32(benchmark, monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark.gpu_cell, "run", attacked)
     with pytest.raises(Stopped):
         benchmark.measure("cem4-s2", tmp_path, tmp_path, {})
+
+
+def test_a_strength_is_added_by_the_draws_of_the_comparison(benchmark, made_up, monkeypatch):
+    """Errors are drawn before answers: of another number of images, the answers would be drawn otherwise."""
+    records = made_up((*benchmark.NOISE, *benchmark.CEM))
+    monkeypatch.setattr(benchmark, "ATTACKED", 50)
+    at_equal_accuracy, shapes = benchmark.at_equal_accuracy, []
+
+    def noted(sigmas, errors, hits, **more):
+        shapes.append([one.shape for one in (*errors, *hits)])
+        return at_equal_accuracy(sigmas, errors, hits, **more)
+
+    monkeypatch.setattr(benchmark, "at_equal_accuracy", noted)
+    assert benchmark.missing_end(records) is None
+    assert benchmark.compared(records, benchmark.SIGMAS, "cem4", "best", "retrained_hits")
+    assert shapes[0] == shapes[1]

@@ -11,7 +11,6 @@ from torch import Tensor
 from ._gaussian import means, moments, solved
 from ._held_out import Pairs
 from ._hidden import beside_mask, complete
-from ._offsets import Unshifted
 from .base import BATCH, Victim
 
 LOOKS = 16
@@ -36,6 +35,7 @@ class Sight:
         covariance, cross: covariances of the wire, (m, m), and of wire and images, (m, d); None: entries are hidden by
             rule and not at random, or the wire is too wide.
         variance: variance of the noise on visible entries, 0 or (m,).
+        limit: absolute value above which an entry counts as visible, (m,); None: the law tells which are.
         ridge: the one with the least error on held-out images, as few images make a covariance that fits only them.
         error: mean squared error of `images` on the held-out images, before they were learned from too.
     """
@@ -46,43 +46,53 @@ class Sight:
     covariance: Tensor | None
     cross: Tensor | None
     variance: Tensor
+    limit: Tensor | None = None
     ridge: float = RIDGES[0]
     error: float = math.inf
 
     @classmethod
     def learn(
-        cls, victim: Victim, seen: Pairs, rng: torch.Generator, held_out: Tensor | None = None
-    ) -> Sight | Unshifted | None:
-        """Learn from the attacker's own images, each sent `LOOKS` times; return None where the law hides nothing.
-
-        Where it tells of a collection of offsets that can be seen through, return `Unshifted`.
+        cls,
+        victim: Victim,
+        seen: Pairs,
+        variance: Tensor,
+        rng: torch.Generator,
+        held_out: Tensor,
+        limit: Tensor | None = None,
+        looks: int = LOOKS,
+    ) -> Sight:
+        """Learn from the attacker's own images, each sent several times.
 
         Args:
             victim: view of the model.
             seen: the attacker's images with their wires.
+            variance: of the noise on visible entries, (m,).
             rng: generator of the defense's noise.
-            held_out: rows of the images that choose the ridge; None: a fifth of them.
+            held_out: rows of the images that choose the ridge.
+            limit: as the attribute.
+            looks: how often each image is sent.
         """
-        fixed = torch.Generator(victim.device).manual_seed(0)
-        wire = seen.wire(torch.zeros(1, dtype=torch.long, device=victim.device), fixed)
-        law = victim.law(wire)
-        if law.visible is None and law.offsets is None:
-            return None
-        if held_out is None:
-            held_out = torch.randperm(len(seen), generator=rng, device=rng.device)[: len(seen) // 5]
-        if (found := Unshifted.learn(victim, seen, law, rng, held_out)) or law.visible is None:
-            return found
         parts = torch.arange(len(seen), device=victim.device).split(BATCH)
-        together = [_together(victim, seen, index, rng) for index in parts]
+        nothing = torch.zeros(())
+        blind = cls(victim, nothing, nothing, None, None, variance, limit)
+        together = [blind._together(seen, index, rng, looks) for index in parts]
         known, counts = (torch.cat(each).flatten(1) for each in zip(*together, strict=True))
         x = torch.cat([seen.images(index).flatten(1) for index in parts])
-        variance = torch.zeros_like(wire[0]).add(0.0 if law.variance is None else law.variance).flatten()
-        if not complete(counts, LOOKS) or known.shape[1] > MOST_ENTRIES:
-            return cls(victim, *means(known, counts, x), None, None, variance)
+        if not complete(counts, looks) or known.shape[1] > MOST_ENTRIES:
+            return cls(victim, *means(known, counts, x), None, None, variance, limit)
         others = torch.ones(len(x), dtype=torch.bool, device=x.device).index_fill(0, held_out, False)
-        of_others = cls(victim, *moments(known[others], counts[others], x[others]), variance)
+        of_others = cls(victim, *moments(known[others], counts[others], x[others]), variance, limit)
         ridge, error = of_others._best_ridge(seen.wire(held_out, rng), x[held_out])
-        return cls(victim, *moments(known, counts, x), variance, ridge, error)
+        return cls(victim, *moments(known, counts, x), variance, limit, ridge, error)
+
+    def _together(self, seen: Pairs, index: Tensor, rng: torch.Generator, looks: int) -> tuple[Tensor, Tensor]:
+        """Return the union of several looks at the images ``index``, and how often each entry was seen."""
+        total = count = torch.zeros(())
+        for _ in range(looks):
+            wire = seen.wire(index, rng)
+            visible = self.visible(wire).view_as(wire)
+            total, count = total + wire * visible, count + visible.to(wire.dtype)
+        return total / count.clamp(min=1), count
 
     def _best_ridge(self, wire: Tensor, x: Tensor) -> tuple[float, float]:
         """Return the ridge that is best for some of these pairs of wire and image, and its error on all."""
@@ -97,6 +107,8 @@ class Sight:
 
     def visible(self, wire: Tensor) -> Tensor:
         """Return which entries of a wire (B, ...) can be seen: bool (B, m)."""
+        if self.limit is not None:
+            return wire.flatten(1).abs() > self.limit
         visible = self.victim.law(wire).visible
         return torch.ones_like(wire, dtype=torch.bool).flatten(1) if visible is None else visible.flatten(1)
 
@@ -122,29 +134,3 @@ class Sight:
         if self.covariance is not None:
             full = torch.where(there, full, self.mean + self.explained(wire) @ self.covariance)
         return beside_mask(full.view_as(wire), there)
-
-
-class Sighted:
-    """Images with their wires as `Sight` shows them."""
-
-    def __init__(self, seen: Pairs, sight: Sight | Unshifted):
-        self._seen, self._sight = seen, sight
-        self.images = seen.images
-
-    def __len__(self) -> int:
-        return len(self._seen)
-
-    def wire(self, index: Tensor, rng: torch.Generator) -> Tensor:
-        """Return the wires of the images ``index`` as `Sight` shows them."""
-        return self._sight(self._seen.wire(index, rng))
-
-
-def _together(victim: Victim, seen: Pairs, index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return the union of the looks at the images ``index``, and how often each entry was seen."""
-    total = count = torch.zeros(())
-    for _ in range(LOOKS):
-        wire = seen.wire(index, rng)
-        visible = victim.law(wire).visible
-        assert visible is not None
-        total, count = total + wire * visible, count + visible.to(wire.dtype)
-    return total / count.clamp(min=1), count

@@ -21,10 +21,9 @@ from ..runtime import Runtime, State
 from ..zoo import decoders
 from ._decoder_training import by_epochs, by_steps
 from ._held_out import Pairs, hold_out
-from ._offsets import Unshifted
 from ._rounding import in_bf16
+from ._seen_through import Seen, Sighted, seen_through
 from ._shared import Shared
-from ._sight import Sight, Sighted
 from .base import BATCH, Attack, Extent, Victim
 
 PATIENCE = 800
@@ -37,7 +36,7 @@ class DecoderAttack(Attack):
 
     With enough capacity and images it tends to the posterior mean E[x | z_wire], whose error is the MMSE. Where entries
     of the wire are hidden and anybody can tell which, it is given their expected values and, as further channels, the
-    mask (see `Sight`). The defaults are the published recipe: Adam 1e-3, weight decay 1e-4, cosine to 1e-5, batch
+    mask (`seen_through`). The defaults are the published recipe: Adam 1e-3, weight decay 1e-4, cosine to 1e-5, batch
     256, 50 epochs. The best epoch is chosen on a tenth of the attacker's own images. With ``steps`` it trains until the
     error on these no longer falls (see `Plateau`) and takes the best weights.
 
@@ -55,6 +54,7 @@ class DecoderAttack(Attack):
 
     learns: ClassVar = True
     holds_out: ClassVar = True
+    revision = 2  # tells hidden entries beneath noise
     instead_of_epochs: ClassVar = "steps"
 
     def __init__(
@@ -70,7 +70,7 @@ class DecoderAttack(Attack):
         self.epochs, self.network, self.batch_size = epochs, network, batch_size
         self.lr, self.weight_decay, self.steps, self.patience = lr, weight_decay, steps, patience
         self._curve: list[float] = []
-        self._sight: Sight | Unshifted | None = None
+        self._sight: Seen | None = None
 
     def check(self, wire: tuple[int, ...], size: int) -> None:
         with torch.device("meta"):  # built without memory
@@ -99,8 +99,8 @@ class DecoderAttack(Attack):
         return held_out, train
 
     def sighted(self, victim: Victim, held_out: Pairs, train: Pairs, rng: torch.Generator) -> tuple[Pairs, Pairs]:
-        """Return the same images with hidden entries imputed, which `reconstruct` will then do too (see `Sight`)."""
-        self._sight = Sight.learn(victim, train, rng)
+        """Return the same images as `seen_through` shows them, and so does `reconstruct` then."""
+        self._sight = seen_through(victim, train, rng)
         return (Sighted(held_out, self._sight), Sighted(train, self._sight)) if self._sight else (held_out, train)
 
     def learn(self, held_out: Pairs, train: Pairs, rng: torch.Generator, runtime: Runtime | None = None) -> None:

@@ -14,7 +14,7 @@ from ..ranges import Looks
 from ..registry import plugin
 from ..runtime import Runtime
 from ._ridge import Ridge, Rows
-from ._sight import Sight
+from ._seen_through import seen_through
 from .base import BATCH, Attack, Extent, Victim
 
 RIDGES = range(-6, 5)
@@ -32,7 +32,7 @@ class LinearAttack(Attack):
     its two spaces: few images make it fast, however wide the wire.
     For jointly Gaussian x and z_wire this is the MMSE estimator. Where entries are hidden and anybody can tell which,
     the same estimator from the visible entries alone, x̂ = C_xK (C_KK + V + r I)⁻¹ (z_K − μ_K) + μ_x, is taken where it
-    is better on the held-out images (see `Sight`).
+    is better on the held-out images (see `seen_through`).
 
     Args:
         looks: how often each image is sent, each time with fresh noise.
@@ -42,6 +42,7 @@ class LinearAttack(Attack):
     """
 
     floor: ClassVar = "mean"
+    revision = 2  # tells hidden entries beneath noise
 
     def __init__(self, looks: Looks = 4):
         self.looks = looks
@@ -64,7 +65,7 @@ class LinearAttack(Attack):
             ridge, error = _choose(runtime, Ridge(known), *self._pairs(seen, held_out, rng), rng)
         known = self._gather(runtime, "looks at the others", seen, held_out, rng, known)
         self.weights, self.constant = (part.float() for part in Ridge(known).weights(ridge))
-        sight = Sight.learn(victim, seen, rng, held_out)
+        sight = seen_through(victim, seen, rng, held_out)
         self._sight = sight if sight and sight.error < error else None
 
     def fewest(self) -> int:

@@ -22,9 +22,8 @@ from ._averaged import Averaged
 from ._correction import Correction, beside, require_doubled, scale_of, scaled
 from ._held_out import hold_out_images
 from ._moved import Moves
-from ._offsets import Unshifted
 from ._rounding import in_bf16
-from ._sight import Sight
+from ._seen_through import Seen, seen_through
 from .base import BATCH, Attack, Extent, Observations, Victim
 from .linear import LinearAttack
 
@@ -36,7 +35,7 @@ class ResidualAttack(Attack):
     R minimizes E‖x̂ − x‖², so that x̂ tends to the posterior mean as the `decoder` does, but it begins with x̂₀,
     computes at the resolution of the wire (see `Correction`) and learns from more images: at every step these are
     shifted, mirrored and sent anew. `Muon` trains its convolutions. The weights are means over about a tenth of the
-    steps, those of the epoch that is best on held-out images. Hidden entries are imputed (see `Sight`).
+    steps, those of the epoch that is best on held-out images. Hidden entries are imputed (see `seen_through`).
 
     Args:
         epochs: passes over the attacker's images. channels: of the network at the resolution of the wire.
@@ -49,6 +48,7 @@ class ResidualAttack(Attack):
 
     learns: ClassVar = True
     holds_out: ClassVar = True
+    revision = 2  # tells hidden entries beneath noise
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class ResidualAttack(Attack):
         self.epochs, self.channels, self.lr, self.batch_size = epochs, channels, lr, batch_size
         self.shift, self.flip, self._linear, self._scale = shift, flip, LinearAttack(), 1.0
         self._curve: list[float] = []
-        self._sight: Sight | Unshifted | None = None
+        self._sight: Seen | None = None
 
     def check(self, wire: tuple[int, ...], size: int) -> None:
         require_doubled(wire, (size,))
@@ -85,7 +85,7 @@ class ResidualAttack(Attack):
         held, own = (part.to(victim.device) for part in hold_out_images(images, rng, "residual"))
         with runtime.share(0.2):
             self._linear.fit(victim, own, rng, runtime)
-        self._sight = Sight.learn(victim, victim.observe(own), rng)
+        self._sight = seen_through(victim, victim.observe(own), rng)
         self._build(victim, own, rng)
         with runtime.share(1):  # the rates rise and fall in the time that is left
             self._learn(victim, victim.observe(held), own, rng, runtime)

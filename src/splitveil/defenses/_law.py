@@ -30,6 +30,7 @@ class Law:
         reduced: wire (B, ...) -> (B, k), of which the wire is a function: the mean that the defense's `gaussian_law`
             tells and independent noise of variance 1. None: the wire itself says how its noise is correlated.
         forgotten: whether offsets, or what had been hidden beneath them, can be told better than this law says.
+        covered: variance of the noise that lies over hidden entries, by which small ones can still be told; None: none.
     """
 
     variance: Tensor | float | None = 0.0
@@ -41,6 +42,7 @@ class Law:
     possible: Tensor | None = None
     reduced: Callable[[Tensor], Tensor] | None = None
     forgotten: bool = False
+    covered: Tensor | float | None = None
 
     @property
     def exact(self) -> bool:
@@ -60,7 +62,7 @@ class Law:
         return "ranked" if self.laplace else "mean"
 
     def with_noise(self, variance: Tensor | float, kind: Noise = "gaussian") -> Law:
-        """Return the law after independent noise on every entry, which makes hidden entries indistinguishable.
+        """Return the law after independent noise on every entry, which covers hidden entries.
 
         >>> Law(0.01).with_noise(0.03).variance
         0.04
@@ -70,7 +72,9 @@ class Law:
         if self.offsets is not None and self.visible is None:
             return self._noisier(variance)
         if self.variance is None or self.visible is not None:
-            return Law(None, forgotten=self.forgotten or self.offsets is not None)
+            before = 0.0 if self.visible is not None else self.covered
+            covered = None if before is None else before + variance
+            return Law(None, forgotten=self.forgotten or self.offsets is not None, covered=covered)
         laplace = self.laplace + (float(variance) if kind == "laplace" else 0.0)
         return replace(self, variance=self.variance + variance, laplace=laplace, reduced=None)
 
@@ -113,7 +117,9 @@ class Law:
         law = self._noisier(0.0) if self.kept is not None and scale != 1 else self  # scaled, it equals no offset
         seen = visible if self.visible is None else visible & self.visible
         variance, beside = (None if told is None else told * scale**2 for told in (self.variance, law.beside))
-        law = replace(law, variance=variance, visible=seen, laplace=self.laplace * scale**2, beside=beside)
+        law = replace(
+            law, covered=None, variance=variance, visible=seen, laplace=self.laplace * scale**2, beside=beside
+        )
         return replace(law, offsets=None if self.offsets is None else self.offsets * scale, reduced=None)
 
     def of_several(self, looks: int) -> Law:
