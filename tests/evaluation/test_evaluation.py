@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -22,7 +23,7 @@ from splitveil.evaluation import evaluate, reliability, scores, stage
 from splitveil.evaluation.interception import hold_out
 from splitveil.pictures import load_arrays
 from splitveil.runs import Run
-from splitveil.statistics.intervals import binomial_ci
+from splitveil.statistics.intervals import binomial_ci, bootstrap_ci
 
 
 @pytest.fixture
@@ -116,6 +117,14 @@ def test_the_same_seed_gives_the_same_figures(run):
     assert first["mse"] == second["mse"]
     assert first["mse"] != other["mse"]
     assert first["baseline_mse"] == other["baseline_mse"]  # the seed of the attack does not change the images
+
+
+@pytest.mark.parametrize(("metric", "least", "most"), [("mse", 0, math.inf), ("ssim", -1, 1), ("ssim_zero", -1, 1)])
+def test_the_interval_of_two_images_ends_within_what_is_possible(metric, least, most):
+    found = scores.interval(torch.tensor([0.01, 0.99]), metric)
+    free = bootstrap_ci([0.01, 0.99])
+    assert (found.lo, found.hi) == pytest.approx((max(least, free.lo), min(most, free.hi)))
+    assert (free.lo < -1, free.hi > 1) == (True, True)
 
 
 def test_scores_are_those_of_the_attackers_images(run, scripted):

@@ -57,6 +57,13 @@ def test_cells_without_values_per_image_are_compared_unpaired(tmp_path):
     assert all(row.paired for row in found.common["c2"].rows)
 
 
+def test_no_error_of_a_side_is_below_0(tmp_path):
+    both = {"decoder": {}, "linear": {}}
+    a, b = bench(tmp_path / "a", {"c1": 0.01}, attacks=both), bench(tmp_path / "b", {"c1": 0.02}, attacks=both)
+    (row,) = [row for row in cells(a, b).common["c1"].rows if row.metric == "mse"]
+    assert (row.a.lo, row.b.lo) == (0, 0)
+
+
 def test_cells_attacked_on_other_images_are_compared_unpaired_but_for_their_accuracy(tmp_path):
     a = bench(tmp_path / "a", {"c1": 0.1})
     b = bench(tmp_path / "b", {"c1": 0.4}, attacks={"decoder": {"images_digest": "d2"}})

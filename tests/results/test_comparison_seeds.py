@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,31 @@ def test_few_test_images_that_are_answered_alike_do_not_exclude_a_loss(tmp_path)
             attacked(run, "decoder", values([error, error + 0.01]), images_digest=f"d1-{seed}")
         sides.append(f"{tmp_path}/{name}-*")
     assert rows(*sides)["accuracy"].verdict == "a loss of 1 point is not excluded"
+
+
+POSSIBLE = {"mse": (0, math.inf), "psnr": (0, math.inf), "ssim": (-1, 1), "accuracy": (0, 1)}
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_ends_of_few_images_and_of_few_seeds_stay_within_what_is_possible(tmp_path, seeds):
+    sides = []
+    for name, first in (("a", 0.3), ("b", 0.9)):
+        for seed in range(seeds):
+            run = trained(tmp_path / f"{name}-{seed}", [seed != 1, 1, 1], seed=seed)
+            for label, error in (("decoder", first), ("linear", 2 * first)):
+                rest = 10.0**-seed  # other trainings are far away
+                images = values([0.001, error * rest], ssim=[0.999 * rest, rest - error], psnr=[30 * rest, 0.5])
+                attacked(run, label, images, images_digest=f"d1-{seed}")
+        sides.append(f"{tmp_path}/{name}-*")
+    found = compare(*sides)
+    assert isinstance(found, Comparison)
+    touched = set()
+    for row in found.rows:
+        least, most = POSSIBLE[row.metric]
+        for one in (row.a, row.b):
+            assert least <= one.lo <= one.mean <= one.hi <= most
+            touched |= {row.metric} if one.lo == least or one.hi == most else set()
+    assert touched == {"mse", "psnr", "ssim", "accuracy"}  # or the test would see nothing
 
 
 def test_one_of_each_is_no_verdict(sides):

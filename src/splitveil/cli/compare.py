@@ -126,7 +126,7 @@ def _cells_table(found: Cells, a: str, b: str, equal: set[str]) -> Table:
 
 def _equal(cell: Comparison) -> bool:
     """Return whether no error differs on any image, and no share of hits in the mean (its interval has a width)."""
-    from ..results.comparable import SHARES
+    from ..evaluation.scores import SHARES
 
     return all(
         row.difference.mean == 0 if row.metric in SHARES else (row.difference.lo, row.difference.hi) == (0, 0)

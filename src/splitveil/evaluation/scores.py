@@ -11,11 +11,14 @@ from torch import Tensor
 from .. import metrics
 from ..data import Split, to_float
 from ..statistics import intervals
+from ..storage import reading
 
 PSNR_LIMIT = 100.0
 """Decibels at which an image counts as exact: infinity has no mean and no JSON."""
 SIGNED = frozenset({"ssim", "ssim_zero"})
-"""Metrics that can be below 0."""
+"""Metrics from -1 to 1."""
+SHARES = frozenset({*reading.ANSWERS, "reidentified"})
+"""Metrics of which every image has 0 or 1."""
 Metric = Callable[[Tensor, Tensor, Tensor], Tensor]
 METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": metrics.mse,
@@ -41,13 +44,24 @@ def scored(found: Tensor, truth: Split, extra: Mapping[str, Metric] | None) -> d
     return values | {name: metric(found, originals, truth.labels) for name, metric in (extra or {}).items()}
 
 
+def limits(metric: str) -> tuple[float, float]:
+    """Return the lowest and the highest mean that a metric can have.
+
+    Args:
+        metric: name of the metric.
+    """
+    if metric in SIGNED:
+        return -1.0, 1.0
+    return 0.0, 1.0 if metric in SHARES else math.inf
+
+
 def interval(values: Tensor, metric: str) -> intervals.Interval:
     """Return the 95 % interval of the mean over images: Wilson's for hits (bool), else a seeded bootstrap's.
 
     Args:
         values: one number per image, (N,).
-        metric: name of the metric, which tells whether it can be below 0.
+        metric: name of the metric, which tells what is possible (`limits`).
     """
     if values.dtype == torch.bool:
         return intervals.binomial_ci(int(values.sum()), len(values))
-    return intervals.bootstrap_ci(values, least=-math.inf if metric in SIGNED else 0.0)
+    return intervals.bootstrap_ci(values).within(*limits(metric))

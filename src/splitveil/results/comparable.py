@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..config import Spec, TrainConfig, renewed
 from ..evaluation.floors import CLASS_MEAN
-from ..evaluation.scores import PRIVACY
+from ..evaluation.scores import PRIVACY, SHARES
 from ..evaluation.suites import worst_case
 from ..registry import Registry
 from ..statistics.best_attacker import best_attacker
@@ -24,8 +24,6 @@ from .records import METRICS, judged, short
 
 TOOLS = {"lpips": "sha256", "reidentified": "fingerprint"}
 """Metrics that need a tool, and what tells two of its kind apart (in a summary's ``about_METRIC``)."""
-SHARES = frozenset({*ACCURACIES, "reidentified"})
-"""Metrics of which every image has 0 or 1."""
 OTHER_IMAGES = "other images were attacked"
 REMEDY = "delete it and make it again"
 Tables = Mapping[str, Mapping[str, Tensor]]

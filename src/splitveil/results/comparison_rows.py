@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..evaluation.scores import PRIVACY
+from ..evaluation.scores import PRIVACY, limits
 from ..statistics.ceiling import share_intervals
 from ..statistics.evidence import LEAST, LEVEL, MARGIN, combined, hierarchical, holm, over_seeds, p_value, points_of
 from ..statistics.intervals import Interval, paired_hits
@@ -153,7 +153,7 @@ def _sides(only: Pending) -> tuple[Interval | Tensor, ...]:
 
 
 def row_of(parts: Sequence[Pending], drawn: Iterator[Interval], margin: float = MARGIN) -> Row:
-    """Return the row of ``parts``, with the intervals of `to_draw` taken from ``drawn``."""
+    """Return the row of ``parts``, with the intervals of `to_draw` taken from ``drawn``; A and B as is possible."""
     first = parts[0]
     if len(parts) == 1:
         difference, a, b = (next(drawn) if isinstance(v, Tensor) else v for v in _sides(first))
@@ -161,6 +161,7 @@ def row_of(parts: Sequence[Pending], drawn: Iterator[Interval], margin: float = 
         a, b = (over_seeds([_mean(getattr(part, side)) for part in parts]) for side in ("a", "b"))
         changes = [c.numpy() if isinstance(c, Tensor) else c for c in (part.change for part in parts)]
         difference = hierarchical(changes, _same_images(parts), hits=first.hits is not None)
+    a, b = (side.within(*limits(first.metric)) for side in (a, b))
     paired = all(isinstance(part.change, Tensor) for part in parts)
     return Row(first.what, first.metric, a, b, difference, paired, len(parts), margin=margin)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Annotated, Any
 
@@ -69,6 +69,18 @@ class Interval:
         '96.4 [94.2, 97.8]'
         """
         return Interval(factor * self.mean, factor * self.lo, factor * self.hi, self.level)
+
+    def within(self, least: float, most: float) -> Interval:
+        """Return the interval with its ends cut to what is possible.
+
+        Args:
+            least: lowest value that is possible.
+            most: highest value that is possible.
+
+        >>> Interval(0.1, -0.3, 0.5).within(0, 1)
+        Interval(mean=0.1, lo=0, hi=0.5, level=0.95)
+        """
+        return replace(self, lo=min(self.mean, max(least, self.lo)), hi=max(self.mean, min(most, self.hi)))
 
     def __format__(self, spec: str) -> str:
         return f"{self.mean:{spec}} [{self.lo:{spec}}, {self.hi:{spec}}]" if spec else str(self)
