@@ -24,6 +24,7 @@ from splitveil.bounds.dp import DP, composed_gaussian
 from splitveil.bounds.fisher import FisherBound
 from splitveil.bounds.infonce import InfoNCE
 from splitveil.bounds.linkage import Linkage
+from splitveil.bounds.pairwise import PairwiseBound
 from splitveil.bounds.van_trees import VanTrees
 from splitveil.data import Split
 from splitveil.defenses.base import Stack
@@ -35,6 +36,7 @@ from splitveil.defenses.topk import TopK
 from splitveil.defenses.waterfill import Waterfill
 from splitveil.errors import UserError
 from splitveil.model import SplitModel
+from splitveil.statistics.intervals import binomial_ci
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -185,6 +187,31 @@ def test_infonce_never_exceeds_the_number_of_images_nor_falls_below_zero():
         (found,) = InfoNCE(steps=20).estimate(linear_channel(sigma, 4, 400)[0], rng())
         assert found.value == pytest.approx(expected, abs=0.05)
         assert "It never exceeds ln 160 = 5.08 nats" in found.assumptions[1]
+
+
+@pytest.mark.parametrize("bound", [InfoNCE(steps=0), PairwiseBound()])
+def test_where_every_wire_is_found_a_bound_says_that_it_is_at_its_cap(bound):
+    capped, free = (bound.estimate(linear_channel(sigma, 4, 400)[0], rng())[0] for sigma in (1e-4, 0.5))
+    assert capped.value == pytest.approx(math.log(160), abs=1e-3)
+    assert "at its cap of 5.08" in capped.about
+    assert capped.assumptions[-1] == "It is at this cap: far more may leak than it says."
+    p = binomial_ci(160, 160).lo  # of so many images at least, and this is Fano's inequality
+    least = math.log(160) + p * math.log(p) + (1 - p) * math.log((1 - p) / 159)
+    assert capped.interval is not None
+    assert capped.interval.lo == pytest.approx(least)
+    assert least < 4.9 < capped.interval.hi
+    assert "cap" not in " ".join((free.about, *free.assumptions))
+
+
+@pytest.mark.parametrize("lost", [0.005, 0.02, 0.05])
+def test_about_95_of_100_intervals_hold_the_mean_where_few_wires_say_nothing(lost):
+    """Many samples of 50 images hold none of these wires."""
+    generator, held = rng(3), []
+    for _ in range(300):
+        says = torch.rand(50, 1, generator=generator) >= lost
+        found = jackknifed([50 * torch.eye(50) * says])
+        held.append(found.lo <= (1 - lost) * math.log(50) <= found.hi)
+    assert sum(held) >= 0.92 * 300
 
 
 def test_training_tells_a_wire_apart_that_distances_do_not():

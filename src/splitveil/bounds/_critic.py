@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, gelu
 
-from ._jackknife import terms
+from ._jackknife import at_cap, terms
 from .base import Channel
 
 WIDEST = 1024
@@ -22,8 +22,8 @@ EVERY, PATIENCE = 20, 3
 """Steps between two trials on the ``choose`` images, and trials without a gain after which the training ends."""
 SCALES = (0.0, 0.03, 0.1, 0.3, 0.6, 1.0)
 """Factors of the scores that are tried there too: a critic that is too sure says less than nothing."""
-MOST, NEAR = 4000, 0.01
-"""Most images of a trial, and nats below its ceiling from which on training has nothing to gain."""
+MOST = 4000
+"""Most images of a trial."""
 
 
 @dataclass
@@ -123,7 +123,7 @@ def learned(channel: Channel, rng: torch.Generator, steps: int = 200, batch_size
             trials += 1
             if value > best[0]:
                 best, trials = (value, factor, [weight.detach().clone() for weight in critic.weights]), 0
-            if trials == PATIENCE or value > math.log(len(found)) - NEAR:
+            if trials == PATIENCE or at_cap(value, len(found)):  # there training has nothing to gain
                 break
         if step < steps:
             optimizer.zero_grad(set_to_none=True)

@@ -9,7 +9,7 @@ import torch
 from ..ranges import Batch, Whole
 from ..registry import plugin
 from ._critic import learned
-from ._jackknife import jackknifed
+from ._jackknife import AT_CAP, at_cap, jackknifed
 from .base import Bound, Channel, Estimate
 
 MOST, AT_ONCE = 4000, 1000
@@ -40,6 +40,8 @@ class InfoNCE(Bound):
     ('lower', True)
     """
 
+    revision = 2  # an interval at the cap too
+
     def __init__(self, steps: Whole = 200, batch_size: Batch = 128):
         self.steps, self.batch_size = steps, batch_size
 
@@ -51,6 +53,8 @@ class InfoNCE(Bound):
             features, wires = view(z), view(channel.model.protect(z, rng))
             interval = jackknifed(critic(features, part) for part in wires.split(AT_ONCE))
         n = len(order)
-        told = (ASSUMPTIONS[0], ASSUMPTIONS[1].format(n=n, most=math.log(n)))
-        about = f"InfoNCE with a critic on {n:,} images, at most {math.log(n):.3g}"
+        told, capped = (ASSUMPTIONS[0], ASSUMPTIONS[1].format(n=n, most=math.log(n))), at_cap(interval.mean, n)
+        told += (AT_CAP,) if capped else ()
+        limit = f"at its cap of {math.log(n):.3g}" if capped else f"at most {math.log(n):.3g}"
+        about = f"InfoNCE with a critic on {n:,} images, {limit}"
         return [Estimate(interval.mean, "lower", "leakage", about, told, n, interval)]

@@ -14,6 +14,7 @@ from ..ranges import Count
 from ..registry import plugin
 from ..statistics.intervals import Interval, bounded_ci
 from ._critic import learned
+from ._fano import fano
 from .base import Bound, BoundError, Channel, Estimate
 
 GALLERIES = (10, 100, 1000, 10_000)
@@ -136,14 +137,9 @@ def _before(wires: Tensor, own: Tensor, others: Tensor) -> Tensor:
 
 
 def _leakage(largest: Estimate, size: int) -> Estimate:
-    def fano(p: float) -> float:
-        p = max(p, 1 / size)  # below chance it would rise again, and say that something leaks
-        entropy = -sum(q * math.log(q) for q in (p, 1 - p) if q > 0)
-        return max(0.0, math.log(size) - entropy - (1 - p) * math.log(size - 1))
-
     low = largest.interval.lo if largest.interval else largest.value
     high = largest.interval.hi if largest.interval else largest.value
-    interval = Interval(fano(largest.value), fano(low), fano(high))
+    interval = Interval(*(fano(p, size) for p in (largest.value, low, high)))
     about = f"Fano's inequality on {size:,} candidates"
     never = NEVER.format(n=size, most=math.log(size))
     return Estimate(interval.mean, "lower", "leakage", about, (*ASSUMPTIONS, never), largest.images, interval)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..registry import plugin
-from ._jackknife import jackknifed
+from ._jackknife import AT_CAP, at_cap, jackknifed
 from .base import Bound, BoundError, Channel, Estimate
 
 WORLD = "The image is one of these {n}, each as likely: of other images it says nothing."
@@ -39,6 +39,8 @@ class PairwiseBound(Bound):
     True
     """
 
+    revision = 2  # an interval at the cap too
+
     def estimate(self, channel: Channel, rng: torch.Generator) -> list[Estimate]:
         z = whitened(channel, "held_out")
         n = len(z)
@@ -47,7 +49,10 @@ class PairwiseBound(Bound):
         )
         never = NEVER.format(n=n, most=math.log(n))
         world = WORLD.format(n=n)
-        below = Estimate(lower.mean, "lower", "leakage", "distances between pairs", (NOISE, SAMPLED, never), n, lower)
+        capped = at_cap(lower.mean, n)
+        told = (NOISE, SAMPLED, never, AT_CAP) if capped else (NOISE, SAMPLED, never)
+        about = f"distances between pairs, at its cap of {math.log(n):.3g}" if capped else "distances between pairs"
+        below = Estimate(lower.mean, "lower", "leakage", about, told, n, lower)
         above = Estimate(upper.mean, "upper", "leakage", f"one of {n} known images", (NOISE, world, never), n)
         return [above] if channel.coded else [below, above]  # less may arrive behind a codec
 
