@@ -45,8 +45,8 @@ def sentences(node: ast.AST) -> Iterator[str]:
 
 
 def flags_of(path: Path) -> Iterator[str]:
-    """Yield what a module adds to ``flags`` or shows as flags; of `reliability` all that it returns or appends."""
-    tree, all_of_it = ast.parse(text(path)), path.name == "reliability.py"
+    """Yield what a module adds to ``flags`` or shows as flags; of two modules all that they return or append."""
+    tree, all_of_it = ast.parse(text(path)), path.name in ("reliability.py", "masks.py")
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and node.name == "hasty":
             yield from (said for one in ast.walk(node) if isinstance(one, ast.List) for said in sentences(one))

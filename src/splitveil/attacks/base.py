@@ -140,6 +140,8 @@ class Attack(ABC):
     revision: ClassVar[int] = 1
     """Number of the attack's code; raise it with each change after which it may answer otherwise, and attacks that were
     made before are made again where they are asked for."""
+    sees_through: ClassVar[bool] = False
+    """Whether it learns which entries of wires are hidden, also beneath noise, and which offset was added."""
     iterates: ClassVar[bool] = False
     """Whether `reconstruct` optimizes too, so that a budget of time is shared between it and `fit`."""
 

@@ -35,10 +35,10 @@ class DecoderAttack(Attack):
     """Decoder trained on the attacker's images to minimize E‖x − D(z_wire)‖², noise redrawn for each batch.
 
     With enough capacity and images it tends to the posterior mean E[x | z_wire], whose error is the MMSE. Where entries
-    of the wire are hidden and anybody can tell which, it is given their expected values and, as further channels, the
-    mask (`seen_through`). The defaults are the published recipe: Adam 1e-3, weight decay 1e-4, cosine to 1e-5, batch
-    256, 50 epochs. The best epoch is chosen on a tenth of the attacker's own images. With ``steps`` it trains until the
-    error on these no longer falls (see `Plateau`) and takes the best weights.
+    of the wire are hidden, it gets their expected values and, as further channels, the mask (`seen_through`). The
+    defaults are the published recipe: Adam 1e-3, weight decay 1e-4, cosine to 1e-5, batch 256, 50 epochs. The best
+    epoch is chosen on a tenth of the attacker's own images. With ``steps`` it trains until the error on these no longer
+    falls (`Plateau`) and takes the best.
 
     Args:
         epochs: passes over the attacker's images, where ``steps`` is None.
@@ -52,9 +52,7 @@ class DecoderAttack(Attack):
     'res_normN8C64'
     """
 
-    learns: ClassVar = True
-    holds_out: ClassVar = True
-    revision = 2  # tells hidden entries beneath noise
+    learns = holds_out = sees_through = True
     instead_of_epochs: ClassVar = "steps"
 
     def __init__(

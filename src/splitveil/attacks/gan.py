@@ -49,6 +49,7 @@ class GanAttack(Attack):
     3
     """
 
+    sees_through: ClassVar = True
     instead_of_epochs: ClassVar = "steps"
 
     def __init__(

@@ -42,7 +42,7 @@ class LinearAttack(Attack):
     """
 
     floor: ClassVar = "mean"
-    revision = 2  # tells hidden entries beneath noise
+    sees_through: ClassVar = True
 
     def __init__(self, looks: Looks = 4):
         self.looks = looks

@@ -48,7 +48,7 @@ class ResidualAttack(Attack):
 
     learns: ClassVar = True
     holds_out: ClassVar = True
-    revision = 2  # tells hidden entries beneath noise
+    sees_through: ClassVar = True
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ from ..statistics.best_attacker import DISTANCE
 from ..storage import reading
 from ..storage.claims import claimed
 from ..storage.files import json_text, remove_file, remove_unfinished, write_json, write_text
-from . import reliability
+from . import masks, reliability
 from .floors import CLASS_MEAN, class_mean_error, linear_error, mean_image_error
 from .interception import Interception, hold_out, wire_distance
 from .scores import METRICS, Metric, interval, scored
@@ -337,6 +337,7 @@ def _flags(stage: Stage, mse: Tensor, baseline: Tensor, floor: Tensor | None) ->
         flags += reliability.still_falling(attack.curve())
     flags += reliability.of_model(stage.model, given.attacker_test)
     flags += reliability.of_law(stage.model, stage.victim, given.attacker_test)
+    flags += masks.of_masks(stage.model, stage.victim, attack, given.attacker_test)
     return flags + reliability.of_queries(stage.model, stage.victim, attack.needs, given.attacker_train)
 
 
