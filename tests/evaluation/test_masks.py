@@ -3,37 +3,15 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 import toy
 from splitveil.attacks.base import Victim
 from splitveil.config import Spec
 from splitveil.data import Access
-from splitveil.defenses.base import Stack
 from splitveil.evaluation.masks import of_masks
 from splitveil.model import SplitModel
 
 ALL = frozenset(Access)
-
-
-class Rectified(torch.nn.Module):
-    """The linear features behind a ReLU, about half of them 0."""
-
-    def __init__(self, linear: torch.nn.Module):
-        super().__init__()
-        self.linear = linear
-
-    def forward(self, x):
-        z = self.linear(x)
-        return (z - z.mean()).relu()
-
-
-def defended(*specs: str, relu: bool = False) -> SplitModel:
-    model, _ = toy.model(48, 0.0, (12, 2, 2))
-    model.defense = Stack(*(Spec.model_validate(spec).resolve("defenses").make("defenses") for spec in specs))
-    if relu:
-        model.encoder = Rectified(model.encoder)
-    return model.eval()
 
 
 def flags(model: SplitModel, attack: str, observed: int = 1) -> list[str]:
@@ -55,13 +33,13 @@ COVERED = ("dropout:0.5", "gaussian:0.001")
     ],
 )
 def test_hidden_entries_that_noise_covers_are_flagged_where_they_are_not_told(specs, relu, attack, observed):
-    (flag,) = flags(defended(*specs, relu=relu), attack, observed)
+    (flag,) = flags(toy.defended(*specs, relu=relu), attack, observed)
     assert "does not tell which entries the defense has hidden beneath its noise" in flag
 
 
 @pytest.mark.parametrize("attack", ["refine", "rmle"])
 def test_zeros_of_the_feature_that_count_as_hidden_are_flagged(attack):
-    (flag,) = flags(defended("dropout:0.5", relu=True), attack)
+    (flag,) = flags(toy.defended("dropout:0.5", relu=True), attack)
     assert "takes zeros of the feature itself for entries that the defense has hidden" in flag
 
 
@@ -78,4 +56,4 @@ def test_zeros_of_the_feature_that_count_as_hidden_are_flagged(attack):
     ],
 )
 def test_nothing_is_flagged_where_the_mask_is_told_or_cannot_be(specs, relu, attack):
-    assert flags(defended(*specs, relu=relu), attack) == []
+    assert flags(toy.defended(*specs, relu=relu), attack) == []

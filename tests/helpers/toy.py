@@ -7,7 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from splitveil.config import Spec
 from splitveil.data import Split, to_float
+from splitveil.defenses.base import Stack
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.model import SplitModel
 
@@ -32,6 +34,27 @@ def model(m: int, sigma: float, shape: tuple[int, ...] | None = None) -> tuple[S
     linear.weight.data = torch.randn(m, D, generator=rng(1)) / D**0.5
     encoder = nn.Sequential(nn.Flatten(), linear, nn.Unflatten(1, shape or (m,)))
     return SplitModel(encoder, nn.Flatten(), defense=Gaussian(sigma), layout="channels_first"), linear.weight.data
+
+
+class Rectified(nn.Module):
+    """Features of a layer behind a ReLU, about half of them 0."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.layer(x)
+        return (z - z.mean()).relu()
+
+
+def defended(*specs: str, relu: bool = False) -> SplitModel:
+    """The linear network of 48 numbers on the wire behind these defenses."""
+    found, _ = model(48, 0.0, (12, 2, 2))
+    found.defense = Stack(*(Spec.model_validate(spec).resolve("defenses").make("defenses") for spec in specs))
+    if relu:
+        found.encoder = Rectified(found.encoder)
+    return found.eval()
 
 
 def affine(*, feature_shape: tuple[int, ...], image_shape: tuple[int, int, int]) -> nn.Module:

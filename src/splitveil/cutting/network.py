@@ -64,8 +64,7 @@ def cut_network(
     with torch.no_grad():
         expected = _run(twin, example)
         traced = trace_both_modes(twin, at, example)
-        crossing = _crossing(traced.graph, _cut_node(traced.graph, at))
-        if crossing:
+        if crossing := _crossing(traced.graph, _cut_node(traced.graph, at)):
             raise UserError(_crossing_message(twin, at, example, crossing))
         encoder, tail = _halves(traced, at)
         _check(encoder, tail, example, expected, at)
