@@ -71,6 +71,13 @@ FORMATS = (
         "splitveil.storage.reading:ATTACK",
     ),
     Format(
+        "RUN/attacks/suite-NAME.json",
+        "The combined scores of a suite; under another protocol than the run's own it is `suite-NAME@PROTOCOL.json`.",
+        "`attack --suite`, `audit`, `splitveil.save`",
+        "`splitveil.load`, `splitveil.save`, programs of your own",
+        "splitveil.saved_reports:_KIND",
+    ),
+    Format(
         "RUN/model.json",
         "How the halves of a network of your own are made again from it.",
         "`splitveil.save`",
@@ -90,6 +97,13 @@ FORMATS = (
         "`audit`",
         "`export`, programs of your own",
         "splitveil.audit.record:AUDIT",
+    ),
+    Format(
+        "RUN/audit/bounds/NAME.json",
+        "What one bound said, or why it said nothing.",
+        "`audit`",
+        "`audit`, `audit --against`",
+        "splitveil.audit.bounded:_KEPT",
     ),
     Format(
         "policy.yaml",
@@ -155,9 +169,15 @@ FORMATS = (
     ),
     Format(
         "RUN/test.csv",
-        "Whether each test image was classified rightly, one row each.",
-        "`train`",
-        "`compare`",
+        "The class of each test image and the network's answer, one row each.",
+        "`train`, `harden`",
+        "`compare`, `report`",
+    ),
+    Format(
+        "RUN/test_retrained.csv",
+        "The same answers of a tail that was trained anew.",
+        "`tail`, `bench`",
+        "`compare`, `report`",
     ),
     Format(
         "RUN/attacks/NAME/reconstructions.npz",
@@ -166,10 +186,16 @@ FORMATS = (
         "`report`, `splitveil.load`",
     ),
     Format(
-        "RUN/attacks/suite-NAME.json",
-        "The combined scores of a suite, for people and programs.",
-        "`attack --suite`",
-        "`attack --suite`, `splitveil.load`",
+        "RUN/attacks/NAME/per_image.csv",
+        "The metrics of one attack on each attacked image, one row each.",
+        "`attack`, `audit`, `bench`, `splitveil.save`",
+        "`attack --suite`, `audit`, `bench`, `compare`, `report`, `splitveil.load`",
+    ),
+    Format(
+        "RUN/attacks/NAME/held_out.csv",
+        "The error of one attack on each image that the attacker has kept for judging it, one row each.",
+        "`attack`, `audit`, `bench`, `splitveil.save`",
+        "`attack --suite`, `audit`, `bench`, `compare`, `report`, `splitveil.load`",
     ),
     Format(
         "BUNDLE/device/encoder.onnx, BUNDLE/cloud/tail.onnx",

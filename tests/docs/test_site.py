@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from importlib import import_module
 from pathlib import Path
 
 import griffe
@@ -23,6 +24,8 @@ from website import (
     staging,
     tables,
 )
+
+from splitveil.storage.reading import ANSWERS
 
 ROOT = Path(__file__).parents[2]
 OWN = [ROOT / name for name in ("records/README.md", "edge/README.md", ".github/pull_request_template.md")]
@@ -140,6 +143,29 @@ def test_a_format_has_a_schema_and_all_its_keys_on_the_page(one):
     page = formats.page(one, schema)
     for inside in (schema, *schema.get("$defs", {}).values()):
         assert all(f"| `{key}` |" in page for key in inside.get("properties", ()))
+
+
+INTERNAL = {"ANY", "_PLAN"}
+"""Types of files that only the code that wrote them reads: notes of a training and of a stopped attack."""
+
+
+def test_every_file_that_a_typed_model_reads_is_listed_with_its_schema():
+    known = [getattr(import_module(one.model.partition(":")[0]), one.model.partition(":")[2])
+             for one in formats.FORMATS if one.model]  # fmt: skip
+    read = 0
+    for path in sorted((ROOT / "src/splitveil").rglob("*.py")):
+        for name in set(re.findall(r"read_json\([^,]+, (?:reading\.)?(_?[A-Z]+),", path.read_text("utf-8"))) - INTERNAL:
+            module = import_module(".".join(path.relative_to(ROOT / "src").with_suffix("").parts))
+            kind = getattr(module, name, None) or getattr(module.reading, name)
+            read += 1
+            assert any(kind is one for one in known), f"{path.name} reads a {name}, which website/formats.py lacks"
+    assert read > 10
+
+
+def test_every_table_of_a_run_is_listed():
+    listed = {one.file for one in formats.FORMATS}
+    tables_of_attacks = {f"RUN/attacks/NAME/{name}" for name in ("per_image.csv", "held_out.csv")}
+    assert tables_of_attacks | {f"RUN/{name}" for name in ANSWERS.values()} <= listed
 
 
 def test_the_schema_of_an_audit_is_the_published_one():
