@@ -177,3 +177,30 @@ def test_a_strength_is_added_by_the_draws_of_the_comparison(benchmark, made_up, 
     assert benchmark.missing_end(records) is None
     assert benchmark.compared(records, benchmark.SIGMAS, "cem4", "best", "retrained_hits")
     assert shapes[0] == shapes[1]
+
+
+def test_the_picture_shows_each_training_and_the_curve(benchmark, made_up):
+    import trained_tradeoff_picture as picture
+
+    records = made_up((*benchmark.NOISE, *benchmark.CEM))
+    accuracy, error = picture.places(records, "cem4").mean(0)
+    assert (accuracy, error) == (pytest.approx(77), pytest.approx(0.02 * 0.23 * 1.3, rel=0.01))
+    means = np.array([picture.places(records, point).mean(0) for point in benchmark.NOISE])
+    at, found = picture.curve(means, benchmark.SIGMAS)
+    assert np.interp(77, at, found) == pytest.approx(0.02 * 0.23, rel=0.01)
+    (axes,) = picture.drawn(records, benchmark.SIGMAS).axes
+    assert sum(len(line.get_xdata()) == len(benchmark.SEEDS) for line in axes.lines) == 4
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "noise of 0.025 and cem:4",
+        "noise alone, σ = 0.1, 0.2, 0.4",
+    ]
+
+
+def test_no_picture_is_drawn_before_the_comparison(benchmark, monkeypatch, tmp_path):
+    import trained_tradeoff_picture as picture
+
+    monkeypatch.setattr(benchmark, "RECORD", tmp_path / "none.json")
+    monkeypatch.setattr("sys.argv", ["trained_tradeoff_picture.py", "--out", str(tmp_path / "x.png")])
+    with pytest.raises(SystemExit, match=r"none.json is not there: nothing is drawn"):
+        picture.main()
+    assert not (tmp_path / "x.png").exists()
