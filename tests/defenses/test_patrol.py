@@ -280,3 +280,45 @@ def test_the_wire_keeps_its_shape_whatever_layer_is_doubled(layer):
     model = sv.split(network, at="3", example=x[:1], defenses="patrol:epoch=1,ratio=0.5")
     assert model.wire_shape == plain.wire_shape == tuple(model.features(x).shape[1:])
     assert model(x).shape == (4, 2)
+
+
+class Reordered(nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def forward(self, x):
+        return self.how(x)
+
+
+ORDERS = {
+    "flip": lambda x: x.flip(1),
+    "shuffle": nn.ChannelShuffle(2),
+    "flatten with the channels last": lambda x: x.permute(0, 2, 3, 1).flatten(1),
+    "as they are": lambda x: x,
+    "flatten": lambda x: x.flatten(1),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_channels_that_change_places_stay(order):
+    """The library would remove the weights of other channels from the next layer."""
+    torch.manual_seed(0)
+    last = nn.Linear(8 * 64, 5) if "flatten" in order else nn.Conv2d(8, 5, 3)
+    encoder = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), Reordered(ORDERS[order]), last)
+    example = torch.rand(1, 3, 8, 8)
+    if order in ("as they are", "flatten"):
+        prune(encoder, example, 0.5)
+        assert encoder[0].out_channels == 4
+        return
+    with pytest.raises(UserError, match="removes no channel"):
+        prune(encoder, example, 0.5)
+
+
+def test_a_network_that_the_library_cannot_follow_is_refused_in_one_line():
+    """The channel shuffle of ShuffleNet divides by zero in it."""
+    torchvision = pytest.importorskip("torchvision")
+    network = torchvision.models.shufflenet_v2_x0_5(weights=None)
+    encoder = nn.Sequential(network.conv1, network.maxpool, network.stage2).eval()
+    with pytest.raises(UserError, match="removes no channel"):
+        prune(encoder, torch.rand(1, 3, 64, 64), 0.5)

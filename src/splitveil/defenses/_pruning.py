@@ -81,23 +81,55 @@ def _is_free(encoder: nn.Module, name: str, example: Tensor) -> bool:
     """Return whether channels of the convolution ``name`` may go while the output keeps its shape: try on copies.
 
     It breaks where a number of channels is written into the code, as in shortcuts that pad with zeros. Layer norms
-    without weights keep their size, as no saved tensor says it.
+    without weights keep their size, as no saved tensor says it. Nor may channels go that change places on their way, as
+    in a flip or a flatten with the channels last: the library would take the weights of others.
     """
     import torch_pruning as tp
 
     shape = encoder(example).shape
     for index in (0, -1):
-        trial = copy_of(encoder)
+        trial, ignoring = copy_of(encoder), copy_of(encoder)
         layer = trial.get_submodule(name)
         channel = index % int(layer.out_channels)  # type: ignore[arg-type]
         try:
             graph = tp.DependencyGraph().build_dependency(trial, example)
-            graph.get_pruning_group(layer, tp.prune_conv_out_channels, [channel]).prune()
-            if trial(example).shape != shape or _sizes(trial) != _sizes(encoder):
+            group = graph.get_pruning_group(layer, tp.prune_conv_out_channels, [channel])
+            told = _ignore(graph, group, trial, ignoring)
+            group.prune()
+            found = trial(example)
+            if (
+                found.shape != shape
+                or _sizes(trial) != _sizes(encoder)
+                or (told and not _alike(found, ignoring(example)))
+            ):
                 return False
-        except (RuntimeError, IndexError):
+        except (RuntimeError, IndexError, ZeroDivisionError):  # the library's, on code that it cannot follow
             return False
     return True
+
+
+def _ignore(graph: Any, group: Any, trial: nn.Module, ignoring: nn.Module) -> bool:
+    """Set to 0 what the group would remove of the weights of next layers; return whether that changes what it does.
+
+    Then the network answers as if the channels were gone. Norms over several channels notice that they are.
+    """
+    names = {module: name for name, module in trial.named_modules()}
+    for dep, gone in group:
+        module = ignoring.get_submodule(names[dep.target.module]) if dep.target.module in names else None
+        if isinstance(module, nn.LayerNorm | nn.GroupNorm):
+            return False
+        if graph.is_in_channel_pruning_fn(dep.handler) and isinstance(module, nn.Conv2d | nn.Linear):
+            if isinstance(module, nn.Conv2d) and module.groups > 1:
+                continue  # channel by channel: it goes with its input, and the layers after it count
+            with torch.no_grad():
+                module.weight[:, gone] = 0
+    return True
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Return whether two answers differ by no more than rounding."""
+    one, other = one.detach(), other.detach()
+    return bool(torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max().clamp(min=1e-6))))
 
 
 def _sizes(encoder: nn.Module) -> list[tuple[int, ...]]:
