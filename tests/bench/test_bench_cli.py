@@ -244,6 +244,7 @@ def test_the_command_that_is_kept(grid, tmp_path, monkeypatch, capsys):
         return driver.State({}, {}, {}, frozenset(), ())
 
     monkeypatch.setattr(driver, "run_grid", run_grid)
+    monkeypatch.setattr(driver, "cores", lambda: 2)
     grid = grid.rename(tmp_path / "my grid.yaml")
     grid.write_text(GRID.replace("name: tiny", "name: a/b"))
     out, root = tmp_path / "out", tmp_path / "images"

@@ -128,6 +128,7 @@ class AttackSummary(TypedDict):
     protocol: str
     seed: NotRequired[int]
     observed: NotRequired[Annotated[int, Field(ge=1)]]
+    revision: NotRequired[Annotated[list[int], Field(min_length=2, max_length=2)]]
     images: Attacked
     images_digest: NotRequired[str | None]
     mse: Interval
