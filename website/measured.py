@@ -74,6 +74,7 @@ TITLES = {
     "tails": "A tail in 8-bit integers",
     "tutorials": "The tutorials on CIFAR-10",
     "tradeoff": "CEM against more noise",
+    "trained_tradeoff": "CEM against training with more noise, whole trainings",
     "fast-12-epochs": "CIFAR-10 in 12 epochs, with bf16",
     "fast-12-epochs-cem16": "CIFAR-10 in 12 epochs with CEM, clusters that stay",
     "fast-12-epochs-cem4": "CIFAR-10 in 12 epochs with CEM, clusters that follow",
