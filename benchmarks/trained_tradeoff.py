@@ -28,8 +28,7 @@ a GPU; this is the part of it that two cores can answer.
 Precision and what is added by accuracies were written when three cells were there, before anybody looked at an error.
 On 2026-11-30, when six cells were there, the errors of `linear` in them were seen, in a printed record. The plan has
 not been changed since, but for one draw: `missing_end` now draws as the comparison does, so that both say the same of
-cells at an end of the curve. That was found in simulated data. In these the interval holds the truth in 98 to 100 of
-100 cases where the seeds differ little, and in 95 to 97 where they differ much: it is wide rather than narrow.
+cells at an end of the curve. That was found in simulated data, before the look.
 
 A cell that is done is a line of OUT/records.jsonl; a rerun goes on, also from the records of another machine (--done).
 Writes benchmarks/trained_tradeoff.json once the cells of `one4` are there too. With --no-run it trains nothing, and
