@@ -142,7 +142,7 @@ def test_the_fast_recipe_warms_up_for_at_most_half_of_a_training_and_no_steeper(
     assert config.parse({"data": "digits", "recipe": "fast", "epochs": 3, "warmup_epochs": 2}).warmup_epochs == 2
 
 
-@given(st.integers(1, 30), st.floats(0, 5), st.floats(0, 0.999))
+@given(st.integers(1, 30), st.floats(0, 5, allow_subnormal=False), st.floats(0, 0.999))
 def test_learning_rate_stays_below_its_peak_and_warms_up_linearly(epochs, warmup, progress):
     s = config.parse({"data": "digits", "epochs": epochs, "warmup_epochs": warmup, "milestones": ()})
     rate = recipe.learning_rate(s, progress)
