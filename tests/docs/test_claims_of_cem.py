@@ -85,7 +85,7 @@ def shares(difference: list[float]) -> str:
     return f"{mean} % [{low}, {high}]"
 
 
-@pytest.mark.parametrize("name", ["README.md", RESULTS, "docs/concepts/noise-and-cem.md", "docs/cem.md"])
+@pytest.mark.parametrize("name", ["README.md", RESULTS, "docs/concepts/noise-and-cem.md", "docs/cem.md", "docs/faq.md"])
 def test_whole_trainings_are_told_as_their_record_has_them(name):
     """Not "more": the plan's verdict stands on the page of results, and no page claims another."""
     endpoint = record("trained_tradeoff.json")["endpoint"]
