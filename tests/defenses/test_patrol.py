@@ -13,7 +13,8 @@ from torch import nn
 import splitveil as sv
 from splitveil import config, runs, zoo
 from splitveil.data import load
-from splitveil.defenses._pruning import prune, resize
+from splitveil.defenses._pruning import prune
+from splitveil.defenses._resizing import resize
 from splitveil.defenses.base import Stack
 from splitveil.defenses.bottleneck import Bottleneck
 from splitveil.defenses.patrol import Patrol

@@ -27,8 +27,7 @@ class Law:
         offsets: (K, ...), of which one, all equally likely, was added to the feature: ``variance`` is None.
         beside: variance of the noise beside the ``offsets``; None: unknown, to be measured.
         kept, possible: of `matched`, where entries were hidden before an offset was added and the wire shows which.
-        reduced: wire (B, ...) -> (B, k), of which the wire is a function: the mean that the defense's `gaussian_law`
-            tells and independent noise of variance 1. None: the wire itself says how its noise is correlated.
+        reduced: wire (B, ...) -> (B, k), of which it is a function: the mean of `gaussian_law`, with noise of variance 1.
         forgotten: whether offsets, or what had been hidden beneath them, can be told better than this law says.
         covered: variance of the noise that lies over hidden entries, by which small ones can still be told; None: none.
     """
@@ -72,9 +71,8 @@ class Law:
         if self.offsets is not None and self.visible is None:
             return self._noisier(variance)
         if self.variance is None or self.visible is not None:
-            before = 0.0 if self.visible is not None else self.covered
-            covered = None if before is None else before + variance
-            return Law(None, forgotten=self.forgotten or self.offsets is not None, covered=covered)
+            over = variance if self.visible is not None else None if self.covered is None else self.covered + variance
+            return Law(None, forgotten=self.forgotten or self.offsets is not None, covered=over)
         laplace = self.laplace + (float(variance) if kind == "laplace" else 0.0)
         return replace(self, variance=self.variance + variance, laplace=laplace, reduced=None)
 
@@ -117,10 +115,8 @@ class Law:
         law = self._noisier(0.0) if self.kept is not None and scale != 1 else self  # scaled, it equals no offset
         seen = visible if self.visible is None else visible & self.visible
         variance, beside = (None if told is None else told * scale**2 for told in (self.variance, law.beside))
-        law = replace(
-            law, covered=None, variance=variance, visible=seen, laplace=self.laplace * scale**2, beside=beside
-        )
-        return replace(law, offsets=None if self.offsets is None else self.offsets * scale, reduced=None)
+        law = replace(law, variance=variance, visible=seen, laplace=self.laplace * scale**2, beside=beside)
+        return replace(law, offsets=None if self.offsets is None else self.offsets * scale, reduced=None, covered=None)
 
     def of_several(self, looks: int) -> Law:
         """Return the law of the one wire that `combined` makes of several looks."""

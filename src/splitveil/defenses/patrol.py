@@ -14,7 +14,8 @@ from ..nn.copies import copy_of
 from ..ranges import Count, Inner
 from ..registry import plugin
 from ._model import image_shape
-from ._pruning import prune, resize
+from ._pruning import prune
+from ._resizing import resize
 from .base import Defense
 
 BATCHES = 4

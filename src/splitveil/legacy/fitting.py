@@ -12,7 +12,7 @@ from torch.nn import functional, init
 from torch.overrides import TorchFunctionMode
 
 from .. import config, data, runs, zoo
-from ..defenses._pruning import resize
+from ..defenses._resizing import resize
 from ..defenses.base import Defense
 from ..errors import UserError
 from ..randomness import seed_layers, stream
