@@ -27,7 +27,7 @@ class Law:
         offsets: (K, ...), of which one, all equally likely, was added to the feature: ``variance`` is None.
         beside: variance of the noise beside the ``offsets``; None: unknown, to be measured.
         kept, possible: of `matched`, where entries were hidden before an offset was added and the wire shows which.
-        reduced: wire (B, ...) -> (B, k), of which it is a function: the mean of `gaussian_law`, with noise of variance 1.
+        reduced: wire (B, ...) -> (B, k), of which it is a function: `gaussian_law`'s mean, with noise of variance 1.
         forgotten: whether offsets, or what had been hidden beneath them, can be told better than this law says.
         covered: variance of the noise that lies over hidden entries, by which small ones can still be told; None: none.
     """
