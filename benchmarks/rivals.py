@@ -75,13 +75,15 @@ def points(name: str) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Job:
-    """One encoder of one seed, for one process."""
+    """One encoder of one seed, for one process: how it is trained, and the noises that are put on it."""
 
     name: str
     seed: int
     root: Path
     out: Path
     threads: int
+    defense: list[str]
+    points: dict[str, dict[str, Any]]
 
 
 def run(job: Job) -> None:
@@ -94,7 +96,7 @@ def run(job: Job) -> None:
     from splitveil.training.trainer import fit
 
     torch.set_num_threads(job.threads)
-    own = {**SETTINGS, "defense": ENCODERS[job.name], "seed": job.seed, "root": job.root}
+    own = {**SETTINGS, "defense": job.defense, "seed": job.seed, "root": job.root}
     settings = config.parse(own).resolve()
     images, folder, shared = runs.load_images(settings), job.out / f"{job.name}-s{job.seed}", {}
     try:
@@ -103,12 +105,12 @@ def run(job: Job) -> None:
         write_json(job.out / f"{folder.name}.diverged.json", {"reason": str(error)})
         return
     base = runs.Run.open(folder)
-    for point, noise in points(job.name).items():
+    for point, noise in job.points.items():
         place = job.out / f"{folder.name}-{point}"
         if not (place / "row.json").is_file():
             row = measure(base, images, place, noise | ({} if "sigma" in noise else {"shared": shared}))
             write_json(place / "row.json", row)
-            print(json.dumps({"point": place.name} | row), flush=True)
+            print(f"{place.name}: {100 * row['accuracy']:.2f} %", flush=True)  # errors are looked at once, at the end
 
 
 def measure(base: Any, images: Any, place: Path, noise: dict[str, Any]) -> dict[str, Any]:
@@ -133,8 +135,8 @@ def measure(base: Any, images: Any, place: Path, noise: dict[str, Any]) -> dict[
 
     if place.exists() and not (place / "summary.json").is_file():
         shutil.rmtree(place)  # noise of a given strength has no steps between which it could go on
-    kind = Own if "sigma" in noise else Fixed
-    made = hardening.harden(base, images, place, max_drop=100, resume=place.exists(), kind=partial(kind, **noise))
+    kind: Any = partial(Own if "sigma" in noise else Fixed, **noise)
+    made = hardening.harden(base, images, place, max_drop=100, resume=place.exists(), kind=kind)
     opened, row = runs.Run.open(place), {"accuracy": made["accuracy"]["mean"]}
     for attack in ATTACKS:
         file = place / "attacks" / attack / "summary.json"
@@ -208,7 +210,9 @@ def main() -> None:
     """Run the command line, leave the record and print the table."""
     args = cells.given(__doc__ or "", "rivals")
     # Absolute: the root is a setting of the run, and a resumed run must have the same settings.
-    every = [Job(name, seed, args.root.absolute(), args.out, args.threads) for seed in SEEDS for name in ENCODERS]
+    common = args.root.absolute(), args.out, args.threads
+    made_of = {name: (defense, points(name)) for name, defense in ENCODERS.items()}
+    every = [Job(name, seed, *common, *parts) for seed in SEEDS for name, parts in made_of.items()]
     jobs = [job for job in every if fnmatch.fnmatch(f"{job.name}-s{job.seed}", args.only)]
     if not jobs:
         sys.exit(f"no encoder matches {args.only}; there are: {', '.join(f'{job.name}-s{job.seed}' for job in every)}")

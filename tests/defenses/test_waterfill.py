@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -117,6 +118,22 @@ def test_less_price_is_more_noise_and_no_noise_is_left_where_the_price_is_high()
     losses = [directions.loss(mu) for mu in (1e9, 1, 0.1, 1e-3)]
     assert losses == sorted(losses)
     assert losses[0] == 0
+
+
+@pytest.mark.parametrize("worth", [0.0, 1e-12, 1.0])
+def test_what_the_task_does_not_need_at_all_drowns_in_noise_and_the_rest_does_not(worth):
+    """Without a limit the noise on it is so large that its matrix is no longer positive definite in float64."""
+    known = statistics(1)
+    known = dataclasses.replace(known, fisher=worth * known.fisher)
+    directions = Directions.of(known)
+    made = solved(1e-12, 1e-3, known)
+    assert made.matrix.isfinite().all()
+    assert made.estimate.isfinite().all()
+    assert directions.noise(1e-12).max() <= 1e6
+    if worth == 1.0:  # the one combination that the task uses is sent, hardly disturbed, and nothing else is
+        (row,) = made.matrix.double()
+        _, kept = torch.linalg.eigh(known.fisher)
+        assert abs(float(row @ kept[:, -1])) / row.norm() > 0.999
 
 
 def test_the_linear_attackers_error_is_that_of_a_regression_on_simulated_wires():

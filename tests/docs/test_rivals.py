@@ -58,7 +58,7 @@ def test_an_encoder_is_trained_hardened_and_attacked_once(benchmark, tmp_path, m
     for name, value in {"SETTINGS": settings, "ATTACKS": ("linear",), "ATTACKER_SIZE": 60, "ATTACKED": 20}.items():
         monkeypatch.setattr(benchmark, name, value)
     monkeypatch.setattr("hardening_front.linkage", lambda *_: 0.5)  # its gallery needs 1,000 images
-    job = benchmark.Job("one", 4, tmp_path / "none", tmp_path, 1)
+    job = benchmark.Job("one", 4, tmp_path / "none", tmp_path, 1, benchmark.ENCODERS["one"], benchmark.points("one"))
     benchmark.run(job)
     row = benchmark.rows(tmp_path)["one-s4-own"]
     assert row["linkage_1000"] == 0.5

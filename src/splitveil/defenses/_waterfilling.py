@@ -12,13 +12,16 @@ FLOOR = 1e-10
 """Eigenvalues below this part of the largest are taken for 0: such a direction carries nothing."""
 LEAST = 1e-3
 """Signal-to-noise ratio below which a direction is not sent: it carries less than 0.0005 nats."""
+MOST = 1e6
+"""Most noise in a direction, beside a signal of variance 1, of which nothing is left then. What the task does not need
+at all could have any, and beside such noise the rest of the matrix would drown in rounding."""
 
 
 def filled(explained: Tensor, fisher: Tensor, mu: float) -> Tensor:
     """Return the n_i ≥ 0 that minimize Σ g_i/(1 + n_i) + μ Σ f_i n_i, beside signals of variance 1.
 
-    n_i = max(0, √(g_i/(μ f_i)) − 1). The first sum is the part of the images' variance that a linear attacker
-    explains, the second twice the task's loss in nats, to second order.
+    n_i = max(0, √(g_i/(μ f_i)) − 1), at most `MOST`. The first sum is the part of the images' variance that a linear
+    attacker explains, the second twice the task's loss in nats, to second order.
 
     Args:
         explained: g_i, (D,); below 0, where chance has been subtracted, it counts as 0.
@@ -28,7 +31,12 @@ def filled(explained: Tensor, fisher: Tensor, mu: float) -> Tensor:
     >>> filled(torch.tensor([2.25, 1.0]), torch.tensor([1.0, 16.0]), 0.0625)
     tensor([5., 0.])
     """
-    return ((explained.clamp_min(0) / (mu * fisher)).sqrt() - 1).clamp_min(0)
+    return ((explained.clamp_min(0) / (mu * fisher)).sqrt() - 1).clamp(0, MOST)
+
+
+def floored(fisher: Tensor) -> Tensor:
+    """Return Fisher information f_i, (D,), none of which is 0: at least `FLOOR` of the largest, if there is any."""
+    return fisher.clamp_min(max(FLOOR * float(fisher.max()), torch.finfo(fisher.dtype).tiny))
 
 
 def without_chance(explained: Tensor, count: float) -> Tensor:
@@ -91,22 +99,14 @@ class Directions:
         root, inverse = roots(statistics.covariance)
         f, u = torch.linalg.eigh(root @ statistics.fisher @ root)
         g = (statistics.pixels @ inverse @ u).square().sum(0) / statistics.variance
-        return cls(root @ u, f.clamp_min(FLOOR * float(f.max())), without_chance(g, statistics.count))
+        return cls(root @ u, floored(f), without_chance(g, statistics.count))
 
     def noise(self, mu: float) -> Tensor:
-        """Return the n_i of `filled`, (D,).
-
-        Args:
-            mu: price of a nat.
-        """
+        """Return the n_i of `filled`, (D,), at the price μ of a nat."""
         return filled(self.explained, self.fisher, mu)
 
     def loss(self, mu: float) -> float:
-        """Return the task's loss by the noise, ½ Σ f_i n_i: in nats, to second order.
-
-        Args:
-            mu: price of a nat.
-        """
+        """Return the task's loss by the noise of μ, ½ Σ f_i n_i: in nats, to second order."""
         return float((self.fisher * self.noise(mu)).sum()) / 2
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._waterfilling import FLOOR, filled, roots
+from ._waterfilling import FLOOR, filled, floored, roots
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,7 @@ class Products:
 
     def _relative(self, mu: float) -> Tensor:
         """Return n_i, beside signals of variance 1."""
-        fisher = self.fisher * self.variance
-        return filled(self.explained, fisher.clamp_min(FLOOR * float(fisher.max())), mu)
+        return filled(self.explained, floored(self.fisher * self.variance), mu)
 
     def loss(self, mu: float) -> float:
         """Return the task's loss by the noise, ½ Σ f_i n_i: in nats, to second order.
