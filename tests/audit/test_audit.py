@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html.parser
 import json
 import math
 import re
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from card_helpers import Fair, Page
 from commands import TRAIN, answer, state_of
 from networks import tiny
 from splitveil import runs
@@ -26,18 +26,6 @@ from splitveil.storage.files import json_digest, write_json
 SUITE = suites.specs("linear:looks=1", "nearest:neighbors=1,looks=1")
 BOUNDS = ["--bounds", "mixture:clusters=1", "--bounds", "linkage", "--bounds", "pairwise"]
 SCHEMA = Path(__file__).parents[2] / "docs" / "audit.schema.json"
-
-
-class Fair:
-    """A judge that is right about every second reconstruction and all originals."""
-
-    about = {"network": "resnet20", "epochs": 3, "images": 50}
-
-    def metrics(self) -> dict[str, Any]:
-        return {
-            "reidentified": lambda found, truth, labels: torch.arange(len(labels)) % 2 == 0,
-            "recognized": lambda found, truth, labels: labels >= 0,
-        }
 
 
 def hurry(patch: pytest.MonkeyPatch) -> None:
@@ -160,28 +148,6 @@ def test_an_undefended_model_is_described_in_words(folder):
     texts = [(folder / "plain" / "audit" / name).read_text() for name in ("audit.json", "audit.html", "audit.md")]
     assert not any(re.search(r"\b(inf|nan|NaN|Infinity)\b", text) for text in texts)
     assert "always the same" in texts[1]
-
-
-class Page(html.parser.HTMLParser):
-    """What a page loads, and whether its elements are closed."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.sources: list[str] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
-        if tag not in ("meta", "img", "br", "link"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def test_the_card_loads_nothing_and_says_the_verdict(folder):

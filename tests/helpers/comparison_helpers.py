@@ -12,9 +12,11 @@ from splitveil import config
 from splitveil.cli import main
 from splitveil.errors import UserError
 from splitveil.results.comparison import compare
+from splitveil.results.comparison_rows import Comparison, Row
 from splitveil.statistics.intervals import binomial_ci, bootstrap_ci
 
 Values = dict[str, list[float]]
+ONLY = "best attacker: {}, the only attack that both have"
 
 
 def values(mse: list[float], **more: list[float]) -> Values:
@@ -114,3 +116,15 @@ def refused(a: str | Path, b: str | Path) -> str:
 def shown(capsys, *tokens: object) -> str:
     main(["compare", *map(str, tokens)])
     return " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+def rows(a: Path, b: Path) -> dict[tuple[str, str], Row]:
+    found = compare(a, b)
+    assert isinstance(found, Comparison)
+    return {(row.what, row.metric): row for row in found.rows}
+
+
+def notes(a: Path, b: Path) -> str:
+    found = compare(a, b)
+    assert isinstance(found, Comparison)
+    return "\n".join(found.notes)
