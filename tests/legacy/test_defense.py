@@ -6,6 +6,7 @@ import contextlib
 import re
 from difflib import SequenceMatcher
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from published import layouts, save_layout
+from splitveil.config import Spec
+from splitveil.defenses.base import Stack
+from splitveil.defenses.cem import CEM
+from splitveil.defenses.local_dp import LocalDP
 from splitveil.errors import UserError
 from splitveil.legacy import import_checkpoint, read_options
 from splitveil.legacy.command import run
@@ -228,6 +233,8 @@ def test_other_schemes_are_said(scheme: str, said: int):
         ("--lambd 16 --regularization Gaussian --regularization_strength 0.025", False, False),
         ("--lambd 0 --regularization_strength 0.025", False, False),
         ("--lambd 16 --regularization nopeek --regularization_strength 3", False, True),
+        ("--lambd 16 --AT_regularization local_dp --AT_regularization_strength 10", True, False),
+        ("--lambd 16 --AT_regularization local_dp_laplace --AT_regularization_strength 10", True, False),
     ],
 )
 @pytest.mark.parametrize("reading", ["paper", "code"])
@@ -235,6 +242,45 @@ def test_a_strength_alone_switches_the_published_clusters_on(line: str, crashes:
     notes = read_options(line.split(), reading=reading).notes
     assert any("crashes the published code in epoch 2" in note for note in notes) == crashes
     assert any("without Gaussian in --regularization adds no noise" in note for note in notes) == floor
+
+
+@pytest.mark.parametrize("reading", ["paper", "code"])
+@pytest.mark.parametrize("kind", ["local_dp", "local_dp_laplace", "local_dp_dropout0.2", "nopeek"])
+@pytest.mark.parametrize("epsilon", [1.0, 10.0])
+@pytest.mark.parametrize(
+    ("line", "strength"),
+    [
+        ("--regularization Gaussian --regularization_strength 0.025", 0.025),
+        ("--regularization Gaussian_kl --regularization_strength 0.3", 0.3),
+        ("--regularization_strength 0.1", 0.1),
+        ("", 0.0),
+    ],
+)
+def test_lambda_leaves_clusters_alone_by_the_strength_and_not_by_local_dp(
+    line: str, strength: float, epsilon: float, kind: str, reading: Any
+):
+    """The published floor τσ² knows regularization_strength only, which local_dp's noise would outweigh 300 times."""
+    words = f"--lambd 16 --var_threshold 0.2 --AT_regularization {kind} --AT_regularization_strength {epsilon} {line}"
+    found = read_options(words.split(), reading=reading)
+    parts = [Spec.model_validate(text).make("defenses") for text in found.settings["defense"]]
+    model = SimpleNamespace(wire_shape=(8, 8, 8), defense=Stack(*parts))
+    for part in parts:
+        if isinstance(part, LocalDP | CEM):
+            part.install(model)
+    (cem,) = (part for part in parts if isinstance(part, CEM))
+    no_floor = any("here none are" in note for note in found.notes)
+    assert no_floor == (strength == 0.1 and kind in ("local_dp_laplace", "nopeek"))  # no noise to measure it by
+    assert cem.threshold * cem.sigma2 == pytest.approx(0 if no_floor else 0.2 * strength**2, rel=1e-5)
+    said = any("whatever noise local_dp adds" in note for note in found.notes)
+    assert said == (kind in ("local_dp", "local_dp_dropout0.2"))
+
+
+@pytest.mark.parametrize(("reading", "noise"), [("paper", "local_dp"), ("code", "gaussian")])
+def test_what_is_zeroed_comes_after_the_noise_of_local_dp(reading: Any, noise: str):
+    """The published code adds noise first, so that the wire shows which entries it has set to zero."""
+    line = "--AT_regularization local_dp_dropout0.2_topkprune0.2 --AT_regularization_strength 10"
+    defense = read_options(line.split(), reading=reading).settings["defense"]
+    assert [text.partition(":")[0] for text in defense] == [noise, "dropout", "topk"]
 
 
 @pytest.mark.parametrize(("epsilon", "published", "ours"), [(10.0, "0.4344", "0.4999"), (1.0, "4.344", "3.731")])

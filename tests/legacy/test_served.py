@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from published import layouts, save_layout
+from splitveil.defenses.cem import CEM
 from splitveil.errors import UserError
 from splitveil.legacy import import_checkpoint, read_options
 from splitveil.legacy import notes as say
@@ -56,6 +57,21 @@ def test_local_dp_has_the_published_noise(folder: Path, tmp_path: Path, option: 
     name, value = ("gaussian:sigma", expected) if gaussian else ("laplace:scale", 1 / epsilon)
     assert any(f"published noise, {name}={value:.6g}"[:36] in note for note in imported.notes)
     assert say.CLIPPED not in imported.notes
+
+
+@pytest.mark.parametrize("reading", ["paper", "code"])
+@pytest.mark.parametrize("option", ["local_dp", "local_dp_laplace"])
+def test_lambda_beside_local_dp_leaves_clusters_alone_as_published(
+    folder: Path, tmp_path: Path, option: str, reading: Any
+):
+    options = [f"--AT_regularization={option}", "--AT_regularization_strength=2", "--lambd=16", "--var_threshold=0.1"]
+    options += ["--regularization=Gaussian", "--regularization_strength=0.05"]
+    imported = import_checkpoint(folder, tmp_path / "run", options=[*OPTIONS, *options], reading=reading)
+    stack = Run.open(tmp_path / "run").model(_stub("cifar10", 10)).defense
+    (cem,) = (part for part in stack if isinstance(part, CEM))
+    assert cem.weight == 16
+    assert cem.threshold * cem.sigma2 == pytest.approx(0.1 * 0.05**2, rel=1e-5)
+    assert any("whatever noise local_dp adds" in note for note in imported.notes) == (option == "local_dp")
 
 
 def test_top_k_is_that_of_the_batch(folder: Path, tmp_path: Path):

@@ -4,10 +4,14 @@ RATE = "epoch 1 of the published code trains with learning rate 0; here the rate
 CHOICE = "the published code chooses the epoch on the test images; here on a held-out part of the training set"
 STANDARD_DEVIATION = "regularization_strength is the standard deviation of the noise (its README calls it a variance)"
 NO_LAMBDA = "lambd is not given: CEM is off (the published parser's default is 1)"
-NO_NOISE = "λ > 0 without noise crashes the published code in epoch 2; here it trains"
+NO_NOISE = "λ > 0 without regularization_strength crashes the published code in epoch 2; here it trains"
 NO_FLOOR = (
     "regularization_strength {0:g} without Gaussian in --regularization adds no noise, but in the published code the "
-    "clusters below τ·{0:g}² are left alone; here, without noise, none are (τσ² = 0)"
+    "clusters below τ·{0:g}² are left alone; here none are (τσ² = 0)"
+)
+DP_FLOOR = (
+    "the published λ leaves the clusters below τ·{0:g}² alone, whatever noise local_dp adds; so it is here: threshold "
+    "is that variance divided by the variance of all noise"
 )
 LINEAR = "log_entropy 0, a loss linear in the variance, has no equivalent: this is the logarithmic one"
 NO_BOUND = (

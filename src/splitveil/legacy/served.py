@@ -9,7 +9,7 @@ from torch import Tensor
 from .. import config
 from ..errors import UserError
 from . import notes as say
-from .specs import released_noise
+from .specs import gaussian_variance, released_noise
 from .tensors import leaf
 from .translate import Translation
 
@@ -51,7 +51,19 @@ def as_served(translation: Translation, tensors: dict[str, Tensor]) -> tuple[lis
     for text, spec in zip(translation.settings["defense"], told, strict=True):
         if not spec.name.startswith("sparse_coding"):
             specs.append(_served(text, spec, notes))
+    before, after = gaussian_variance(translation.settings["defense"]), gaussian_variance(specs)
+    if after and before != after:
+        specs = [_of_other_noise(text, before / after) for text in specs]
     return specs, notes
+
+
+def _of_other_noise(text: str, factor: float) -> str:
+    """Return `cem` such that its clusters are left alone below the same variance as before; others as they are."""
+    spec = config.Spec.model_validate(text)
+    if spec.name != "cem":
+        return text
+    values = spec.parameters | {"threshold": f"{spec.parameters['threshold'] * factor:g}"}
+    return "cem:" + ",".join(f"{name}={value}" for name, value in values.items())
 
 
 def _served(text: str, spec: config.Spec, notes: list[str]) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
+from .. import config
 from ..defenses.local_dp import gaussian_sigma
 from ..errors import UserError, nearest
 from . import notes as say
@@ -16,6 +18,8 @@ from .wire import shrinking
 GAUSSIAN = ("Gaussian", "Gaussian_kl", "Gaussian_Nonekl")
 DELTA = 1e-4
 """δ of the published Gaussian mechanism."""
+OURS = 1e-5
+"""δ of ours, by default."""
 
 
 def defenses(flags: dict[str, Any], given: dict[str, Any], reading: Reading, notes: list[str]) -> list[str]:
@@ -32,13 +36,13 @@ def defenses(flags: dict[str, Any], given: dict[str, Any], reading: Reading, not
     """
     option = read_defense(given["AT_regularization"])
     strength, kind = given["AT_regularization_strength"], given["regularization"]
-    sigma = 0.0
+    sigma, floor = 0.0, given["regularization_strength"]  # all that the published clusters know
     if kind in GAUSSIAN:
         sigma = _sigma(kind, flags, notes)
     elif kind != "None":
         older = _older(kind, option, reading, notes)
         if older is not None:
-            option, strength = older, flags.get("regularization_strength", strength)
+            option, strength, floor = older, flags.get("regularization_strength", strength), 0.0
     if "AT_regularization_strength" not in flags and option.text == flags.get("AT_regularization"):
         notes += [say.GIVEN.format(strength)] if option.parts else []
     for word, owner in option.ignored.items():
@@ -49,7 +53,8 @@ def defenses(flags: dict[str, Any], given: dict[str, Any], reading: Reading, not
         raise UserError(f"a strength is {min(strength, sigma):g}; expected 0 or more, 0 switches the part off")
     before, after = _parts(option, strength, given, reading, notes) if strength else ([], [])
     noise = [f"gaussian:sigma={sigma:g}"] if sigma else []
-    return before + noise + after + _cem(flags, given, sigma, reading, notes)
+    found = before + noise + after
+    return found + _cem(flags, given, floor, gaussian_variance(found), reading, notes)
 
 
 def _sigma(kind: str, flags: dict[str, Any], notes: list[str]) -> float:
@@ -86,7 +91,10 @@ def _older(kind: str, option: DefenseOption, reading: Reading, notes: list[str])
     return older
 
 
-def _cem(flags: dict[str, Any], given: dict[str, Any], sigma: float, reading: Reading, notes: list[str]) -> list[str]:
+def _cem(
+    flags: dict[str, Any], given: dict[str, Any], floor: float, variance: float, reading: Reading, notes: list[str]
+) -> list[str]:
+    """Return `cem`, whose clusters are left alone below τ·floor², whatever other noise of this variance is there."""
     weight = flags.get("lambd", 0.0)
     if weight < 0:
         raise UserError(f"--lambd is {weight:g}; expected λ of 0 or more")
@@ -94,18 +102,39 @@ def _cem(flags: dict[str, Any], given: dict[str, Any], sigma: float, reading: Re
         notes.append(say.NO_LAMBDA)
     if not weight:
         return []
-    if not sigma:
-        strength = given["regularization_strength"]  # alone it switches the published clusters on
-        notes.append(say.NO_FLOOR.format(strength) if strength else say.NO_NOISE)
+    strength, threshold = given["regularization_strength"], given["var_threshold"]
+    if not strength:
+        notes.append(say.NO_NOISE)
+    elif not variance or floor != strength:
+        notes.append(say.NO_FLOOR.format(strength))
+    if variance and not math.isclose(variance, floor**2):
+        threshold *= floor**2 / variance
+        notes += [say.DP_FLOOR.format(floor)] if floor == strength else []
     notes += [] if given["log_entropy"] else [say.LINEAR]
     notes += [say.NO_BOUND, say.LOOKUP]
-    parts = [f"weight={weight:g}", "loss=released", f"threshold={given['var_threshold']:g}"]
+    parts = [f"weight={weight:g}", "loss=released", f"threshold={threshold:g}"]
     if reading == "code":
         parts.append("refit=augmented")
         if "sgm" not in given["arch"]:
             parts.append("clusters=15")
             notes.append(say.CLUSTERS.format(given["arch"]))
     return ["cem:" + ",".join(parts)]
+
+
+def gaussian_variance(specs: Iterable[str]) -> float:
+    """Return the variance of all Gaussian noise of these defenses, which `cem` multiplies its threshold by.
+
+    >>> gaussian_variance(["gaussian:sigma=0.3", "laplace:scale=1", "gaussian:sigma=0.4"])
+    0.25
+    """
+    total = 0.0
+    for spec in map(config.Spec.model_validate, specs):
+        values = spec.parameters
+        if spec.name == "gaussian":
+            total += values["sigma"] ** 2
+        elif spec.name == "local_dp" and values["mechanism"] == "gaussian":
+            total += gaussian_sigma(1, values["epsilon"], OURS) ** 2
+    return total
 
 
 def _parts(
@@ -119,6 +148,9 @@ def _parts(
         notes.append(say.PRUNED)
     if "SCA" in parts:
         before += _sparse(given, code, notes)
+    if "local_dp" in parts:  # before what sets entries to zero, which stays visible so
+        notes.append(say.UNSEEN.format("local_dp"))
+        after.append(_local_dp(strength, "laplace" if "laplace" in parts else "gaussian", code, notes))
     if "dropout" in parts:
         ratio = strength if parts["dropout"] is None else parts["dropout"]
         after.append(f"dropout:ratio={ratio:g}" + (",rescale=false" if code else ""))
@@ -131,9 +163,6 @@ def _parts(
             say.ZEROED,
             say.TOPK.format("" if code else "; here of an image"),
         ]
-    if "local_dp" in parts:
-        notes.append(say.UNSEEN.format("local_dp"))
-        after.append(_local_dp(strength, "laplace" if "laplace" in parts else "gaussian", code, notes))
     if "gan_adv" in parts:
         after.append(_adversarial(option, strength, given, reading, notes))
     if "nopeek" in parts:
@@ -164,7 +193,7 @@ def _local_dp(epsilon: float, mechanism: str, code: bool, notes: list[str]) -> s
         notes.append(say.CLIPPED)
     else:
         sigma = float(released.partition("=")[2])
-        notes.append(say.DP_GAUSSIAN.format(epsilon, sigma, gaussian_sigma(1, epsilon, 1e-5)))
+        notes.append(say.DP_GAUSSIAN.format(epsilon, sigma, gaussian_sigma(1, epsilon, OURS)))
     return f"local_dp:epsilon={epsilon:g},mechanism={mechanism}"
 
 
