@@ -238,7 +238,7 @@ def test_a_large_image_is_named_and_a_huge_one_refused_for_what_it_is(tmp_path, 
 
 
 @pytest.mark.parametrize("kind", ["gif", "tif", "webp", "apng"])
-def test_frames_that_are_not_read_are_said(tmp_path, caplog, kind):
+def test_frames_that_are_not_read_are_said(tmp_path, caplog, monkeypatch, kind):
     colored(tmp_path)
     frames = [Image.new("RGB", (32, 32), (i * 100, 0, 0)) for i in range(3)]
     known = Image.registered_extensions()[f".{kind}"]
@@ -247,6 +247,27 @@ def test_frames_that_are_not_read_are_said(tmp_path, caplog, kind):
     assert int(images.train.images[4].max()) <= 1
     (said,) = [record.getMessage() for record in caplog.records]
     assert said == f"1 images are of several frames, the first of which is read, e.g. {tmp_path}/train/a/9.{kind}"
+    caplog.clear()
+    monkeypatch.chdir(tmp_path)
+    load("folder:.")  # decoded already: whoever reads the images now must be told as well, of the path as given
+    assert [record.getMessage() for record in caplog.records] == [said.replace(f"{tmp_path}/", "")]
+
+
+def test_large_images_are_named_each_time_and_damaged_notes_end_in_one_line(tmp_path, caplog, small_limit):
+    colored(tmp_path)
+    load(f"folder:root={tmp_path},size=16")
+    said = [record.getMessage() for record in caplog.records]
+    caplog.clear()
+    load(f"folder:root={tmp_path},size=16")
+    assert said
+    assert [record.getMessage() for record in caplog.records] == said
+    for kept in _decode.cache_folder().glob("*.json"):
+        kept.write_text('{"very large": [[-1, 2]]}')
+    with pytest.raises(
+        UserError, match=r"\.json.*remove .*\.json and .*\.npy: the images are then read again"
+    ) as caught:
+        load(f"folder:root={tmp_path},size=16")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_user_without_a_home_is_told_of_the_variable(tmp_path, monkeypatch):

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import small_bundle
 import splitveil
 import splitveil_edge
 from commands import answer
+from splitveil import data
 from splitveil_edge import measure
 from splitveil_edge.command import main
 from stub_server import refuse, serving
@@ -57,6 +59,34 @@ def test_query_prints_a_table_or_json(made, capsys):
     assert np.allclose([row["logits"] for row in rows], logits)
     assert [Path(row["image"]).name for row in rows] == ["two.npy[0]", "two.npy[1]", "large.npy"]
     assert {row["id"] for row in rows} == {stub.asked[1].about["id"]}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("resize", [(), ("--resize", "bilinear")])
+def test_what_a_training_says_of_images_is_said_before_they_are_sent(
+    made, capsys, tmp_path, caplog, monkeypatch, resize
+):
+    """In the same words, so that no device sends the first frame of a clip, taking it for the whole."""
+    folder, _ = made
+    frames = [Image.new("L", (8, 8), i * 100) for i in range(3)]
+    files = [tmp_path / part / "a" / name for part in ("train", "test") for name in ("clip.gif", "pages.tif")]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        frames[0].save(file, save_all=True, append_images=frames[1:])
+    monkeypatch.setenv("SPLITVEIL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 63)  # stands for Pillow's 89 million
+    data.load(f"folder:root={tmp_path},size=8")
+    trained = [line for record in caplog.records if "/train/" in (line := record.getMessage())]
+    assert len(trained) == 2
+    caplog.clear()
+
+    def send(client, images):
+        raise splitveil_edge.UserError(f"{len(caplog.records)} said before {len(images)} are sent")
+
+    monkeypatch.setattr("splitveil_edge.client.Client.classify", send)
+    words = ("query", folder / "b/device", *files[:2], "--url", "http://127.0.0.1:9", *resize)
+    assert run(capsys, *words)[::2] == (2, "splitveil-edge: 2 said before 2 are sent\n")
+    assert [record.getMessage() for record in caplog.records] == trained
 
 
 def test_bad_input_is_2_and_a_server_that_fails_is_1(made, capsys, tmp_path):

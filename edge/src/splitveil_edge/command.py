@@ -15,7 +15,7 @@ import numpy as np
 from . import __version__, measure
 from .client import Answer, Client
 from .errors import ServerError, UserError, printable
-from .files import read_images
+from .files import Notes, read_images, say
 
 PROG = "splitveil-edge"
 
@@ -73,7 +73,9 @@ def query(
         ServerError: a server that fails or does not answer.
     """
     with server.client(bundle, resize=resize) as client:
-        named = [pair for file in files for pair in read_images(Path(file), client.device.image, resize)]
+        notes = Notes(list)
+        named = [pair for file in files for pair in read_images(Path(file), client.device.image, resize, notes)]
+        say(notes)  # before anything is sent
         answers = client.classify([image for _, image in named])
     names = [name for name, _ in named]
     if as_json:

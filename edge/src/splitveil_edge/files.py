@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import tokenize
+import warnings
 import zipfile
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +17,13 @@ from .errors import UserError, printable
 from .pixels import Images
 
 INSTALL = "pip install 'splitveil-edge[images]'"
+Notes = defaultdict[str, list[str]]
+"""What is to be said of images that are read, in the words of a training: the words, the files."""
 
 
-def read_images(path: Path, shape: tuple[int, int, int], resize: str | None) -> list[tuple[str, Images]]:
+def read_images(
+    path: Path, shape: tuple[int, int, int], resize: str | None, notes: Notes | None = None
+) -> list[tuple[str, Images]]:
     """Return the images of a file, uint8 (H, W, C) of any size, each with its name.
 
     Args:
@@ -23,6 +31,7 @@ def read_images(path: Path, shape: tuple[int, int, int], resize: str | None) -> 
         shape: height, width and channels that the encoder takes.
         resize: how images of another size are scaled, None if they are not: a camera's photograph is turned upright
             only where it is scaled, as in a training.
+        notes: takes what is to be said of the file (`say`), as that only the first of its frames is read.
 
     Raises:
         UserError: a file that is missing or no image, or Pillow is missing.
@@ -36,7 +45,11 @@ def read_images(path: Path, shape: tuple[int, int, int], resize: str | None) -> 
     except ImportError:
         raise UserError(f"{path} needs Pillow ({INSTALL}); or give uint8 (H, W, C) in a .npy file") from None
     try:
-        with PIL.Image.open(path) as image:
+        with warnings.catch_warnings():  # Pillow's warning of large images names no file
+            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+            image = PIL.Image.open(path)
+        with image:
+            _note(path, image, PIL.Image.MAX_IMAGE_PIXELS or math.inf, Notes(list) if notes is None else notes)
             if image.mode[0] in "IF":
                 raise UserError(f"{path} has more than 8 bits per channel; convert it to 8-bit RGB")
             seen = _on_white(PIL.ImageOps.exif_transpose(image) if resize else image)
@@ -45,6 +58,24 @@ def read_images(path: Path, shape: tuple[int, int, int], resize: str | None) -> 
         why = getattr(error, "strerror", None) or "broken, truncated, too large, or no image at all"
         raise UserError(f"cannot read {path}: {printable(why)}; give an image file, or uint8 in .npy") from None
     return [(str(path), pixels.reshape(*pixels.shape[:2], -1))]
+
+
+def say(notes: Notes) -> None:
+    """Warn, in one line for each kind, of what was noted of images.
+
+    Args:
+        notes: of all files that are sent.
+    """
+    for what, files in notes.items():
+        logging.getLogger(__name__).warning("%d images are %s, e.g. %s", len(files), what, min(files))
+
+
+def _note(path: Path, image: Any, most: float, notes: Notes) -> None:
+    """Note what a training says of such an image."""
+    if image.width * image.height > most:
+        notes["very large"].append(f"{path} of {image.width} x {image.height} pixels")
+    if getattr(image, "is_animated", False):
+        notes["of several frames, the first of which is read"].append(str(path))
 
 
 DAMAGED = (

@@ -13,14 +13,16 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
+from pydantic import Field, TypeAdapter
 from torch import Tensor
 
 from ..errors import UserError
-from ..storage.files import atomic_write, expanded
+from ..storage.files import atomic_write, expanded, write_json
+from ..storage.reading import read_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,7 +34,8 @@ VERSION = 2  # of the decoding: raise it when the same files would give other pi
 SHOWN = 20  # broken files that a message names
 
 
-Notes = defaultdict[str, list[str]]  # what is said of images that are read: the words, the files
+Notes = defaultdict[str, list[tuple[Path, str]]]  # what is said of images that are read: the words, files, details
+NOTED = TypeAdapter(dict[str, list[tuple[Annotated[int, Field(ge=0)], str]]])  # as kept: files by their places
 
 
 class BrokenImage(UserError):
@@ -51,7 +54,8 @@ def decode(paths: Sequence[Path], size: int, *, resize: bool, label: str) -> Ten
     """Return the images at ``paths`` as uint8 (N, 3, size, size), memory-mapped copy-on-write.
 
     The first call decodes in parallel into a file of the cache folder (``SPLITVEIL_CACHE``, by default
-    ``~/.cache/splitveil``); later calls map that file until a path, a size or a time stamp changes.
+    ``~/.cache/splitveil``); later calls map that file until a path, a size or a time stamp changes. What is to be said
+    of the images, as that only the first of several frames is read, is said at every call.
 
     Args:
         paths: image files, any mode of 8 bits per channel; what is transparent is seen on white.
@@ -71,6 +75,7 @@ def decode(paths: Sequence[Path], size: int, *, resize: bool, label: str) -> Ten
         array = _open(cached, shape)
     if array is None:
         raise UserError(f"cannot read {cached} back; set SPLITVEIL_CACHE to a folder on a sound disk")
+    _say(_kept_notes(cached, paths))
     images = torch.from_numpy(array)
     images.mapped_from = array.base  # type: ignore[attr-defined] (see `Split.release`)
     return images
@@ -79,8 +84,10 @@ def decode(paths: Sequence[Path], size: int, *, resize: bool, label: str) -> Ten
 def try_out(paths: Sequence[Path], size: int, *, resize: bool, label: str) -> None:
     """Decode without a result, only to name what is broken."""
     _key(paths, size, resize)
-    for _ in _chunks(paths, size, resize, label):
+    notes = Notes(list)
+    for _ in _chunks(paths, size, resize, label, notes):
         pass
+    _say(notes)
 
 
 def dimensions(paths: Sequence[Path]) -> tuple[Path, int, int]:
@@ -155,19 +162,39 @@ def _header(shape: tuple[int, ...]) -> bytes:
 
 
 def _decode_into(cached: Path, paths: Sequence[Path], shape: tuple[int, ...], resize: bool, label: str) -> None:
+    notes = Notes(list)
     try:
         with atomic_write(cached) as temporary, temporary.open("wb") as handle:
             handle.write(_header(shape))
             # Written in order and not through a map: a full disk is then an error and not a dead process.
-            for chunk in _chunks(paths, shape[-1], resize, label):
+            for chunk in _chunks(paths, shape[-1], resize, label, notes):
                 handle.write(chunk.data)
+            if notes:  # before the array appears, so that none is without its notes
+                place = {path: index for index, path in enumerate(paths)}
+                kept = {what: [(place[path], more) for path, more in files] for what, files in notes.items()}
+                write_json(_beside(cached), kept)
     except BrokenImage:
         raise
     except UserError as error:
         raise UserError(f"{error} for decoded images: set SPLITVEIL_CACHE to a writable folder") from error
 
 
-def _chunks(paths: Sequence[Path], size: int, resize: bool, label: str) -> Iterator[np.ndarray]:
+def _beside(cached: Path) -> Path:
+    """Return the file with what is said of the images of a cached array."""
+    return cached.with_suffix(".json")
+
+
+def _kept_notes(cached: Path, paths: Sequence[Path]) -> Notes:
+    """Return what was noted when these images were decoded; nothing where there is no such file."""
+    notes, file = Notes(list), _beside(cached)
+    if not file.is_file():
+        return notes
+    for what, files in read_json(file, NOTED, f"remove {file} and {cached}: the images are then read again").items():
+        notes[what] += [(paths[index], more) for index, more in files if index < len(paths)]
+    return notes
+
+
+def _chunks(paths: Sequence[Path], size: int, resize: bool, label: str, notes: Notes) -> Iterator[np.ndarray]:
     from rich.console import Console
     from rich.progress import Progress
 
@@ -181,7 +208,6 @@ def _chunks(paths: Sequence[Path], size: int, resize: bool, label: str) -> Itera
                 broken += error.each
         return pixels, broken
 
-    notes = Notes(list)
     _without_pillows_warning()
     console = Console(stderr=True)
     workers = min(os.cpu_count() or 1, 16)
@@ -199,7 +225,6 @@ def _chunks(paths: Sequence[Path], size: int, resize: bool, label: str) -> Itera
             bar.advance(task, len(chunk))
     if failed:
         raise BrokenImage(*failed)
-    _say(notes)
 
 
 def _read(path: Path, size: int | None = None, resize: bool = False, notes: Notes | None = None) -> np.ndarray:
@@ -237,15 +262,16 @@ def _opened(path: Path, notes: Notes) -> Image:
 
     image = PIL.Image.open(io.BytesIO(path.read_bytes()))
     if image.width * image.height > (PIL.Image.MAX_IMAGE_PIXELS or math.inf):
-        notes["very large"].append(f"{path} of {image.width} x {image.height} pixels")
+        notes["very large"].append((path, f" of {image.width} x {image.height} pixels"))
     if getattr(image, "is_animated", False):
-        notes["of several frames, the first of which is read"].append(str(path))
+        notes["of several frames, the first of which is read"].append((path, ""))
     return image
 
 
 def _say(notes: Notes) -> None:
     for what, files in notes.items():
-        logging.getLogger(__name__).warning("%d images are %s, e.g. %s", len(files), what, min(files))
+        path, more = min(files)
+        logging.getLogger(__name__).warning("%d images are %s, e.g. %s%s", len(files), what, path, more)
 
 
 def _without_pillows_warning() -> None:
