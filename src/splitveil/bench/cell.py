@@ -13,7 +13,7 @@ from .. import config
 from ..results import records
 from ..storage import reading
 from ..storage.earlier_versions import settings_in
-from ..storage.files import remove_file, write_text
+from ..storage.files import is_lost, remove_file, write_text
 from ..training import pins
 from . import record
 from .folder import GridFolder
@@ -30,6 +30,8 @@ SHARED = ("model.safetensors", "metrics.jsonl", "test.csv", reading.ANSWERS["ret
 """Files of a training that cells may have in common."""
 NEEDED = ("model.safetensors", "metrics.jsonl", "test.csv", "summary.json")
 """Those that every finished training has."""
+BEGUN = ("summary.json", "checkpoint/last.pt")
+"""Files that are only there where a training has written its settings."""
 
 
 def run_cell(
@@ -45,8 +47,8 @@ def run_cell(
 ) -> dict[str, Any]:
     """Train the cell from its last checkpoint, run the attacks that are missing, leave its record and return it.
 
-    A training that another cell has too (`Cell.trained_alike`) is not repeated: its files are linked to. The caller
-    holds the lock of the cell.
+    A training that another cell has too (`Cell.trained_alike`) is not repeated: its files are linked to. What a
+    finished training has lost is made again. The caller holds the lock of the cell.
 
     Args:
         cell: what is trained and attacked.
@@ -59,7 +61,8 @@ def run_cell(
         extra: further metrics of the attacks, by name.
 
     Raises:
-        UserError: settings or attacks that cannot be, a disk that is full.
+        UserError: settings or attacks that cannot be, a disk that is full, files of a finished training that were lost
+            and cannot be made again to the same result.
     """
     import torch
 
@@ -70,6 +73,7 @@ def run_cell(
 
     started, check, bench = time.time(), check or (lambda: None), GridFolder(out)
     folder = bench.run(cell.id)
+    _settle(cell, folder)
     _tidy(folder)
     _share(cell, bench)
     settings, images = _as_begun(cell.settings, folder), images or runs.load_images(cell.settings)
@@ -78,6 +82,10 @@ def run_cell(
     checks.check_network(cell, images)
     parts = evaluate.parts(settings, images, terms.protocol_name, terms.attacker_size, terms.attacked)
     _same_images(cell, bench, images)
+    for owner in _linked_to(folder):
+        _tidy(owner)
+        theirs = config.parse(settings_in(owner / "config.yaml"))
+        fit(theirs, images, owner, resume=True, progress=lambda *_: check())
     fit(settings, images, folder, resume=True, progress=lambda *_: check())
     run, options = runs.Run.open(folder), {"fits": {}, "extra": extra, "progress": lambda *_: check(), **vars(terms)}
     options["replacing"] = partial(_set_aside, bench, cell)
@@ -122,6 +130,19 @@ def _share(cell: Cell, bench: GridFolder) -> None:
     write_text(folder / "config.yaml", config.dump(config.parse(values), splitveil=version))
 
 
+def _settle(cell: Cell, folder: Path) -> None:
+    """Write the settings of a run anew that has lost them: without them its folder would count as one of no run."""
+    if is_lost(folder / "config.yaml") and any(map(Path.is_file, (folder / name for name in BEGUN))):
+        write_text(folder / "config.yaml", config.dump(cell.settings))
+
+
+def _linked_to(folder: Path) -> set[Path]:
+    """Return the run folders to which links of a shared training lead that find nothing or an empty file there."""
+    broken = [path for path in (folder / name for name in SHARED) if path.is_symlink() and is_lost(path)]
+    owners = {folder.parent / path.readlink().parent.name for path in broken}
+    return {owner for owner in owners if (owner / "config.yaml").is_file()}
+
+
 def _same_images(cell: Cell, bench: GridFolder, images: ImageSet) -> None:
     """Compare the images with those of a finished cell of the same image set: the page sets cells side by side.
 
@@ -132,7 +153,7 @@ def _same_images(cell: Cell, bench: GridFolder, images: ImageSet) -> None:
     for path in sorted(bench.out.glob(f"cells/*/{records.RECORD}")):
         there = records.read(path).config
         summary = path.parent / "summary.json"
-        if all(there.get(key) == value for key, value in about.items()) and summary.is_file():
+        if all(there.get(key) == value for key, value in about.items()) and not is_lost(summary):
             kept = reading.read_json(summary, reading.RUN, records.AGAIN)
             pins.check(kept, images, path.parent)
             return
@@ -159,11 +180,13 @@ def _recorded(bench: GridFolder, cell: Cell) -> dict[str, config.Spec]:
 
 
 def _tidy(folder: Path) -> None:
-    """Remove what a killed process left half-written: nobody else is at work here."""
+    """Remove what a killed process or a machine that failed left half-written: nobody else is at work here."""
     if not (folder / "config.yaml").is_file() and folder.is_dir():
         shutil.rmtree(folder)  # it holds no run yet, and a training refuses a folder that holds something else
     for path in list(folder.rglob(".*.tmp*")):
         path.unlink(missing_ok=True)
+    if is_lost(summary := folder / "summary.json") and not summary.is_symlink():
+        summary.unlink(missing_ok=True)  # an empty one: the training is ended once more
 
 
 def _as_begun(settings: config.TrainConfig, folder: Path) -> config.TrainConfig:

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..results import records
-from ..results.attack_files import as_recorded
+from ..results.attack_files import alone, as_recorded
 from ..results.record_types import Record
+from ..storage import reading
+from ..storage.files import is_lost
+from ..training.lost import AGAIN, lost, lost_answers
 
 if TYPE_CHECKING:
     from .cells import Cell
@@ -60,10 +63,10 @@ def finished(cell: Cell, out: Path) -> Record | None:
     """Return the record of a cell that is done; None where it is not, or the record lacks what is now asked for.
 
     That is an attack, or the accuracy of a retrained tail, which earlier versions did not measure. Nor is a cell done
-    whose attacks were made again since its record was written, or have lost a file.
+    whose attacks were made again since its record was written, or whose training or attacks have lost a file.
 
     Raises:
-        UserError: the record or the summary of an attack is damaged, or of another schema.
+        UserError: the record or a summary is damaged, or of another schema.
     """
     path = GridFolder(out).record(cell.id)
     if not path.is_file():
@@ -73,7 +76,17 @@ def finished(cell: Cell, out: Path) -> Record | None:
     there = {label: attack.attack for label, attack in found.attacks.items()}
     asked = {label: spec.resolve("attacks").model_dump(mode="json") for label, spec in cell.attacks.items()}
     complete = sizes and asked.items() <= there.items() and found.retrained_accuracy is not None
-    return found if complete and as_recorded(path.parent, found) else None
+    return found if complete and as_recorded(path.parent, found) and _trained(path.parent) else None
+
+
+def _trained(folder: Path) -> bool:
+    """Return whether a run folder holds all that its training has left; one with the record alone is no run folder."""
+    if alone(folder):
+        return True
+    if is_lost(folder / "config.yaml") or is_lost(folder / "summary.json"):
+        return False
+    summary = reading.read_json(folder / "summary.json", reading.RUN, records.AGAIN)
+    return not (lost(folder, summary) or lost_answers(folder, summary))
 
 
 def mark(folder: Path) -> str:
@@ -83,7 +96,8 @@ def mark(folder: Path) -> str:
     '0 epochs, 0 attacks, 0'
     """
     epochs, attacks = steps(folder)
-    kept = (*folder.glob("attacks/*/partial/*.pt"), *folder.glob("summary.json"))
+    patterns = ("attacks/*/partial/*.pt", "summary.json", f"{AGAIN}/metrics.jsonl")
+    kept = [path for pattern in patterns for path in folder.glob(pattern)]
     partial = max((path.stat().st_mtime_ns for path in kept), default=0)
     return f"{epochs} epochs, {attacks} attacks, {partial}"
 

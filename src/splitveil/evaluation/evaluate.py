@@ -27,7 +27,7 @@ from ..runtime import Budget, Progress, Runtime
 from ..statistics.best_attacker import DISTANCE
 from ..storage import reading
 from ..storage.claims import claimed
-from ..storage.files import json_text, remove_file, remove_unfinished, write_json, write_text
+from ..storage.files import is_lost, json_text, remove_file, remove_unfinished, write_json, write_text
 from . import masks, reliability
 from .floors import CLASS_MEAN, class_mean_error, linear_error, mean_image_error
 from .interception import Interception, hold_out, wire_distance
@@ -162,7 +162,7 @@ def save(outcome: Outcome, run: Run, name: str, kept: int | None = SHOWN, *, pro
 
 
 def lost(folder: Path, summary: Mapping[str, Any]) -> list[str]:
-    """Return the names of files that a finished attack has left, that commands read back, and that are gone.
+    """Return the names of files that a finished attack has left, that commands read back, and that are gone or empty.
 
     Args:
         folder: folder of the attack.
@@ -173,7 +173,7 @@ def lost(folder: Path, summary: Mapping[str, Any]) -> list[str]:
         needed.append("held_out.csv")
     if "revision" in summary:  # the first versions kept no arrays, and named no revision either
         needed.append(ARRAYS)
-    return [name for name in needed if not (folder / name).is_file()]
+    return [name for name in needed if is_lost(folder / name)]
 
 
 def summary_text(outcome: Outcome, name: str) -> str:

@@ -29,6 +29,7 @@ from ..storage.claims import claimed
 from ..storage.files import write_json, write_text
 from ..training import pins
 from ..training.loop import dropouts
+from ..training.lost import answers_text, lost_answers
 from ..training.trainer import Progress, predict
 
 RECIPE: dict[str, Any] = {"epochs": 8, "batch_size": 128, "lr": 0.001}
@@ -103,7 +104,7 @@ def retrain(run: Run, images: ImageSet, *, progress: Progress | None = None) -> 
 
     The tail begins at the run's initial weights and learns from the run's training images, augmented as in the
     training. The test images are only scored, with the noise that scored the run; the answers are kept in `ANSWERS`.
-    An accuracy by this recipe that the summary already has is kept.
+    An accuracy by this recipe that the summary already has is kept, unless its answers are lost.
 
     Args:
         run: trained model in its folder.
@@ -115,7 +116,7 @@ def retrain(run: Run, images: ImageSet, *, progress: Progress | None = None) -> 
     """
     pins.check(run.summary, images, run.path)
     with claimed(run.path, "training"):
-        if done(summary := Run.open(run.path).summary):
+        if done(summary := Run.open(run.path).summary) and not lost_answers(run.path, summary):
             return summary
         start, settings = time.perf_counter(), run.settings
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -158,9 +159,7 @@ def initial_tail(run: Run, images: ImageSet) -> nn.Module:
 
 
 def _kept(run: Run, labels: Tensor, predicted: Tensor, seconds: float) -> dict[str, Any]:
-    rows = enumerate(zip(labels.tolist(), predicted.tolist(), strict=True))
-    lines = [f"{image},{label},{answer}\n" for image, (label, answer) in rows]
-    write_text(run.path / ANSWERS, "image,label,predicted\n" + "".join(lines))
+    write_text(run.path / ANSWERS, answers_text(labels, predicted))
     accuracy = binomial_ci(int((predicted == labels).sum()), len(labels)).as_dict()
     return {"retrained_accuracy": accuracy, "retraining": {**RECIPE, "seconds": seconds}}
 

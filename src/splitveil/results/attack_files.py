@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -93,12 +94,21 @@ def as_recorded(folder: Path, record: Record) -> bool:
     Raises:
         UserError: the summary of an attack is damaged.
     """
-    if not (folder / "config.yaml").is_file():
+    if alone(folder):
         return True
     known = _summaries(folder, record)
     if known.keys() != record.attacks.keys() or any(lost(folder / "attacks" / k, one) for k, one in known.items()):
         return False
     return disagreement(folder, record, known) is None
+
+
+def alone(folder: Path) -> bool:
+    """Return whether a folder holds a record that somebody kept without the run: neither settings nor weights.
+
+    Args:
+        folder: the folder of a cell.
+    """
+    return not any(os.path.lexists(folder / name) for name in ("config.yaml", "model.safetensors"))
 
 
 def _summaries(folder: Path, record: Record) -> Summaries:

@@ -96,6 +96,18 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def is_lost(path: Path) -> bool:
+    """Return whether a file is gone, or empty, as a machine that fails may leave it.
+
+    Args:
+        path: of a file that is never empty.
+
+    >>> is_lost(Path(__file__)), is_lost(Path("runs/none"))
+    (False, True)
+    """
+    return not path.is_file() or not path.stat().st_size
+
+
 def is_unfinished(path: Path) -> bool:
     """Return whether a name is one under which `atomic_write` writes.
 

@@ -32,7 +32,7 @@ from ..statistics.intervals import binomial_ci
 from ..storage import reading
 from ..storage.claims import claimed
 from ..storage.files import remove_unfinished, save_tensors, whole_files, write_text
-from . import checkpoints, pins, snapshots
+from . import checkpoints, lost, pins, snapshots
 from .fabric import DDPStrategy, Fabric, TensorBoardLogger, fabric_of
 from .loop import EVALUATION_BATCH, Progress, Training, correct, predict
 from .one_machine import OneMachine
@@ -155,9 +155,7 @@ class Trainer(Training):
             "environment": environment(),
         }
         if self.fabric.is_global_zero:
-            rows = enumerate(zip(test.labels.tolist(), predicted.tolist(), strict=True))
-            lines = [f"{image},{label},{answer}\n" for image, (label, answer) in rows]
-            write_text(self.out / "test.csv", "image,label,predicted\n" + "".join(lines))
+            write_text(self.out / lost.ANSWERS, lost.answers_text(test.labels, predicted))
             summary = write_summary(self.out, summary)  # last: it marks the run as finished
         return summary
 
@@ -185,7 +183,7 @@ def fit(
         settings: data, network, defenses and recipe.
         images: image set of the settings.
         out: run folder that is made.
-        resume: go on from the folder's last checkpoint.
+        resume: go on from the folder's last checkpoint; a finished training makes again what it has lost.
         progress: called after each step with (epoch, steps done in all, the last epoch's record).
         tensorboard: also write logs for TensorBoard.
         snapshot_every: keep the weights of every so many epochs in ``out/snapshots``; None: as the training was begun.
@@ -195,7 +193,7 @@ def fit(
 
     Raises:
         UserError: the folder holds a run already, another process trains in it, or, on resuming, it is of other
-            settings.
+            settings, or has lost files that cannot be made again to the same result.
 
     >>> import tempfile
     >>> from splitveil.data import load
@@ -227,6 +225,8 @@ def _fit(
         summary = reading.read_json(out / "summary.json", reading.RUN, "delete it, and --resume makes it again")
         pinned_settings.check(summary.get("settings", {}), settings, out / "config.yaml")
         pins.check(summary, images, out)
+        repeat = functools.partial(fit, settings, images, resume=True, progress=progress)
+        lost.make_again(out, settings, images, summary, repeat)
         return summary
     gpu = torch.cuda.is_available()
     if gpu and settings.devices > torch.cuda.device_count():
