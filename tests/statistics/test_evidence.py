@@ -132,6 +132,38 @@ def test_the_p_value_of_one_pair_is_the_normal_one():
     assert p_value(Interval(1, 1, 1)) == 0
 
 
+def test_the_p_value_of_shares_is_that_of_the_whole_interval_although_it_is_cut_where_it_is_shown():
+    """Two pairs, in which 30 and 90 of 100 images are answered right where none was: the interval ends at −3.2."""
+    changes = [torch.tensor([1.0] * hits + [0.0] * (100 - hits)) for hits in (30, 90)]
+    none = torch.zeros(100)
+    parts = [Pending("network", "accuracy", none, change, change, hits=(none, change)) for change in changes]
+    row = row_of(parts, iter(()))
+    assert (row.difference.lo, row.difference.hi) == (-1, 1)
+    whole = hierarchical([change.numpy() for change in changes], hits=True)
+    assert whole.lo < -3
+    error = (whole.hi - whole.mean) / stats.t.ppf(0.975, 1)
+    assert row.p == pytest.approx(2 * stats.t.sf(0.6 / error, 1))
+    assert judged([row])[0].p == row.p
+    assert row.p == pytest.approx(stats.ttest_1samp([0.3, 0.9], 0)[1], rel=0.1)  # 0.30; of the cut one 0.12
+
+
+@pytest.mark.parametrize("truth", [(0.999, 0.999), (0.99, 0.999), (0.01, 0.99), (0.001, 0.01)])
+@pytest.mark.parametrize("shared", [False, True])
+def test_intervals_of_shares_near_0_and_1_hold_the_truth(truth, shared):
+    """Of 100 images few, or none, tell the trainings apart; half of the images are as hard for all of them."""
+    rng, held = np.random.default_rng(7), 0
+    for _ in range(200):
+        common = rng.random(100)
+        changes = []
+        for _ in range(5):
+            alike = common if shared else rng.random(100)
+            a, b = (np.where(rng.random(100) < 0.5, alike, rng.random(100)) < share for share in truth)
+            changes.append(b.astype(float) - a)
+        found = hierarchical(changes, shared, hits=True)
+        held += found.lo <= truth[1] - truth[0] <= found.hi
+    assert held / 200 > 0.93
+
+
 @pytest.mark.parametrize("ends", [(0.01, 0.3), (-0.3, -0.01), (-0.01, 0.3), (-0.3, 0.01), (-1e-9, 1)])
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_p_is_below_5_percent_where_the_interval_excludes_zero(ends, count):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..evaluation.scores import PRIVACY, limits
+from ..evaluation.scores import PRIVACY, SHARES, limits
 from ..statistics.ceiling import share_intervals
 from ..statistics.evidence import LEAST, LEVEL, MARGIN, combined, hierarchical, holm, over_seeds, p_value, points_of
 from ..statistics.intervals import Interval, paired_hits
@@ -31,7 +31,8 @@ class Row:
             without the attacked images; ``worst case``, image by image over these attacks; or ``network``.
         paired: whether the difference was taken image by image.
         seeds: pairs of trainings; of one, the interval is over its images alone.
-        p: corrected for the other rows of the table (Holm); None: not corrected.
+        p: p value of the difference, which `judged` corrects for the other rows of the table (Holm); None: it is that
+            of ``difference``.
         margin: loss of accuracy, in points, that is to be excluded.
         share: of an MSE, where B lies on the way from A to the mean image of the true class; see `statistics.ceiling`.
 
@@ -153,7 +154,10 @@ def _sides(only: Pending) -> tuple[Interval | Tensor, ...]:
 
 
 def row_of(parts: Sequence[Pending], drawn: Iterator[Interval], margin: float = MARGIN) -> Row:
-    """Return the row of ``parts``, with the intervals of `to_draw` taken from ``drawn``; A and B as is possible."""
+    """Return the row of ``parts``, with the intervals of `to_draw` taken from ``drawn``.
+
+    A and B, and the difference of two shares, are cut to what is possible; the p value is made of the whole interval.
+    """
     first = parts[0]
     if len(parts) == 1:
         difference, a, b = (next(drawn) if isinstance(v, Tensor) else v for v in _sides(first))
@@ -162,8 +166,10 @@ def row_of(parts: Sequence[Pending], drawn: Iterator[Interval], margin: float = 
         changes = [c.numpy() if isinstance(c, Tensor) else c for c in (part.change for part in parts)]
         difference = hierarchical(changes, _same_images(parts), hits=first.hits is not None)
     a, b = (side.within(*limits(first.metric)) for side in (a, b))
-    paired = all(isinstance(part.change, Tensor) for part in parts)
-    return Row(first.what, first.metric, a, b, difference, paired, len(parts), margin=margin)
+    paired, p = all(isinstance(part.change, Tensor) for part in parts), p_value(difference, len(parts))
+    if first.metric in SHARES:
+        difference = difference.within(-1.0, 1.0)
+    return Row(first.what, first.metric, a, b, difference, paired, len(parts), p, margin)
 
 
 def with_shares(rows: Sequence[Row], parts: Sequence[Sequence[Pending]]) -> list[Row]:
@@ -202,5 +208,5 @@ def _mean(values: Interval | Tensor) -> float:
 
 def judged(rows: Sequence[Row]) -> list[Row]:
     """Return the rows with their p values, corrected for the number of rows."""
-    corrected = holm([p_value(row.difference, row.seeds) for row in rows])
+    corrected = holm([p_value(row.difference, row.seeds) if row.p is None else row.p for row in rows])
     return [replace(row, p=p) for row, p in zip(rows, corrected, strict=True)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -100,7 +99,8 @@ def hierarchical(changes: Sequence[np.ndarray | Interval], shared: bool = False,
         shared: all pairs saw the same images, which are then drawn once for all: averaging over pairs does not
             average their choice out. Student's t is over the pairs, which do not show it; of few images it is widened
             as of `intervals.expansion`.
-        hits: as of `image_variance`; the interval is cut to [−1, 1].
+        hits: as of `image_variance`. The interval may end beyond −1 or 1: a p value is made of the whole of it
+            (`p_value`), and only what is shown is cut to what is possible.
 
     >>> hierarchical([np.full(9, 1.0), np.full(9, 2.0), np.full(9, 3.0)]) == over_seeds([1.0, 2.0, 3.0])
     True
@@ -108,8 +108,7 @@ def hierarchical(changes: Sequence[np.ndarray | Interval], shared: bool = False,
     count = len(changes)
     means = [float(np.mean(change.mean if isinstance(change, Interval) else change)) for change in changes]
     variance = float(np.var(means, ddof=1)) / count + image_variance(changes, shared, hits=hits)
-    found = student(float(np.mean(means)), variance, count)
-    return replace(found, lo=max(-1.0, found.lo), hi=min(1.0, found.hi)) if hits else found
+    return student(float(np.mean(means)), variance, count)
 
 
 def image_variance(changes: Sequence[np.ndarray | Interval], shared: bool = False, *, hits: bool = False) -> float:
@@ -167,7 +166,8 @@ def quantile(count: int) -> float:
 def p_value(difference: Interval, count: int = 1) -> float:
     """Return the two-sided p value of an interval over ``count`` pairs: below 0.05 where the interval excludes zero.
 
-    The distance from zero to the nearer end stands for `quantile` standard errors.
+    The distance from zero to the nearer end stands for `quantile` standard errors. So the ends must not be cut to what
+    is possible: a cut end is nearer, and p would be too small.
 
     Args:
         difference: mean and 95 % interval.
