@@ -35,9 +35,13 @@ def gaps(channel: Channel, part: str, q: Density, rng: torch.Generator) -> Tenso
 
 
 def upper_bound(channel: Channel, q: Density, about: str, rng: torch.Generator) -> Estimate:
-    """Return the mean gap on the held-out images: an unbiased estimate of an upper bound, whatever q is."""
+    """Return the mean gap on the held-out images: an unbiased estimate of an upper bound, whatever q is.
+
+    The bound is I(x; z_wire) + KL(p(z_wire) ‖ q), which is 0 or more: value and interval are cut there.
+    """
     values = gaps(channel, "held_out", q, rng)
     mean, error = float(values.mean()), float(values.std() / len(values) ** 0.5)
     half = SIGNIFICANCE * student_over_normal(len(values)) * error
-    interval = Interval(mean, mean - half, mean + half)
+    mean, low, high = (max(0.0, value) for value in (mean, mean - half, mean + half))
+    interval = Interval(mean, low, high)
     return Estimate(mean, "upper", "leakage", about, ASSUMPTIONS, len(values), interval)

@@ -48,6 +48,8 @@ class EntropyError(Bound):
     ('point', True)
     """
 
+    revision = 2  # a leakage that has no end below 0
+
     def __init__(self, smoothing: Positive = 0.1):
         self.smoothing = smoothing
 

@@ -31,6 +31,8 @@ class GaussianChannel(Bound):
     ('upper', True)
     """
 
+    revision = 2  # no end below 0
+
     def estimate(self, channel: Channel, rng: torch.Generator) -> list[Estimate]:
         law = channel.conditional("fit")
         noise = law.variance.mean(0)

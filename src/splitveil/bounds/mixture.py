@@ -46,6 +46,8 @@ class MixtureBound(Bound):
     ('upper', True)
     """
 
+    revision = 2  # no end below 0
+
     def __init__(self, clusters: Count = 5):
         self.clusters = clusters
 

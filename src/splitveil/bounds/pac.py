@@ -35,13 +35,15 @@ class PAC(Bound):
     (0.74464, 0.22178)
     """
 
+    revision = 2  # a leakage that has no end below 0
+
     def __init__(self, prior: Inner = 0.001):
         self.prior = prior
 
     def estimate(self, channel: Channel, rng: torch.Generator) -> list[Estimate]:
         (leakage,) = MixtureBound().estimate(channel, rng)
         interval = leakage.interval or Interval(leakage.value, leakage.value, leakage.value)
-        value = best_success(self.prior, max(0.0, interval.hi))
+        value = best_success(self.prior, interval.hi)
         about = f"prior success {self.prior:g}, {interval.hi:.4g} nats"
         if value == 1:
             about += f"; more than {math.log(1 / self.prior):.3g} nats, so that it excludes nothing"
