@@ -20,6 +20,7 @@ from splitveil.audit.cuts import Terms
 from splitveil.audit.device import counted
 from splitveil.audit.equal_noise import MOST, STEPS, Search, deviation
 from splitveil.audit.recut import network_of, worth
+from splitveil.cli import _cuts
 from splitveil.cli._cuts import show_cuts
 from splitveil.data import Split, load
 from splitveil.errors import UserError
@@ -315,3 +316,71 @@ def test_a_folder_of_something_else_is_refused(finished, quick, tmp_path):
 def test_terms_out_of_their_range_are_refused():
     with pytest.raises(UserError, match="max_drop is 0"):
         Terms(max_drop=0.0)
+
+
+# What it says when the network or its attackers have learned nothing
+
+
+def _row(layer: str, cost: int, error: float, wide: float = 0.01) -> dict[str, Any]:
+    return {
+        "layer": layer,
+        "multiply_adds": cost,
+        "parameters": 10,
+        "bytes": 4,
+        "linear": None,
+        "decoder": {"mean": error, "ci95": [error - wide, error + wide]},
+        "accuracy": {"mean": 0.5, "ci95": [0.4, 0.6]},
+        "linkage": None,
+        "leakage": None,
+        "skipped": {},
+        "seconds": 1.0,
+    }
+
+
+ROWS = [_row("1", 10, 0.09), _row("2", 20, 0.03), _row("3", 30, 0.04), _row("4", 40, 0.055, 0.02)]
+
+
+def test_a_cut_whose_attacks_learned_nothing_is_not_on_the_front():
+    assert cuts.front(ROWS) == ["1"]
+    assert cuts.front(ROWS, 0.06) == ["2", "3"]
+
+
+def test_the_table_and_the_picture_mark_cuts_whose_attacks_learned_nothing(tmp_path, capsys):
+    record = {
+        "network": "resnet20",
+        "rows": ROWS,
+        "terms": {"max_drop": 1.0},
+        "front": ["2", "3"],
+        "mean_image": 0.06,
+        "before": 0.5,
+    }
+    _cuts._print(record)
+    printed = capsys.readouterr().out
+    assert all(mark in printed for mark in ("1?", "2*", "3*", "4?"))
+    assert "no attack is shown to beat the mean image there" in " ".join(printed.split())
+    cuts.draw(record, tmp_path / "cuts.png")
+    assert (tmp_path / "cuts.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_network_at_chance_and_attacks_that_fail_are_flagged(finished, quick, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cuts, "noisy_accuracy", lambda *_: 0.0)
+    monkeypatch.setattr(cuts, "mean_image_error", lambda *_: load("digits").test.images.new_zeros(1).float())
+    run = {"data": None, "train_size": None, "test_size": None}
+    show(tmp_path / "out", str(finished / "network"), "2", **run, terms=replace(TERMS, max_drop=100.0))
+    record = json.loads((tmp_path / "out" / "cuts.json").read_text())
+    chance, failed = record["flags"]
+    assert "not shown to be better than chance on its" in chance
+    assert "say nothing about where to cut" in chance
+    assert "no attack is shown to beat the mean image at 2" in failed
+    assert "the attacker had" in failed
+    assert record["front"] == []
+    assert " ".join(capsys.readouterr().err.split()).count("flag ") >= 2
+
+
+def test_the_audit_says_how_to_go_on(finished):
+    record = json.loads((finished / "cuts.json").read_text())
+    named = _cuts._next(record)
+    assert named.startswith("splitveil train --recipe fast --data digits --arch resnet20 --cut ")
+    about = record["settings"] | {"arch": "torchvision:resnet18@relu", "data": "folder:my photos"}
+    other = _cuts._next(record | {"settings": about, "front": ["layer2"]})
+    assert "--data 'folder:my photos' --arch torchvision:resnet18@layer2 --out runs/layer2" in other

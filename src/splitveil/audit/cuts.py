@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 import torch
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -21,17 +21,19 @@ from ..data import ImageSet, Split
 from ..data.protocol import Protocol, divide, protocol
 from ..errors import UserError
 from ..evaluation.floors import mean_image_error
+from ..evaluation.reliability import at_chance
 from ..hardening.search import noisy_accuracy
 from ..model import SplitModel
 from ..ranges import Count, checked
 from ..recipe import precision
 from ..runs import Run, environment
+from ..statistics.intervals import binomial_ci
 from ..storage import reading
 from ..storage.claims import claimed
 from ..storage.files import remove_unfinished, write_json
 from ..storage.folders import foreign
 from ..training import pins
-from .cuts_picture import draw, worst
+from .cuts_picture import draw, learned, unlearned, worst
 from .equal_noise import Search
 from .one_cut import UNITS, Ground, measured
 from .recut import Cut, Network, network_of
@@ -81,6 +83,7 @@ class _Record(TypedDict):
     before: reading.Number | None
     mean_image: reading.Number | None
     front: list[str]
+    flags: NotRequired[list[str]]  # records of earlier versions have none
     rows: Annotated[list[dict[str, Any]], Field(max_length=10_000)]
 
 
@@ -158,8 +161,10 @@ def _audit(
         bar = _Steps(show, UNITS * len(record["rows"]), UNITS * len(places), place.layer)
         record["rows"].append(measured(place, cut(place.layer), ground, bar.step))
         record["rows"].sort(key=lambda row: record["cuts"].index(row["layer"]))
-        record["front"] = front(record["rows"])
+        record["front"] = front(record["rows"], record["mean_image"])
         write_json(out / FILE, record)
+    record["flags"] = _flags(record, ground)
+    write_json(out / FILE, record)
     show(1, 1, "")
     draw(dict(record), out / PICTURE)
     return dict(record)
@@ -177,24 +182,43 @@ class _Steps:
         self.show(self.done, self.total, f"cut {self.layer}: {what}")
 
 
-def front(rows: list[dict[str, Any]]) -> list[str]:
+def front(rows: list[dict[str, Any]], mean_image: float | None = None) -> list[str]:
     """Return the layers that no other beats: none costs the device as little and leaves attackers as much error.
 
     Args:
         rows: of the record; those without an attack are left out.
+        mean_image: error of always answering the mean image. Cuts at which no attack is shown to beat it are left out
+            too: there the attack has learned nothing, and its error says nothing about the cut.
 
     >>> rows = [{"layer": n, "multiply_adds": m, "linear": {"mean": e}, "decoder": None} for n, m, e in
     ...         (("1", 1, 0.01), ("2", 2, 0.03), ("3", 3, 0.02), ("4", 3, 0.04))]
     >>> front(rows)
     ['1', '2', '4']
     """
-    points = [(row["multiply_adds"], -error["mean"], row["layer"]) for row in rows if (error := worst(row))]
+    points = [
+        (row["multiply_adds"], -error["mean"], row["layer"])
+        for row in rows
+        if (error := worst(row)) and learned(row, mean_image)
+    ]
     found, least = [], 0.0
     for _, error, layer in sorted(points, key=lambda point: point[:2]):
         if not found or error < least:
             found.append(layer)
             least = error
     return found
+
+
+def _flags(record: _Record, ground: Ground) -> list[str]:
+    """Return why the figures should not be trusted."""
+    labels, before = ground.search.validate.labels, record["before"] or 0.0
+    accuracy = binomial_ci(round(before * len(labels)), len(labels))
+    flags = at_chance(accuracy, labels, "validation images", "where to cut")
+    if failed := unlearned(record):
+        flags.append(
+            f"no attack is shown to beat the mean image at {', '.join(failed)}: it has learned nothing there, which "
+            f"says nothing good of the cut; the attacker had {len(ground.given.attacker_train)} images, give it more"
+        )
+    return flags
 
 
 def _cut(layer: str, network: Network, model: SplitModel, device: torch.device) -> SplitModel:

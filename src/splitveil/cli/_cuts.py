@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from rich.table import Column, Table
 
 from .. import progress_bars
 from ..errors import UserError
-from ._shared import LOOK, duration, error_console, out_console, say
+from ._shared import LOOK, duration, error_console, out_console, say, show_flags
 
 if TYPE_CHECKING:
     from ..audit.cuts import Terms
@@ -71,6 +72,8 @@ def show_cuts(
     _print(record)
     say(f"picture: {out / cuts.PICTURE}")
     say(f"with intervals: {out / cuts.FILE}")
+    show_flags(record["flags"])
+    say(f"then, with the cut that you choose: {_next(record)}, and splitveil harden and audit its run")
 
 
 def _opened(folder: Path, root: Path | None, given: dict[str, Any]) -> tuple[Run, ImageSet]:
@@ -103,6 +106,10 @@ def _trained(
 
 
 def _print(record: dict[str, Any]) -> None:
+    from ..audit.cuts_picture import unlearned
+
+    failed = unlearned(record)
+
     right = ("Mult-adds", "Weights", "Bytes", "Accuracy", "Linear", "Decoder", "Linkage", "Nats")
     name = Column("cut", overflow="fold")
     table = Table(name, *(Column(title, justify="right", no_wrap=True) for title in right), **LOOK)
@@ -110,7 +117,7 @@ def _print(record: dict[str, Any]) -> None:
     points = f"{drop:g} point{'' if drop == 1 else 's'}"
     table.title = f"{escape(record['network'])}, at most {points} of accuracy lost"
     for row in record["rows"]:
-        mark = "*" if row["layer"] in record["front"] else ""
+        mark = "*" if row["layer"] in record["front"] else "?" if row["layer"] in failed else ""
         cells = [_mean(row["accuracy"], ".1%"), *(_mean(row[name], ".4f") for name in ("linear", "decoder"))]
         linkage, leakage = (row[name] and row[name]["value"] for name in ("linkage", "leakage"))
         table.add_row(
@@ -126,7 +133,10 @@ def _print(record: dict[str, Any]) -> None:
     sizes = {row["linkage"]["gallery"] for row in record["rows"] if row["linkage"]}
     among = f" among {max(sizes):,} photos" if sizes else ""
     seconds = sum(row["seconds"] for row in record["rows"])
-    say("* no other cut costs the device as little and leaves attackers as much error")
+    if failed:
+        say("? no attack is shown to beat the mean image there: its error says nothing")
+    if record["front"]:
+        say("* no other cut costs the device as little and leaves attackers as much error")
     say(f"linkage: how often the right photo is found{among}")
     say("nats: at most so much leaks, an upper bound on held-out images")
     say(f"error of always answering the mean image: {record['mean_image']:.4f}")
@@ -135,6 +145,18 @@ def _print(record: dict[str, Any]) -> None:
     for row in record["rows"]:
         for what, why in row["skipped"].items():
             error_console.print(f"[yellow]not measured[/yellow] {escape(row['layer'])}, {what}: {escape(why)}")
+
+
+def _next(record: dict[str, Any]) -> str:
+    """Return the command that trains the network for the cut of the front that costs the device most."""
+    about = record["settings"]
+    layer = (record["front"] or record["cuts"])[-1]
+    images = ["--data", about["data"]]
+    if about["root"] and not about["data"].startswith("folder:"):
+        images += ["--root", about["root"]]
+    arch, _, named = about["arch"].partition("@")
+    place = ["--arch", f"{arch}@{layer}"] if named else ["--arch", arch, "--cut", layer]
+    return shlex.join(["splitveil", "train", "--recipe", "fast", *images, *place, "--out", f"runs/{layer}"])
 
 
 def _mean(value: dict[str, Any] | None, form: str) -> str:

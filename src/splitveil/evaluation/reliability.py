@@ -36,7 +36,9 @@ LOOKED_AT = 1000
 """Number of attacked images whose near-duplicates are looked for: the first."""
 
 
-def at_chance(accuracy: Interval | None, labels: Tensor) -> list[str]:
+def at_chance(
+    accuracy: Interval | None, labels: Tensor, images: str = "test images", about: str = "the defense"
+) -> list[str]:
     """Flag a network that is not shown to be better than always answering the largest class.
 
     That class has at least its part of the images, one divided by the number of classes, so guessing is no better.
@@ -45,6 +47,8 @@ def at_chance(accuracy: Interval | None, labels: Tensor) -> list[str]:
     Args:
         accuracy: on test images, with its 95 % interval; None: it is not known.
         labels: classes of these images, (N,); of a single class nothing can be told.
+        images: what these images are called.
+        about: what figures of such a network say nothing about.
 
     Returns:
         One sentence for each flag; none where all is well.
@@ -61,8 +65,8 @@ def at_chance(accuracy: Interval | None, labels: Tensor) -> list[str]:
     if binomial_ci(count, count).lo <= chance:  # no answers to so few images could show that it has learned
         return []
     return [
-        f"the network is not shown to be better than chance on its {count} test images (accuracy {accuracy:.1%}, "
-        f"chance {chance:.1%}), so its figures say nothing about the defense; train it until it tells the classes "
+        f"the network is not shown to be better than chance on its {count} {images} (accuracy {accuracy:.1%}, "
+        f"chance {chance:.1%}), so its figures say nothing about {about}; train it until it tells the classes "
         "apart, or test it on more images"
     ]
 
