@@ -213,7 +213,9 @@ def test_the_command_line_compares_saved_reports(report, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["attack", str(tmp_path / "a"), "--attack", "linear"])
     assert stop.value.code == 2
-    assert "saved from Python, with images and a network of your own; go on there" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "saved from Python, with images and a network of your own, which commands do not know" in told
+    assert "privacy_card or export" in told
 
 
 def test_the_settings_say_how_it_was_trained(model, tmp_path):

@@ -52,6 +52,7 @@ ROOMS = (
                 "api.harden",
                 "audit.own.privacy_card",
                 "audit.own.PrivacyCard",
+                "deploy.own.export",
                 "saved.save",
                 "saved.load",
                 "model.SplitModel",

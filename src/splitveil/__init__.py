@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .api import accuracy, attack, bound, evaluate, fit, harden, split
     from .audit.own import PrivacyCard, privacy_card
     from .data import Access
+    from .deploy.own import export
     from .errors import UserError
     from .model import SplitModel
     from .outcomes import Report, Result
@@ -37,6 +38,7 @@ __all__ = [
     "attack",
     "bound",
     "evaluate",
+    "export",
     "fit",
     "harden",
     "load",
@@ -48,6 +50,7 @@ _ROOMS = {
     "audit.own": ("PrivacyCard", "privacy_card"),
     "api": ("accuracy", "attack", "bound", "evaluate", "fit", "harden", "split"),
     "data": ("Access",),
+    "deploy.own": ("export",),
     "errors": ("UserError",),
     "model": ("SplitModel",),
     "outcomes": ("Report", "Result"),

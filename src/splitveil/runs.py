@@ -85,8 +85,9 @@ def load_images(settings: config.TrainConfig, *, download: bool = False) -> data
     """
     if settings.data == config.OWN:
         raise UserError(
-            "the run was saved from Python, with images and a network of your own; go on there: "
-            "splitveil.load(folder, network=net).model, which splitveil.attack takes"
+            "the run was saved from Python, with images and a network of your own, which commands do not know; go on "
+            "there: model = splitveil.load(folder, network=net).model, then splitveil.attack, evaluate, harden, "
+            "privacy_card or export (docs/python.md)"
         )
     return data.load(
         config.divided(settings.data)[0] if settings.root else settings.data,

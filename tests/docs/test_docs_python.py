@@ -18,7 +18,7 @@ def test_the_page_runs_from_top_to_bottom(capsys, monkeypatch, tmp_path):
     pytest.importorskip("sklearn")
     names: dict[str, Any] = {}
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text("utf-8"), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     monkeypatch.chdir(tmp_path)
     with torch.random.fork_rng():
         torch.manual_seed(0)

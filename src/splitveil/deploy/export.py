@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -111,22 +111,47 @@ def export(
     told(5, STEPS[5])
     leak = leak_of(model, made.coder, given, options.seed)
     audit, more = audit_of(run, made.coder.codec)
-    about = {**_about(name, images, made, leak), "audit": audit}
+    channels, height, width = images.test.images.shape[1:]
+    told_of = {**about(name, (height, width, channels), images.classes, made, leak), "audit": audit}
+    if leak is not None:
+        more[bundle.PICTURE] = leak.graph
+    return written(out, told_of, made, more, options.overwrite, told)
+
+
+def written(
+    out: str | Path,
+    said: dict[str, Any],
+    made: Converted,
+    more: dict[str, bytes | str],
+    overwrite: bool,
+    told: Show,
+) -> Exported:
+    """Write what was converted as a bundle.
+
+    Args:
+        out: its folder.
+        said: content of wire.json without the pair.
+        made: both files.
+        more: further files by their path in the bundle.
+        overwrite: replace a bundle that is there.
+        told: as ``show`` of `export`.
+
+    Raises:
+        UserError: the folder cannot be written; what was there stays.
+    """
     encoder, tail = made.encoder, made.tail
-    wire = cast("bundle.Wire", {**about, "pair": bundle.pair_of(encoder, tail, about)})
+    wire = cast("bundle.Wire", {**said, "pair": bundle.pair_of(encoder, tail, said)})
     told(6, STEPS[6])
     place = f"triton/{wire['name']}-{wire['pair']}"
-    more |= {
+    more = more | {
         f"{place}/config.pbtxt": manifests.triton_config(wire),
         f"{place}/1/model.onnx": tail,
         "kserve.yaml": manifests.kserve_manifest(wire),
     }
     if made.phone is not None:
         more[phone.FILE] = made.phone
-    if leak is not None:
-        more[bundle.PICTURE] = leak.graph
     # Again: something may have been put there since the export began.
-    bundle.write(out, encoder, tail, wire, more, functools.partial(bundle.check_place, out, options.overwrite))
+    bundle.write(out, encoder, tail, wire, more, functools.partial(bundle.check_place, out, overwrite))
     told(7, "")
     return Exported(Path(out), wire, {"encoder": len(encoder), "tail": len(tail)}, made.compared)
 
@@ -174,7 +199,10 @@ def convert(model: SplitModel, train: Split, test: Split, options: Options, show
     send, receive = Sender(model), Receiver(model)
     draws = send.draws(to_float(train.images[:3]))
     if not draws and not options.undefended:
-        raise UserError("nothing on this wire is random, so that it hides little; add --allow-undefended to export it")
+        raise UserError(
+            "nothing on this wire is random, so that it hides little; add --allow-undefended (from Python "
+            "allow_undefended=True) to export it"
+        )
     show(1, STEPS[1])
     sent, sigma = sample(send, train, options.seed)
     coder, error = _coder(model, options.codec, sent, sigma)
@@ -205,19 +233,28 @@ def _coder(model: SplitModel, name: str, sent: Tensor, sigma: float) -> tuple[Co
     return coder, error_of(coder, sent, sigma)
 
 
-def _about(name: str, images: ImageSet, made: Converted, leak: Leak | None) -> dict[str, Any]:
-    """Return wire.json without its pair."""
+def about(
+    name: str, shape: Sequence[int], classes: Sequence[str], made: Converted, leak: Leak | None
+) -> dict[str, Any]:
+    """Return wire.json without its pair and its audit.
+
+    Args:
+        name: of the model at the server.
+        shape: (H, W, C) of an image.
+        classes: names of the classes, in the order of the logits.
+        made: both files.
+        leak: of the wire to a linear attack.
+    """
     compared, coder = made.compared, made.coder
     draws = [
         {"name": draw.name, "kind": draw.kind, "shape": list(draw.shape)}
         | ({} if draw.high is None else {"high": draw.high})
         for draw in made.draws
     ]
-    channels = images.test.images.shape[1]
     return {
         "splitveil": bundle.SCHEMA,
         "name": name,
-        "image": {"dtype": "UINT8", "shape": [images.size, images.size, channels]},
+        "image": {"dtype": "UINT8", "shape": list(shape)},
         "draws": draws,
         "wire": {
             "dtype": DTYPES.get(coder.codec, "UINT8"),
@@ -226,8 +263,8 @@ def _about(name: str, images: ImageSet, made: Converted, leak: Leak | None) -> d
             "bits_per_image": coder.bits,
             "error_over_sigma": made.error,
         },
-        "outputs": [{"name": "logits", "dtype": "FP32", "shape": [len(images.classes)]}],
-        "classes": list(images.classes),
+        "outputs": [{"name": "logits", "dtype": "FP32", "shape": [len(classes)]}],
+        "classes": list(classes),
         "measured": {
             "images": compared.images,
             "accuracy_torch": compared.accuracy_torch.as_dict(),
