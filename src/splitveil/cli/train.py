@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from rich.markup import escape
@@ -13,9 +14,14 @@ from rich.table import Table
 from .. import config, progress_bars
 from ..errors import UserError
 from ..overrides import over
-from ._shared import MaybePlace, Place, app, interval, out_console, say
+from ._shared import MaybePlace, Place, app, interval, out_console, say, show_flags
+
+if TYPE_CHECKING:
+    from ..data import ImageSet
 
 FLAGS = config.flags()
+FEW_STEPS = 300
+"""Steps below which a training that has learned nothing probably was too short."""
 
 
 @app.command
@@ -87,6 +93,7 @@ def train(
     table.add_row("parameters on the device", f"{summary['parameters']['encoder']:,}")
     table.add_row("seconds", f"{summary['seconds']:.0f}")
     out_console.print(table)
+    show_flags(_flags(settings, images, summary))
     say(f"attack it: {shlex.join(['splitveil', 'attack', str(out), '--attack', 'decoder'])}")
 
 
@@ -114,6 +121,25 @@ def tail(run: Place, *, root: MaybePlace = None) -> None:
     table.add_row("test accuracy, tail retrained", interval(summary["retrained_accuracy"], percent=True))
     table.add_row("seconds", f"{summary['retraining']['seconds']:.0f}")
     out_console.print(table)
+
+
+def _flags(settings: config.TrainConfig, images: ImageSet, summary: dict[str, Any]) -> list[str]:
+    """Return why the network should not be used yet; where it took few steps, that is the likely reason."""
+    from ..data.protocol import protocol
+    from ..evaluation.reliability import at_chance
+    from ..statistics.intervals import Interval
+
+    known = summary["accuracy"]
+    tested = protocol(settings.protocol, images, seed=settings.seed).utility_test
+    flags = at_chance(Interval.from_dict(known) if known else None, tested.labels)
+    count = summary["images"]["train"] or 0
+    steps = settings.epochs * math.ceil(count / settings.batch_size)
+    if flags and 0 < steps < FEW_STEPS:
+        flags.append(
+            f"the training was short: steps: {steps}, epochs: {settings.epochs}, each of {count:,} images, batch size: "
+            f"{settings.batch_size}; choose a smaller --batch-size or more --epochs"
+        )
+    return flags
 
 
 def _of_one(file: Path, values: dict[str, Any]) -> dict[str, Any]:
