@@ -77,6 +77,28 @@ def test_they_work_together(example):
     assert torch.allclose(attack.reconstruct(wire), expected)
 
 
+def test_the_guide_says_how_an_attack_asks_the_victim(example):
+    from splitveil.attacks.base import Victim
+    from splitveil.attacks.nearest import NearestAttack
+
+    page = GUIDE.read_text("utf-8")
+    named = re.findall(r"^\| `victim\.(\w+)\(", page, re.MULTILINE)
+    assert {"query", "observe"} <= set(named)
+    assert all(callable(getattr(Victim, name)) for name in named)
+    assert all(hasattr(Access, name) for name in re.findall(r"`Access\.(\w+)`", page))
+    (code,) = re.findall(r"```python\n(def fit.*?)```", page, re.DOTALL)
+    module = example["mean_image"]
+    exec(code, vars(module))
+    mine = type("Mine", (module.Attack,), {name: vars(module)[name] for name in ("fit", "reconstruct")})()
+    images = example["stripes"].stripes(train_size=20, test_size=4)
+    parts = example["tiny"].tiny("tiny", cut=1, classes=2, image_size=images.size)
+    victim = Victim(SplitModel(parts.encoder, parts.tail).eval(), frozenset({Access.QUERY}))
+    ours, wire = NearestAttack(neighbors=5, looks=1), victim.query(images.test.images / 255, torch.Generator())
+    for attack in (mine, ours):
+        attack.fit(victim, images.train, torch.Generator().manual_seed(0))
+    assert torch.allclose(mine.reconstruct(wire), ours.reconstruct(wire), atol=1e-5)
+
+
 def test_the_package_is_found_and_attacked_by_name(example, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     commands = re.findall(r"^splitveil ((?:train|attack) .*)$", GUIDE.read_text("utf-8"), re.MULTILINE)
