@@ -27,6 +27,8 @@ errors, and would run for years or fill any memory."""
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 Batch = Annotated[int, Field(ge=2)]
+Several = Annotated[int, Field(ge=2)]
+"""Number of images over which there is a standard error."""
 Looks = Annotated[int, Field(ge=1, le=1000)]
 Iterations = Annotated[int, Field(ge=1, le=10_000)]
 """Number of iterations of a solver inside a network, each of which is kept for the backward pass."""

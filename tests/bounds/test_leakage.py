@@ -171,7 +171,7 @@ def test_too_few_images_are_refused():
 
 
 def test_an_estimate_is_finite_and_says_what_it_is():
-    with pytest.raises(UserError, match="an estimate is inf; expected a finite number"):
+    with pytest.raises(UserError, match="an estimate is inf; expected finite numbers"):
         Estimate(math.inf, "upper", "leakage")
     with pytest.raises(UserError, match="kind is 'best'; expected one of lower, upper, point"):
         Estimate(1.0, "best", "leakage")  # type: ignore[arg-type]

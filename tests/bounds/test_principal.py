@@ -79,7 +79,7 @@ def test_the_density_is_of_what_is_sent(bound):
     features = torch.randn(200, 64, generator=rng(1))
     channel = channel_of(features, torch.arange(200) % 3, 0.3, rng())
     channel.model.defense = Stack(TopK(0.1), Gaussian(0.3))
-    sent = channel.conditional("choose").mean
+    sent = torch.cat([channel.conditional(part).mean for part in ("fit", "choose", "held_out")])
     independent = 0.5 * float((sent.var(0) / 0.09).log1p().sum())
     (found,) = bound.estimate(channel, rng())
     assert found.value < 1.2 * independent

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splitveil.data import Split, load
-from splitveil.data._select import balanced, held_out, spread
+from splitveil.data._select import balanced, held_out, in_proportion, spread
 from splitveil.data.base import channel_statistics
 from splitveil.errors import UserError
 
@@ -106,4 +106,29 @@ def test_a_class_of_one_or_two_images_is_not_held_out_whole(sizes, count):
 def test_balanced_images_are_held_out_as_before():
     labels = torch.arange(1000) % 10
     one, other = (choose(labels, 105, torch.Generator().manual_seed(3)) for choose in (held_out, balanced))
+    assert torch.equal(one, other)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.integers(0, 10**6), st.data())
+def test_a_part_in_proportion_has_the_share_of_each_class(labels, seed, data):
+    count = data.draw(st.integers(0, len(labels)))
+    labels = torch.tensor(labels)
+    chosen = in_proportion(labels, count, torch.Generator().manual_seed(seed))
+    assert len(chosen.unique()) == count
+    sizes, taken = (torch.bincount(part, minlength=6) for part in (labels, labels[chosen]))
+    assert float((taken - sizes * count / len(labels)).abs().max()) < 2
+
+
+def test_every_image_is_as_likely_in_a_part_in_proportion():
+    """Of classes with one image each, the first ones must not always be taken."""
+    labels = torch.tensor([0, 1, 2, 3, 4, 5, 5, 5, 5, 5, 5])
+    taken = torch.zeros(11)
+    for seed in range(3000):
+        taken[in_proportion(labels, 4, torch.Generator().manual_seed(seed))] += 1
+    assert torch.allclose(taken / 3000, torch.tensor(4 / 11), atol=0.04)
+
+
+def test_classes_of_equal_size_are_divided_as_balanced_ones():
+    labels = torch.arange(200) % 10
+    one, other = (choose(labels, 50, torch.Generator().manual_seed(3)) for choose in (in_proportion, balanced))
     assert torch.equal(one, other)

@@ -230,3 +230,12 @@ def test_an_interval_prints_two_digits_of_its_width():
     assert str(Interval(1.0, 1.0, 1.0)) == "1 [1, 1]"
     assert str(Interval(0.3, 0.3 - 5e-17, 0.3 + 5e-17)) == "0.3 [0.3, 0.3]"
     assert Interval(0.5, 0.4, 0.6, level=0.9).as_dict() == {"mean": 0.5, "ci90": [0.4, 0.6]}
+
+
+def test_a_ratio_has_an_interval_where_most_errors_below_it_are_zero():
+    """Samples of zeros alone have no ratio; the interval's end was NaN."""
+    below = torch.zeros(40)
+    below[0] = 1.0
+    for values in (below, below + 1):
+        found = paired_ratio(values, below)
+        assert 0 <= found.lo <= found.mean <= found.hi < math.inf

@@ -12,10 +12,11 @@ from .base import Channel, Estimate
 
 SIGNIFICANCE = 1.959964
 """Standard errors on each side of a mean that make a 95 % interval."""
+ONE_SEEN = "One wire of each image is seen; k wires of it tell at most k times as many nats."
 ASSUMPTIONS = (
     "The images are drawn from the population that the answer is about, and the model was not trained on them.",
     "The noise on the wire is Gaussian with the variance that the defense declares, and drawn anew for every query.",
-    "One wire of each image is seen; for k wires the bound is k times as large.",
+    ONE_SEEN,
 )
 
 

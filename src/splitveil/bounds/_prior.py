@@ -31,6 +31,7 @@ class GaussianPrior:
     the ``choose`` images most likely; beyond `FULL_UP_TO` pixels it is the diagonal.
 
     Attributes:
+        count: number of images that it was fitted to.
         scale: standard deviation of each coordinate, (d,).
         factor: Cholesky factor of the correlation matrix, (d, d), float64; None: it is the identity.
         about: sentence that says what the prior is.
@@ -44,7 +45,7 @@ class GaussianPrior:
     def __init__(self, channel: Channel, rng: torch.Generator, variance: float = ROUNDING):
         most = max(FEWEST, ELEMENTS // channel.fit.images[0].numel())
         x = pixels_of(channel, "fit", most, rng)
-        self.basis = GaussianModel(x)
+        self.count, self.basis = len(x), GaussianModel(x)
         self.scale = (self.basis.variance.flatten() + variance).sqrt()
         w, weight = self.coordinates(x) / self.scale, 1.0
         self.factor: Tensor | None = None

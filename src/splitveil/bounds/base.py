@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from ..data import Split, to_float
+from ..data._select import in_proportion
 from ..data.protocol import divide
+from ..defenses._correlated import acting, sends_fewer
 from ..defenses.base import Stack, name_of
-from ..defenses.codec import codec_of
+from ..defenses.codec import Codec, codec_of
 from ..errors import UserError
 from ..model import SplitModel
 from ..ranges import arguments_of
@@ -36,7 +38,7 @@ PARTS = ("fit", "choose", "held_out")
 SHARES = (0.5, 0.1, 0.4)
 """Parts of the images on which a density is fitted, on which one of several is chosen, and for the estimate."""
 BATCH = 500
-SHARED = 2
+SHARED = 3
 """Revision of the code that all bounds share: the channel, and densities. Raise it with each change after which they
 may say otherwise; bounds of another one are computed again."""
 
@@ -60,7 +62,7 @@ class Estimate:
         interval: 95 % interval of ``value``; None where it has no sampling error.
 
     Raises:
-        UserError: an unknown kind or quantity, or a value that is not finite.
+        UserError: an unknown kind or quantity, or a value or an end of its interval that is not finite.
 
     >>> print(Estimate(12.5, "upper", "leakage", "one Gaussian", images=100, interval=Interval(12.5, 12.1, 12.9)))
     at most 12.50 [12.10, 12.90] nats per image (one Gaussian, 100 images)
@@ -78,8 +80,10 @@ class Estimate:
         for name, value, known in (("kind", self.kind, SIGNS), ("quantity", self.quantity, UNITS)):
             if value not in known:
                 raise UserError(f"{name} is {value!r}; expected one of {', '.join(known)}")
-        if not math.isfinite(self.value):
-            raise UserError(f"an estimate is {self.value}; expected a finite number, or a BoundError that says why not")
+        ends = () if self.interval is None else (self.interval.lo, self.interval.hi)
+        if not all(math.isfinite(value) for value in (self.value, *ends)):
+            given = self.value if self.interval is None else format(self.interval, ".4g")
+            raise UserError(f"an estimate is {given}; expected finite numbers, or a BoundError that says why not")
 
     def __str__(self) -> str:
         number = str(self.interval) if self.interval else format(self.value, ".4g")
@@ -153,7 +157,9 @@ class Channel:
 
     @classmethod
     def of(cls, model: SplitModel, images: Split, rng: torch.Generator, shares: Sequence[float] = SHARES) -> Channel:
-        """Divide images, balanced by class, and examine the model on them.
+        """Divide images, every class in proportion to its size, and examine the model on them.
+
+        Each part is then a sample of the same population as all images, which the bounds are about.
 
         Args:
             model: with its defense.
@@ -166,8 +172,8 @@ class Channel:
         """
         if len(images) < 20:
             raise UserError(f"{len(images)} images; a bound needs at least 20, and hundreds to be of use")
-        fit, rest = divide(images, round(shares[0] * len(images)), rng)
-        choose, held_out = divide(rest, round(shares[1] * len(images)), rng)
+        fit, rest = divide(images, round(shares[0] * len(images)), rng, in_proportion)
+        choose, held_out = divide(rest, round(shares[1] * len(images)), rng, in_proportion)
         return cls(model, fit, choose, held_out)
 
     @property
@@ -249,6 +255,8 @@ class Channel:
         defense: Any = self.model.defense
         start = z.float(), torch.zeros_like(z, dtype=torch.float32)
         told = start if defense is None else getattr(defense, "gaussian_law", lambda *_: None)(*start)
+        if _changed_behind_fewer(defense):
+            told = None
         if told is None:
             parts = defense if isinstance(defense, Stack) else [defense]
             names = ", ".join(name_of(type(part)) for part in parts)
@@ -258,6 +266,17 @@ class Channel:
                 "remain"
             )
         return told[0], told[1].expand_as(told[0])
+
+
+def _changed_behind_fewer(defense: object) -> bool:
+    """Return whether more than a codec changes the wire behind a defense that sends fewer numbers, as `waterfill`.
+
+    The law of `gaussian_law` is then that of the numbers with the later noise on them, but this noise is on the wire
+    that is made of the numbers, where it hides less or more.
+    """
+    parts = acting(defense)
+    behind = next((parts[place + 1 :] for place, part in enumerate(parts) if sends_fewer(part)), [])
+    return not all(isinstance(part, Codec) for part in behind)
 
 
 class Bound:

@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from ..ranges import Count
+from ..ranges import Count, Several
 from ..registry import plugin
 from ..statistics.intervals import Interval, student_over_normal
 from ._smooth import BATCH, SmoothWire, pixels_of
@@ -31,7 +31,7 @@ class FisherBound(Bound):
 
     Args:
         directions: random directions for each image of more than 64 pixels.
-        images: at most so many of the held-out images.
+        images: at most so many of the held-out images, two or more.
 
     Raises:
         BoundError: the wire's noise is not Gaussian, there is none, or it differs between images.
@@ -43,7 +43,7 @@ class FisherBound(Bound):
     True
     """
 
-    def __init__(self, directions: Count = 4, images: Count = 500):
+    def __init__(self, directions: Count = 4, images: Several = 500):
         self.directions, self.images = directions, images
 
     def estimate(self, channel: Channel, rng: torch.Generator) -> list[Estimate]:

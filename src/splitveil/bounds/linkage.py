@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from scipy.stats import hypergeom
 from torch import Tensor
 
-from ..ranges import Count
 from ..registry import plugin
 from ..statistics.intervals import Interval, bounded_ci
+from ._closer import AT_ONCE, before, closer, counted
 from ._critic import learned
 from ._fano import fano
 from .base import Bound, BoundError, Channel, Estimate
 
 GALLERIES = (10, 100, 1000, 10_000)
-AT_ONCE = 1000
+Top = Annotated[int, Field(ge=1, lt=GALLERIES[-1])]
 ASSUMPTIONS = (
     "The attacker has the encoder and a gallery of candidate images that holds the one that was sent.",
     "Candidates are drawn from the population of the images; one wire of the image is seen.",
@@ -52,7 +53,7 @@ class Linkage(Bound):
 
     revision = 3  # intervals that do not collapse; ties
 
-    def __init__(self, top: Count = 1):
+    def __init__(self, top: Top = 1):
         self.top = top
 
     @torch.no_grad()
@@ -66,30 +67,11 @@ class Linkage(Bound):
             about = f"{first} among {size:,}, chance {100 * self.top / size:.2g} %"
             found.append(Estimate(interval.mean, "lower", "success", about, ASSUMPTIONS, of, interval))
         if not found:
-            raise BoundError(f"{nearer.shape[1]} images; linkage needs galleries of at least {GALLERIES[0]}")
+            least = next(size for size in GALLERIES if size > self.top)
+            raise BoundError(f"{images:,} images; linkage with top={self.top} needs a gallery of at least {least:,}")
         if self.top == 1:
             found.append(_leakage(found[-1], size))
         return found
-
-
-def closer(wires: Tensor, candidates: Tensor) -> Tensor:
-    """Return for each wire how many other candidates are nearer to it than its own, and how many as near, (2, M).
-
-    Args:
-        wires: (M, D).
-        candidates: means of the wires, (M, D).
-    """
-    return _counted(torch.cdist(part, candidates) for part in wires.split(AT_ONCE))
-
-
-def _counted(parts: Iterable[Tensor]) -> Tensor:
-    found, start = [], 0
-    for distance in parts:
-        own = distance.gather(1, start + torch.arange(len(distance), device=distance.device)[:, None])
-        ties = (distance == own).sum(1) - 1
-        found.append(torch.stack([(distance < own).sum(1), ties]))
-        start += len(distance)
-    return torch.cat(found, 1)
 
 
 def _chances(counts: Tensor, top: int, images: int, size: int) -> np.ndarray:
@@ -115,7 +97,7 @@ def _nearer(channel: Channel, rng: torch.Generator) -> tuple[Tensor, Tensor, int
         view, critic = learned(channel, rng)
         z = channel.features("held_out")
         features, wires = view(z), view(channel.model.protect(z, rng))
-        found = _counted(-critic(features, part) for part in wires.split(AT_ONCE))
+        found = counted(-critic(features, part) for part in wires.split(AT_ONCE))
         return found, found, found.shape[1]
     scale = law.variance.mean(0).sqrt()
     wires, own = channel.received("held_out", law, rng) / scale, law.mean / scale
@@ -124,16 +106,7 @@ def _nearer(channel: Channel, rng: torch.Generator) -> tuple[Tensor, Tensor, int
     images = found.shape[1] + sum(len(getattr(channel, part)) for part in others)
     if not any(found.shape[1] < size <= images for size in GALLERIES):
         return found, found, found.shape[1]
-    return found, found + sum(_before(wires, own, channel.conditional(p).mean / scale) for p in others), images
-
-
-def _before(wires: Tensor, own: Tensor, others: Tensor) -> Tensor:
-    """Return how many of other candidates are nearer to each wire than its own, and how many as near, (2, M)."""
-    found = []
-    for part, right in zip(wires.split(AT_ONCE), own.split(AT_ONCE), strict=True):
-        distance, limit = torch.cdist(part, others), (part - right).norm(dim=1, keepdim=True)
-        found.append(torch.stack([(distance < limit).sum(1), (distance == limit).sum(1)]))
-    return torch.cat(found, 1)
+    return found, found + sum(before(wires, own, channel.conditional(p).mean / scale) for p in others), images
 
 
 def _leakage(largest: Estimate, size: int) -> Estimate:

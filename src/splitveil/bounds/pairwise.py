@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..registry import plugin
+from ._cross_entropy import ONE_SEEN
 from ._jackknife import AT_CAP, at_cap, jackknifed
 from .base import Bound, BoundError, Channel, Estimate
 
@@ -53,12 +54,12 @@ class PairwiseBound(Bound):
         told = (NOISE, SAMPLED, never, AT_CAP) if capped else (NOISE, SAMPLED, never)
         about = f"distances between pairs, at its cap of {math.log(n):.3g}" if capped else "distances between pairs"
         below = Estimate(lower.mean, "lower", "leakage", about, told, n, lower)
-        above = Estimate(upper.mean, "upper", "leakage", f"one of {n} known images", (NOISE, world, never), n)
+        above = Estimate(upper.mean, "upper", "leakage", f"one of {n} known images", (NOISE, world, ONE_SEEN, never), n)
         return [above] if channel.coded else [below, above]  # less may arrive behind a codec
 
 
 def whitened(channel: Channel, part: str) -> Tensor:
-    """Return the means of a part's wires (N, D) in units of the noise's standard deviation.
+    """Return the means of a part's wires (N, D) about their mean, in units of the noise's standard deviation.
 
     Args:
         channel: model and images.
@@ -70,4 +71,5 @@ def whitened(channel: Channel, part: str) -> Tensor:
     law = channel.conditional(part)
     if bool((law.variance != law.variance[:1]).any()):
         raise BoundError("the noise differs between images; pairwise distances need the same for all")
-    return law.mean / law.variance[0].sqrt()
+    # Distances are made of products, which lose their digits where all wires are far from zero.
+    return (law.mean - law.mean.mean(0)) / law.variance[0].sqrt()

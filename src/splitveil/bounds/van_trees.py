@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..attacks._ddpm import Ddpm
 from ..attacks._denoiser import Level
-from ..ranges import Count, Whole
+from ..ranges import Count, Several, Whole
 from ..registry import plugin
 from ._gaussians import FULL_UP_TO
 from ._prior import DenoiserPrior, GaussianPrior, shrunk
@@ -47,7 +47,7 @@ class VanTrees(Bound):
     Args:
         prior: "gaussian", with the covariance of the ``fit`` images; "denoiser", the diffusion model of the attack
             `diffusion`, of slightly noisy images, which takes minutes to train.
-        images: at most so many of each part are differentiated.
+        images: at most so many of each part are differentiated, two or more.
         directions: vector-Jacobian products for each.
         level: the denoiser's level of noise, of 1,000.
         epochs, width, batch_size: of the denoiser, see `Ddpm`.
@@ -64,7 +64,7 @@ class VanTrees(Bound):
     def __init__(
         self,
         prior: Literal["gaussian", "denoiser"] = "gaussian",
-        images: Count = 500,
+        images: Several = 500,
         directions: Count = 4,
         level: Level = 30,
         epochs: Whole = 20,
@@ -94,7 +94,7 @@ class VanTrees(Bound):
         told = (prior, SAMPLING, wire.assumption)
         found = []
         for name, form in forms.items():
-            interval = form.interval(held_out, len(channel.fit))
+            interval = form.interval(held_out, images.count)
             about = f"van Trees, {name} form, {self.prior} prior"
             found.append(Estimate(interval.mean, "lower", "mse", about, told, len(held_out.wire), interval))
         return found

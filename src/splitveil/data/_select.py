@@ -60,6 +60,32 @@ def held_out(labels: Tensor, count: int, rng: torch.Generator) -> Tensor:
     return by_class[((rank + 0.5) / sizes[of_class]).argsort(stable=True)[:count]].sort().values
 
 
+def in_proportion(labels: Tensor, count: int, rng: torch.Generator) -> Tensor:
+    """Return indices (int64, sorted) of ``count`` random images, of every class in proportion to its size.
+
+    Each image is taken with the same probability, so that those that are chosen, and the others, stand for all. Which
+    classes give one more where their parts are no whole numbers is drawn.
+
+    Args:
+        labels: (N,).
+        count: number of images.
+        rng: generator of the choice.
+
+    >>> labels = torch.tensor([0] * 60 + [1] * 40)
+    >>> torch.bincount(labels[in_proportion(labels, 50, torch.Generator().manual_seed(0))]).tolist()
+    [30, 20]
+    """
+    labels = labels.cpu()
+    shuffled, sizes = torch.randperm(len(labels), generator=rng), torch.bincount(labels)
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    of_class = labels[by_class]
+    rank = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes)[of_class]
+    start = torch.full((len(sizes),), 0.5, dtype=torch.float64)
+    if bool((count * sizes % max(1, len(labels))).any()):  # else nothing is left to draw
+        start = torch.rand(len(sizes), generator=rng, dtype=torch.float64)
+    return by_class[((rank + start[of_class]) / sizes[of_class]).argsort(stable=True)[:count]].sort().values
+
+
 def spread(labels: Tensor | Sequence[int], counts: Sequence[int]) -> Tensor:
     """Return a mask (bool, (N,)) of ``counts[c]`` images of every class c, evenly spaced over those of the class."""
     labels = torch.as_tensor(labels, dtype=torch.int64)

@@ -165,18 +165,22 @@ def protocol_sizes(name: str, train: int, test: int) -> dict[str, int]:
     return dict(zip(PARTS, (defender, validation, test, attacker, attacked), strict=True))
 
 
-def divide(split: Split, count: int, rng: torch.Generator) -> tuple[Split, Split]:
+def divide(
+    split: Split, count: int, rng: torch.Generator, choose: Callable[[Tensor, int, torch.Generator], Tensor] = held_out
+) -> tuple[Split, Split]:
     """Return a random part of ``count`` images, and the rest.
 
-    The part is class-balanced, or in proportion to the classes where the rest would lose a rare one (`held_out`).
+    By default the part is class-balanced, or in proportion to the classes where the rest would lose a rare one
+    (`held_out`).
 
     Args:
         split: images to divide.
         count: size of the first part.
         rng: generator of the choice.
+        choose: chooses the images of the part by their labels.
     """
     part = torch.zeros(len(split), dtype=torch.bool)
-    part[held_out(split.labels, count, rng)] = True
+    part[choose(split.labels, count, rng)] = True
     return split.subset(part.nonzero().flatten()), split.subset((~part).nonzero().flatten())
 
 

@@ -47,6 +47,11 @@ class TopK(Defense):
     def _count(self, entries: int) -> int:
         return max(1, round(self.ratio * entries))
 
+    def gaussian_law(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor] | None:
+        # What is kept of the whole batch tells one image's wire by the images beside it: it has no law of its own.
+        batch = self.scope == "released" and self.ratio < 1
+        return None if batch else super().gaussian_law(mean, variance)
+
     def law(self, wire: Tensor, before: Law) -> Law:
         entries = wire.shape[1:].numel()
         if self.ratio == 1 or (self.scope == "sample" and self._count(entries) == entries):

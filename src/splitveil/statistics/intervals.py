@@ -245,7 +245,8 @@ def paired_ratio(a: Any, b: Any, rng: torch.Generator | None = None, level: floa
     _check_level(level)
     rng = torch.Generator().manual_seed(0) if rng is None else rng
     drawn = _resamples(len(first), RESAMPLES, rng)
-    ratios = torch.cat([first[index].mean(1) / second[index].mean(1) for index in drawn])
+    least = 1e-12 * second.mean()  # in the place of 0, where b is 0 in all that was drawn
+    ratios = torch.cat([first[index].mean(1) / second[index].mean(1).clamp(min=least) for index in drawn])
     ratio, factor = float(first.mean() / second.mean()), expansion(len(first), level)
     low, high = (_moved_ratio(ratio, end, factor) for end in _tails(ratios, level))
     return Interval(ratio, low, high, level)

@@ -1,0 +1,64 @@
+"""How many candidates are nearer to a wire than the right one, and how many are as near."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+AT_ONCE = 1000
+"""Wires that are compared with all candidates at once."""
+EXACT, COARSE = 1e-9, 1e-6
+"""Relative differences that rounding may make, in double and in single precision."""
+
+
+def closer(wires: Tensor, candidates: Tensor) -> Tensor:
+    """Return for each wire how many other candidates are nearer to it than its own, and how many as near, (2, M).
+
+    Args:
+        wires: (M, D).
+        candidates: means of the wires, (M, D).
+    """
+    # Distances are made of products, which lose their digits where all wires are far from zero.
+    middle = candidates.mean(0)
+    return counted(torch.cdist(part, candidates - middle) for part in (wires - middle).split(AT_ONCE))
+
+
+def counted(parts: Iterable[Tensor]) -> Tensor:
+    """Return for each image how many others have a lower value than its own, and how many the same, (2, M).
+
+    Args:
+        parts: values (B, M) of the first B images with all M, of the next, and so on, such as distances.
+    """
+    found, start = [], 0
+    for distance in parts:
+        own = distance.gather(1, start + torch.arange(len(distance), device=distance.device)[:, None])
+        nearer, ties = _compared(distance, own)
+        found.append(torch.stack([nearer, ties - 1]))
+        start += len(distance)
+    return torch.cat(found, 1)
+
+
+def _compared(distance: Tensor, own: Tensor) -> Tensor:
+    """Return in how many columns (B, K) is less than ``own`` (B, 1), and in how many as much but for rounding, (2, B).
+
+    Equal candidates have distances that differ in the last digits, by where they stand in a product of matrices.
+    """
+    slack = (EXACT if distance.dtype == torch.float64 else COARSE) * own.abs()
+    return torch.stack([(distance < own - slack).sum(1), ((distance - own).abs() <= slack).sum(1)])
+
+
+def before(wires: Tensor, own: Tensor, others: Tensor) -> Tensor:
+    """Return how many of other candidates are nearer to each wire than its own, and how many as near, (2, M).
+
+    Args:
+        wires: (M, D).
+        own: mean of each wire, (M, D).
+        others: means of other wires, (K, D).
+    """
+    found, middle = [], own.mean(0)  # as in `closer`
+    for part, right in zip(wires.split(AT_ONCE), own.split(AT_ONCE), strict=True):
+        limit = (part - right).norm(dim=1, keepdim=True)
+        found.append(_compared(torch.cdist(part - middle, others - middle), limit))
+    return torch.cat(found, 1)
