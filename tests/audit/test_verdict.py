@@ -57,7 +57,9 @@ def test_the_level_follows_from_intervals(case, level):
     assert verdict(case, Thresholds()).level == level
 
 
-@pytest.mark.parametrize(("seen", "why"), [(None, "no classifier was asked"), (0.1, "no better than guessing")])
+@pytest.mark.parametrize(
+    ("seen", "why"), [(None, "no classifier was asked"), (0.1, "not shown to be better than guessing")]
+)
 def test_a_verdict_without_a_classifier_that_sees_says_why(seen, why):
     case = facts(about(0.042), seen=seen)
     if case.judge is not None:
@@ -65,6 +67,14 @@ def test_a_verdict_without_a_classifier_that_sees_says_why(seen, why):
     found = verdict(case, Thresholds())
     assert found.level == REDUCES
     assert why in found.because[-1]
+
+
+def test_a_classifier_that_may_be_guessing_hides_nothing():
+    """It may be right in 16 % of few originals by luck; below the 10 % of guessing in the answers, all was hidden."""
+    case = facts(about(0.042), seen=0.05)
+    assert case.judge is not None
+    for recognized, level in ((about(0.16, 0.08), REDUCES), (about(0.26, 0.08), HIDES)):
+        assert verdict(replace(case, judge=replace(case.judge, recognized=recognized)), Thresholds()).level == level
 
 
 def test_a_reference_with_defenses_is_named_as_one():

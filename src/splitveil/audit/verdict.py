@@ -83,9 +83,9 @@ def _recognized(facts: Facts) -> Interval | None:
     if facts.judge is None or facts.seen is None:
         return None
     chance, found = 1 / facts.classes, facts.seen.share
-    whole = facts.judge.recognized.mean - chance
-    if whole <= 0:  # a judge that recognizes nothing tells nothing
+    if facts.judge.recognized.lo <= chance:  # a judge that may be guessing tells nothing
         return None
+    whole = facts.judge.recognized.mean - chance
     return Interval(*(max(0.0, (value - chance) / whole) for value in (found.mean, found.lo, found.hi)))
 
 
@@ -93,7 +93,7 @@ def _why_none(facts: Facts) -> str:
     """Return why no share can be told."""
     if facts.judge is None or facts.seen is None:
         return "no classifier was asked"
-    return "the classifier does no better than guessing on the originals (train it longer: --judge-epochs)"
+    return "the classifier is not shown to be better than guessing on the originals (train it longer: --judge-epochs)"
 
 
 def sentence(facts: Facts) -> str:
