@@ -26,7 +26,6 @@ COVERED = ("dropout:0.5", "gaussian:0.001")
     ("specs", "relu", "attack", "observed"),
     [
         (COVERED, False, "refine", 1),  # has no model of the wire
-        (COVERED, False, "nearest", 1),
         (COVERED, False, "linear", 3),  # the mean of several wires
         (COVERED, True, "linear", 1),  # the feature's own small entries look hidden
         (("gaussian:0.03", "dropout:0.2", "laplace:0.001"), False, "map", 1),
@@ -46,7 +45,7 @@ def test_zeros_of_the_feature_that_count_as_hidden_are_flagged(attack):
 @pytest.mark.parametrize(
     ("specs", "relu", "attack"),
     [
-        *((COVERED, False, attack) for attack in ("linear", "decoder", "residual", "gan")),
+        *((COVERED, False, attack) for attack in ("linear", "decoder", "residual", "gan", "nearest")),
         (("dropout:0.5", "gaussian:1"), False, "refine"),  # nobody can tell
         (("gaussian:0.1",), True, "refine"),
         (("dropout:0.5",), False, "refine"),

@@ -12,10 +12,11 @@ from ..errors import UserError
 from ..ranges import Count, Looks
 from ..registry import plugin
 from ..runtime import Runtime
-from .base import BATCH, Attack, Extent, Victim
+from ._compared import View, mean_of, nearest, views
+from .base import BATCH, Attack, Extent, Observations, Victim
 
-ROWS = 4096
-"""Number of attacker images that are compared at once."""
+TUNING = 256
+"""Most of the attacker's images on which the way to compare is chosen."""
 
 
 @plugin("nearest")
@@ -26,6 +27,10 @@ class NearestAttack(Attack):
     averages the defense's noise out of what the attacker may repeat (the wire under attack is one look). Its answers
     are real images: its pixel error may be above the mean image's while they show who or what was sent.
 
+    Where the defense hides entries at random, adds one of a known collection of offsets, or adds noise that differs
+    between entries, the wires are compared in what they show, without the offset, or in units of the noise, if this
+    finds better neighbors for the attacker's own images (see `views`).
+
     Args:
         neighbors: attacker images whose mean is answered.
         looks: how often each attacker image is sent, each time with fresh noise.
@@ -35,6 +40,8 @@ class NearestAttack(Attack):
     """
 
     floor: ClassVar = "none"
+    sees_through: ClassVar = True
+    revision: ClassVar = 2  # what is hidden, which offset was added, and where noise is strong are taken into account
 
     def __init__(self, neighbors: Count = 1, looks: Looks = 8):
         self.neighbors, self.looks = neighbors, looks
@@ -49,40 +56,43 @@ class NearestAttack(Attack):
         if len(images) < self.neighbors:
             raise UserError(f"nearest: the attacker has {len(images)} images; expected at least {self.neighbors}")
         seen = victim.observe(images)
-        parts = torch.arange(len(images), device=victim.device).split(BATCH)
-        rows = []
+        self.pixels = images.images.to(victim.device)
+        self._view, self.known = self._chosen(seen, list(views(victim, seen, rng)), rng, runtime)
+
+    def _chosen(
+        self, seen: Observations, ways: list[View], rng: torch.Generator, runtime: Runtime | None
+    ) -> tuple[View, Tensor]:
+        """Return the way to compare that is best for the attacker's own images, and these as it sees them."""
+        parts = torch.arange(len(seen), device=rng.device).split(BATCH)
+        rows: list[list[Tensor]] = [[] for _ in ways]
         for done, index in enumerate(parts, 1):
-            rows.append(torch.stack([seen.wire(index, rng).flatten(1) for _ in range(self.looks)]).mean(0))
+            looks = torch.stack([seen.wire(index, rng) for _ in range(self.looks)])
+            for found, way in zip(rows, ways, strict=True):
+                found.append(mean_of(way, looks))
             if runtime and runtime.progress:
                 runtime.progress(done, len(parts), float("nan"))
-        self.known, self.pixels = torch.cat(rows), images.images.to(victim.device)
+        known = [torch.cat(found) for found in rows]
+        best = 0
+        if len(ways) > 1 and self.neighbors < len(seen):
+            own = torch.randperm(len(seen), generator=rng, device=rng.device)[:TUNING]
+            wire = seen.wire(own, rng)
+            errors = [self._error(way, of_way, wire, own) for way, of_way in zip(ways, known, strict=True)]
+            best = errors.index(min(errors))
+        return ways[best], known[best]
+
+    def _error(self, way: View, known: Tensor, wire: Tensor, own: Tensor) -> float:
+        """Return the mean squared error of answers to wires of the attacker's own images, each without itself."""
+        values, there = way(wire)
+        index = nearest(values, known, self.neighbors + 1, there)
+        others = index != own[:, None]
+        others[others.all(1), -1] = False
+        answer = self._answers(index[others].view(len(own), -1))
+        return float((answer - to_float(self.pixels[own])).square().mean())
+
+    def _answers(self, index: Tensor) -> Tensor:
+        return to_float(self.pixels[index.flatten()]).view(*index.shape, *self.pixels.shape[1:]).mean(1)
 
     @torch.no_grad()
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
-        index = nearest(wire.flatten(1), self.known, self.neighbors)
-        return to_float(self.pixels[index.flatten()]).view(*index.shape, *self.pixels.shape[1:]).mean(1)
-
-
-def nearest(query: Tensor, known: Tensor, count: int) -> Tensor:
-    """Return the indices (B, count) of the nearest rows of ``known`` for each row of ``query``, nearest first.
-
-    ``known`` is gone through in parts, so that the working memory does not grow with N · B.
-
-    Args:
-        query: (B, m).
-        known: (N, m).
-        count: number of neighbors.
-
-    >>> nearest(torch.tensor([[0.9]]), torch.tensor([[0.0], [1.0], [3.0]]), 2)
-    tensor([[1, 0]])
-    """
-    best = query.new_full((len(query), 0), 0.0)
-    where = torch.empty(len(query), 0, dtype=torch.long, device=query.device)
-    for start in range(0, len(known), ROWS):
-        # Differences and not ‖a‖² − 2ab + ‖b‖²: that cancels where the feature is far from zero.
-        distance = torch.cdist(query, known[start : start + ROWS], compute_mode="donot_use_mm_for_euclid_dist")
-        rows = torch.arange(start, start + distance.shape[1], device=query.device).expand_as(distance)
-        best, where = torch.cat([best, distance], 1), torch.cat([where, rows], 1)
-        best, order = best.topk(min(count, best.shape[1]), largest=False)
-        where = where.gather(1, order)
-    return where
+        values, there = self._view(wire)
+        return self._answers(nearest(values, self.known, self.neighbors, there))
