@@ -25,6 +25,10 @@ ALL = frozenset(Access)
         (("dropout:0.5", "gaussian:0.01", "pca:3"), None),
         (("gaussian:0.01", "laplace:0.02"), None),
         (("dropout:0", "gaussian:0.01"), None),
+        (("dropout:0.5", "local_dp:epsilon=200,high=2"), 2 * 0.01**2),
+        (("dropout:0.5", "local_dp:epsilon=200,high=2", "gaussian:0.01"), 3 * 0.01**2),
+        (("dropout:0.5", "gaussian:0.01", "local_dp:epsilon=200,high=2"), 3 * 0.01**2),
+        (("dropout:0.5", "local_dp:epsilon=200,low=0.1,high=2.1"), None),  # zeros become 0.1, as all below it
     ],
 )
 def test_noise_over_hidden_entries_is_that_which_came_after_them(specs, covered):

@@ -17,6 +17,7 @@ from splitveil.attacks.rmle import RmleAttack
 from splitveil.data import Access
 from splitveil.defenses.base import Defense
 from splitveil.defenses.gaussian import Gaussian
+from splitveil.defenses.local_dp import LocalDP
 from splitveil.defenses.topk import TopK
 from splitveil.errors import UserError
 from splitveil.model import SplitModel
@@ -141,6 +142,23 @@ def box(defense: Defense, draws: int = 4) -> WhiteBox:
     return WhiteBox(
         Victim(SplitModel(plain.encoder, plain.tail, defense=defense), ALL), toy.images(80, 1), draws, rng()
     )
+
+
+def test_a_clip_counts_where_the_first_two_features_lie_within_it():
+    """The first two were all that was looked at: the expected wire of the others was their feature without the clip."""
+    plain, _ = toy.model(24, 0.0)
+    lengths = plain.features(toy.pixels(toy.images(80, 1))).detach().norm(dim=1)
+    limit = float(lengths[:2].max()) * 1.001
+    assert float((lengths > limit).float().mean()) > 0.1
+    made = box(LocalDP(50.0, "gaussian", "image", norm=limit))
+    assert made.modes == ("exact", "straight_through")
+    x = toy.pixels(toy.images(80, 1))[lengths > limit]
+    z = plain.features(x).detach()
+    expected = z * limit / z.norm(dim=1, keepdim=True)
+    scale = LocalDP(50.0, "gaussian", "image", norm=limit).noise_scale(24)
+    found = made.wire(x, rng(), draws=2000).detach()
+    assert float((found - expected).square().mean()) < 2 * scale**2 / 2000
+    assert box(LocalDP(50.0, "gaussian", "image", norm=10.0)).modes == ("exact",)  # clips none
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ class WhiteBox:
         self.draws = 1 if torch.equal(first, second) else draws
         self.scale = float(first.float().var(0, correction=min(1, len(first) - 1)).mean()) or 1.0
         """Variance of the wire over images, per dimension: losses in its unit mean the same for every encoder."""
-        self.modes = modes_of(self.model, z[:2], first[:2].shape, rng)
+        self.modes = modes_of(self.model, z, first.shape[1:], rng)
         self._map = None if z.shape == first.shape else linear_map(z, first)
         self._know(victim, first, second)
 

@@ -76,9 +76,9 @@ class Law:
         laplace = self.laplace + (float(variance) if kind == "laplace" else 0.0)
         return replace(self, variance=self.variance + variance, laplace=laplace, reduced=None)
 
-    def silent(self) -> Law:
-        """Return the law after a change of which nothing is known."""
-        return Law(None, laplace=self.laplace, forgotten=self.forgotten or self.offsets is not None)
+    def silent(self, visible: Tensor | None = None) -> Law:
+        """Return the law after a change of which nothing is known, but which entries are ``visible`` behind it."""
+        return Law(None, visible, laplace=self.laplace, forgotten=self.forgotten or self.offsets is not None)
 
     def _noisier(self, variance: Tensor | float) -> Law:
         """Return the law after noise beside the offsets: nothing equals one of them any more."""

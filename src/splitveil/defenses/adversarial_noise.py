@@ -72,7 +72,10 @@ class AdversarialNoise(Defense):
         return z.float() - self.size * gradient.sign()
 
     def law(self, wire: Tensor, before: Law) -> Law:
-        return before.silent() if self.size else before
+        if not self.size:
+            return before
+        # Where there was a zero, nothing but the shift is left, which has one size on all entries.
+        return before.silent(None if before.visible is None else (wire.abs() != self.size) & (wire != 0))
 
     def before_step(self, x: Tensor, y: Tensor, model: Any) -> None:
         self.proxy.learn()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -100,14 +101,17 @@ class LocalDP(Defense, helpers=("noise_scale",)):
 
     def law(self, wire: Tensor, before: Law) -> Law:
         scale = self._scale.get(wire[0].numel()) or self.noise_scale(wire[0].numel())
-        clipped = before if before.exact else before.silent()  # earlier noise is clipped too
-        if self.mechanism == "laplace":
-            return clipped.with_noise(2 * scale**2, "laplace")
-        return clipped.with_noise(scale**2)
+        clipped, laplace = before if before.exact else self._clipped(before), self.mechanism == "laplace"
+        return clipped.with_noise(2 * scale**2, "laplace") if laplace else clipped.with_noise(scale**2)
+
+    def _clipped(self, before: Law) -> Law:
+        """Return the law after the clip, of earlier noise too; an entry that was set to zero stays zero within it."""
+        if self.norm is None and not self.low <= 0 <= self.high:
+            return before.silent()
+        return replace(before.silent(before.visible), covered=before.covered)
 
     def noise_variance(self) -> float:
-        # CEM's bound is that of Gaussian noise (see `laplace`) on the variances of z: clipping entries lowers
-        # every one of them, shortening whole features need not.
+        # CEM's bound is that of Gaussian noise (see `laplace`) on the variances of z, which clipping entries lowers.
         if self.mechanism == "laplace" or self.norm is not None or not self._scale:
             return 0.0
         return next(iter(self._scale.values())) ** 2

@@ -69,8 +69,13 @@ class VIB(Defense):
         return z.float() + log_sigma.exp() * noise
 
     def law(self, wire: Tensor, before: Law) -> Law:
-        """Return a law without a variance: it depends on the image, so it is measured."""
-        return before.silent()
+        """Return a law without a variance: it depends on the image, so it is measured.
+
+        Over hidden entries it is about as strong as on average.
+        """
+        if before.visible is None and before.covered is None:
+            return before.silent()
+        return before.with_noise(self._log_sigma(wire).detach().mul(2).exp().mean(0))
 
     def gaussian_law(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor] | None:
         return None if bool(variance.any()) else (mean, self._log_sigma(mean).mul(2).exp())
