@@ -15,5 +15,5 @@ def report(folder: Place, *, out: MaybePlace = None) -> None:
     """
     from ..report.bench import build
 
-    page = build(folder, out)
+    page = build(folder, out, note=lambda line: say(f"note: {line}"))
     say(f"open {page.absolute()} in a browser")

@@ -8,15 +8,15 @@ import json
 import os
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from ..evaluation.evaluate import ARRAYS
 from ..results import tables
-from ..results.attack_files import AFRESH
 from ..results.ceiling import name_of
 from ..results.findings import Findings, Part
 from ..results.published_tables import method
@@ -52,12 +52,13 @@ ABSENT = {
 """What a page without these sections says instead."""
 
 
-def build(folder: str | Path, out: str | Path | None = None) -> Path:
+def build(folder: str | Path, out: str | Path | None = None, note: Callable[[str], object] | None = None) -> Path:
     """Write the report of a bench folder; return the page's path.
 
     Args:
         folder: made by ``splitveil bench``.
         out: where report.html, plots/ and tables/ go; the folder itself by default.
+        note: called with each line on what the page leaves out, as `left_out`.
 
     Raises:
         UserError: no bench folder, no finished cell, a record that is damaged or of another schema, or ``out`` cannot
@@ -69,17 +70,41 @@ def build(folder: str | Path, out: str | Path | None = None) -> Path:
     tables.write(out / "tables", found)
     drawn = plots.draw(out / "plots", findings.parts)
     base = quote(Path(os.path.relpath(folder, out)).as_posix())
-    write_text(out / "report.html", page(findings, found, drawn, base))
+    shown = thumbnails.gather(findings.folder, findings.by_need())
+    write_text(out / "report.html", page(findings, found, drawn, shown, base))
+    if note:
+        for line in left_out(findings, shown):
+            note(line)
     return out / "report.html"
 
 
-def page(findings: Findings, found: Sequence[tables.Table], drawn: Sequence[dict[str, Path]], base: str = ".") -> str:
+def left_out(findings: Findings, shown: thumbnails.Strips) -> list[str]:
+    """Return a line for each cell, attack and picture that the page leaves out as files are not what they should be.
+
+    Args:
+        findings: everything that the page shows.
+        shown: its pictures.
+    """
+    pictures = [f"The pictures of cell {name} are left out: {why}." for name, why in shown.damaged.items()]
+    lines = [*findings.notes, *pictures]
+    more = [f"Left out like these: {len(lines) - FAILURES:,} more."] if len(lines) > FAILURES else []
+    return [*lines[:FAILURES], *more]
+
+
+def page(
+    findings: Findings,
+    found: Sequence[tables.Table],
+    drawn: Sequence[dict[str, Path]],
+    shown: thumbnails.Strips,
+    base: str = ".",
+) -> str:
     """Return the page as one self-contained HTML text: it loads nothing, and no script runs but its own.
 
     Args:
         findings: everything that the page shows.
         found: the tables, of which the page offers to save ``cells`` and ``cem_gain``.
         drawn: the PNG files of each part's plots, which are shown on paper and without scripts.
+        shown: pictures of the cells.
         base: the bench folder as an address, seen from the page.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -91,12 +116,11 @@ def page(findings: Findings, found: Sequence[tables.Table], drawn: Sequence[dict
     )
     csv = {table.stem: {"name": f"{table.stem}.csv", "text": table.csv()} for table in found}
     data = {**page_data(findings), "csv": {"cells": csv["cells"], "gains": csv["cem_gain"]}, "base": base}
-    shown = thumbnails.gather(findings.folder, findings.by_need())
     ours = "\n".join(files("splitveil.report").joinpath("templates", name).read_text("utf-8") for name in SCRIPTS)
     scripts = [get_plotlyjs().replace("</script", r"<\/script"), f'(() => {{\n"use strict";\n{ours}\n}})();']
     effects, parts = findings.effects, findings.parts
     opening, unfinished = _opening(parts[0], shown), _unfinished(findings)
-    left_out = {
+    absent = {
         "equal": not findings.equal,
         "paper": not any(part.published for part in parts),
         "pictures": len(shown.cells) <= len(opening["rows"]) and not _pictures_note(shown),
@@ -107,10 +131,10 @@ def page(findings: Findings, found: Sequence[tables.Table], drawn: Sequence[dict
         scripts=[Markup(script) for script in scripts],
         data=_json(data),
         pictures=_json({"cells": shown.cells, "originals": shown.originals}),
-        sections={name: title for name, title in SECTIONS.items() if not left_out.get(name)},
-        absent=[text for name, text in ABSENT.items() if left_out[name]],
+        sections={name: title for name, title in SECTIONS.items() if not absent.get(name)},
+        absent=[text for name, text in ABSENT.items() if absent[name]],
         opening=opening,
-        notes=_notes(findings),
+        notes=[*left_out(findings, shown), *_descriptions(findings)],
         ends=parts[0].group,
         undefended=name_of([share for share in findings.shares.values() if share.value]),
         arenas=[{"name": p.group.name, "plots": _uris(plot)} for p, plot in zip(parts, drawn, strict=True)],
@@ -198,8 +222,8 @@ def _pictures_note(shown: thumbnails.Strips) -> str:
         )
     if shown.without_arrays:
         notes.append(
-            f"The pictures of {shown.without_arrays:,} cells are left out: an earlier version attacked them and kept "
-            "no arrays of their images. Look at reconstructions.png in their folders."
+            f"The pictures of {shown.without_arrays:,} cells are left out: there is no {ARRAYS} of their images in the "
+            "folder of the strongest attack. Where reconstructions.png is there, it shows them."
         )
     return " ".join(notes)
 
@@ -227,12 +251,8 @@ def _unfinished(findings: Findings) -> str:
     return f"{left:,} of {planned:,} cells are not finished yet; the same command goes on with them." if left else ""
 
 
-def _notes(findings: Findings) -> list[str]:
-    """Return a line for each cell of which nothing is said, up to a number, and the descriptions of the grids."""
-    lines = [f"Cell {name} is left out: {why}; {AFRESH}." for name, why in findings.left_out.items()]
-    more = [f"Left out like these: {len(lines) - FAILURES:,} more."] if len(lines) > FAILURES else []
-    about = dict.fromkeys(about.description for about in findings.grids if about.description)
-    return [*lines[:FAILURES], *more, *about]
+def _descriptions(findings: Findings) -> list[str]:
+    return list(dict.fromkeys(about.description for about in findings.grids if about.description))
 
 
 def _commands(findings: Findings) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import UserError
 from ..evaluation.evaluate import ARRAYS
 from ..pictures import checked, load_arrays
 from ..results.record_types import Record
-from ..results.records import per_image
+from ..results.records import AGAIN, per_image
 
 SHOWN = 10
 CELLS, BUDGET = 300, 12 * 2**20
@@ -31,13 +33,15 @@ class Strips:
         cells: id of the cell -> its strip: ``uri``, ``originals`` (a key), ``errors`` (MSE of each image).
         originals: key -> ``uri``, ``count``; cells that were attacked on the same images share them.
         left_out: cells whose strip did not fit.
-        without_arrays: cells of earlier versions, which kept their images in a picture only.
+        without_arrays: cells without a file of their images; earlier versions kept them in a picture only.
+        damaged: id of a cell -> why its images cannot be read.
     """
 
     cells: dict[str, dict[str, Any]] = field(default_factory=dict)
     originals: dict[str, dict[str, Any]] = field(default_factory=dict)
     left_out: int = 0
     without_arrays: int = 0
+    damaged: dict[str, str] = field(default_factory=dict)
 
 
 def gather(folder: Path, records: Iterable[Record], cells: int = CELLS, budget: int = BUDGET) -> Strips:
@@ -52,8 +56,12 @@ def gather(folder: Path, records: Iterable[Record], cells: int = CELLS, budget: 
         if len(strips.cells) >= cells or spent >= budget:
             strips.left_out += 1
             continue
-        errors = per_image(cell, label)["mse"]
-        images = load_arrays(arrays, ("originals", "reconstructions"), "run the attack again")
+        try:
+            errors = per_image(cell, label)["mse"]
+            images = load_arrays(arrays, ("originals", "reconstructions"), AGAIN)
+        except UserError as error:
+            strips.damaged[record.id] = str(error).replace(f"{cell}{os.sep}", "")
+            continue
         originals, found = (checked(array[:SHOWN]) for array in images)
         key = hashlib.sha256(originals.tobytes()).hexdigest()[:12]
         if key not in strips.originals:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from pydantic import TypeAdapter
 
 from .. import config
 from ..errors import UserError
@@ -16,14 +17,31 @@ from ..evaluation import suites
 from ..evaluation.evaluate import lost
 from ..statistics.intervals import Interval
 from ..storage import reading
-from .record_types import Attacked, Record
-from .records import AGAIN, judged, per_image
+from ..storage.reading import ANSWERS
+from .record_types import Attacked, Best, Record, Scores
+from .records import AGAIN, answers, judged, worst_case
 
 FIGURES = ("mse", "psnr", "ssim")
 AFRESH = "run its grid again: it makes what differs anew"
 
 Summaries = Mapping[str, Mapping[str, Any]]
 """Of the attacks of a cell by their label; those are lacking that are not there."""
+BEST, WORST = TypeAdapter(Best | None), TypeAdapter(Scores)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a report can say of a cell.
+
+    Attributes:
+        record: without the attacks of which a file cannot be read; None where nothing is left to say.
+        why: in what the attacks are not those of the record; None where they are.
+        unread: label of each attack that is left out -> why its files cannot be read.
+    """
+
+    record: Record | None
+    why: str | None = None
+    unread: Mapping[str, str] = field(default_factory=dict)
 
 
 class AttackFiles:
@@ -40,6 +58,74 @@ class AttackFiles:
         self.cells = Path(out) / "cells"
         self._summaries: dict[str, Summaries] = {}
         self._errors: dict[str, np.ndarray] = {}
+        self._answers: dict[tuple[str, str], np.ndarray | None] = {}
+        self.unread_answers: dict[str, str] = {}
+        """Id of a cell -> why its answers to the test images cannot be read, of those that were asked for."""
+
+    def look(self, record: Record) -> Look:
+        """Read all files of a cell's attacks, and return what can be said of it without those that cannot be read.
+
+        Best attacker and worst case are then those of the attacks that are left. A record that was kept without its
+        attacks is taken at its word.
+
+        Args:
+            record: of the cell.
+        """
+        folder = self.cells / record.id
+        if not self.kept(record):
+            return Look(record)
+        known, unread = _summaries(folder, record), {}
+        for label, one in list(known.items()):
+            if isinstance(one, UserError):
+                unread[label] = _told(one, folder)
+                del known[label]
+        left = _without(record, unread)
+        if left.attacks and (why := disagreement(folder, left, known)):
+            return Look(None, why)
+        values, held = {}, {}
+        for label in left.attacks:
+            try:
+                found = judged(folder, [label], known=known)
+            except UserError as error:
+                unread[label] = _told(error, folder)
+            else:
+                values, held = values | found[0], held | found[1]
+        if not values:
+            return Look(None, unread=unread)
+        left, self._summaries[record.id] = _without(record, unread), known
+        if unread:
+            best = suites.best_of(values, held) if record.best_attacker else None
+            again = worst_case({label: {k: v.numpy() for k, v in value.items()} for label, value in values.items()})
+            left = replace(left, worst_case=WORST.validate_python(again), best_attacker=BEST.validate_python(best))
+        self._errors[record.id] = _best(values, held, left)
+        return Look(left, unread=unread)
+
+    def kept(self, record: Record) -> bool:
+        """Return whether a cell's attacks are there; somebody may have kept its record without them.
+
+        Args:
+            record: of the cell.
+        """
+        folder = self.cells / record.id
+        return not alone(folder) or (folder / "attacks").is_dir()
+
+    def answers(self, record: Record, name: str = ANSWERS["accuracy"]) -> np.ndarray | None:
+        """Return which test images the network answered right, bool (N,); None where the file is not there or damaged.
+
+        Args:
+            record: of the cell.
+            name: as of `records.answers`.
+        """
+        key = record.id, name
+        if key not in self._answers:
+            folder, self._answers[key] = self.cells / record.id, None
+            try:
+                self._answers[key] = answers(folder, name)
+            except reading.Missing:
+                pass  # as in runs of before 0.2, which left none
+            except UserError as error:
+                self.unread_answers[record.id] = _told(error, folder)
+        return self._answers[key]
 
     def disagreement(self, record: Record) -> str | None:
         """Return in words in what the attacks of a cell are not those of its record; None where they are.
@@ -71,14 +157,11 @@ class AttackFiles:
         folder, known = self.cells / record.id, self._read(record)
         if why := disagreement(folder, record, known):
             raise UserError(f"{folder} is no longer what its record says: {why}; {AFRESH}")
-        if record.best_attacker is None:
-            values = {label: torch.from_numpy(per_image(folder, label)["mse"]) for label in record.attacks}
-            return suites.worst_case(values).numpy()
-        return suites.best_values(*judged(folder, record.attacks, known=known), "mse").numpy()
+        return _best(*judged(folder, record.attacks, known=known), record)
 
     def _read(self, record: Record) -> Summaries:
         if record.id not in self._summaries:
-            self._summaries[record.id] = _summaries(self.cells / record.id, record)
+            self._summaries[record.id] = _sound(_summaries(self.cells / record.id, record))
         return self._summaries[record.id]
 
 
@@ -96,7 +179,7 @@ def as_recorded(folder: Path, record: Record) -> bool:
     """
     if alone(folder):
         return True
-    known = _summaries(folder, record)
+    known = _sound(_summaries(folder, record))
     if known.keys() != record.attacks.keys() or any(lost(folder / "attacks" / k, one) for k, one in known.items()):
         return False
     return disagreement(folder, record, known) is None
@@ -111,13 +194,45 @@ def alone(folder: Path) -> bool:
     return not any(os.path.lexists(folder / name) for name in ("config.yaml", "model.safetensors"))
 
 
-def _summaries(folder: Path, record: Record) -> Summaries:
-    found = {}
+def _summaries(folder: Path, record: Record) -> dict[str, Any]:
+    """Return the summary of each attack of a record that has left one, or the error where it is damaged."""
+    found: dict[str, Any] = {}
     for label in record.attacks:
         path = folder / "attacks" / label / "summary.json"
         if path.is_file():
-            found[label] = reading.read_json(path, reading.ATTACK, AGAIN)
+            try:
+                found[label] = reading.read_json(path, reading.ATTACK, AGAIN)
+            except UserError as error:
+                found[label] = error
     return found
+
+
+def _sound(found: Mapping[str, Any]) -> Summaries:
+    """Return the summaries.
+
+    Raises:
+        UserError: one of them is damaged.
+    """
+    for one in found.values():
+        if isinstance(one, UserError):
+            raise one
+    return found
+
+
+def _without(record: Record, labels: Container[str]) -> Record:
+    return replace(record, attacks={label: one for label, one in record.attacks.items() if label not in labels})
+
+
+def _told(error: UserError, folder: Path) -> str:
+    """Return an error about a file of a cell, without where the cell is."""
+    return str(error).replace(f"{folder}{os.sep}", "")
+
+
+def _best(values: suites.Values, held: suites.Values, record: Record) -> np.ndarray:
+    """Return the MSE of the best attacker on each image, or, where none is named, the lowest of any attack."""
+    if record.best_attacker is None:
+        return suites.worst_case({label: value["mse"] for label, value in values.items()}).numpy()
+    return suites.best_values(values, held, "mse").numpy()
 
 
 def disagreement(folder: Path, record: Record, known: Summaries) -> str | None:

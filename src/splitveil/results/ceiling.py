@@ -60,7 +60,8 @@ def shares(folder: str | Path, group: ComparisonGroup, files: AttackFiles | None
         reference = references.get(_others(record))
         undefended = reference.by_seed.get(record.seed) if reference else None
         label = next((label for label, one in record.attacks.items() if one.class_mean_mse is not None), None)
-        if reference and undefended and label and _same_images(record, undefended):
+        there = undefended and files.kept(record) and files.kept(undefended)
+        if reference and undefended and there and label and _same_images(record, undefended):
             file = files.cells / record.id / "attacks" / label / "per_image.csv"
             ceiling = reading.read_columns(file, {CLASS_MEAN}, AGAIN)[CLASS_MEAN]
             work[len(ceiling)].append((record, reference, [files.errors(record), files.errors(undefended), ceiling]))

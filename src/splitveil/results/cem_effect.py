@@ -6,7 +6,6 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from ..statistics.intervals import Interval, paired_hits, unpaired_difference
 from .attack_files import AttackFiles
 from .groups import TRAININGS, ComparisonGroup, Configuration, configuration_key, paired_intervals, same
 from .record_types import CEM, Record
-from .records import answers
 
 Pair = tuple[Record, Record]
 """Two records of one seed: without CEM, with it."""
@@ -65,27 +63,23 @@ def cem_effects(folder: str | Path, group: ComparisonGroup, files: AttackFiles |
         files: of the attacks in the folder, where some were read already.
 
     Raises:
-        UserError: errors or answers per image are missing or damaged, or of other attacks than the record.
+        UserError: errors per image are missing or damaged, or of other attacks than the record.
     """
-    cells, files = Path(folder) / "cells", files or AttackFiles(folder)
+    files = files or AttackFiles(folder)
 
     def errors_of(name: str) -> np.ndarray:
         return files.errors(records[name])
 
-    @cache
-    def hits_of(name: str) -> np.ndarray:
-        return answers(cells / name)
-
     records = {record.id: record for record in group.records}
     plain = {_base(one): one for one in reversed(group.configurations) if not one.cem}
     partners = [(plain[_base(one)], one) for one in group.configurations if one.cem and _base(one) in plain]
-    work = [(partner, one, pairs) for partner, one in partners if (pairs := _pairs(partner, one))]
+    work = [(partner, one, pairs) for partner, one in partners if (pairs := _pairs(files, partner, one))]
     every = [pair for _, _, pairs in work for pair in pairs]
     mse = _paired(every, errors_of)
     test = {
-        (a.id, b.id): (float(hits_of(a.id).mean()), paired_hits(hits_of(b.id), hits_of(a.id)))
+        (a.id, b.id): (float(hits[0].mean()), paired_hits(hits[1], hits[0]))
         for a, b in every
-        if _same_test(cells, (a, b))
+        if (hits := _answers(files, (a, b)))
     }
     return [_effect(partner, one, pairs, mse, test) for partner, one, pairs in work]
 
@@ -96,16 +90,19 @@ def _base(one: Configuration) -> str:
     return json.dumps([configuration_key(one.records[0], (*TRAININGS, "defense")), others], sort_keys=True)
 
 
-def _pairs(without: Configuration, one: Configuration) -> list[Pair]:
+def _pairs(files: AttackFiles, without: Configuration, one: Configuration) -> list[Pair]:
     both = [(without.by_seed.get(record.seed), record) for record in one.records]
-    return [(a, b) for a, b in both if a and a.images_digest and a.images_digest == b.images_digest]
+    same = [(a, b) for a, b in both if a and a.images_digest and a.images_digest == b.images_digest]
+    return [(a, b) for a, b in same if files.kept(a) and files.kept(b)]
 
 
-def _same_test(cells: Path, pair: Pair) -> bool:
-    """Whether both networks have left their answers on the same test images; runs of before 0.2 have not."""
+def _answers(files: AttackFiles, pair: Pair) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the answers of both networks to the same test images; None where one has not left them all."""
     one, other = pair
-    kept = all((cells / record.id / "test.csv").is_file() for record in pair)
-    return bool(one.test_digest) and one.test_digest == other.test_digest and kept
+    if not one.test_digest or one.test_digest != other.test_digest:
+        return None
+    first, second = files.answers(one), files.answers(other)
+    return None if first is None or second is None or len(first) != len(second) else (first, second)
 
 
 Paired = dict[tuple[str, str], tuple[float, Interval]]

@@ -13,10 +13,10 @@ from ..evaluation.tail import ANSWERS
 from ..statistics.evidence import LEAST, LEVEL, holm, p_value
 from ..statistics.intervals import Interval
 from ..statistics.noise_curve import LEAST_POINTS, at_equal_accuracy
+from ..storage import reading
 from .attack_files import AttackFiles
 from .groups import ComparisonGroup, Configuration
-from .record_types import NOISE
-from .records import answers
+from .record_types import NOISE, Record
 
 RETRAINED, TRAINED = "tail retrained", "as trained"
 OUTSIDE, AT_END = "outside the curve", "not surely below the curve's upper end"
@@ -71,7 +71,7 @@ def equals(folder: str | Path, group: ComparisonGroup, files: AttackFiles | None
         files: of the attacks in the folder, where some were read already.
 
     Raises:
-        UserError: errors or answers per image are missing or damaged, or of other attacks than the record.
+        UserError: errors per image are missing or damaged, or of other attacks than the record.
     """
     files = files or AttackFiles(folder)
     found: list[Equal] = []
@@ -110,12 +110,14 @@ def _compared(
         why = "no seed that the defense and all strengths of noise have on the same images"
         return [Equal(one, seeds, why=why) for one in defended]
     records = [[one.by_seed[seed] for one in (*line, *defended)] for seed in seeds]
-    cells = [[files.cells / record.id for record in row] for row in records]
-    kept = [name for name in (ANSWERS, "test.csv") if all((cell / name).is_file() for row in cells for cell in row)]
-    if not kept:
+    if not all(files.kept(record) for row in records for record in row):
+        return [Equal(one, seeds, why="not all cells kept their errors per image") for one in defended]
+    hits, by_retrained = _hits(files, records, ANSWERS), True
+    if hits is None:
+        hits, by_retrained = _hits(files, records, reading.ANSWERS["accuracy"]), False
+    if hits is None:
         return [Equal(one, seeds, why="not all cells kept their answers to the test images") for one in defended]
     mse = [np.stack([files.errors(record) for record in row]) for row in records]
-    hits = [np.stack([answers(cell, kept[0]) for cell in row]).astype(np.float32) for row in cells]
     shared = len({row[0].images_digest for row in records}) == 1, len({row[0].test_digest for row in records}) == 1
     found = at_equal_accuracy([one.sigma for one in line], mse, hits, shared=shared)
     means = np.mean([values.mean(1) for values in mse], 0)[len(line) :]
@@ -123,7 +125,7 @@ def _compared(
         Equal(
             configuration,
             seeds,
-            RETRAINED if kept[0] == ANSWERS else TRAINED,
+            RETRAINED if by_retrained else TRAINED,
             one.accuracy,
             float(mean),
             one.reference,
@@ -134,3 +136,14 @@ def _compared(
         )
         for configuration, one, mean in zip(defended, found, means, strict=True)
     ]
+
+
+def _hits(files: AttackFiles, records: Sequence[Sequence[Record]], name: str) -> list[np.ndarray] | None:
+    """Return the answers of all cells, (cells, images) of each seed; None where not all have left as many of them."""
+    found = []
+    for row in records:
+        answers = [one for one in (files.answers(record, name) for record in row) if one is not None]
+        if len(answers) < len(row) or len({len(one) for one in answers}) > 1:
+            return None
+        found.append(np.stack(answers).astype(np.float32))
+    return found

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import UserError
 from ..statistics.evidence import MARGIN
 from . import records, tables
-from .attack_files import AFRESH, AttackFiles
+from .attack_files import AFRESH, AttackFiles, Look
 from .ceiling import Shares, shares
 from .cem_effect import CemEffect, cem_effects
 from .equal_accuracy import Equal, equals
@@ -18,6 +18,9 @@ from .groups import ComparisonGroup, Configuration, comparison_groups
 from .left_out import planned
 from .published_tables import Line, beside_published
 from .record_types import NOISE, Described, Failure, Record
+
+ANSWERS = ""
+"""Stands for the answers to the test images, among the labels of attacks."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Findings:
         failed: cells that were given up.
         grids: those that were run in the folder.
         left_out: id of a cell -> why nothing is said of it: its attacks are not those of its record.
+        unread: id of a cell -> label of an attack, or ANSWERS -> why its files cannot be read; nothing is said of them.
     """
 
     folder: Path
@@ -79,23 +83,26 @@ class Findings:
     grids: Sequence[Described]
     parts: Sequence[Part]
     left_out: Mapping[str, str] = field(default_factory=dict)
+    unread: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: str | Path) -> Findings:
         """Read a bench folder and compare what can be compared.
 
-        Cells whose attacks were made again since their record was written are left out.
+        Cells whose attacks were made again since their record was written are left out, and so are attacks of which a
+        file is missing or damaged.
 
         Raises:
-            UserError: as `records.gather`; values per image are missing or damaged; no cell is left.
+            UserError: as `records.gather`; no cell is left.
         """
         folder = Path(folder)
-        files, every = AttackFiles(folder), records.gather(folder)
-        left_out = {record.id: why for record in every if (why := files.disagreement(record))}
-        found = [record for record in every if record.id not in left_out]
+        files = AttackFiles(folder)
+        looks = {record.id: files.look(record) for record in records.gather(folder)}
+        left_out = {name: look.why for name, look in looks.items() if look.why}
+        unread = {name: dict(look.unread) for name, look in looks.items() if look.unread}
+        found = [look.record for look in looks.values() if look.record]
         if not found:
-            first, why = next(iter(left_out.items()))
-            raise UserError(f"{folder} has no cell that is what its record says: of cell {first}, {why}; {AFRESH}")
+            raise UserError(f"{folder} has no cell of which something can be said: {_first(looks)}")
         parts = [
             Part(
                 group,
@@ -106,7 +113,21 @@ class Findings:
             )
             for group in comparison_groups(found)
         ]
-        return cls(folder, found, records.failures(folder), records.grids(folder), parts, left_out)
+        for name, why in files.unread_answers.items():
+            unread.setdefault(name, {})[ANSWERS] = why
+        return cls(folder, found, records.failures(folder), records.grids(folder), parts, left_out, unread)
+
+    @property
+    def notes(self) -> list[str]:
+        """A line for each cell, and for each attack of a cell, of which nothing is said."""
+        lines = [f"Cell {name} is left out: {why}; {AFRESH}." for name, why in self.left_out.items()]
+        there = {record.id for record in self.records}
+        for name, unread in self.unread.items():
+            for label, why in unread.items():
+                what = "The answers" if label == ANSWERS else f"The attack {label}"
+                last = "" if name in there else " With it the whole cell is left out."
+                lines.append(f"{what} of cell {name} {'are' if label == ANSWERS else 'is'} left out: {why}.{last}")
+        return lines
 
     @property
     def named_margin(self) -> float | None:
@@ -165,3 +186,12 @@ class Findings:
         need |= {record.id: -1 for part in self.parts for _, _, record in part.opening}
         newest = sorted(self.records, key=lambda record: record.finished, reverse=True)
         return sorted(newest, key=lambda record: need.get(record.id, 2))
+
+
+def _first(looks: Mapping[str, Look]) -> str:
+    """Return what is wrong with the first cell."""
+    name, look = next(iter(looks.items()))
+    if look.why:
+        return f"of cell {name}, {look.why}; {AFRESH}"
+    label, why = next(iter(look.unread.items()))
+    return f"of cell {name}, the attack {label}: {why}"

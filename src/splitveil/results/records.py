@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from .. import config
 from ..errors import UserError
 from ..evaluation import suites
+from ..evaluation.floors import CLASS_MEAN
 from ..evaluation.scores import interval
 from ..registry import Registry
 from ..statistics.best_attacker import DISTANCE
@@ -55,7 +56,8 @@ def judged(
         summary = (known or {}).get(label) or reading.read_json(attack / "summary.json", reading.ATTACK, remedy)
         seen = {DISTANCE} & summary.keys()
         count = summary["images"]["attacked"]
-        table = reading.read_columns(attack / "per_image.csv", {*METRICS, *seen}, remedy, count)
+        needed = {*METRICS, *seen, *({CLASS_MEAN} & summary.keys())}
+        table = reading.read_columns(attack / "per_image.csv", needed, remedy, count)
         values[label] = {name: torch.from_numpy(table[name]) for name in (*METRICS, *seen)}
         if "held_out" in summary:
             held[label] = suites.held_out(attack, seen, summary, remedy)
