@@ -79,6 +79,17 @@ def test_it_is_made_once_and_again_for_other_weights(run):
     assert coded_run(run, digits, "uint8").summary["coding"]["weights"] == run.digest()
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.yaml", "test.csv", "summary.json"])
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_coded_run_that_has_lost_a_file_is_made_again(run, name, empty):
+    digits = runs.load_images(run.settings)
+    path = coded_run(run, digits, "uint8").path / name
+    before = path.read_bytes()
+    path.write_bytes(b"") if empty else path.unlink()
+    coded_run(run, digits, "uint8")
+    assert path.read_bytes() == before
+
+
 def test_an_unknown_codec_is_refused_before_anything_is_written(run):
     code, error = answer("attack", run.path, "--codec", "uint3", "--attack", "linear")
     assert code == 2

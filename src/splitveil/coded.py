@@ -22,10 +22,10 @@ from .model import SplitModel
 from .randomness import stream
 from .recipe import TEST
 from .results import records
-from .runs import Run, environment, save_weights, write_summary
+from .runs import SERVED, Run, environment, save_weights, write_summary
 from .statistics.intervals import binomial_ci, paired_hits
 from .storage.claims import claimed
-from .storage.files import remove_file, write_text
+from .storage.files import is_lost, remove_file, write_text
 from .training import pins
 from .training.trainer import predict
 
@@ -111,9 +111,9 @@ def sample(send: Send, train: Split, seed: int) -> tuple[Tensor, float]:
 
 
 def _ready(run: Run, codec: str) -> Run | None:
-    """Return the coded run of these weights that is there."""
+    """Return the coded run of these weights that is there, with all of its files."""
     folder = run.path / FOLDER / codec
-    if codec == "auto" or not (folder / "summary.json").is_file():
+    if codec == "auto" or any(is_lost(folder / name) for name in (SERVED, "config.yaml", "test.csv", "summary.json")):
         return None
     found = Run.open(folder)
     return found if found.summary.get("coding", {}).get("weights") == run.digest() else None

@@ -137,6 +137,24 @@ def test_a_stopped_hardening_goes_on_to_the_same_weights(run, tmp_path, at):
     assert harden(run, tmp_path / "stopped", resume=True)["accuracy"] == again["accuracy"]
 
 
+def test_a_finished_hardening_that_has_lost_a_file_is_not_taken_for_done(run, tmp_path):
+    out = tmp_path / "hard"
+    summary = harden(run, out)
+    picture = (out / "hardening.png").read_bytes()
+    (out / "hardening.png").unlink()
+    assert harden(run, out, resume=True) == summary
+    assert (out / "hardening.png").read_bytes() == picture
+    for name in ("model.safetensors", "config.yaml", "test.csv"):
+        there = (out / name).read_bytes()
+        for damage in (lambda path: path.unlink(), lambda path: path.write_bytes(b"")):
+            damage(out / name)
+            with pytest.raises(UserError, match=f"has lost {name}; put back what was lost, or harden the run") as why:
+                harden(run, out, resume=True)
+            assert "\n" not in str(why.value)
+        (out / name).write_bytes(there)
+    assert harden(run, out, resume=True) == summary
+
+
 @pytest.mark.parametrize("name", ["summary.json", "hardening.json"])
 def test_killed_at_the_end_it_makes_the_last_step_again(run, tmp_path, monkeypatch, name):
     whole, write, left = harden(run, tmp_path / "whole"), hardening.write_json, []

@@ -22,11 +22,11 @@ from ..model import SplitModel
 from ..nn.copies import copy_of
 from ..randomness import stream
 from ..recipe import TEST, precision
-from ..runs import Run, environment, parameter_counts, save_weights, write_summary
+from ..runs import SERVED, Run, environment, parameter_counts, save_weights, write_summary
 from ..statistics.intervals import binomial_ci
 from ..storage import reading
 from ..storage.claims import claimed
-from ..storage.files import remove_unfinished, write_json, write_safetensors, write_text
+from ..storage.files import is_lost, remove_unfinished, write_json, write_safetensors, write_text
 from ..storage.folders import foreign
 from ..training import pins
 from ..training.trainer import predict
@@ -94,6 +94,7 @@ def harden(
         remove_unfinished(out)
         _check(out, start, resume)  # again: another one may have come before the claim
         if (out / "summary.json").is_file():
+            _check_whole(out)
             return Run.open(out).summary
         return _harden(run, images, out, start, show, kind)
 
@@ -186,6 +187,19 @@ def _check(out: Path, start: _Kept, resume: bool) -> None:
     for name, what in (("weights", "the run"), ("max_drop", "--max-drop")):
         if kept[name] != start[name]:
             raise UserError(f"{out} was begun with another value of {what}; repeat it, or choose another --out")
+
+
+def _check_whole(out: Path) -> None:
+    """Draw the picture of a finished hardening again where it is lost; other files that are lost are refused."""
+    if gone := [name for name in (SERVED, "config.yaml", "test.csv") if is_lost(out / name)]:
+        raise UserError(
+            f"{out} is a finished hardening that has lost {', '.join(gone)}; put back what was lost, or harden the run "
+            "again into another folder"
+        )
+    if is_lost(out / PICTURE):
+        kept = _read(out)
+        steps = [Step(**step) for step in kept["steps"]]
+        draw(Search(kept["before"], kept["mean_image"], steps), out / PICTURE)  # type: ignore[arg-type]
 
 
 def _read(out: Path) -> _Kept:
