@@ -188,6 +188,8 @@ def harden(
     else:
         chooses = images_of(validate, "validate")
         check_images(model, chooses, "validate")
+    outputs_of(model, train, "data")
+    outputs_of(model, chooses, "validate")
     known = model.trained_by
     augmentation = {"crop_padding": known.get("crop_padding") or 0, "flip": bool(known.get("flip"))}
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng():

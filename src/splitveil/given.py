@@ -121,26 +121,31 @@ def network_of(network: Any) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise UserError(f"network is a {type(network).__name__}; expected a torch.nn.Module")
     network = getattr(network, "_orig_mod", network)  # of torch.compile
-    for parameter in network.parameters():
-        if parameter.is_floating_point() and parameter.dtype != torch.float32:
-            raise UserError(f"the network's weights are {parameter.dtype}; expected torch.float32: write net.float()")
+    _check_precision(network, "network", "net")
     return network
 
 
+def _check_precision(module: nn.Module, what: str, name: str) -> None:
+    for parameter in module.parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            raise UserError(f"the {what}'s weights are {parameter.dtype}; expected torch.float32: write {name}.float()")
+
+
 def check_model(model: Any) -> None:
-    """Check that a split model was given.
+    """Check that a split model was given, whose weights are float32.
 
     Args:
         model: what was given.
 
     Raises:
-        UserError: it is none.
+        UserError: it is none, or has weights of another type.
     """
     if not isinstance(model, SplitModel):
         raise UserError(
             f"model is a {type(model).__name__}; expected a SplitModel: model = splitveil.split(net, at=..., "
             "example=x[:1], defenses=[...])"
         )
+    _check_precision(model, "model", "model")
 
 
 def check_images(model: SplitModel, split: Split, name: str) -> None:

@@ -147,6 +147,14 @@ def test_other_networks_are_refused(given, expected):
     assert expected in message(sv.split, given, "2", X[:1])
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_models_of_another_precision_are_refused(kind):
+    given = model().to(kind)
+    expected = f"the model's weights are {kind}; expected torch.float32: write model.float()"
+    assert expected in message(sv.accuracy, given, (X, Y))
+    assert expected in message(sv.harden, given, (X, Y))
+
+
 def test_a_layer_is_named():
     assert "at is a Conv2d; expected the name of a layer" in message(sv.split, network(), network()[0], X[:1])
 

@@ -120,6 +120,34 @@ def test_less_price_is_more_noise_and_no_noise_is_left_where_the_price_is_high()
     assert losses[0] == 0
 
 
+@pytest.mark.parametrize("sigma", [1e-9, 1e-7, 1e-5])
+def test_a_floor_far_below_the_strongest_noise_is_kept_in_every_direction(sigma):
+    """Their sum is not positive definite in float64."""
+    known = statistics()
+    directions = Directions.of(known)
+    stronger = dataclasses.replace(directions, fisher=directions.fisher.clamp_max(1e-14))
+    assert float(stronger.noise(1e-6).max()) == pytest.approx(1e6)
+    matrix = wire_matrix(known.covariance, stronger, 1e-6, sigma, 1e-3)
+    assert matrix.isfinite().all()
+    assert estimate_matrix(known.covariance, matrix).isfinite().all()
+
+
+def test_values_that_are_all_but_constant_are_shown_as_their_mean():
+    """Noise of which float32 cannot tell the variance would be told as none, and a flag would say so."""
+    known = statistics()
+    faint = torch.ones(D, dtype=torch.float64)
+    faint[0] = 1e-24
+    known = dataclasses.replace(
+        known, covariance=known.covariance * faint.outer(faint), pixels=known.pixels * faint, fisher=known.fisher
+    )
+    made = solved(0.1, 0.1, known)
+    z = made._have("center").repeat(50, 1)
+    looks = [made.on_wire(z, torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    told = torch.as_tensor(made.law(looks[0], Law()).variance)
+    assert (looks[0] - looks[1]).square().mean(0)[told == 0].eq(0).all()
+    assert int((told == 0).sum()) == 1
+
+
 @pytest.mark.parametrize("worth", [0.0, 1e-12, 1.0])
 def test_what_the_task_does_not_need_at_all_drowns_in_noise_and_the_rest_does_not(worth):
     """Without a limit the noise on it is so large that its matrix is no longer positive definite in float64."""

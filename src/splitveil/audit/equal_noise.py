@@ -13,8 +13,7 @@ from torch import Tensor
 from ..data import Split, to_float
 from ..data.protocol import some
 from ..defenses.gaussian import Gaussian
-from ..evaluation.tail import retrained
-from ..hardening.search import SHORT, noisy_accuracy, put_on
+from ..hardening.search import SHORT, adapted, noisy_accuracy, put_on
 from ..model import SplitModel
 
 LEAST, MOST = 0.01, 10.0
@@ -81,8 +80,7 @@ class Search:
             middle = math.sqrt(low * high)
             noisy = put_on(model, Gaussian(middle * unit))
             turned = {"augmentation": self.augmentation, "bf16": self.bf16, "recipe": SHORT}
-            trained = retrained(noisy, tail, self.train, self.seed, **turned)
-            accuracy = noisy_accuracy(trained, self.validate, self.seed)
+            trained, accuracy = adapted(noisy, tail, self.train, self.seed, self._accuracy, **turned)
             accepted = accuracy >= least
             tried.append(Tried(middle * unit, accuracy, accepted))
             if accepted:
@@ -91,6 +89,9 @@ class Search:
                 high = middle
             show()
         return best, tried
+
+    def _accuracy(self, model: SplitModel) -> float:
+        return noisy_accuracy(model, self.validate, self.seed)
 
 
 @torch.no_grad()

@@ -138,7 +138,11 @@ def wire_matrix(covariance: Tensor, directions: Directions, mu: float, sigma: fl
         least: signal-to-noise ratio below which a direction is not sent; the best one always is.
     """
     noise = (directions.shapes * directions.noise(mu)) @ directions.shapes.T
-    lower = torch.linalg.cholesky(noise + sigma**2 * torch.eye(len(noise), dtype=noise.dtype))
+    lower, failed = torch.linalg.cholesky_ex(noise + sigma**2 * torch.eye(len(noise), dtype=noise.dtype))
+    if bool(failed):  # beside the strongest noise σ² is lost in rounding, which leaves some directions less than none
+        values, vectors = torch.linalg.eigh(noise)
+        deviation = (values.clamp_min(0) + sigma**2).sqrt()
+        lower = torch.linalg.qr((vectors * deviation).T)[1].T
     whitened = torch.linalg.solve_triangular(lower, covariance, upper=False)
     values, vectors = torch.linalg.eigh(torch.linalg.solve_triangular(lower, whitened.T, upper=False))
     rows = torch.linalg.solve_triangular(lower.T, vectors, upper=True).T.flip(0)

@@ -9,6 +9,9 @@ from ..registry import plugin
 from ._correlated import Correlated
 from ._waterfilling import LEAST, Directions, Statistics, wire_matrix
 
+DUST = 1e-20
+"""Part of the largest variance on the wire below which a value of the feature is shown as its mean."""
+
 
 @plugin("waterfill")
 class Waterfill(Correlated):
@@ -68,4 +71,7 @@ def estimate_matrix(covariance: Tensor, matrix: Tensor) -> Tensor:
         matrix: A of `wire_matrix`, (k, D).
     """
     signal = covariance @ matrix.T
-    return torch.linalg.solve(matrix @ signal + torch.eye(len(matrix), dtype=matrix.dtype), signal.T).T
+    estimate = torch.linalg.solve(matrix @ signal + torch.eye(len(matrix), dtype=matrix.dtype), signal.T).T
+    shown = estimate.square().sum(1)
+    # What is left of a value that is all but constant would be noise too faint for float32 to tell its variance.
+    return torch.where((shown > DUST * shown.max())[:, None], estimate, 0.0)

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import OneCycleLR
 
 from ..data import ImageSet, Split, augment, protocol
-from ..errors import UserError
+from ..errors import DivergedError
 from ..model import SplitModel
 from ..nn import fastconv
 from ..nn.copies import copy_of
@@ -50,7 +50,8 @@ def retrained(
 ) -> SplitModel:
     """Return a copy of ``model`` with the tail ``tail``, trained on what the encoder and the defense put on the wire.
 
-    Encoder and defense stay as they are, in evaluation mode; every batch draws new noise.
+    Encoder and defense stay as they are, in evaluation mode; every batch draws new noise. A tail without weights, as
+    behind the last layer of a network, has nothing to learn and is only copied.
 
     Args:
         model: the trained model.
@@ -64,7 +65,7 @@ def retrained(
         progress: called after each step, as that of a training.
 
     Raises:
-        UserError: the loss is not finite.
+        DivergedError: the loss is not finite.
 
     >>> images = Split(torch.zeros(8, 3, 8, 8, dtype=torch.uint8), torch.arange(8) % 2)
     >>> tail = nn.Sequential(nn.Flatten(), nn.Linear(72, 2))
@@ -72,6 +73,8 @@ def retrained(
     torch.Size([5, 2])
     """
     device, copied = model.mean.device, _with_tail(model, tail, recipe)
+    if not any(True for _ in copied.tail.parameters()):
+        return copied.eval()
     images, rng = images.to(device), stream(device, seed, TAIL)
     plans = [batches(len(images), recipe["batch_size"], rng) for _ in range(recipe["epochs"])]
     optimizer = _optimizer(copied.tail, recipe)
@@ -94,7 +97,9 @@ def retrained(
                 total += loss.detach()
                 show(epoch, epoch * len(plan) + number + 1, {})
             if not math.isfinite(float(total)):
-                raise UserError("retraining the tail: the loss is not finite; look for values on the wire that are not")
+                raise DivergedError(
+                    "retraining the tail: the loss is not finite; look for values on the wire that are not"
+                )
     fastconv.restore(copied)
     return copied.eval()
 

@@ -31,8 +31,8 @@ class Hardened:
         before, chosen = self.search.before, self.search.chosen
         assert chosen is not None
         return (
-            f"accuracy on the validation images {100 * before:.1f} -> {100 * chosen.accuracy:.1f} %, MSE of the best "
-            f"linear attacker {chosen.linear_error:.4f} (mean image {self.search.mean_image:.4f}), "
+            f"accuracy on the validation images {100 * before:.1f} -> {100 * chosen.accuracy:.1f} %, MSE of a linear "
+            f"attacker {chosen.linear_error:.4f} (mean image {self.search.mean_image:.4f}), "
             f"{chosen.sent} numbers on the wire"
         )
 

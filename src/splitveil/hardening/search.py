@@ -16,7 +16,7 @@ from ..defenses._correlated import Correlated
 from ..defenses.base import Defense, Stack
 from ..defenses.codec import Codec
 from ..defenses.gaussian import Gaussian
-from ..errors import UserError
+from ..errors import DivergedError, UserError
 from ..evaluation.tail import retrained
 from ..model import SplitModel
 from ..nn.copies import copy_of
@@ -34,10 +34,15 @@ LONG: dict[str, Any] = {**RECIPE, "epochs": 1}
 SHORT_IMAGES, GATHERED = 10_000, 10_000
 LEAST_LOSS, MOST_LOSS = 0.002, 5.0
 """The second-order losses of the task in nats between which is searched."""
+FAINT_LOSS = 1e-8
+"""The least loss of a second search, where all of the first one cost too much. A network that is sure of images that
+it has learned has next to no Fisher information there: it is predicted to lose far less than it does on others."""
 STEPS = 6
-"""Bisections: they tell losses apart that differ by an eighth."""
+"""Bisections of each search: they tell losses apart that differ by an eighth, in a second one by a fifth."""
 LEAST_NOISE = 0.01
 """Least noise in every direction of a model without any, in units of the feature's deviation."""
+FAINTEST_NOISE = 1e-5
+"""Least noise of a model that has some, in the same units: beside less, the rest would drown in rounding."""
 DRAWS = 2
 """Draws of noise for each validation image."""
 
@@ -136,25 +141,32 @@ class Hardening:
             search = Search(self._accuracy(self.model), mean_image)
         tail = self.model.tail if tail is None else tail
         short = _some(self.train, SHORT_IMAGES, self.seed)
-        for number in range(len(search.steps), STEPS):
+        while len(search.steps) < planned(search.steps):
             low, high = bracket(search.steps)
             step, trained = self.step(math.sqrt(low * high), known, search, tail, short, SHORT)
             tail = trained.tail if step.accepted else tail
             search.steps.append(step)
             keep(search, tail)
-            show(number + 1, STEPS + 1)
+            show(len(search.steps), planned(search.steps) + 1)
         if (best := search.chosen) is None:
             raise UserError(
                 f"already the least noise costs more than {self.max_drop} points of accuracy "
                 f"({100 * search.before:.1f} % before); allow more, or use more training images"
             )
-        step, trained = self.step(best.loss, known, search, tail, self.train, LONG)
-        search.steps.append(step)
-        show(STEPS + 1, STEPS + 1)
-        if not step.accepted:  # more training is not always better: the tail that was good enough stays
-            trained = put_on(self.model, self._noise(best.loss, known).defense)
-            trained.tail = copy_of(tail)
+        trained = self._trained_on_all(best.loss, known, search, tail)
+        show(planned(search.steps) + 1, planned(search.steps) + 1)
+        if trained is None:  # more training is not always better: the tail that was good enough stays
+            trained = with_tail(put_on(self.model, self._noise(best.loss, known).defense), tail)
         return trained.eval(), search
+
+    def _trained_on_all(self, loss: float, known: Ground, search: Search, tail: nn.Module) -> SplitModel | None:
+        """Return the model with its tail trained on all images; None where that costs too much accuracy."""
+        try:
+            step, trained = self.step(loss, known, search, tail, self.train, LONG)
+        except DivergedError:
+            return None
+        search.steps.append(step)
+        return trained if step.accepted else None
 
     def known(self) -> tuple[Ground, float]:
         """Return what the noise follows from, and the error of always answering the mean image, per pixel."""
@@ -173,6 +185,8 @@ class Hardening:
     ) -> tuple[Step, SplitModel]:
         """Return what the noise that costs the task ``loss`` nats comes to, and the model with it.
 
+        In the search the tail is left as it was where its training costs more accuracy than it brings.
+
         Args:
             loss: the task's loss, to second order.
             known: what the noise follows from.
@@ -184,8 +198,11 @@ class Hardening:
         start, noise = time.perf_counter(), self._noise(loss, known)
         model = put_on(self.model, noise.defense)
         turned = {"augmentation": self.augmentation, "bf16": self.bf16, "recipe": recipe}
-        trained = retrained(model, tail, images, self.seed, **turned)
-        accuracy = self._accuracy(trained)
+        if recipe is SHORT:
+            trained, accuracy = adapted(model, tail, images, self.seed, self._accuracy, **turned)
+        else:
+            trained = retrained(model, tail, images, self.seed, **turned)
+            accuracy = self._accuracy(trained)
         accepted = accuracy >= search.before - self.max_drop / 100
         tried = Step(
             noise.setting,
@@ -208,7 +225,7 @@ class Hardening:
         given = self.model.defense
         parts = given if isinstance(given, Stack) else [given]
         variance = sum(part.sigma**2 for part in parts if isinstance(part, Gaussian))
-        return variance**0.5 or LEAST_NOISE * known.deviation
+        return max(variance**0.5, FAINTEST_NOISE * known.deviation) if variance else LEAST_NOISE * known.deviation
 
     def _accuracy(self, model: SplitModel) -> float:
         return noisy_accuracy(model, self.validate, self.seed)
@@ -223,7 +240,54 @@ def noisy_accuracy(model: SplitModel, images: Split, seed: int) -> float:
         seed: of the noise.
     """
     rngs = [stream(model.mean.device, seed, VALIDATE, draw) for draw in range(DRAWS)]
-    return float(torch.cat([correct(model, images, rng) for rng in rngs]).float().mean())
+    return float(torch.cat([correct(model, images, rng) for rng in rngs]).double().mean())
+
+
+def adapted(
+    model: SplitModel, tail: nn.Module, images: Split, seed: int, score: Callable[[SplitModel], float], **turned: Any
+) -> tuple[SplitModel, float]:
+    """Return a model with the tail trained on its wire, or as it was where that is better; and its score.
+
+    The rate of `RECIPE` suits most tails and ruins one whose features are large.
+
+    Args:
+        model: with its noise; it stays as it is.
+        tail: where the training begins.
+        images: that the tail learns from.
+        seed: of the training.
+        score: accuracy of a model, in [0, 1].
+        turned: further arguments of `retrained`.
+    """
+    untouched = with_tail(model, tail)
+    before = score(untouched)
+    try:
+        trained = retrained(model, tail, images, seed, **turned)
+    except DivergedError:
+        return untouched, before
+    after = score(trained)
+    return (trained, after) if after >= before else (untouched, before)
+
+
+def with_tail(model: SplitModel, tail: nn.Module) -> SplitModel:
+    """Return a copy of a model with a copy of another tail, in evaluation mode.
+
+    Args:
+        model: it stays as it is.
+        tail: it stays as it is.
+    """
+    copied = copy_of(model)
+    copied.tail = copy_of(tail)
+    return copied.eval()
+
+
+def planned(steps: list[Step]) -> int:
+    """Return how many steps a search takes: a second one follows where all of the first one cost too much.
+
+    Args:
+        steps: what was tried so far.
+    """
+    first = [step for step in steps if not step.whole][:STEPS]
+    return STEPS if len(first) < STEPS or any(step.accepted for step in first) else 2 * STEPS
 
 
 def bracket(steps: list[Step]) -> tuple[float, float]:
@@ -236,7 +300,8 @@ def bracket(steps: list[Step]) -> tuple[float, float]:
     (0.1, 0.7)
     """
     tried = [step for step in steps if not step.whole]
-    low = max((step.loss for step in tried if step.accepted), default=LEAST_LOSS)
+    least = LEAST_LOSS if planned(tried) == STEPS else FAINT_LOSS
+    low = max((step.loss for step in tried if step.accepted), default=least)
     return low, min((step.loss for step in tried if not step.accepted), default=MOST_LOSS)
 
 
@@ -265,6 +330,8 @@ def price(known: Ground, loss: float) -> float:
         loss: ½ Σ f_i n_i, in nats.
     """
     low, high = -12.0, 6.0
+    while known.loss(10**high) > loss:  # the noise is 0 at the latest where μ f_i exceeds all g_i ≤ 1
+        high += 6
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if known.loss(10**middle) > loss else (low, middle)
