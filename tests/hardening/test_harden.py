@@ -374,7 +374,8 @@ def test_a_tail_without_weights_is_hardened():
 
 @pytest.mark.parametrize("validate", [False, True])
 def test_labels_beyond_the_outputs_are_refused(validate):
-    model = SplitModel(nn.Flatten(), nn.Linear(3072, 10), example=IMAGES.train.images[:1] / 255)
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(3072, 16))
+    model = SplitModel(encoder, nn.Linear(16, 10), example=IMAGES.train.images[:1] / 255)
     beyond = IMAGES.train.images[:200] / 255, IMAGES.train.labels[:200] + 5
     with pytest.raises(UserError, match=r"labels of (data|validate) go from 5 to 14, the network has 10 outputs"):
         sv.harden(model, IMAGES.train if validate else beyond, validate=beyond)
