@@ -14,9 +14,11 @@ from commands import answer
 from splitveil.audit.attacked import Scored
 from splitveil.audit.device import device_cost, multiply_adds
 from splitveil.audit.policy import Limit
+from splitveil.audit.run import is_noisy
 from splitveil.audit.words import percent
 from splitveil.defenses.base import Defense, Features
 from splitveil.defenses.cem import CEM
+from splitveil.defenses.dropout import Dropout
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.defenses.waterfill import Waterfill
 from splitveil.model import SplitModel
@@ -119,3 +121,12 @@ def test_the_attack_that_is_recognized_most_often_counts():
 def test_the_schema_names_its_version():
     schema = json.loads((Path(__file__).parents[2] / "docs" / "audit.schema.json").read_text())
     assert schema["title"] == "SplitVeil audit, version 1"
+
+
+@pytest.mark.parametrize(("ratio", "noisy"), [(0.01, True), (0.0, False)])
+def test_noise_that_mostly_changes_nothing_is_noise(ratio, noisy):
+    """Two wires of eight values each are mostly equal where one value in a hundred is dropped."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(48, 8))
+    model = SplitModel(layers, nn.Identity(), defense=[Dropout(ratio)], example=torch.rand(1, 3, 4, 4)).eval()
+    assert is_noisy(model) == noisy
