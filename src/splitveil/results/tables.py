@@ -71,8 +71,17 @@ class Table:
         return text.getvalue()
 
     def latex(self) -> str:
-        """Return a ``table`` environment; the document needs the package booktabs."""
+        r"""Return a ``table`` environment; the document needs the package booktabs.
+
+        A column in which no row has a value is left out: it takes room on the page and says nothing.
+
+        >>> made = Table("t", "", [], [{"a": "x", "b": "–", "c": "1"}, {"a": "y", "b": "", "c": "–"}]).latex()
+        >>> made.splitlines()[3:8]
+        ['\\begin{tabular}{lr}', '\\toprule', 'a & c \\\\', '\\midrule', 'x & 1 \\\\']
+        """
         columns = list(dict.fromkeys(key for row in self.shown for key in row))
+        known = {key for row in self.shown for key, value in row.items() if value not in ("", "–")}
+        columns = [key for key in columns if key in known or key == columns[0]]
         lines = [
             r"\begin{table}",
             r"\centering",
