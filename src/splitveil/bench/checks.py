@@ -59,8 +59,16 @@ def named(axes: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        shown = ", ".join(f"{key}={value}" for key, value in axes.items())
+        shown = _axes(axes)
         raise UserError(f"cell {shown}: {error}" if shown else str(error)) from None
+    except Exception as error:  # a fault, as of a plug-in of one's own: its traceback is kept, and says where it was
+        if shown := _axes(axes):
+            error.add_note(f"This was in the cell {shown}.")
+        raise
+
+
+def _axes(axes: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in axes.items())
 
 
 def check_counts(cell: Cell, size: DatasetSize) -> None:
