@@ -1,0 +1,72 @@
+"""Models of one's own that are hard to harden: sure of their images, of any scale, without weights in the tail."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import splitveil as sv
+from splitveil.data import load
+from splitveil.defenses.gaussian import Gaussian
+from splitveil.errors import UserError
+from splitveil.hardening import search as searching
+from splitveil.model import SplitModel
+
+IMAGES = load("digits", train_size=600, test_size=200)
+
+
+def sure() -> tuple[nn.Module, nn.Module]:
+    """Halves of a network that is sure of all images that it has learned."""
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Conv2d(3, 16, 4, 4), nn.ReLU(), nn.Conv2d(16, 2, 2, 2), nn.ReLU())
+    tail = nn.Sequential(nn.Flatten(), nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 10))
+    network, images = nn.Sequential(encoder, tail), IMAGES.train
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    for index in (part for _ in range(30) for part in torch.randperm(600).split(32)):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(images.images[index] / 255), images.labels[index]).backward()
+        optimizer.step()
+    return encoder, tail
+
+
+class Scaled(nn.Module):
+    def __init__(self, by: float):
+        super().__init__()
+        self.by = by
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return z * self.by
+
+
+@pytest.mark.parametrize(("scale", "sigma"), [(1.0, 0.05), (1e3, 0.05), (1.0, 1e-9), (1e6, 0.05)])
+def test_a_network_that_is_sure_of_its_images_is_hardened_whatever_the_size_of_its_features(scale, sigma):
+    """The noise that it bears is far below the first search; a scale of 1,000 ruins the tail that is trained."""
+    encoder, tail = sure()
+    with torch.no_grad():
+        tail[1].weight /= scale  # type: ignore[index, operator]
+    example = IMAGES.train.images[:1] / 255
+    model = SplitModel(nn.Sequential(encoder, Scaled(scale)), tail, defense=[Gaussian(sigma)], example=example)
+    found = sv.harden(model, IMAGES.train, validate=IMAGES.test, max_drop=2)
+    chosen = found.search.chosen
+    assert chosen is not None
+    assert found.search.before > 0.85
+    assert chosen.loss < searching.LEAST_LOSS
+    assert searching.noisy_accuracy(found.model, IMAGES.test, 0) == chosen.accuracy >= found.search.before - 0.02
+    assert chosen.linear_error > 0.008
+
+
+def test_a_tail_without_weights_is_hardened():
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+    model = SplitModel(encoder, nn.Identity(), example=IMAGES.train.images[:1] / 255)
+    assert sv.harden(model, IMAGES.train, max_drop=100).search.chosen
+
+
+@pytest.mark.parametrize("validate", [False, True])
+def test_labels_beyond_the_outputs_are_refused(validate):
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(3072, 16))
+    model = SplitModel(encoder, nn.Linear(16, 10), example=IMAGES.train.images[:1] / 255)
+    beyond = IMAGES.train.images[:200] / 255, IMAGES.train.labels[:200] + 5
+    with pytest.raises(UserError, match=r"labels of (data|validate) go from 5 to 14, the network has 10 outputs"):
+        sv.harden(model, IMAGES.train if validate else beyond, validate=beyond)
