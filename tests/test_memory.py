@@ -1,13 +1,17 @@
 """What needs more memory than there is, is refused before any work, in one line with the estimate."""
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+import evaluated
 import toy
 from commands import TRAIN, answer, state_of
 from splitveil import cli, memory
@@ -17,7 +21,11 @@ from splitveil.config import Spec
 from splitveil.data import Access
 from splitveil.defenses.base import Stack
 from splitveil.errors import UserError
+from splitveil.evaluation import stage
+from splitveil.recipe import Recipe
 from splitveil.registry import Registry
+from splitveil.runs import Run
+from splitveil.training.loop import Training
 
 TASK: dict[str, Any] = {"answered": 256, "classes": 10, "noisy": True}
 WIDE = Extent(wire=(64, 16, 16), image=(3, 64, 64), images=10**6, encoder=10_000_000, **TASK)
@@ -184,3 +192,46 @@ def test_memory_that_is_used_up_after_all_is_one_line(monkeypatch, capsys, make)
     error = capsys.readouterr().err
     assert error.startswith("splitveil: out of memory (")
     assert error.count("\n") == 1
+
+
+@pytest.fixture
+def small_gpu(monkeypatch):
+    """A GPU of a few bytes beside a large machine, on which nothing may be put."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(memory, "capacity", lambda device="cpu": 1000 if torch.device(device).type == "cuda" else 2**40)
+
+    def to(self, *args, **kwargs):
+        assert not any(str(one).startswith("cuda") for one in (*args, *kwargs.values())), "memory was taken"
+        return self
+
+    monkeypatch.setattr(nn.Module, "to", to)
+
+
+@pytest.mark.parametrize("ask", [stage.set_up, lambda run, spec, *more: stage.check(run, [spec], *more)])
+def test_what_a_gpu_cannot_hold_is_refused_before_anything_is_put_there(evaluated_folder, small_gpu, ask):
+    """The network was moved first, and a suite asked whether the processor could make its attacks."""
+    spec, threat = Spec.model_validate("linear"), stage.ThreatModel("train_time")
+    with pytest.raises(UserError, match=r"^linear: attacker images would take about .* and the GPU has 0; lower"):
+        ask(Run.open(evaluated_folder), spec, evaluated.IMAGES, threat)
+
+
+def test_a_network_that_a_gpu_cannot_hold_is_refused_before_it_is_put_there(small_gpu):
+    network = nn.Linear(20, 20)
+    with pytest.raises(UserError, match=r"^the network: width or number of its layers would take .* and the GPU has 0"):
+        memory.placed(network, "cuda")
+    assert memory.placed(network, "cpu") is network
+
+
+def test_a_training_that_a_gpu_cannot_hold_is_refused_before_anything_is_put_there(small_gpu):
+    model = toy.defended("gaussian:0.1")
+    gpu = SimpleNamespace(device=torch.device("cuda"), world_size=1)
+    with pytest.raises(UserError, match=r"^the training: number or size of the training images would take .* the GPU"):
+        Training(model, toy.images(50, 1), None, Recipe(epochs=2), 10, gpu)  # type: ignore[arg-type]
+
+
+def test_no_network_is_put_on_a_device_unchecked():
+    source = Path(memory.__file__).parent
+    unchecked = [
+        path.name for path in source.rglob("*.py") if re.search(r"\.to\([^)]*device, memory_format", path.read_text())
+    ]
+    assert sorted(unchecked) == ["fastconv.py", "memory.py"]  # decoders, which `Attack.memory` counts; `placed`

@@ -37,6 +37,7 @@ from .evaluation.stage import Stage, ThreatModel, stage_of
 from .given import Data, check_images, check_model, example_of, images_of, network_of, outputs_of, training_images_of
 from .hardening.picture import Hardened
 from .hardening.search import Hardening
+from .memory import placed
 from .model import SplitModel
 from .nn import fastconv
 from .nn.copies import copy_of
@@ -372,7 +373,7 @@ def _spec(attack: Attack | config.Spec | str) -> config.Spec:
 def _victim(model: SplitModel) -> SplitModel:
     """Return a copy: what is attacked is frozen and in evaluation mode."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return copy_of(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return placed(copy_of(model), device)
 
 
 def _accuracy(victim: SplitModel, images: Split, seed: int) -> Interval | None:

@@ -18,6 +18,7 @@ from .defenses._correlated import acting
 from .defenses.base import Stack
 from .defenses.codec import Codec, codec_of, sent_by
 from .errors import UserError
+from .memory import placed
 from .model import SplitModel
 from .randomness import stream
 from .recipe import TEST
@@ -130,7 +131,7 @@ def _write(
     model.defense = Stack(*parts, stage)
     stage.install(model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    placed(model, device)
     predicted = predict(model, test.images, stream(device, run.settings.seed, TEST, 0, 0)).cpu()
     save_weights(model, folder / "model.safetensors")
     rows = enumerate(zip(test.labels.tolist(), predicted.tolist(), strict=True))

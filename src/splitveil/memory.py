@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from .errors import UserError
 from .ranges import whole
 
+Module = TypeVar("Module", bound=nn.Module)
 FLOAT = 4
 """Bytes of a float32 number."""
 ADAM = 4
@@ -78,6 +79,22 @@ def check(who: str, needs: Mapping[str, int], device: torch.device | str, proces
                 f"{who}: {name} would take about {needed / 2**30:,.0f} GiB of memory, and {where} has "
                 f"{has / 2**30:,.0f}; lower {name}"
             )
+
+
+def placed(module: Module, device: torch.device | str, who: str = "the network") -> Module:
+    """Return a network on a device, its channels last, unless that has too little memory: no byte is taken then.
+
+    Args:
+        module: network, on any device.
+        device: CPU or GPU.
+        who: beginning of the message.
+
+    Raises:
+        UserError: its parameters and buffers alone do not fit.
+    """
+    needed = bytes_of(module) + sum(b.numel() * b.element_size() for b in module.buffers())
+    check(who, {"width or number of its layers": needed}, device)
+    return module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 @contextmanager

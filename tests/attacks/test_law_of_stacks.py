@@ -202,7 +202,7 @@ def test_an_answer_does_not_depend_on_the_other_wires(specs):
 
 def test_more_than_can_be_imputed_is_left_to_the_mask(monkeypatch):
     """It was: of wide wires of which much is hidden, each would have a large system of equations of its own."""
-    monkeypatch.setattr("splitveil.attacks._offsets.MOST_HIDDEN", 2)
+    monkeypatch.setattr("splitveil.attacks._offsets_learned.MOST_HIDDEN", 2)
     sights = []
     for specs in ((SHREDDER, "dropout:0.3"), ("dropout:0.3", SHREDDER)):
         victim = Victim(channel(*specs), ALL)

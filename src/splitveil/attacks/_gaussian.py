@@ -5,6 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..runtime import Budget, Runtime, State
+from .base import BATCH
+
+Moments = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Means of the wire and of the images, covariance of the wire, covariance of both."""
+
 
 def means(known: Tensor, counts: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the means of the wire's entries (N, m), each over the rows that show it, and of the images (N, d)."""
@@ -12,11 +18,25 @@ def means(known: Tensor, counts: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     return (known * there).sum(0) / there.sum(0).clamp(min=1), x.mean(0)
 
 
-def moments(known: Tensor, counts: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return both means, the covariance of the wire, and the one between wire and images."""
+def moments(known: Tensor, counts: Tensor, x: Tensor, runtime: Runtime, rng: torch.Generator) -> Moments:
+    """Return both means, the covariance of the wire, and the one between wire and images.
+
+    Of a wide wire the covariance takes longer than the looks that it is made of: under a budget it is made in parts,
+    each a step.
+    """
     mean, pixels = means(known, counts, x)
-    centered = torch.where(counts > 0, known - mean, 0)
-    return mean, pixels, centered.T @ centered / len(x), centered.T @ (x - pixels) / len(x)
+    size = BATCH if runtime.budget != Budget() else max(1, len(x))
+    starts, m = range(0, len(x), size), known.shape[1]
+    state = State(wire=known.new_zeros(m, m), cross=known.new_zeros(m, x.shape[1]), rows=0)
+    for i in runtime.loop("covariance", max(1, len(starts)), state, rng):
+        part = slice(i * size, (i + 1) * size)
+        centered = torch.where(counts[part] > 0, known[part] - mean, 0)
+        state["wire"] += centered.T @ centered
+        state["cross"] += centered.T @ (x[part] - pixels)
+        state["rows"] += len(centered)
+    covariance, cross, rows = state["wire"], state["cross"], state["rows"]
+    state.clear()  # the runtime keeps its loops
+    return mean, pixels, covariance / rows, cross / rows
 
 
 def solved(matrix: Tensor, diagonal: Tensor, there: Tensor, target: Tensor, rounds: int) -> Tensor:

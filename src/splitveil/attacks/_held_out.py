@@ -36,6 +36,10 @@ class Pairs(Protocol):
         ...
 
 
+Parts = tuple[Pairs, Pairs]
+"""Held-out images, and those that are learned from."""
+
+
 def hold_out_images(images: Split, rng: torch.Generator, name: str) -> tuple[Split, Split]:
     """Return a tenth of the attacker's images, on which the attack chooses, and the rest to learn from.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..victim import Victim
+
 AT_RANDOM = 0.05
 """Least part of the entries hidden in only one of two looks: with less, they are hidden by rule and not at random."""
 SHOWN_AGAIN = 0.95
@@ -73,3 +75,13 @@ def complete(counts: Tensor, looks: int) -> bool:
 def beside_mask(wire: Tensor, there: Tensor) -> Tensor:
     """Return wires (B, C, ...) with their masks (B, C · ...) as further channels: (B, 2 C, ...)."""
     return torch.cat([wire, there.view_as(wire).to(wire.dtype)], -1 if wire.dim() == 3 else 1)
+
+
+def told(victim: Victim, wire: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Return which entries of each wire (B, ...) were not hidden, (B, m), and which offsets it can have, (B, K).
+
+    None: all.
+    """
+    law = victim.law(wire)
+    masks = [mask.flatten(1) for mask in (law.visible, law.kept) if mask is not None]
+    return (torch.stack(masks).all(0) if masks else None), law.possible

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._gaussian import moments
+from ..runtime import Runtime
+from ._gathered import gathered
+from ._gaussian import Moments, moments
 from ._held_out import Pairs
+from ._hidden import told
 from .base import BATCH, Victim
 
 LOOKS, LOOKS_AT_HIDDEN = 4, 16
@@ -44,8 +47,10 @@ class Identified:
     variance: float
 
     @classmethod
-    def of(cls, victim: Victim, seen: Pairs, offsets: Tensor, hides: bool, rng: torch.Generator) -> Identified:
-        """Look at all images several times.
+    def of(
+        cls, victim: Victim, seen: Pairs, offsets: Tensor, hides: bool, rng: torch.Generator, runtime: Runtime
+    ) -> Identified:
+        """Look at all images several times, or at those that the budget allows.
 
         Args:
             victim: view of the model.
@@ -53,28 +58,34 @@ class Identified:
             offsets: (K, m).
             hides: whether entries of the wires are hidden, and anybody can tell which.
             rng: generator of the defense's noise.
+            runtime: of the attack.
         """
-        parts = torch.arange(len(seen), device=victim.device).split(BATCH)
         looks = LOOKS_AT_HIDDEN if hides else LOOKS
-        found = [_looked_at(victim, seen, index, offsets, looks, rng) for index in parts]
-        known, whole, union, shown, hidden, together, misfit = (torch.cat(each) for each in zip(*found, strict=True))
-        x = torch.cat([seen.images(index).flatten(1) for index in parts])
+
+        def look(rows: Tensor) -> tuple[Tensor, ...]:
+            return _looked_at(victim, seen, rows, offsets, looks, rng)
+
+        found = gathered(runtime, "looks at offsets", len(seen), look, rng)
+        rows, known, whole, union, shown, hidden, together, misfit = found
+        x = torch.cat([seen.images(index).flatten(1) for index in rows.split(BATCH)])
         variance = float(misfit.sum() / together.sum().clamp(min=1e-12)) / 2
         averages = float(hidden.mean()), float(together.mean()), variance
         whole = whole[known]
         union = union[known] if hides else whole
-        return cls(known.nonzero().flatten(), x[known], whole, union, shown[known], *averages)
+        return cls(rows[known], x[known], whole, union, shown[known], *averages)
 
-    def moments(self, rows: Tensor, union: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def moments(self, rows: Tensor, union: bool, runtime: Runtime, rng: torch.Generator) -> Moments:
         """Return the means and covariances of feature and images, as `moments` does.
 
         Args:
             rows: which of the ``rows``, bool (M,).
             union: of what the looks show together, and not of the whole first look.
+            runtime: of the attack.
+            rng: generator of the attack.
         """
         z, there = (self.union, self.shown) if union else (self.whole, self.shown.new_ones(()).expand_as(self.shown))
         # In double precision: a covariance from few images has eigenvalues of zero, which rounding makes negative.
-        return moments(z[rows], there[rows].double(), self.x[rows].double())
+        return moments(z[rows], there[rows].double(), self.x[rows].double(), runtime, rng)
 
 
 def drowned(offsets: Tensor, noise: float, share: float = 1.0) -> bool:
@@ -88,16 +99,6 @@ def drowned(offsets: Tensor, noise: float, share: float = 1.0) -> bool:
     # Of the distance of two looks along the line between two offsets: their noise has twice the variance of one.
     least = APART * (2 * noise) ** 0.5
     return len(offsets) > 1 and float(torch.nn.functional.pdist(offsets).min()) * share**0.5 < least
-
-
-def told(victim: Victim, wire: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Return which entries of each wire (B, ...) were not hidden, (B, m), and which offsets it can have, (B, K).
-
-    None: all.
-    """
-    law = victim.law(wire)
-    masks = [mask.flatten(1) for mask in (law.visible, law.kept) if mask is not None]
-    return (torch.stack(masks).all(0) if masks else None), law.possible
 
 
 def _looked_at(

@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ..defenses._law import Law
 from ._gaussian import filled
-from ._held_out import Pairs
-from ._hidden import beside_mask
-from ._identified import Identified, drowned, told
+from ._hidden import beside_mask, told
 from .base import Victim
 
-MOST_PAIRS = 2**26
-"""Pairs of offsets times entries of the wire up to which the attacker finds out which one its own images got."""
-MOST_ENTRIES = 8192
-"""Width of the wire up to which its covariance is learned."""
-MOST_HIDDEN = 1024
-"""Hidden entries of a wire, on average, up to which they are imputed: each wire has its own system of equations."""
-MOST_HELD_OUT = 256
-"""Most images on which the ridge is chosen where entries are hidden."""
 NUMBERS = 2**24
 """Most numbers of such systems at once."""
-RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
-"""Ridges among which one is chosen, in units of the mean variance of the feature."""
 
 
 @dataclass(frozen=True)
@@ -59,53 +46,11 @@ class Unshifted:
     cross: Tensor
     hides: bool = False
     imputes: bool = False
-    ridge: float = RIDGES[0]
+    ridge: float = 0.0
     error: float = math.inf
 
-    @classmethod
-    def learn(cls, victim: Victim, seen: Pairs, law: Law, rng: torch.Generator, held_out: Tensor) -> Unshifted | None:
-        """Learn from the attacker's own images; return None where the collection cannot be seen through.
-
-        There is none, it is too large, noise drowns the differences of its offsets, or too much is hidden.
-
-        Args:
-            victim: view of the model.
-            seen: the attacker's images with their wires.
-            law: the offsets, (K, ...), and the noise beside them.
-            rng: generator of the defense's noise.
-            held_out: rows of the images that choose the ridge.
-        """
-        if law.offsets is None:
-            return None
-        offsets = law.offsets.flatten(1).double()
-        if len(offsets) ** 2 * offsets.shape[1] > MOST_PAIRS or offsets.shape[1] > MOST_ENTRIES or not len(held_out):
-            return None
-        beside = None if law.beside is None else float(torch.as_tensor(law.beside).double().mean())
-        if beside is not None and drowned(offsets, beside):
-            return None
-        hides = law.visible is not None or law.kept is not None
-        own = Identified.of(victim, seen, offsets, hides, rng)
-        others = torch.isin(own.rows, held_out, invert=True)
-        if int(others.sum()) < 2 or drowned(offsets, own.variance if beside is None else beside, own.together):
-            return None
-        ways = (False, True) if hides and own.hidden <= MOST_HIDDEN else (False,)
-        if law.visible is not None and True not in ways:
-            return None  # `Sight` takes the mask into account, and this could not
-        wire, x = seen.wire(held_out, rng), seen.images(held_out).flatten(1)
-        tried = [cls(victim, offsets, *own.moments(others, way), hides, way)._chosen(wire, x) for way in ways]
-        best = min(tried, key=lambda one: one.error)
-        every = own.moments(torch.ones_like(others), best.imputes)
-        return cls(victim, offsets, *every, hides, best.imputes, best.ridge, best.error)
-
-    def _chosen(self, wire: Tensor, x: Tensor) -> Unshifted:
-        """Return this with the ridge that is best for these pairs of wire and image, and its error."""
-        some = (wire[:MOST_HELD_OUT], x[:MOST_HELD_OUT]) if self.imputes else (wire, x)
-        errors = {ridge: replace(self, ridge=ridge)._error(*some) for ridge in RIDGES}
-        ridge = min(errors, key=lambda ridge: errors[ridge])
-        error = replace(self, ridge=ridge)._error(wire, x) if self.imputes else errors[ridge]
-        return replace(self, ridge=ridge, error=error)
-
-    def _error(self, wire: Tensor, x: Tensor) -> float:
+    def squared_error(self, wire: Tensor, x: Tensor) -> float:
+        """Return the mean squared error of `images`."""
         return float((self.images(wire).clamp(0, 1) - x).square().mean())
 
     @cached_property

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from ..runtime import Runtime
+from ._gathered import gathered, least
 from ._gaussian import means, moments, solved
 from ._held_out import Pairs
 from ._hidden import beside_mask, complete
@@ -19,8 +22,8 @@ MOST_ENTRIES = 8192
 """Width of the wire up to which missing entries are imputed: their covariance has the square of it."""
 ROUNDS, EXACT = 16, 100
 """Rounds of conjugate gradients for a decoder's input, which need not be exact, and for an answer."""
-RIDGES = (1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
-"""Ridges among which one is chosen, in units of the mean variance of the wire."""
+RIDGES = (3e-2, 1e-2, 0.1, 1e-3, 0.3, 1.0)
+"""Ridges among which one is chosen, in units of the mean variance of the wire, in the order of their trial."""
 MOST_HELD_OUT = 256
 """Most images on which the ridge is chosen."""
 
@@ -60,8 +63,9 @@ class Sight:
         held_out: Tensor,
         limit: Tensor | None = None,
         looks: int = LOOKS,
+        runtime: Runtime | None = None,
     ) -> Sight:
-        """Learn from the attacker's own images, each sent several times.
+        """Learn from the attacker's own images, each sent several times, as far as the budget allows.
 
         Args:
             victim: view of the model.
@@ -71,19 +75,24 @@ class Sight:
             held_out: rows of the images that choose the ridge.
             limit: as the attribute.
             looks: how often each image is sent.
+            runtime: of the attack; None: no limit.
         """
-        parts = torch.arange(len(seen), device=victim.device).split(BATCH)
-        nothing = torch.zeros(())
+        nothing, runtime = torch.zeros(()), runtime or Runtime()
         blind = cls(victim, nothing, nothing, None, None, variance, limit)
-        together = [blind._together(seen, index, rng, looks) for index in parts]
-        known, counts = (torch.cat(each).flatten(1) for each in zip(*together, strict=True))
-        x = torch.cat([seen.images(index).flatten(1) for index in parts])
+        with runtime.share(0.4):
+            look = partial(blind._together, seen, rng=rng, looks=looks)
+            rows, *found = gathered(runtime, "looks at hidden entries", len(seen), look, rng)
+        known, counts = (part.flatten(1) for part in found)
+        x = torch.cat([seen.images(part).flatten(1) for part in rows.split(BATCH)])
         if not complete(counts, looks) or known.shape[1] > MOST_ENTRIES:
             return cls(victim, *means(known, counts, x), None, None, variance, limit)
-        others = torch.ones(len(x), dtype=torch.bool, device=x.device).index_fill(0, held_out, False)
-        of_others = cls(victim, *moments(known[others], counts[others], x[others]), variance, limit)
-        ridge, error = of_others._best_ridge(seen.wire(held_out, rng), x[held_out])
-        return cls(victim, *moments(known, counts, x), variance, limit, ridge, error)
+        others = torch.isin(rows, held_out, invert=True)
+        with runtime.share(0.3):
+            learned = moments(known[others], counts[others], x[others], runtime, rng)
+        with runtime.share(0.5):
+            wire, truth = seen.wire(held_out, rng), seen.images(held_out).flatten(1)
+            ridge, error = cls(victim, *learned, variance, limit)._best_ridge(wire, truth, rng, runtime)
+        return cls(victim, *moments(known, counts, x, runtime, rng), variance, limit, ridge, error)
 
     def _together(self, seen: Pairs, index: Tensor, rng: torch.Generator, looks: int) -> tuple[Tensor, Tensor]:
         """Return the union of several looks at the images ``index``, and how often each entry was seen."""
@@ -94,16 +103,20 @@ class Sight:
             total, count = total + wire * visible, count + visible.to(wire.dtype)
         return total / count.clamp(min=1), count
 
-    def _best_ridge(self, wire: Tensor, x: Tensor) -> tuple[float, float]:
+    def _best_ridge(self, wire: Tensor, x: Tensor, rng: torch.Generator, runtime: Runtime) -> tuple[float, float]:
         """Return the ridge that is best for some of these pairs of wire and image, and its error on all."""
         some = wire[:MOST_HELD_OUT], x[:MOST_HELD_OUT]
-        ridge = min(RIDGES, key=lambda ridge: replace(self, ridge=ridge)._squared_error(*some))
-        return ridge, replace(self, ridge=ridge)._squared_error(wire, x)
+        with runtime.share(0.5):
+            ridge, _ = least(runtime, "ridges", RIDGES, lambda r: replace(self, ridge=r)._squared_error(*some), rng)
+        look = partial(replace(self, ridge=ridge)._errors, wire, x)
+        rows, each = gathered(runtime, "held-out answers", len(x), look, rng)
+        return ridge, float(each.sum()) / max(1, len(rows))
+
+    def _errors(self, wire: Tensor, x: Tensor, rows: Tensor) -> tuple[Tensor]:
+        return ((self.images(wire[rows]).clamp(0, 1) - x[rows]).square().mean(1),)
 
     def _squared_error(self, wire: Tensor, x: Tensor) -> float:
-        parts = zip(wire.split(BATCH), x.split(BATCH), strict=True)
-        total = sum(float((self.images(part).clamp(0, 1) - truth).square().sum()) for part, truth in parts)
-        return total / max(1, x.numel())
+        return float(self._errors(wire, x, torch.arange(len(x), device=x.device))[0].sum()) / max(1, len(x))
 
     def visible(self, wire: Tensor) -> Tensor:
         """Return which entries of a wire (B, ...) can be seen: bool (B, m)."""

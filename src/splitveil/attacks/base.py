@@ -217,7 +217,14 @@ class Attack(ABC):
         return []
 
 
-def check_memory(name: str, attack: Attack, victim: Victim, images: Split, answered: int) -> None:
+def check_memory(
+    name: str,
+    attack: Attack,
+    victim: Victim,
+    images: Split,
+    answered: int,
+    device: torch.device | None = None,
+) -> None:
     """Refuse, before any work, an attack that needs more memory than there is.
 
     Args:
@@ -226,11 +233,13 @@ def check_memory(name: str, attack: Attack, victim: Victim, images: Split, answe
         victim: view of the model.
         images: of the attacker.
         answered: number of images that it answers for.
+        device: on which it will be made; None: that of ``victim``.
 
     Raises:
         UserError: it needs more; the message says which parameter needs how much.
     """
     extent = Extent.of(victim, images, answered)
     observed = 2 * victim.observed * extent.answered * extent.wire_bytes if victim.observed > 1 else 0
-    needs = {"observed": observed, **attack.memory(extent)}
-    check(name, needs, victim.device)
+    device = device or victim.device
+    held = images.images.nbytes if device.type != "cpu" else 0  # a CPU reads them where they are
+    check(name, {"observed": observed, "attacker images": held, **attack.memory(extent)}, device)

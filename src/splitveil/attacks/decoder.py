@@ -20,7 +20,7 @@ from ..registry import plugin
 from ..runtime import Runtime, State
 from ..zoo import decoders
 from ._decoder_training import by_epochs, by_steps
-from ._held_out import Pairs, hold_out
+from ._held_out import Pairs, Parts, hold_out
 from ._rounding import in_bf16
 from ._seen_through import Seen, Sighted, seen_through
 from ._shared import Shared
@@ -82,12 +82,10 @@ class DecoderAttack(Attack):
         victim.require(*self.needs)
         self.train_on(victim, images, rng, runtime or Runtime(), "decoder")
 
-    def train_on(
-        self, victim: Victim, images: Split, rng: torch.Generator, runtime: Runtime, name: str
-    ) -> tuple[Pairs, Pairs]:
+    def train_on(self, victim: Victim, images: Split, rng: torch.Generator, runtime: Runtime, name: str) -> Parts:
         """Fit, or take over a shared training (`Runtime.fits`); return the held-out images and those learned from."""
         shared = Shared.of(self, victim, images, rng, runtime)
-        held_out, train = self.sighted(victim, *hold_out(victim, images, rng, name), rng)
+        held_out, train = self.sighted(victim, hold_out(victim, images, rng, name), rng, runtime)
         if shared.made:
             self._build(held_out, rng)
             self._curve = shared.take(self.decoder)
@@ -96,10 +94,11 @@ class DecoderAttack(Attack):
             shared.keep(self.decoder, self._curve)
         return held_out, train
 
-    def sighted(self, victim: Victim, held_out: Pairs, train: Pairs, rng: torch.Generator) -> tuple[Pairs, Pairs]:
+    def sighted(self, victim: Victim, parts: Parts, rng: torch.Generator, runtime: Runtime) -> Parts:
         """Return the same images as `seen_through` shows them, and so does `reconstruct` then."""
-        self._sight = seen_through(victim, train, rng)
-        return (Sighted(held_out, self._sight), Sighted(train, self._sight)) if self._sight else (held_out, train)
+        with runtime.share(0.2):
+            self._sight = sight = seen_through(victim, parts[1], rng, runtime=runtime)
+        return (Sighted(parts[0], sight), Sighted(parts[1], sight)) if sight else parts
 
     def learn(self, held_out: Pairs, train: Pairs, rng: torch.Generator, runtime: Runtime | None = None) -> None:
         """Train on ``train`` and keep the weights that are best on ``held_out``."""

@@ -13,6 +13,7 @@ from ..errors import UserError
 from ..ranges import Looks
 from ..registry import plugin
 from ..runtime import Runtime
+from ._gathered import least
 from ._ridge import Ridge, Rows
 from ._seen_through import seen_through
 from .base import BATCH, Attack, Extent, Victim
@@ -63,9 +64,10 @@ class LinearAttack(Attack):
             known = self._gather(runtime, "looks", seen, train, rng, Rows(dual))
         with runtime.share(0.5):
             ridge, error = _choose(runtime, Ridge(known), *self._pairs(seen, held_out, rng), rng)
-        known = self._gather(runtime, "looks at the others", seen, held_out, rng, known)
+        with runtime.share(0.5):
+            known = self._gather(runtime, "looks at the others", seen, held_out, rng, known)
         self.weights, self.constant = (part.float() for part in Ridge(known).weights(ridge))
-        sight = seen_through(victim, seen, rng, held_out)
+        sight = seen_through(victim, seen, rng, held_out, runtime)
         self._sight = sight if sight and sight.error < error else None
 
     def fewest(self) -> int:
@@ -117,11 +119,9 @@ def penalties(largest: float) -> list[float]:
 
 def _choose(runtime: Runtime, fitted: Ridge, z: Tensor, x: Tensor, rng: torch.Generator) -> tuple[float, float]:
     """Return the ridge with the lowest error on the pairs z, x, and that error."""
-    projected, state = fitted.project(z), {"errors": []}
-    ridges = penalties(fitted.largest)
-    loop = runtime.loop("ridges", len(ridges), state, rng)
-    for i in loop:
-        state["errors"].append(float((fitted.predict(projected, ridges[i]).clamp(0, 1) - x).square().mean()))
-        loop.error = min(state["errors"])
-    least = min(state["errors"])
-    return ridges[state["errors"].index(least)], least
+    projected = fitted.project(z)
+
+    def error(ridge: float) -> float:
+        return float((fitted.predict(projected, ridge).clamp(0, 1) - x).square().mean())
+
+    return least(runtime, "ridges", penalties(fitted.largest), error, rng)

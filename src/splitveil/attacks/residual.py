@@ -85,7 +85,8 @@ class ResidualAttack(Attack):
         held, own = (part.to(victim.device) for part in hold_out_images(images, rng, "residual"))
         with runtime.share(0.2):
             self._linear.fit(victim, own, rng, runtime)
-        self._sight = seen_through(victim, victim.observe(own), rng)
+        with runtime.share(0.1):
+            self._sight = seen_through(victim, victim.observe(own), rng, runtime=runtime)
         self._build(victim, own, rng)
         with runtime.share(1):  # the rates rise and fall in the time that is left
             self._learn(victim, victim.observe(held), own, rng, runtime)

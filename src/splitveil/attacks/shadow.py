@@ -82,7 +82,7 @@ class ShadowAttack(Attack):
             held_out, train = hold_out_images(self._images, self._rng, "shadow")
             law = self._victim.law(wire)
             pairs = Substituted(self.encoder, held_out, law), Substituted(self.encoder, train, law)
-            pairs = self._decoder.sighted(self._victim, *pairs, self._rng)
+            pairs = self._decoder.sighted(self._victim, pairs, self._rng, self._runtime)
             with torch.enable_grad():
                 self._decoder.learn(*pairs, self._rng, self._runtime)
         return self._decoder.reconstruct(wire)

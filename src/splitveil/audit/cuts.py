@@ -23,6 +23,7 @@ from ..errors import UserError
 from ..evaluation.floors import mean_image_error
 from ..evaluation.reliability import at_chance
 from ..hardening.search import noisy_accuracy
+from ..memory import placed
 from ..model import SplitModel
 from ..ranges import Count, checked
 from ..recipe import precision
@@ -225,7 +226,7 @@ def _cut(layer: str, network: Network, model: SplitModel, device: torch.device) 
     parts = network.halves(layer)
     scale = {"mean": model.mean.flatten().tolist(), "std": model.std.flatten().tolist()}
     cut = SplitModel(parts.encoder, parts.tail, layout=parts.layout, example=network.example, **scale)
-    return cut.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return placed(cut.eval(), device)
 
 
 def _device() -> torch.device:

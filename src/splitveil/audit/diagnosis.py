@@ -20,6 +20,7 @@ from ..data import ImageSet, Protocol
 from ..errors import UserError
 from ..evaluation import evaluate, stage
 from ..evaluation.floors import mean_image_error
+from ..memory import placed
 from ..runs import Run, environment
 from ..runtime import Progress, Runtime
 from ..statistics.rank_correlation import LEAST, rank_correlation
@@ -195,7 +196,7 @@ def _row(
     progress: Progress | None,
 ) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = run.model(images, weights).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = placed(run.model(images, weights), device)
     victim = stage.stage_of(model, spec, given, threat_model, run.settings.seed)
     summary = evaluate.made(victim, Runtime(progress)).summary
     found = {key: summary[key] for key in ("mse", "ssim", "flags")}

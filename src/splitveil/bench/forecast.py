@@ -247,7 +247,7 @@ def _tried(cell: Cell, cells: list[Cell], images: ImageSets) -> Kind:
     with tempfile.TemporaryDirectory() as name, torch.random.fork_rng():  # layers draw from torch's global generator
         folder = Path(name)
         summary = fit(settings, few, folder)
-        model = runs.Run.open(folder).model(few).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = memory.placed(runs.Run.open(folder).model(few), device)
         attackers = {_attacker(one): one for one in cells}
         attacks = {
             key: {label: _attack_seconds(model, spec, one, images) for label, spec in one.attacks.items()}

@@ -23,6 +23,7 @@ from .. import config, runs
 from ..data import ImageSet, to_float
 from ..data.protocol import without
 from ..errors import UserError
+from ..memory import placed
 from ..model import SplitModel
 from ..recipe import RECIPES
 from ..storage import reading
@@ -258,7 +259,7 @@ def _batches(images: ImageSet, epochs: int, recipe: str) -> dict[str, Any]:
 
 def _placed(model: SplitModel) -> SplitModel:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return placed(model.eval().requires_grad_(False), device)
 
 
 class About(TypedDict):

@@ -13,6 +13,7 @@ from ..attacks.base import Attack, Victim, check_memory
 from ..data import ImageSet, Protocol, Split, protocol, to_float
 from ..data.protocol import divide
 from ..errors import UserError
+from ..memory import placed
 from ..model import SplitModel
 from ..randomness import stream
 from ..recipe import ATTACK
@@ -108,7 +109,10 @@ def set_up(run: Run, spec: config.Spec, images: ImageSet, threat_model: ThreatMo
     pins.check(run.summary, images, run.path)
     given = parts(run.settings, images, threat_model.protocol_name, threat_model.attacker_size, threat_model.attacked)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = run.model(images).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = run.model(images)
+    if device.type != "cpu":  # found out before anything is put there
+        fits(model, [spec], given, threat_model, device)
+        model = placed(model, device)
     accuracy = run.summary["accuracy"]  # an imported checkpoint has none where its images were not at hand
     known = Interval.from_dict(accuracy) if accuracy else None
     return stage_of(model, spec, given, threat_model, run.settings.seed, known)
@@ -161,13 +165,40 @@ def check(run: Run, specs: Collection[config.Spec], images: ImageSet, threat_mod
         WireError: an attack cannot take the wire.
     """
     given = parts(run.settings, images, threat_model.protocol_name, threat_model.attacker_size, threat_model.attacked)
-    model = run.model(images)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    fits(run.model(images), specs, given, threat_model, device)
+
+
+def fits(
+    model: SplitModel,
+    specs: Iterable[config.Spec],
+    given: Protocol,
+    threat_model: ThreatModel,
+    device: torch.device,
+) -> None:
+    """Find out whether these attacks on a model that is not yet on ``device`` can be made there.
+
+    Args:
+        model: with its defense, where there is room for it.
+        specs: names and settings of the attacks.
+        given: images of both sides.
+        threat_model: number of observed wires.
+        device: on which the attacks are made.
+
+    Raises:
+        UserError: too little memory on ``device``.
+        AccessError: the protocol does not grant access that an attack needs.
+        WireError: an attack cannot take the wire.
+    """
     victim = Victim(model, given.grants, threat_model.observed)
-    for spec in specs:
-        victim.require(*spec.make("attacks").needs)
-    check_wire(model, specs, images)
-    for spec in specs:
-        check_memory(spec.name, spec.make("attacks"), victim, given.attacker_train, len(given.attacker_test))
+    attacks = [(spec.name, spec.make("attacks")) for spec in specs]
+    for _, attack in attacks:
+        victim.require(*attack.needs)
+    shape = wire_shape(model, given.attacker_test)
+    for _, attack in attacks:
+        attack.check(shape, min(given.attacker_test.shape[1:]))
+    for name, attack in attacks:
+        check_memory(name, attack, victim, given.attacker_train, len(given.attacker_test), device)
 
 
 def check_wire(model: SplitModel, specs: Iterable[config.Spec], images: ImageSet) -> None:

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from ..data import ImageSet, Split, augment, protocol
 from ..errors import DivergedError
+from ..memory import placed
 from ..model import SplitModel
 from ..nn import fastconv
 from ..nn.copies import copy_of
@@ -128,7 +129,7 @@ def retrain(run: Run, images: ImageSet, *, progress: Progress | None = None) -> 
         parts = protocol(settings.protocol, images, seed=settings.seed)
         augmentation = {"crop_padding": settings.crop_padding or 0, "flip": bool(settings.flip)}
         found = retrained(
-            run.model(images).to(device, memory_format=torch.channels_last),  # type: ignore[call-overload]
+            placed(run.model(images), device),
             initial_tail(run, images),
             parts.defender_train,
             settings.seed,
@@ -172,7 +173,7 @@ def _kept(run: Run, labels: Tensor, predicted: Tensor, seconds: float) -> dict[s
 def _with_tail(model: SplitModel, tail: nn.Module, recipe: dict[str, Any]) -> SplitModel:
     """Return a copy of ``model`` with a copy of ``tail``, of which only the tail is in training."""
     device, copied = model.mean.device, copy_of(model)
-    copied.tail = copy_of(tail).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    copied.tail = placed(copy_of(tail), device)
     if device.type == "cpu":
         fastconv.accelerate(copied)
     copied.eval().requires_grad_(False).tail.train().requires_grad_(True)

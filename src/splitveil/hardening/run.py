@@ -18,6 +18,7 @@ from .. import config
 from ..data import ImageSet, protocol
 from ..defenses.base import Stack
 from ..errors import UserError
+from ..memory import placed
 from ..model import SplitModel
 from ..nn.copies import copy_of
 from ..randomness import stream
@@ -105,7 +106,7 @@ def _harden(
     began, settings = time.perf_counter(), run.settings
     earlier = (_read(out).get("seconds") or 0.0) if (out / FILE).is_file() else 0.0
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = run.model(images).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = placed(run.model(images), device)
     parts = protocol(settings.protocol, images, seed=settings.seed)
     augmentation = {"crop_padding": settings.crop_padding or 0, "flip": bool(settings.flip)}
     work = kind(

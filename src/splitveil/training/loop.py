@@ -17,6 +17,7 @@ from ..data import Split, augment, to_float
 from ..data.streamed import Streamed
 from ..defenses.base import NEVER, Defense, Features, Stack, Step, name_of
 from ..errors import UserError
+from ..memory import placed
 from ..model import SplitModel
 from ..nn import fastconv
 from ..randomness import seed_layers, stream
@@ -129,8 +130,9 @@ class Training:
         self.stack = cast(Stack, model.defense)
         check_epochs(self.stack, settings.epochs)
         self.settled = min(settled(self.stack), settings.epochs - 1)
+        memory.check_placed(model, train, fabric)
         # Images go through the network before Fabric would move it.
-        self.step = TrainingStep(model).to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.step = placed(TrainingStep(model), fabric.device)
         self.train = train.to(fabric.device)
         self.mirror = torch.rand(len(train), generator=self._rng(MIRROR, 0), device=fabric.device) < 0.5
         if fabric.device.type == "cpu":

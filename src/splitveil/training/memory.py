@@ -6,12 +6,33 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from .. import memory
 from ..data import to_float
 
 if TYPE_CHECKING:
+    from ..data import Split
+    from .fabric import Fabric
     from .loop import Training
+
+
+def check_placed(model: nn.Module, train: Split, fabric: Fabric) -> None:
+    """Refuse a network or images that have no room on the GPU, before either is put there.
+
+    Args:
+        model: network with its defense.
+        train: images that it learns from; a CPU reads them where they are.
+        fabric: device and processes.
+
+    Raises:
+        UserError: something does not fit; the message names it and how much it would take.
+    """
+    if fabric.device.type == "cpu":
+        return
+    images = {"number or size of the training images": train.images.nbytes}
+    needs = images | {"width or number of layers": memory.SGD * memory.bytes_of(model)}
+    memory.check("the training", needs, fabric.device, fabric.world_size)
 
 
 def check(trainer: Training, rng: torch.Generator) -> None:
