@@ -17,6 +17,7 @@ from ..defenses.codec import Codec
 from ..model import SplitModel
 from ..statistics.intervals import Interval, binomial_ci, paired_difference
 from .company import depends_on_company
+from .constant import constant_parts
 
 SAMPLE = 16
 """Number of images on which the model's behavior is checked."""
@@ -125,7 +126,7 @@ def still_falling(curve: Sequence[float]) -> list[str]:
 
 @torch.no_grad()
 def of_model(model: SplitModel, images: Split) -> list[str]:
-    """Flag a wire whose noise is claimed but never drawn, or whose images depend on each other.
+    """Flag a wire whose noise is claimed but never drawn, or the same for all, or whose images depend on each other.
 
     Args:
         model: with its defense.
@@ -142,6 +143,12 @@ def of_model(model: SplitModel, images: Split) -> list[str]:
         found.append(
             f"the defense claims noise of variance {claimed:.3g}, but two looks at one image are equal: the wire "
             "that was attacked is not the one that is served; draw the noise from the generator in on_wire"
+        )
+    for name in constant_parts(model, x) if not found else ():
+        found.append(
+            f"what {name} adds to the wire is the same for every image and at every look, and {name} does not tell so: "
+            "whoever knows it subtracts it, and it hides nothing; draw noise from the generator in on_wire, or tell "
+            "the offset in `law`"
         )
     if depends_on_company(model, x):
         found.append(
