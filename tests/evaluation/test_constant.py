@@ -36,6 +36,8 @@ def noise(shape: tuple[int, ...]) -> torch.Tensor:
 class Kept(Defense):
     """Noise that was drawn once."""
 
+    noise: torch.Tensor
+
     def __init__(self):
         super().__init__()
         self.register_buffer("noise", noise(SHAPE))
@@ -62,7 +64,7 @@ class Told(Kept):
     """The same, said."""
 
     def law(self, wire, before):
-        return before.shifted(self.noise[None], wire)
+        return before.shifted(noise((1, *SHAPE)), wire)
 
 
 class Fresh(Defense):

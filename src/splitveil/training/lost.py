@@ -14,6 +14,7 @@ import torch
 from .. import config
 from ..data import ImageSet, protocol
 from ..errors import UserError
+from ..memory import placed
 from ..nn import fastconv
 from ..randomness import stream
 from ..recipe import TEST
@@ -119,7 +120,7 @@ def _answer(run: Path, images: ImageSet, summary: Mapping[str, Any]) -> None:
 
     opened = Run.open(run)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = opened.model(images).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = placed(opened.model(images), device)
     if device.type == "cpu":
         fastconv.accelerate(model)  # as in the training, so that sums are rounded alike
     test = protocol(opened.settings.protocol, images, seed=opened.settings.seed).utility_test
