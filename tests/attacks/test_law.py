@@ -265,8 +265,9 @@ def test_a_decoder_gets_the_mask_as_further_channels():
     victim, attack = Victim(model, ALL), DecoderAttack(epochs=1, network="dense_normN0C8")
     attack.fit(victim, toy.images(64, 1), toy.rng())
     wire = victim.query(toy.pixels(toy.images(3, 2)), toy.rng())
-    assert attack._sight is not None
-    assert attack._sight(wire).shape == (3, 24, 2, 2)
+    assert attack._shown is not None
+    assert attack._shown.sight is not None
+    assert attack._shown.sight(wire).shape == (3, 24, 2, 2)
     assert attack.reconstruct(wire).shape == (3, 3, 4, 4)
 
 

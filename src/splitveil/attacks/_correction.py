@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle, relu
@@ -106,27 +104,6 @@ class Correction(nn.Module):
     def inner(self) -> list[nn.Parameter]:
         """Return the convolutions within the network: all but the last."""
         return [weight for name, weight in self.named_parameters() if weight.dim() == 4 and name != "last.weight"]
-
-
-def scale_of(wire: Tensor) -> float:
-    """Return the power of 100 nearest to the spread of a wire: divided by it, every wire spreads by 0.1 to 10.
-
-    The network learns at rates that fit such numbers; a defense could weaken it by multiplying its wire otherwise.
-
-    >>> scale_of(torch.tensor([-0.3, 0.3])), scale_of(torch.tensor([-3000.0, 3000.0])), scale_of(torch.zeros(2))
-    (1.0, 10000.0, 1.0)
-    """
-    spread = float(wire.std(correction=0))
-    return 100.0 ** round(math.log(spread, 100)) if 0 < spread < math.inf else 1.0
-
-
-def scaled(seen: Tensor, channels: int, scale: float) -> Tensor:
-    """Return what is seen of a wire with its first ``channels`` divided by ``scale``; the others are masks.
-
-    >>> scaled(torch.tensor([[200.0, 1.0]]), 1, 100.0)
-    tensor([[2., 1.]])
-    """
-    return seen if scale == 1 else torch.cat([seen[:, :channels] / scale, seen[:, channels:]], 1)
 
 
 def beside(answer: Tensor, wire: Tensor) -> Tensor:

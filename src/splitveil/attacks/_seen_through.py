@@ -107,18 +107,3 @@ class _Part:
     def wire(self, index: Tensor, rng: torch.Generator) -> Tensor:
         """Return some entries of the wires of the images ``index``, (B, k)."""
         return self._seen.wire(index, rng).flatten(1)[:, self._entries]
-
-
-class Sighted:
-    """Images with their wires as they are seen through."""
-
-    def __init__(self, seen: Pairs, sight: Seen):
-        self._seen, self._sight = seen, sight
-        self.images = seen.images
-
-    def __len__(self) -> int:
-        return len(self._seen)
-
-    def wire(self, index: Tensor, rng: torch.Generator) -> Tensor:
-        """Return the wires of the images ``index`` as `seen_through` shows them."""
-        return self._sight(self._seen.wire(index, rng))

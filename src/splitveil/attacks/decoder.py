@@ -22,12 +22,14 @@ from ..zoo import decoders
 from ._decoder_training import by_epochs, by_steps
 from ._held_out import Pairs, Parts, hold_out
 from ._rounding import in_bf16
-from ._seen_through import Seen, Sighted, seen_through
 from ._shared import Shared
+from ._shown import Shown, ShownPairs
 from .base import BATCH, Attack, Extent, Victim
 
 PATIENCE = 800
 """Number of steps without a lower held-out error after which the rate is cut."""
+WITHIN = 100
+"""Spread of a wire beyond which, or below one over which, it is scaled (`Shown`)."""
 
 
 @plugin("decoder")
@@ -68,7 +70,7 @@ class DecoderAttack(Attack):
         self.epochs, self.network, self.batch_size = epochs, network, batch_size
         self.lr, self.weight_decay, self.steps, self.patience = lr, weight_decay, steps, patience
         self._curve: list[float] = []
-        self._sight: Seen | None = None
+        self._shown: Shown | None = None
 
     def check(self, wire: tuple[int, ...], size: int) -> None:
         with torch.device("meta"):  # built without memory
@@ -95,10 +97,10 @@ class DecoderAttack(Attack):
         return held_out, train
 
     def sighted(self, victim: Victim, parts: Parts, rng: torch.Generator, runtime: Runtime) -> Parts:
-        """Return the same images as `seen_through` shows them, and so does `reconstruct` then."""
+        """Return the same images with their wires as `reconstruct` then shows them to the decoder."""
         with runtime.share(0.2):
-            self._sight = sight = seen_through(victim, parts[1], rng, runtime=runtime)
-        return (Sighted(parts[0], sight), Sighted(parts[1], sight)) if sight else parts
+            self._shown = shown = Shown.learn(victim, parts[1], rng, WITHIN, runtime)
+        return ShownPairs(parts[0], shown), ShownPairs(parts[1], shown)
 
     def learn(self, held_out: Pairs, train: Pairs, rng: torch.Generator, runtime: Runtime | None = None) -> None:
         """Train on ``train`` and keep the weights that are best on ``held_out``."""
@@ -140,7 +142,7 @@ class DecoderAttack(Attack):
 
     @torch.no_grad()
     def reconstruct(self, wire: Tensor, y: Tensor | None = None) -> Tensor:
-        seen = self._sight(wire) if self._sight else wire
+        seen = self._shown(wire) if self._shown else wire
         return torch.cat([self.decoder.eval()(part) for part in seen.split(BATCH)]).clamp(0, 1)
 
     def curve(self) -> list[float]:

@@ -19,13 +19,16 @@ from ..ranges import Batch, Count, Part, Rate
 from ..registry import plugin
 from ..runtime import Runtime, State, copy_weights
 from ._averaged import Averaged
-from ._correction import Correction, beside, require_doubled, scale_of, scaled
+from ._correction import Correction, beside, require_doubled
 from ._held_out import hold_out_images
 from ._moved import Moves
 from ._rounding import in_bf16
-from ._seen_through import Seen, seen_through
+from ._shown import Shown
 from .base import BATCH, Attack, Extent, Observations, Victim
 from .linear import LinearAttack
+
+WITHIN = 10
+"""Spread of a wire beyond which, or below one over which, it is scaled (`Shown`)."""
 
 
 @plugin("residual")
@@ -60,9 +63,9 @@ class ResidualAttack(Attack):
         flip: bool | None = None,
     ):
         self.epochs, self.channels, self.lr, self.batch_size = epochs, channels, lr, batch_size
-        self.shift, self.flip, self._linear, self._scale = shift, flip, LinearAttack(), 1.0
+        self.shift, self.flip, self._linear = shift, flip, LinearAttack()
         self._curve: list[float] = []
-        self._sight: Seen | None = None
+        self._shown: Shown | None = None
 
     def check(self, wire: tuple[int, ...], size: int) -> None:
         require_doubled(wire, (size,))
@@ -86,19 +89,19 @@ class ResidualAttack(Attack):
         with runtime.share(0.2):
             self._linear.fit(victim, own, rng, runtime)
         with runtime.share(0.1):
-            self._sight = seen_through(victim, victim.observe(own), rng, runtime=runtime)
+            self._shown = Shown.learn(victim, victim.observe(own), rng, WITHIN, runtime)
         self._build(victim, own, rng)
         with runtime.share(1):  # the rates rise and fall in the time that is left
             self._learn(victim, victim.observe(held), own, rng, runtime)
 
     def _build(self, victim: Victim, own: Split, rng: torch.Generator) -> None:
         wire = victim.query(to_float(own.images[:BATCH]), torch.Generator(rng.device).manual_seed(0))
-        self._scale = scale_of(wire)
-        require_doubled(shape := tuple(self._shown(wire).shape[1:]), own.shape[1:])
+        seen = self._shown(wire) if self._shown else wire
+        require_doubled(shape := tuple(seen.shape[1:]), own.shape[1:])
         with seeded_layers(rng):
             network = Correction(shape, own.shape, self.channels)
         self.network = fastconv.placed(network, rng.device)
-        self._bf16 = in_bf16(self._shown(wire))
+        self._bf16 = in_bf16(seen)
 
     def _learn(self, victim: Victim, held: Observations, own: Split, rng: torch.Generator, runtime: Runtime) -> None:
         """Train on moved images, and keep the mean weights of the epoch that is best on ``held``."""
@@ -122,12 +125,8 @@ class ResidualAttack(Attack):
             raise DivergedError(f"residual: the error is {self._curve[-1]} in every epoch; lower lr ({self.lr})")
         self.network.load_state_dict(state["weights"])
 
-    def _shown(self, wire: Tensor) -> Tensor:
-        """Return the wire as the network is given it."""
-        return scaled(self._sight(wire) if self._sight else wire, wire.shape[1], self._scale)
-
     def _answer(self, wire: Tensor, network: nn.Module, bf16: bool = False) -> Tensor:
-        seen = beside(self._linear.reconstruct(wire), self._shown(wire))
+        seen = beside(self._linear.reconstruct(wire), self._shown(wire) if self._shown else wire)
         with torch.autocast(wire.device.type, torch.bfloat16, enabled=bf16):
             return network(seen)
 
