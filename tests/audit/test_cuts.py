@@ -180,7 +180,7 @@ def _answer(monkeypatch: pytest.MonkeyPatch, limit: float) -> None:
     def accuracy(model: Any, *_: object) -> float:
         return 0.8 if model.defense.noise_variance() ** 0.5 <= limit else 0.6
 
-    monkeypatch.setattr(equal_noise, "retrained", lambda model, *_, **__: model)
+    monkeypatch.setattr("splitveil.hardening.search.retrained", lambda model, *_, **__: model)
     monkeypatch.setattr(equal_noise, "noisy_accuracy", accuracy)
     monkeypatch.setattr(equal_noise, "deviation", lambda *_: 1.0)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from splitveil import config
+from networks import tiny
+from splitveil import config, runs
 
 ROOT = Path(__file__).parents[2]
 ACCURACIES = {
@@ -53,8 +54,8 @@ def test_a_rival_is_held_against_water_filled_noise_of_its_accuracy(benchmark, t
 
 
 def test_an_encoder_is_trained_hardened_and_attacked_once(benchmark, tmp_path, monkeypatch):
-    settings = {"data": "digits", "arch": "vgg11_bn_sgm", "cut": 4, "bottleneck": 1, "train_size": 200}
-    settings |= {"recipe": "fast", "epochs": 2, "batch_size": 64}
+    monkeypatch.setattr(runs.zoo, "build", tiny)
+    settings = {"data": "digits", "train_size": 600, "recipe": "fast", "epochs": 2, "batch_size": 64}
     for name, value in {"SETTINGS": settings, "ATTACKS": ("linear",), "ATTACKER_SIZE": 60, "ATTACKED": 20}.items():
         monkeypatch.setattr(benchmark, name, value)
     monkeypatch.setattr("hardening_front.linkage", lambda *_: 0.5)  # its gallery needs 1,000 images

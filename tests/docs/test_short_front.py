@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from splitveil import config
+from networks import tiny
+from splitveil import config, runs
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,8 +61,8 @@ def test_nothing_is_said_of_an_arm_of_fewer_seeds(benchmark):
 
 
 def test_a_cell_leaves_all_that_the_comparison_needs(benchmark, tmp_path, monkeypatch):
-    settings = {"data": "digits", "arch": "vgg11_bn_sgm", "cut": 4, "bottleneck": 1, "train_size": 200}
-    settings |= {"recipe": "fast", "epochs": 2, "batch_size": 64}
+    monkeypatch.setattr(runs.zoo, "build", tiny)
+    settings = {"data": "digits", "train_size": 600, "recipe": "fast", "epochs": 2, "batch_size": 64}
     for name, value in {"SETTINGS": settings, "ATTACKS": ("linear",), "ATTACKER_SIZE": 60, "ATTACKED": 20}.items():
         monkeypatch.setattr(benchmark.rivals, name, value)
     monkeypatch.setattr(benchmark, "ATTACKS", ("linear",))

@@ -145,8 +145,8 @@ def test_a_format_has_a_schema_and_all_its_keys_on_the_page(one):
         assert all(f"| `{key}` |" in page for key in inside.get("properties", ()))
 
 
-INTERNAL = {"ANY", "_PLAN"}
-"""Types of files that only the code that wrote them reads: notes of a training and of a stopped attack."""
+INTERNAL = {"ANY", "_PLAN", "NOTED"}
+"""Types of files that only the code that wrote them reads: notes of a training, a stopped attack, decoded images."""
 
 
 def test_every_file_that_a_typed_model_reads_is_listed_with_its_schema():

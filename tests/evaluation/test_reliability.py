@@ -163,7 +163,7 @@ def test_a_decoder_of_one_epoch_has_seen_one_draw():
     for epochs, flagged in ((1, True), (2, False)):
         victim, attack = Victim(plain, QUERY), DecoderAttack(epochs, "custom")
         attack.fit(victim, IMAGES, rng())
-        assert victim.looks() == pytest.approx(epochs, abs=0.1)
+        assert victim.looks() == pytest.approx(epochs, abs=0.15)  # 3 of 40 more tell the scale
         assert len(reliability.of_queries(plain, victim, attack.needs, IMAGES)) == flagged
 
 

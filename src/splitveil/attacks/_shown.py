@@ -11,8 +11,10 @@ from torch import Tensor
 from ..runtime import Runtime
 from ._held_out import Pairs
 from ._seen_through import Seen, seen_through
-from .base import BATCH, Victim
+from .base import Victim
 
+LOOKED_AT, PART = 32, 10
+"""Images whose wires tell the scale and the offset, at most one in so many: each is one more that is asked for."""
 FAR = 30
 """Offset, as a multiple of how far entries spread about their means, above which the means are subtracted."""
 
@@ -49,7 +51,7 @@ class Shown:
             runtime: of the attack, whose budget may end what is learned; None: no limit.
         """
         sight = seen_through(victim, pairs, rng, runtime=runtime)
-        some = torch.arange(min(BATCH, len(pairs)), device=victim.device)
+        some = torch.arange(min(LOOKED_AT, max(2, len(pairs) // PART), len(pairs)), device=victim.device)
         wire = pairs.wire(some, torch.Generator(victim.device).manual_seed(0))
         told = (sight(wire) if sight else wire)[:, : wire.shape[1]]
         mean = told.mean(0, keepdim=True)

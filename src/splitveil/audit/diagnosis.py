@@ -182,6 +182,8 @@ def _check(out: Path, identity: dict[str, Any]) -> list[Row]:
     kept = reading.read_json(path, _KEPT, REMEDY)
     if kept["identity"] != identity:
         changed = sorted(key for key in identity if kept["identity"].get(key) != identity[key])
+        if "attack" in changed:  # which has a revision of its own
+            changed = [key for key in changed if key != "revision"]
         raise UserError(f"{out} holds a diagnosis with another {', '.join(changed)}; choose another --out")
     return kept["epochs"]
 
