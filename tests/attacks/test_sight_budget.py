@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ SLOW = 0.25
 def victim(*specs: str) -> Victim:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = toy.defended(*specs)
+        model: Any = toy.defended(*specs)
         model.defense.install(SimpleNamespace(wire_shape=(12, 2, 2), defense=model.defense))
     return Victim(model, ALL)
 

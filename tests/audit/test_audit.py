@@ -307,11 +307,6 @@ def test_without_a_judge_nothing_is_said_to_be_hidden(folder):
     assert found["verdict"]["level"] != "hides the picture from these attacks"
 
 
-def test_the_default_is_every_bound():
-    named = bounded.specs(None)
-    assert {"mixture", "channel", "pairwise", "linkage", "linkage:top=10", "pac", "fisher", "dp"} <= set(named)
-
-
 def test_bounds_count_the_wires_that_the_attacker_sees():
     assert bounded.specs(None, observed=4)["dp:observed=4"].parameters == {"observed": 4}
     assert bounded.specs(["dp:observed=2"], observed=4)["dp:observed=2"].parameters == {"observed": 2}

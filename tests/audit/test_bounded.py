@@ -30,3 +30,8 @@ def test_bounds_of_other_code_are_computed_again(tmp_path, monkeypatch):
     monkeypatch.setattr(bounded, "SHARED", 99)
     estimates()
     assert made[3:] == ["entropy", "pairwise"]
+
+
+def test_the_default_is_every_bound():
+    named = bounded.specs(None)
+    assert {"mixture", "channel", "pairwise", "linkage", "linkage:top=10", "pac", "fisher", "dp"} <= set(named)

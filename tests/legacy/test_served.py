@@ -67,7 +67,7 @@ def test_lambda_beside_local_dp_leaves_clusters_alone_as_published(
     options = [f"--AT_regularization={option}", "--AT_regularization_strength=2", "--lambd=16", "--var_threshold=0.1"]
     options += ["--regularization=Gaussian", "--regularization_strength=0.05"]
     imported = import_checkpoint(folder, tmp_path / "run", options=[*OPTIONS, *options], reading=reading)
-    stack = Run.open(tmp_path / "run").model(_stub("cifar10", 10)).defense
+    stack: Any = Run.open(tmp_path / "run").model(_stub("cifar10", 10)).defense
     (cem,) = (part for part in stack if isinstance(part, CEM))
     assert cem.weight == 16
     assert cem.threshold * cem.sigma2 == pytest.approx(0.1 * 0.05**2, rel=1e-5)
