@@ -110,6 +110,16 @@ def test_the_table_of_whole_trainings_is_that_of_the_record():
     assert f"one had {alone[0]} %, the others +{alone[1]}, +{alone[2]} and +{alone[3]} %" in text
 
 
+@pytest.mark.parametrize("name", ["README.md", RESULTS, "docs/concepts/noise-and-cem.md", "docs/cem.md"])
+def test_the_control_of_whole_trainings_is_told_as_its_record_has_it(name):
+    one = record("trained_tradeoff.json")["secondary"]["one4"]["best/retrained_hits"]
+    assert shares(one["difference"]) in page(name)
+    if name == RESULTS:
+        alone = sorted(round(100 * of_seed) for of_seed in one["of_each_seed"])
+        assert "seeds by themselves: +{}, +{}, +{} and +{} %".format(*alone) in page(name)
+        assert f"behind noise of its accuracy, which is {100 * one['accuracy']:.1f} %" in page(name)
+
+
 def test_the_question_is_open_until_its_record_is_there():
     assert not (ROOT / "benchmarks" / "equal_accuracy.json").exists(), "say on the pages what the record answers"
     assert "(docs/results.md#what-is-open)" in page("README.md")
