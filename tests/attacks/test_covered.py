@@ -9,10 +9,15 @@ import toy
 from splitveil.attacks._seen_through import seen_through
 from splitveil.attacks._sight import Sight
 from splitveil.attacks.base import Victim
+from splitveil.attacks.linear import LinearAttack
 from splitveil.data import Access
 from splitveil.defenses._law import law_of
+from splitveil.defenses._waterfilling import Directions, Statistics
+from splitveil.defenses._waterfilling_kronecker import Products
 from splitveil.defenses.base import Stack
 from splitveil.defenses.dropout import Dropout
+from splitveil.defenses.waterfill import Waterfill
+from splitveil.defenses.waterfill_kronecker import WaterfillKronecker
 
 ALL = frozenset(Access)
 
@@ -55,6 +60,31 @@ def test_hidden_entries_beneath_weak_noise_are_told_by_their_size(spec, noise):
     assert known is not None
     best = known(victim.query(x, toy.rng(5))).chunk(2, 1)[0]
     assert float((full - clean)[hidden].square().mean()) < 1.05 * float((best - clean)[hidden].square().mean())
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_hidden_entries_in_front_of_faint_water_filled_noise_are_told_by_their_size(wide):
+    """Attacks ignored them behind any such noise: `linear` erred more than three times as much as the best attacker."""
+    model, weight = toy.model(48, 0.0, (12, 4, 1))
+    model.wire_shape = (12, 4, 1)
+    covariance = toy.VARIANCE * weight.double() @ weight.double().T + 1e-4 * torch.eye(48)
+    center, noise = weight.double() @ torch.full((toy.D,), toy.MEAN).double(), 1e-4
+    if wide:
+        one, variance = torch.eye(12).double(), torch.full((48,), 0.25).double()
+        hardened = WaterfillKronecker(1e6, noise)
+        hardened._solve(Products(center, one, torch.eye(4).double(), variance, variance, variance))
+    else:
+        statistics = Statistics(center, covariance, 1e6 * torch.eye(48).double(), covariance, float(covariance.trace()))
+        hardened = Waterfill(1e6, noise)
+        hardened._solve(statistics, Directions.of(statistics))
+    model.defense = Stack(Dropout(0.2), hardened)
+    attack, victim, x = LinearAttack(), Victim(model, ALL), toy.pixels(toy.images(300, 9))
+    attack.fit(victim, toy.images(3000, 1), toy.rng())
+    error = float((attack.reconstruct(victim.query(x, toy.rng(5))) - x).square().mean())
+    shown = Dropout(0.2).on_wire(model.features(x), toy.rng(5)) != 0
+    seen = weight.double() * shown.flatten(1).double()[:, :, None]
+    inner = seen.mT @ seen / (0.8 * noise) ** 2 + torch.eye(toy.D).double() / toy.VARIANCE
+    assert error < 1.05 * float(torch.linalg.inv(inner).diagonal(dim1=1, dim2=2).sum(1).mean()) / toy.D
 
 
 def test_hidden_entries_that_noise_drowns_are_taken_as_they_are():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..ranges import Positive
+from ..ranges import Computed
 from ._law import Law
 from .base import NEVER, Defense, Stack
 
@@ -23,7 +24,7 @@ class Correlated(Defense, helpers=("sent", "shown")):
         sigma: standard deviation σ of the noise that every direction has at least, in units of the feature.
     """
 
-    def __init__(self, mu: Positive = 0.1, sigma: Positive = 0.025):
+    def __init__(self, mu: Computed = 0.1, sigma: Computed = 0.025):
         super().__init__()
         self.mu, self.sigma = float(mu), float(sigma)
         self.codec: tuple[Any, ...] = ()
@@ -78,12 +79,15 @@ class Correlated(Defense, helpers=("sent", "shown")):
     def law(self, wire: Tensor, before: Law) -> Law:
         if not self.ready:
             return before
-        if not before.exact:  # noise before the matrix is correlated behind it
-            return before.silent()
         noise = torch.ones(self.numbers_sent(tuple(wire.shape[1:])), device=wire.device)
         for codec in self.codec:
             noise = noise + codec.rounding()
-        return Law(self._variance(noise).view(wire.shape[1:]), reduced=self._sent_of)
+        variance = self._variance(noise).view(wire.shape[1:])
+        if before.exact:
+            return Law(variance, reduced=self._sent_of)
+        # Noise before the matrix is correlated behind it; hidden entries can be told where its own noise is faint.
+        covered = 0.0 if before.visible is not None else before.covered
+        return replace(before.silent(), covered=None if covered is None else covered + variance)
 
     def gaussian_law(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor] | None:
         if not self.ready:
