@@ -108,7 +108,7 @@ def fit(
     Raises:
         UserError: unknown settings or values out of their range; images that do not fit the model.
     """
-    check_model(model)
+    check_model(model, trainable=True)
     recipe = _recipe(data, settings, chosen=validate is not None)
     train = training_images_of(data, "data", recipe.batch_size)
     chooses = None if validate is None else training_images_of(validate, "validate", EVALUATION_BATCH)
@@ -178,7 +178,7 @@ def harden(
     Raises:
         UserError: images that do not fit, a wire that is too wide, or no noise that costs so little.
     """
-    check_model(model)
+    check_model(model, trainable=True)
     if not isinstance(max_drop, int | float) or not 0 < max_drop <= 100:
         raise UserError(f"max_drop is {max_drop!r}; expected points of accuracy, a number above 0, at most 100")
     train = images_of(data, "data")
@@ -203,7 +203,9 @@ def harden(
             augmentation=augmentation | {"rotate_degrees": known.get("rotate", 0.0)},
             bf16=precision(known.get("precision", "auto"), model.mean.device) == "bf16-mixed",
         ).run()
-    return Hardened(found, search)
+    hits = round(search.before * len(chooses))
+    told = reliability.at_chance(binomial_ci(hits, len(chooses)), chooses.labels, "validation images", "the noise")
+    return Hardened(found, search, told)
 
 
 def bound(model: SplitModel, bound: Bound | config.Spec | str, images: Data, *, seed: int = 0) -> list[Estimate]:

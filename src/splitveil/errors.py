@@ -26,6 +26,10 @@ class DivergedError(UserError):
     """The training of an attack diverged; a suite goes on without it, and a flag says so."""
 
 
+class CostlyError(UserError):
+    """Already the least noise costs a model more accuracy than is allowed."""
+
+
 def nearest(name: str, options: Iterable[str], alike: float = 0.5) -> str:
     """Return the nearest valid name, or an empty string where none is as alike (0 to 1) as that.
 

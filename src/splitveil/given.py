@@ -131,14 +131,15 @@ def _check_precision(module: nn.Module, what: str, name: str) -> None:
             raise UserError(f"the {what}'s weights are {parameter.dtype}; expected torch.float32: write {name}.float()")
 
 
-def check_model(model: Any) -> None:
+def check_model(model: Any, *, trainable: bool = False) -> None:
     """Check that a split model was given, whose weights are float32.
 
     Args:
         model: what was given.
+        trainable: whether gradients of its weights, or of what they compute, are needed.
 
     Raises:
-        UserError: it is none, or has weights of another type.
+        UserError: it is none, or has weights of another type, or of which there are no gradients.
     """
     if not isinstance(model, SplitModel):
         raise UserError(
@@ -146,6 +147,11 @@ def check_model(model: Any) -> None:
             "example=x[:1], defenses=[...])"
         )
     _check_precision(model, "model", "model")
+    if trainable and any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+        raise UserError(
+            "the model's weights were made under torch.inference_mode; expected weights of which gradients can be "
+            "computed: write model = copy.deepcopy(model)"
+        )
 
 
 def check_images(model: SplitModel, split: Split, name: str) -> None:

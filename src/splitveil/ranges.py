@@ -34,6 +34,8 @@ Iterations = Annotated[int, Field(ge=1, le=10_000)]
 """Number of iterations of a solver inside a network, each of which is kept for the backward pass."""
 Rate = Annotated[float, Field(gt=0, le=1000)]
 Positive = Annotated[float, Field(gt=0)]
+Computed = Annotated[float, Field(gt=0, le=1e30)]
+"""A number that is computed from a model, whatever the size of its features and however sure it is."""
 Weight = Annotated[float, Field(ge=0, le=MOST)]
 Part = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]

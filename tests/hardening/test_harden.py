@@ -113,7 +113,7 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("at", [1, 3, 4])
-def test_a_stopped_hardening_goes_on_to_the_same_weights(run, tmp_path, at):
+def test_a_stopped_hardening_goes_on_to_the_same_weights(run, tmp_path, monkeypatch, at):
     whole = harden(run, tmp_path / "whole")
 
     def stop(done: int, _: int) -> None:
@@ -124,8 +124,13 @@ def test_a_stopped_hardening_goes_on_to_the_same_weights(run, tmp_path, at):
         harden(run, tmp_path / "stopped", show=stop)
     with pytest.raises(UserError, match="holds a hardening already; add --resume"):
         harden(run, tmp_path / "stopped")
-    with pytest.raises(UserError, match="begun with another value of --max-drop"):
+    with pytest.raises(UserError, match=r"begun with --max-drop 5; repeat it, or"):
         harden(run, tmp_path / "stopped", max_drop=3.0, resume=True)
+    monkeypatch.setattr(runs.Run, "digest", lambda _: "another")
+    with pytest.raises(UserError, match="was begun with another run, or with other weights of this one; give those"):
+        harden(run, tmp_path / "stopped", resume=True)
+    monkeypatch.undo()
+    hurry(monkeypatch)
     again = harden(run, tmp_path / "stopped", resume=True)
     models = [runs.Run.open(tmp_path / name).model(IMAGES).state_dict() for name in ("whole", "stopped")]
     assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
@@ -240,8 +245,12 @@ def test_a_missing_tail_is_one_line(run, tmp_path):
 
 
 def test_the_command_prints_what_was_tried_and_refuses_in_one_line(run, tmp_path, capsys):
+    summary = json.loads((run.path / "summary.json").read_text())
+    summary["accuracy"] = {"mean": 0.1, "ci95": [0.06, 0.15]}
+    (run.path / "summary.json").write_text(json.dumps(summary))
     main(["harden", str(run.path), "--out", str(tmp_path / "hard"), "--max-drop", "5"])
-    printed = capsys.readouterr().out
+    printed, said = capsys.readouterr()
+    assert "the network is not shown to be better than chance on its 200 test images" in printed + said
     assert printed.count("chosen") == 1
     assert "hardening.png" in printed
     for arguments, expected in (
@@ -306,9 +315,14 @@ def test_the_tail_that_was_trained_on_all_images_is_taken_only_if_it_is_good_eno
 
 
 def test_noise_that_costs_too_much_at_its_least_is_refused(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(searching, "bracket", lambda _: (20.0, 30.0))
-    with pytest.raises(UserError, match=r"already the least noise costs more than 0\.01 points of accuracy"):
-        harden(run, tmp_path / "hard", max_drop=0.01)
+    """Nothing is left behind, so that a larger loss may be tried in the same folder."""
+    for resume in (False, True):
+        with monkeypatch.context() as patched:
+            patched.setattr(searching, "bracket", lambda _: (20.0, 30.0))
+            with pytest.raises(UserError, match=r"already the least noise costs more than 0\.01 points of accuracy"):
+                harden(run, tmp_path / "hard", max_drop=0.01, resume=resume)
+        assert not (tmp_path / "hard").exists()
+    assert harden(run, tmp_path / "hard")["accuracy"]
 
 
 def test_a_tail_that_diverges_stays_as_it_is(run, tmp_path, monkeypatch):

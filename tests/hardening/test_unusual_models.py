@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 import splitveil as sv
+from splitveil import config
 from splitveil.data import load
 from splitveil.defenses.gaussian import Gaussian
+from splitveil.defenses.waterfill import Waterfill
 from splitveil.errors import UserError
 from splitveil.hardening import search as searching
 from splitveil.model import SplitModel
+from splitveil.ranges import MOST
 
 IMAGES = load("digits", train_size=600, test_size=200)
 
@@ -56,11 +61,49 @@ def test_a_network_that_is_sure_of_its_images_is_hardened_whatever_the_size_of_i
     assert chosen.linear_error > 0.008
 
 
+@pytest.mark.parametrize(("sharp", "scale"), [(2.0, 1.0), (1.0, 1e10)])
+def test_a_hardened_model_has_settings_that_are_taken_again(sharp, scale, tmp_path):
+    """The price of a nat has no limit where a network is very sure, nor the noise where features are large."""
+    encoder, tail = sure()
+    tail[1].weight.data /= scale  # type: ignore[index, operator]
+    example = IMAGES.train.images[:1] / 255
+    model = SplitModel(nn.Sequential(encoder, Scaled(scale)), nn.Sequential(tail, Scaled(sharp)), example=example)
+    hardened = sv.harden(model, IMAGES.train, validate=IMAGES.test, max_drop=5).model
+    (noise,) = hardened.defense  # type: ignore[misc, union-attr]
+    assert isinstance(noise, Waterfill)
+    assert max(noise.mu, noise.sigma) > MOST
+    written = config.spec_of(noise, "defenses").resolve("defenses")
+    assert Waterfill(**written.parameters).mu == noise.mu
+
+
 def test_a_tail_without_weights_is_hardened():
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
     model = SplitModel(encoder, nn.Identity(), example=IMAGES.train.images[:1] / 255)
-    assert sv.harden(model, IMAGES.train, max_drop=100).search.chosen
+    found = sv.harden(model, IMAGES.train, max_drop=100)
+    assert found.search.chosen
+    assert "\nflag: the network is not shown to be better than chance on its 60 validation images" in str(found)
+
+
+def test_a_network_that_has_learned_has_no_flag():
+    encoder, tail = sure()
+    model = SplitModel(encoder, tail, defense=[Gaussian(0.05)], example=IMAGES.train.images[:1] / 255)
+    assert sv.harden(model, IMAGES.train, validate=IMAGES.test, max_drop=5).flags == []
+
+
+@pytest.mark.parametrize("part", ["encoder", "tail"])
+def test_weights_without_gradients_are_refused(part):
+    with torch.inference_mode(part == "encoder"):
+        encoder = nn.Sequential(nn.Flatten(), nn.Linear(3072, 16))
+    with torch.inference_mode(part == "tail"):
+        tail = nn.Linear(16, 10)
+    model = SplitModel(encoder, tail, example=IMAGES.train.images[:1] / 255)
+    expected = r"made under torch\.inference_mode; .*: write model = copy\.deepcopy\(model\)"
+    with pytest.raises(UserError, match=expected):
+        sv.harden(model, IMAGES.train, max_drop=100)
+    with pytest.raises(UserError, match=expected):
+        sv.fit(model, IMAGES.train, epochs=1)
+    assert sv.harden(copy.deepcopy(model), IMAGES.train, max_drop=100).search.chosen
 
 
 @pytest.mark.parametrize("validate", [False, True])

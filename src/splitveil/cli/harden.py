@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from rich.markup import escape
 from rich.table import Table
 
 from .. import progress_bars
-from ._shared import LOOK, MaybePlace, Place, app, duration, interval, out_console, say
+from ._shared import LOOK, MaybePlace, Place, app, duration, interval, out_console, say, show_flags
+
+if TYPE_CHECKING:
+    from .. import runs
+    from ..data import ImageSet
 
 
 @app.command
@@ -47,8 +51,20 @@ def harden(
 
         summary = hardening.harden(opened, images, out, max_drop=max_drop, resume=resume, show=show)
     _print(summary, str(out))
+    show_flags(_flags(opened, images))
     say(f"curve: {out / hardening.PICTURE}")
     say(f"attack it: {shlex.join(['splitveil', 'attack', str(out), '--suite', 'quick-v4'])}")
+
+
+def _flags(base: runs.Run, images: ImageSet) -> list[str]:
+    """Return why a loss of accuracy says nothing, where the network had learned nothing before."""
+    from ..data.protocol import protocol
+    from ..evaluation.reliability import at_chance
+    from ..statistics.intervals import Interval
+
+    known, settings = base.summary["accuracy"], base.settings
+    tested = protocol(settings.protocol, images, seed=settings.seed).utility_test
+    return at_chance(Interval.from_dict(known) if known else None, tested.labels, about="the noise")
 
 
 def _print(summary: dict[str, Any], title: str) -> None:

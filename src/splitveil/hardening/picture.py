@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,19 +22,22 @@ class Hardened:
     Attributes:
         model: with `Waterfill` on its wire and a tail of its own, in evaluation mode.
         search: what was tried; its ``chosen`` step is the model.
+        flags: why its figures say nothing, each as one sentence.
     """
 
     model: SplitModel
     search: Search
+    flags: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         before, chosen = self.search.before, self.search.chosen
         assert chosen is not None
-        return (
+        text = (
             f"accuracy on the validation images {100 * before:.1f} -> {100 * chosen.accuracy:.1f} %, MSE of a linear "
             f"attacker {chosen.linear_error:.4f} (mean image {self.search.mean_image:.4f}), "
             f"{chosen.sent} numbers on the wire"
         )
+        return "\n".join([text, *(f"flag: {flag}" for flag in self.flags)])
 
     def plot(self) -> Figure:
         """Draw accuracy against the linear attacker's error; a notebook shows the figure."""

@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 from .. import config
 from ..data import ImageSet, protocol
 from ..defenses.base import Stack
-from ..errors import UserError
+from ..errors import CostlyError, UserError
 from ..memory import placed
 from ..model import SplitModel
 from ..nn.copies import copy_of
@@ -129,7 +129,12 @@ def _harden(
         _remove_tails(out, but=_tail(out, search))
 
     search, tail = _begun(out, model)
-    hardened, search = work.run(search, tail, keep, show)
+    try:
+        hardened, search = work.run(search, tail, keep, show)
+    except CostlyError:  # nothing is left to go on with, and nothing that would be in the way of a larger loss
+        (out / FILE).unlink(missing_ok=True)
+        _remove_tails(out)
+        raise
     write_json(out / FILE, found(search))
     draw(search, out / PICTURE)
     test = parts.utility_test
@@ -185,9 +190,12 @@ def _check(out: Path, start: _Kept, resume: bool) -> None:
     if not resume:
         raise UserError(f"{out} holds a hardening already; add --resume to go on with it, or choose another --out")
     kept = _read(out)
-    for name, what in (("weights", "the run"), ("max_drop", "--max-drop")):
-        if kept[name] != start[name]:
-            raise UserError(f"{out} was begun with another value of {what}; repeat it, or choose another --out")
+    if kept["weights"] != start["weights"]:
+        raise UserError(
+            f"{out} was begun with another run, or with other weights of this one; give those, or choose another --out"
+        )
+    if kept["max_drop"] != start["max_drop"]:
+        raise UserError(f"{out} was begun with --max-drop {kept['max_drop']:g}; repeat it, or choose another --out")
 
 
 def _check_whole(out: Path) -> None:

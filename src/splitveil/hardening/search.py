@@ -16,7 +16,7 @@ from ..defenses._correlated import Correlated
 from ..defenses.base import Defense, Stack
 from ..defenses.codec import Codec
 from ..defenses.gaussian import Gaussian
-from ..errors import DivergedError, UserError
+from ..errors import CostlyError, DivergedError, UserError
 from ..evaluation.tail import retrained
 from ..model import SplitModel
 from ..nn.copies import copy_of
@@ -134,7 +134,8 @@ class Hardening:
             show: called after each step with the steps done and their number.
 
         Raises:
-            UserError: no noise at all fits into the allowed loss, or too few images.
+            CostlyError: no noise at all fits into the allowed loss.
+            UserError: too few images.
         """
         known, mean_image = self.known()
         if search is None:
@@ -149,7 +150,7 @@ class Hardening:
             keep(search, tail)
             show(len(search.steps), planned(search.steps) + 1)
         if (best := search.chosen) is None:
-            raise UserError(
+            raise CostlyError(
                 f"already the least noise costs more than {self.max_drop} points of accuracy "
                 f"({100 * search.before:.1f} % before); allow more, or use more training images"
             )

@@ -49,7 +49,7 @@ class OwnLoop:
     """
 
     def __init__(self, model: SplitModel, *, epochs: int, images: int, seed: int = 0):
-        check_model(model)
+        check_model(model, trainable=True)
         if not all(isinstance(count, Integral) for count in (epochs, images)) or epochs < 1 or images < 2:
             raise UserError(
                 f"an own loop got {epochs} epochs of {images} images; expected whole numbers, at least 1 of 2 images"
