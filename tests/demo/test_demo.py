@@ -50,7 +50,8 @@ def test_the_page_opens_with_what_both_models_leave_the_attacker(small, tmp_path
     assert "CEM hides nothing from the eye here" in page[: page.index('<section id="opening">')]
     assert f"splitveil demo --out {out} --seed 0" in page
     assert 'id="equal"' in page
-    assert "equal accuracy" in page[page.index("<h1") : page.index("</h1>")]
+    title = page[page.index("<h1") : page.index("</h1>")]  # of so few epochs the networks may be at chance
+    assert ("equal accuracy" in title) != ("not shown to be better than chance" in title)
     assert not (out / "noise").exists()
     assert len(list((out / "cells").iterdir())) == len(demo.MODELS)
 

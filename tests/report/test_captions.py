@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
+import torch
+
+from splitveil.evaluation.reliability import at_chance
 from splitveil.report import captions
 from splitveil.results import cem_effect
 from splitveil.results.equal_accuracy import Equal
@@ -102,3 +107,23 @@ def test_a_title_says_why_there_is_no_comparison_at_equal_accuracy():
     assert captions.headline([], [found], equal=[row]) == (
         "CEM and more noise cannot be compared at equal accuracy here: outside the curve"
     )
+
+
+@pytest.mark.parametrize(
+    ("flagged", "title", "lead"),
+    [
+        ([True, True], "These networks are not shown to be better than chance", "All 2 networks are not shown"),
+        ([True, False], "In these trainings the attacker’s error is higher with CEM", "1 of 2 networks is not shown"),
+        ([True], "These networks are not shown to be better than chance", "1 of 1 network is not shown"),
+        ([False, False], "In these trainings the attacker’s error is higher with CEM", ""),
+    ],
+)
+def test_nothing_is_concluded_from_networks_at_chance(flagged, title, lead):
+    """The flag itself is made by the code that makes it in attacks."""
+    (flag,) = at_chance(Interval(0.1, 0.07, 0.14), torch.arange(10).repeat(36))
+    attacks = [{"linear": SimpleNamespace(flags=[flag] if one else ["another"])} for one in flagged]
+    records = [SimpleNamespace(attacks=of) for of in attacks]
+    groups: Any = [SimpleNamespace(configurations=[SimpleNamespace(records=[record]) for record in records])]
+    assert captions.headline(groups, [effect((0.1, 0.2), (-0.1, 0.1), seeds=1)]).startswith(title)
+    assert captions.chance(groups).startswith(lead)
+    assert bool(captions.chance(groups)) == bool(lead)

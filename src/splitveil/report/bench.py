@@ -160,7 +160,11 @@ def page(
 
 
 def _leads(findings: Findings) -> list[str]:
-    first = captions.cem(findings.effects, findings.margin), captions.equal_accuracy(findings.equal)
+    first = (
+        captions.chance(findings.groups),
+        captions.cem(findings.effects, findings.margin),
+        captions.equal_accuracy(findings.equal),
+    )
     fronts = [captions.front(group, len(findings.groups) > 1) for group in findings.groups]
     ceilings = [captions.ceiling(part.group, part.shares, len(findings.groups) > 1) for part in findings.parts]
     return [*filter(None, first), *fronts, *filter(None, ceilings)]

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from ..evaluation.reliability import AT_CHANCE
 from ..results.ceiling import Shares, name_of, of_configuration
 from ..results.cem_effect import CemEffect
 from ..results.equal_accuracy import AT_END, OUTSIDE, Equal
@@ -31,6 +32,9 @@ def headline(
         margin: loss of accuracy, in points, that is to be excluded before accuracy is called kept.
         equal: the comparisons at equal accuracy; the one of a single effect is the title.
     """
+    networks, at_chance = _networks(groups)
+    if networks and at_chance == networks:
+        return "These networks are not shown to be better than chance: nothing follows for a defense"
     if not effects:
         count = sum(len(group.configurations) for group in groups)
         return f"{_count(count, 'configuration')}: what accuracy costs in privacy"
@@ -189,6 +193,25 @@ def equal_accuracy(found: Sequence[Equal]) -> str:
         f". Outside the curve of noise or at its upper end, and not compared: {outside} of {total}" if outside else ""
     )
     return f"{text}{beyond}."
+
+
+def chance(groups: Sequence[ComparisonGroup]) -> str:
+    """Return how many networks have learned nothing that shows; empty where none is flagged so."""
+    networks, flagged = _networks(groups)
+    if not flagged:
+        return ""
+    amount = f"All {networks:,}" if flagged == networks > 1 else f"{flagged:,} of {_count(networks, 'network')}"
+    return (
+        f"{amount}{' networks' if flagged == networks > 1 else ''} {'is' if flagged == 1 else 'are'} {AT_CHANCE}: what "
+        "attacks reach there says nothing about a defense. Train longer, or on more images."
+    )
+
+
+def _networks(groups: Sequence[ComparisonGroup]) -> tuple[int, int]:
+    """Return the number of trainings, and of those with the flag that they are at chance."""
+    records = [record for group in groups for one in group.configurations for record in one.records]
+    flagged = [any(AT_CHANCE in flag for of in record.attacks.values() for flag in of.flags) for record in records]
+    return len(records), sum(flagged)
 
 
 def certainty(groups: Sequence[ComparisonGroup]) -> str:
