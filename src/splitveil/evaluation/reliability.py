@@ -37,10 +37,6 @@ LOOKED_AT = 1000
 """Number of attacked images whose near-duplicates are looked for: the first."""
 
 
-AT_CHANCE = "not shown to be better than chance"
-"""Words of the flag of such a network, by which pages find it in records."""
-
-
 def at_chance(
     accuracy: Interval | None, labels: Tensor, images: str = "test images", about: str = "the defense"
 ) -> list[str]:
@@ -70,7 +66,7 @@ def at_chance(
     if binomial_ci(count, count).lo <= chance:  # no answers to so few images could show that it has learned
         return []
     return [
-        f"the network is {AT_CHANCE} on its {count} {images} (accuracy {accuracy:.1%}, "
+        f"the network is not shown to be better than chance on its {count} {images} (accuracy {accuracy:.1%}, "
         f"chance {chance:.1%}), so its figures say nothing about {about}; train it until it tells the classes "
         "apart, or test it on more images"
     ]

@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from ..evaluation.reliability import AT_CHANCE
 from ..results.ceiling import Shares, name_of, of_configuration
 from ..results.cem_effect import CemEffect
 from ..results.equal_accuracy import AT_END, OUTSIDE, Equal
@@ -16,6 +15,9 @@ from ..results.record_types import NOISE
 from ..results.tables import percent, plus
 from ..statistics.evidence import LEAST, LEVEL, MARGIN, holm, p_value, points_of
 from ..statistics.intervals import Interval
+
+AT_CHANCE = "not shown to be better than chance"
+"""Words by which the flag of such a network (`reliability.at_chance`) is found in records."""
 
 
 def headline(
