@@ -68,25 +68,17 @@ def run_cell(
 
     from .. import runs
     from ..evaluation import evaluate, suites, tail
-    from ..training.trainer import fit
     from . import checks
 
     started, check, bench = time.time(), check or (lambda: None), GridFolder(out)
-    folder = bench.run(cell.id)
-    _settle(cell, folder)
-    _tidy(folder)
-    _share(cell, bench)
+    folder = _prepared(cell, bench)
     settings, images = _as_begun(cell.settings, folder), images or runs.load_images(cell.settings)
     terms = evaluate.Terms(settings.protocol, cell.attacker_size, cell.attacked)
     # Before the training, which may take days: attackers that want more images than there are, or another wire.
     checks.check_network(cell, images)
     parts = evaluate.parts(settings, images, terms.protocol_name, terms.attacker_size, terms.attacked)
     _same_images(cell, bench, images)
-    for owner in _linked_to(folder):
-        _tidy(owner)
-        theirs = config.parse(settings_in(owner / "config.yaml"))
-        fit(theirs, images, owner, resume=True, progress=lambda *_: check())
-    fit(settings, images, folder, resume=True, progress=lambda *_: check())
+    _train(settings, images, folder, check)
     run, options = runs.Run.open(folder), {"fits": {}, "extra": extra, "progress": lambda *_: check(), **vars(terms)}
     options["replacing"] = partial(_set_aside, bench, cell)
     if retrain:
@@ -100,6 +92,26 @@ def run_cell(
     made = record.build(folder, cell, labels=(*kept, *cell.attacks), grid=grid, attempts=attempts, started=started)
     made["environment"] |= {"threads": torch.get_num_threads()}  # with others, sums are rounded in another order
     return _left(bench, made)
+
+
+def _prepared(cell: Cell, bench: GridFolder) -> Path:
+    """Return the run folder of a cell, without what was half-written, and with the training that it shares."""
+    folder = bench.run(cell.id)
+    _settle(cell, folder)
+    _tidy(folder)
+    _share(cell, bench)
+    return folder
+
+
+def _train(settings: config.TrainConfig, images: ImageSet, folder: Path, check: Callable[[], None]) -> None:
+    """Train a cell from its last checkpoint, and first any training whose files it shares and that has lost some."""
+    from ..training.trainer import fit
+
+    for owner in _linked_to(folder):
+        _tidy(owner)
+        theirs = config.parse(settings_in(owner / "config.yaml"))
+        fit(theirs, images, owner, resume=True, progress=lambda *_: check())
+    fit(settings, images, folder, resume=True, progress=lambda *_: check())
 
 
 def _left(bench: GridFolder, made: dict[str, Any]) -> dict[str, Any]:

@@ -64,11 +64,7 @@ def export(
     found, scored = images_of(train, "train"), images_of(test, "test")
     check_images(model, found, "train")
     check_images(model, scored, "test")
-    outputs = outputs_of(model, scored, "test")
-    names = [str(number) for number in range(outputs)] if classes is None else [str(one) for one in classes]
-    if len(names) != outputs:
-        raise UserError(f"classes has {len(names)} names, the network has {outputs} outputs; name each of them once")
-    channels, height, width = scored.images.shape[1:]
+    names = _names(classes, outputs_of(model, scored, "test"))
     with progress_bars.bars() as bar:
         task = bar.add_task("export", total=len(STEPS), note="")
 
@@ -76,5 +72,14 @@ def export(
             bar.update(task, completed=done, note=step)
 
         made = convert(copy_of(model).cpu().eval(), found, scored, options, show)
-        said = {**about(name, (height, width, channels), names, made, None), "audit": None}
+        size = *scored.images.shape[2:], scored.images.shape[1]
+        said = {**about(name, size, names, made, None), "audit": None}
         return written(out, said, made, {}, overwrite, show)
+
+
+def _names(classes: Sequence[str] | None, outputs: int) -> list[str]:
+    """Return a name for each output of the network."""
+    names = [str(number) for number in range(outputs)] if classes is None else [str(one) for one in classes]
+    if len(names) != outputs:
+        raise UserError(f"classes has {len(names)} names, the network has {outputs} outputs; name each of them once")
+    return names

@@ -78,9 +78,7 @@ def retrained(
         return copied.eval()
     images, rng = images.to(device), stream(device, seed, TAIL)
     plans = [batches(len(images), recipe["batch_size"], rng) for _ in range(recipe["epochs"])]
-    optimizer = _optimizer(copied.tail, recipe)
-    steps = sum(map(len, plans))
-    rate = OneCycleLR(optimizer, recipe["lr"], total_steps=steps, cycle_momentum=recipe.get("optimizer") != "sgd")
+    optimizer, rate = _scheduled(copied.tail, recipe, steps=sum(map(len, plans)))
     smoothing = recipe.get("label_smoothing", 0.0)
     turned, show = augmentation or {}, progress or (lambda *_: None)
     with seeded_layers(stream("cpu", seed, TAIL)):  # dropout layers draw from torch's global generators
@@ -97,12 +95,14 @@ def retrained(
                 rate.step()
                 total += loss.detach()
                 show(epoch, epoch * len(plan) + number + 1, {})
-            if not math.isfinite(float(total)):
-                raise DivergedError(
-                    "retraining the tail: the loss is not finite; look for values on the wire that are not"
-                )
+            _check_finite(total)
     fastconv.restore(copied)
     return copied.eval()
+
+
+def _check_finite(loss: Tensor) -> None:
+    if not math.isfinite(float(loss)):
+        raise DivergedError("retraining the tail: the loss is not finite; look for values on the wire that are not")
 
 
 def retrain(run: Run, images: ImageSet, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -183,12 +183,15 @@ def _with_tail(model: SplitModel, tail: nn.Module, recipe: dict[str, Any]) -> Sp
     return copied
 
 
-def _optimizer(tail: nn.Module, recipe: dict[str, Any]) -> torch.optim.Optimizer:
-    fused = next(tail.parameters()).device.type == "cuda" or None
-    if recipe.get("optimizer") == "sgd":
+def _scheduled(tail: nn.Module, recipe: dict[str, Any], steps: int) -> tuple[torch.optim.Optimizer, OneCycleLR]:
+    """Return the optimizer of a tail, with its rate over so many steps."""
+    sgd, fused = recipe.get("optimizer") == "sgd", next(tail.parameters()).device.type == "cuda" or None
+    if sgd:
         settings = {"lr": recipe["lr"], "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "fused": fused}
-        return torch.optim.SGD(tail.parameters(), **settings)
-    return torch.optim.Adam(tail.parameters(), lr=recipe["lr"], fused=fused)
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(tail.parameters(), **settings)
+    else:
+        optimizer = torch.optim.Adam(tail.parameters(), lr=recipe["lr"], fused=fused)
+    return optimizer, OneCycleLR(optimizer, recipe["lr"], total_steps=steps, cycle_momentum=not sgd)
 
 
 @torch.no_grad()

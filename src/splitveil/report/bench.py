@@ -109,23 +109,17 @@ def page(
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
 
     environment = Environment(
         loader=PackageLoader("splitveil.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     csv = {table.stem: {"name": f"{table.stem}.csv", "text": table.csv()} for table in found}
     data = {**page_data(findings), "csv": {"cells": csv["cells"], "gains": csv["cem_gain"]}, "base": base}
-    ours = "\n".join(files("splitveil.report").joinpath("templates", name).read_text("utf-8") for name in SCRIPTS)
-    scripts = [get_plotlyjs().replace("</script", r"<\/script"), f'(() => {{\n"use strict";\n{ours}\n}})();']
-    effects, parts = findings.effects, findings.parts
+    scripts, effects, parts = _scripts(), findings.effects, findings.parts
     opening, unfinished = _opening(parts[0], shown), _unfinished(findings)
-    absent = {
-        "equal": not findings.equal,
-        "paper": not any(part.published for part in parts),
-        "pictures": len(shown.cells) <= len(opening["rows"]) and not _pictures_note(shown),
-        "failed": not findings.failed and not unfinished,
-    }
+    absent = {"paper": not any(part.published for part in parts), "equal": not findings.equal}
+    absent |= {"pictures": len(shown.cells) <= len(opening["rows"]) and not _pictures_note(shown)}
+    absent |= {"failed": not findings.failed and not unfinished}
     return environment.get_template("bench.html.j2").render(
         script_sources=Markup(" ".join(f"'{_digest(script)}'" for script in scripts)),
         scripts=[Markup(script) for script in scripts],
@@ -157,6 +151,14 @@ def page(
         commands=_commands(findings),
         settings=_settings(findings).items(),
     )
+
+
+def _scripts() -> list[str]:
+    """Return the scripts of the page: the library that draws, and our own."""
+    from plotly.offline import get_plotlyjs
+
+    ours = "\n".join(files("splitveil.report").joinpath("templates", name).read_text("utf-8") for name in SCRIPTS)
+    return [get_plotlyjs().replace("</script", r"<\/script"), f'(() => {{\n"use strict";\n{ours}\n}})();']
 
 
 def _leads(findings: Findings) -> list[str]:
