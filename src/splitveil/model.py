@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from .cutting.layout import Layout, Ordered, Restored, check_order, check_rows, parse
 from .cutting.network import cut_network
@@ -249,6 +250,63 @@ class SplitModel(nn.Module):
             rng: generator of the noise; None draws from `randomness.fresh_generator`.
         """
         return self.tail(self.encode(x, rng))
+
+    def __repr__(self) -> str:
+        """Return a line of what crosses the wire and what each side holds, and one for each defense.
+
+        The layers are those of the halves: ``print(model.encoder)``.
+        """
+        device, cloud = (sum(p.numel() for p in half.parameters()) for half in (self.encoder, self.tail))
+        place = "made of two halves" if self.at is None else f"cut after {self.at!r}"
+        sent = "its shapes are not known, as it was made without an example"
+        if self.wire_shape:
+            sent = f"images {self.image_shape} -> wire {self.wire_shape}, {self.bytes_sent:,} bytes"
+        head = f"SplitModel({place}: {sent}; {device:,} weights on the device, {cloud:,} in the cloud)"
+        return "\n".join([head, *(f"  {line_of(part)}" for part in listed(self.defense))])
+
+
+def digest_of(model: SplitModel) -> str:
+    """Return the SHA-256 that tells a model from others: of its weights, its layers and the settings of its defenses.
+
+    Args:
+        model: any.
+
+    >>> halves = nn.Conv2d(3, 8, 3), nn.Flatten()
+    >>> model, other = SplitModel(*halves), SplitModel(halves[0], nn.Identity())
+    >>> digest_of(model) == digest_of(model), digest_of(model) == digest_of(other)
+    (True, False)
+    """
+    found = hashlib.sha256()
+    for part in (model.encoder, model.tail, model.defense):
+        found.update(repr(part).encode())
+        graphs = part.modules() if isinstance(part, nn.Module) else ()
+        # What the code around the layers does stands in no name of a layer.
+        found.update("".join(one.code for one in graphs if isinstance(one, fx.GraphModule)).encode())
+    for name, value in sorted(model.state_dict().items()):
+        if isinstance(value, Tensor):
+            found.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def listed(defense: object) -> list[Any]:
+    """Return the defenses of a model in their order: those of a stack, the only one, or none.
+
+    Args:
+        defense: of a model.
+    """
+    return list(defense) if isinstance(defense, Stack) else [] if defense is None else [defense]
+
+
+def line_of(defense: nn.Module) -> str:
+    """Return a defense with its settings on one line, without the layers that it trains.
+
+    Args:
+        defense: any.
+
+    >>> line_of(nn.Sequential(nn.Flatten()))
+    'Sequential()'
+    """
+    return f"{type(defense).__name__}({' '.join(defense.extra_repr().split())})"
 
 
 def _copied(defense: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
 import tempfile
 from collections.abc import Mapping
@@ -16,12 +15,11 @@ from torch import Tensor, nn
 
 from .. import __version__, api, config, runs
 from ..data import Access, Protocol, Split, to_float
-from ..defenses.base import Stack
 from ..errors import UserError
 from ..evaluation import floors
 from ..evaluation.scores import interval
 from ..given import Data, check_images, check_model, images_of, outputs_of
-from ..model import SplitModel
+from ..model import SplitModel, digest_of, line_of, listed
 from ..outcomes import Report
 from ..randomness import stream
 from ..recipe import TEST
@@ -298,12 +296,12 @@ class _Case:
             run=name,
             network="own network",
             cut=f"a wire of {' × '.join(map(str, model.wire_shape or ()))}",
-            defense=_defense(model),
+            defense=[line_of(part) for part in listed(model.defense)],
             data="own images",
             classes=self.classes,
             image=list(model.image_shape or self.under.shape),
             seed=self.seed,
-            weights=digest(model),
+            weights=digest_of(model),
             noise=is_noisy(model),
         )
 
@@ -313,29 +311,11 @@ class _Case:
         ceiling = floors.class_mean_error(self.own, self.under)
         return Reference(
             run=REFERENCE,
-            weights=digest(other.model),
+            weights=digest_of(other.model),
             accuracy=binomial_ci(int(other.hits.sum()), len(other.hits)),
             accuracy_difference=paired_hits(ours.hits, other.hits),
             mse=interval(its, "mse"),
             ratio=paired_ratio(mine, its),
             share_of_ceiling=share_interval(mine, its, ceiling),
-            defense=_defense(other.model),
+            defense=[line_of(part) for part in listed(other.model.defense)],
         )
-
-
-def _defense(model: SplitModel) -> list[str]:
-    defense = model.defense
-    return [repr(part) for part in (defense if isinstance(defense, Stack) else filter(None, [defense]))]
-
-
-def digest(model: SplitModel) -> str:
-    """Return the SHA-256 of a model's tensors with their names.
-
-    Args:
-        model: any.
-    """
-    found = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        if isinstance(value, Tensor):
-            found.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
