@@ -13,7 +13,7 @@ from torch import Tensor
 
 import toy
 from splitveil import metrics
-from splitveil.attacks import refine
+from splitveil.attacks import _start
 from splitveil.attacks._cosine import CosineModel
 from splitveil.attacks._lbfgs import Lbfgs
 from splitveil.attacks.base import Attack, Victim
@@ -108,7 +108,7 @@ def test_from_the_residual_attack_it_is_calibrated_on_the_images_that_this_holds
             seen.append(own)
             super()._learn(victim, held, own, rng, runtime)
 
-    monkeypatch.setattr(refine, "ResidualAttack", lambda: Spy(epochs=2, channels=16))
+    monkeypatch.setattr(_start, "ResidualAttack", lambda: Spy(epochs=2, channels=16))
     model, images = toy.model(48, 0.1, (12, 2, 2))[0], toy.images(400, 1)
     attack, truth = fitted(model, images, steps=20, start="residual"), toy.pixels(toy.images(100, 2))
     known = {bytes(image.numpy()) for image in seen[0].images}

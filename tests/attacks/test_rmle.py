@@ -104,7 +104,7 @@ class Sine(nn.Module):
         return torch.sin(40 * z)
 
 
-@pytest.mark.parametrize("start", ["linear", "decoder"])
+@pytest.mark.parametrize("start", ["linear", "decoder", "residual"])
 def test_it_starts_from_another_attack(monkeypatch, start):
     model, _ = toy.model(48, 0.05, (12, 2, 2))
     monkeypatch.setattr(module, "DecoderAttack", lambda epochs: DecoderAttack(epochs, network="custom"))

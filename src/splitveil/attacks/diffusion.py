@@ -16,9 +16,9 @@ from ._backward import Mode
 from ._ddpm import Ddpm, clean, paired
 from ._denoiser import LEVELS, Level
 from ._guide import Guide
+from ._start import first_guess
 from .base import BATCH, Attack, Extent, Victim
 from .decoder import PATIENCE, DecoderAttack
-from .linear import LinearAttack
 
 RATES = (0.05, 0.1, 0.2, 0.3, 0.5)
 
@@ -36,7 +36,7 @@ class DiffusionAttack(Attack):
     Args:
         steps: steps of the sampler. samples: samples of each image. guidance: the wire's part of a step's noise; None:
             chosen.
-        start: ``noise``, or the answer of the ``linear`` or ``decoder`` attack. level: its level of noise, of 1,000.
+        start: ``noise``, or the answer of ``linear``, ``decoder`` or ``residual``. level: its level of noise, of 1,000.
         epochs, width, batch_size: see `Ddpm`. start_epochs, start_steps, patience: settings of a decoder as the start.
         draws: draws of the defense's noise in each step. tuning: attacker images on which the rate is chosen.
     """
@@ -50,7 +50,7 @@ class DiffusionAttack(Attack):
         steps: Count = 250,
         samples: Count = 4,
         guidance: Part | None = None,
-        start: Literal["noise", "linear", "decoder"] = "linear",
+        start: Literal["noise", "linear", "decoder", "residual"] = "linear",
         level: Level = 500,
         epochs: Whole = 50,
         width: Count = 32,
@@ -66,8 +66,7 @@ class DiffusionAttack(Attack):
             raise UserError(f"diffusion: level is {level}, steps {steps}; expected one from {steps} to {LEVELS - 1}")
         self.steps, self.samples, self.guidance, self.draws, self.tuning = steps, samples, guidance, draws, tuning
         self._prior = Ddpm(epochs, width, batch_size)
-        decoder = DecoderAttack(start_epochs, steps=start_steps, patience=patience)
-        self._first: Attack | None = {"linear": LinearAttack(), "decoder": decoder}.get(start)
+        self._first = first_guess(start, DecoderAttack(start_epochs, steps=start_steps, patience=patience))
 
     def memory(self, extent: Extent) -> dict[str, int]:
         drawn = {"samples": self.samples * extent.answered * (4 * extent.image_bytes + extent.wire_bytes)}

@@ -16,9 +16,9 @@ from ._backward import Mode
 from ._ddpm import Ddpm, score
 from ._denoiser import Denoiser, Level
 from ._guide import Guide
+from ._start import first_guess
 from .base import BATCH, Attack, Extent, Victim
 from .decoder import DecoderAttack
-from .linear import LinearAttack
 
 WEIGHTS = (0.3, 1.0, 3.0, 10.0, 30.0)
 LEAST_NOISE = 1e-3
@@ -40,7 +40,7 @@ class MapAttack(Attack):
 
     Args:
         steps: Adam steps. weight: weight of log π; None: chosen. lr: Adam's initial rate, in pixels.
-        start: ``mean`` image, or the answer of the ``linear`` or ``decoder`` attack.
+        start: ``mean`` image, or the answer of ``linear``, ``decoder`` or ``residual``.
         high, low: first and last level of noise, of 1,000.
         epochs, width, batch_size: settings of the diffusion model, see `Ddpm`.
         start_epochs: epochs of the decoder, where it is the start.
@@ -56,7 +56,7 @@ class MapAttack(Attack):
         steps: Count = 500,
         weight: Weight | None = None,
         lr: Rate = 5e-2,
-        start: Literal["mean", "linear", "decoder"] = "linear",
+        start: Literal["mean", "linear", "decoder", "residual"] = "linear",
         high: Level = 200,
         low: Level = 30,
         epochs: Whole = 50,
@@ -70,8 +70,7 @@ class MapAttack(Attack):
             raise UserError(f"map: high is {high}, low {low}; expected a low level of noise below the high one")
         self.steps, self.weight, self.lr, self.high, self.low = steps, weight, lr, high, low
         self.draws, self.tuning, self._prior = draws, tuning, Ddpm(epochs, width, batch_size)
-        starts = {"linear": LinearAttack, "decoder": lambda: DecoderAttack(start_epochs)}
-        self._first: Attack | None = starts[start]() if start in starts else None
+        self._first = first_guess(start, DecoderAttack(start_epochs))
 
     def memory(self, extent: Extent) -> dict[str, int]:
         tried = min(self.tuning, extent.images // 10) * (len(WEIGHTS) if self.weight is None else 1)

@@ -17,11 +17,10 @@ from ._backward import Mode
 from ._cosine import CosineModel
 from ._held_out import choose, fit_start
 from ._lbfgs import MEMORY, Lbfgs
+from ._start import first_guess
 from ._white_box import WhiteBox
 from .base import BATCH, Attack, Extent, Victim
 from .decoder import PATIENCE, DecoderAttack
-from .linear import LinearAttack
-from .residual import ResidualAttack
 
 WEIGHTS = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 LEAST_NOISE = 1e-3
@@ -75,12 +74,8 @@ class RefineAttack(Attack):
         patience: Count = PATIENCE,
     ):
         self.steps, self.weight, self.draws, self.tuning = steps, weight, draws, tuning
-        starts = {
-            "linear": LinearAttack,
-            "residual": ResidualAttack,
-            "decoder": lambda: DecoderAttack(epochs, network, lr, weight_decay, batch_size, start_steps, patience),
-        }
-        self._first: Attack | None = starts[start]() if start in starts else None
+        decoder = DecoderAttack(epochs, network, lr, weight_decay, batch_size, start_steps, patience)
+        self._first = first_guess(start, decoder)
 
     def memory(self, extent: Extent) -> dict[str, int]:
         tried = min(self.tuning, extent.images // 10) * (len(WEIGHTS) if self.weight is None else 1)

@@ -14,11 +14,11 @@ from ..errors import UserError
 from ..ranges import Count, Looks, Rate, Weight
 from ..registry import plugin
 from ..runtime import Runtime
+from ._start import first_guess
 from ._total_variation import total_variation
 from ._white_box import Mode, WhiteBox
 from .base import Attack, Extent, Victim
 from .decoder import DecoderAttack
-from .linear import LinearAttack
 
 TV_WEIGHTS = (0.0, 0.01, 0.1, 1.0)
 L2_WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -42,7 +42,7 @@ class RmleAttack(Attack):
     Args:
         steps: Adam steps of each restart. restarts: the first is from ``start``, the others from ``start`` with noise.
         tv, l2: weights of total variation and of the distance to c; None: chosen. lr: Adam's rate, in pixels.
-        start: first guess: ``grey`` (0.5), ``mean`` image, or the output of the ``linear`` or ``decoder`` attack.
+        start: first guess: ``grey`` (0.5), ``mean`` image, or the answer of ``linear``, ``decoder`` or ``residual``.
         center: c: ``start`` or ``zero`` (as published).
         draws: draws of the defense's noise in a step. tuning: images that choose the weights. epochs: the decoder's.
     """
@@ -58,7 +58,7 @@ class RmleAttack(Attack):
         l2: Weight | None = None,
         lr: Rate = 1e-2,
         restarts: Looks = 1,
-        start: Literal["grey", "mean", "linear", "decoder"] = "mean",
+        start: Literal["grey", "mean", "linear", "decoder", "residual"] = "mean",
         center: Literal["start", "zero"] = "start",
         draws: Count = 4,
         tuning: Count = 16,
@@ -68,8 +68,7 @@ class RmleAttack(Attack):
         self.start, self.center = start, center
         given = (TV_WEIGHTS if tv is None else (tv,)), (L2_WEIGHTS if l2 is None else (l2,))
         self._pairs = list(itertools.product(*given))
-        learned = {"linear": LinearAttack, "decoder": lambda: DecoderAttack(epochs)}.get(start)
-        self._first: Attack | None = learned() if learned else None
+        self._first = first_guess(start, DecoderAttack(epochs))
 
     def memory(self, extent: Extent) -> dict[str, int]:
         return super().memory(extent) | extent.search(self.draws, self.tuning, len(self._pairs))
