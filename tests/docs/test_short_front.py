@@ -60,6 +60,19 @@ def test_nothing_is_said_of_an_arm_of_fewer_seeds(benchmark):
     assert benchmark.endpoints(made, "residual") is None
 
 
+def test_the_picture_has_every_point_that_is_there(benchmark):
+    import short_front_picture as picture
+
+    made = _records(benchmark)
+    made["cem-s8"] = {"cell": "cem-s8", "diverged": "the loss is nan"}
+    (axes,) = picture.drawn(benchmark.summarized(made)["rows"]).axes
+    shown = {text.get_text() for text in axes.get_legend().get_texts()}
+    assert shown == {*picture.CURVES, *(label for name, (label, *_) in picture.BESIDE.items() if name[:3] != "cem")}
+    lines, points = [line for line in axes.lines if line.get_linestyle() != "None"], axes.lines
+    assert len(lines) == 2
+    assert len(points) == 4 + len(picture.BESIDE) - 2
+
+
 def test_a_cell_leaves_all_that_the_comparison_needs(benchmark, tmp_path, monkeypatch):
     monkeypatch.setattr(runs.zoo, "build", tiny)
     settings = {"data": "digits", "train_size": 600, "recipe": "fast", "epochs": 2, "batch_size": 64}
