@@ -47,11 +47,6 @@ def test_each_attack_and_the_best_behind_each_wire_are_compared_at_equal_accurac
     made = benchmark.compared(folders)
     ratios = {"residual-100": 0.4, "refine-residual": 0.5, "diffusion-residual": 0.2, "best": 0.2}
     for label, expected in ratios.items():
-        "residual-100": 0.4,
-        "refine-residual": 0.5,
-        "diffusion-residual": 0.2,
-        "best": 0.2,
-    }.items():
         for found in (made["difference"], *made["difference_of_each"].values()):
             value, low, high = found[label]["difference"]
             assert value == pytest.approx(expected, abs=0.03)
