@@ -1,4 +1,4 @@
-"""How many candidates are nearer to a wire than the right one, and how many are as near."""
+"""How many candidates are nearer to a wire than the right one, or likelier, and how many are as near or likely."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from .base import Conditional
+
 AT_ONCE = 1000
 """Wires that are compared with all candidates at once."""
 EXACT, COARSE = 1e-9, 1e-6
 """Relative differences that rounding may make, in double and in single precision."""
+SUMS = 1e-12
+"""The same of a sum of squares in double precision, in units of the terms that it is made of."""
 
 
 def closer(wires: Tensor, candidates: Tensor) -> Tensor:
@@ -61,4 +65,27 @@ def before(wires: Tensor, own: Tensor, others: Tensor) -> Tensor:
     for part, right in zip(wires.split(AT_ONCE), own.split(AT_ONCE), strict=True):
         limit = (part - right).norm(dim=1, keepdim=True)
         found.append(_compared(torch.cdist(part - middle, others - middle), limit))
+    return torch.cat(found, 1)
+
+
+def likelier(wires: Tensor, own: Conditional, others: Conditional) -> Tensor:
+    """Return under how many other candidates each wire is likelier than under its own, and as likely, (2, M).
+
+    Compared is log p(z_wire | x_j) = −½ Σ_d ((z_d − m_jd)²/v_jd + ln v_jd) + const, with each candidate's own variance.
+
+    Args:
+        wires: (M, D), in double precision.
+        own: law of each wire, (M, D).
+        others: laws of the candidates, (K, D). An image's own law among them counts as one that is as likely.
+    """
+    found, middle = [], own.mean.mean(0)  # as in `closer`
+    precision, means = 1 / others.variance, others.mean - middle
+    fixed = (means.square() * precision + others.variance.log()).sum(1)
+    for part, mean, variance in zip(*(value.split(AT_ONCE) for value in (wires, own.mean, own.variance)), strict=True):
+        z = part - middle
+        misfits = z.square() @ precision.T - 2 * z @ (means * precision).T + fixed
+        right = ((part - mean).square() / variance + variance.log()).sum(1, keepdim=True)
+        terms = (z.square() + (mean - middle).square()) / variance + variance.log().abs()
+        slack = SUMS * terms.sum(1, keepdim=True)
+        found.append(torch.stack([(misfits < right - slack).sum(1), ((misfits - right).abs() <= slack).sum(1)]))
     return torch.cat(found, 1)

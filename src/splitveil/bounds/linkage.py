@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ..registry import plugin
 from ..statistics.intervals import Interval, bounded_ci
-from ._closer import AT_ONCE, before, closer, counted
+from ._closer import AT_ONCE, before, closer, counted, likelier
 from ._critic import learned
 from ._fano import fano
-from .base import Bound, BoundError, Channel, Estimate
+from .base import Bound, BoundError, Channel, Conditional, Estimate
 
 GALLERIES = (10, 100, 1000, 10_000)
 Top = Annotated[int, Field(ge=1, lt=GALLERIES[-1])]
@@ -33,11 +33,12 @@ class Linkage(Bound):
     """Bound from below how often an attacker finds the right photo among N candidates.
 
     The attacker sends every candidate through the encoder and picks the one under which the wire is most likely: for
-    Gaussian noise the nearest in units of the noise, for any other defense the best by a critic that learned on images
-    and wires of its own (that of `infonce`). That this attacker exists bounds the best one from below. The probability
-    over random galleries is exact: if r of the M − 1 other images are nearer than the right one, it is among the first
-    k of N with the probability that at most k − 1 of these r are in a draw of N − 1 (hypergeometric). The M are the
-    held-out images; a gallery that needs more takes all images where nothing has learned from them (Gaussian noise).
+    Gaussian noise that of the highest density (the nearest in units of the noise, where that is the same for all
+    images), for any other defense the best by a critic that learned on images and wires of its own (that of `infonce`).
+    That this attacker exists bounds the best one from below. The probability over random galleries is exact: if r of
+    the M − 1 other images are likelier than the right one, it is among the first k of N with the probability that at
+    most k − 1 of these r are in a draw of N − 1 (hypergeometric). The M are the held-out images; a gallery that needs
+    more takes all images where nothing has learned from them (Gaussian noise).
 
     By Fano's inequality the top-1 probability p of the largest gallery says that at least
     ln N − h(p) − (1 − p) ln(N − 1) nats leak, h the binary entropy.
@@ -51,7 +52,7 @@ class Linkage(Bound):
     (True, 'the right photo among 10, chance 10 %')
     """
 
-    revision = 3  # intervals that do not collapse; ties
+    revision = 4  # the likeliest candidate where the noise depends on the image
 
     def __init__(self, top: Top = 1):
         self.top = top
@@ -86,7 +87,7 @@ def _chances(counts: Tensor, top: int, images: int, size: int) -> np.ndarray:
 
 
 def _nearer(channel: Channel, rng: torch.Generator) -> tuple[Tensor, Tensor, int]:
-    """Return what `closer` says of each held-out wire, twice, (2, M), and of how many images.
+    """Return how many candidates are likelier than each held-out wire's own, and as likely, twice, and of how many.
 
     The first counts the held-out images, the second all images of the channel if a gallery needs so many and nothing
     has learned from them.
@@ -99,14 +100,34 @@ def _nearer(channel: Channel, rng: torch.Generator) -> tuple[Tensor, Tensor, int
         features, wires = view(z), view(channel.model.protect(z, rng))
         found = counted(-critic(features, part) for part in wires.split(AT_ONCE))
         return found, found, found.shape[1]
-    scale = law.variance.mean(0).sqrt()
-    wires, own = channel.received("held_out", law, rng) / scale, law.mean / scale
-    found = closer(wires, own)
+    wires = channel.received("held_out", law, rng)
+    found = _among_themselves(wires, law)
     others = [part for part in ("fit", "choose") if getattr(channel, part) is not channel.held_out]
     images = found.shape[1] + sum(len(getattr(channel, part)) for part in others)
     if not any(found.shape[1] < size <= images for size in GALLERIES):
         return found, found, found.shape[1]
-    return found, found + sum(before(wires, own, channel.conditional(p).mean / scale) for p in others), images
+    return found, found + sum(_among(wires, law, channel.conditional(part)) for part in others), images
+
+
+def _among_themselves(wires: Tensor, law: Conditional) -> Tensor:
+    """Return how many others of these images are likelier behind each wire than its own, and as likely, (2, M)."""
+    if not _alike(law, law):
+        return likelier(wires, law, law) - torch.tensor([[0], [1]]).to(wires.device)  # but for itself
+    scale = law.variance.mean(0).sqrt()
+    return closer(wires / scale, law.mean / scale)
+
+
+def _among(wires: Tensor, law: Conditional, others: Conditional) -> Tensor:
+    """Return how many of the ``others`` are likelier behind each wire than its own image, and as likely, (2, M)."""
+    if not (_alike(law, law) and _alike(law, others)):
+        return likelier(wires, law, others)
+    scale = law.variance.mean(0).sqrt()
+    return before(wires / scale, law.mean / scale, others.mean / scale)
+
+
+def _alike(law: Conditional, others: Conditional) -> bool:
+    """Return whether the noise of all is the same, so that the nearest is the likeliest."""
+    return bool((others.variance == law.variance[:1]).all())
 
 
 def _leakage(largest: Estimate, size: int) -> Estimate:
