@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -14,7 +15,10 @@ from splitveil.data import load
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.defenses.waterfill import Waterfill
 from splitveil.errors import UserError
+from splitveil.hardening import gathering
+from splitveil.hardening import ground as grounds
 from splitveil.hardening import search as searching
+from splitveil.hardening.temperature import temperature
 from splitveil.model import SplitModel
 from splitveil.ranges import MOST
 
@@ -61,9 +65,56 @@ def test_a_network_that_is_sure_of_its_images_is_hardened_whatever_the_size_of_i
     assert chosen.linear_error > 0.008
 
 
+@pytest.mark.parametrize("sharp", [4.0, 64.0])
+def test_a_network_is_hardened_however_sure_it_is(sharp):
+    """Multiplied logits answer the same classes, but their Fisher information is nearly 0, or 0 in float32."""
+    encoder, tail = sure()
+    example = IMAGES.train.images[:1] / 255
+    model = SplitModel(encoder, nn.Sequential(tail, Scaled(sharp)), defense=[Gaussian(0.05)], example=example)
+    search = sv.harden(model, IMAGES.train, validate=IMAGES.test, max_drop=2).search
+    assert search.chosen is not None
+    assert search.chosen.accuracy >= search.before - 0.02
+    assert search.chosen.linear_error > 0.0119  # that of the network before its logits were multiplied
+
+
+@pytest.mark.parametrize("most", [4096, 16])
+def test_the_fisher_information_of_a_sure_network_is_that_of_softer_answers(monkeypatch, most):
+    monkeypatch.setattr(grounds, "MOST", most)  # of wide wires, by products
+    images, known = IMAGES.train.images, []
+    encoder, tail = sure()
+    for sharp in (1.0, 16.0, 4096.0):
+        model = SplitModel(encoder, nn.Sequential(tail, Scaled(sharp)), example=images[:1] / 255).eval()
+        known.append(grounds.ground(model, images, torch.Generator().manual_seed(0), None).sharpness)
+    assert known[2] == known[1] > known[0] > 0
+
+
+@pytest.mark.parametrize("logit", [0.3, 6.0, 50.0, 1e4, math.nan])
+def test_answers_are_softened_only_where_they_are_sure(logit):
+    tail = nn.Linear(32, 2)
+    with torch.no_grad():
+        tail.weight.zero_()
+        tail.bias.copy_(torch.tensor([logit, 0.0]))
+    images = IMAGES.train.images[:50]
+    model = SplitModel(nn.Conv2d(3, 2, 8, 8), nn.Sequential(nn.Flatten(), tail), example=images[:1] / 255).eval()
+    rng = torch.Generator().manual_seed(3)
+    state = rng.get_state()
+    by = temperature(model, images, rng)
+    assert torch.equal(rng.get_state(), state)
+
+    def entropy(t: float) -> float:
+        p = 1 / (1 + math.exp(-t))
+        return -p * math.log(p) - (1 - p) * math.log1p(-p) if p < 1 else 0.0
+
+    if math.isnan(logit) or entropy(logit) >= 0.005:
+        assert by == 1
+    else:
+        assert entropy(2 * logit / by) < 0.1 <= entropy(logit / by)
+
+
 @pytest.mark.parametrize(("sharp", "scale"), [(2.0, 1.0), (1.0, 1e10)])
-def test_a_hardened_model_has_settings_that_are_taken_again(sharp, scale, tmp_path):
+def test_a_hardened_model_has_settings_that_are_taken_again(sharp, scale, tmp_path, monkeypatch):
     """The price of a nat has no limit where a network is very sure, nor the noise where features are large."""
+    monkeypatch.setattr(gathering, "temperature", lambda *_: 1.0)  # as hardened models of before may be
     encoder, tail = sure()
     tail[1].weight.data /= scale  # type: ignore[index, operator]
     example = IMAGES.train.images[:1] / 255

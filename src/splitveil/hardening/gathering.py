@@ -12,6 +12,7 @@ from ..defenses._waterfilling import Statistics
 from ..defenses.base import Defense
 from ..errors import UserError
 from ..model import SplitModel
+from .temperature import temperature
 
 BATCH = 250
 SKETCH = 4096
@@ -45,12 +46,12 @@ def gather(
         )
     model.eval()
     device = model.mean.device
-    sums = _Sums(width, images[0].numel(), rng, device)
+    sums, soft = _Sums(width, images[0].numel(), rng, device), temperature(model, images, rng)
     for part in images.split(BATCH):
         x, z = features(model, part, rng, before)
         sums.add(z.flatten(1).double(), x.flatten(1).double())
         for _ in range(passes):
-            slope = slopes(model, x, rng).flatten(1)
+            slope = slopes(model, x, rng, soft).flatten(1)
             sums.fisher += slope.T @ slope
     return sums.statistics(len(images), passes)
 
@@ -70,20 +71,21 @@ def features(model: SplitModel, images: Tensor, rng: torch.Generator, before: De
     return x, z if before is None else before.on_wire(z, rng)
 
 
-def slopes(model: SplitModel, x: Tensor, rng: torch.Generator) -> Tensor:
+def slopes(model: SplitModel, x: Tensor, rng: torch.Generator, soft: float = 1.0) -> Tensor:
     """Return s = ∂ log p(y|wire)/∂wire of classes y that are drawn from the tail's answer, (B, ...), in float64.
 
     Args:
         model: trained.
         x: pixels (B, C, S, S).
         rng: generator of the noise and of the classes.
+        soft: temperature of the answer, see `temperature`.
 
     Raises:
         UserError: an answer that is not finite.
     """
     with torch.enable_grad():
         wire = model.encode(x, rng).detach().requires_grad_()
-        answer = model.tail(wire).float().log_softmax(1)
+        answer = (model.tail(wire).float() / soft).log_softmax(1)
         if not answer.isfinite().all():
             raise UserError("the model's answers have NaN or infinity; harden a model that is trained")
         drawn = torch.multinomial(answer.detach().exp(), 1, generator=rng)

@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..model import SplitModel
 from .gathering import BATCH, features, require_usable, slopes
 from .regression import LEARNED, TRIED, Sample
+from .temperature import temperature
 
 MOST = 65_536
 """Most values of a wire."""
@@ -43,11 +44,12 @@ def gather_products(
     least = max(LEAST_IMAGES, math.ceil(2 * channels / places), math.ceil(2 * places / channels))
     if len(images) < least:
         raise UserError(f"{len(images)} images are too few for a wire of {channels} × {places} values; use {least:,}")
-    mean, factors = _factors(model.eval(), images, rng, before, channels, places)
+    soft = temperature(model.eval(), images, rng)
+    mean, factors = _factors(model, images, rng, before, channels, places, soft)
     for covariance, fisher in factors:
         require_usable(math.inf, covariance, fisher)
     p, q = (factor_directions(covariance, fisher) for covariance, fisher in factors)
-    return _measured(model, images, rng, before, mean, p, q)
+    return _measured(model, images, rng, before, mean, p, q, soft)
 
 
 def shape_of(model: SplitModel) -> tuple[int, int]:
@@ -73,7 +75,13 @@ Pair = tuple[Tensor, Tensor]
 
 
 def _factors(
-    model: SplitModel, images: Tensor, rng: torch.Generator, before: Defense | None, channels: int, places: int
+    model: SplitModel,
+    images: Tensor,
+    rng: torch.Generator,
+    before: Defense | None,
+    channels: int,
+    places: int,
+    soft: float,
 ) -> tuple[Tensor, tuple[Pair, Pair]]:
     """Return the mean, and covariance and Fisher information of the channels and of the places.
 
@@ -84,7 +92,7 @@ def _factors(
     sums = [torch.zeros(size, size, **double) for size in (channels, channels, places, places)]
     for part in images.split(BATCH):
         x, z = features(model, part, rng, before)
-        z, slope = (value.double().reshape(len(x), channels, places) for value in (z, slopes(model, x, rng)))
+        z, slope = (value.double().reshape(len(x), channels, places) for value in (z, slopes(model, x, rng, soft)))
         total += z.flatten(1).sum(0)
         sums[0] += torch.einsum("bcs,bds->cd", z, z)
         sums[1] += torch.einsum("bcs,bds->cd", slope, slope)
@@ -101,7 +109,14 @@ def _factors(
 
 
 def _measured(
-    model: SplitModel, images: Tensor, rng: torch.Generator, before: Defense | None, mean: Tensor, p: Tensor, q: Tensor
+    model: SplitModel,
+    images: Tensor,
+    rng: torch.Generator,
+    before: Defense | None,
+    mean: Tensor,
+    p: Tensor,
+    q: Tensor,
+    soft: float,
 ) -> tuple[Products, Sample]:
     """Return the coordinates with the variance, Fisher information and explained variance of each; and a sample."""
     device = model.mean.device
@@ -118,7 +133,7 @@ def _measured(
         x, z = features(model, part, rng, before)
         found = left @ (z.flatten(1).double() - center).view(len(x), *shape) @ right.T
         # A gradient goes through the inverse of what the feature goes through.
-        slope = left_back.T @ slopes(model, x, rng).reshape(len(x), *shape) @ right_back
+        slope = left_back.T @ slopes(model, x, rng, soft).reshape(len(x), *shape) @ right_back
         flat = x.flatten(1).double()
         sums = flat @ signs
         if BATCH * len(some) < LEARNED + TRIED:
