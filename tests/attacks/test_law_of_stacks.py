@@ -23,6 +23,7 @@ from splitveil.defenses._law import Law, law_of
 from splitveil.defenses.base import Stack
 from splitveil.defenses.codec import Codec
 from splitveil.defenses.vib import VIB
+from splitveil.defenses.waterfill import Waterfill
 from splitveil.evaluation import reliability
 from splitveil.model import SplitModel
 
@@ -241,7 +242,30 @@ def test_what_no_attack_can_tell_any_more_is_flagged(model):
 def test_offsets_that_were_averaged_are_flagged():
     model = channel(SHREDDER)
     assert reliability.of_law(model, Victim(model, ALL), toy.images(4, 0)) == []
-    assert len(reliability.of_law(model, Victim(model, ALL, observed=3), toy.images(4, 0))) == 1
+    (flag,) = reliability.of_law(model, Victim(model, ALL, observed=3), toy.images(4, 0))
+    assert flag.endswith("looks more private than it is; attack one wire of each image")
+
+
+@pytest.mark.parametrize("observed", [1, 3])
+def test_the_advice_of_the_flag_can_be_followed(observed):
+    """Nothing can be put behind water-filled noise: the flag said that shredder should be, and raised itself again."""
+
+    def advice(model: SplitModel) -> str:
+        (flag,) = reliability.of_law(model, Victim(model, ALL, observed=observed), toy.images(4, 0))
+        return flag.split("than it is; ")[1]
+
+    hardened, before = channel(SHREDDER), channel(SHREDDER, "vib:0.001")
+    noise = Waterfill()
+    noise.center, noise.matrix, noise.estimate = torch.zeros(M), 10 * torch.eye(M), torch.eye(M) / 10
+    hardened.defense = Stack(*hardened.defense, noise)  # type: ignore[misc]
+    looks = ", and attack one wire of each image" * (observed > 1)
+    without = "train a network without shredder and harden that, as water-filled noise comes behind everything else"
+    assert advice(hardened) == without + looks
+    assert advice(before) == "put shredder behind the other defenses, and attack without a codec" + looks
+    hardened.defense = Stack(noise)
+    followed = channel("vib:0.001", SHREDDER)
+    for model in (hardened, followed):
+        assert reliability.of_law(model, Victim(model, ALL), toy.images(4, 0)) == []
 
 
 def test_a_substitute_hides_entries_before_the_offset_is_added():

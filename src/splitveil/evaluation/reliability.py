@@ -11,6 +11,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from ..attacks.base import Victim
 from ..data import Access, Split, to_float
+from ..defenses._correlated import acting, sends_fewer
 from ..defenses._law import law_of
 from ..defenses.base import Stack
 from ..defenses.codec import Codec
@@ -210,11 +211,23 @@ def of_law(model: SplitModel, victim: Victim, images: Split) -> list[str]:
     wire, _ = _twice(model, to_float(images.images[:1]).to(model.mean.device))
     if not victim.law(wire).forgotten:
         return []
+    advice = _so_that_they_can(model, victim, wire)
     return [
         "the attacks make no use of all that can be told of the known collection from which an offset was added, or of "
-        "what had been hidden before it: the wire looks more private than it is; put shredder behind the other "
-        "defenses, and attack without a codec and one wire of each image"
+        f"what had been hidden before it: the wire looks more private than it is; {advice}"
     ]
+
+
+def _so_that_they_can(model: SplitModel, victim: Victim, wire: Tensor) -> str:
+    """Return what to do so that attacks can tell which offset was added, as far as this stack allows it."""
+    one = "attack one wire of each image"
+    if not law_of(model.defense, wire).forgotten:
+        return one
+    if any(sends_fewer(part) for part in acting(model.defense)):
+        order = "train a network without shredder and harden that, as water-filled noise comes behind everything else"
+    else:
+        order = "put shredder behind the other defenses, and attack without a codec"
+    return f"{order}, and {one}" if victim.observed > 1 else order
 
 
 def of_queries(model: SplitModel, victim: Victim, needs: frozenset[Access], images: Split) -> list[str]:
