@@ -9,13 +9,14 @@ from torch import nn
 
 import toy
 from splitveil import metrics
-from splitveil.attacks._substitute import imitated
+from splitveil.attacks._substitute import imitated, place_of
 from splitveil.attacks.base import Victim
 from splitveil.attacks.confidence import ConfidenceAttack, answered
 from splitveil.attacks.shadow import WIDTHS, ShadowAttack, Substitute, mk_mmd
 from splitveil.data import Access
 from splitveil.defenses._law import Law
 from splitveil.defenses.dropout import Dropout
+from splitveil.defenses.gaussian import Gaussian
 from splitveil.errors import UserError
 from splitveil.model import SplitModel
 from splitveil.zoo import decoders
@@ -117,6 +118,49 @@ def test_the_substitute_takes_on_the_distribution_of_the_wire():
     assert attack.encoder is not None
     after = attack.encoder(toy.pixels(own)).detach()
     assert float(mk_mmd(after.flatten(1), wire.flatten(1))) < 0.3 * float(mk_mmd(before.flatten(1), wire.flatten(1)))
+
+
+class Placed(nn.Module):
+    """What an encoder answers, multiplied and moved by a pattern that is the same for all images."""
+
+    def __init__(self, encoder: nn.Module, factor: float, offset: float):
+        super().__init__()
+        self.encoder, self.factor = encoder, factor
+        self.offset = offset * torch.randn(12, 2, 2, generator=rng(5)).sign()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.factor * (self.encoder(x) + self.offset)
+
+
+@pytest.mark.parametrize(("factor", "offset"), [(1.0, 0.0), (1.0, 1e3), (1e4, 0.0), (1e-4, 1e3)])
+def test_neither_scale_nor_offset_of_the_wire_is_beyond_the_substitute(factor, offset):
+    """Rates of 3e-3 in 60 steps never came to an offset of 1,000: the discrepancy stayed where it began."""
+    plain, _ = toy.model(48, 0.0, (12, 2, 2))
+    encoder = Placed(plain.encoder, factor, offset)
+    model = SplitModel(encoder, plain.tail, defense=[Gaussian(0.05 * factor)], layout="channels_first")
+    victim, own = Victim(model, frozenset({Access.QUERY})), toy.images(200, 1)
+    wire = victim.query(toy.pixels(toy.images(200, 2)), rng(3))
+    assert (place_of(wire, victim.law(wire)) is None) == ((factor, offset) == (1, 0))
+    attack = ShadowAttack(epochs=1, steps=60, network="custom", lr=3e-3, batch_size=64)
+    attack.fit(victim, own, rng())
+    answers = attack.reconstruct(wire)
+    assert answers.isfinite().all()
+    assert attack.encoder is not None
+    after = attack.encoder(toy.pixels(own)).detach()
+    a, b = (value / factor - encoder.offset for value in (after, wire))
+    assert float(mk_mmd(a.flatten(1), b.flatten(1))) < 0.2
+
+
+def test_what_the_law_adds_is_no_offset_of_the_substitute():
+    """Hidden entries would spread a wire far from zero, and a known offset is added again."""
+    wire = 1e3 + torch.randn(200, 2, 3, 3, generator=rng())
+    visible = torch.rand(wire.shape, generator=rng(1)) < 0.5
+    hidden, shifted = Law(visible=visible), Law(None, offsets=torch.full((1, 2, 3, 3), 400.0))
+    for place, expected in ((place_of(wire * visible, hidden), 1e3), (place_of(wire, shifted), 600.0)):
+        assert place is not None
+        assert place[1] == pytest.approx(4, abs=0.2)
+        torch.testing.assert_close(place[0], torch.full((1, 2, 3, 3), expected), atol=0.6, rtol=0)
+    assert place_of(wire - 1e3, Law()) is None
 
 
 def test_it_never_asks_the_victim():

@@ -8,13 +8,29 @@ from torch import Tensor, nn
 from ..data import Split, to_float
 from ..defenses._law import Law
 from ..defenses.laplace import laplace_noise
+from ._shown import FAR
+
+LEAST, MOST = 0.01, 10.0
+"""Numbers of overheard wires that the substitute reaches by itself: their spread, and at most their means."""
+BEGINS = 0.25
+"""Spread over images with which its layers begin, about."""
 
 
 class Substitute(nn.Module):
-    """A small convolutional encoder to the shape (C, H, W) of the wire, with its scale free: the attacker's guess."""
+    """A small convolutional encoder to the shape (C, H, W) of the wire, on its scale: the attacker's guess.
 
-    def __init__(self, shape: tuple[int, ...], colors: int = 3, width: int = 64):
+    Args:
+        shape: of the wire, without the batch.
+        colors: channels of an image.
+        width: channels within.
+        place: mean and scale that are put on what the layers answer, see `place_of`; None: neither.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], colors: int = 3, width: int = 64, place: tuple[Tensor, float] | None = None
+    ):
         super().__init__()
+        self._place = place
         self.body = nn.Sequential(
             nn.Conv2d(colors, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
             nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
@@ -22,7 +38,37 @@ class Substitute(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.body(x)
+        return self.placed(self.body(x))
+
+    def placed(self, z: Tensor) -> Tensor:
+        """Return what the layers answer, (B, C, H, W), where the wires lie."""
+        return z if self._place is None else self._place[0] + self._place[1] * z
+
+
+@torch.no_grad()
+def place_of(wire: Tensor, law: Law) -> tuple[Tensor, float] | None:
+    """Return mean (1, C, H, W) and scale of overheard wires (N, C, H, W), where layers would not reach these.
+
+    The rates of a training fit numbers of about 1, and never reach a wire that has the same large numbers for every
+    image, but for a little, or one that is far larger or smaller. What the law adds itself is left out.
+
+    Args:
+        wire: overheard.
+        law: of these wires.
+
+    >>> place_of(torch.randn(64, 1, 2, 2, generator=torch.Generator().manual_seed(0)), Law()) is None
+    True
+    """
+    there = torch.ones_like(wire) if law.visible is None else law.visible.expand_as(wire).to(wire)
+    if law.kept is not None:
+        there = there * law.kept.expand_as(wire)
+    clean = wire if law.offsets is None else wire - law.offsets.mean(0)
+    mean = (clean * there).sum(0, keepdim=True) / there.sum(0, keepdim=True).clamp(min=1)
+    spread = float((((clean - mean) * there).square().sum() / there.sum().clamp(min=1)).sqrt())
+    largest = float(mean.abs().max())
+    if not spread > 0 or (LEAST <= spread <= MOST and largest <= min(MOST, FAR * spread)):
+        return None
+    return mean, spread / BEGINS
 
 
 class Substituted:

@@ -17,7 +17,7 @@ from ..registry import plugin
 from ..runtime import Runtime
 from ..zoo.decoders import Network
 from ._held_out import hold_out_images
-from ._substitute import Substitute, Substituted, imitated
+from ._substitute import Substitute, Substituted, imitated, place_of
 from .base import BATCH, Attack, Extent, Victim
 from .decoder import DecoderAttack
 
@@ -46,6 +46,7 @@ class ShadowAttack(Attack):
     needs: ClassVar = frozenset()
     iterates: ClassVar = True
     floor: ClassVar = "mean"
+    revision: ClassVar = 2  # a substitute that lies where the wires lie
 
     def __init__(
         self,
@@ -90,22 +91,22 @@ class ShadowAttack(Attack):
     def _align(self, wire: Tensor) -> Substitute:
         colors, *size = self._images.shape
         self.check(tuple(wire.shape[1:]), min(size))
+        law = self._victim.law(wire)
         with seeded_layers(self._rng):
-            encoder = Substitute(tuple(wire.shape[1:]), colors).to(wire.device)
+            encoder = Substitute(tuple(wire.shape[1:]), colors, place=place_of(wire, law)).to(wire.device)
             head = nn.Conv2d(wire.shape[1], colors, 1).to(wire.device)
         optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters()], self.lr)
         loop = self._runtime.loop(
             "shadow", self.steps, {"encoder": encoder, "head": head, "optimizer": optimizer}, self._rng
         )
-        law = self._victim.law(wire)
         for _ in loop:
             ours = torch.randint(len(self._images), (self.batch_size,), generator=self._rng, device=wire.device)
             theirs = torch.randint(len(wire), (self.batch_size,), generator=self._rng, device=wire.device)
             x = to_float(self._images.images[ours])
-            z = encoder(x)
+            z = encoder.body(x)
             rebuilt = interpolate(head(z), size, mode="bilinear", align_corners=False)
             # Hidden in both alike: the discrepancy is then of what can be seen.
-            ours_seen = imitated(z, law, self._rng, theirs).flatten(1)
+            ours_seen = imitated(encoder.placed(z), law, self._rng, theirs).flatten(1)
             loss = self.alignment * mk_mmd(ours_seen, wire[theirs].flatten(1)) + (rebuilt - x).square().mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
