@@ -18,6 +18,7 @@ from splitveil.data import Access
 from splitveil.defenses.base import Defense
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.defenses.local_dp import LocalDP
+from splitveil.defenses.pca import PCA
 from splitveil.defenses.topk import TopK
 from splitveil.errors import UserError
 from splitveil.model import SplitModel
@@ -45,6 +46,30 @@ def test_with_a_gaussian_prior_it_is_the_posterior_mean(m, sigma):
     found = attack.reconstruct(wire)
     assert float((found - expected).square().mean()) < 0.02 * toy.mmse(weight, sigma)
     assert float(metrics.mse(found, truth).mean()) == pytest.approx(toy.mmse(weight, sigma), rel=0.07)
+
+
+def projected(m: int, count: int, sigma: float) -> tuple[SplitModel, torch.Tensor, PCA]:
+    """The toy problem behind noise and then a projection on ``count`` random directions, with W."""
+    model, weight = toy.model(m, sigma)
+    pca = PCA(count)
+    pca.basis = torch.linalg.qr(torch.randn(m, count, generator=rng(7)))[0]
+    pca.mean = torch.randn(m, generator=rng(8))
+    return SplitModel(model.encoder, model.tail, defense=[Gaussian(sigma), pca]), weight, pca
+
+
+def test_noise_before_a_projection_is_weighed_in_its_directions():
+    """Behind it the noise is correlated: entry by entry, the answer was not the posterior mean."""
+    model, weight, pca = projected(40, 24, 0.1)
+    assert pca.basis is not None
+    victim = Victim(model.eval(), ALL)
+    attack = RmleAttack(steps=250, tv=0.0, l2=1.0, start="grey", lr=0.02, draws=4)
+    attack.fit(victim, toy.images(500, 1), rng())
+    attack.l2 = ridge_weight(attack, attack.box.variance.numel(), attack.box.noise**0.5)
+    truth = toy.pixels(toy.images(200, 2))
+    wire = victim.query(truth, rng(3))
+    expected = toy.posterior_mean(pca.basis.T @ weight, wire @ pca.basis, 0.1)
+    found = attack.reconstruct(wire)
+    assert float((found - expected).square().mean()) < 0.02 * toy.mmse(pca.basis.T @ weight, 0.1)
 
 
 def test_the_weights_are_chosen_on_the_attackers_images():

@@ -41,7 +41,9 @@ class WhiteBox:
             first, second = (seen(self.model, z, rng, victim.observed, victim.all_looks) for _ in range(2))
             if victim.all_looks:
                 first, second = first[:, 0], second[:, 0]
-            self._reduced = victim.law(first).reduced
+            reduced = victim.law(first).reduced
+            told = reduced and cast("Any", self.model.defense).gaussian_law(z, torch.zeros_like(z))
+            self._reduced = reduced if told else None  # without the mean, as of a part that tells none, it is measured
             if self._reduced is not None:
                 self._know_reduced(victim, self._reduced(first))
                 return
@@ -108,9 +110,7 @@ class WhiteBox:
         wire = self._expected(looks)
         if mode == "exact":
             return wire
-        around = z.flatten(1).float()
-        if self._map is not None:
-            around = around @ self._map
+        around = z.flatten(1).float() if self._map is None else z.flatten(1).float() @ self._map
         return around + (wire - around).detach()
 
     def _expected(self, looks: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from ..data.protocol import divide
 from ..defenses._correlated import acting, sends_fewer
 from ..defenses.base import Stack, name_of
 from ..defenses.codec import Codec, codec_of
+from ..defenses.pca import PCA
 from ..errors import UserError
 from ..model import SplitModel
 from ..ranges import arguments_of
@@ -255,7 +256,7 @@ class Channel:
         defense: Any = self.model.defense
         start = z.float(), torch.zeros_like(z, dtype=torch.float32)
         told = start if defense is None else getattr(defense, "gaussian_law", lambda *_: None)(*start)
-        if _changed_behind_fewer(defense):
+        if _changed_behind_fewer(defense) or (told is not None and _changed_behind_projection(defense, z, told[0])):
             told = None
         if told is None:
             parts = defense if isinstance(defense, Stack) else [defense]
@@ -277,6 +278,19 @@ def _changed_behind_fewer(defense: object) -> bool:
     parts = acting(defense)
     behind = next((parts[place + 1 :] for place, part in enumerate(parts) if sends_fewer(part)), [])
     return not all(isinstance(part, Codec) for part in behind)
+
+
+def _changed_behind_projection(defense: object, z: Tensor, mean: Tensor) -> bool:
+    """Return whether the law is that of numbers from which a projection makes the wire, and more comes behind that.
+
+    Args:
+        defense: of the model.
+        z: features.
+        mean: of the law; where noise came before a projection (`pca`), those of the fewer numbers behind it.
+    """
+    parts = acting(defense)
+    fewer = mean.shape[1:].numel() != z.shape[1:].numel() and not any(sends_fewer(part) for part in parts)
+    return fewer and not isinstance(parts[-1], PCA)
 
 
 class Bound:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -55,7 +58,35 @@ class PCA(Defense):
         return (self.mean.to(z.dtype) + centered @ basis @ basis.T).view_as(z)
 
     def law(self, wire: Tensor, before: Law) -> Law:
-        return before if self.basis is None else before.silent()
+        if self.basis is None:
+            return before
+        even, silent = before.variance, before.silent()
+        if not isinstance(even, float) or even <= 0 or before.laplace or before.visible is not None or self._whole:
+            return silent
+        # Noise that was the same on all entries is correlated behind the projection, and independent in its directions.
+        return replace(silent, reduced=partial(self._numbers, deviation=even**0.5))
+
+    def gaussian_law(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor] | None:
+        if self.basis is None:
+            return mean, variance
+        if not bool(variance.any()):
+            return super().gaussian_law(mean, variance)
+        even = float(variance.flatten()[0])
+        if self._whole or bool((variance != even).any()):
+            return None
+        numbers = self._numbers(mean, even**0.5)
+        return numbers, torch.ones_like(numbers)
+
+    @property
+    def _whole(self) -> bool:
+        """Return whether there are as many components as numbers, so that nothing is projected."""
+        return self.basis is not None and self.basis.shape[1] == len(self.basis)
+
+    def _numbers(self, wire: Tensor, deviation: float) -> Tensor:
+        """Return Pᵀ (wire − μ), (B, k), in units of the noise's standard deviation: of features or of wires."""
+        assert self.basis is not None
+        assert self.mean is not None
+        return (wire.flatten(1).float() - self.mean) @ self.basis / deviation
 
     def refit(self, epoch: int, features: Features) -> None:
         self.mean = features.z.mean(0)
