@@ -97,6 +97,8 @@ class Defense(nn.Module):
     """Place in the order of installation, lowest first: -2 changes the network, -1 adds noise that others ask for."""
     late_buffers: ClassVar[tuple[str, ...]] = ()
     """Buffers that are None until `refit` gives them the shapes of the data, or a saved state does."""
+    projects: ClassVar[bool] = False
+    """True where the wire is made of fewer numbers, of which ``gaussian_law`` tells where noise comes before."""
     acts_after: int = 0
     """Epochs that must have passed before the defense acts; a training that ends earlier is refused."""
     put_on_by: ClassVar[str] = "`splitveil harden RUN` or splitveil.harden(model, ...)"

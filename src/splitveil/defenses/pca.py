@@ -39,7 +39,7 @@ class PCA(Defense):
     4
     """
 
-    needs_features = True
+    needs_features = projects = True
     late_buffers = ("mean", "basis")
     mean: Tensor | None
     basis: Tensor | None
