@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .api import accuracy, attack, bound, evaluate, fit, harden, split
     from .audit.own import PrivacyCard, privacy_card
+    from .audit.own_cuts import Cuts, compare_cuts
+    from .coded import with_codec
     from .data import Access
     from .deploy.own import export
     from .errors import UserError
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 __all__ = [
     "Access",
+    "Cuts",
     "OwnLoop",
     "PrivacyCard",
     "Report",
@@ -37,6 +40,7 @@ __all__ = [
     "accuracy",
     "attack",
     "bound",
+    "compare_cuts",
     "evaluate",
     "export",
     "fit",
@@ -45,10 +49,13 @@ __all__ = [
     "privacy_card",
     "save",
     "split",
+    "with_codec",
 ]
 _ROOMS = {
     "audit.own": ("PrivacyCard", "privacy_card"),
+    "audit.own_cuts": ("Cuts", "compare_cuts"),
     "api": ("accuracy", "attack", "bound", "evaluate", "fit", "harden", "split"),
+    "coded": ("with_codec",),
     "data": ("Access",),
     "deploy.own": ("export",),
     "errors": ("UserError",),

@@ -18,13 +18,12 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from . import config, progress_bars
 from .attacks.base import Attack
 from .bounds.base import Bound, Channel, Estimate
+from .coded import as_sent
 from .cutting.layout import Layout
 from .data import Access, Protocol, Split, to_float
 from .data.protocol import contained, divide
@@ -34,7 +33,17 @@ from .errors import DivergedError, UserError, WireError
 from .evaluation import reliability, suites
 from .evaluation.evaluate import Outcome, made
 from .evaluation.stage import Stage, ThreatModel, stage_of
-from .given import Data, check_images, check_model, example_of, images_of, network_of, outputs_of, training_images_of
+from .given import (
+    Data,
+    check_images,
+    check_model,
+    example_of,
+    images_of,
+    network_of,
+    outputs_of,
+    recipe_of,
+    training_images_of,
+)
 from .hardening.picture import Hardened
 from .hardening.search import Hardening
 from .memory import placed
@@ -43,16 +52,13 @@ from .nn import fastconv
 from .nn.copies import copy_of
 from .outcomes import Report, Result
 from .randomness import stream
-from .recipe import TEST, Recipe, precision
+from .recipe import TEST, precision
 from .runtime import Budget, Runtime
 from .statistics.intervals import Interval, binomial_ci
 from .training.fabric import fabric_of
 from .training.loop import EVALUATION_BATCH, Training, correct, stack_of
 from .training.one_machine import OneMachine
 from .training.streamed import StreamedTraining
-
-OWN: dict[str, Any] = {"network_dropout": True, "unit_variance": False, "optimizer": "sgd", "rotate": 0.0}
-"""Settings of a training of somebody's own network, which may have weights and dropout for good reasons."""
 
 
 def split(
@@ -109,7 +115,7 @@ def fit(
         UserError: unknown settings or values out of their range; images that do not fit the model.
     """
     check_model(model, trainable=True)
-    recipe = _recipe(data, settings, chosen=validate is not None)
+    recipe = recipe_of(data, settings, chosen=validate is not None)
     train = training_images_of(data, "data", recipe.batch_size)
     chooses = None if validate is None else training_images_of(validate, "validate", EVALUATION_BATCH)
     classes = 1
@@ -266,7 +272,7 @@ def attack(
     """
     if budget is not None and not isinstance(budget, Budget):
         raise UserError(f"budget is {budget!r}; expected a splitveil.runtime.Budget")
-    given = _protocol(model, learn_from, invert, grants)
+    given = protocol_of(model, learn_from, invert, grants)
     victim, spec = _victim(model), _spec(attack)
     told = _accuracy(victim, given.utility_test, seed)
     stage = stage_of(victim, spec, given, ThreatModel("own", seed=seed, observed=observed), seed, told)
@@ -282,6 +288,8 @@ def evaluate(
     grants: frozenset[Access] = frozenset(Access),
     seed: int = 0,
     observed: int = 1,
+    codec: str | None = None,
+    train: Data | None = None,
     progress: bool = True,
 ) -> Report:
     """Make several attacks on the same wires: those of a suite, or the ones that are given.
@@ -294,27 +302,26 @@ def evaluate(
         grants: what the attacker may use, as for `attack`.
         seed: of the wires under attack and of the attacks.
         observed: number of wires of each image that the attacker sees.
+        codec: attack what a device sends by this codec, as of `coded.with_codec`; None: the wire before any codec.
+        train: images on whose wires the grid of the codec is found, those of the model's training.
         progress: show a bar where there is a terminal, elsewhere a line at most every 30 seconds.
 
     Raises:
-        UserError: an unknown suite, or none of its attacks can be made.
+        UserError: an unknown suite, none of its attacks can be made, or a codec that does not fit.
     """
+    model = as_sent(model, codec, train)
     if isinstance(suite, Attack | config.Spec):
         suite = [suite]
     name = suite if isinstance(suite, str) else "own attacks"
     chosen = suites.named(suite) if isinstance(suite, str) else suites.labels(tuple(_spec(one) for one in suite))
     if not chosen:
         raise UserError("suite holds no attacks; expected a name such as 'quick-v4', or attacks such as [Linear()]")
-    given, victim = _protocol(model, learn_from, invert, grants), _victim(model)
+    given, victim = protocol_of(model, learn_from, invert, grants), _victim(model)
     fits, told = dict[str, Any](), _accuracy(victim, given.utility_test, seed)
     threat_model, outcomes, skipped, failed = ThreatModel("own", seed=seed, observed=observed), {}, {}, []
     for label, spec in chosen.items():
-        wanted, count = spec.make("attacks"), len(given.attacker_train)
-        if missing := wanted.needs - grants:
-            skipped[label] = f"it needs {', '.join(sorted(one.value for one in missing))}, which is not granted"
-            continue
-        if count < wanted.fewest():
-            skipped[label] = f"the attacker has {count} images; expected at least {wanted.fewest()}"
+        if why := _left_out(spec.make("attacks"), given):
+            skipped[label] = why
             continue
         try:
             stage = stage_of(victim, spec, given, threat_model, seed, told)
@@ -331,28 +338,18 @@ def evaluate(
     return Report(name, results, skipped, doubts, victim)
 
 
-def _recipe(data: Data, settings: dict[str, Any], *, chosen: bool) -> Recipe:
-    """Return the recipe of a training on ``data``; a loader has the size of its batches.
+def protocol_of(model: SplitModel, learn_from: Data, invert: Data, grants: frozenset[Access]) -> Protocol:
+    """Return who has which images, where an attacker has some and others are under attack.
 
-    ``chosen`` says whether there are images on which the epoch is chosen.
+    Args:
+        model: that is attacked.
+        learn_from: the attacker's own images.
+        invert: images under attack.
+        grants: what the attacker may use.
+
+    Raises:
+        UserError: grants or images that do not fit, a single image under attack, or one that both sides have.
     """
-    own = data.batch_size if isinstance(data, DataLoader) and data.batch_sampler is not None else None
-    if own is not None and own < 2:
-        raise UserError(f"data gives batches of {own} image; expected at least 2: DataLoader(..., batch_size=128)")
-    if own is not None and settings.get("batch_size", own) != own:
-        raise UserError(f"batch_size is {settings['batch_size']}, but the loader gives batches of {own}; leave it out")
-    more = {} if own is None else {"batch_size": own}
-    choose = {"choose": "best"} if chosen else {}
-    try:
-        recipe = Recipe.model_validate({"recipe": "fast", **OWN, **choose, **settings, **more})
-    except ValidationError as error:
-        raise UserError(config.explain(error, Recipe.model_fields.keys() - {"devices"})) from None
-    if recipe.devices != 1:
-        raise UserError(f"devices is {recipe.devices}; fit trains on one; splitveil train has --devices")
-    return recipe
-
-
-def _protocol(model: SplitModel, learn_from: Data, invert: Data, grants: frozenset[Access]) -> Protocol:
     check_model(model)
     if not isinstance(grants, Set) or not all(isinstance(one, Access) for one in grants):
         raise UserError(f"grants is {grants!r}; expected a set such as {{Access.QUERY, Access.WEIGHTS}}")
@@ -364,6 +361,14 @@ def _protocol(model: SplitModel, learn_from: Data, invert: Data, grants: frozens
     if shared := int(contained(own.images, under.images).sum()):
         raise UserError(f"learn_from and invert share {shared} images; remove them from learn_from")
     return Protocol("own", own, own, under, own, under, frozenset(grants))
+
+
+def _left_out(wanted: Attack, given: Protocol) -> str:
+    """Return why an attack of several is not tried; "" where it is."""
+    count = len(given.attacker_train)
+    if missing := wanted.needs - given.grants:
+        return f"it needs {', '.join(sorted(one.value for one in missing))}, which is not granted"
+    return f"the attacker has {count} images; expected at least {wanted.fewest()}" if count < wanted.fewest() else ""
 
 
 def _spec(attack: Attack | config.Spec | str) -> config.Spec:

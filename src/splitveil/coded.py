@@ -1,4 +1,4 @@
-"""A trained run whose wire is sent by a codec: a run folder of its own, so that attacks see what is really sent."""
+"""Trained models and runs whose wire is sent by a codec, so that attacks see what is really sent."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from .defenses._correlated import acting
 from .defenses.base import Stack
 from .defenses.codec import Codec, codec_of, sent_by
 from .errors import UserError
+from .given import Data, check_images, check_model, images_of
 from .memory import placed
-from .model import SplitModel
+from .model import SplitModel, listed
+from .nn.copies import copy_of
 from .randomness import stream
 from .recipe import TEST
 from .results import records
@@ -37,6 +39,84 @@ MOST_VALUES = 2**24
 """Most values that a grid is found on."""
 BATCH = 100
 Send = Callable[[Tensor, torch.Generator], Tensor]
+
+
+def with_codec(model: SplitModel, codec: str = "auto", *, train: Data) -> SplitModel:
+    """Return a copy of a trained model whose wire is sent by a codec, as the bundle of `splitveil.export` sends it.
+
+    The codec is the last defense of the copy, behind the noise, and its grid is among the copy's weights: attacks,
+    accuracy, bounds, a privacy card and an export of the copy are about the bytes that are sent.
+
+    Args:
+        model: trained, with its defenses; it stays as it is.
+        codec: auto (uint4 where that is at most half as far off as the noise, else uint8), uint8, uint4, uint2,
+            float16 or float32.
+        train: images that the model has learned from; the grid of each channel is found on the noisy wires of at most
+            10,000 of them, and never on images under attack.
+
+    Returns:
+        The copy, on the CPU and in evaluation mode. Its ``bytes_sent`` are those of the codec.
+
+    Raises:
+        UserError: an unknown codec, images that do not fit, or a wire that another codec sends already.
+
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, 4), torch.nn.Flatten(), torch.nn.Linear(72, 2))
+    >>> x, y = torch.rand(40, 3, 12, 12), torch.arange(40) % 2
+    >>> model = SplitModel.cut(network, "0", x[:1])
+    >>> coded = with_codec(model, "uint4", train=(x, y))
+    >>> model.bytes_sent, coded.bytes_sent, list(coded.defense)
+    (288, 36, [Codec(name='uint4')])
+    """
+    check_model(model)
+    if codec not in CODECS:
+        raise UserError(f"codec {codec!r:.40}; expected one of: {', '.join(CODECS)}")
+    images = images_of(train, "train")
+    check_images(model, images, "train")
+    made = copy_of(model).cpu().eval()
+    if (own := codec_of(made.defense)) is not None:
+        if codec in ("auto", own.name):
+            return made
+        raise UserError(
+            f"codec {codec}, but the wire of the model is sent by {own.name} already; give the one without it"
+        )
+    with torch.inference_mode(False):
+        coder, _ = choose(codec, *sample(send_of(made), images, 0))
+        return put_on(made, coder)
+
+
+def as_sent(model: SplitModel, codec: str | None, train: Data | None) -> SplitModel:
+    """Return the model whose wire is under attack: as it is, or behind a codec where one is named.
+
+    Args:
+        model: trained, with its defenses.
+        codec: as of `with_codec`; None: the wire before any codec.
+        train: as of `with_codec`.
+
+    Raises:
+        UserError: one of the two without the other, or as `with_codec`.
+    """
+    check_model(model)
+    if codec is None and train is None:
+        return model
+    if codec is None:
+        raise UserError("train says nothing without codec; leave it out, or name what a device sends, as codec='uint8'")
+    if train is None:
+        raise UserError(f"codec {codec!r:.40} needs the images on which its grid is found: train=(x_train, y_train)")
+    return with_codec(model, codec, train=train)
+
+
+def put_on(model: SplitModel, coder: Coder) -> SplitModel:
+    """Put a codec behind the defenses of a model, in place, and return the model.
+
+    Args:
+        model: trained, without a codec.
+        coder: with its grid.
+    """
+    stage = Codec(coder.codec)  # type: ignore[arg-type]
+    stage.set_grid(coder)
+    model.defense = Stack(*listed(model.defense), stage)
+    stage.install(model)
+    return model
 
 
 def coded_run(run: Run, images: ImageSet, codec: str, place: Path | None = None) -> Run:
@@ -124,12 +204,7 @@ def _write(
     run: Run, folder: Path, model: SplitModel, test: Split, images: ImageSet, coder: Coder, error: float | None
 ) -> None:
     remove_file(folder / "summary.json")  # of other weights
-    stage = Codec(coder.codec)  # type: ignore[arg-type]
-    stage.set_grid(coder)
-    plain = acting(model.defense)
-    parts = list(model.defense) if isinstance(model.defense, Stack) else plain
-    model.defense = Stack(*parts, stage)
-    stage.install(model)
+    put_on(model, coder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     placed(model, device)
     predicted = predict(model, test.images, stream(device, run.settings.seed, TEST, 0, 0)).cpu()

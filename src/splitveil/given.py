@@ -7,15 +7,18 @@ from typing import Any, cast
 
 import torch
 from PIL.Image import Image
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from . import config
 from .data import Split
 from .data.base import COLORS
 from .data.streamed import Streamed
 from .errors import UserError
 from .memory import capacity
 from .model import SplitModel
+from .recipe import Recipe
 
 Data = Split | tuple[Any, Any] | Dataset[Any] | DataLoader[Any]
 """Images and labels: tensors or arrays x (N, C, H, W), in [0, 1] or uint8, and y (N,); a data set of such pairs, or a
@@ -25,6 +28,8 @@ SHAPE = "(N, C, H, W) with C = 3, or 1 of gray images"
 PAIR = "expected (x, y): images (N, C, H, W) and labels (N,), a Dataset of such pairs or a DataLoader"
 
 
+OWN: dict[str, Any] = {"network_dropout": True, "unit_variance": False, "optimizer": "sgd", "rotate": 0.0}
+"""Settings of a training of somebody's own network, which may have weights and dropout for good reasons."""
 SHARE = 0.25
 """Part of the memory that the images of a data set may take; larger ones are read anew in each epoch."""
 
@@ -200,6 +205,33 @@ def outputs_of(model: SplitModel, split: Split, name: str) -> int:
             f"expected 0 to {logits.shape[1] - 1}: {hint}"
         )
     return logits.shape[1]
+
+
+def recipe_of(data: Data, settings: dict[str, Any], *, chosen: bool) -> Recipe:
+    """Return the recipe of a training; a loader has the size of its batches.
+
+    Args:
+        data: images that are learned from.
+        settings: of `Recipe`, over `OWN`.
+        chosen: whether there are images on which the epoch is chosen.
+
+    Raises:
+        UserError: unknown settings, or values out of their range.
+    """
+    own = data.batch_size if isinstance(data, DataLoader) and data.batch_sampler is not None else None
+    if own is not None and own < 2:
+        raise UserError(f"data gives batches of {own} image; expected at least 2: DataLoader(..., batch_size=128)")
+    if own is not None and settings.get("batch_size", own) != own:
+        raise UserError(f"batch_size is {settings['batch_size']}, but the loader gives batches of {own}; leave it out")
+    more = {} if own is None else {"batch_size": own}
+    choose = {"choose": "best"} if chosen else {}
+    try:
+        recipe = Recipe.model_validate({"recipe": "fast", **OWN, **choose, **settings, **more})
+    except ValidationError as error:
+        raise UserError(config.explain(error, Recipe.model_fields.keys() - {"devices"})) from None
+    if recipe.devices != 1:
+        raise UserError(f"devices is {recipe.devices}; fit trains on one; splitveil train has --devices")
+    return recipe
 
 
 def _is_listed_pair(data: Any) -> bool:

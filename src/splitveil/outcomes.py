@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from .data import to_float
+from .defenses.codec import codec_of
 from .errors import UserError
 from .evaluation import suites
 from .evaluation.evaluate import Outcome
@@ -214,7 +215,9 @@ class Report:
         rows += [f"  flag: {doubt}" for doubt in self.doubts]
         known = suites.best_of(self._values(), self._held())  # a report of few images is shown, too
         head = f"mse={self.mse:.4f} by {known['attack']}" if known else TOO_FEW
-        return "\n".join([f"Report({self.suite}: {head})", *rows])
+        codec = None if self.model is None else codec_of(self.model.defense)
+        sent = "" if codec is None else f", what the codec {codec.name} sends"
+        return "\n".join([f"Report({self.suite}{sent}: {head})", *rows])
 
 
 def _drawn(rows: list[tuple[str, Tensor]], count: int | Sequence[int]) -> Figure:

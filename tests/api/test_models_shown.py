@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import splitveil as sv
+from splitveil.defenses.codec import codec_of
 from splitveil.model import digest_of
 
 X, Y = torch.rand(40, 3, 12, 12, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
@@ -64,3 +65,16 @@ def test_a_digest_stays_when_a_model_is_used_saved_and_read_back(tmp_path):
     sv.save(model, tmp_path / "mine")
     net = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.Sigmoid(), nn.Flatten(), nn.Linear(36, 2))
     assert before == digest_of(model) == digest_of(sv.load(tmp_path / "mine", network=net).model)
+
+
+@pytest.mark.parametrize("codec", ["uint4", "float16"])
+def test_a_model_behind_a_codec_keeps_its_grid_when_it_is_saved_and_read_back(tmp_path, codec):
+    model = made(sv.Gaussian(0.1))
+    coded = sv.with_codec(model, codec, train=(X, Y))
+    sv.save(coded, tmp_path / "coded")
+    net = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.Sigmoid(), nn.Flatten(), nn.Linear(36, 2))
+    read = sv.load(tmp_path / "coded", network=net).model
+    assert digest_of(read) == digest_of(coded) != digest_of(model)
+    assert read.bytes_sent == coded.bytes_sent == {"uint4": 18, "float16": 72}[codec]
+    assert digest_of(sv.with_codec(read, "auto", train=(X, Y))) == digest_of(coded)  # it has one already
+    assert codec_of(model.defense) is None

@@ -12,10 +12,13 @@ from torch import nn
 import splitveil as sv
 from splitveil.audit import bounded
 from splitveil.audit.card import page
+from splitveil.audit.model_card import markdown
 from splitveil.audit.own import _Case
 from splitveil.audit.policy import Policy
 from splitveil.audit.record import AUDIT
+from splitveil.defenses.codec import codec_of
 from splitveil.errors import UserError
+from splitveil.model import digest_of
 
 SIDE, CLASSES = 12, 3
 
@@ -156,3 +159,41 @@ def test_a_judge_keeps_its_modes_and_a_folder_in_the_way_is_one_line(card, asked
     with pytest.raises(UserError):
         card.save(tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_card_behind_a_codec_is_about_the_bytes_that_are_sent(asked):
+    model, train = made(0.1), images(90, 1)
+    coded = sv.with_codec(model, "uint2", train=train)
+    plain = sv.privacy_card(model, bounds=("mixture",), **asked)
+    card = sv.privacy_card(model, bounds=("mixture",), codec="uint2", train=train, **asked)
+    assert (plain.codec, card.codec) == ("none", "uint2")
+    numbers = plain.found.audit.device.bytes // 4
+    assert card.found.audit.device.bytes == numbers // 4
+    assert card.found.audit.best_attacker.mse.mean == pytest.approx(sv.evaluate(coded, **asked).mse)
+    assert card.found.audit.accuracy == sv.accuracy(coded, asked["invert"])
+    assert card.found.audit.model.weights == digest_of(coded) != digest_of(model) == plain.found.audit.model.weights
+    assert bounded.BEFORE in card.found.audit.bounds[0].assumptions
+    sent = f"about the wire as a device sends it, by the codec uint2: {numbers // 4:,} bytes for each image"
+    before = "about the wire before any codec: float32 numbers"
+    for one, said in ((card, sent), (plain, before)):
+        for text in (repr(one), one.html(), markdown(one.found.audit)):
+            assert said in text
+    assert "codec='uint2'" in card.found.audit.command
+    assert "what the codec uint2 sends" in repr(card.report)
+    assert codec_of(model.defense) is None  # the model stays as it is
+
+
+@pytest.mark.parametrize("ask", [sv.privacy_card, sv.evaluate])
+def test_a_codec_without_images_for_its_grid_is_refused(asked, ask):
+    model, train = made(0.1), images(90, 1)
+    with pytest.raises(UserError, match=r"codec 'uint8' needs the images on which its grid is found: train="):
+        ask(model, codec="uint8", **asked)
+    with pytest.raises(UserError, match="train says nothing without codec; leave it out, or name"):
+        ask(model, train=train, **asked)
+    with pytest.raises(UserError, match="codec 'zip'; expected one of: auto, uint8"):
+        ask(model, codec="zip", train=train, **asked)
+    with pytest.raises(UserError, match="the images of train have shape"):
+        ask(model, codec="uint8", train=(train[0][..., 1:], train[1]), **asked)
+    coded = sv.with_codec(model, "uint8", train=train)
+    with pytest.raises(UserError, match="codec uint4, but the wire of the model is sent by uint8 already"):
+        ask(coded, codec="uint4", train=train, **asked)

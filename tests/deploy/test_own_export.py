@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -67,3 +68,72 @@ def test_a_wire_without_noise_is_refused_in_words_of_python(tmp_path):
         sv.export(model_of(), tmp_path / "bundle", train=(X, Y), test=(X, Y))
     sv.export(model_of(), tmp_path / "bundle", train=(X, Y), test=(X, Y), allow_undefended=True)
     assert bundle.read(tmp_path / "bundle").wire["draws"] == []
+
+
+def card_of(model: sv.SplitModel, **more: Any) -> Any:
+    own, under = (X[:20], Y[:20]), (X[20:], Y[20:])
+    return sv.privacy_card(
+        model, learn_from=own, invert=under, suite="smoke-v1", bounds=("linkage",), progress=False, **more
+    )
+
+
+@pytest.fixture(scope="module")
+def carded() -> Any:
+    return card_of(model_of(sv.Gaussian(0.05)), codec="uint8", train=(X, Y))
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_bundle_holds_the_card_of_exactly_its_wire(tmp_path, carded, saved):
+    if saved:
+        carded.save(tmp_path / "card")
+    given = {"train": (X, Y), "test": (X, Y), "codec": "uint8"}
+    card = tmp_path / "card" if saved else carded
+    with_card = sv.export(model_of(sv.Gaussian(0.05)), tmp_path / "with", card=card, **given)
+    without = sv.export(model_of(sv.Gaussian(0.05)), tmp_path / "without", **given)
+    kept = json.loads((tmp_path / "with" / "card.json").read_text())
+    assert f"/with': model-{with_card.wire['pair']}, 192 bytes for each image by uint8, accuracy " in repr(with_card)
+    assert repr(with_card).endswith(f"privacy card: {carded.verdict})")
+    assert repr(without).endswith("no privacy card)")
+    assert kept["model"] == carded.record()["model"]
+    assert "by the codec uint8" in (tmp_path / "with" / "card.html").read_text()
+    summary = bundle.read(with_card.out).wire["audit"]
+    assert summary is not None
+    assert (summary["verdict"], summary["suite"]) == (carded.verdict, "smoke-v1")
+    assert not (tmp_path / "without" / "card.json").exists()
+    names = ("device/encoder.onnx", "cloud/tail.onnx")
+    assert all((with_card.out / name).read_bytes() == (without.out / name).read_bytes() for name in names)
+
+
+def test_a_card_of_another_wire_is_refused_before_anything_is_made(tmp_path, carded, monkeypatch):
+    monkeypatch.setattr("splitveil.deploy.own.convert", None)
+    model, given = model_of(sv.Gaussian(0.05)), {"train": (X, Y), "test": (X, Y), "codec": "uint8"}
+    other = r"the card is of another model \([0-9a-f]{12}\) than the one given \([0-9a-f]{12}\), or the grid"
+    for wrong, more, message in (
+        (
+            model,
+            {"codec": "uint4"},
+            "the card is about a wire that is sent by uint8, this bundle sends uint4; make the",
+        ),
+        (model_of(sv.Gaussian(0.5)), {}, other),  # its weights are the same
+        (model, {"train": (X[:7], Y[:7])}, other),
+        (model, {"card": 3}, "card is a int; expected what splitveil.privacy_card returns, or the folder of its save"),
+        (model, {"card": tmp_path / "nowhere"}, "nowhere"),
+    ):
+        with pytest.raises(sv.UserError, match=message):
+            sv.export(wrong, tmp_path / "bundle", **{"card": carded, **given, **more})
+    carded.save(tmp_path / "card")
+    (tmp_path / "card" / "audit.html").write_text("another card")
+    with pytest.raises(sv.UserError, match=r"audit.html is missing, or of another card than its record; give the"):
+        sv.export(model, tmp_path / "bundle", **given, card=tmp_path / "card")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_card_before_any_codec_is_that_of_a_bundle_of_float32(tmp_path):
+    model = model_of(sv.Gaussian(0.05))
+    card = card_of(model)
+    made = sv.export(model, tmp_path / "bundle", train=(X, Y), test=(X, Y), codec="float32", card=card)
+    assert (made.out / "card.html").is_file()
+    with pytest.raises(
+        sv.UserError, match="the card is about the wire before any codec, this bundle sends uint8; make"
+    ):
+        sv.export(model, tmp_path / "other", train=(X, Y), test=(X, Y), codec="uint8", card=card)

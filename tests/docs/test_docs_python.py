@@ -18,7 +18,7 @@ def test_the_page_runs_from_top_to_bottom(capsys, monkeypatch, tmp_path):
     pytest.importorskip("sklearn")
     names: dict[str, Any] = {}
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text("utf-8"), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     monkeypatch.chdir(tmp_path)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -29,6 +29,10 @@ def test_the_page_runs_from_top_to_bottom(capsys, monkeypatch, tmp_path):
     assert names["result"].mse < 0.5 * names["result"].baseline_mse
     assert "PrivacyCard(model: " in said
     assert (tmp_path / "card" / "audit.html").is_file()
+    assert "by the codec uint8: " in said
+    assert (tmp_path / "bundle" / "card.html").is_file()
+    assert (tmp_path / "cuts.png").is_file()
+    assert "at most 2 points of accuracy lost" in said
     assert "cem" in names["loop"].losses
     accuracy = (names["model"](names["x"][1500:]).argmax(1) == names["y"][1500:]).float().mean()
     assert accuracy > 0.7

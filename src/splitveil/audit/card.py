@@ -54,6 +54,7 @@ def page(found: Found) -> str:
         refusals=words.refusals(audit),
         leakage=_leakage(audit),
         sent=words.sent(audit),
+        wire=words.wire(audit),
         size=_enlarged(*audit.model.image[-2:]),
     )
 

@@ -150,7 +150,37 @@ def _audit(
     out: Path,
     show: Show,
 ) -> dict[str, Any]:
-    ground = _ground(run, images, terms)
+    shown: Any = record
+
+    def keep() -> None:
+        write_json(out / FILE, record)
+
+    compare(shown, cut, places, _ground(run, images, terms), terms, show, keep)
+    show(1, 1, "")
+    draw(shown, out / PICTURE)
+    return dict(record)
+
+
+def compare(
+    record: dict[str, Any],
+    cut: Callable[[str], SplitModel],
+    places: list[Cut],
+    ground: Ground,
+    terms: Terms,
+    show: Show,
+    keep: Callable[[], object] = lambda: None,
+) -> None:
+    """Measure the cuts that a record lacks, and complete it: rows, front and flags.
+
+    Args:
+        record: begun, with ``cuts`` and ``rows``; it is changed in place.
+        cut: layer -> the network cut there, trained, without a defense.
+        places: where it is cut.
+        ground: what is the same at every cut; its ``least`` is found here.
+        terms: with the accuracy that the noise may cost.
+        show: called after each step.
+        keep: called when a cut is done, and at the end.
+    """
     if record["before"] is None:
         # The function is the same at every cut.
         record["before"] = noisy_accuracy(cut(places[-1].layer), ground.search.validate, ground.seed)
@@ -163,12 +193,9 @@ def _audit(
         record["rows"].append(measured(place, cut(place.layer), ground, bar.step))
         record["rows"].sort(key=lambda row: record["cuts"].index(row["layer"]))
         record["front"] = front(record["rows"], record["mean_image"])
-        write_json(out / FILE, record)
+        keep()
     record["flags"] = _flags(record, ground)
-    write_json(out / FILE, record)
-    show(1, 1, "")
-    draw(dict(record), out / PICTURE)
-    return dict(record)
+    keep()
 
 
 class _Steps:
@@ -209,7 +236,7 @@ def front(rows: list[dict[str, Any]], mean_image: float | None = None) -> list[s
     return found
 
 
-def _flags(record: _Record, ground: Ground) -> list[str]:
+def _flags(record: dict[str, Any], ground: Ground) -> list[str]:
     """Return why the figures should not be trusted."""
     labels, before = ground.search.validate.labels, record["before"] or 0.0
     accuracy = binomial_ci(round(before * len(labels)), len(labels))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..pictures import inline_figure
 from ..storage.files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BLUE, RED, GRAY = "#4c72b0", "#c44e52", "#8a8a8a"
 
@@ -49,18 +53,27 @@ def unlearned(record: Mapping[str, Any]) -> list[str]:
 
 
 def draw(record: dict[str, Any], path: Path) -> None:
-    """Draw the cuts of a record, with the front: the cuts that no other beats.
+    """Draw the cuts of a record into a file.
 
     Args:
         record: finished.
         path: PNG file that is made.
     """
-    from matplotlib.figure import Figure
+    with atomic_write(path) as temporary:
+        plotted(record).savefig(temporary, format="png")
+
+
+def plotted(record: dict[str, Any]) -> Figure:
+    """Return the picture of the cuts of a record, with the front: the cuts that no other beats.
+
+    Args:
+        record: finished.
+    """
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     rows = [row | {"worst": error} for row in record["rows"] if (error := worst(row))]
     failed = unlearned(record)
-    figure = Figure((7.5, 4.8), dpi=140, layout="constrained")
+    figure = inline_figure(figsize=(7.5, 4.8), dpi=140, layout="constrained")
     axes = figure.subplots()
     drop = record["terms"]["max_drop"]
     axes.set_title(
@@ -98,8 +111,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
     axes.margins(x=0.1, y=0.12)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8, loc="best", framealpha=0.9)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png")
+    return figure
 
 
 def _points(axes: Any, rows: list[dict[str, Any]], color: str, label: str | None) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..storage.files import write_text
 from .record import Audit
-from .words import attacker, bound_rows, figures
+from .words import attacker, bound_rows, figures, wire
 
 FILE = "audit.md"
 
@@ -31,7 +31,8 @@ def markdown(audit: Audit) -> str:
     """
     model, device = audit.model, audit.device
     lines = ["## Privacy evaluation", "", f"**Verdict: {audit.verdict.level}.** {audit.verdict.sentence}", ""]
-    lines += audit.verdict.because + ["", "### Results", "", *_table(("", "figure"), figures(audit)), ""]
+    lines += [*audit.verdict.because, "", wire(audit), ""]
+    lines += ["### Results", "", *_table(("", "figure"), figures(audit)), ""]
     attacks = [
         (label, str(one.mse), str(one.ssim), "; ".join(one.flags) or "none") for label, one in audit.attacks.items()
     ]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__, api, config, runs
+from ..coded import as_sent
 from ..data import Access, Protocol, Split, to_float
 from ..errors import UserError
 from ..evaluation import floors
@@ -32,9 +33,9 @@ from .attacked import Scored
 from .device import device_cost
 from .policy import Policy
 from .record import Attacker, Audit, Ceilings, Judge, Model, Reference, as_json
-from .run import FILE, PAGE, Found, facts_of, is_noisy
+from .run import FILE, PAGE, Found, codec_name, facts_of, is_noisy
 from .verdict import verdict
-from .words import percent
+from .words import percent, wire
 
 REFERENCE = "the reference"
 BATCH = 500
@@ -47,6 +48,16 @@ class PrivacyCard:
     Attributes:
         found: the record of everything measured, `found.audit`, and the pictures of the card.
         report: the attacks that it rests on.
+
+    >>> import splitveil as sv
+    >>> net = nn.Sequential(nn.Conv2d(1, 2, 4, 4), nn.Sigmoid(), nn.Flatten(), nn.Linear(18, 2))
+    >>> x, y = torch.rand(130, 1, 12, 12), torch.arange(130) % 2
+    >>> model = sv.split(net, at="1", example=x[:1], defenses=[sv.Gaussian(0.1)])
+    >>> card = sv.privacy_card(
+    ...     model, learn_from=(x[:60], y[:60]), invert=(x[60:90], y[60:90]), codec="uint8", train=(x[90:], y[90:]),
+    ...     suite="smoke-v1", bounds=("linkage",), progress=False)
+    >>> card.codec, card.found.audit.device.bytes  # the wire has 18 numbers
+    ('uint8', 18)
     """
 
     found: Found
@@ -63,6 +74,15 @@ class PrivacyCard:
         judged = self.found.audit.policy
         return None if judged is None else judged.met
 
+    @property
+    def codec(self) -> str:
+        """Return the codec of the wire that the card is about, such as "uint8"; "none": the wire before any codec."""
+        return self.found.audit.model.codec or "none"
+
+    def record(self) -> dict[str, Any]:
+        """Return the content of ``audit.json``."""
+        return as_json(self.found.audit)
+
     def html(self) -> str:
         """Return the card as one page that loads nothing and holds no script."""
         return card.page(self.found)
@@ -76,7 +96,7 @@ class PrivacyCard:
         place = Path(folder)
         if place.is_dir():
             (place / PAGE).unlink(missing_ok=True)  # of an earlier card
-        write_json(place / FILE, as_json(self.found.audit))
+        write_json(place / FILE, self.record())
         write_text(place / PAGE, self.html())
         return place / PAGE
 
@@ -89,6 +109,7 @@ class PrivacyCard:
         lines += audit.verdict.because
         if audit.accuracy is not None:
             lines.append(f"accuracy: {percent(audit.accuracy)}")
+        lines.append(wire(audit))
         return "\n  ".join([*lines, *(f"flag: {flag}" for flag in audit.flags)])
 
 
@@ -104,6 +125,8 @@ def privacy_card(
     bounds: tuple[str, ...] | None = None,
     grants: frozenset[Access] = frozenset(Access),
     observed: int = 1,
+    codec: str | None = None,
+    train: Data | None = None,
     policy: str | Path | Mapping[str, Any] | Policy | None = None,
     name: str = "model",
     seed: int = 0,
@@ -123,15 +146,21 @@ def privacy_card(
         bounds: bounds with their settings, such as ("mixture", "linkage"); None: all of them.
         grants: what the attacker may use.
         observed: number of wires of each image that the attacker sees.
+        codec: audit what a device sends by this codec: auto, uint8, uint4, uint2, float16 or float32, as of
+            `splitveil.export`; None: the wire before any codec. ``against`` stays as it is.
+        train: images that the model has learned from, on whose wires the grid of the codec is found.
         policy: YAML file of requirements (docs/audit.md), or its content as a dictionary.
         name: of the model on the card.
         seed: of the wires under attack, the attacks and the bounds.
         progress: show bars where there is a terminal, elsewhere a line at most every 30 seconds.
 
+    Returns:
+        The card: its verdict, and the page that says which wire it is about.
+
     Raises:
         UserError: as `splitveil.evaluate` and `splitveil.bound`; a judge that does not fit; an unreadable policy.
     """
-    check_model(model)
+    model = as_sent(model, codec, train)
     rules = None if policy is None else Policy.of(policy)
     named = bounded.specs(bounds, observed)
     under = images_of(invert, "invert")
@@ -140,12 +169,28 @@ def privacy_card(
     case = _Case(outputs_of(model, tested, "test"), images_of(learn_from, "learn_from"), under, tested, judge, seed)
     case.check(against)
     asked = {"suite": suite, "grants": grants, "observed": observed, "progress": progress}
+    command = f"splitveil.privacy_card(model, {codec=}, {suite=}, {observed=}, {seed=}, ...)"
+    return _carded(case, model, against, asked, named, rules, name, command)
+
+
+def _carded(
+    case: _Case,
+    model: SplitModel,
+    against: SplitModel | None,
+    asked: dict[str, Any],
+    named: dict[str, config.Spec],
+    rules: tuple[str, Policy] | None,
+    name: str,
+    command: str,
+) -> PrivacyCard:
+    """Attack both models, bound what they leak, and judge the first."""
+    observed, digests = asked["observed"], [digest_of(one) for one in (model, against) if one is not None]
     ours = case.attacked(model, asked)
-    made = case.record(ours, name, observed)
+    made = case.record(ours, name, digests[0], observed)
     theirs = None if against is None else case.attacked(against, asked)
-    made["reference"] = None if theirs is None else case.reference(ours, theirs)
-    made |= _bounds(ours.model, theirs and theirs.model, tested, named, made["reference"], observed, seed)
-    command = f"splitveil.privacy_card(model, suite={suite!r}, observed={observed}, seed={seed}, ...)"
+    made["reference"] = None if theirs is None else case.reference(ours, theirs, digests[-1])
+    other = theirs and theirs.model
+    made |= _bounds(ours.model, other, case.tested, named, made["reference"], observed, case.seed)
     return PrivacyCard(Found(_judged(made, rules, command), ours.pictures), ours.report)
 
 
@@ -258,12 +303,12 @@ class _Case:
         hits = correct(victim, self.tested, stream(victim.mean.device, self.seed, TEST))
         return _Attacked(victim, report, hits, scored, *attacked.extremes(scored, arrays))
 
-    def record(self, ours: _Attacked, name: str, observed: int) -> dict[str, Any]:
+    def record(self, ours: _Attacked, name: str, digest: str, observed: int) -> dict[str, Any]:
         """Return the parts of the record that need neither bounds nor a reference."""
         seen = self.recognized(self.under.images, self.under.labels)
         kind = type(self.judge).__name__
         return {
-            "model": self.named(ours.model, name),
+            "model": self.named(ours.model, name, digest),
             "accuracy": binomial_ci(int(ours.hits.sum()), len(ours.hits)),
             "attacker": Attacker(
                 suite=ours.report.suite,
@@ -290,7 +335,7 @@ class _Case:
             "flags": ours.report.flags,
         }
 
-    def named(self, model: SplitModel, name: str) -> Model:
+    def named(self, model: SplitModel, name: str, digest: str) -> Model:
         """Return what the record says of the model."""
         return Model(
             run=name,
@@ -301,17 +346,18 @@ class _Case:
             classes=self.classes,
             image=list(model.image_shape or self.under.shape),
             seed=self.seed,
-            weights=digest_of(model),
+            weights=digest,
             noise=is_noisy(model),
+            codec=codec_name(model),
         )
 
-    def reference(self, ours: _Attacked, other: _Attacked) -> Reference:
+    def reference(self, ours: _Attacked, other: _Attacked, digest: str) -> Reference:
         """Return how another model fares against the same attacks on the same images."""
         mine, its = ours.scored.best("mse"), other.scored.best("mse")
         ceiling = floors.class_mean_error(self.own, self.under)
         return Reference(
             run=REFERENCE,
-            weights=digest_of(other.model),
+            weights=digest,
             accuracy=binomial_ci(int(other.hits.sum()), len(other.hits)),
             accuracy_difference=paired_hits(ours.hits, other.hits),
             mse=interval(its, "mse"),

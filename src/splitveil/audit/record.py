@@ -23,8 +23,9 @@ class Model:
     """The model under audit, and what names it without doubt.
 
     Attributes:
-        weights: SHA-256 of model.safetensors.
+        weights: SHA-256 of model.safetensors; from Python of the weights, the layers and the defenses' settings.
         noise: whether the wire of one image differs from one request to the next.
+        codec: by which the audited wire is sent, such as uint8, or "none"; None in records of earlier versions.
     """
 
     run: str
@@ -37,6 +38,7 @@ class Model:
     seed: int
     weights: str
     noise: bool
+    codec: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

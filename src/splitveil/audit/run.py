@@ -14,6 +14,7 @@ import torch
 from .. import __version__, config, progress_bars, runs
 from ..data import ImageSet
 from ..data._decode import cache_folder
+from ..defenses.codec import codec_of
 from ..errors import UserError
 from ..evaluation import floors, reidentification
 from ..evaluation.scores import interval
@@ -261,6 +262,7 @@ def _model(run: runs.Run, model: SplitModel, images: ImageSet) -> Model:
         seed=settings.seed,
         weights=run.digest(),
         noise=is_noisy(model),
+        codec=codec_name(model),
     )
 
 
@@ -272,6 +274,16 @@ def _rounded(spec: config.Spec) -> config.Spec:
     """Return a defense with as many digits of its numbers as a reader wants; some were found by a search."""
     short = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in spec.parameters.items()}
     return config.Spec(name=spec.name, parameters=short)
+
+
+def codec_name(model: SplitModel) -> str:
+    """Return the codec by which the wire of a model is sent; "none": the audit is about the wire before any.
+
+    Args:
+        model: with its defense.
+    """
+    codec = codec_of(model.defense)
+    return "none" if codec is None else codec.name
 
 
 @torch.no_grad()

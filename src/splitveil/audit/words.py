@@ -124,6 +124,23 @@ def sent(audit: Audit) -> str:
     return f"{count:,}: at most {8 * count:,} bits ({8 * count * math.log(2):,.0f} nats) about it, whatever is assumed"
 
 
+def wire(audit: Audit) -> str:
+    """Return which wire the audit is about: what a device sends by a codec, or the one before any codec.
+
+    Args:
+        audit: of the model; one of an earlier version does not tell, and "" is returned.
+    """
+    codec, size = audit.model.codec, f"{audit.device.bytes:,} bytes for each image"
+    if codec is None:
+        return ""
+    if codec == "none":
+        return (
+            f"These figures are about the wire before any codec: float32 numbers, {size}. What a device sends by a "
+            "codec is another wire: name it with --codec (from Python codec=)."
+        )
+    return f"These figures are about the wire as a device sends it, by the codec {codec}: {size}."
+
+
 def bits(one: Bounded, audit: Audit) -> tuple[float, float]:
     """Return a leakage in bits per image and in bits per pixel.
 

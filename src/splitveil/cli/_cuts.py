@@ -106,45 +106,19 @@ def _trained(
 
 
 def _print(record: dict[str, Any]) -> None:
-    from ..audit.cuts_picture import unlearned
+    from ..audit import cuts_table
 
-    failed = unlearned(record)
-
-    right = ("Mult-adds", "Weights", "Bytes", "Accuracy", "Linear", "Decoder", "Linkage", "Nats")
-    name = Column("cut", overflow="fold")
-    table = Table(name, *(Column(title, justify="right", no_wrap=True) for title in right), **LOOK)
-    drop = record["terms"]["max_drop"]
-    points = f"{drop:g} point{'' if drop == 1 else 's'}"
-    table.title = f"{escape(record['network'])}, at most {points} of accuracy lost"
-    for row in record["rows"]:
-        mark = "*" if row["layer"] in record["front"] else "?" if row["layer"] in failed else ""
-        cells = [_mean(row["accuracy"], ".1%"), *(_mean(row[name], ".4f") for name in ("linear", "decoder"))]
-        linkage, leakage = (row[name] and row[name]["value"] for name in ("linkage", "leakage"))
-        table.add_row(
-            escape(row["layer"]) + mark,
-            _short(row["multiply_adds"]),
-            _short(row["parameters"]),
-            f"{row['bytes']:,}",
-            *cells,
-            "-" if linkage is None else f"{linkage:.0%}",
-            "-" if leakage is None else f"{leakage:,.0f}",
-        )
+    name, *right = cuts_table.HEADS
+    columns = (Column(one, justify="right", no_wrap=True) for one in right)
+    table = Table(Column(name, overflow="fold"), *columns, title=escape(cuts_table.title(record)), **LOOK)
+    for row in cuts_table.cells(record):
+        table.add_row(*map(escape, row))
     out_console.print(table)
-    sizes = {row["linkage"]["gallery"] for row in record["rows"] if row["linkage"]}
-    among = f" among {max(sizes):,} photos" if sizes else ""
-    seconds = sum(row["seconds"] for row in record["rows"])
-    if failed:
-        say("? no attack is shown to beat the mean image there: its error says nothing")
-    if record["front"]:
-        say("* no other cut costs the device as little and leaves attackers as much error")
-    say(f"linkage: how often the right photo is found{among}")
-    say("nats: at most so much leaks, an upper bound on held-out images")
-    say(f"error of always answering the mean image: {record['mean_image']:.4f}")
-    say(f"accuracy without noise, on validation images: {record['before']:.1%}")
-    say(f"time of the cuts: {duration(seconds)}")
-    for row in record["rows"]:
-        for what, why in row["skipped"].items():
-            error_console.print(f"[yellow]not measured[/yellow] {escape(row['layer'])}, {what}: {escape(why)}")
+    for note in cuts_table.notes(record):
+        say(note)
+    say(f"time of the cuts: {duration(sum(row['seconds'] for row in record['rows']))}")
+    for line in cuts_table.left_out(record):
+        error_console.print(f"[yellow]not measured[/yellow] {escape(line)}")
 
 
 def _next(record: dict[str, Any]) -> str:
@@ -157,19 +131,3 @@ def _next(record: dict[str, Any]) -> str:
     arch, _, named = about["arch"].partition("@")
     place = ["--arch", f"{arch}@{layer}"] if named else ["--arch", arch, "--cut", layer]
     return shlex.join(["splitveil", "train", "--recipe", "fast", *images, *place, "--out", f"runs/{layer}"])
-
-
-def _mean(value: dict[str, Any] | None, form: str) -> str:
-    return "-" if value is None else format(value["mean"], form)
-
-
-def _short(count: int) -> str:
-    """Return a number with three digits and a letter for its thousands.
-
-    >>> _short(464), _short(39_370_752), _short(2_143_488)
-    ('464', '39.4 M', '2.14 M')
-    """
-    for limit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= limit:
-            return f"{count / limit:.3g} {letter}"
-    return str(count)

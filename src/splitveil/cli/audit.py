@@ -179,6 +179,7 @@ def _audited(run: Path, root: Path | None, codec: str | None, judging: Judging, 
 
 
 def _show(audit: Audit, written: list[Path]) -> None:
+    from ..audit.words import wire
     from ..evaluation.suites import superseded
 
     out_console.print(_table(audit))
@@ -187,6 +188,8 @@ def _show(audit: Audit, written: list[Path]) -> None:
     say(audit.verdict.sentence)
     for reason in audit.verdict.because:
         say(reason)
+    if about := wire(audit):
+        say(about)
     for name, reason in audit.skipped.items():
         say(f"attack left out: {name}: {reason}")
     if note := superseded(audit.attacker.suite):

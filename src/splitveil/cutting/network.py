@@ -62,7 +62,7 @@ def cut_network(
     modes = [(module, module.training) for module in twin.modules()]
     twin.eval()
     with torch.no_grad():
-        expected = _run(twin, example)
+        expected = run_once(twin, example)
         traced = trace_both_modes(twin, at, example)
         if crossing := _crossing(traced.graph, _cut_node(traced.graph, at)):
             raise UserError(_crossing_message(twin, at, example, crossing))
@@ -82,7 +82,16 @@ def cut_network(
     return encoder, tail
 
 
-def _run(network: nn.Module, example: Tensor) -> Any:
+def run_once(network: nn.Module, example: Tensor) -> Any:
+    """Return the output of a network for an example.
+
+    Args:
+        network: any.
+        example: an input of the network; it stays as it is.
+
+    Raises:
+        UserError: the network does not take it.
+    """
     try:
         return network(example.clone())
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:

@@ -35,7 +35,7 @@ class Codec(Defense, helpers=("coder", "coded", "rounding", "set_grid")):
     """
 
     acts_after = NEVER
-    put_on_by = "`splitveil attack RUN --codec NAME`"
+    put_on_by = "`splitveil attack RUN --codec NAME` or splitveil.with_codec(model, ...)"
     late_buffers = ("low", "step")
     low: Tensor | None
     """Smallest value of each channel, (C,)."""

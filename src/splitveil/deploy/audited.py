@@ -1,17 +1,23 @@
-"""The audit of what a bundle sends, if it was made: its summary for wire.json, and the privacy card."""
+"""The audit of what a bundle sends, if it was made or is given: its summary for wire.json, and the privacy card."""
 
 from __future__ import annotations
 
 import html
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import config
 from ..coded import FOLDER
+from ..defenses.codec import codec_of
+from ..errors import UserError
+from ..model import SplitModel, digest_of
 from ..runs import Run
 from ..storage import reading
-from ..storage.files import json_digest
+from ..storage.files import expanded, json_digest
+
+if TYPE_CHECKING:
+    from ..audit.own import PrivacyCard
 
 RECORD, CARD = "audit/audit.json", "audit/audit.html"
 PLACES = (("model", "run"), ("reference", "run"), ("policy", "file"))
@@ -44,11 +50,80 @@ def audit_of(run: Run, codec: str) -> tuple[dict[str, Any] | None, dict[str, byt
     if record.get("model", {}).get("weights") != Run.open(folder).digest() or not _of(folder, run):
         return None, {}
     names = {record[key]: _again(run, codec) for key in ("command",) if record.get(key)}
-    names |= {one: Path(one).name for one in _paths(record)}
-    files: dict[str, bytes | str] = {"card.json": _without(json.dumps(record, indent=2, sort_keys=True) + "\n", names)}
-    if (page := _page_of(record, folder / CARD)) is not None:
-        files["card.html"] = _without(page, names)
-    return _summary(record), files
+    return _summary(record), _files(record, _page_of(record, folder / CARD), names)
+
+
+def given(card: PrivacyCard | str | Path) -> tuple[dict[str, Any], str]:
+    """Return the record and the page of a card that was made in Python.
+
+    Args:
+        card: what `splitveil.privacy_card` returns, or the folder that its ``save`` has left.
+
+    Raises:
+        UserError: it is neither, or the folder lacks one of the two files or holds those of two cards.
+    """
+    if isinstance(card, str | Path):
+        folder, again = expanded(card), "give the folder of card.save(...), or save the card again"
+        record = reading.read_json(folder / Path(RECORD).name, reading.ANY, again)
+        page = _page_of(record, folder / Path(CARD).name)
+        if page is None:
+            raise UserError(f"{folder / Path(CARD).name} is missing, or of another card than its record; {again}")
+        return record, page
+    try:
+        return card.record(), card.html()
+    except AttributeError:
+        raise UserError(
+            f"card is a {type(card).__name__}; expected what splitveil.privacy_card returns, or the folder of its save"
+        ) from None
+
+
+def checked(record: dict[str, Any], model: SplitModel, coded: SplitModel) -> dict[str, Any]:
+    """Return the summary of a card for wire.json, if the card is about the wire that a bundle sends.
+
+    Args:
+        record: of the card.
+        model: that is exported.
+        coded: the same behind the codec of the bundle.
+
+    Raises:
+        UserError: the card is about another codec, another model, or another grid.
+    """
+    about, codec = record.get("model", {}), codec_of(coded.defense)
+    sent, audited = "none" if codec is None else codec.name, about.get("codec") or "none"
+    if (audited, sent) == ("none", "float32"):
+        coded = model  # float32 sends the very numbers that there are before any codec
+    elif audited != sent:
+        wire = "the wire before any codec" if audited == "none" else f"a wire that is sent by {audited}"
+        other = "float32" if audited == "none" else audited
+        raise UserError(
+            f"the card is about {wire}, this bundle sends {sent}; make the card with codec={sent!r} and train=..., or "
+            f"export with codec={other!r}"
+        )
+    ours = digest_of(coded)
+    if about.get("weights") != ours:
+        raise UserError(
+            f"the card is of another model ({str(about.get('weights'))[:12]}) than the one given ({ours[:12]}), or "
+            "the grid of its codec was found on other images; make the card of this model, with the same train="
+        )
+    return _summary(record)
+
+
+def files(record: dict[str, Any], page: str) -> dict[str, bytes | str]:
+    """Return the files of a card that was made in Python, by their path in the bundle, without paths of this machine.
+
+    Args:
+        record: of the card.
+        page: the same for people.
+    """
+    return _files(record, page, {})
+
+
+def _files(record: dict[str, Any], page: str | None, names: dict[str, str]) -> dict[str, bytes | str]:
+    names = names | {one: Path(one).name for one in _paths(record)}
+    made: dict[str, bytes | str] = {"card.json": _without(json.dumps(record, indent=2, sort_keys=True) + "\n", names)}
+    if page is not None:
+        made["card.html"] = _without(page, names)
+    return made
 
 
 def _page_of(record: dict[str, Any], path: Path) -> str | None:

@@ -61,7 +61,7 @@ class Options:
     seed: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Exported:
     """A bundle that was written.
 
@@ -76,6 +76,13 @@ class Exported:
     wire: bundle.Wire
     sizes: dict[str, int]
     compared: Comparison
+
+    def __repr__(self) -> str:
+        wire, audit = self.wire["wire"], self.wire["audit"]
+        card = "no privacy card" if audit is None else f"privacy card: {audit['verdict']}"
+        name, size = f"{self.wire['name']}-{self.wire['pair']}", f"{wire['bits_per_image'] // 8:,} bytes"
+        sent = f"{size} for each image by {wire['codec']}, accuracy {self.compared.accuracy_bundle:.1%}"
+        return f"Exported({str(self.out)!r}: {name}, {sent}, {card})"
 
 
 def export(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Hardened:
     """A hardened model and the search that led to it.
 
@@ -29,7 +29,7 @@ class Hardened:
     search: Search
     flags: list[str] = field(default_factory=list)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         before, chosen = self.search.before, self.search.chosen
         assert chosen is not None
         text = (
