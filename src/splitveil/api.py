@@ -55,9 +55,7 @@ from .randomness import stream
 from .recipe import TEST, precision
 from .runtime import Budget, Runtime
 from .statistics.intervals import Interval, binomial_ci
-from .training.fabric import fabric_of
 from .training.loop import EVALUATION_BATCH, Training, correct, stack_of
-from .training.one_machine import OneMachine
 from .training.streamed import StreamedTraining
 
 
@@ -126,6 +124,9 @@ def fit(
             outputs = outputs_of(model, first, name)
             classes = max(classes, 1 + int(part.labels.max()) if isinstance(part, Split) else outputs)
     stack_of(model)
+    from .training.fabric import fabric_of
+    from .training.one_machine import OneMachine
+
     fabric = fabric_of(recipe, plugins=[OneMachine()])
     # Called within torch.no_grad() or inference_mode() it trains all the same.
     with (

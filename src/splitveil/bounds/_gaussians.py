@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from sklearn.covariance import ledoit_wolf_shrinkage
 from torch import Tensor
 
 from ..defenses._by_class import by_class
@@ -108,6 +107,8 @@ class Groups:
 
     @cached_property
     def _pooled(self) -> Tensor:
+        from sklearn.covariance import ledoit_wolf_shrinkage
+
         centered = self.z - self.means[self.index]
         shrinkage = ledoit_wolf_shrinkage(centered.cpu().numpy(), assume_centered=True)
         pooled = centered.T @ centered / max(1, len(centered) - self.count)

@@ -8,7 +8,6 @@ from typing import Annotated
 import numpy as np
 import torch
 from pydantic import Field
-from scipy.stats import hypergeom
 from torch import Tensor
 
 from ..registry import plugin
@@ -80,6 +79,8 @@ def _chances(counts: Tensor, top: int, images: int, size: int) -> np.ndarray:
 
     The mean over the ranks that it can have: behind the nearer ones, and behind none to all of those that are as near.
     """
+    from scipy.stats import hypergeom
+
     table = hypergeom.cdf(top - 1, images - 1, np.arange(images), size - 1)
     sums = np.concatenate([[0.0], table.cumsum()])
     nearer, ties = counts.cpu().numpy()

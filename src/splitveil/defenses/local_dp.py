@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from scipy.special import log_ndtr
 from torch import Tensor
 
 from ..errors import UserError
@@ -144,6 +143,7 @@ def gaussian_delta(shift: float, epsilon: float) -> float:
         shift: distance of the neighbors, in deviations of the noise.
         epsilon: ε > 0.
     """
-    # In logarithms: far tails, below 8.3 deviations, would otherwise round to 0 and large ε overflow.
+    from scipy.special import log_ndtr  # in logarithms: far tails would otherwise round to 0 and large ε overflow
+
     near, far = log_ndtr([shift / 2 - epsilon / shift, -shift / 2 - epsilon / shift])
     return -math.exp(near) * math.expm1(min(0.0, epsilon + far - near))

@@ -7,7 +7,6 @@ from statistics import NormalDist
 from typing import Any
 
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from ..errors import UserError
@@ -30,6 +29,8 @@ def spearman(x: Tensor, y: Tensor) -> Tensor:
     >>> float(spearman(torch.tensor([1.0, 2.0, 3.0, 9.0]), torch.tensor([4.0, 3.0, 2.0, 1.0])))
     -1.0
     """
+    from scipy.stats import rankdata
+
     first, second = (torch.from_numpy(rankdata(value.detach().cpu().numpy(), axis=-1)) for value in (x, y))
     first, second = first - first.mean(-1, keepdim=True), second - second.mean(-1, keepdim=True)
     return (first * second).sum(-1) / (first.square().sum(-1) * second.square().sum(-1)).sqrt()

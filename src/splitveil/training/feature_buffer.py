@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
-from .fabric import Fabric
+if TYPE_CHECKING:
+    from .fabric import Fabric
 
 FEATURE_BYTES = 2**29
 """Most bytes of the features of an epoch; of wider wires a random part of the images is kept (they come shuffled)."""

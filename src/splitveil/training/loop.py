@@ -7,7 +7,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,11 +36,13 @@ from ..recipe import (
 )
 from . import memory, optimizers
 from .checkpoints import State
-from .fabric import Fabric
 from .feature_buffer import FeatureBuffer, capacity
 from .hooks import frozen_norms
 from .initialization import scale_to_unit_variance
 from .muon import before_norms
+
+if TYPE_CHECKING:
+    from .fabric import Fabric
 
 EVALUATION_BATCH = 256
 SCALED_BY = 512

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,9 +14,11 @@ from ..data.streamed import Streamed
 from ..errors import UserError
 from ..model import SplitModel
 from ..recipe import REFIT, Recipe
-from .fabric import Fabric
 from .feature_buffer import capacity
 from .loop import Training
+
+if TYPE_CHECKING:
+    from .fabric import Fabric
 
 
 class StreamedTraining(Training):

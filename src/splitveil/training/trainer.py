@@ -6,7 +6,7 @@ import functools
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.multiprocessing.spawn import ProcessRaisedException
@@ -33,9 +33,10 @@ from ..storage import reading
 from ..storage.claims import claimed
 from ..storage.files import remove_unfinished, save_tensors, whole_files, write_text
 from . import checkpoints, lost, pins, snapshots
-from .fabric import DDPStrategy, Fabric, TensorBoardLogger, fabric_of
 from .loop import EVALUATION_BATCH, Progress, Training, correct, predict
-from .one_machine import OneMachine
+
+if TYPE_CHECKING:
+    from .fabric import Fabric, TensorBoardLogger
 
 CHOSEN = "chosen-{}.safetensors"
 """Weights of the chosen epoch, beside the checkpoint, until the training has ended."""
@@ -161,6 +162,8 @@ class Trainer(Training):
 
 
 def _tensorboard(out: Path) -> TensorBoardLogger:
+    from .fabric import TensorBoardLogger
+
     try:
         return TensorBoardLogger(out, name="tensorboard", version="")
     except ModuleNotFoundError as error:
@@ -237,6 +240,9 @@ def _fit(
             f"batch size {settings.batch_size} is too small for --devices {settings.devices}; "
             f"expected at least {2 * settings.devices}: two images for each"
         )
+    from .fabric import DDPStrategy, fabric_of
+    from .one_machine import OneMachine
+
     fabric = fabric_of(
         settings,
         loggers=[_tensorboard(out)] if tensorboard else [],
