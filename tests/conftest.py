@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from networks import plain, tiny
 from quick_weights import quick_weights as quick_weights  # a fixture
 from splitveil import runs
 from splitveil.registry import Registry
+from splitveil.training.fabric import Fabric
 from toy import affine
 
 collect_ignore = ["helpers/tiny_zoo.py"]
@@ -22,6 +25,9 @@ collect_ignore = ["helpers/tiny_zoo.py"]
 for devices in (torch.cuda, torch.xpu, torch.mtia):
     if not devices.is_available():  # torch.manual_seed formats the whole stack for each, to seed it when it is there
         devices.__dict__["manual_seed_all"] = lambda seed: None
+# Each training looks for callbacks in the metadata of all installed packages: what it finds does not change meanwhile.
+_internals = inspect.getmodule(Fabric).__dict__
+_internals["_load_external_callbacks"] = functools.cache(_internals["_load_external_callbacks"])
 
 
 @pytest.fixture

@@ -142,6 +142,16 @@ def whole(text: str) -> int | None:
 
 
 @functools.cache
+def signature_of(target: Callable[..., Any]) -> inspect.Signature:
+    """Return the signature of a function or class; it is asked for at every call, and reading it takes long.
+
+    Args:
+        target: function or class.
+    """
+    return inspect.signature(target)
+
+
+@functools.cache
 def declared(target: Callable[..., Any]) -> dict[str, Declared | None]:
     """Return the declaration of each parameter of a function or class; None where there is nothing to check.
 
@@ -151,7 +161,7 @@ def declared(target: Callable[..., Any]) -> dict[str, Declared | None]:
     function: Any = target.__init__ if inspect.isclass(target) else target
     hints = get_type_hints(function, include_extras=True)
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    parameters = inspect.signature(target).parameters.values()
+    parameters = signature_of(target).parameters.values()
     return {
         p.name: Declared.of(hints[p.name]) if p.name in hints and p.kind not in several else None for p in parameters
     }
@@ -176,7 +186,7 @@ def value_of(target: Callable[..., Any], key: str, value: Any, who: str) -> Any:
     """
     what = f"{who}: {key}" if who else key
     if found := declared(target)[key]:
-        default = inspect.signature(target).parameters[key].default
+        default = signature_of(target).parameters[key].default
         plain = found.kinds[0] in (int, float, str) and default is not inspect.Parameter.empty
         return found.checked(what, value, default if plain else None)
     try:
@@ -207,7 +217,7 @@ def checked(function: Called, who: str = "") -> Called:
 
     @functools.wraps(function)
     def checking(*args: Any, **kwargs: Any) -> Any:
-        given = inspect.signature(function).bind(*args, **kwargs)
+        given = signature_of(function).bind(*args, **kwargs)
         for key, value in given.arguments.items():
             given.arguments[key] = value_of(function, key, value, who)
         return function(*given.args, **given.kwargs)
@@ -263,7 +273,7 @@ def _remembering(initialize: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(initialize)
     def remembering(self: Any, *args: Any, **kwargs: Any) -> None:
-        given = inspect.signature(initialize).bind(self, *args, **kwargs)
+        given = signature_of(initialize).bind(self, *args, **kwargs)
         given.apply_defaults()
         if "_made_with" not in vars(self):  # `object`, as torch's modules refuse attributes before their own __init__
             object.__setattr__(self, "_made_with", dict(list(given.arguments.items())[1:]))

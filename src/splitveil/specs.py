@@ -58,7 +58,7 @@ class Spec(BaseModel):
             UserError: unknown name or parameter, or a value of the wrong type.
         """
         target = Registry(kind).get(self.name)
-        signature = inspect.signature(target)
+        signature = ranges.signature_of(target)
         given, resolved = dict(self.parameters), {}
         if "" in given and signature.parameters:
             first = next(iter(signature.parameters))

@@ -83,6 +83,22 @@ def test_digits_hold_every_image_of_scikit_learn_once():
     assert both.double().sum().item() == pytest.approx(raw, rel=2e-4)
 
 
+def test_digits_are_those_of_scikit_learn_enlarged_in_their_order_with_their_labels():
+    from skimage.transform import resize
+    from sklearn.datasets import load_digits
+
+    raw, labels = load_digits(return_X_y=True)
+    weights = resize(np.eye(8), (32, 8), order=1, mode="edge")  # bilinear: the same along both axes
+    enlarged = torch.from_numpy(weights @ raw.reshape(-1, 8, 8) @ weights.T) * (255 / 16)
+    images = load("digits", train_size=25, test_size=20)
+    for part in (images.train, images.test):
+        apart = (part.images[:, :1].double() - enlarged).abs().amax((2, 3))  # of every image to every digit
+        assert apart.amin(1).max() <= 0.51
+        found = apart.argmin(1)
+        assert part.labels.tolist() == labels[found].tolist()
+        assert found.tolist() == sorted(set(found.tolist()))
+
+
 @given(labels_lists, st.integers(0, 60), st.integers(0, 99))
 def test_what_is_held_out_leaves_every_class_its_part(labels, count, seed):
     labels, count = torch.tensor(labels), min(count, len(labels))

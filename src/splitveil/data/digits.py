@@ -31,22 +31,24 @@ def digits(
     ``root`` and ``download`` have no effect: the images are inside scikit-learn.
     """
     gray, labels = _scanned()
-    large = F.interpolate(gray, size=(32, 32), mode="bilinear", align_corners=False)
-    images = large.round().to(torch.uint8).expand(-1, 3, -1, -1)
     held_out = spread(labels, [TEST_PER_CLASS] * 10)
-    train = Split(images[~held_out].contiguous(), labels[~held_out])
-    test = Split(images[held_out].contiguous(), labels[held_out])
-    train = train.subset(chosen(train.labels, train_size, "train"))
-    test = test.subset(chosen(test.labels, test_size, "test"))
+    train = _part(gray[~held_out], labels[~held_out], train_size, "train")
+    test = _part(gray[held_out], labels[held_out], test_size, "test")
     mean, std = channel_statistics(train.images)
     return ImageSet("digits", train, test, [str(digit) for digit in range(10)], mean, std, 32)
 
 
+def _part(gray: Tensor, labels: Tensor, size: int | None, part: str) -> Split:
+    rows = chosen(labels, size, part)
+    return Split(gray[rows].expand(-1, 3, -1, -1).contiguous(), labels[rows])
+
+
 @cache
 def _scanned() -> tuple[Tensor, Tensor]:
-    """Return the images (1797, 1, 8, 8) in [0, 255], and their labels: read from text, which is slow, once."""
+    """Return the images (1797, 1, 32, 32) as uint8, and their labels: read and enlarged once, which is slow."""
     from sklearn.datasets import load_digits
 
     raw = load_digits()
     gray = torch.from_numpy(raw.images).float()[:, None] * (255 / 16)  # type: ignore[attr-defined]
-    return gray, torch.from_numpy(raw.target).long()  # type: ignore[attr-defined]
+    large = F.interpolate(gray, size=(32, 32), mode="bilinear", align_corners=False)
+    return large.round().to(torch.uint8), torch.from_numpy(raw.target).long()  # type: ignore[attr-defined]

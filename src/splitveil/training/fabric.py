@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Any
 
@@ -10,8 +11,12 @@ import torch
 
 from ..recipe import Recipe, precision
 
+NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
+"""Variable with which PyTorch asks the driver's library, and not CUDA, whether there is a GPU."""
+
 # lightning-fabric imports torchmetrics to learn its version, and with it torchvision and the compiler: as long as
 # torch itself takes. The answer matters to a callback that is not used here. None makes the import fail at once.
+_asks = os.environ.get(NVML)
 _installed = sys.modules.setdefault("torchmetrics", None)  # type: ignore[arg-type]
 try:
     from lightning_fabric import Fabric
@@ -21,6 +26,10 @@ try:
 finally:
     if _installed is None:
         del sys.modules["torchmetrics"]
+    # lightning-fabric sets it, and PyTorch then looks for the driver's library several times at each step of Adam.
+    # Where there is none, a step of a small network takes three times as long; where there is a GPU, it stays.
+    if _asks is None and not torch.cuda.is_available():
+        os.environ.pop(NVML, None)
 
 __all__ = ["DDPStrategy", "Fabric", "LightningEnvironment", "TensorBoardLogger", "fabric_of", "find_free_network_port"]
 
