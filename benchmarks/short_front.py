@@ -62,6 +62,13 @@ ENCODERS = {
     "one": [f"gaussian:{SIGMA}", "cem:4,clusters=1,per_class=false"],
     "released": [f"gaussian:{SIGMA}", "cem:3.4,loss=released"],
 }
+NAMES = {
+    "cem": "`cem:16`",
+    "adversarial": "`adversarial:0.3`",
+    "one": "`one`, λ = 4",
+    "released": "`released`, λ = 3.4",
+}
+"""Encoders other than `plain` in the table."""
 OWN = {"own": {"sigma": SIGMA}}
 BESIDES = {
     "again-0.15": {"loss": 0.15, "again": True},
@@ -195,11 +202,34 @@ def summarized(made: Records) -> dict[str, Any]:
     return {"endpoints": ends, "compared": compared, "rows": rows}
 
 
+def label(name: str) -> str:
+    """Return a point in words: the defense that its encoder was trained with, and the noise that was put on it.
+
+    >>> label("cem/own"), label("plain/isotropic-0.1+encoder")
+    ('`cem:16`', 'isotropic, σ 0.1, encoder trained on')
+    """
+    encoder, _, point = name.partition("/")
+    kind, _, strength = point.removesuffix("+encoder").partition("-")
+    noise = {"own": f"isotropic, σ {SIGMA}", "isotropic": f"isotropic, σ {strength}"}
+    words = [NAMES[encoder]] if encoder in NAMES else []
+    if point != "own" or not words:
+        words.append(noise.get(kind, f"water-filled, {strength} nats"))
+    if kind == "again":
+        words.append("Fisher information twice")
+    if point.endswith("+encoder"):
+        words.append("encoder trained on")
+    return ", ".join(words)
+
+
 def table(result: dict[str, Any]) -> str:
     """Return a row for each point: accuracy, errors, and `residual` against both noises at equal accuracy."""
     lines = []
     for name, row in result["rows"].items():
-        texts = [name, f"{100 * row['accuracy'][0]:.1f}", *(f"{row[f'{attack}_mse'][0]:.4f}" for attack in ATTACKS)]
+        texts = [
+            label(name),
+            f"{100 * row['accuracy'][0]:.1f}",
+            *(f"{row[f'{attack}_mse'][0]:.4f}" for attack in ATTACKS),
+        ]
         texts += [_percent(result["compared"][name].get(f"residual/{kind}")) for kind in ("isotropic", "waterfill")]
         texts += [f"{row['residual_ssim'][0]:.2f}", f"{100 * row['linkage_1000'][0]:.1f}"]
         lines.append(f"| {' | '.join(texts)} |")

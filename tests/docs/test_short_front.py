@@ -55,7 +55,7 @@ def test_nothing_is_said_of_an_arm_of_fewer_seeds(benchmark):
     result = benchmark.summarized(made)
     assert "cem/own" not in result["rows"]
     assert result["endpoints"]["linear"]
-    assert "one/own" in benchmark.table(result)
+    assert "| `one`, λ = 4 | 67.5 |" in benchmark.table(result)
     del made["plain-s7"]
     assert benchmark.endpoints(made, "residual") is None
 
@@ -71,6 +71,15 @@ def test_the_picture_has_every_point_that_is_there(benchmark):
     lines, points = [line for line in axes.lines if line.get_linestyle() != "None"], axes.lines
     assert len(lines) == 2
     assert len(points) == 4 + len(picture.BESIDE) - 2
+
+
+def test_points_are_told_in_words(benchmark):
+    told = {name: benchmark.label(name) for name in ("plain/own", "adversarial/waterfill-0.06", "plain/again-0.15")}
+    assert told == {
+        "plain/own": "isotropic, σ 0.025",
+        "adversarial/waterfill-0.06": "`adversarial:0.3`, water-filled, 0.06 nats",
+        "plain/again-0.15": "water-filled, 0.15 nats, Fisher information twice",
+    }
 
 
 def test_a_cell_leaves_all_that_the_comparison_needs(benchmark, tmp_path, monkeypatch):
