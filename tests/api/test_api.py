@@ -16,6 +16,7 @@ from splitveil.data import Access, Split, load, to_float
 from splitveil.defenses.cem import CEM
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.errors import AccessError, DivergedError, UserError
+from splitveil.given import recipe_of
 from splitveil.model import SplitModel
 from splitveil.randomness import stream
 from splitveil.recipe import TEST
@@ -174,11 +175,11 @@ def test_a_defense_that_cannot_be_trained_with_is_refused_and_stays():
 
 
 def test_images_that_validate_choose_the_epoch():
-    asked = api._recipe(OWN, {"epochs": 3}, chosen=True)
+    asked = recipe_of(OWN, {"epochs": 3}, chosen=True)
     assert (asked.choose, asked.rotate, asked.crop_padding, asked.flip) == ("best", 0.0, None, None)
-    assert api._recipe(OWN, {"epochs": 3}, chosen=False).choose == "last"
-    assert api._recipe(OWN, {"choose": "last"}, chosen=True).choose == "last"
-    published = api._recipe(OWN, {"recipe": "published", "rotate": 5.0}, chosen=False)
+    assert recipe_of(OWN, {"epochs": 3}, chosen=False).choose == "last"
+    assert recipe_of(OWN, {"choose": "last"}, chosen=True).choose == "last"
+    published = recipe_of(OWN, {"recipe": "published", "rotate": 5.0}, chosen=False)
     assert (published.choose, published.rotate) == ("best", 5.0)
 
 

@@ -23,7 +23,7 @@ from splitveil.defenses.base import Defense, Stack
 from splitveil.errors import UserError
 from splitveil.randomness import stream
 from splitveil.runs import Run
-from splitveil.training import feature_buffer, loop
+from splitveil.training import fabric, feature_buffer, loop
 from splitveil.training import trainer as training
 from training_helpers import IMAGES, fit, records, settings
 
@@ -181,7 +181,7 @@ def fresh_processes(monkeypatch):
         assert start_method == "spawn"
         return DDPStrategy(start_method="forkserver")
 
-    monkeypatch.setattr(training, "DDPStrategy", strategy)
+    monkeypatch.setattr(fabric, "DDPStrategy", strategy)
 
 
 def test_two_processes_share_the_data_and_its_statistics(tmp_path, monkeypatch, fresh_processes, small):
@@ -206,7 +206,7 @@ def test_what_a_process_refuses_is_one_line_too(tmp_path, monkeypatch):
         def fail(*_):
             raise ProcessRaisedException(text + last_line, 1, 4711)
 
-        monkeypatch.setattr(training.Fabric, "launch", fail)
+        monkeypatch.setattr(fabric.Fabric, "launch", fail)
 
     launch("splitveil.errors.UserError: the loss is nan in epoch 0; lower --lr\n")
     with pytest.raises(UserError, match=r"^the loss is nan in epoch 0; lower --lr$"):

@@ -169,7 +169,8 @@ def privacy_card(
     case = _Case(outputs_of(model, tested, "test"), images_of(learn_from, "learn_from"), under, tested, judge, seed)
     case.check(against)
     asked = {"suite": suite, "grants": grants, "observed": observed, "progress": progress}
-    command = f"splitveil.privacy_card(model, {codec=}, {suite=}, {observed=}, {seed=}, ...)"
+    sent = "" if codec is None else f"{codec=}, "
+    command = f"splitveil.privacy_card(model, {sent}{suite=}, {observed=}, {seed=}, ...)"
     return _carded(case, model, against, asked, named, rules, name, command)
 
 
