@@ -240,7 +240,7 @@ def _percent(about: dict[str, Any] | None) -> str:
     if not about or not about["difference"]:
         return ""
     value, low, high = (100 * part for part in about["difference"])
-    return f"{value:+.0f} % [{low:+.0f}, {high:+.0f}]"
+    return f"{value:+.0f} % [{low:+.0f}, {high:+.0f}]".replace("-", "−")
 
 
 def main() -> None:

@@ -27,9 +27,9 @@ BESIDE = {
     "plain/waterfill-0.15+encoder": ("the encoder trained on through it", "#0b6e99", "^"),
     "plain/isotropic-0.1+encoder": ("the encoder trained on through isotropic noise", "#c2571a", "^"),
     "cem/own": ("encoder of cem:16", "#6a3d9a", "D"),
-    "cem/waterfill-0.06": ("that encoder, water-filled noise", "#6a3d9a", "P"),
+    "cem/waterfill-0.06": ("encoder of cem:16, water-filled noise", "#6a3d9a", "P"),
     "adversarial/own": ("encoder of adversarial:0.3", "#2f7d32", "D"),
-    "adversarial/waterfill-0.06": ("that encoder, water-filled noise", "#2f7d32", "P"),
+    "adversarial/waterfill-0.06": ("encoder of adversarial:0.3, water-filled noise", "#2f7d32", "P"),
     "one/own": ("encoder of CEM of one Gaussian", "#8c6d1f", "X"),
     "released/own": ("encoder of CEM's published loss", "#e6a500", "v"),
 }

@@ -118,3 +118,31 @@ def _records(benchmark) -> dict:
             rows[point] = row | scores | {"linkage_1000": 1.0}
         made[cell] = {"cell": cell, "seed": seed, "points": rows}
     return made
+
+
+def test_the_page_shows_the_record(benchmark):
+    record = json.loads(benchmark.RECORD.read_text(encoding="utf-8"))
+    page = (ROOT / "docs/harden.md").read_text(encoding="utf-8")
+    for line in benchmark.table(record).splitlines():
+        assert line in page
+    told = page.partition("### Everything side by side")[2].partition("### Beside other defenses")[0]
+    for attack, ends in record["endpoints"].items():
+        for end in ends:
+            assert benchmark._percent(end) in told, attack
+    for name in ("README.md", "docs/results.md"):
+        text = " ".join((ROOT / name).read_text(encoding="utf-8").split())
+        assert benchmark._percent(record["endpoints"]["residual"][1]) in text
+        assert benchmark._percent(record["compared"]["cem/own"]["residual/isotropic"]) in text
+
+
+def test_the_record_is_that_of_its_cells(benchmark, monkeypatch):
+    monkeypatch.setattr(benchmark, "TESTED", 10_000)
+    made = benchmark.read([benchmark.RECORD.with_suffix(".jsonl")])
+    assert made.keys() == benchmark.cells().keys()
+    record = json.loads(benchmark.RECORD.read_text(encoding="utf-8"))
+    for kind in ("isotropic", "waterfill"):
+        curve = {"isotropic": benchmark.ISOTROPIC, "waterfill": benchmark.FILLED}[kind]
+        found = benchmark.against(made, curve, "cem/own", "residual")
+        assert found["difference"] == pytest.approx(
+            record["compared"]["cem/own"][f"residual/{kind}"]["difference"], abs=0.02
+        )
