@@ -163,6 +163,30 @@ def test_what_the_law_adds_is_no_offset_of_the_substitute():
     assert place_of(wire - 1e3, Law()) is None
 
 
+@pytest.mark.parametrize("law", [Law(900.0), Law(torch.full((4, 4, 4), 900.0)), Law(900.0, laplace=900.0)])
+@pytest.mark.parametrize(("spread", "expected"), [(0.1, None), (100.0, 100.0)])
+def test_the_size_of_the_noise_is_no_size_of_the_substitute(law, spread, expected):
+    """Features of spread 0.1 beneath noise of 30 gave a scale of 121: the noise's spread, though it is added again."""
+    z = spread * torch.randn(500, 4, 4, 4, generator=rng(1))
+    place = place_of(imitated(z, law, rng(2)), law)
+    assert (place is None) == (expected is None)
+    if place is not None:
+        assert place[1] == pytest.approx(4 * expected, rel=0.03)
+
+
+def test_the_spread_of_known_offsets_is_no_size_of_the_substitute():
+    """Features of spread 1 with 20 offsets of spread 30 gave a scale of 118."""
+    z = torch.randn(500, 4, 4, 4, generator=rng(1))
+    law = Law(None, offsets=30 * torch.randn(20, 4, 4, 4, generator=rng(3)), beside=4.0)
+    assert place_of(imitated(z, law, rng(2)), law) is None
+    far, large = (place_of(imitated(value, law, rng(2)), law) for value in (z + 1e3, 300 * z))
+    assert far is not None
+    assert far[1] <= 1
+    assert float(far[0].mean()) == pytest.approx(1e3, rel=0.01)
+    assert large is not None
+    assert large[1] == pytest.approx(1200, rel=0.05)
+
+
 def test_it_never_asks_the_victim():
     nothing = Victim(toy.model(48, 0.05, (12, 2, 2))[0], frozenset())
     attack = ShadowAttack(epochs=1, steps=2, network="custom", batch_size=8)

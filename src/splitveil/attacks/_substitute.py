@@ -14,6 +14,8 @@ LEAST, MOST = 0.01, 10.0
 """Numbers of overheard wires that the substitute reaches by itself: their spread, and at most their means."""
 BEGINS = 0.25
 """Spread over images with which its layers begin, about."""
+MEASURED = 3.0
+"""Standard errors above zero from which a spread or a mean counts as that of features, and not of what was added."""
 
 
 class Substitute(nn.Module):
@@ -50,7 +52,8 @@ def place_of(wire: Tensor, law: Law) -> tuple[Tensor, float] | None:
     """Return mean (1, C, H, W) and scale of overheard wires (N, C, H, W), where layers would not reach these.
 
     The rates of a training fit numbers of about 1, and never reach a wire that has the same large numbers for every
-    image, but for a little, or one that is far larger or smaller. What the law adds itself is left out.
+    image, but for a little, or one that is far larger or smaller. What the law adds itself is left out: where it
+    drowns the spread of the features, the layers keep their own.
 
     Args:
         wire: overheard.
@@ -63,12 +66,31 @@ def place_of(wire: Tensor, law: Law) -> tuple[Tensor, float] | None:
     if law.kept is not None:
         there = there * law.kept.expand_as(wire)
     clean = wire if law.offsets is None else wire - law.offsets.mean(0)
-    mean = (clean * there).sum(0, keepdim=True) / there.sum(0, keepdim=True).clamp(min=1)
-    spread = float((((clean - mean) * there).square().sum() / there.sum().clamp(min=1)).sqrt())
-    largest = float(mean.abs().max())
+    count, added = there.sum(0, keepdim=True).clamp(min=1), _added(law, wire)
+    mean = (clean * there).sum(0, keepdim=True) / count
+    # The mean of the wires takes a part of what was added with it, and still has a part itself.
+    squares = ((clean - mean).square() - added * (1 - 1 / count)) * there
+    left = float(squares.sum() / there.sum().clamp(min=1))
+    largest = float((mean.abs() - MEASURED * (added.mean(0) / count).sqrt()).max())
+    doubt = 0.0
+    if bool(added.any()):  # entries of one wire may have one offset, so that its wires are what is independent
+        each = squares.flatten(1).sum(1) * len(wire) / there.sum().clamp(min=1)
+        doubt = float(each.std(correction=0)) / len(wire) ** 0.5
+    if doubt and left < MEASURED * doubt:
+        scale = min(1.0, (MEASURED * doubt) ** 0.5 / BEGINS)
+        return None if scale == 1 and largest <= MOST else (mean, scale)
+    spread = max(left, 0.0) ** 0.5
     if not spread > 0 or (LEAST <= spread <= MOST and largest <= min(MOST, FAR * spread)):
         return None
     return mean, spread / BEGINS
+
+
+def _added(law: Law, wire: Tensor) -> Tensor:
+    """Return the variance of all that `imitated` adds to each entry, (N, C, H, W)."""
+    added = torch.as_tensor(0.0 if law.variance is None else law.variance, device=wire.device)
+    if law.offsets is not None:
+        added = added + (0.0 if law.beside is None else law.beside) + law.offsets.var(0, correction=0)
+    return added.to(wire).expand_as(wire)
 
 
 class Substituted:
