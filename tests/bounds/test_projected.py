@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from splitveil.bounds._examples import Rows
 from splitveil.bounds.base import BoundError, Channel
 from splitveil.bounds.gaussian_channel import GaussianChannel
 from splitveil.data import Split
+from splitveil.defenses._codec_choice import fit
 from splitveil.defenses._law import law_of
 from splitveil.defenses.base import Defense, Stack
+from splitveil.defenses.codec import Codec
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.defenses.laplace import Laplace
 from splitveil.defenses.pca import PCA
@@ -64,6 +67,21 @@ def test_the_numbers_have_noise_of_variance_one_that_is_independent():
     assert told is not None
     torch.testing.assert_close(reduced(wire).mean(0), told[0][0], atol=0.03, rtol=0)
     torch.testing.assert_close(torch.cov(reduced(wire).T), torch.eye(K), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize(("bits", "kept"), [(8, True), (2, False)])
+def test_the_numbers_are_kept_behind_a_codec_that_rounds_little(bits, kept):
+    """Without them, white-box attacks weighed entries as if their noise were independent."""
+    z, noisy = torch.randn(5000, D, generator=rng(3)), Stack(Gaussian(0.5), pca())
+    codec = Codec(cast("Any", f"uint{bits}"))
+    codec.set_grid(fit(noisy.on_wire(z, rng(5)), bits))
+    stack = Stack(Gaussian(0.5), pca(), codec)
+    wire = stack.on_wire(z, rng(4))
+    reduced, told = law_of(stack, wire[:1]).reduced, stack.gaussian_law(z, torch.zeros(1, D))
+    assert told is not None
+    assert (reduced is not None) == kept
+    if reduced is not None:
+        torch.testing.assert_close(torch.cov((reduced(wire) - told[0]).T), torch.eye(K), atol=0.1, rtol=0)
 
 
 @pytest.mark.parametrize("parts", [(Laplace(0.1),), (Gaussian(0.1), TopK(0.5)), ()])

@@ -27,7 +27,7 @@ class Law:
         offsets: (K, ...), of which one, all equally likely, was added to the feature: ``variance`` is None.
         beside: variance of the noise beside the ``offsets``; None: unknown, to be measured.
         kept, possible: of `matched`, where entries were hidden before an offset was added and the wire shows which.
-        reduced: wire (B, ...) -> (B, k), of which it is a function: `gaussian_law`'s mean, with noise of variance 1.
+        reduced, unit: wire (B, ...) -> (B, k): `gaussian_law`'s mean, with noise of variance 1, or of unit on the wire.
         forgotten: whether offsets, or what had been hidden beneath them, can be told better than this law says.
         covered: variance of the noise that lies over hidden entries, by which small ones can still be told; None: none.
     """
@@ -40,6 +40,7 @@ class Law:
     kept: Tensor | None = None
     possible: Tensor | None = None
     reduced: Callable[[Tensor], Tensor] | None = None
+    unit: float = 0.0
     forgotten: bool = False
     covered: Tensor | float | None = None
 
@@ -83,8 +84,7 @@ class Law:
     def _noisier(self, variance: Tensor | float) -> Law:
         """Return the law after noise beside the offsets: nothing equals one of them any more."""
         beside = None if self.beside is None or self.kept is not None else self.beside + variance
-        forgotten = self.forgotten or self.kept is not None
-        return replace(self, beside=beside, kept=None, possible=None, forgotten=forgotten)
+        return replace(self, beside=beside, kept=None, possible=None, forgotten=self.forgotten or self.kept is not None)
 
     def rounded(self, variance: Tensor, visible: Tensor | None) -> Law:
         """Return the law after a rounding of this variance, to one value of all hidden entries, the not ``visible``."""

@@ -109,6 +109,8 @@ class Codec(Defense, helpers=("coder", "coded", "rounding", "set_grid")):
         if before.visible is not None:
             zero = self.coded(torch.zeros_like(wire[:1]))  # what a hidden entry became: the nearest value of the grid
             visible = (wire - zero).abs() > self.step.view(across) / 2
+        elif before.reduced is not None and 10 * float(variance.max()) <= before.unit:
+            return before  # of `pca`: in its directions, the rounding adds at most 5 % to the noise's told deviation
         return before.rounded(variance, visible)
 
     def gaussian_law(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor] | None:

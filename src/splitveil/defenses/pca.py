@@ -64,7 +64,7 @@ class PCA(Defense):
         if not isinstance(even, float) or even <= 0 or before.laplace or before.visible is not None or self._whole:
             return silent
         # Noise that was the same on all entries is correlated behind the projection, and independent in its directions.
-        return replace(silent, reduced=partial(self._numbers, deviation=even**0.5))
+        return replace(silent, reduced=partial(self._numbers, deviation=even**0.5), unit=even)
 
     def gaussian_law(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor] | None:
         if self.basis is None:
