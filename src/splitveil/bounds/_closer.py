@@ -10,7 +10,7 @@ from torch import Tensor
 from .base import Conditional
 
 AT_ONCE = 1000
-"""Wires that are compared with all candidates at once."""
+"""Wires that are compared with all candidates at once, and candidates too where each has its own variance."""
 EXACT, COARSE = 1e-9, 1e-6
 """Relative differences that rounding may make, in double and in single precision."""
 SUMS = 1e-12
@@ -79,13 +79,22 @@ def likelier(wires: Tensor, own: Conditional, others: Conditional) -> Tensor:
         others: laws of the candidates, (K, D). An image's own law among them counts as one that is as likely.
     """
     found, middle = [], own.mean.mean(0)  # as in `closer`
-    precision, means = 1 / others.variance, others.mean - middle
-    fixed = (means.square() * precision + others.variance.log()).sum(1)
     for part, mean, variance in zip(*(value.split(AT_ONCE) for value in (wires, own.mean, own.variance)), strict=True):
         z = part - middle
-        misfits = z.square() @ precision.T - 2 * z @ (means * precision).T + fixed
         right = ((part - mean).square() / variance + variance.log()).sum(1, keepdim=True)
         terms = (z.square() + (mean - middle).square()) / variance + variance.log().abs()
         slack = SUMS * terms.sum(1, keepdim=True)
-        found.append(torch.stack([(misfits < right - slack).sum(1), ((misfits - right).abs() <= slack).sum(1)]))
+        counts = torch.zeros(2, len(part), dtype=torch.long, device=part.device)
+        # Candidates are split too: the precision and the means of 10,000 large wires would take gigabytes.
+        for center, spread in zip(others.mean.split(AT_ONCE), others.variance.split(AT_ONCE), strict=True):
+            misfits = _misfits(z, center - middle, spread)
+            counts += torch.stack([(misfits < right - slack).sum(1), ((misfits - right).abs() <= slack).sum(1)])
+        found.append(counts)
     return torch.cat(found, 1)
+
+
+def _misfits(z: Tensor, means: Tensor, variance: Tensor) -> Tensor:
+    """Return Σ_d ((z_d − m_jd)²/v_jd + ln v_jd) of each z (B, D) behind each candidate, (B, K)."""
+    precision = 1 / variance
+    fixed = (means.square() * precision + variance.log()).sum(1)
+    return z.square() @ precision.T - 2 * z @ (means * precision).T + fixed
