@@ -103,13 +103,25 @@ def test_the_network_stays_as_it_is_and_equal_seeds_give_equal_figures(given, qu
         ({"max_drop": 0}, "max_drop is 0"),
         ({"test": images(9, 5)[::-1]}, "the images of test have shape"),
         ({"invert": images(50, 2)}, "learn_from and invert share 50 images"),
+        (
+            {"data": images(1, 4)},
+            "data has 1 images, of which a tenth validates; expected at least 20, or give validate",
+        ),
+        ({"layers": 5}, "layers has 5; expected a name, as network.named_modules() has it, a list of names, or 'all'"),
+        ({"layers": None}, "layers has None; expected a name"),
+        ({"layers": ["1", 1]}, "layers has 1; expected a name"),
+        ({"seed": "a"}, "seed is 'a'; expected a whole number from 0"),
+        ({"attacked": 1}, "attacked is 1; expected at least 2 images"),
+        ({"tested": 1}, "tested is 1; expected at least 20 images"),
+        ({"test": images(1, 5)}, "test has 1 images, for accuracy and linkage; expected at least 20"),
+        ({"invert": images(2, 5)}, "invert has 2 images, for accuracy and linkage; expected at least 20, or give test"),
         ({"validate": (images(9, 5)[0], torch.full((9,), 7))}, "the labels of validate go from 7 to 7"),
     ],
 )
 def test_bad_input_is_refused_before_any_cut_is_measured(monkeypatch, given, more, message):
     monkeypatch.setattr(cuts, "measured", None)
     with pytest.raises(sv.UserError) as error:
-        sv.compare_cuts(network(), images(80, 4), **{**given, "progress": False, **more})
+        sv.compare_cuts(network(), **{"data": images(80, 4), **given, "progress": False, **more})
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -120,3 +132,5 @@ def test_images_that_the_network_does_not_take_are_refused(given):
         sv.compare_cuts(network(), (nn.functional.pad(x, (2, 2, 2, 2)), y), **given, progress=False)
     with pytest.raises(sv.UserError, match="network is a int; expected a torch"):
         sv.compare_cuts(3, (x, y), **given)  # type: ignore[arg-type]
+    with pytest.raises(sv.UserError, match=r"network is a SplitModel, .* give the network before sv\.split"):
+        sv.compare_cuts(sv.split(network(), at="1", example=x[:1]), (x, y), **given)

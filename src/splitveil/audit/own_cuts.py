@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,12 @@ from ..cutting.layout import Layout
 from ..cutting.network import cut_network, run_once
 from ..data import Access, Split, to_float
 from ..data.protocol import divide, some
-from ..errors import UserError, did_you_mean
+from ..errors import UserError, did_you_mean, shown
 from ..given import Data, check_images, images_of, network_of, outputs_of
 from ..memory import placed
 from ..model import SplitModel
 from ..nn.copies import copy_of
+from ..ranges import Declared, Seed
 from ..recipe import precision
 from ..storage.files import atomic_write, expanded
 from ..zoo import Parts
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NO_AUGMENTATION: dict[str, Any] = {"crop_padding": 0, "flip": False, "rotate_degrees": 0.0}
+FEWEST = 20
+"""Images that accuracy, linkage and leakage need at least, and of which a tenth can validate."""
+_SEED = cast("Declared", Declared.of(Seed))
 
 
 @dataclass(frozen=True)
@@ -134,13 +138,19 @@ def compare_cuts(
             ``tail_images`` (4,000), ``attacker`` (2,000), ``attacked`` (500) and ``tested`` (2,500).
 
     Raises:
-        UserError: images that do not fit, an unknown layer, a cut that more than one tensor crosses, or unknown terms.
+        UserError: images that do not fit or are too few, a network that is cut already, an unknown layer, a cut that
+            more than one tensor crosses, or unknown terms.
     """
-    chosen, net = _terms(terms), copy_of(network_of(network)).cpu().eval()
+    names, seed = _layers(layers), _SEED.checked("seed", seed, 0)
+    chosen, net = _terms(terms), copy_of(_uncut(network)).cpu().eval()
     train = images_of(data, "data")
+    if validate is None and len(train) < FEWEST:
+        raise UserError(
+            f"data has {len(train)} images, of which a tenth validates; expected at least {FEWEST}, or give validate"
+        )
     example = to_float(train.images[:1])
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng():
-        places = _places(net, layers, example, layout)
+        places = _places(net, names, example, layout)
         cut = partial(_cut, network=net, example=example, about={"mean": mean, "std": std, "layout": layout})
         ground = _ground(cut(places[0].layer), train, (learn_from, invert, validate, test), chosen, seed)
         record: Any = {"network": type(network).__name__, "terms": asdict(chosen), "seed": seed, "rows": []}
@@ -148,6 +158,24 @@ def compare_cuts(
         with progress_bars.bars() if progress else nullcontext() as bar:
             cuts.compare(record, cut, places, ground, chosen, _shown(bar))
     return Cuts(record)
+
+
+def _uncut(network: Any) -> nn.Module:
+    """Return the network, which must not be cut yet."""
+    if isinstance(found := network_of(network), SplitModel):
+        raise UserError("network is a SplitModel, which is cut already; give the network before sv.split")
+    return found
+
+
+def _layers(given: Any) -> list[str]:
+    """Return the names of layers that were given."""
+    names = [given] if isinstance(given, str) else list(given) if isinstance(given, Sequence) else [given]
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise UserError(
+            f"layers has {shown(wrong[0])}; expected a name, as network.named_modules() has it, a list of names, or "
+            f"{ALL!r}"
+        )
+    return names
 
 
 def _shown(bar: progress_bars.Bars | None) -> cuts.Show:
@@ -164,10 +192,14 @@ def _terms(given: dict[str, Any]) -> cuts.Terms:
         if name not in names:
             raise UserError(f"compare_cuts has no setting {name!r}{did_you_mean(name, names) or ';'} expected one of: "
                             f"{', '.join(names)}")  # fmt: skip
-    return cuts.Terms(**given)
+    found = cuts.Terms(**given)
+    for name, least in (("attacked", 2), ("tested", FEWEST)):
+        if getattr(found, name) < least:
+            raise UserError(f"{name} is {getattr(found, name)}; expected at least {least} images")
+    return found
 
 
-def _places(net: nn.Module, layers: str | Sequence[str], example: Tensor, layout: Layout | None) -> list[Cut]:
+def _places(net: nn.Module, names: list[str], example: Tensor, layout: Layout | None) -> list[Cut]:
     """Return where the network is cut, in the order in which the layers were named or run."""
 
     def halves(layer: str) -> Parts:
@@ -175,7 +207,6 @@ def _places(net: nn.Module, layers: str | Sequence[str], example: Tensor, layout
 
     with torch.no_grad():
         run_once(net, example)
-    names = [layers] if isinstance(layers, str) else list(layers)
     if names == [ALL]:
         names = worth(net, example)
         if not names:
@@ -203,7 +234,10 @@ def _ground(
         chooses, train = divide(train, max(1, len(train) // 10), torch.Generator().manual_seed(seed))
     else:
         chooses = images_of(validate, "validate")
-    tested = protocol.attacker_test if test is None else images_of(test, "test")
+    tested, name = (protocol.attacker_test, "invert") if test is None else (images_of(test, "test"), "test")
+    if len(tested) < FEWEST:
+        more = ", or give test" if test is None else ""
+        raise UserError(f"{name} has {len(tested)} images, for accuracy and linkage; expected at least {FEWEST}{more}")
     for part, name in ((train, "data"), (chooses, "validate"), (tested, "test")):
         check_images(model, part, name)
         outputs_of(model, part, name)
