@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 
 from .cutting.layout import Layout, Ordered, Restored, check_order, check_rows, parse
 from .cutting.network import cut_network
@@ -254,19 +256,32 @@ class SplitModel(nn.Module):
     def __repr__(self) -> str:
         """Return a line of what crosses the wire and what each side holds, and one for each defense.
 
-        The layers are those of the halves: ``print(model.encoder)``.
+        The layers are those of the halves: ``print(model.encoder)``. It is what a debugger shows as well, of models
+        that are not whole yet or were read from files of earlier versions, so that what is missing is left out.
         """
-        device, cloud = (sum(p.numel() for p in half.parameters()) for half in (self.encoder, self.tail))
-        place = "made of two halves" if self.at is None else f"cut after {self.at!r}"
+        device, cloud = (_weights(getattr(self, half, None)) for half in ("encoder", "tail"))
+        at, wire = getattr(self, "at", None), getattr(self, "wire_shape", ())
+        place = "made of two halves" if at is None else f"cut after {at!r}"
         sent = "its shapes are not known, as it was made without an example"
-        if self.wire_shape:
-            sent = f"images {self.image_shape} -> wire {self.wire_shape}, {self.bytes_sent:,} bytes"
+        if wire:
+            sent = f"images {self.image_shape} -> wire {wire}, {self.bytes_sent:,} bytes"
         head = f"SplitModel({place}: {sent}; {device:,} weights on the device, {cloud:,} in the cloud)"
-        return "\n".join([head, *(f"  {line_of(part)}" for part in listed(self.defense))])
+        return "\n".join([head, *(f"  {line_of(part)}" for part in listed(getattr(self, "defense", None)))])
+
+
+def _weights(half: Any) -> int:
+    """Return the number of weights of a half, but for those of lazy layers, which have no size before they run."""
+    found = half.parameters() if isinstance(half, nn.Module) else ()
+    return sum(one.numel() for one in found if not is_lazy(one))
 
 
 def digest_of(model: SplitModel) -> str:
     """Return the SHA-256 that tells a model from others: of its weights, its layers and the settings of its defenses.
+
+    Of the attributes of a layer it sees numbers, truth values, texts and tuples of them, besides what the layer prints
+    of itself. It does not see lists, dictionaries, functions and objects, tensors that are neither parameters nor saved
+    buffers, nor the code of a class. A layer that counts its calls, or keeps another such number when it runs, has
+    another digest afterwards, and other versions of torch may print layers in another way.
 
     Args:
         model: any.
@@ -278,14 +293,45 @@ def digest_of(model: SplitModel) -> str:
     """
     found = hashlib.sha256()
     for part in (model.encoder, model.tail, model.defense):
-        found.update(repr(part).encode())
-        graphs = part.modules() if isinstance(part, nn.Module) else ()
+        found.update(_lasting(repr(part)).encode())
+        modules = dict(part.named_modules()) if isinstance(part, nn.Module) else {}
         # What the code around the layers does stands in no name of a layer.
-        found.update("".join(one.code for one in graphs if isinstance(one, fx.GraphModule)).encode())
+        found.update("".join(one.code for one in modules.values() if isinstance(one, fx.GraphModule)).encode())
+        found.update("".join(f"{name}{_attributes(one)}" for name, one in modules.items()).encode())
     for name, value in sorted(model.state_dict().items()):
         if isinstance(value, Tensor):
-            found.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+            found.update(name.encode() + _bytes(value.detach()))
     return found.hexdigest()
+
+
+def _attributes(module: nn.Module) -> list[str]:
+    """Return the plain attributes of a module in the order of their names.
+
+    None is left out: what a layer keeps when it first runs, such as a mask, is None until then.
+    """
+    kept = vars(nn.Module()).keys() | (_OF_GRAPHS if isinstance(module, fx.GraphModule) else set[str]())
+    own = ((key, value) for key, value in sorted(vars(module).items()) if key not in kept and value is not None)
+    return [f"{key}={_lasting(repr(value))}" for key, value in own if _is_plain(value)]
+
+
+_OF_GRAPHS = vars(fx.GraphModule({}, fx.Graph())).keys()
+"""What torch keeps of a traced module, whose code is compared anyway."""
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _lasting(text: str) -> str:
+    """Return a text without addresses of objects, which differ from process to process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+
+
+def _bytes(value: Tensor) -> bytes:
+    """Return the bytes of a tensor of any type; NumPy has no bfloat16."""
+    return value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def listed(defense: object) -> list[Any]:
@@ -297,7 +343,7 @@ def listed(defense: object) -> list[Any]:
     return list(defense) if isinstance(defense, Stack) else [] if defense is None else [defense]
 
 
-def line_of(defense: nn.Module) -> str:
+def line_of(defense: object) -> str:
     """Return a defense with its settings on one line, without the layers that it trains.
 
     Args:
@@ -306,7 +352,8 @@ def line_of(defense: nn.Module) -> str:
     >>> line_of(nn.Sequential(nn.Flatten()))
     'Sequential()'
     """
-    return f"{type(defense).__name__}({' '.join(defense.extra_repr().split())})"
+    settings = defense.extra_repr() if isinstance(defense, nn.Module) else ""
+    return f"{type(defense).__name__}({' '.join(settings.split())})"
 
 
 def _copied(defense: Any) -> Any:

@@ -11,7 +11,8 @@ from torch import nn
 
 import splitveil as sv
 from splitveil.defenses.codec import codec_of
-from splitveil.model import digest_of
+from splitveil.model import _bytes, digest_of
+from splitveil.nn.copies import copy_of
 
 X, Y = torch.rand(40, 3, 12, 12, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
 
@@ -78,3 +79,97 @@ def test_a_model_behind_a_codec_keeps_its_grid_when_it_is_saved_and_read_back(tm
     assert read.bytes_sent == coded.bytes_sent == {"uint4": 18, "float16": 72}[codec]
     assert digest_of(sv.with_codec(read, "auto", train=(X, Y))) == digest_of(coded)  # it has one already
     assert codec_of(model.defense) is None
+
+
+class Scaled(nn.Module):
+    """Multiply by numbers that it does not print."""
+
+    def __init__(self, k: Any = 1.0, hidden: int = 1, pair: tuple[int, ...] = (1,), act: Callable[..., Any] = abs):
+        super().__init__()
+        self.k, self._hidden, self.pair, self.act = k, hidden, pair, act
+        self._seen: Any = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self._seen = x.mean()
+        return x * self.k * self._hidden * self.pair[0]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [lambda: Scaled(100.0), lambda: Scaled("1.0"), lambda: Scaled(hidden=2), lambda: Scaled(pair=(2,)), nn.Sigmoid],
+)
+def test_a_digest_sees_plain_attributes_that_a_layer_does_not_print(other: Callable[[], nn.Module]):
+    halves = nn.Conv2d(3, 4, 4, 4), nn.Flatten()
+
+    def digest(middle: nn.Module) -> str:
+        return digest_of(sv.SplitModel(nn.Sequential(halves[0], middle), halves[1]))
+
+    assert digest(Scaled()) == digest(Scaled()) != digest(other())
+    used = Scaled()
+    used(X)  # keeps a tensor where None was
+    assert digest(used) == digest(Scaled())
+
+
+@pytest.mark.parametrize("defenses", [(), (sv.Gaussian(0.1), sv.TopK(0.5)), (sv.Gaussian(0.1), sv.Adversarial(1.0))])
+@pytest.mark.parametrize(
+    "middle", [Scaled, nn.Sigmoid, lambda: nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 4, 1))]
+)
+def test_a_digest_is_that_of_a_model_however_it_is_used(tmp_path, middle, defenses):
+    model = made(*defenses, middle=middle()).eval()
+    before = digest_of(model)
+    handle = model.register_forward_hook(lambda *_: None)
+    model(X[:3]).sum().backward()
+    assert digest_of(model) == before
+    handle.remove()
+    model.eval().to("cpu").requires_grad_(False)
+    assert digest_of(model) == before
+    mode = model.train().training
+    assert mode
+    assert digest_of(model) == before == digest_of(copy_of(model))
+    sv.save(model, tmp_path / "mine")
+    net = nn.Sequential(nn.Conv2d(3, 4, 4, 4), middle(), nn.Flatten(), nn.Linear(36, 2))
+    assert digest_of(sv.load(tmp_path / "mine", network=net).model) == before
+
+
+def test_a_digest_holds_no_address():
+    class Printed(nn.Identity):
+        def __init__(self) -> None:
+            super().__init__()
+            self.helper = object()
+
+        def extra_repr(self) -> str:
+            return f"{self.helper}"
+
+    first, second = Printed(), Printed()
+    assert repr(first) != repr(second)
+    assert digest_of(sv.SplitModel(nn.Flatten(), first)) == digest_of(sv.SplitModel(nn.Flatten(), second))
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.bool, torch.complex64]
+)
+@pytest.mark.parametrize("shape", [(), (0,), (2, 3)])
+def test_weights_of_any_type_are_part_of_a_digest_by_their_bytes(dtype, shape):
+    half = nn.Flatten()
+    value = torch.ones(shape).to(dtype)
+    half.register_buffer("weight", value.T if value.ndim == 2 else value)
+    assert digest_of(sv.SplitModel(half, nn.Flatten()))
+    if dtype != torch.bfloat16:
+        assert _bytes(half.state_dict()["weight"]) == half.state_dict()["weight"].numpy().tobytes()
+    else:
+        other = nn.Flatten()
+        other.register_buffer("weight", 2 * value)
+        assert len(_bytes(value)) == 2 * value.numel()
+        same = digest_of(sv.SplitModel(half, nn.Flatten())) == digest_of(sv.SplitModel(other, nn.Flatten()))
+        assert same == (not value.numel())
+
+
+def test_a_model_that_is_not_whole_is_shown():
+    lazy = sv.SplitModel(nn.Sequential(nn.LazyConv2d(4, 3), nn.Conv2d(4, 1, 1)), nn.Flatten())
+    assert repr(lazy).endswith("5 weights on the device, 0 in the cloud)")
+    old = made(sv.Gaussian(0.1))
+    del old.at
+    assert repr(old).startswith("SplitModel(made of two halves: images (3, 12, 12)")
+    empty = sv.SplitModel.__new__(sv.SplitModel)
+    nn.Module.__init__(empty)
+    assert repr(empty).endswith("0 weights on the device, 0 in the cloud)")

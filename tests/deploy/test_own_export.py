@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import splitveil as sv
-from splitveil.deploy import bundle
+from splitveil.deploy import audited, bundle
 from splitveil.deploy.graphs import Session
 
 X = torch.rand(40, 1, 12, 16, generator=torch.Generator().manual_seed(0))
@@ -107,7 +107,7 @@ def test_a_bundle_holds_the_card_of_exactly_its_wire(tmp_path, carded, saved):
 def test_a_card_of_another_wire_is_refused_before_anything_is_made(tmp_path, carded, monkeypatch):
     monkeypatch.setattr("splitveil.deploy.own.convert", None)
     model, given = model_of(sv.Gaussian(0.05)), {"train": (X, Y), "test": (X, Y), "codec": "uint8"}
-    other = r"the card is of another model \([0-9a-f]{12}\) than the one given \([0-9a-f]{12}\), or the grid"
+    other = r"the card is of another model \([0-9a-f]{12}\) than the one given \([0-9a-f]{12}\), .* version of torch"
     for wrong, more, message in (
         (
             model,
@@ -118,14 +118,26 @@ def test_a_card_of_another_wire_is_refused_before_anything_is_made(tmp_path, car
         (model, {"train": (X[:7], Y[:7])}, other),
         (model, {"card": 3}, "card is a int; expected what splitveil.privacy_card returns, or the folder of its save"),
         (model, {"card": tmp_path / "nowhere"}, "nowhere"),
+        (model, {"card": ""}, r"^card is an empty text; give the folder of card\.save\(\.\.\.\)$"),
     ):
         with pytest.raises(sv.UserError, match=message):
             sv.export(wrong, tmp_path / "bundle", **{"card": carded, **given, **more})
     carded.save(tmp_path / "card")
+    for name in ("audit.json", "audit.html"):
+        file = tmp_path / "card" / name
+        with pytest.raises(sv.UserError, match=rf"^card is the file {file}; give the folder of card\.save\(\.\.\.\)$"):
+            sv.export(model, tmp_path / "bundle", **given, card=str(file))
     (tmp_path / "card" / "audit.html").write_text("another card")
     with pytest.raises(sv.UserError, match=r"audit.html is missing, or of another card than its record; give the"):
         sv.export(model, tmp_path / "bundle", **given, card=tmp_path / "card")
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("record", [{}, {"model": None}, {"model": "mine"}, []])
+def test_a_record_that_does_not_say_what_it_is_about_is_refused(record):
+    model = model_of(sv.Gaussian(0.05))
+    with pytest.raises(sv.UserError, match=r"^the card does not say which model it is about; give what"):
+        audited.checked(record, model, model)
 
 
 def test_a_card_before_any_codec_is_that_of_a_bundle_of_float32(tmp_path):

@@ -63,6 +63,9 @@ def given(card: PrivacyCard | str | Path) -> tuple[dict[str, Any], str]:
         UserError: it is neither, or the folder lacks one of the two files or holds those of two cards.
     """
     if isinstance(card, str | Path):
+        if not str(card).strip() or expanded(card).is_file():
+            what = f"the file {card}" if str(card).strip() else "an empty text"
+            raise UserError(f"card is {what}; give the folder of card.save(...)")
         folder, again = expanded(card), "give the folder of card.save(...), or save the card again"
         record = reading.read_json(folder / Path(RECORD).name, reading.ANY, again)
         page = _page_of(record, folder / Path(CARD).name)
@@ -86,9 +89,11 @@ def checked(record: dict[str, Any], model: SplitModel, coded: SplitModel) -> dic
         coded: the same behind the codec of the bundle.
 
     Raises:
-        UserError: the card is about another codec, another model, or another grid.
+        UserError: the card is about another codec, another model, or another grid, or says of none what it is about.
     """
-    about, codec = record.get("model", {}), codec_of(coded.defense)
+    about, codec = record.get("model") if isinstance(record, dict) else None, codec_of(coded.defense)
+    if not isinstance(about, dict):
+        raise UserError("the card does not say which model it is about; give what splitveil.privacy_card returns")
     sent, audited = "none" if codec is None else codec.name, about.get("codec") or "none"
     if (audited, sent) == ("none", "float32"):
         coded = model  # float32 sends the very numbers that there are before any codec
@@ -103,7 +108,8 @@ def checked(record: dict[str, Any], model: SplitModel, coded: SplitModel) -> dic
     if about.get("weights") != ours:
         raise UserError(
             f"the card is of another model ({str(about.get('weights'))[:12]}) than the one given ({ours[:12]}), or "
-            "the grid of its codec was found on other images; make the card of this model, with the same train="
+            "the grid of its codec was found on other images, or another version of torch, which may describe the same "
+            "layers in another way, made it; make the card of this model here, with the same train="
         )
     return _summary(record)
 
