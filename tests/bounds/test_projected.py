@@ -69,6 +69,15 @@ def test_the_numbers_have_noise_of_variance_one_that_is_independent():
     torch.testing.assert_close(torch.cov(reduced(wire).T), torch.eye(K), atol=0.05, rtol=0)
 
 
+def test_the_numbers_are_told_of_the_mean_of_several_wires_too():
+    wire = torch.randn(2, D, generator=rng())
+    law = law_of(Stack(Gaussian(0.5), pca()), wire)
+    assert law.of_several(1).reduced is law.reduced
+    again = law.of_several(3).reduced
+    assert again is not None
+    assert again(wire).shape == (2, K)
+
+
 @pytest.mark.parametrize(("bits", "kept"), [(8, True), (2, False)])
 def test_the_numbers_are_kept_behind_a_codec_that_rounds_little(bits, kept):
     """Without them, white-box attacks weighed entries as if their noise were independent."""

@@ -123,8 +123,8 @@ class Law:
         if looks == 1:
             return self
         if self.variance is None or self.looks == "union":  # how often an entry was visible differs between entries
-            forgotten = self.forgotten or self.offsets is not None
-            return Law(0.0 if replace(self, visible=None).exact else None, self.visible, forgotten=forgotten)
+            known = 0.0 if replace(self, visible=None).exact else None
+            return replace(self.silent(self.visible), variance=known, laplace=0.0, reduced=self.reduced)
         weights = self.weights(looks)
         spread = None if weights is None else ranked_covariance(looks, self.share()).mv(weights)
         factor = 1 / looks if spread is None or weights is None else float(spread.dot(weights))
