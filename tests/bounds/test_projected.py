@@ -16,6 +16,7 @@ from splitveil.data import Split
 from splitveil.defenses._codec_choice import fit
 from splitveil.defenses._law import law_of
 from splitveil.defenses.base import Defense, Stack
+from splitveil.defenses.cloak import Cloak
 from splitveil.defenses.codec import Codec
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.defenses.laplace import Laplace
@@ -98,7 +99,7 @@ def test_other_noise_before_it_is_measured_as_before(parts):
     assert law_of(Stack(*parts, pca()), torch.randn(2, D, generator=rng())).reduced is None
 
 
-@pytest.mark.parametrize("behind", [Gaussian(0.1), TopK(0.5)])
+@pytest.mark.parametrize("behind", [Gaussian(0.1), TopK(0.5), Cloak(1)])
 def test_what_is_changed_behind_the_numbers_is_refused(behind):
     with pytest.raises(BoundError, match="has no Gaussian density given the image"):
         channel(Gaussian(SIGMA), pca(), behind, images=100).conditional("fit")

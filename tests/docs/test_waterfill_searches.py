@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +53,17 @@ def test_each_attack_and_the_best_behind_each_wire_are_compared_at_equal_accurac
             assert value == pytest.approx(expected, abs=0.03)
             assert low < value < high
     assert made["rows"]["plain-s7-waterfill-0.06"]["accuracy"] == 0.55
+
+
+def test_the_page_shows_the_record(benchmark):
+    import short_front
+
+    record = json.loads(benchmark.RECORD.read_text(encoding="utf-8"))
+    page = (ROOT / "docs/harden.md").read_text(encoding="utf-8")
+    for name, row in record["rows"].items():
+        errors = " | ".join(f"{row[attack]:.4f}" for attack in benchmark.ATTACKS)
+        point = short_front.label(f"plain/{name.removeprefix('plain-s7-')}")
+        assert f"| {point} | {100 * row['accuracy']:.1f} | {errors} |" in page
+    told = [short_front._percent(record["difference"][attack]) for attack in (*benchmark.ATTACKS, "best")]
+    assert f"| {' | '.join(told[:-1])} |" in page
+    assert told[-1] in (ROOT / "README.md").read_text(encoding="utf-8")

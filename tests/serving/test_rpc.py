@@ -209,10 +209,11 @@ def test_tokens_are_asked_before_the_message_is_read(bundle, tmp_path):
 
 def test_limits(bundle):
     limits = Limits(max_images=8, max_queue=8, max_batch=8, body_seconds=0.2, answer_seconds=0.2, max_body=400)
-    opened = threading.Event()
+    opened, entered = threading.Event(), threading.Event()
     opened.set()
 
     def model(wires):
+        entered.set()
         assert opened.wait(20)
         return [expected(wires)]
 
@@ -228,7 +229,10 @@ def test_limits(bundle):
         packed = {"compression": grpc.Compression.Gzip}
         assert (await call(channel, "ModelInfer", request(bundle, some(8) * 0), **packed))[0] == "UNIMPLEMENTED"
         opened.clear()
-        answers = [call(channel, "ModelInfer", request(bundle, some(6))) for _ in range(3)]
+        entered.clear()  # the server has tried the model as it began
+        answers = [asyncio.ensure_future(call(channel, "ModelInfer", request(bundle, some(6))))]
+        assert await asyncio.to_thread(entered.wait, 20)  # else the second would find the first in the queue
+        answers += [asyncio.ensure_future(call(channel, "ModelInfer", request(bundle, some(6)))) for _ in range(2)]
         codes = sorted(answer[0] for answer in await asyncio.gather(*answers))
         assert codes == ["DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", "UNAVAILABLE"]
         opened.set()

@@ -254,9 +254,9 @@ class Channel:
     def _law(self, z: Tensor) -> tuple[Tensor, Tensor]:
         defense: Any = self.model.defense
         start = z.float(), torch.zeros_like(z, dtype=torch.float32)
-        told = start if defense is None else getattr(defense, "gaussian_law", lambda *_: None)(*start)
-        if _changed_behind_fewer(defense) or (told is not None and _changed_behind_projection(defense, z, told[0])):
-            told = None
+        told = None
+        if not (_changed_behind_fewer(defense) or _changed_behind_projection(defense, *start)):
+            told = start if defense is None else getattr(defense, "gaussian_law", lambda *_: None)(*start)
         if told is None:
             parts = defense if isinstance(defense, Stack) else [defense]
             names = ", ".join(name_of(type(part)) for part in parts)
@@ -279,17 +279,23 @@ def _changed_behind_fewer(defense: object) -> bool:
     return not all(isinstance(part, Codec) for part in behind)
 
 
-def _changed_behind_projection(defense: object, z: Tensor, mean: Tensor) -> bool:
-    """Return whether the law is that of numbers from which a projection makes the wire, and more comes behind that.
+def _changed_behind_projection(defense: object, mean: Tensor, variance: Tensor) -> bool:
+    """Return whether anything changes the wire behind a projection that has noise before it, as `gaussian` and `pca`.
+
+    The law is then that of the projection's fewer numbers, and what comes behind acts on the wire that is made of them.
 
     Args:
         defense: of the model.
-        z: features.
-        mean: of the law; where noise came before a projection (`pca`), those of the fewer numbers behind it.
+        mean: features (B, ...).
+        variance: of the noise on them, of the same shape.
     """
-    parts = acting(defense)
-    fewer = mean.shape[1:].numel() != z.shape[1:].numel() and not any(sends_fewer(part) for part in parts)
-    return fewer and not getattr(parts[-1], "projects", False)
+    parts, told = acting(defense), (mean, variance)
+    for part in parts:
+        if part.projects and part is not parts[-1] and bool(told[1].any()):
+            return True
+        if (told := part.gaussian_law(*told)) is None:
+            return False
+    return False
 
 
 class Bound:
