@@ -88,8 +88,8 @@ def test_digits_are_those_of_scikit_learn_enlarged_in_their_order_with_their_lab
     from sklearn.datasets import load_digits
 
     raw, labels = load_digits(return_X_y=True)
-    weights = resize(np.eye(8), (32, 8), order=1, mode="edge")  # bilinear: the same along both axes
-    enlarged = torch.from_numpy(weights @ raw.reshape(-1, 8, 8) @ weights.T) * (255 / 16)
+    weights = torch.from_numpy(resize(np.eye(8), (32, 8), order=1, mode="edge"))  # bilinear: the same along both axes
+    enlarged = weights @ torch.from_numpy(raw).view(-1, 8, 8) @ weights.T * (255 / 16)
     images = load("digits", train_size=25, test_size=20)
     for part in (images.train, images.test):
         apart = (part.images[:, :1].double() - enlarged).abs().amax((2, 3))  # of every image to every digit
