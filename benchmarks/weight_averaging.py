@@ -81,7 +81,7 @@ class Watching(trainer.Trainer):
         about = {"command": "python benchmarks/weight_averaging.py", "epochs": self.settings.epochs}
         kept = ("accuracy", "seconds", "precision", "environment", "images")
         about |= {"seed": self.settings.seed, **{name: summary[name] for name in kept}}
-        write_json(RECORD, about | {"validation_accuracy": accuracy, "difference": differences})
+        write_json(record_of(self.settings.seed), about | {"validation_accuracy": accuracy, "difference": differences})
         return summary
 
     def _right(self) -> np.ndarray:
@@ -103,6 +103,11 @@ class Watching(trainer.Trainer):
             layer.momentum = momentum
 
 
+def record_of(seed: int) -> Path:
+    """Return the file of the record, so that a second seed does not replace the first."""
+    return RECORD if seed == 0 else RECORD.with_stem(f"{RECORD.stem}_seed_{seed}")
+
+
 def main() -> None:
     """Train and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -115,7 +120,7 @@ def main() -> None:
     settings = config.parse(own).resolve()
     trainer.Trainer = Watching  # type: ignore[misc]
     trainer.fit(settings, runs.load_images(settings), given.out)
-    print(RECORD.read_text("utf-8"))
+    print(record_of(given.seed).read_text("utf-8"))
 
 
 if __name__ == "__main__":

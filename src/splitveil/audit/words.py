@@ -135,10 +135,10 @@ def wire(audit: Audit) -> str:
         return ""
     if codec == "none":
         return (
-            f"These figures are about the wire before any codec: float32 numbers, {size}. What a device sends by a "
-            "codec is another wire: name it with --codec (from Python codec=)."
+            f"The model's figures are about the wire before any codec: float32 numbers, {size}. What a device sends by "
+            "a codec is another wire, which was not measured here."
         )
-    return f"These figures are about the wire as a device sends it, by the codec {codec}: {size}."
+    return f"The model's figures are about the wire as a device sends it, by the codec {codec}: {size}."
 
 
 def bits(one: Bounded, audit: Audit) -> tuple[float, float]:
