@@ -168,8 +168,9 @@ def test_a_server_that_wants_more_patience_than_there_is_ends_the_call(made):
 
 def test_the_deadline_ends_a_call_that_nobody_answers(made):
     listening, url = stub_server.silent_port()
-    with listening, pytest.raises(ServerError, match=r"no answer within 0\.2 s \(request .*\); try later, or raise"):
-        Client(url, made[0], deadline=0.2).classify(some(1))
+    words = r"no answer within 0\.2 s \(request .*\); try later, or raise"
+    with listening, Client(url, made[0], deadline=0.2) as client, pytest.raises(ServerError, match=words):
+        client.classify(some(1))
 
 
 def test_the_deadline_ends_an_answer_that_drips(made):
@@ -198,8 +199,9 @@ def test_the_deadline_ends_an_answer_that_drips(made):
 def test_a_server_that_is_not_there_is_tried_again_and_then_said(made):
     listening, url = stub_server.silent_port()
     listening.close()
-    with pytest.raises(ServerError, match=r"no connection \(.*refused\) \(request .*, tries: 2\)"):
-        Client(url, made[0], retries=1).classify(some(1))
+    words = r"no connection \(.*refused\) \(request .*, tries: 2\)"
+    with Client(url, made[0], retries=1) as client, pytest.raises(ServerError, match=words):
+        client.classify(some(1))
 
 
 @pytest.mark.parametrize(
@@ -305,11 +307,12 @@ def test_a_token_goes_into_a_header_and_into_no_message(made, tmp_path, monkeypa
 
     with serving(exported, script) as stub:
         for token, sent in ((None, "from-the-environment"), (tmp_path / "token", "from-a-file"), ("given", "given")):
-            with pytest.raises(UserError, match="the server knows no such token; check it") as caught:
-                Client(stub.url, folder, token=token).classify(some(1))
+            with Client(stub.url, folder, token=token) as client:
+                with pytest.raises(UserError, match="the server knows no such token; check it") as caught:
+                    client.classify(some(1))
+                assert sent not in repr(client._sender)
             assert stub.asked[-1].headers["Authorization"] == f"Bearer {sent}"
             assert sent not in str(caught.value)
-            assert sent not in repr(Client(stub.url, folder, token=token)._sender)
     assert json.dumps(stub.asked[-1].about).count("given") == 0
 
 

@@ -62,7 +62,6 @@ def test_query_prints_a_table_or_json(made, capsys):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of an earlier test
 @pytest.mark.parametrize("resize", [(), ("--resize", "bilinear")])
 def test_what_a_training_says_of_images_is_said_before_they_are_sent(
     made, capsys, tmp_path, caplog, monkeypatch, resize

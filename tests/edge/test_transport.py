@@ -111,17 +111,27 @@ def test_a_trusted_certificate_is_accepted_and_the_connection_kept(made, pems):
 )
 def test_an_expired_or_foreign_certificate_or_host_is_one_line_and_nothing_is_sent(made, pems, served, trusted, words):
     folder, bundle = made
-    with serving(bundle, tls=pems[served]) as stub:
-        client = Client(stub.url, folder, ca=pems[trusted][0] if trusted else None, token="secret")
-        with pytest.raises(ServerError, match=rf"its certificate is not accepted \({words}\); check the address"):
-            client.classify(IMAGE)
+    with (
+        serving(bundle, tls=pems[served]) as stub,
+        Client(stub.url, folder, ca=pems[trusted][0] if trusted else None, token="secret") as client,
+        pytest.raises(ServerError, match=rf"its certificate is not accepted \({words}\); check the address"),
+    ):
+        client.classify(IMAGE)
     assert stub.asked == []
 
 
 @needs_openssl
 def test_tls_where_there_is_none_and_none_where_there_is_tls(made, pems):
     folder, bundle = made
-    with serving(bundle) as stub, pytest.raises(ServerError, match=r"no answer in HTTP over TLS \(.*\); check the url"):
-        Client(stub.url.replace("http://", "https://"), folder, ca=pems["good"][0]).classify(IMAGE)
-    with serving(bundle, tls=pems["good"]) as stub, pytest.raises(ServerError):
-        Client(stub.url.replace("https://", "http://"), folder, retries=0).classify(IMAGE)
+    with (
+        serving(bundle) as stub,
+        Client(stub.url.replace("http://", "https://"), folder, ca=pems["good"][0]) as client,
+        pytest.raises(ServerError, match=r"no answer in HTTP over TLS \(.*\); check the url"),
+    ):
+        client.classify(IMAGE)
+    with (
+        serving(bundle, tls=pems["good"]) as stub,
+        Client(stub.url.replace("https://", "http://"), folder, retries=0) as client,
+        pytest.raises(ServerError),
+    ):
+        client.classify(IMAGE)

@@ -75,8 +75,10 @@ def test_a_server_that_is_killed_is_one_line_and_is_found_when_it_is_back(servic
     folder, _, _, _ = service
     monkeypatch.setattr("splitveil_edge.retry.LONGEST", 0.2)
     cloud, errors, images = str(folder / "b" / "cloud"), [], some(1)
-    with served.started(Settings(cloud, port=0), folder / "killed") as running:
-        client = Client(running.url, folder / "b", deadline=60, retries=2)
+    with (
+        served.started(Settings(cloud, port=0), folder / "killed") as running,
+        Client(running.url, folder / "b", deadline=60, retries=2) as client,
+    ):
         assert client.classify(images)
         began = threading.Event()
 
@@ -95,9 +97,10 @@ def test_a_server_that_is_killed_is_one_line_and_is_found_when_it_is_back(servic
         running.process.kill()
         beside.join(60)
     assert re.search(r"does not answer: no connection \(.*\) \(request \w+, tries: 3\); try later", errors[0])
-    patient, answers = Client(running.url, folder / "b", deadline=60, retries=1000), []
-    waiting = threading.Thread(target=lambda: answers.extend(patient.classify(images)))
-    waiting.start()
-    with served.started(Settings(cloud, port=running.port), folder / "again"):
-        waiting.join(60)
+    answers = []
+    with Client(running.url, folder / "b", deadline=60, retries=1000) as patient:
+        waiting = threading.Thread(target=lambda: answers.extend(patient.classify(images)))
+        waiting.start()
+        with served.started(Settings(cloud, port=running.port), folder / "again"):
+            waiting.join(60)
     assert len(answers) == 1
