@@ -67,6 +67,26 @@ ATTACKS, ATTACKER_SIZE, ATTACKED = ("linear", "residual"), 1800, 500
 RECORD = Path(__file__).with_suffix(".json")
 
 
+@dataclass(frozen=True)
+class How:
+    """How all cells of a plan are trained and attacked.
+
+    Attributes:
+        settings: of the trainings.
+        attacks, attacker_size, attacked: on every wire.
+        tail_images: of the training set, from which tails are trained on; None: all.
+    """
+
+    settings: dict[str, Any]
+    attacks: tuple[str, ...]
+    attacker_size: int
+    attacked: int
+    tail_images: int | None = None
+
+
+HOW = How(SETTINGS, ATTACKS, ATTACKER_SIZE, ATTACKED)
+
+
 def points(name: str) -> dict[str, dict[str, Any]]:
     """The noises on an encoder."""
     filled = {f"waterfill-{loss}": {"loss": loss} for loss in LOSSES}
@@ -84,6 +104,7 @@ class Job:
     threads: int
     defense: list[str]
     points: dict[str, dict[str, Any]]
+    how: How = HOW
 
 
 def run(job: Job) -> None:
@@ -96,7 +117,7 @@ def run(job: Job) -> None:
     from splitveil.training.trainer import fit
 
     torch.set_num_threads(job.threads)
-    own = {**SETTINGS, "defense": job.defense, "seed": job.seed, "root": job.root}
+    own = {**job.how.settings, "defense": job.defense, "seed": job.seed, "root": job.root}
     settings = config.parse(own).resolve()
     images, folder, shared = runs.load_images(settings), job.out / f"{job.name}-s{job.seed}", {}
     try:
@@ -108,12 +129,12 @@ def run(job: Job) -> None:
     for point, noise in job.points.items():
         place = job.out / f"{folder.name}-{point}"
         if not (place / "row.json").is_file():
-            row = measure(base, images, place, noise | ({} if "sigma" in noise else {"shared": shared}))
+            row = measure(base, images, place, noise | ({} if "sigma" in noise else {"shared": shared}), job.how)
             write_json(place / "row.json", row)
             print(f"{place.name}: {100 * row['accuracy']:.2f} %", flush=True)  # errors are looked at once, at the end
 
 
-def measure(base: Any, images: Any, place: Path, noise: dict[str, Any]) -> dict[str, Any]:
+def measure(base: Any, images: Any, place: Path, noise: dict[str, Any], how: How) -> dict[str, Any]:
     """Put a noise on an encoder, attack the wire, and return the figures."""
     from hardening_front import Fixed, linkage
 
@@ -122,9 +143,18 @@ def measure(base: Any, images: Any, place: Path, noise: dict[str, Any]) -> dict[
     from splitveil.evaluation.evaluate import attack_run
     from splitveil.hardening import run as hardening
     from splitveil.hardening.ground import Noise
-    from splitveil.hardening.search import mean_image_error
+    from splitveil.hardening.search import _some, mean_image_error
 
-    class Own(Fixed):
+    class Some(Fixed):
+        """Noise of one strength, with a tail that is trained on from some of the images."""
+
+        def step(self, loss: float, known: Any, search: Any, tail: Any, images: Any, recipe: Any) -> Any:
+            some = _some(images, how.tail_images or len(images), self.seed)
+            return super().step(loss, known, search, tail, some, recipe)
+
+    fixed = Some if how.tail_images else Fixed
+
+    class Own(fixed):  # type: ignore[valid-type, misc]
         """The noise that is there already, for which nothing need be known of the features."""
 
         def known(self) -> tuple[Any, float]:
@@ -135,14 +165,14 @@ def measure(base: Any, images: Any, place: Path, noise: dict[str, Any]) -> dict[
 
     if place.exists() and not (place / "summary.json").is_file():
         shutil.rmtree(place)  # noise of a given strength has no steps between which it could go on
-    kind: Any = partial(Own if "sigma" in noise else Fixed, **noise)
+    kind: Any = partial(Own if "sigma" in noise else fixed, **noise)
     made = hardening.harden(base, images, place, max_drop=100, resume=place.exists(), kind=kind)
     opened, row = runs.Run.open(place), {"accuracy": made["accuracy"]["mean"]}
-    for attack in ATTACKS:
+    for attack in how.attacks:
         file = place / "attacks" / attack / "summary.json"
         if not file.is_file():
             spec = config.Spec.model_validate(attack)
-            attack_run(opened, spec, images, attacker_size=ATTACKER_SIZE, attacked=ATTACKED)
+            attack_run(opened, spec, images, attacker_size=how.attacker_size, attacked=how.attacked)
         summary = json.loads(file.read_text("utf-8"))
         row[attack] = {metric: summary[metric]["mean"] for metric in cells.METRICS}
     return row | {"linkage_1000": linkage(opened, images)}

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import short_front as benchmark
+from short_front import FRONT
 from trained_tradeoff_picture import curve
 
 CURVES = {
-    "noise where the task looks least (splitveil harden)": (benchmark.FILLED, "#0b6e99", "o"),
-    "the same noise in all directions": (benchmark.ISOTROPIC, "#c2571a", "s"),
+    "noise where the task looks least (splitveil harden)": (FRONT.filled, "#0b6e99", "o"),
+    "the same noise in all directions": (FRONT.isotropic, "#c2571a", "s"),
 }
 BESIDE = {
     "plain/again-0.15": ("Fisher information measured again", "#0b6e99", "D"),
@@ -65,9 +65,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs" / "short_front.png")
     given = parser.parse_args()
-    if not benchmark.RECORD.is_file():
-        sys.exit(f"{benchmark.RECORD.name} is not there: nothing is drawn before all cells are")
-    rows = json.loads(benchmark.RECORD.read_text("utf-8"))["rows"]
+    if not FRONT.record.is_file():
+        sys.exit(f"{FRONT.record.name} is not there: nothing is drawn before all cells are")
+    rows = json.loads(FRONT.record.read_text("utf-8"))["rows"]
     drawn(rows).savefig(given.out, dpi=110, metadata={"Software": ""})
 
 

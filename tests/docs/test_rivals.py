@@ -56,10 +56,10 @@ def test_a_rival_is_held_against_water_filled_noise_of_its_accuracy(benchmark, t
 def test_an_encoder_is_trained_hardened_and_attacked_once(benchmark, tmp_path, monkeypatch):
     monkeypatch.setattr(runs.zoo, "build", tiny)
     settings = {"data": "digits", "train_size": 600, "recipe": "fast", "epochs": 2, "batch_size": 64}
-    for name, value in {"SETTINGS": settings, "ATTACKS": ("linear",), "ATTACKER_SIZE": 60, "ATTACKED": 20}.items():
-        monkeypatch.setattr(benchmark, name, value)
     monkeypatch.setattr("hardening_front.linkage", lambda *_: 0.5)  # its gallery needs 1,000 images
-    job = benchmark.Job("one", 4, tmp_path / "none", tmp_path, 1, benchmark.ENCODERS["one"], benchmark.points("one"))
+    how = benchmark.How(settings, ("linear",), attacker_size=60, attacked=20)
+    parts = benchmark.ENCODERS["one"], benchmark.points("one"), how
+    job = benchmark.Job("one", 4, tmp_path / "none", tmp_path, 1, *parts)
     benchmark.run(job)
     row = benchmark.rows(tmp_path)["one-s4-own"]
     assert row["linkage_1000"] == 0.5

@@ -25,7 +25,7 @@ def benchmark(monkeypatch):
 def test_its_points_are_those_of_the_short_front_and_its_attacks_can_be_made(benchmark):
     import short_front
 
-    assert set(benchmark.POINTS) <= set(short_front.points("plain"))
+    assert set(benchmark.POINTS) <= set(short_front.FRONT.points["plain"])
     for text in benchmark.ATTACKS.values():
         Spec.model_validate(text).resolve("attacks").make("attacks")
 
@@ -56,14 +56,15 @@ def test_each_attack_and_the_best_behind_each_wire_are_compared_at_equal_accurac
 
 
 def test_the_page_shows_the_record(benchmark):
+    import fronts
     import short_front
 
     record = json.loads(benchmark.RECORD.read_text(encoding="utf-8"))
     page = (ROOT / "docs/harden.md").read_text(encoding="utf-8")
     for name, row in record["rows"].items():
         errors = " | ".join(f"{row[attack]:.4f}" for attack in benchmark.ATTACKS)
-        point = short_front.label(f"plain/{name.removeprefix('plain-s7-')}")
+        point = short_front.FRONT.label(f"plain/{name.removeprefix('plain-s7-')}")
         assert f"| {point} | {100 * row['accuracy']:.1f} | {errors} |" in page
-    told = [short_front._percent(record["difference"][attack]) for attack in (*benchmark.ATTACKS, "best")]
+    told = [fronts.percent(record["difference"][attack]) for attack in (*benchmark.ATTACKS, "best")]
     assert f"| {' | '.join(told[:-1])} |" in page
     assert told[-1] in (ROOT / "README.md").read_text(encoding="utf-8")
