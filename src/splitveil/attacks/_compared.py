@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..defenses._law import Law
+from ._directions import whitened
 from ._held_out import Pairs
 from ._seen_through import Seen, seen_through
 from .base import Victim
@@ -45,6 +46,9 @@ def views(victim: Victim, seen: Pairs, rng: torch.Generator) -> Iterator[View]:
             yield lambda wire: _sighted(sight, wire)
     elif law.visible is not None:
         yield lambda wire: (wire.flatten(1), _visible(victim.law(wire)))
+    elif law.reduced is None and law.directions is not None:
+        if numbers := whitened(law.directions, wire, lambda: victim.query(x, fixed)):
+            yield lambda wire: (numbers(wire), None)
     elif law.reduced is None:
         again = wire if law.variance is not None else victim.query(x, fixed)
         if (variance := _variance(law, wire, again)) is not None:

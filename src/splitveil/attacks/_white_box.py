@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -9,9 +10,10 @@ from torch import Tensor
 
 from ..data import Split, to_float
 from ._backward import Mode, linear_map, modes_of
+from ._directions import numbers_of, one_look
 from ._hidden import HIDDEN_DRAWS, at_random
 from ._rounded_laplace import rounded_laplace
-from .base import BATCH, Victim, seen
+from .base import BATCH, Victim
 
 LEAST = 1e-4
 """Least variance of noise, in units of the wire's variance: entries without noise do not outweigh all others."""
@@ -38,29 +40,27 @@ class WhiteBox:
         self.one_wire = victim.one_wire
         with torch.no_grad():
             z = torch.cat([self.model.features(part) for part in x.split(BATCH)])
-            first, second = (seen(self.model, z, rng, victim.observed, victim.all_looks) for _ in range(2))
-            if victim.all_looks:
-                first, second = first[:, 0], second[:, 0]
-            reduced = victim.law(first).reduced
-            told = reduced and cast("Any", self.model.defense).gaussian_law(z, torch.zeros_like(z))
-            self._reduced = reduced if told else None  # without the mean, as of a part that tells none, it is measured
-            if self._reduced is not None:
-                self._know_reduced(victim, self._reduced(first))
-                return
-        self.draws = 1 if torch.equal(first, second) else draws
-        self.scale = float(first.float().var(0, correction=min(1, len(first) - 1)).mean()) or 1.0
-        """Variance of the wire over images, per dimension: losses in its unit mean the same for every encoder."""
-        self.modes = modes_of(self.model, z, first.shape[1:], rng)
-        self._map = None if z.shape == first.shape else linear_map(z, first)
-        self._know(victim, first, second)
-
-    def _know_reduced(self, victim: Victim, first: Tensor) -> None:
-        """Take what the defense tells: a mean that can be differentiated, and noise of variance 1 on every look."""
-        self._shape, self.draws, self.noise = first.shape[1:], 1, 1 / victim.observed
+            look = partial(one_look, self.model, z, rng, victim)
+            first, second = look(), look()
+            self._numbers, self._told = numbers_of(self.model, victim.law(first), z, first, look)
+        self.draws, self._map = 1 if self._told or torch.equal(first, second) else draws, None
         self.modes: tuple[Mode, ...] = ("exact",)
-        self.scale = float(first.float().var(0, correction=min(1, len(first) - 1)).mean()) or 1.0
-        self.hides, self._peak, self._together, self._additive, self._map = False, 0.0, victim.all_looks, True, None
-        self.variance = torch.full((first[0].numel(),), self.noise, device=first.device)
+        if not self._told:
+            self.modes = modes_of(self.model, z, first.shape[1:], rng)
+            self._map = None if z.shape == first.shape else linear_map(z, first)
+        shown = first if self._numbers is None else self._numbers(first)
+        self.scale = float(shown.float().var(0, correction=min(1, len(first) - 1)).mean()) or 1.0
+        """Variance of the wire over images, per dimension: losses in its unit mean the same for every encoder."""
+        if self._numbers is None:
+            self._know(victim, first, second)
+        else:
+            self._know_numbers(victim, shown)
+
+    def _know_numbers(self, victim: Victim, shown: Tensor) -> None:
+        """Take the noise of variance 1 that each of the numbers has at every look."""
+        self._shape, self._additive, self.hides, self._peak = shown.shape[1:], False, False, 0.0
+        self._together, self.noise = victim.all_looks, 1 / victim.observed
+        self.variance = torch.full((shown[0].numel(),), self.noise, device=shown.device)
         self._weights = torch.ones_like(self.variance)
 
     def _know(self, victim: Victim, first: Tensor, second: Tensor) -> None:
@@ -91,27 +91,27 @@ class WhiteBox:
     def target(self, wire: Tensor) -> Tensor:
         """Return what `feature_loss` compares with: the looks (B, k · m), or their mean (B, m) if nothing is lost."""
         wire = (wire.mean(1) if self._together else wire).float()
-        return (wire if self._reduced is None else self._reduced(wire)).flatten(1)
+        return (wire if self._numbers is None else self._numbers(wire)).flatten(1)
 
     def comparable(self, wire: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return one wire of each image as `wire` returns it, (B, m), and which entries it shows; None: all."""
-        one = self.one_wire(wire).flatten(1).float() if self._reduced is None else self.target(wire)
+        one = self.one_wire(wire).flatten(1).float() if self._numbers is None else self.target(wire)
         return one, self._visible(one) if self.hides else None
 
     def wire(self, x: Tensor, rng: torch.Generator, mode: Mode = "exact", draws: int | None = None) -> Tensor:
         """Return the mean wire (B, m), flattened, of pixels x (B, 3, S, S), with gradients."""
         z = self.model.features(x)
-        if self._reduced is not None:
+        if self._told:
             return cast("Any", self.model.defense).gaussian_law(z, torch.zeros_like(z))[0].flatten(1)
         if self._additive:  # the mean is known: draws would add their own noise, which several looks do not have
             return z.flatten(1).float()
         source = z.detach() if mode == "straight_through" else z
         looks = torch.stack([self.model.protect(source, rng).float() for _ in range(draws or self.draws)])
         wire = self._expected(looks)
-        if mode == "exact":
-            return wire
-        around = z.flatten(1).float() if self._map is None else z.flatten(1).float() @ self._map
-        return around + (wire - around).detach()
+        if mode == "straight_through":
+            around = z.flatten(1).float() if self._map is None else z.flatten(1).float() @ self._map
+            wire = around + (wire - around).detach()
+        return wire if self._numbers is None else self._numbers(wire)
 
     def _expected(self, looks: Tensor) -> Tensor:
         """Return the mean of looks (k, B, ...), of each entry over those that show it; NaN where none does: (B, m)."""

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ._looks import ranked_covariance, ranked_weights
+from ._directions import Directions
+from ._looks import averaged, ranked_weights
 from ._matched import matched
 
 Looks = Literal["mean", "ranked", "union"]
@@ -28,6 +29,7 @@ class Law:
         beside: variance of the noise beside the ``offsets``; None: unknown, to be measured.
         kept, possible: of `matched`, where entries were hidden before an offset was added and the wire shows which.
         reduced, unit: wire (B, ...) -> (B, k): `gaussian_law`'s mean, with noise of variance 1, or of unit on the wire.
+        directions: in which a projection leaves the noise that came before it, to be measured there; None: none.
         forgotten: whether offsets, or what had been hidden beneath them, can be told better than this law says.
         covered: variance of the noise that lies over hidden entries, by which small ones can still be told; None: none.
     """
@@ -41,6 +43,7 @@ class Law:
     possible: Tensor | None = None
     reduced: Callable[[Tensor], Tensor] | None = None
     unit: float = 0.0
+    directions: Directions | None = None
     forgotten: bool = False
     covered: Tensor | float | None = None
 
@@ -73,7 +76,9 @@ class Law:
             return self._noisier(variance)
         if self.variance is None or self.visible is not None:
             over = variance if self.visible is not None else None if self.covered is None else self.covered + variance
-            return Law(None, forgotten=self.forgotten or self.offsets is not None, covered=over)
+            within = None if self.directions is None else self.directions.with_noise(variance)
+            told = self.forgotten or self.offsets is not None
+            return Law(None, directions=within, forgotten=told, covered=over)
         laplace = self.laplace + (float(variance) if kind == "laplace" else 0.0)
         return replace(self, variance=self.variance + variance, laplace=laplace, reduced=None)
 
@@ -113,22 +118,14 @@ class Law:
     def hiding(self, visible: Tensor, scale: float = 1.0) -> Law:
         """Return the law after all but the ``visible`` entries were set to zero and these multiplied by ``scale``."""
         law = self._noisier(0.0) if self.kept is not None and scale != 1 else self  # scaled, it equals no offset
-        seen = visible if self.visible is None else visible & self.visible
+        seen, fewer = visible if self.visible is None else visible & self.visible, {"reduced": None, "directions": None}
         variance, beside = (None if told is None else told * scale**2 for told in (self.variance, law.beside))
         law = replace(law, variance=variance, visible=seen, laplace=self.laplace * scale**2, beside=beside)
-        return replace(law, offsets=None if self.offsets is None else self.offsets * scale, reduced=None, covered=None)
+        return replace(law, offsets=None if self.offsets is None else self.offsets * scale, covered=None, **fewer)
 
     def of_several(self, looks: int) -> Law:
         """Return the law of the one wire that `combined` makes of several looks."""
-        if looks == 1:
-            return self
-        if self.variance is None or self.looks == "union":  # how often an entry was visible differs between entries
-            known = 0.0 if replace(self, visible=None).exact else None
-            return replace(self.silent(self.visible), variance=known, laplace=0.0, reduced=self.reduced)
-        weights = self.weights(looks)
-        spread = None if weights is None else ranked_covariance(looks, self.share()).mv(weights)
-        factor = 1 / looks if spread is None or weights is None else float(spread.dot(weights))
-        return Law(self.variance * factor, reduced=self.reduced, forgotten=self.forgotten)
+        return self if looks == 1 else averaged(self, looks)
 
     def share(self) -> float:
         """Return the part of the noise's variance that is Laplace noise, to two digits; 1 if the whole is unknown."""

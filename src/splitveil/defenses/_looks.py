@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,23 @@ def combined(looks: Tensor, law: Law) -> Tensor:
     if weights is None:
         return looks.mean(0)
     return torch.einsum("k...,k->...", looks.sort(0).values, weights.to(looks))
+
+
+def averaged(law: Law, looks: int) -> Law:
+    """Return the law of the one wire that `combined` makes of several looks, each of this law.
+
+    Args:
+        law: of one look.
+        looks: their number, above 1.
+    """
+    if law.variance is None or law.looks == "union":  # how often an entry was visible differs between entries
+        known, fewer = 0.0 if replace(law, visible=None).exact else None, (law.reduced, law.directions)
+        silent = law.silent(law.visible)
+        return replace(silent, variance=known, laplace=0.0, reduced=fewer[0], directions=fewer[1])
+    weights = law.weights(looks)
+    spread = None if weights is None else ranked_covariance(looks, law.share()).mv(weights)
+    factor = 1 / looks if spread is None or weights is None else float(spread.dot(weights))
+    return type(law)(law.variance * factor, reduced=law.reduced, forgotten=law.forgotten)
 
 
 @cache

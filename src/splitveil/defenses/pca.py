@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..ranges import Count
 from ..registry import plugin
+from ._directions import Directions
 from ._law import Law
 from .base import Defense, Features
 
@@ -60,11 +61,17 @@ class PCA(Defense):
     def law(self, wire: Tensor, before: Law) -> Law:
         if self.basis is None:
             return before
-        even, silent = before.variance, before.silent()
-        if not isinstance(even, float) or even <= 0 or before.laplace or before.visible is not None or self._whole:
-            return silent
-        # Noise that was the same on all entries is correlated behind the projection, and independent in its directions.
-        return replace(silent, reduced=partial(self._numbers, deviation=even**0.5), unit=even)
+        if self._whole or before.exact:
+            return before.silent()
+        assert self.mean is not None
+        # Behind it noise is correlated between entries, and what was Laplace noise is a sum of many, nearly Gaussian.
+        within = Directions(self.mean, self.basis, tuple(wire.shape[1:]))
+        law = replace(before.silent(), laplace=0.0, directions=within)
+        even = before.variance
+        if not isinstance(even, float) or before.laplace or before.visible is not None:
+            return law
+        # Noise that was the same on all entries is independent in its directions.
+        return replace(law, reduced=partial(self._numbers, deviation=even**0.5), unit=even)
 
     def gaussian_law(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor] | None:
         if self.basis is None:

@@ -71,9 +71,9 @@ class VIB(Defense):
     def law(self, wire: Tensor, before: Law) -> Law:
         """Return a law without a variance: it depends on the image, so it is measured.
 
-        Over hidden entries it is about as strong as on average.
+        Over hidden entries, and behind a projection, it is about as strong as on average.
         """
-        if before.visible is None and before.covered is None:
+        if before.visible is None and before.covered is None and before.directions is None:
             return before.silent()
         return before.with_noise(self._log_sigma(wire).detach().mul(2).exp().mean(0))
 
