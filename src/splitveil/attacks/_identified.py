@@ -18,9 +18,6 @@ LOOKS, LOOKS_AT_HIDDEN = 4, 16
 """Looks at each of the attacker's own images, whose differences say which offsets they got: where nothing is hidden,
 and where entries are, of which the union should show nearly all."""
 
-APART = 6.0
-"""Least distance of two offsets, in deviations of what noise makes of it, at which differences of looks tell them."""
-
 
 @dataclass(frozen=True)
 class Identified:
@@ -34,7 +31,7 @@ class Identified:
         shown: which entries these show, bool (M, m).
         hidden: how many entries a look hides, on average.
         together: part of the entries that two looks at one image show.
-        variance: of the noise on an entry, as the looks differ, and as far as no other offsets explain it.
+        variance: of the noise on an entry in its unit, as the looks differ, as far as no other offsets explain it.
     """
 
     rows: Tensor
@@ -48,7 +45,14 @@ class Identified:
 
     @classmethod
     def of(
-        cls, victim: Victim, seen: Pairs, offsets: Tensor, hides: bool, rng: torch.Generator, runtime: Runtime
+        cls,
+        victim: Victim,
+        seen: Pairs,
+        offsets: Tensor,
+        unit: Tensor,
+        hides: bool,
+        rng: torch.Generator,
+        runtime: Runtime,
     ) -> Identified:
         """Look at all images several times, or at those that the budget allows.
 
@@ -56,6 +60,7 @@ class Identified:
             victim: view of the model.
             seen: the attacker's images with their wires.
             offsets: (K, m).
+            unit: of `units`, in which entries are compared, (m,).
             hides: whether entries of the wires are hidden, and anybody can tell which.
             rng: generator of the defense's noise.
             runtime: of the attack.
@@ -63,7 +68,7 @@ class Identified:
         looks = LOOKS_AT_HIDDEN if hides else LOOKS
 
         def look(rows: Tensor) -> tuple[Tensor, ...]:
-            return _looked_at(victim, seen, rows, offsets, looks, rng)
+            return _looked_at(victim, seen, rows, offsets, unit, looks, rng)
 
         found = gathered(runtime, "looks at offsets", len(seen), look, rng)
         rows, known, whole, union, shown, hidden, together, misfit = found
@@ -88,21 +93,8 @@ class Identified:
         return moments(z[rows], there[rows].double(), self.x[rows].double(), runtime, rng)
 
 
-def drowned(offsets: Tensor, noise: float, share: float = 1.0) -> bool:
-    """Return whether noise of this variance drowns the differences of ``offsets``, (K, m).
-
-    Args:
-        offsets: (K, m).
-        noise: variance of the noise on each entry of a look.
-        share: part of the entries that two looks show.
-    """
-    # Of the distance of two looks along the line between two offsets: their noise has twice the variance of one.
-    least = APART * (2 * noise) ** 0.5
-    return len(offsets) > 1 and float(torch.nn.functional.pdist(offsets).min()) * share**0.5 < least
-
-
 def _looked_at(
-    victim: Victim, seen: Pairs, index: Tensor, offsets: Tensor, looks: int, rng: torch.Generator
+    victim: Victim, seen: Pairs, index: Tensor, offsets: Tensor, unit: Tensor, looks: int, rng: torch.Generator
 ) -> tuple[Tensor, ...]:
     """Return of some images whether they are known, ``whole``, ``union``, ``shown`` and what is averaged, (B, ...).
 
@@ -111,14 +103,17 @@ def _looked_at(
     """
     first, *others = (seen.wire(index, rng) for _ in range(looks))
     there, possible = told(victim, first)
-    target, pairs = first.flatten(1).double(), (offsets[:, None] - offsets).flatten(0, 1)  # of this look and another
+    target, pairs = (
+        first.flatten(1).double(),
+        ((offsets[:, None] - offsets) / unit).flatten(0, 1),
+    )  # of this look and another
     every = torch.ones_like(target, dtype=torch.bool)
     there = every if there is None else there
     seen_by, misfits, partners, both = [], [], [], []
     for other in others:
         again, can = told(victim, other)
         again, other = every if again is None else again, other.flatten(1).double()
-        common, apart = (there & again).double(), target - other
+        common, apart = (there & again).double(), (target - other) / unit
         distances = common @ pairs.square().T - 2 * (common * apart) @ pairs.T
         distances = distances.view(len(index), len(offsets), -1) + (common * apart.square()).sum(1)[:, None, None]
         if can is not None:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ..defenses._law import Law
 from ..runtime import Runtime
+from ._drowned import drowned, units
 from ._gathered import least
 from ._held_out import Pairs
-from ._identified import Identified, drowned
+from ._identified import Identified
 from ._offsets import Unshifted
 from .base import Victim
 
@@ -48,14 +49,14 @@ def unshifted(
     offsets = law.offsets.flatten(1).double()
     if len(offsets) ** 2 * offsets.shape[1] > MOST_PAIRS or offsets.shape[1] > MOST_ENTRIES or not len(held_out):
         return None
-    beside = None if law.beside is None else float(torch.as_tensor(law.beside).double().mean())
-    if beside is not None and drowned(offsets, beside):
+    beside, unit = None if law.beside is None else float(torch.as_tensor(law.beside).double().mean()), units(law)
+    if beside is not None and drowned(offsets / unit, beside):
         return None
     hides = law.visible is not None or law.kept is not None
     with runtime.share(0.4):
-        own = Identified.of(victim, seen, offsets, hides, rng, runtime)
+        own = Identified.of(victim, seen, offsets, unit, hides, rng, runtime)
     others = torch.isin(own.rows, held_out, invert=True)
-    if int(others.sum()) < 2 or drowned(offsets, own.variance if beside is None else beside, own.together):
+    if int(others.sum()) < 2 or drowned(offsets / unit, own.variance if beside is None else beside, own.together):
         return None
     ways = (False, True) if hides and own.hidden <= MOST_HIDDEN else (False,)
     if law.visible is not None and True not in ways:

@@ -19,6 +19,7 @@ from ..model import SplitModel
 from ..statistics.intervals import Interval, binomial_ci, paired_difference
 from .company import depends_on_company
 from .constant import constant_parts
+from .offsets import untold
 
 SAMPLE = 16
 """Number of images on which the model's behavior is checked."""
@@ -208,10 +209,14 @@ def of_law(model: SplitModel, victim: Victim, images: Split) -> list[str]:
     Returns:
         One sentence for each flag; none where all is well.
     """
-    wire, _ = _twice(model, to_float(images.images[:1]).to(model.mean.device))
-    if not victim.law(wire).forgotten:
+    x = to_float(images.images[:1]).to(model.mean.device)
+    wire, _ = _twice(model, x)
+    if (law := victim.law(wire)).forgotten:
+        advice = _so_that_they_can(model, victim, wire)
+    elif untold(model, x, law):
+        advice = "attack a network without the part that adds it, which hides less than the attacks here show"
+    else:
         return []
-    advice = _so_that_they_can(model, victim, wire)
     return [
         "the attacks make no use of all that can be told of the known collection from which an offset was added, or of "
         f"what had been hidden before it: the wire looks more private than it is; {advice}"
