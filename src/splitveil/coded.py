@@ -20,7 +20,7 @@ from .defenses.codec import Codec, codec_of, sent_by
 from .errors import UserError
 from .given import Data, check_images, check_model, images_of
 from .memory import placed
-from .model import SplitModel, listed
+from .model import SplitModel, digest_of, listed
 from .nn.copies import copy_of
 from .randomness import stream
 from .recipe import TEST
@@ -105,6 +105,25 @@ def as_sent(model: SplitModel, codec: str | None, train: Data | None) -> SplitMo
     return with_codec(model, codec, train=train)
 
 
+def sent_alike(other: SplitModel, model: SplitModel, sent: SplitModel, train: Data | None) -> SplitModel:
+    """Return a model that another one is compared with, sent by the codec of that one where it has none of its own.
+
+    Args:
+        other: to compare with, such as the undefended model.
+        model: that is under attack, as it was given.
+        sent: the same as `as_sent` returns it.
+        train: as of `with_codec`; None: nothing was put behind a codec, and the other model stays as it is.
+
+    Returns:
+        The other model as it is where it has a codec, and where it is the model that was given: what is compared is
+        then the codec itself.
+    """
+    coder = codec_of(sent.defense)
+    if train is None or coder is None or codec_of(other.defense) is not None or digest_of(other) == digest_of(model):
+        return other
+    return with_codec(other, coder.name, train=train)
+
+
 def put_on(model: SplitModel, coder: Coder) -> SplitModel:
     """Put a codec behind the defenses of a model, in place, and return the model.
 
@@ -158,6 +177,24 @@ def coded_run(run: Run, images: ImageSet, codec: str, place: Path | None = None)
         if place is not None or _ready(run, coder.codec) is None:
             _write(run, folder, model, given.utility_test, images, coder, error)
     return Run.open(folder)
+
+
+def coded_alike(other: Run, run: Run, images: ImageSet) -> Run:
+    """Return a run that another one is compared with, sent by the codec of that one where it has none of its own.
+
+    Args:
+        other: to compare with, such as the undefended one.
+        run: that is under attack, which may be a coded one.
+        images: image set of both.
+
+    Returns:
+        The coded run in ``OTHER/coded/CODEC``; the other run as it is where neither or both are coded, or where it is
+        the very run that was put behind the codec: what is compared is then the codec itself.
+    """
+    coding = run.summary.get("coding")
+    if coding is None or "coding" in other.summary or coding["weights"] == other.digest():
+        return other
+    return coded_run(other, images, coding["codec"])
 
 
 def send_of(model: SplitModel) -> Send:

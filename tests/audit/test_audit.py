@@ -107,6 +107,32 @@ def test_the_bound_of_theorem_1_is_told_relative_to_the_reference(folder):
     assert audit(folder / "noise", "--against", folder / "plain")["reference"]["entropy_factor"] is None
 
 
+def test_the_reference_of_a_coded_run_is_sent_by_the_same_codec(folder, capsys):
+    answer(
+        "audit",
+        folder / "noise",
+        "--suite",
+        "tiny",
+        "--bounds",
+        "linkage",
+        "--codec",
+        "uint4",
+        "--against",
+        folder / "plain",
+    )
+    coded = folder / "noise" / "coded" / "uint4"
+    found = json.loads((coded / "audit" / "audit.json").read_text())["reference"]
+    assert (found["run"], found["codec"]) == (str(folder / "plain" / "coded" / "uint4"), "uint4")
+    for page in (coded / "audit" / "audit.html",):
+        assert f"The wire of {found['run']} is sent by the same codec, uint4." in page.read_text()
+    itself = audit(coded, "--against", folder / "noise")["reference"]  # what the codec does
+    assert (itself["run"], itself["codec"]) == (str(folder / "noise"), "none")
+    page = (coded / "audit" / "audit.html").read_text()
+    assert f"The wire of {folder / 'noise'} is the one before any codec: a part of each difference" in page
+    assert audit(folder / "noise", "--against", folder / "plain")["reference"]["codec"] == "none"
+    assert "is before any codec as well." in (folder / "noise" / "audit" / "audit.html").read_text()
+
+
 def test_the_published_schema_is_that_of_this_version():
     assert json.loads(SCHEMA.read_text()) == json_schema()
 

@@ -183,6 +183,28 @@ def test_a_card_behind_a_codec_is_about_the_bytes_that_are_sent(asked):
     assert codec_of(model.defense) is None  # the model stays as it is
 
 
+def test_the_reference_of_a_coded_wire_is_sent_by_the_same_codec_and_the_card_says_so(asked):
+    model, plain, train = made(0.1), made(0.001), images(90, 1)
+    more = {"bounds": ("linkage",), "train": train, **asked}
+    card = sv.privacy_card(model, against=plain, codec="uint2", **more)
+    alone = sv.evaluate(sv.with_codec(plain, "uint2", train=train), **asked)
+    assert card.record()["reference"]["codec"] == "uint2"
+    assert card.found.audit.reference is not None
+    assert card.found.audit.reference.mse.mean == pytest.approx(alone.mse)
+    said, row = (
+        "The wire of the reference is sent by the same codec, uint2.",
+        "error on the reference (wire sent by uint2)",
+    )
+    assert all(said in text for text in (repr(card), card.html(), markdown(card.found.audit)))
+    assert all(row in text for text in (card.html(), markdown(card.found.audit)))
+    eight = sv.with_codec(plain, "uint8", train=train)  # has a codec of its own
+    for other, wire in ((eight, "is sent by the codec uint8"), (model, "is the one before any codec")):
+        card = sv.privacy_card(model, against=other, codec="uint2", **more)
+        assert f"The wire of the reference {wire}: a part of each difference between the two is what" in repr(card)
+        assert card.record()["reference"]["weights"] == digest_of(other)
+    assert codec_of(plain.defense) is None  # the reference stays as it is
+
+
 @pytest.mark.parametrize("ask", [sv.privacy_card, sv.evaluate])
 def test_a_codec_without_images_for_its_grid_is_refused(asked, ask):
     model, train = made(0.1), images(90, 1)

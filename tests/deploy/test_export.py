@@ -24,7 +24,7 @@ from splitveil.defenses import _codec, _codec_choice
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.deploy import bundle, graphs
 from splitveil.deploy import export as exporting
-from splitveil.deploy.audited import audit_of
+from splitveil.deploy.audited import audit_of, files
 from splitveil.deploy.graphs import CloudGraph, DeviceGraph, Session
 from splitveil.deploy.halves import Receiver, Sender
 from splitveil.deploy.verify import Pair, as_input, check_logits, check_share, compare
@@ -161,6 +161,12 @@ def test_an_audit_of_what_is_sent_goes_along_without_the_paths_of_this_machine(r
     assert set(audit_of(copied, "uint4")[1]) == {"card.json"}  # the page is of another audit
     runs.save_weights(SplitModel(torch.nn.Identity(), torch.nn.Identity()), copied.path / "model.safetensors")
     assert audit_of(copied, "uint4") == (None, {})  # the card is of other weights
+
+
+def test_a_coded_reference_is_named_with_its_run_where_the_audited_one_has_the_same_name():
+    record = {"model": {"run": "runs/cem/coded/uint4"}, "reference": {"run": "/home/me/none/coded/uint4"}}
+    kept = json.loads(str(files(record, "")["card.json"]))
+    assert (kept["model"]["run"], kept["reference"]["run"]) == ("uint4", "none/coded/uint4")
 
 
 def test_nothing_in_it_says_where_it_was_made(exported, run):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__, api, config, runs
-from ..coded import as_sent
+from ..coded import as_sent, sent_alike
 from ..data import Access, Protocol, Split, to_float
 from ..errors import UserError
 from ..evaluation import floors
@@ -147,7 +147,8 @@ def privacy_card(
         grants: what the attacker may use.
         observed: number of wires of each image that the attacker sees.
         codec: audit what a device sends by this codec: auto, uint8, uint4, uint2, float16 or float32, as of
-            `splitveil.export`; None: the wire before any codec. ``against`` stays as it is.
+            `splitveil.export`; None: the wire before any codec. ``against`` is sent by the same one, with a grid of
+            its own, unless it has a codec already or is ``model`` itself; the card says which wire it has.
         train: images that the model has learned from, on whose wires the grid of the codec is found.
         policy: YAML file of requirements (docs/audit.md), or its content as a dictionary.
         name: of the model on the card.
@@ -160,7 +161,7 @@ def privacy_card(
     Raises:
         UserError: as `splitveil.evaluate` and `splitveil.bound`; a judge that does not fit; an unreadable policy.
     """
-    model = as_sent(model, codec, train)
+    given, model = model, as_sent(model, codec, train)
     rules = None if policy is None else Policy.of(policy)
     named = bounded.specs(bounds, observed)
     under = images_of(invert, "invert")
@@ -168,6 +169,7 @@ def privacy_card(
     check_images(model, tested, "test")
     case = _Case(outputs_of(model, tested, "test"), images_of(learn_from, "learn_from"), under, tested, judge, seed)
     case.check(against)
+    against = None if against is None else sent_alike(against, given, model, train)
     asked = {"suite": suite, "grants": grants, "observed": observed, "progress": progress}
     sent = "" if codec is None else f"{codec=}, "
     command = f"splitveil.privacy_card(model, {sent}{suite=}, {observed=}, {seed=}, ...)"
@@ -365,4 +367,5 @@ class _Case:
             ratio=paired_ratio(mine, its),
             share_of_ceiling=share_interval(mine, its, ceiling),
             defense=[line_of(part) for part in listed(other.model.defense)],
+            codec=codec_name(other.model),
         )

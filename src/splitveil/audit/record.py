@@ -181,6 +181,7 @@ class Reference:
         entropy_factor: by which the bound of Theorem 1 on the error is larger than the reference's; relative, as it
             says nothing of how large either is. None where one of the two leakages is not bounded.
         defense: of the reference; None in records of earlier versions.
+        codec: by which its wire is sent, or "none"; None in records of earlier versions.
     """
 
     run: str
@@ -192,6 +193,7 @@ class Reference:
     share_of_ceiling: Interval | None
     entropy_factor: Number | None = None
     defense: list[str] | None = None
+    codec: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from .. import __version__, config, progress_bars, runs
+from ..coded import coded_alike
 from ..data import ImageSet
 from ..data._decode import cache_folder
 from ..defenses.codec import codec_of
@@ -138,7 +139,8 @@ def audit(
         run: trained model in its folder.
         images: image set of the run.
         terms: attacks, bounds, and what the attacker has.
-        against: another run on the same images, such as the undefended one.
+        against: another run on the same images, such as the undefended one; where the audited wire is coded and its
+            own is not, it is sent by the same codec.
         policy: name and content of a policy file.
         command: makes the audit again, for the record.
         shown: where progress is shown.
@@ -151,6 +153,7 @@ def audit(
     threat = terms.threat_model(run, images)
     if against:
         _check_reference(against, run, images, threat)
+        against = coded_alike(against, run, images)
     judge = _judge(run, images, terms, shown)
     extra = judge.metrics() if judge else {}
     with claimed(run.path / FOLDER, "audit"):
@@ -357,6 +360,7 @@ def _reference(
         ratio=paired_ratio(ours, its),
         share_of_ceiling=share_interval(ours, its, ceiling),
         defense=_defense(against.settings),
+        codec=codec_name(against.model(images)),
     )
 
 

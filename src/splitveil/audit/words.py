@@ -7,7 +7,7 @@ import math
 from ..bounds.base import SIGNS
 from ..results.tables import signed
 from ..statistics.intervals import Interval
-from .record import Audit, Bounded
+from .record import Audit, Bounded, Reference
 
 
 def percent(value: Interval) -> str:
@@ -48,7 +48,7 @@ def figures(audit: Audit) -> list[tuple[str, str]]:
     rows.append((f"error of the best attacker ({audit.best_attacker.name}), MSE", str(audit.best_attacker.mse)))
     rows.append(("error in the worst case (knows the truth), MSE", str(audit.worst_case.mse)))
     if other is not None:
-        rows.append((f"error on {other.run}, MSE", str(other.mse)))
+        rows.append((f"error on {other.run}{_whose(other)}, MSE", str(other.mse)))
         if other.share_of_ceiling is not None:
             rows.append(("way from there to the mean image of the true class", percent(other.share_of_ceiling)))
         if other.entropy_factor is not None:
@@ -125,7 +125,7 @@ def sent(audit: Audit) -> str:
 
 
 def wire(audit: Audit) -> str:
-    """Return which wire the audit is about: what a device sends by a codec, or the one before any codec.
+    """Return which wire the audit is about, what a device sends by a codec or the one before any, and the reference's.
 
     Args:
         audit: of the model; one of an earlier version does not tell, and "" is returned.
@@ -134,11 +134,32 @@ def wire(audit: Audit) -> str:
     if codec is None:
         return ""
     if codec == "none":
-        return (
+        text = (
             f"The model's figures are about the wire before any codec: float32 numbers, {size}. What a device sends by "
             "a codec is another wire, which was not measured here."
         )
-    return f"The model's figures are about the wire as a device sends it, by the codec {codec}: {size}."
+    else:
+        text = f"The model's figures are about the wire as a device sends it, by the codec {codec}: {size}."
+    return text if audit.reference is None else text + _beside(audit.reference, codec)
+
+
+def _beside(other: Reference, codec: str) -> str:
+    """Return which wire a reference has, beside a model whose wire is sent by a codec or "none"."""
+    if other.codec is None:
+        return ""
+    if other.codec == codec:
+        same = "before any codec as well" if codec == "none" else f"sent by the same codec, {codec}"
+        return f" The wire of {other.run} is {same}."
+    which = "is the one before any codec" if other.codec == "none" else f"is sent by the codec {other.codec}"
+    return (
+        f" The wire of {other.run} {which}: a part of each difference between the two is what the codec does, and not "
+        "what the defenses do."
+    )
+
+
+def _whose(other: Reference) -> str:
+    """Return which wire a reference has, in the row of its error."""
+    return {None: "", "none": " (wire before any codec)"}.get(other.codec, f" (wire sent by {other.codec})")
 
 
 def bits(one: Bounded, audit: Audit) -> tuple[float, float]:

@@ -51,7 +51,7 @@ class Judging:
     Args:
         suite: Frozen suite of attacks: quick-v4 unless you name another, such as standard-v4 for a GPU.
         bounds: Bound, name or name:key=value,...; may be repeated; every one by default.
-        against: Run folder to compare with, best of the undefended model with the same seed.
+        against: Run folder to compare with, best of the undefended model with the same seed; sent by the same codec.
         policy: YAML file of thresholds and requirements; exit code 1 where one is not met.
         formats: html, markdown (a section for a model card), or both.
         judge_epochs: Epochs of the classifier that looks at the reconstructions; 0 leaves it out.

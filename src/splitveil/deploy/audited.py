@@ -125,11 +125,17 @@ def files(record: dict[str, Any], page: str) -> dict[str, bytes | str]:
 
 
 def _files(record: dict[str, Any], page: str | None, names: dict[str, str]) -> dict[str, bytes | str]:
-    names = names | {one: Path(one).name for one in _paths(record)}
+    own = (record.get("model") or {}).get("run")
+    names = names | {one: Path(one).name if one == own else _short(Path(one)) for one in _paths(record)}
     made: dict[str, bytes | str] = {"card.json": _without(json.dumps(record, indent=2, sort_keys=True) + "\n", names)}
     if page is not None:
         made["card.html"] = _without(page, names)
     return made
+
+
+def _short(path: Path) -> str:
+    """Return the name of a place; that of a coded run is told with the run, as the audited one has the same name."""
+    return "/".join(path.parts[-3:]) if path.parent.name == FOLDER and len(path.parts) > 2 else path.name
 
 
 def _page_of(record: dict[str, Any], path: Path) -> str | None:
