@@ -18,6 +18,7 @@ from .cutting.network import cut_network
 from .defenses.base import Defense, Stack
 from .errors import UserError
 from .nn.copies import copy_of
+from .nn.described import Description
 from .randomness import fresh_generator
 
 __all__ = ["SplitModel", "cut_network"]
@@ -276,12 +277,16 @@ def _weights(half: Any) -> int:
 
 
 def digest_of(model: SplitModel) -> str:
-    """Return the SHA-256 that tells a model from others: of its weights, its layers and the settings of its defenses.
+    """Return the SHA-256 that tells a model from others: of its weights, its layers, their settings and their code.
 
-    Of the attributes of a layer it sees numbers, truth values, texts and tuples of them, besides what the layer prints
-    of itself. It does not see lists, dictionaries, functions and objects, tensors that are neither parameters nor saved
-    buffers, nor the code of a class. A layer that counts its calls, or keeps another such number when it runs, has
-    another digest afterwards, and other versions of torch may print layers in another way.
+    Of the attributes of a layer it sees numbers, truth values, texts and functions, and the containers and data classes
+    of these; of code, the classes of the layers and defenses with those that they derive from, and functions, with the
+    constants and functions of the same file that they name. Classes and functions of torch, torchvision, timm and
+    SplitVeil are told by their names.
+
+    It does not see what else is imported, other objects, what is kept in a container beside such an object, and tensors
+    that are neither parameters nor saved buffers. A layer that counts its calls, or keeps another such number when it
+    runs, has another digest afterwards, and another version of Python or torch may give another one to the same model.
 
     Args:
         model: any.
@@ -291,37 +296,18 @@ def digest_of(model: SplitModel) -> str:
     >>> digest_of(model) == digest_of(model), digest_of(model) == digest_of(other)
     (True, False)
     """
-    found = hashlib.sha256()
+    found, told = hashlib.sha256(), Description()
     for part in (model.encoder, model.tail, model.defense):
         found.update(_lasting(repr(part)).encode())
         modules = dict(part.named_modules()) if isinstance(part, nn.Module) else {}
         # What the code around the layers does stands in no name of a layer.
         found.update("".join(one.code for one in modules.values() if isinstance(one, fx.GraphModule)).encode())
-        found.update("".join(f"{name}{_attributes(one)}" for name, one in modules.items()).encode())
+        inside = (f"{name}{told.attributes(one)}{told.code(type(one))}" for name, one in modules.items())
+        found.update(_lasting("".join(inside)).encode())
     for name, value in sorted(model.state_dict().items()):
         if isinstance(value, Tensor):
             found.update(name.encode() + _bytes(value.detach()))
     return found.hexdigest()
-
-
-def _attributes(module: nn.Module) -> list[str]:
-    """Return the plain attributes of a module in the order of their names.
-
-    None is left out: what a layer keeps when it first runs, such as a mask, is None until then.
-    """
-    kept = vars(nn.Module()).keys() | (_OF_GRAPHS if isinstance(module, fx.GraphModule) else set[str]())
-    own = ((key, value) for key, value in sorted(vars(module).items()) if key not in kept and value is not None)
-    return [f"{key}={_lasting(repr(value))}" for key, value in own if _is_plain(value)]
-
-
-_OF_GRAPHS = vars(fx.GraphModule({}, fx.Graph())).keys()
-"""What torch keeps of a traced module, whose code is compared anyway."""
-
-
-def _is_plain(value: object) -> bool:
-    if isinstance(value, tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _lasting(text: str) -> str:

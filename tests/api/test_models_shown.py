@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,6 +113,96 @@ def test_a_digest_sees_plain_attributes_that_a_layer_does_not_print(other: Calla
     used = Scaled()
     used(X)  # keeps a tensor where None was
     assert digest(used) == digest(Scaled())
+
+
+HALF = 0.5
+
+
+def shift(x: torch.Tensor) -> torch.Tensor:
+    return x + HALF
+
+
+def by(step: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda x: x + step
+
+
+def layer_of(code: str, **names: Any) -> Any:
+    """A layer whose class has this code; all are called Own, and their files have other constants and functions."""
+    space: dict[str, Any] = {"nn": nn, "__name__": "own", "HALF": HALF, "shift": shift, **names}
+    exec(f"class Own(nn.Module):\n    step = 1\n    def forward(self, x):\n        return {code}", space)
+    return space["Own"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda: Scaled([1, 2]), lambda: Scaled([2, 1])),
+        (lambda: Scaled({"k": [1, {2}]}), lambda: Scaled({"k": [1, {3}]})),
+        (lambda: Scaled({"k": None}), lambda: Scaled({"k": 1})),
+        (lambda: Scaled(act=torch.relu), lambda: Scaled(act=torch.tanh)),
+        (lambda: Scaled(act=nn.functional.relu), lambda: Scaled(act=nn.functional.gelu)),
+        (lambda: Scaled(act=lambda x: x + 1), lambda: Scaled(act=lambda x: x + 2)),
+        (lambda: Scaled(act=by(1.0)), lambda: Scaled(act=by(2.0))),
+        (lambda: Scaled(act=partial(torch.clamp, min=0)), lambda: Scaled(act=partial(torch.clamp, min=1))),
+        (lambda: Scaled(act=nn.ReLU), lambda: Scaled(act=nn.Tanh)),
+        (layer_of("x + 1"), layer_of("x - 1")),
+        (layer_of("x + HALF"), layer_of("x + HALF", HALF=0.25)),
+        (layer_of("[x + k for k in (1, 2)]"), layer_of("[x + k for k in (1, 3)]")),
+    ],
+)
+def test_a_digest_sees_containers_functions_and_code(one: Callable[[], nn.Module], other: Callable[[], nn.Module]):
+    def digest(middle: nn.Module) -> str:
+        return digest_of(sv.SplitModel(middle, nn.Flatten()))
+
+    assert digest(one()) == digest(one()) != digest(other())
+
+
+def test_a_digest_sees_the_code_of_a_function_of_the_same_file_and_of_a_base_class():
+    def digest(kind: Any) -> str:
+        return digest_of(sv.SplitModel(kind(), nn.Flatten()))
+
+    spaces: list[dict[str, Any]] = [{"__name__": "own"}, {"__name__": "own"}]
+    for space, sign in zip(spaces, "+-", strict=True):
+        exec(f"def moved(x):\n    return x {sign} 1", space)
+    assert len({digest(layer_of("moved(x)", moved=space["moved"])) for space in spaces}) == 2
+    derived = [type("Derived", (layer_of(f"x {sign} 1"),), {}) for sign in "+-"]
+    assert len({digest(kind) for kind in derived}) == 2
+    steps = [type("Derived", (layer_of("x"),), {"step": step}) for step in (2, 3)]
+    assert len({digest(kind) for kind in steps}) == 2
+
+
+def test_a_digest_does_not_see_in_what_order_a_container_was_filled_and_what_a_layer_keeps_when_it_runs():
+    def digest(middle: nn.Module) -> str:
+        return digest_of(sv.SplitModel(middle, nn.Flatten()))
+
+    assert digest(Scaled({"a": 1, "b": 2})) == digest(Scaled({"b": 2, "a": 1}))
+    kept: list[Any] = [{}, {(1, 2): torch.ones(2)}, {(1, 2): torch.ones(3), "more": [nn.ReLU()]}]
+    assert len({digest(Scaled(one)) for one in kept}) == 1
+    itself: list[Any] = [1]
+    itself.append(itself)
+    assert digest(Scaled(itself))
+
+
+def test_a_digest_is_the_same_in_every_process():
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:]\n"
+        "from test_models_shown import *\n"
+        "held = {'a', 'b', 'c', ('d', 'e')}, {'f': by(0.5), 'g': partial(torch.clamp, min=0)}\n"
+        'own = layer_of(\'shift(x) if x in {"k", "l", "m"} else [y for y in x]\')\n'
+        "print(digest_of(sv.SplitModel(nn.Sequential(Scaled(held, act=shift), own()), nn.Flatten())))"
+    )
+    here = [str(Path(__file__).parent), *sys.path]
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code, *here],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize("defenses", [(), (sv.Gaussian(0.1), sv.TopK(0.5)), (sv.Gaussian(0.1), sv.Adversarial(1.0))])

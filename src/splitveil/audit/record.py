@@ -23,7 +23,7 @@ class Model:
     """The model under audit, and what names it without doubt.
 
     Attributes:
-        weights: SHA-256 of model.safetensors; from Python of the weights, the layers and the defenses' settings.
+        weights: SHA-256 of model.safetensors; from Python of the weights, and of the layers, their settings and code.
         noise: whether the wire of one image differs from one request to the next.
         codec: by which the audited wire is sent, such as uint8, or "none"; None in records of earlier versions.
     """

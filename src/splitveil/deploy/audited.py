@@ -108,8 +108,9 @@ def checked(record: dict[str, Any], model: SplitModel, coded: SplitModel) -> dic
     if about.get("weights") != ours:
         raise UserError(
             f"the card is of another model ({str(about.get('weights'))[:12]}) than the one given ({ours[:12]}), or "
-            "the grid of its codec was found on other images, or another version of torch, which may describe the same "
-            "layers in another way, made it; make the card of this model here, with the same train="
+            "the grid of its codec was found on other images, its code was changed since, or another version of torch "
+            "or Python, which may describe the same layers in another way, made it; make the card of this model here, "
+            "with the same train="
         )
     return _summary(record)
 
