@@ -66,8 +66,7 @@ class WhiteBox:
     def _know(self, victim: Victim, first: Tensor, second: Tensor) -> None:
         """Read what the defense tells of its noise; measure the rest from two looks at each image."""
         self._victim, self._shape = victim, first.shape[1:]
-        law, again = victim.law(first), victim.law(second)
-        both = torch.ones_like(first, dtype=torch.bool)
+        law, again, both = victim.law(first), victim.law(second), torch.ones_like(first, dtype=torch.bool)
         self.hides = False  # whether entries are hidden at random, and anybody can tell which
         if law.visible is not None and again.visible is not None:
             both = law.visible & again.visible
@@ -79,7 +78,8 @@ class WhiteBox:
             told = ((first - second).square() / 2 * both).sum(0).float() / both.sum(0).clamp(min=1)
         self.variance = torch.as_tensor(told, device=first.device).expand(self._shape).flatten().float()
         """Variance of the noise on each visible entry, (m,)."""
-        self._peak = (law.laplace / 2) ** 0.5 if law.looks == "ranked" and law.share() > MOSTLY else 0.0
+        shapes = (self.hides or law.looks == "ranked") and law.share(self.variance) > MOSTLY
+        self._peak = (law.laplace / 2) ** 0.5 if shapes else 0.0
         self._together = victim.all_looks and law.looks != "union" and not self._peak
         if self._together:
             self.variance = self.variance / victim.observed

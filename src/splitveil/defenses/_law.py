@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from ._directions import Directions
-from ._looks import averaged, ranked_weights
+from ._looks import averaged, share_of, weights_of
 from ._matched import matched
 
 Looks = Literal["mean", "ranked", "union"]
@@ -74,12 +73,14 @@ class Law:
             return self
         if self.offsets is not None and self.visible is None:
             return self._noisier(variance)
+        laplace = self.laplace + (float(variance) if kind == "laplace" else 0.0)
         if self.variance is None or self.visible is not None:
             over = variance if self.visible is not None else None if self.covered is None else self.covered + variance
             within = None if self.directions is None else self.directions.with_noise(variance)
             told = self.forgotten or self.offsets is not None
-            return Law(None, directions=within, forgotten=told, covered=over)
-        laplace = self.laplace + (float(variance) if kind == "laplace" else 0.0)
+            # Over hidden entries the sum is no longer Laplace noise, nor is it in the directions of a projection.
+            peaked = laplace if self.visible is None and over is None and within is None else 0.0
+            return Law(None, laplace=peaked, directions=within, forgotten=told, covered=over)
         return replace(self, variance=self.variance + variance, laplace=laplace, reduced=None)
 
     def silent(self, visible: Tensor | None = None) -> Law:
@@ -127,16 +128,13 @@ class Law:
         """Return the law of the one wire that `combined` makes of several looks."""
         return self if looks == 1 else averaged(self, looks)
 
-    def share(self) -> float:
-        """Return the part of the noise's variance that is Laplace noise, to two digits; 1 if the whole is unknown."""
-        if not self.laplace or self.variance is None:
-            return 1.0 if self.laplace else 0.0
-        return round(min(1.0, self.laplace / float(torch.as_tensor(self.variance).mean())), 2)
+    def share(self, measured: Tensor | float | None = None) -> float:
+        """Return the part of the noise's variance that is Laplace noise (see `share_of`)."""
+        return share_of(self, measured)
 
     def weights(self, looks: int) -> Tensor | None:
         """Return the weight of each ranked look in one wire, (looks,); None: all the same."""
-        share = self.share() if self.looks == "ranked" and looks > 2 else 0.0
-        return ranked_weights(looks, share) if share else None
+        return weights_of(self.share(), looks)
 
 
 def law_of(defense: Any, wire: Tensor) -> Law:

@@ -29,12 +29,50 @@ def combined(looks: Tensor, law: Law) -> Tensor:
     tensor([[2., 3.]])
     """
     if law.visible is not None:
-        seen = law.visible.view_as(looks)
-        return (looks * seen).sum(0) / seen.sum(0).clamp(min=1)
-    weights = law.weights(len(looks))
+        return _union(looks, law.visible.view_as(looks), law)
+    unknown = law.laplace and law.variance is None and len(looks) > 1
+    weights = weights_of(law.share(looks.var(0).mean() if unknown else None), len(looks))
     if weights is None:
         return looks.mean(0)
     return torch.einsum("k...,k->...", looks.sort(0).values, weights.to(looks))
+
+
+def _union(looks: Tensor, seen: Tensor, law: Law) -> Tensor:
+    """Return what several looks (k, B, ...) show, bool ``seen``: of each entry the best weighted mean of these."""
+    count, share = seen.sum(0), 0.0 if law.variance is None else law.share()
+    if not share:
+        return (looks * seen).sum(0) / count.clamp(min=1)
+    ranked, found = torch.where(seen, looks, torch.inf).sort(0).values, torch.zeros_like(looks[0])
+    for shown in range(1, len(looks) + 1):
+        few, weights = ranked[:shown], weights_of(share, shown)
+        one = few.mean(0) if weights is None else torch.einsum("k...,k->...", few, weights.to(few))
+        found = torch.where(count == shown, one, found)
+    return found
+
+
+def weights_of(share: float, looks: int) -> Tensor | None:
+    """Return the weight of each ranked look in one wire, (looks,); None: all the same.
+
+    Args:
+        share: of `share_of`.
+        looks: their number.
+    """
+    return ranked_weights(looks, share) if share and looks > 2 else None
+
+
+def share_of(law: Law, measured: Tensor | float | None = None) -> float:
+    """Return the part of the noise's variance that is Laplace noise, rounded; 1 if the whole is unknown.
+
+    Args:
+        law: of a look.
+        measured: variance of all noise, where the law does not tell it.
+    """
+    whole = measured if law.variance is None else law.variance
+    if not law.laplace or whole is None:
+        return 1.0 if law.laplace else 0.0
+    part = law.laplace / max(float(torch.as_tensor(whole).mean()), 1e-20)
+    # What is measured differs between wires, which should seldom be weighed otherwise for it.
+    return round(min(1.0, part), 1 if law.variance is None else 2)
 
 
 def averaged(law: Law, looks: int) -> Law:
@@ -48,8 +86,9 @@ def averaged(law: Law, looks: int) -> Law:
         known, fewer = 0.0 if replace(law, visible=None).exact else None, (law.reduced, law.directions)
         silent = law.silent(law.visible)
         return replace(silent, variance=known, laplace=0.0, reduced=fewer[0], directions=fewer[1])
-    weights = law.weights(looks)
-    spread = None if weights is None else ranked_covariance(looks, law.share()).mv(weights)
+    share = law.share()
+    weights = weights_of(share, looks)
+    spread = None if weights is None else ranked_covariance(looks, share).mv(weights)
     factor = 1 / looks if spread is None or weights is None else float(spread.dot(weights))
     return type(law)(law.variance * factor, reduced=law.reduced, forgotten=law.forgotten)
 
