@@ -325,7 +325,7 @@ def _mean(of_seeds: list[Any]) -> Any:
 
 
 def table(rows: dict[str, Any], compared: dict[str, Any]) -> str:
-    """The rows of the tables in docs/harden.md: means over the seeds, then each encoder."""
+    """The rows of the tables in docs/hardening-measured.md: means over the seeds, then each encoder."""
     return "\n\n".join(
         "\n".join(_row(name, row, compared.get(name, {})) for name, row in part.items()) for part in (means(rows), rows)
     )

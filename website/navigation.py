@@ -44,7 +44,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "glossary.md",
     ),
     "Reference": ("defenses.md", "attacks.md"),
-    "Results": ("results.md",),
+    "Results": ("results.md", "hardening-measured.md"),
     "Peers": ("peers.md",),
     "FAQ": ("faq.md",),
     "Project": ("project/*.md", "results/how-claims-are-recorded.md"),

@@ -162,7 +162,7 @@ def _records(front) -> dict:
 def test_the_page_shows_the_record(fronts, front):
     percent = fronts.percent
     record = json.loads(front.record.read_text(encoding="utf-8"))
-    page = (ROOT / "docs/harden.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/hardening-measured.md").read_text(encoding="utf-8")
     for line in front.table(record).splitlines():
         assert line in page
     told = page.partition("### Everything side by side")[2].partition("### Beside other defenses")[0]

@@ -1,4 +1,4 @@
-"""The figures of docs/harden.md on larger images are those of their records."""
+"""The figures of docs/hardening-measured.md on larger images are those of their records."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ATTACKS = ("linear", "decoder", "residual")
 @pytest.mark.parametrize("stem", ["resnet20", "resnet18"])
 def test_the_page_shows_the_record(stem):
     record = json.loads((ROOT / f"benchmarks/hardening_{stem}.json").read_text(encoding="utf-8"))
-    page = (ROOT / "docs/harden.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/hardening-measured.md").read_text(encoding="utf-8")
     assert f"| that of the training, σ 0.025 | {100 * record['before']['mean']:.1f} |" in page
     for arm in ("isotropic-1", "waterfill-1"):
         made = record["arms"][arm]

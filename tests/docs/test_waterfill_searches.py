@@ -60,7 +60,7 @@ def test_the_page_shows_the_record(benchmark):
     import short_front
 
     record = json.loads(benchmark.RECORD.read_text(encoding="utf-8"))
-    page = (ROOT / "docs/harden.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/hardening-measured.md").read_text(encoding="utf-8")
     for name, row in record["rows"].items():
         errors = " | ".join(f"{row[attack]:.4f}" for attack in benchmark.ATTACKS)
         point = short_front.FRONT.label(f"plain/{name.removeprefix('plain-s7-')}")

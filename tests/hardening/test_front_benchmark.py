@@ -1,4 +1,4 @@
-"""benchmarks/hardening_front.py: its noise by information, its order, and what docs/harden.md says of its record."""
+"""benchmarks/hardening_front.py: its noise by information, its order, and what docs/hardening-measured.md says of its record."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_means_are_of_points_that_every_seed_has(front):
 
 def test_the_page_shows_what_the_record_holds(front):
     record = json.loads((ROOT / "benchmarks/hardening_front.json").read_text("utf-8"))
-    page = (ROOT / "docs/harden.md").read_text("utf-8")
+    page = (ROOT / "docs/hardening-measured.md").read_text("utf-8")
     means = front.means(record["points"])
     alone = {name: row for name, row in record["points"].items() if re.sub(r"-\d+/", "/", name) not in means}
     for row in [*means.values(), *alone.values()]:
