@@ -171,3 +171,25 @@ def test_a_grid_given_to_train_names_the_command_for_it(tmp_path):
     code, error = answer("train", "--config", grid, "--out", tmp_path / "run")
     assert (code, (tmp_path / "run").exists()) == (2, False)
     assert f"is a grid of several trainings; run it with: splitveil bench '{grid}' --out DIR" in error
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (("attack", "a", "b"), "unexpected: b; splitveil attack takes only RUN and options"),
+        (
+            ("attack", "a", "linear", "nearest"),
+            "unexpected: linear nearest; splitveil attack takes only RUN and options",
+        ),
+        (("list", "attacks", "linear"), "unexpected: linear; splitveil list takes only WHAT and options"),
+        (("demo", "a"), "unexpected: a; splitveil demo takes options only"),
+        (("attack",), "splitveil attack needs RUN; see splitveil attack --help"),
+        (("compare", "a"), "splitveil compare needs B; see splitveil compare --help"),
+        (("query", "a"), "splitveil query needs IMAGES; see splitveil query --help"),
+        (("train",), "splitveil train needs --out; see splitveil train --help"),
+        (("train", "--out"), "--out needs a value; see splitveil train --help"),
+    ],
+)
+def test_what_a_command_lacks_or_has_too_much_is_said_in_the_words_of_its_help(given, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert refused(tmp_path, *given).startswith(f"splitveil: {expected}")

@@ -29,6 +29,7 @@ from . import (  # noqa: F401 (they register)
     train,
 )
 from ._shared import app
+from ._usage import explained
 
 LONGEST_WORD = 300
 """Most letters of a word of a message: more than the path of any usual file has."""
@@ -53,11 +54,7 @@ def main(tokens: list[str] | None = None) -> None:
         with within_reach():
             app(tokens, exit_on_error=False, print_error=False)
     except (UserError, CycloptsError) as error:
-        cause = error.__cause__
-        print(
-            f"splitveil: {_line(config.explain(cause) if isinstance(cause, ValidationError) else str(error))}",
-            file=sys.stderr,
-        )
+        print(f"splitveil: {_line(_explained(error))}", file=sys.stderr)
         raise SystemExit(2) from None
     except (MemoryError, RuntimeError) as error:
         if not _of_memory(error):
@@ -69,6 +66,12 @@ def main(tokens: list[str] | None = None) -> None:
         command = next(iter(tokens or sys.argv[1:]), "")
         print(f"splitveil: stopped; {KEPT.get(command, 'nothing half-written is left')}", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _explained(error: UserError | CycloptsError) -> str:
+    if isinstance(error.__cause__, ValidationError):
+        return config.explain(error.__cause__)
+    return explained(error) if isinstance(error, CycloptsError) else str(error)
 
 
 def _line(text: str) -> str:

@@ -37,12 +37,10 @@ def compare(a: PlaceText, b: PlaceText, *, margin: float | None = None, out: May
 
     Args:
         a: Run folder that `splitveil train` made and `splitveil attack` attacked; several that differ in their seed, as
-            a
-            pattern in quotes such as 'runs/noise-*'; or a folder of `splitveil bench`.
+            a pattern in quotes such as 'runs/noise-*'; or a folder of `splitveil bench`.
         b: Another one, or others with the same seeds, attacked in the same way.
         margin: Loss of accuracy, in points, that is to be excluded; name it before you look. By default the one that a
-            grid has
-            named, else 1.
+            grid has named, else 1.
         out: Also write all of it as JSON to this file.
     """
     from ..results.comparison import Cells
