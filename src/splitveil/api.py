@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence, Set
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -62,7 +63,7 @@ from .training.streamed import StreamedTraining
 def split(
     network: nn.Module,
     at: str,
-    example: Tensor,
+    example: Tensor | np.ndarray,
     *,
     defenses: Defense | str | Sequence[Defense | str] = (),
     mean: Sequence[float] | None = None,
@@ -74,9 +75,8 @@ def split(
     Args:
         network: takes images (B, C, H, W) and gives logits (B, classes).
         at: the last layer on the device, as ``network.named_modules()`` calls it.
-        example: pixels (1, C, H, W) in [0, 1].
-        defenses: in their order on the wire, as objects, of classes of your own too, or as text such as ``"cem:16"``.
-            Objects are copied, so that one list may be given to several models.
+        example: pixels (1, C, H, W), floats in [0, 1] or uint8, as a tensor or an array.
+        defenses: in their order on the wire: text such as ``"cem:16"``, or objects, of your own too, which are copied.
         mean: mean with which the network's images are normalized, a number per channel; None: they are not.
         std: standard deviation with which they are normalized, a number per channel.
         layout: "channels_last" where the maps of that layer are so, and it cannot be found by trying.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, cast
 
+import numpy as np
 import torch
 from PIL.Image import Image
 from pydantic import ValidationError
@@ -97,11 +98,13 @@ def example_of(example: Any) -> Tensor:
     """Return an example as `splitveil.split` needs it, of any size.
 
     Args:
-        example: pixels (1, C, H, W) in [0, 1].
+        example: pixels (1, C, H, W), floats in [0, 1] or uint8, as a tensor or an array.
 
     Raises:
-        UserError: it is no tensor of pixels (1, C, H, W).
+        UserError: it is no tensor or array of pixels (1, C, H, W).
     """
+    if isinstance(example, np.ndarray):
+        example = _tensor(example, "example")
     if not torch.is_tensor(example):
         raise UserError(f"example is a {type(example).__name__}; expected a tensor of pixels (1, C, H, W), e.g. x[:1]")
     if example.ndim != 4 or not len(example):

@@ -125,10 +125,17 @@ def test_other_images_are_refused(data, expected):
         (X[0], "example has shape (3, 8, 8); expected (1, C, H, W)"),
         (X[:1, :2], "the images of example have shape (1, 2, 8, 8); expected (N, C, H, W) with C = 3"),
         (X[:1].long(), "example is torch.int64; expected floats"),
+        (X[0].numpy(), "example has shape (3, 8, 8); expected (1, C, H, W)"),
+        (X[:1].numpy().astype(str), "example holds a ndarray, which is no tensor"),
     ],
 )
 def test_other_examples_are_refused(example, expected):
     assert expected in message(sv.split, network(), "2", example)
+
+
+def test_an_example_may_be_an_array_as_images_may():
+    for example in (X[:1].numpy(), (255 * X[:1]).byte().numpy()):
+        assert sv.split(network(), "2", example).wire_shape == (4, 2, 2)
 
 
 def test_an_example_may_be_of_bytes_or_double():
