@@ -11,11 +11,12 @@ import tomllib
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
-from splitveil import registry
+from splitveil import ranges, registry
 from splitveil.bounds.base import Channel
 from splitveil.cli import main
 from splitveil.data import Access
@@ -97,6 +98,27 @@ def test_the_guide_says_how_an_attack_asks_the_victim(example):
     for attack in (mine, ours):
         attack.fit(victim, images.train, torch.Generator().manual_seed(0))
     assert torch.allclose(mine.reconstruct(wire), ours.reconstruct(wire), atol=1e-5)
+
+
+def test_the_ranges_of_the_guide_are_ranges():
+    rows = re.findall(r"^\| `(\w+)` \| a (whole )?number (.*?)(?::.*)? \|$", GUIDE.read_text("utf-8"), re.MULTILINE)
+    assert {"Count", "Weight", "Part", "Inner"} <= {name for name, *_ in rows}
+    words = {"ge": "from {:,}", "gt": "above {:,}", "le": "at most {:,}", "lt": "below {:,}"}
+    exact = {"Part": "from 0 to 1, both included", "Inner": "between 0 and 1, both excluded"}
+    for name, whole, said in rows:
+        kind, field = get_args(getattr(ranges, name))
+        limits = {key: getattr(one, key) for one in field.metadata for key in words if hasattr(one, key)}
+        if limits.get("le") == ranges.MOST:  # the largest number of anything goes without saying
+            del limits["le"]
+        told = ", ".join(words[key].format(limit) for key, limit in limits.items())
+        assert bool(whole) == (kind is int), name
+        assert said.removesuffix(" on") == exact.get(name, told), name
+
+
+def test_the_package_of_the_guide_names_its_folder():
+    """Beside the folder of runs that the page makes, setuptools refuses to choose between the two."""
+    (about,) = re.findall(r"```toml\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
+    assert tomllib.loads(about)["tool"]["setuptools"]["packages"] == ["veil_extras"]
 
 
 def test_the_package_is_found_and_attacked_by_name(example, tmp_path, monkeypatch, capsys):
