@@ -103,6 +103,19 @@ def test_a_training_without_a_terminal_prints_a_line_now_and_then():
     ]
 
 
+def test_the_lines_of_a_long_first_epoch_tell_its_steps():
+    clock, file = Clock(), io.StringIO()
+    with Lines(file, clock) as bars:
+        show = progress_bars.training(bars, "training", epochs=2)
+        for done in range(1, 7):
+            clock.now += 10
+            show(0, done, {})
+    assert file.getvalue().splitlines() == [
+        "training: epoch 1 of 2, step 3, after 30 s",
+        "training: epoch 1 of 2, step 6, after 1 min 0 s",
+    ]
+
+
 def test_what_ends_before_the_first_line_is_due_prints_none():
     clock, file = Clock(), io.StringIO()
     with Lines(file, clock) as bars:

@@ -221,7 +221,8 @@ def training(bar: Bars, title: str, epochs: int) -> Callable[[int, int, dict[str
         begun = starts.setdefault(epoch, done - 1)
         length = begun - starts[epoch - 1] if epoch - 1 in starts else 0
         part = (done - begun) / length if length else 0.0
-        note = f"loss {last['loss']:.3f}" if last else ""
+        # How many steps the first epoch has is not known yet; without their count its lines would be the same.
+        note = f"loss {last['loss']:.3f}" if last else f"step {done}"
         if last and last["accuracy_val"] is not None:
             note += f", validation {last['accuracy_val']:.1%}"
         bar.update(task, completed=epoch + min(part, 1.0), note=note)

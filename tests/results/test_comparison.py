@@ -136,7 +136,7 @@ def test_an_accuracy_is_kept_only_within_a_margin(points, margin, said):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"attack": {"decoder": {"epochs": 20}}}, "decoder: other settings (epochs 50 and 20)"),
+        ({"attack": {"decoder": {"epochs": 20}}}, "decoder: other settings (epochs 50 and 20); make one attack with"),
         ({"attack": {"gan": {}}}, "other settings (decoder and gan)"),
         ({"protocol": "inference_time"}, "protocol: train_time and inference_time"),
         ({"observed": 4}, "wires observed: 1 and 4"),

@@ -24,6 +24,7 @@ from .records import METRICS, judged, short
 
 TOOLS = {"lpips": "sha256", "reidentified": "fingerprint"}
 """Metrics that need a tool, and what tells two of its kind apart (in a summary's ``about_METRIC``)."""
+OTHER_SETTINGS = "other settings"
 OTHER_IMAGES = "other images were attacked"
 REMEDY = "delete it and make it again"
 Tables = Mapping[str, Mapping[str, Tensor]]
@@ -161,7 +162,7 @@ def _obstacle(one: Side, other: Side, label: str) -> str | None:
     """Why the figures of an attack cannot be held against each other; None where they can."""
     first, second = one.attacks[label], other.attacks[label]
     if first["attack"] != second["attack"]:
-        return f"other settings ({_differing(first['attack'], second['attack'])})"
+        return f"{OTHER_SETTINGS} ({_differing(first['attack'], second['attack'])})"
     terms = {
         "protocol": [found["protocol"] for found in (first, second)],
         "wires observed": [found.get("observed", 1) for found in (first, second)],
@@ -208,6 +209,8 @@ def why_nothing(one: Side, other: Side, refused: dict[str, str], settings: Seque
     alike = {why: [label for label in refused if refused[label] == why] for why in refused.values()}
     reasons = "; ".join(f"{', '.join(labels)}: {why}" for why, labels in alike.items())
     hint = _other_division(settings) if OTHER_IMAGES in refused.values() else ""
+    if any(why.startswith(OTHER_SETTINGS) for why in alike):
+        hint += "; make one attack with the same settings on both, or the same suite"
     return f"{one.path} and {other.path} cannot be compared: {reasons}{hint}"
 
 
