@@ -169,6 +169,51 @@ def test_an_attack_that_was_removed_or_lost_a_file_is_made_again(out, gone):
     assert finished(OLD, out) is not None
 
 
+def without_its_end(path: Path) -> None:
+    path.write_text("\n".join(path.read_text().splitlines()[:-3]) + "\n")
+
+
+def with_half(path: Path) -> None:
+    """Halve the error of the first image."""
+    head, first, *rest = path.read_text().splitlines()
+    image, mse, *more = first.split(",")
+    path.write_text("\n".join([head, ",".join([image, str(float(mse) / 2), *more]), *rest]) + "\n")
+
+
+def with_other_mean(path: Path) -> None:
+    kept = json.loads(path.read_text())
+    write_json(path, kept | {"mse": {"mean": 2 * kept["mse"]["mean"], "ci95": kept["mse"]["ci95"]}})
+
+
+CHANGED: list[tuple[str, Callable[[Path], Any], str]] = [
+    ("per_image.csv", without_its_end, r"is damaged \(it has \d+ rows, expected \d+\)"),
+    ("per_image.csv", with_half, r"does not agree with the summary.json beside it \(mean mse 0\.\d+, there 0\.\d+\)"),
+    ("held_out.csv", with_half, r"does not agree with the summary.json beside it \(mean mse 0\.\d+, there 0\.\d+\)"),
+    ("summary.json", with_other_mean, "per_image.csv does not agree with the summary.json beside it"),
+    (
+        "summary.json",
+        lambda path: shutil.copy(path.parents[1] / "nearest" / "summary.json", path),
+        "per_image.csv does not agree with the summary.json beside it",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "said"), CHANGED)
+def test_a_file_of_an_attack_that_was_changed_is_one_line_and_is_made_again_as_it_says(out, name, change, said):
+    left = GridFolder(out).run(OLD.id) / "attacks" / "linear"
+    before = (left / "per_image.csv").read_bytes()
+    change(left / name)
+    with pytest.raises(UserError, match=said) as error:
+        run_grid(Grid("tests", "", (OLD,)), out)
+    assert "\n" not in str(error.value)
+    assert "delete the folder of the cell, or this file, and run the grid again" in str(error.value)
+    (left / "per_image.csv").unlink()
+    assert finished(OLD, out) is None
+    run_cell(OLD, out)
+    assert (left / "per_image.csv").read_bytes() == before
+    assert finished(OLD, out) is not None
+
+
 def test_what_an_attack_of_the_first_versions_did_not_leave_is_not_missed(out):
     left = GridFolder(out).run(OLD.id) / "attacks" / "linear"
     (left / "reconstructions.npz").unlink()

@@ -338,3 +338,18 @@ def test_the_command_refuses_in_one_line(runs, capsys):
     error = capsys.readouterr().err
     assert error.startswith("splitveil: ")
     assert error.count("\n") == 1
+
+
+def test_attacks_on_different_images_have_no_best_one_and_no_worst_case(runs):
+    """As after `splitveil attack --attacked 2` and another attack with `--attacked 3`."""
+    for count, digest in ((3, "d2"), (2, "d3")):
+        for run in runs:
+            attacked(run, "decoder", values([0.1, 0.2]))
+            attacked(run, "linear", values([0.1, 0.2, 0.3][:count]), images_digest=digest)
+        found = compare(*runs)
+        assert isinstance(found, Comparison)
+        assert {row.what for row in found.rows} == {"network", "decoder", "linear"}
+        assert (
+            "best attacker and worst case left out: the attacks were made on different images "
+            f"(decoder: 2, linear: {count}); make all of them with the same --attacked"
+        ) in found.notes

@@ -66,7 +66,7 @@ def finished(cell: Cell, out: Path) -> Record | None:
     whose attacks were made again since its record was written, or whose training or attacks have lost a file.
 
     Raises:
-        UserError: the record or a summary is damaged, or of another schema.
+        UserError: the record or a file of an attack is damaged, changed since, or of another schema.
     """
     path = GridFolder(out).record(cell.id)
     if not path.is_file():

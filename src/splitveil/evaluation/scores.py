@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .. import metrics
 from ..data import Split, to_float
+from ..errors import UserError
 from ..statistics import intervals
 from ..storage import reading
 
+ROUNDING = 1e-5
+"""By which a mean of the numbers in a file may differ from that of the numbers before they were written."""
 PSNR_LIMIT = 100.0
 """Decibels at which an image counts as exact: infinity has no mean and no JSON."""
 SIGNED = frozenset({"ssim", "ssim_zero"})
@@ -65,3 +71,29 @@ def interval(values: Tensor, metric: str) -> intervals.Interval:
     if values.dtype == torch.bool:
         return intervals.binomial_ci(int(values.sum()), len(values))
     return intervals.bootstrap_ci(values).within(*limits(metric))
+
+
+def read_values(file: Path, names: set[str], remedy: str, count: int, told: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return the values of single images that an attack has left, float64 (N,) by metric, if they are the summary's.
+
+    Args:
+        file: per_image.csv or held_out.csv.
+        names: metrics that it must have.
+        remedy: what to do where it is missing or damaged.
+        count: images that it must have.
+        told: mean by metric, a number or an interval, as the summary beside it has them; others are not compared.
+
+    Raises:
+        UserError: as `reading.read_columns`, or a mean differs by more than the rounding of the file.
+    """
+    columns = reading.read_columns(file, names, remedy, count)
+    for name, values in columns.items():
+        mean = told.get(name)
+        mean = mean.get("mean") if isinstance(mean, Mapping) else mean
+        found = float(values.mean())
+        if isinstance(mean, int | float) and not math.isclose(found, mean, rel_tol=ROUNDING, abs_tol=ROUNDING / 100):
+            raise UserError(
+                f"{file} does not agree with the summary.json beside it (mean {name} {found:.6g}, there {mean:.6g}); "
+                f"one of the two was changed; {remedy}"
+            )
+    return columns

@@ -31,7 +31,7 @@ from ._frozen import specs as specs
 from ._frozen import superseded as superseded
 from .flags import together
 from .floors import CLASS_MEAN
-from .scores import PRIVACY, Metric, interval
+from .scores import PRIVACY, Metric, interval, read_values
 
 Values = dict[str, dict[str, Tensor]]
 """Attack -> metric -> one number per image."""
@@ -364,7 +364,7 @@ def finished(
     tools = {f"about_{name}": metric.about for name, metric in (extra or {}).items() if hasattr(metric, "about")}
     if any(summary.get(name) != json.loads(json.dumps(about)) for name, about in tools.items()):
         return None  # another classifier has scored it
-    values = _columns(folder / "per_image.csv", set(names), remedy, summary["images"]["attacked"])
+    values = _columns(folder / "per_image.csv", set(names), remedy, summary["images"]["attacked"], summary)
     return summary, values, held_out(folder, seen, summary, remedy)
 
 
@@ -380,11 +380,11 @@ def held_out(folder: Path, seen: set[str], summary: Mapping[str, Any], remedy: s
     count, names = summary["held_out"]["images"], {"mse", *seen}
     if not count:
         return {name: torch.zeros(0) for name in names}
-    return _columns(folder / "held_out.csv", names, remedy, count)
+    return _columns(folder / "held_out.csv", names, remedy, count, summary["held_out"])
 
 
-def _columns(path: Path, names: set[str], remedy: str, count: int) -> dict[str, Tensor]:
-    table = reading.read_columns(path, names, remedy, count)
+def _columns(path: Path, names: set[str], remedy: str, count: int, told: Mapping[str, Any]) -> dict[str, Tensor]:
+    table = read_values(path, names, remedy, count, told)
     return {name: torch.from_numpy(table[name]).float() for name in names}
 
 

@@ -175,13 +175,14 @@ def as_recorded(folder: Path, record: Record) -> bool:
         record: the record in it.
 
     Raises:
-        UserError: the summary of an attack is damaged.
+        UserError: a file of an attack is damaged, or its values of single images are not those of its summary.
     """
     if alone(folder):
         return True
     known = _sound(_summaries(folder, record))
     if known.keys() != record.attacks.keys() or any(lost(folder / "attacks" / k, one) for k, one in known.items()):
         return False
+    judged(folder, known, known=known)  # what was cut short or changed is no attack, and none that is made again
     return disagreement(folder, record, known) is None
 
 

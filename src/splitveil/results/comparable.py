@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..config import Spec, TrainConfig, renewed
 from ..evaluation.floors import CLASS_MEAN
-from ..evaluation.scores import PRIVACY, SHARES
+from ..evaluation.scores import PRIVACY, SHARES, read_values
 from ..evaluation.suites import worst_case
 from ..registry import Registry
 from ..statistics.best_attacker import best_attacker
@@ -84,8 +84,15 @@ def attack_rows(one: Side, other: Side) -> tuple[list[Pending], dict[str, str], 
             for name in PRIVACY
             if name in pair[0] and name in pair[1]
         ]
+    if not _on_the_same_images(one, values[0]):  # `best_rows` says so
+        return pending, refused, list(notes)
     worst = _together(WORST, values[0], values[1], worst_case, pending[0].images if pending else None)
     return [*pending, *worst], refused, list(notes)
+
+
+def _on_the_same_images(side: Side, labels: Iterable[str]) -> bool:
+    """Return whether attacks were made on the same images; only then there is a best one of each image."""
+    return len({side.attacks[label]["images_digest"] for label in labels}) <= 1
 
 
 def _together(
@@ -138,6 +145,12 @@ def best_rows(one: Side, other: Side, labels: Sequence[str], images: str | None)
     """
     if not labels:
         return [], ""
+    if not _on_the_same_images(one, labels):
+        counts = ", ".join(f"{label}: {one.attacks[label]['images']['attacked']}" for label in labels)
+        return [], (
+            f"{BEST} and {WORST} left out: the attacks were made on different images ({counts}); make all of them with "
+            "the same --attacked"
+        )
     chosen, values, names = [], [], []
     for side in (one, other):
         table = {label: _per_image(side, label) for label in labels}
@@ -278,7 +291,7 @@ def _why_unpaired(one: Side, other: Side, answers: str) -> str | None:
 def _per_image(side: Side, label: str) -> dict[str, Tensor]:
     """Each metric of an attack per image, and the error of the mean image of the class where it is known, (N,)."""
     file, summary = side.path / "attacks" / label / "per_image.csv", side.attacks[label]
-    table = reading.read_columns(file, set(METRICS), "run the attack again", summary["images"]["attacked"])
+    table = read_values(file, set(METRICS), "run the attack again", summary["images"]["attacked"], summary)
     names = [name for name in (*PRIVACY, CLASS_MEAN) if name in table and name in summary]
     return {name: torch.from_numpy(table[name]) for name in names}
 

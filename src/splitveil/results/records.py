@@ -21,7 +21,7 @@ from .. import config
 from ..errors import UserError
 from ..evaluation import suites
 from ..evaluation.floors import CLASS_MEAN
-from ..evaluation.scores import interval
+from ..evaluation.scores import interval, read_values
 from ..registry import Registry
 from ..statistics.best_attacker import DISTANCE
 from ..storage import reading
@@ -57,7 +57,7 @@ def judged(
         seen = {DISTANCE} & summary.keys()
         count = summary["images"]["attacked"]
         needed = {*METRICS, *seen, *({CLASS_MEAN} & summary.keys())}
-        table = reading.read_columns(attack / "per_image.csv", needed, remedy, count)
+        table = read_values(attack / "per_image.csv", needed, remedy, count, summary)
         values[label] = {name: torch.from_numpy(table[name]) for name in (*METRICS, *seen)}
         if "held_out" in summary:
             held[label] = suites.held_out(attack, seen, summary, remedy)
