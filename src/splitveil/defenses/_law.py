@@ -106,6 +106,7 @@ class Law:
             offsets: (K, ...).
             wire: as the hook `law` is given it; what was hidden before now equals the offset.
 
+        >>> import torch
         >>> Law(0.01).shifted(torch.ones(3, 2), torch.zeros(1, 2)).beside
         0.01
         """
