@@ -42,7 +42,7 @@ def gather(
     if len(images) < 2 * width:
         raise UserError(
             f"{len(images)} images are too few for a wire of {width} values; waterfill needs at least {2 * width}: "
-            "twice as many as values"
+            "twice as many as values; train on more images, or make the wire narrower, as --bottleneck does"
         )
     model.eval()
     device = model.mean.device
