@@ -150,6 +150,17 @@ def test_what_does_not_fit_is_refused_before_the_attacks(asked):
         sv.privacy_card(nn.Flatten(), **asked)  # type: ignore[arg-type]
 
 
+def test_a_card_says_what_its_intervals_assume_and_how_the_attacked_images_were_chosen(card):
+    drawn = replace(
+        card.found,
+        audit=replace(card.found.audit, attacker=replace(card.found.audit.attacker, protocol="inference_time")),
+    )
+    for found in (card.found, drawn):
+        for text in (page(found), markdown(found.audit)):
+            assert "Intervals take the attacked images for independent of each other" in text
+            assert ("another number of training or test images, chooses others" in text) == (found is drawn)
+
+
 def test_a_judge_keeps_its_modes_and_a_folder_in_the_way_is_one_line(card, asked, tmp_path):
     judge = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(SIDE * SIDE), nn.Linear(SIDE * SIDE, CLASSES)).train()
     judge[1].eval()

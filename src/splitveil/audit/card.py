@@ -55,6 +55,7 @@ def page(found: Found) -> str:
         leakage=_leakage(audit),
         sent=words.sent(audit),
         wire=words.wire(audit),
+        sampling=words.sampling(audit),
         size=_enlarged(*audit.model.image[-2:]),
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..storage.files import write_text
 from .record import Audit
-from .words import attacker, bound_rows, figures, wire
+from .words import attacker, bound_rows, figures, sampling, wire
 
 FILE = "audit.md"
 
@@ -45,6 +45,7 @@ def markdown(audit: Audit) -> str:
         f"- Images: {model.data}, {model.classes} classes.",
         f"- On the device: {device.multiply_adds:,} multiply-adds, {device.parameters:,} parameters, {device.bytes:,} "
         "bytes on the wire for each image.",
+        f"- {sampling(audit)}",
         f"- Flags: {'; '.join(audit.flags) or 'none'}.",
         f"- Made by SplitVeil {audit.environment.get('splitveil')} on {audit.date} with `{audit.command}`, seed "
         f"{audit.attacker.seed}; weights {model.weights[:12]}, attacked images {audit.attacker.attacked_digest[:12]}.",

@@ -186,3 +186,21 @@ def attacker(audit: Audit) -> str:
         f"Suite {who.suite}, protocol {who.protocol}: {who.images:,} images to learn from, {who.attacked:,} attacked, "
         f"{who.observed} wire{'s' if who.observed > 1 else ''} of each; granted: {', '.join(may)}."
     )
+
+
+def sampling(audit: Audit) -> str:
+    """Return what intervals take the attacked images for, and how these were chosen where that is known.
+
+    Args:
+        audit: of the model.
+    """
+    text = (
+        "Intervals take the attacked images for independent of each other: where some show nearly the same thing, as "
+        "frames of one video do, the intervals are too narrow."
+    )
+    if audit.attacker.protocol != "inference_time":
+        return text
+    return (
+        f"{text} The attacked images are a part of the test images, of each class equally many where that is possible; "
+        "another seed, or another number of training or test images, chooses others."
+    )
