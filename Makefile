@@ -4,6 +4,8 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
+# Where it is set, each of the many processes that tests start would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve-demo tutorials test lint docs coverage mutants bench dist
@@ -21,7 +23,7 @@ tutorials: $(INSTALLED)  ## execute docs/tutorials/*.py where something changed,
 	$(BIN)/python benchmarks/tutorials.py
 
 test: $(INSTALLED)  ## run the tests, the examples in the docstrings and the notebook
-	$(BIN)/python -m pytest -q -n $(WORKERS) --nbmake tests src edge/src website docs/quickstart.ipynb
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --nbmake tests src edge/src website docs/quickstart.ipynb
 
 lint: $(INSTALLED)  ## check style, format, types, US spelling, dependencies and the order of the rooms
 	$(BIN)/ruff check .
@@ -35,7 +37,7 @@ docs: tutorials  ## build the documentation site into site/, strictly (about hal
 	$(BIN)/python -m website.build --out site
 
 coverage: $(INSTALLED)  ## run the tests and show which lines they do not reach
-	$(BIN)/python -m pytest -q -n $(WORKERS) --cov=splitveil --cov=splitveil_edge --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --cov=splitveil --cov=splitveil_edge --cov-report=term-missing:skip-covered
 
 mutants: $(INSTALLED)  ## break the code in 200 places, one at a time, and count how often the tests notice (hours)
 	$(BIN)/python benchmarks/mutants.py --out mutants.json
