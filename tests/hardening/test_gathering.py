@@ -78,9 +78,10 @@ def test_large_images_are_summed_up_without_a_change_of_what_directions_explain(
 
 
 def test_too_few_images_are_refused():
-    with pytest.raises(UserError, match="11 images are too few for a wire of 6 values; waterfill needs at least 12") as it:
+    said = "11 images are too few for a wire of 6 values; waterfill needs at least 12"
+    with pytest.raises(UserError, match=said) as refusal:
         gather(linear(), images(11), rng())
-    assert "train on more images, or make the wire narrower" in str(it.value)
+    assert "train on more images, or make the wire narrower" in str(refusal.value)
 
 
 def test_a_wide_vector_is_refused():
