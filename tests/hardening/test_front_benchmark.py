@@ -1,4 +1,4 @@
-"""benchmarks/hardening_front.py: its noise by information, its order, and what docs/hardening-measured.md says of its record."""
+"""benchmarks/hardening_front.py: its noise by information, its order, and what the docs say of its record."""
 
 from __future__ import annotations
 
