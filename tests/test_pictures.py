@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from splitveil.errors import UserError
-from splitveil.pictures import image_grid_png, load_arrays, save_arrays
+from splitveil.pictures import image_grid_png, load_arrays, load_shown, save_arrays, spread
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (32, 20), (128, 128)])
@@ -48,6 +48,32 @@ def test_damaged_arrays_are_named_with_what_to_do(arrays, tmp_path):
         (tmp_path / "x.npz").write_bytes(part)
         with pytest.raises(UserError, match="damaged"):
             load_arrays(tmp_path / "x.npz", ("originals", "reconstructions"), "run the attack again")
+
+
+@pytest.mark.parametrize(("count", "most"), [(10, 10), (1000, 10), (12, 10), (1, 10), (3, 1), (0, 4)])
+def test_places_are_spread_over_all_and_none_is_there_twice(count, most):
+    places = spread(count, most)
+    assert len(places) == min(count, most)
+    assert (np.diff(places, prepend=-1) >= 1).all()
+    if len(places) > 1:
+        assert (places[0], places[-1]) == (0, count - 1)
+        assert np.ptp(np.diff(places)) <= 1
+
+
+IMAGES = {name: np.zeros((2, 3, 4, 4), np.uint8) for name in ("originals", "reconstructions")}
+
+
+def test_arrays_of_earlier_versions_are_those_of_the_first_images(tmp_path):
+    save_arrays(tmp_path / "a.npz", **IMAGES)
+    save_arrays(tmp_path / "b.npz", **IMAGES, places=np.array([3, 7]))
+    assert [load_shown(tmp_path / f"{name}.npz", "").places.tolist() for name in "ab"] == [[0, 1], [3, 7]]
+
+
+@pytest.mark.parametrize("places", [[0], [7, 3], [-1, 3], [3, 3], [0.0, 1.0], [[0, 1]], [print, print]])
+def test_places_that_are_none_are_damage(places, tmp_path):
+    np.savez(tmp_path / "x.npz", allow_pickle=True, **IMAGES, places=np.array(places))
+    with pytest.raises(UserError, match=r"x.npz is damaged \(.*\); run the attack again"):
+        load_shown(tmp_path / "x.npz", "run the attack again")
 
 
 def test_image_grid_keeps_pixels_and_rows(tmp_path):

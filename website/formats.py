@@ -181,7 +181,7 @@ FORMATS = (
     ),
     Format(
         "RUN/attacks/NAME/reconstructions.npz",
-        "Arrays `originals` and `reconstructions`, uint8 (N, 3, H, W).",
+        "Arrays `originals` and `reconstructions`, uint8 (N, 3, H, W), and their `places` among the attacked images.",
         "`attack`, `splitveil.save`",
         "`report`, `splitveil.load`",
     ),

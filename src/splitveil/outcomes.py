@@ -16,7 +16,7 @@ from .evaluation.evaluate import Outcome
 from .evaluation.flags import together
 from .evaluation.floors import CLASS_MEAN
 from .evaluation.scores import interval
-from .pictures import inline_figure
+from .pictures import inline_figure, spread
 from .statistics.intervals import Interval, paired_ratio
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Result:
         """Draw attacked images above their reconstructions; a notebook shows the figure.
 
         Args:
-            count: number of images, the first ones; or which ones, by their place.
+            count: number of images, evenly spread over all; or which ones, by their place.
         """
         figure = _drawn([("", self.originals), ("", self.images)], count)
         figure.suptitle(f"images and what {self.name} makes of their wire: MSE {self.mse:.4f}, SSIM {self.ssim:.2f}")
@@ -222,7 +222,7 @@ class Report:
 
 def _drawn(rows: list[tuple[str, Tensor]], count: int | Sequence[int]) -> Figure:
     """Return a picture of some images of each row, with the row's name on its left."""
-    chosen = range(max(1, min(count, len(rows[0][1])))) if isinstance(count, int) else list(count)
+    chosen = spread(len(rows[0][1]), max(1, count)).tolist() if isinstance(count, int) else list(count)
     figure = inline_figure(figsize=(1.2 * len(chosen), 1.2 * len(rows) + 0.3))
     axes = figure.subplots(len(rows), len(chosen), squeeze=False)
     for row, (name, shown) in enumerate(rows):

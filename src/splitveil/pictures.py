@@ -6,6 +6,7 @@ import io
 import zipfile
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,29 @@ if TYPE_CHECKING:
 
 SCALE_TO = 96  # pixels: small images are enlarged by whole factors to about this side, 32 -> 96
 GAP, LABEL_SIZE, MARGIN = 6, 15, 12
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Some of the attacked images, with what an attack made of them.
+
+    Attributes:
+        originals, reconstructions: uint8 (K, C, H, W).
+        places: of these images among all that were attacked, int (K,), ascending.
+    """
+
+    originals: np.ndarray
+    reconstructions: np.ndarray
+    places: np.ndarray
+
+
+def spread(count: int, most: int) -> np.ndarray:
+    """Return the places of at most ``most`` of ``count`` images, spread so that sorted ones are of several classes.
+
+    >>> spread(100, 4), spread(3, 4)
+    (array([ 0, 33, 66, 99]), array([0, 1, 2]))
+    """
+    return np.linspace(0, max(count - 1, 0), min(count, most)).round().astype(int)
 
 
 def inline_figure(**settings: Any) -> Figure:
@@ -120,6 +144,27 @@ def load_arrays(path: Path, names: Sequence[str], remedy: str) -> list[np.ndarra
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} is damaged ({error}); {remedy}") from None
     return found
+
+
+def load_shown(path: Path, remedy: str) -> Shown:
+    """Return the images that an attack has left as arrays.
+
+    Args:
+        path: file of `save_arrays`; earlier versions kept the first images and did not write their places.
+        remedy: as of `load_arrays`.
+
+    Raises:
+        UserError: as `load_arrays`; or places that are not those of so many images.
+    """
+    originals, reconstructions = load_arrays(path, ("originals", "reconstructions"), remedy)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            places = arrays["places"] if "places" in arrays else np.arange(len(originals))
+        if places.dtype.kind != "i" or places.shape != (len(originals),) or (np.diff(places, prepend=-1) < 1).any():
+            raise ValueError("expected the place of each image, in ascending order")
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} is damaged ({error}); {remedy}") from None
+    return Shown(originals, reconstructions, places)
 
 
 def checked(images: Any) -> np.ndarray:

@@ -21,7 +21,7 @@ from splitveil.data import Access, protocol, to_float
 from splitveil.errors import AccessError, UserError
 from splitveil.evaluation import evaluate, reliability, scores, stage
 from splitveil.evaluation.interception import hold_out
-from splitveil.pictures import load_arrays
+from splitveil.pictures import load_shown, spread
 from splitveil.runs import Run
 from splitveil.statistics.intervals import binomial_ci, bootstrap_ci
 
@@ -91,10 +91,12 @@ def test_the_folder_and_the_summary(run):
         assert sum(values) / 12 == pytest.approx(summary[name]["mean"], rel=1e-5)
         assert summary[name]["ci95"][0] <= summary[name]["mean"] <= summary[name]["ci95"][1]
     assert (left / "reconstructions.png").read_bytes()[1:4] == b"PNG"
-    originals, found = load_arrays(left / "reconstructions.npz", ("originals", "reconstructions"), "")
-    assert originals.shape == found.shape == (10, 3, 32, 32)
-    errors = np.square((found / 255.0) - originals / 255.0).mean((1, 2, 3))
-    assert errors == pytest.approx([float(row["mse"]) for row in rows[:10]], rel=0.02)  # rounded to bytes
+    shown = load_shown(left / "reconstructions.npz", "")
+    assert shown.places.tolist() == spread(12, 10).tolist()
+    assert {0, 11} <= {*shown.places}
+    assert shown.originals.shape == shown.reconstructions.shape == (10, 3, 32, 32)
+    errors = np.square((shown.reconstructions / 255.0) - shown.originals / 255.0).mean((1, 2, 3))
+    assert errors == pytest.approx([float(rows[place]["mse"]) for place in shown.places], rel=0.02)  # rounded to bytes
 
 
 def test_an_attack_that_is_replaced_is_gone_before_its_first_file_is(run, monkeypatch):

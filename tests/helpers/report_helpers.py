@@ -20,6 +20,8 @@ from splitveil.statistics import intervals
 NETWORK = {"data": "cifar10", "arch": "vgg11_bn_sgm", "cut": 4, "bottleneck": 8, "train_size": 500, "epochs": 3}
 ATTACKS = {"linear": "linear", "decoder": "decoder:epochs=2"}
 IMAGES = 40
+PLACES = np.array([1, 5, 6, 30])
+"""The attacked images whose pictures are there."""
 VOID = {"meta", "img", "input", "br"}
 
 
@@ -84,7 +86,7 @@ def run_folder(
         }
         (attack / "summary.json").write_text(json.dumps(found))
         images = np.random.default_rng(len(label)).integers(0, 256, (2, 4, 3, 32, 32)).astype(np.uint8)
-        save_arrays(attack / "reconstructions.npz", originals=images[0], reconstructions=images[1])
+        save_arrays(attack / "reconstructions.npz", originals=images[0], reconstructions=images[1], places=PLACES)
     return folder
 
 

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import pytest
 from PIL import Image
 
-from report_helpers import Page, bench, cell, fail
+from report_helpers import PLACES, Page, bench, cell, fail
 from splitveil.cli import main
 from splitveil.report import plots, published_table, thumbnails
 from splitveil.report.bench import SECTIONS, build
@@ -90,7 +90,7 @@ def test_every_cell_has_its_pictures_once(made):
     assert shown["cells"].keys() == {row["id"] for row in made.page.data("data")["cells"]}
     assert len(shown["originals"]) == 1  # all cells were attacked on the same images
     for cell_id, strip in shown["cells"].items():
-        errors = records.per_image(made.folder / "cells" / cell_id, "decoder")["mse"][:4]
+        errors = records.per_image(made.folder / "cells" / cell_id, "decoder")["mse"][PLACES]
         assert strip["errors"] == pytest.approx(errors, rel=1e-3)
         pixels[cell_id] = strip["uri"]
     assert len(set(pixels.values())) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from ..errors import UserError
 from ..evaluation import evaluate, stage, suites
 from ..evaluation.interception import hold_out
 from ..evaluation.scores import interval
-from ..pictures import checked, load_arrays
+from ..pictures import Shown, checked, load_shown
 from ..runs import Run
 from ..runtime import Progress
 from ..statistics.best_attacker import best_attacker
@@ -164,14 +165,14 @@ def _scores(values: dict[str, Tensor]) -> dict[str, Any]:
     return {name: interval(value, name) for name, value in (values | hits).items()}
 
 
-Arrays = Mapping[str, tuple[np.ndarray, np.ndarray]]
-"""Attack -> originals and reconstructions, uint8 (N, C, H, W), in the order of the attacked images."""
+Arrays = Mapping[str, Shown]
+"""Attack -> originals and reconstructions of attacked images."""
 
 
 def extremes(found: Scored, arrays: Arrays) -> tuple[dict[str, Picture], dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Return the most leaked, the median and the least leaked image, by the best attacker's error.
 
-    Attacks of earlier commands have kept their first images only; then these are chosen among them.
+    Attacks of earlier commands have kept some of their images only; then these are chosen among them.
 
     Args:
         found: the attacks.
@@ -181,14 +182,15 @@ def extremes(found: Scored, arrays: Arrays) -> tuple[dict[str, Picture], dict[st
         What the record says of each, and the original with its reconstruction, uint8 (C, H, W).
     """
     errors = found.best("mse")
-    kept = min([len(reconstructions) for _, reconstructions in arrays.values()])
-    order = errors[:kept].argsort().tolist()
+    kept = functools.reduce(np.intersect1d, [shown.places for shown in arrays.values()])
+    order = kept[errors.numpy()[kept].argsort(kind="stable")].tolist()
     records, pictures = {}, {}
     for name, place in (("most", 0), ("median", len(order) // 2), ("least", len(order) - 1)):
         image = order[place]
-        originals, reconstructions = arrays[found.chosen[image]]
+        shown = arrays[found.chosen[image]]
+        place = int(np.searchsorted(shown.places, image))
         records[name] = Picture(image=image, mse=float(errors[image]))
-        pictures[name] = checked(originals)[image], checked(reconstructions)[image]
+        pictures[name] = checked(shown.originals)[place], checked(shown.reconstructions)[place]
     return records, pictures
 
 
@@ -201,11 +203,10 @@ def kept_arrays(found: Attacked) -> Arrays:
     return {label: _arrays(found, label) for label in sorted(set(found.chosen))}
 
 
-def _arrays(found: Attacked, label: str) -> tuple[np.ndarray, np.ndarray]:
+def _arrays(found: Attacked, label: str) -> Shown:
     folder: Path = evaluate.place(found.run, label, found.terms.protocol_name)
     remedy = f"remove {folder}, and the attack is run again"
-    originals, reconstructions = load_arrays(folder / evaluate.ARRAYS, ("originals", "reconstructions"), remedy)
-    return originals, reconstructions
+    return load_shown(folder / evaluate.ARRAYS, remedy)
 
 
 def grants(found: Scored) -> list[str]:

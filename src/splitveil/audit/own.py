@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ from ..evaluation.scores import interval
 from ..given import Data, check_images, check_model, images_of, outputs_of
 from ..model import SplitModel, digest_of, line_of, listed
 from ..outcomes import Report
+from ..pictures import Shown
 from ..randomness import stream
 from ..recipe import TEST
 from ..statistics.ceiling import share_interval
@@ -171,8 +173,7 @@ def privacy_card(
     case.check(against)
     against = None if against is None else sent_alike(against, given, model, train)
     asked = {"suite": suite, "grants": grants, "observed": observed, "progress": progress}
-    sent = "" if codec is None else f"{codec=}, "
-    command = f"splitveil.privacy_card(model, {sent}{suite=}, {observed=}, {seed=}, ...)"
+    command = f"splitveil.privacy_card(model, {f'{codec=}, ' if codec else ''}{suite=}, {observed=}, {seed=}, ...)"
     return _carded(case, model, against, asked, named, rules, name, command)
 
 
@@ -302,7 +303,10 @@ class _Case:
         given = Protocol("own", self.own, self.own, self.under, self.own, self.under, frozenset(asked["grants"]))
         made = {label: outcome.summary for label, outcome in outcomes.items()}
         scored = attacked.scored_of(made, values, {label: one.held_out for label, one in outcomes.items()}, given)
-        arrays = {label: (one.originals.numpy(), one.reconstructions.numpy()) for label, one in outcomes.items()}
+        every = np.arange(len(self.under))
+        arrays = {
+            label: Shown(one.originals.numpy(), one.reconstructions.numpy(), every) for label, one in outcomes.items()
+        }
         hits = correct(victim, self.tested, stream(victim.mean.device, self.seed, TEST))
         return _Attacked(victim, report, hits, scored, *attacked.extremes(scored, arrays))
 

@@ -19,7 +19,7 @@ from .. import config, metrics
 from ..attacks.base import BATCH, Attack
 from ..data import Access, ImageSet, Split, to_float
 from ..errors import UserError
-from ..pictures import image_grid_png, save_arrays
+from ..pictures import image_grid_png, save_arrays, spread
 from ..randomness import stream
 from ..recipe import HELD_OUT
 from ..runs import Run, environment
@@ -37,9 +37,9 @@ from .stage import Stage, ThreatModel, check_wire, parts, set_up
 __all__ = ["METRICS", "Metric", "Outcome", "Terms", "ThreatModel", "attack_run", "check_wire", "evaluate", "parts"]
 Terms = ThreatModel  # the name in earlier versions
 SHOWN = 10
-"""Number of images in the picture: the first of the attacked images, chosen by index and not by beauty."""
+"""Number of images in the picture: evenly spread over the attacked images, chosen by place and not by beauty."""
 ARRAYS = "reconstructions.npz"
-"""The images of the picture as arrays: ``originals`` and ``reconstructions``, uint8 (K, C, S, S)."""
+"""The images of the picture: ``originals`` and ``reconstructions``, uint8 (K, C, S, S), and their ``places``."""
 PARTIAL = "partial"
 """Folder in which a stopped attack keeps what it needs to go on."""
 
@@ -150,10 +150,11 @@ def save(outcome: Outcome, run: Run, name: str, kept: int | None = SHOWN, *, pro
     folder, text = place(run, name, protocol_name), summary_text(outcome, name)
     # An attack that was made here before is gone from its first file on, or its summary would stand beside our figures.
     remove_file(folder / "summary.json")
-    rows = [("original", outcome.originals[:SHOWN]), (name, outcome.reconstructions[:SHOWN])]
+    shown, places = (spread(len(outcome.originals), most or len(outcome.originals)) for most in (SHOWN, kept))
+    rows = [("original", outcome.originals[shown]), (name, outcome.reconstructions[shown])]
     image_grid_png(rows, folder / "reconstructions.png")
-    arrays = {"originals": outcome.originals[:kept], "reconstructions": outcome.reconstructions[:kept]}
-    save_arrays(folder / ARRAYS, **arrays)
+    arrays = {"originals": outcome.originals[places], "reconstructions": outcome.reconstructions[places]}
+    save_arrays(folder / ARRAYS, **arrays, places=places)
     ceiling = {} if outcome.class_mean is None else {CLASS_MEAN: outcome.class_mean}
     write_text(folder / "per_image.csv", _csv(outcome.values | ceiling))
     write_text(folder / "held_out.csv", _csv(outcome.held_out))

@@ -1,4 +1,4 @@
-"""What the strongest attack made of the first attacked images, one strip for each cell, up to a budget of bytes."""
+"""What the strongest attack made of some of the attacked images, one strip for each cell, up to a budget of bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..evaluation.evaluate import ARRAYS
-from ..pictures import checked, load_arrays
+from ..pictures import checked, load_shown, spread
 from ..results.record_types import Record
 from ..results.records import AGAIN, per_image
 
@@ -58,11 +58,12 @@ def gather(folder: Path, records: Iterable[Record], cells: int = CELLS, budget: 
             continue
         try:
             errors = per_image(cell, label)["mse"]
-            images = load_arrays(arrays, ("originals", "reconstructions"), AGAIN)
+            shown = load_shown(arrays, AGAIN)
         except UserError as error:
             strips.damaged[record.id] = str(error).replace(f"{cell}{os.sep}", "")
             continue
-        originals, found = (checked(array[:SHOWN]) for array in images)
+        some = spread(len(shown.places), SHOWN)
+        originals, found = (checked(array[some]) for array in (shown.originals, shown.reconstructions))
         key = hashlib.sha256(originals.tobytes()).hexdigest()[:12]
         if key not in strips.originals:
             strips.originals[key] = {"uri": strip_uri(originals), "count": len(originals)}
@@ -70,7 +71,7 @@ def gather(folder: Path, records: Iterable[Record], cells: int = CELLS, budget: 
         strips.cells[record.id] = {
             "uri": strip_uri(found),
             "originals": key,
-            "errors": [float(f"{error:.4g}") for error in errors[: len(found)]],
+            "errors": [float(f"{error:.4g}") for error in errors[shown.places[some]]],
         }
         spent += len(strips.cells[record.id]["uri"])
     return strips
