@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
+import io
+from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 from urllib.parse import unquote
 
@@ -18,6 +21,7 @@ from splitveil.report.bench import SECTIONS, build
 from splitveil.results import records
 from splitveil.results.findings import Findings
 from splitveil.results.record_types import Epoch
+from splitveil.statistics.intervals import Interval
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +46,22 @@ def test_everything_is_where_it_is_said_to_be(made):
     with Image.open(made.folder / "plots" / "tradeoff.png") as picture:
         assert picture.width > 1000
     assert (made.folder / "plots" / "tradeoff.svg").read_text().count("<svg") == 1
+
+
+@pytest.mark.parametrize("width", [0.006, 0.0123, 4e-5, 0.5])
+def test_numbers_below_the_gain_of_cem_do_not_overlap(made, width):
+    (part,) = Findings.read(made.folder).parts
+    change = Interval(width / 3, -width, width)
+    long = [replace(effect, mse=change, accuracy=change) for effect in part.effects]
+    figure = plots._effects(long)
+    figure.axes[0].set_yticklabels(
+        [f"gaussian:0.025, adversarial:0.3 and more {n}" for n in range(len(figure.axes[0].get_yticks()))]
+    )
+    figure.savefig(io.BytesIO())
+    for axis in figure.axes:
+        boxes = [label.get_window_extent() for label in axis.get_xticklabels() if label.get_text()]
+        inside = sorted((box.x0, box.x1) for box in boxes if axis.bbox.x0 <= (box.x0 + box.x1) / 2 <= axis.bbox.x1)
+        assert all(left[1] + 3 < right[0] for left, right in pairwise(inside))
 
 
 def test_the_page_loads_nothing(made):

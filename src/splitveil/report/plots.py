@@ -172,6 +172,7 @@ def _effects(effects: Sequence[CemEffect]) -> Figure:
         axis.scatter([v.mean for v in values], at, s=26, facecolors=faces, edgecolors=COLORS[1], zorder=2)
         axis.axvline(0, color=GRAY, lw=1)
         axis.set(xlabel=title)
+        axis.locator_params(axis="x", nbins=4)  # names of stacks may leave little room
         axis.grid(alpha=0.25, axis="x")
     axes[0].set_yticks(range(len(rows)), [name for name, _ in rows])
     axes[0].set_ylim(len(rows) - 0.4, -0.6)
