@@ -18,6 +18,7 @@ from splitveil.data import Access
 from splitveil.defenses._codec_choice import fit
 from splitveil.defenses._directions import Directions
 from splitveil.defenses._law import law_of
+from splitveil.defenses._looks import combined
 from splitveil.defenses.base import Defense, Stack
 from splitveil.defenses.codec import Codec
 from splitveil.defenses.pca import PCA
@@ -140,7 +141,49 @@ def test_without_noise_nothing_is_weighed_by_it():
 def test_nearest_tries_the_directions_too():
     model, _ = projected("cloak:low=0.02,high=0.3")
     victim = Victim(model, ALL)
-    _, view = views(victim, victim.observe(toy.images(100, 1)), rng())
-    values, there = view(victim.query(toy.pixels(toy.images(5, 2)), rng()))
+    _, view, by_entry = views(victim, victim.observe(toy.images(100, 1)), rng())
+    wire = victim.query(toy.pixels(toy.images(5, 2)), rng())
+    values, there = view(wire)
     assert values.shape == (5, K)
     assert there is None
+    assert by_entry(wire)[0].shape == (5, M)  # noise that depends on the image may leave these nearer
+
+
+@pytest.mark.parametrize("images", [1, 2, 5])
+def test_few_images_leave_no_direction_that_seems_to_have_no_noise(images):
+    """Its number had noise of hundreds of times the variance that the attack took it for."""
+    numbers, draw = torch.randn(images, 256, generator=rng()), rng(1)
+
+    def look() -> torch.Tensor:
+        return numbers + 0.3 * torch.randn(images, 256, generator=draw)
+
+    found = whitened(lambda wire: wire, look(), look)
+    assert found is not None
+    noise = found(0.3 * torch.randn(4000, 256, generator=draw))
+    variances = torch.linalg.eigvalsh(torch.cov(noise.T))
+    assert float(variances[0]) > 0.2
+    assert float(variances[-1]) < 4
+
+
+def test_uneven_noise_behind_a_projection_is_solved_for_once(monkeypatch):
+    """A search asks for the numbers at each of its steps."""
+    told = Directions(torch.zeros(8), torch.eye(8)[:, :2], (8,)).with_noise(torch.linspace(1, 2, 8))
+    wire = torch.randn(3, 8, generator=rng())
+    first = told(wire)
+    monkeypatch.setattr(torch.linalg, "solve", None)
+    assert torch.equal(told(wire), first)
+
+
+@pytest.mark.parametrize(("components", "looks"), [(M // 4, "mean"), (M - 6, "ranked")])
+def test_laplace_noise_keeps_its_peak_where_a_projection_leaves_nearly_all_of_it(components, looks):
+    """Each entry has mostly its own noise there; taken for a sum of many, several looks told less."""
+    basis = torch.linalg.qr(torch.randn(M, components, generator=rng()))[0]
+    pca = PCA(components)
+    pca.mean, pca.basis = torch.zeros(M), basis
+    stack = Stack(*made("laplace:0.1"), pca)
+    clean = torch.randn(400, M, generator=rng(1)) @ basis @ basis.T
+    several = torch.stack([stack.on_wire(clean, rng(seed)) for seed in range(2, 10)])
+    law = law_of(stack, several.flatten(0, 1))
+    found, plain = (float((one - clean).square().mean()) for one in (combined(several, law), several.mean(0)))
+    assert law.looks == looks
+    assert found < (0.85 if looks == "ranked" else 1.01) * plain

@@ -66,6 +66,17 @@ def test_looks_are_weighed_by_the_part_of_the_noise_that_is_laplace(parts, gain)
     assert found < gain * plain
 
 
+def test_a_few_entries_with_much_noise_say_nothing_of_the_others():
+    """The mean variance of the noise was that of a tenth of the entries, and Laplace noise seemed faint beside it."""
+    clean, rng = torch.rand(100, 60, generator=toy.rng(1)), toy.rng()
+    strength = torch.where(torch.arange(60) % 10 == 0, 2.0, 0.0)
+    looks = torch.stack([Laplace(0.1).on_wire(clean, rng) for _ in range(LOOKS)])
+    looks = looks + strength * torch.randn(looks.shape, generator=rng)
+    law = Law(None).with_noise(0.02, "laplace")
+    found, plain = ((one - clean)[:, strength == 0].square().mean() for one in (combined(looks, law), looks.mean(0)))
+    assert found < 0.85 * plain
+
+
 def test_one_look_that_shows_an_entry_is_taken_as_it_is_and_none_is_zero():
     law = Law().with_noise(1.0, "laplace")
     looks = torch.tensor([[[3.0, 0.0, 1.0]], [[0.0, 0.0, 2.0]], [[0.0, 0.0, 9.0]]])

@@ -46,10 +46,9 @@ def views(victim: Victim, seen: Pairs, rng: torch.Generator) -> Iterator[View]:
             yield lambda wire: _sighted(sight, wire)
     elif law.visible is not None:
         yield lambda wire: (wire.flatten(1), _visible(victim.law(wire)))
-    elif law.reduced is None and law.directions is not None:
-        if numbers := whitened(law.directions, wire, lambda: victim.query(x, fixed)):
-            yield lambda wire: (numbers(wire), None)
     elif law.reduced is None:
+        if law.directions and (numbers := whitened(law.directions, wire, lambda: victim.query(x, fixed))):
+            yield lambda wire: (numbers(wire), None)
         again = wire if law.variance is not None else victim.query(x, fixed)
         if (variance := _variance(law, wire, again)) is not None:
             yield lambda wire: (wire.flatten(1) / variance.sqrt(), None)

@@ -19,6 +19,9 @@ LEAST = 1e-4
 """Least variance of noise, in units of the variance over images: what has no noise does not outweigh all else."""
 FREEDOM, MOST_LOOKS = 128, 64
 """Degrees of freedom for each number from which the covariance of the noise is measured, as far as so many looks go."""
+LEAST_FREEDOM = 8
+"""Degrees of freedom that each number has at least, however few images there are: with less than one, some direction
+would seem to have no noise, and outweigh all others."""
 ROUNDING = 1e-6
 """Part of `LEAST` that the noise has where there is none but that of the arithmetic."""
 
@@ -58,15 +61,16 @@ def whitened(numbers: Numbers, first: Tensor, look: Callable[[], Tensor]) -> Num
     """
     shown = numbers(first).double()
     center = shown.mean(0)
-    count = min(MOST_LOOKS, 2 + FREEDOM * shown.shape[1] // len(shown))
+    wanted, fewest = (2 + freedom * shown.shape[1] // len(shown) for freedom in (FREEDOM, LEAST_FREEDOM))
+    count = min(wanted, max(MOST_LOOKS, fewest))
     each, total = torch.zeros_like(shown), torch.zeros_like(shown.T @ shown)
     for i in range(count):
         values = (numbers(look()).double() if i else shown) - center
         each, total = each + values, total + values.T @ values
     total = (total - each.T @ each / count) / ((count - 1) * len(shown))
-    least = LEAST * float(shown.var(0, correction=min(1, len(shown) - 1)).mean())
+    least = LEAST * (float(shown.var(0, correction=min(1, len(shown) - 1)).mean()) or 1.0)
     if float(total.diagonal().mean()) <= ROUNDING * least:
         return None
     values, vectors = torch.linalg.eigh(total)
-    matrix = (vectors / values.clamp(min=max(least, 1e-20)).sqrt()).float()
+    matrix = (vectors / values.clamp(min=least).sqrt()).float()
     return lambda wire: numbers(wire) @ matrix

@@ -78,7 +78,7 @@ class WhiteBox:
             told = ((first - second).square() / 2 * both).sum(0).float() / both.sum(0).clamp(min=1)
         self.variance = torch.as_tensor(told, device=first.device).expand(self._shape).flatten().float()
         """Variance of the noise on each visible entry, (m,)."""
-        shapes = (self.hides or law.looks == "ranked") and law.share(self.variance) > MOSTLY
+        shapes = (self.hides or law.looks == "ranked") and law.share(torch.stack((first[both], second[both]))) > MOSTLY
         self._peak = (law.laplace / 2) ** 0.5 if shapes else 0.0
         self._together = victim.all_looks and law.looks != "union" and not self._peak
         if self._together:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -47,5 +48,12 @@ class Directions:
         centered = wire.flatten(1).float() - self.center
         if self.behind is None or bool((self.behind == self.behind[0]).all()):
             return centered @ self.basis
-        weighed = self.basis / self.behind[:, None].clamp(min=1e-6 * float(self.behind.max()))
-        return torch.linalg.solve(weighed.T @ self.basis, (centered @ weighed).T).T
+        return centered @ self._weighed
+
+    @cached_property
+    def _weighed(self) -> Tensor:
+        """Return the matrix (m, k) of the weighted least squares: searches need it at each of their steps."""
+        assert self.behind is not None
+        behind, basis = self.behind.double(), self.basis.double()
+        weighed = basis / behind[:, None].clamp(min=1e-6 * float(behind.max()))
+        return torch.linalg.solve(weighed.T @ basis, weighed.T).T.to(self.basis)

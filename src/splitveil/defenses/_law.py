@@ -129,9 +129,9 @@ class Law:
         """Return the law of the one wire that `combined` makes of several looks."""
         return self if looks == 1 else averaged(self, looks)
 
-    def share(self, measured: Tensor | float | None = None) -> float:
+    def share(self, looks: Tensor | None = None) -> float:
         """Return the part of the noise's variance that is Laplace noise (see `share_of`)."""
-        return share_of(self, measured)
+        return share_of(self, looks)
 
     def weights(self, looks: int) -> Tensor | None:
         """Return the weight of each ranked look in one wire, (looks,); None: all the same."""

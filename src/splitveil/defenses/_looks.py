@@ -12,6 +12,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from ._law import Law
 
+FAINT = 1e-3
+"""Least variance that counts where it is measured, in units of that of the Laplace noise: none has no logarithm."""
 SIMULATED = 2**15
 """Number of simulated sets of looks from which the weights of ranked ones are computed."""
 
@@ -30,8 +32,7 @@ def combined(looks: Tensor, law: Law) -> Tensor:
     """
     if law.visible is not None:
         return _union(looks, law.visible.view_as(looks), law)
-    unknown = law.laplace and law.variance is None and len(looks) > 1
-    weights = weights_of(law.share(looks.var(0).mean() if unknown else None), len(looks))
+    weights = weights_of(law.share(looks), len(looks))
     if weights is None:
         return looks.mean(0)
     return torch.einsum("k...,k->...", looks.sort(0).values, weights.to(looks))
@@ -60,19 +61,25 @@ def weights_of(share: float, looks: int) -> Tensor | None:
     return ranked_weights(looks, share) if share and looks > 2 else None
 
 
-def share_of(law: Law, measured: Tensor | float | None = None) -> float:
+def share_of(law: Law, looks: Tensor | None = None) -> float:
     """Return the part of the noise's variance that is Laplace noise, rounded; 1 if the whole is unknown.
 
     Args:
         law: of a look.
-        measured: variance of all noise, where the law does not tell it.
+        looks: at the same images, (k, ...), from which the variance of all noise is measured where the law does not
+            tell it. Its geometric mean counts: a few images or entries with much noise (`vib`) say little of the rest.
     """
-    whole = measured if law.variance is None else law.variance
-    if not law.laplace or whole is None:
-        return 1.0 if law.laplace else 0.0
-    part = law.laplace / max(float(torch.as_tensor(whole).mean()), 1e-20)
+    if not law.laplace:
+        return 0.0
+    if law.variance is not None:
+        return round(min(1.0, law.laplace / max(float(torch.as_tensor(law.variance).mean()), 1e-20)), 2)
+    if looks is None or len(looks) < 2:
+        return 1.0
+    freedom = torch.tensor((len(looks) - 1) / 2, dtype=torch.float64)
+    bias = torch.digamma(freedom) - freedom.log()  # of the logarithm of a variance from few looks at Gaussian noise
+    logarithm = (looks.var(0).double() / law.laplace).clamp(min=FAINT).log().mean() - bias.to(looks.device)
     # What is measured differs between wires, which should seldom be weighed otherwise for it.
-    return round(min(1.0, part), 1 if law.variance is None else 2)
+    return round(min(1.0, float((-logarithm).exp())), 1)
 
 
 def averaged(law: Law, looks: int) -> Law:

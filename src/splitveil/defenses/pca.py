@@ -18,6 +18,9 @@ EXACT = 1024
 """Most dimensions of a covariance that is decomposed whole; wider features take the randomized method."""
 EXTRA, ROUNDS = 10, 6
 """Oversampling and power iterations of the randomized method."""
+PEAKED = 0.6
+"""Part of the noise on an entry that is this entry's own Laplace noise, beyond which its sharp peak tells more than the
+directions of the noise: with nearly as many components as dimensions, or components of single entries."""
 
 
 @plugin("pca", "linear")
@@ -64,7 +67,10 @@ class PCA(Defense):
         if self._whole or before.exact:
             return before.silent()
         assert self.mean is not None
-        # Behind it noise is correlated between entries, and what was Laplace noise is a sum of many, nearly Gaussian.
+        kept = self.basis.square().sum(1)  # of each entry's own noise; the rest of the noise on it is that of others
+        if before.laplace and before.share() * float(kept.square().sum() / kept.sum()) > PEAKED:
+            return replace(before.silent(), laplace=before.laplace * float(kept.square().mean()))
+        # Noise is correlated between entries, and what was Laplace noise is a sum of many, nearly Gaussian.
         within = Directions(self.mean, self.basis, tuple(wire.shape[1:]))
         law = replace(before.silent(), laplace=0.0, directions=within)
         even = before.variance

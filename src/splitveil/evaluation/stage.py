@@ -24,7 +24,7 @@ from .interception import Interception
 
 ONCE = "drawn once per image"
 """Mark of attacks whose wires have one noise for all attacks: earlier versions drew it anew for each."""
-SHARED = 9
+SHARED = 10
 """Revision of the code that all attacks share: what they know of a defense, how they see wires, how decoders learn.
 Raise it with each change after which they may answer otherwise; results of another one are not read back."""
 
