@@ -80,12 +80,14 @@ def test_its_rows_are_what_the_single_commands_say(trained, whole, tmp_path):
         runs.write_summary(copy, runs.Run.open(copy).summary)
         run = runs.Run.open(copy)
         summary = attack_run(run, LINEAR, IMAGES, label=f"linear-{row['epoch']}")
-        assert row["mse"] == summary["mse"]
+        # As for the bound: on some processors the last bits follow from the layout of memory, which differs.
+        assert row["mse"]["mean"] == pytest.approx(summary["mse"]["mean"], rel=1e-6)
+        assert row["mse"]["ci95"] == pytest.approx(summary["mse"]["ci95"], rel=1e-6)
         assert record["baseline_mse"] == pytest.approx(summary["baseline_mse"])
         test = (to_float(IMAGES.test.images), IMAGES.test.labels)
         (bound,) = sv.bound(run.model(IMAGES), "mixture", test)
         assert bound.interval is not None
-        assert row["bound"]["mean"] == pytest.approx(bound.value, rel=1e-5)  # the layout of memory differs
+        assert row["bound"]["mean"] == pytest.approx(bound.value, rel=1e-5)
         assert row["bound"]["ci95"] == pytest.approx([bound.interval.lo, bound.interval.hi], rel=1e-5)
     errors = [row["mse"]["mean"] for row in rows]
     assert record["correlation"] == {

@@ -18,6 +18,7 @@ from splitveil.audit.policy import Policy
 from splitveil.audit.record import AUDIT
 from splitveil.defenses.codec import codec_of
 from splitveil.errors import UserError
+from splitveil.evaluation import suites
 from splitveil.model import digest_of
 
 SIDE, CLASSES = 12, 3
@@ -44,6 +45,13 @@ def made(sigma: float) -> sv.SplitModel:
 @pytest.fixture(scope="module")
 def asked():
     return {"learn_from": images(60, 2), "invert": images(24, 3), "suite": "smoke-v1", "progress": False}
+
+
+@pytest.fixture
+def briefly(asked, monkeypatch):
+    """The same with one attack that takes no time."""
+    monkeypatch.setitem(suites.SUITES, "brief", suites.specs("linear", "nearest"))
+    return asked | {"suite": "brief"}
 
 
 class Knows(nn.Module):
@@ -172,16 +180,16 @@ def test_a_judge_keeps_its_modes_and_a_folder_in_the_way_is_one_line(card, asked
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_card_behind_a_codec_is_about_the_bytes_that_are_sent(asked):
+def test_a_card_behind_a_codec_is_about_the_bytes_that_are_sent(briefly):
     model, train = made(0.1), images(90, 1)
     coded = sv.with_codec(model, "uint2", train=train)
-    plain = sv.privacy_card(model, bounds=("mixture",), **asked)
-    card = sv.privacy_card(model, bounds=("mixture",), codec="uint2", train=train, **asked)
+    plain = sv.privacy_card(model, bounds=("mixture",), **briefly)
+    card = sv.privacy_card(model, bounds=("mixture",), codec="uint2", train=train, **briefly)
     assert (plain.codec, card.codec) == ("none", "uint2")
     numbers = plain.found.audit.device.bytes // 4
     assert card.found.audit.device.bytes == numbers // 4
-    assert card.found.audit.best_attacker.mse.mean == pytest.approx(sv.evaluate(coded, **asked).mse)
-    assert card.found.audit.accuracy == sv.accuracy(coded, asked["invert"])
+    assert card.found.audit.best_attacker.mse.mean == pytest.approx(sv.evaluate(coded, **briefly).mse)
+    assert card.found.audit.accuracy == sv.accuracy(coded, briefly["invert"])
     assert card.found.audit.model.weights == digest_of(coded) != digest_of(model) == plain.found.audit.model.weights
     assert bounded.BEFORE in card.found.audit.bounds[0].assumptions
     sent = f"about the wire as a device sends it, by the codec uint2: {numbers // 4:,} bytes for each image"
@@ -194,11 +202,11 @@ def test_a_card_behind_a_codec_is_about_the_bytes_that_are_sent(asked):
     assert codec_of(model.defense) is None  # the model stays as it is
 
 
-def test_the_reference_of_a_coded_wire_is_sent_by_the_same_codec_and_the_card_says_so(asked):
+def test_the_reference_of_a_coded_wire_is_sent_by_the_same_codec_and_the_card_says_so(briefly):
     model, plain, train = made(0.1), made(0.001), images(90, 1)
-    more = {"bounds": ("linkage",), "train": train, **asked}
+    more = {"bounds": ("linkage",), "train": train, **briefly}
     card = sv.privacy_card(model, against=plain, codec="uint2", **more)
-    alone = sv.evaluate(sv.with_codec(plain, "uint2", train=train), **asked)
+    alone = sv.evaluate(sv.with_codec(plain, "uint2", train=train), **briefly)
     assert card.record()["reference"]["codec"] == "uint2"
     assert card.found.audit.reference is not None
     assert card.found.audit.reference.mse.mean == pytest.approx(alone.mse)
