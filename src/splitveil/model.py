@@ -316,7 +316,8 @@ def _lasting(text: str) -> str:
 
 
 def _bytes(value: Tensor) -> bytes:
-    """Return the bytes of a tensor of any type; NumPy has no bfloat16."""
+    """Return the bytes of a tensor of any type; NumPy has no bfloat16, and sparse tensors have no bytes in a row."""
+    value = value.to_dense() if value.layout != torch.strided else value
     return value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 

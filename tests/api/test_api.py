@@ -16,6 +16,7 @@ from splitveil.data import Access, Split, load, to_float
 from splitveil.defenses.cem import CEM
 from splitveil.defenses.gaussian import Gaussian
 from splitveil.errors import AccessError, DivergedError, UserError
+from splitveil.evaluation import reliability, suites
 from splitveil.given import recipe_of
 from splitveil.model import SplitModel
 from splitveil.randomness import stream
@@ -84,6 +85,21 @@ def test_two_results_are_compared_image_by_image(model):
     other = api.attack(model, "linear:looks=2", learn_from=OWN, invert=(UNDER[0][1:], UNDER[1][1:]))
     with pytest.raises(UserError, match="on other images"):
         one.ratio(other)
+
+
+def test_flags_of_a_model_are_found_once_for_all_attacks_of_a_suite_and_stand_beside_each(model, monkeypatch):
+    asked, of_model = [], reliability.of_model
+
+    def counted(of, images):
+        asked.append(of)
+        return [*of_model(of, images), "seen"]
+
+    monkeypatch.setattr(reliability, "of_model", counted)
+    monkeypatch.setitem(suites.SUITES, "two", suites.specs("linear:looks=1", "nearest:looks=1"))
+    for _ in range(2):  # nothing is kept from one call to the next
+        report = api.evaluate(model, suite="two", learn_from=OWN, invert=UNDER, progress=False)
+        assert all("seen" in result.flags for result in report.results.values())
+    assert len(asked) == 2
 
 
 def test_the_shortest_suite_says_that_it_is_no_evidence(model):

@@ -268,3 +268,13 @@ def test_a_model_that_is_not_whole_is_shown():
     empty = sv.SplitModel.__new__(sv.SplitModel)
     nn.Module.__init__(empty)
     assert repr(empty).endswith("0 weights on the device, 0 in the cloud)")
+
+
+def test_sparse_weights_are_part_of_a_digest():
+    class Fixed(nn.Module):
+        def __init__(self, scale: float):
+            super().__init__()
+            self.register_buffer("kept", (scale * torch.eye(4)).to_sparse())
+
+    digests = [digest_of(sv.SplitModel(Fixed(scale), nn.Flatten())) for scale in (1.0, 1.0, 2.0)]
+    assert digests[0] == digests[1] != digests[2]

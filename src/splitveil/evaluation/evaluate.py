@@ -19,6 +19,7 @@ from .. import config, metrics
 from ..attacks.base import BATCH, Attack
 from ..data import Access, ImageSet, Split, to_float
 from ..errors import UserError
+from ..model import digest_of
 from ..pictures import image_grid_png, save_arrays, spread
 from ..randomness import stream
 from ..recipe import HELD_OUT
@@ -258,7 +259,7 @@ def made(stage: Stage, runtime: Runtime, extra: Mapping[str, Metric] | None = No
     found = found[len(held) :]
     values = scored(found, given.attacker_test, extra) | _part(distance, len(held), None)
     floor = linear_error(stage.victim, own, given.attacker_test, wires[len(held) :], stage.threat_model.seed)
-    flags = _flags(stage, values["mse"], baseline, floor) + reliability.cut_short(runtime.cut)
+    flags = _flags(stage, values["mse"], baseline, floor, runtime) + reliability.cut_short(runtime.cut)
     summary = {
         **stage.identity(),
         **{name: interval(value, name).as_dict() for name, value in values.items()},
@@ -328,7 +329,7 @@ def _kept(store: Path | None, stage: Stage, budget: Budget, run: Run) -> Path | 
     return store
 
 
-def _flags(stage: Stage, mse: Tensor, baseline: Tensor, floor: Tensor | None) -> list[str]:
+def _flags(stage: Stage, mse: Tensor, baseline: Tensor, floor: Tensor | None, runtime: Runtime) -> list[str]:
     attack, given = stage.attack, stage.given
     failed = [] if attack.floor == "none" else reliability.no_better_than_the_mean(mse, baseline)
     flags = reliability.at_chance(stage.accuracy, given.utility_test.labels) + failed
@@ -336,10 +337,21 @@ def _flags(stage: Stage, mse: Tensor, baseline: Tensor, floor: Tensor | None) ->
         flags += reliability.no_better_than_linear(mse, floor)
     if attack.learns:
         flags += reliability.still_falling(attack.curve())
-    flags += reliability.of_model(stage.model, given.attacker_test)
+    flags += _of_model(stage, runtime)
     flags += reliability.of_law(stage.model, stage.victim, given.attacker_test)
     flags += masks.of_masks(stage.model, stage.victim, attack, given.attacker_test)
     return flags + reliability.of_queries(stage.model, stage.victim, attack.needs, given.attacker_train)
+
+
+def _of_model(stage: Stage, runtime: Runtime) -> list[str]:
+    """Return the flags of the model, which take thousands of wires: they are found once for all attacks of a suite."""
+    images, known = stage.given.attacker_test, runtime.fits
+    if known is None:
+        return reliability.of_model(stage.model, images)
+    key = f"flags of {digest_of(stage.model)} on {images.digest()}"
+    if key not in known:
+        known[key] = reliability.of_model(stage.model, images)
+    return known[key]
 
 
 def _csv(values: dict[str, Tensor]) -> str:
