@@ -66,14 +66,14 @@ IMAGES = {name: np.zeros((2, 3, 4, 4), np.uint8) for name in ("originals", "reco
 def test_arrays_of_earlier_versions_are_those_of_the_first_images(tmp_path):
     save_arrays(tmp_path / "a.npz", **IMAGES)
     save_arrays(tmp_path / "b.npz", **IMAGES, places=np.array([3, 7]))
-    assert [load_shown(tmp_path / f"{name}.npz", "").places.tolist() for name in "ab"] == [[0, 1], [3, 7]]
+    assert [load_shown(tmp_path / f"{name}.npz", 8, "").places.tolist() for name in "ab"] == [[0, 1], [3, 7]]
 
 
-@pytest.mark.parametrize("places", [[0], [7, 3], [-1, 3], [3, 3], [0.0, 1.0], [[0, 1]], [print, print]])
+@pytest.mark.parametrize("places", [[0], [3, 8], [7, 3], [-1, 3], [3, 3], [0.0, 1.0], [[0, 1]], [print, print]])
 def test_places_that_are_none_are_damage(places, tmp_path):
     np.savez(tmp_path / "x.npz", allow_pickle=True, **IMAGES, places=np.array(places))
     with pytest.raises(UserError, match=r"x.npz is damaged \(.*\); run the attack again"):
-        load_shown(tmp_path / "x.npz", "run the attack again")
+        load_shown(tmp_path / "x.npz", 8, "run the attack again")
 
 
 def test_image_grid_keeps_pixels_and_rows(tmp_path):

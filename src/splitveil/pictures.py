@@ -146,15 +146,16 @@ def load_arrays(path: Path, names: Sequence[str], remedy: str) -> list[np.ndarra
     return found
 
 
-def load_shown(path: Path, remedy: str) -> Shown:
+def load_shown(path: Path, count: int, remedy: str) -> Shown:
     """Return the images that an attack has left as arrays.
 
     Args:
         path: file of `save_arrays`; earlier versions kept the first images and did not write their places.
+        count: images that were attacked.
         remedy: as of `load_arrays`.
 
     Raises:
-        UserError: as `load_arrays`; or places that are not those of so many images.
+        UserError: as `load_arrays`; or places that are not those of attacked images.
     """
     originals, reconstructions = load_arrays(path, ("originals", "reconstructions"), remedy)
     try:
@@ -162,6 +163,8 @@ def load_shown(path: Path, remedy: str) -> Shown:
             places = arrays["places"] if "places" in arrays else np.arange(len(originals))
         if places.dtype.kind != "i" or places.shape != (len(originals),) or (np.diff(places, prepend=-1) < 1).any():
             raise ValueError("expected the place of each image, in ascending order")
+        if (places >= count).any():
+            raise ValueError(f"it has image {places.max()}, counted from 0, but {count} were attacked")
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} is damaged ({error}); {remedy}") from None
     return Shown(originals, reconstructions, places)

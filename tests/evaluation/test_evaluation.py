@@ -91,7 +91,7 @@ def test_the_folder_and_the_summary(run):
         assert sum(values) / 12 == pytest.approx(summary[name]["mean"], rel=1e-5)
         assert summary[name]["ci95"][0] <= summary[name]["mean"] <= summary[name]["ci95"][1]
     assert (left / "reconstructions.png").read_bytes()[1:4] == b"PNG"
-    shown = load_shown(left / "reconstructions.npz", "")
+    shown = load_shown(left / "reconstructions.npz", 12, "")
     assert shown.places.tolist() == spread(12, 10).tolist()
     assert {0, 11} <= {*shown.places}
     assert shown.originals.shape == shown.reconstructions.shape == (10, 3, 32, 32)

@@ -164,6 +164,7 @@ def test_the_page_opens_with_the_first_comparison_of_the_table(made):
         assert f"decoder: MSE {record.attacks['decoder'].mse}" in opening
     assert opening.count("data:image/png") == 4
     assert next(iter(strips["originals"].values()))["uri"] in opening
+    assert "spread evenly over all of them" in opening
 
 
 def test_what_failed_is_shown_with_the_end_of_its_log(made):

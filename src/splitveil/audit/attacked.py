@@ -206,7 +206,7 @@ def kept_arrays(found: Attacked) -> Arrays:
 def _arrays(found: Attacked, label: str) -> Shown:
     folder: Path = evaluate.place(found.run, label, found.terms.protocol_name)
     remedy = f"remove {folder}, and the attack is run again"
-    return load_shown(folder / evaluate.ARRAYS, remedy)
+    return load_shown(folder / evaluate.ARRAYS, len(found.chosen), remedy)
 
 
 def grants(found: Scored) -> list[str]:

@@ -58,7 +58,7 @@ def gather(folder: Path, records: Iterable[Record], cells: int = CELLS, budget: 
             continue
         try:
             errors = per_image(cell, label)["mse"]
-            shown = load_shown(arrays, AGAIN)
+            shown = load_shown(arrays, len(errors), AGAIN)
         except UserError as error:
             strips.damaged[record.id] = str(error).replace(f"{cell}{os.sep}", "")
             continue
