@@ -1,8 +1,8 @@
 """What the benchmarks of fronts share: every defense against noise of equal accuracy, in the cells of a plan.
 
-A cell is an encoder of a seed with all its noises, and a line of OUT/records.jsonl when it is done. Cells in --done are
-not made again, on whatever machine they were made; one that was stopped goes on. Nothing is compared before all of them
-are there.
+A cell is an encoder of a seed with all its noises. When it is done it is a file in OUT, and a line of OUT/records.jsonl
+once the benchmark ends. Cells in OUT and in --done are not made again, on whatever machine they were made; one that was
+stopped goes on. Nothing is compared before all of them are there.
 """
 
 from __future__ import annotations
@@ -209,13 +209,13 @@ class Front:
         given, cells_file = self._given(description), self.record.with_suffix(".jsonl")
         file = given.out / "records.jsonl"
         made = self.read([file, *given.done])
+        made |= self._left_in(given.out, made)
         left = [name for name in self.cells() if name not in made and fnmatch.fnmatch(name, given.only)]
         if left and not given.no_run:
             given.out.mkdir(parents=True, exist_ok=True)
             with multiprocessing.get_context("spawn").Pool(given.jobs, maxtasksperchild=1) as pool:
                 pool.map(self.run, self.jobs(left, made, given.root, given.out, given.threads), chunksize=1)
-        kept = {name: given.out / f"{name}.json" for name in self.cells() if name not in made}
-        made |= {name: json.loads(path.read_text("utf-8")) for name, path in kept.items() if path.is_file()}
+        made |= self._left_in(given.out, made)
         given.out.mkdir(parents=True, exist_ok=True)
         write_text(file, "".join(json.dumps(record) + "\n" for record in made.values()))
         if missing := [name for name in self.cells() if name not in made]:
@@ -227,6 +227,11 @@ class Front:
         write_json(self.record, {"command": f"python benchmarks/{self.stem}.py", **how, **result})
         write_text(cells_file, "".join(json.dumps(record) + "\n" for record in made.values()))
         print(self.table(result))
+
+    def _left_in(self, out: Path, made: Records) -> Records:
+        """Return the records of further cells that are done, where the benchmark was stopped before it wrote them."""
+        paths = {name: out / f"{name}.json" for name in self.cells() if name not in made}
+        return {name: json.loads(path.read_text("utf-8")) for name, path in paths.items() if path.is_file()}
 
     def _given(self, description: str) -> argparse.Namespace:
         parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)

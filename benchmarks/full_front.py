@@ -29,8 +29,9 @@ of fewer than three seeds is not compared.
 What may favor whom: water-filled noise is known to a tail from one pass over a third of the images only, what the
 rivals do from the whole training. Strengths were not searched: 3.4 and 0.3 are those of `short_front.py`, and 4 that of
 `trained_tradeoff.py`, whose four other seeds of the same trainings had been seen: `cem` at 78.5 % and `one` at 78.0 %,
-not shown to differ from training with more noise. The cells of a seed are computed in one precision, that of the
-machine on which the first of them was made. Nothing is said of longer trainings.
+not shown to differ from training with more noise. The networks and tails of a seed are trained in one precision, that
+of the machine on which the first of them was made; attacks take that of their machine. Nothing is said of longer
+trainings.
 
 How cells are made and compared is in `benchmarks/fronts.py`. Writes benchmarks/full_front.json.
 """

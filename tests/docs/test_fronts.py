@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -136,6 +139,22 @@ def test_a_seed_keeps_its_precision_on_another_machine(front):
     first, second = front.jobs(["cem-s7", "cem-s8"], made, Path("data"), Path("out"), 1)
     assert first.how.settings == front.how.settings | {"precision": "bf16-mixed"}
     assert second.how.settings == front.how.settings
+
+
+def test_a_benchmark_that_was_stopped_makes_no_cell_again_and_keeps_the_precision(fronts, front, tmp_path, monkeypatch):
+    record = {"cell": "plain-s7", "seed": 7, "precision": "bf16-mixed", "points": {}}
+    (tmp_path / "plain-s7.json").write_text(json.dumps(record), encoding="utf-8")
+    asked = []
+
+    pool = SimpleNamespace(map=lambda _, jobs, **__: asked.extend(jobs))
+    context = SimpleNamespace(Pool=lambda *_, **__: nullcontext(pool))
+    monkeypatch.setattr(fronts.multiprocessing, "get_context", lambda _: context)
+    monkeypatch.setattr(sys, "argv", ["short_front.py", "--out", str(tmp_path), "--done", "--only", "*-s7"])
+    with pytest.raises(SystemExit, match="cells are missing: cem-s7, "):
+        front.main("")
+    assert [job.name for job in asked] == ["cem", "adversarial", "one", "released"]
+    assert {job.how.settings["precision"] for job in asked} == {"bf16-mixed"}
+    assert json.loads((tmp_path / "records.jsonl").read_text(encoding="utf-8")) == record
 
 
 def _records(front) -> dict:
