@@ -105,21 +105,24 @@ def as_sent(model: SplitModel, codec: str | None, train: Data | None) -> SplitMo
     return with_codec(model, codec, train=train)
 
 
-def sent_alike(other: SplitModel, model: SplitModel, sent: SplitModel, train: Data | None) -> SplitModel:
+def sent_alike(other: SplitModel, sent: SplitModel, train: Data | None) -> SplitModel:
     """Return a model that another one is compared with, sent by the codec of that one where it has none of its own.
 
     Args:
         other: to compare with, such as the undefended model.
-        model: that is under attack, as it was given.
-        sent: the same as `as_sent` returns it.
+        sent: that is under attack, as `as_sent` returns it.
         train: as of `with_codec`; None: nothing was put behind a codec, and the other model stays as it is.
 
     Returns:
-        The other model as it is where it has a codec, and where it is the model that was given: what is compared is
-        then the codec itself.
+        The other model as it is where it has a codec, and where it is the one under attack before its codec: what is
+        compared is then the codec itself.
     """
     coder = codec_of(sent.defense)
-    if train is None or coder is None or codec_of(other.defense) is not None or digest_of(other) == digest_of(model):
+    if train is None or coder is None or codec_of(other.defense) is not None:
+        return other
+    behind = copy_of(other).cpu()
+    behind.defense = Stack(*listed(behind.defense), coder)
+    if digest_of(behind) == digest_of(sent):
         return other
     return with_codec(other, coder.name, train=train)
 

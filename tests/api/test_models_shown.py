@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial, partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,11 @@ def layer_of(code: str, **names: Any) -> Any:
     return space["Own"]
 
 
+def with_member(kind: Any, *given: Any) -> Any:
+    """A layer whose class has a member of a kind, such as a property, of a function."""
+    return type("Own", (layer_of("self.member"),), {"member": kind(*given)})
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -148,6 +153,9 @@ def layer_of(code: str, **names: Any) -> Any:
         (layer_of("x + 1"), layer_of("x - 1")),
         (layer_of("x + HALF"), layer_of("x + HALF", HALF=0.25)),
         (layer_of("[x + k for k in (1, 2)]"), layer_of("[x + k for k in (1, 3)]")),
+        *((with_member(kind, by(1.0)), with_member(kind, by(2.0))) for kind in (property, cached_property)),
+        *((with_member(kind, by(1.0)), with_member(kind, by(2.0))) for kind in (partialmethod, staticmethod)),
+        (with_member(partialmethod, torch.add, 1), with_member(partialmethod, torch.add, 2)),
     ],
 )
 def test_a_digest_sees_containers_functions_and_code(one: Callable[[], nn.Module], other: Callable[[], nn.Module]):

@@ -221,6 +221,9 @@ def test_the_reference_of_a_coded_wire_is_sent_by_the_same_codec_and_the_card_sa
         card = sv.privacy_card(model, against=other, codec="uint2", **more)
         assert f"The wire of the reference {wire}: a part of each difference between the two is what" in repr(card)
         assert card.record()["reference"]["weights"] == digest_of(other)
+    sent = sv.with_codec(model, "uint2", train=train)  # the same, with a grid that was found beforehand
+    card = sv.privacy_card(sent, against=model, codec="uint2", **more)
+    assert card.record()["reference"]["weights"] == digest_of(model)
     assert codec_of(plain.defense) is None  # the reference stays as it is
 
 

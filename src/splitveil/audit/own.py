@@ -150,7 +150,7 @@ def privacy_card(
         observed: number of wires of each image that the attacker sees.
         codec: audit what a device sends by this codec: auto, uint8, uint4, uint2, float16 or float32, as of
             `splitveil.export`; None: the wire before any codec. ``against`` is sent by the same one, with a grid of
-            its own, unless it has a codec already or is ``model`` itself; the card says which wire it has.
+            its own, unless it has a codec already or is ``model`` before its codec; the card says which wire it has.
         train: images that the model has learned from, on whose wires the grid of the codec is found.
         policy: YAML file of requirements (docs/audit.md), or its content as a dictionary.
         name: of the model on the card.
@@ -163,7 +163,7 @@ def privacy_card(
     Raises:
         UserError: as `splitveil.evaluate` and `splitveil.bound`; a judge that does not fit; an unreadable policy.
     """
-    given, model = model, as_sent(model, codec, train)
+    model = as_sent(model, codec, train)
     rules = None if policy is None else Policy.of(policy)
     named = bounded.specs(bounds, observed)
     under = images_of(invert, "invert")
@@ -171,7 +171,7 @@ def privacy_card(
     check_images(model, tested, "test")
     case = _Case(outputs_of(model, tested, "test"), images_of(learn_from, "learn_from"), under, tested, judge, seed)
     case.check(against)
-    against = None if against is None else sent_alike(against, given, model, train)
+    against = None if against is None else sent_alike(against, model, train)
     asked = {"suite": suite, "grants": grants, "observed": observed, "progress": progress}
     command = f"splitveil.privacy_card(model, {f'{codec=}, ' if codec else ''}{suite=}, {observed=}, {seed=}, ...)"
     return _carded(case, model, against, asked, named, rules, name, command)

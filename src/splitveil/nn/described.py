@@ -120,10 +120,7 @@ class Description:
         for name, member in sorted(vars(kind).items()):
             if name.startswith("__") and not callable(member):  # the module, the documentation, the lines of the code
                 continue
-            parts = (
-                (member.fget, member.fset) if isinstance(member, property) else (getattr(member, "__func__", member),)
-            )
-            told += [f"{name}={text}" for part in parts if (text := self.value(part))]
+            told += [f"{name}={text}" for part in _parts(member) if (text := self.value(part))]
         return "\n".join(told)
 
     def _function(self, function: types.FunctionType) -> str:
@@ -144,6 +141,15 @@ class Description:
             near = not isinstance(used, types.FunctionType) or used.__module__ == names.get("__name__")
             told.append(f"{name}={self.value(used)}" if near else name)
         return "\n".join(told)
+
+
+def _parts(member: Any) -> tuple[Any, ...]:
+    """Return what stands behind a name of a class."""
+    if isinstance(member, property):
+        return member.fget, member.fset
+    if isinstance(member, functools.partialmethod):
+        return member.func, member.args, member.keywords
+    return (member.func if isinstance(member, functools.cached_property) else getattr(member, "__func__", member),)
 
 
 def _whole(kind: str, parts: Iterable[str]) -> str:
