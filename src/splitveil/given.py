@@ -106,7 +106,9 @@ def example_of(example: Any) -> Tensor:
     if isinstance(example, np.ndarray):
         example = _tensor(example, "example")
     if not torch.is_tensor(example):
-        raise UserError(f"example is a {type(example).__name__}; expected a tensor of pixels (1, C, H, W), e.g. x[:1]")
+        raise UserError(
+            f"example is a {type(example).__name__}; expected a tensor or an array of pixels (1, C, H, W), e.g. x[:1]"
+        )
     if example.ndim != 4 or not len(example):
         raise UserError(f"example has shape {tuple(example.shape)}; expected (1, C, H, W), e.g. x[:1]")
     _check_channels(example, "example")

@@ -120,7 +120,7 @@ def test_other_images_are_refused(data, expected):
 @pytest.mark.parametrize(
     ("example", "expected"),
     [
-        (None, "example is a NoneType; expected a tensor of pixels (1, C, H, W), e.g. x[:1]"),
+        (None, "example is a NoneType; expected a tensor or an array of pixels (1, C, H, W), e.g. x[:1]"),
         ((1, 3, 8, 8), "example is a tuple"),
         (X[0], "example has shape (3, 8, 8); expected (1, C, H, W)"),
         (X[:1, :2], "the images of example have shape (1, 2, 8, 8); expected (N, C, H, W) with C = 3"),

@@ -61,7 +61,9 @@ def test_offsets_are_told_by_the_entries_that_have_little_noise(specs):
 def test_offsets_that_correlated_noise_leaves_free_are_flagged():
     (flag,) = flags(channel(STRONG, "pca:8", SHREDDER))
     assert "make no use of all that can be told of the known collection" in flag
-    assert flag.endswith("attack a network without the part that adds it, which hides less than the attacks here show")
+    assert flag.endswith(
+        "attack a network without the part that adds it, as that part hides less than the attacks here show"
+    )
 
 
 def test_a_collection_that_is_too_large_to_be_tried_is_flagged(monkeypatch):

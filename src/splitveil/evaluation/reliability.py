@@ -214,7 +214,7 @@ def of_law(model: SplitModel, victim: Victim, images: Split) -> list[str]:
     if (law := victim.law(wire)).forgotten:
         advice = _so_that_they_can(model, victim, wire)
     elif untold(model, x, law):
-        advice = "attack a network without the part that adds it, which hides less than the attacks here show"
+        advice = "attack a network without the part that adds it, as that part hides less than the attacks here show"
     else:
         return []
     return [
