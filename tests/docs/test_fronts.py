@@ -49,6 +49,22 @@ def test_every_arm_of_a_plan_is_there(fronts, stem, points):
     assert front.names.keys() | {"plain"} == front.encoders.keys() == front.points.keys()
 
 
+@pytest.mark.parametrize("stem", ["short_front", "full_front"])
+def test_cells_on_record_are_whole_and_of_the_plan(fronts, stem, monkeypatch):
+    monkeypatch.setattr(fronts, "TESTED", 10_000)
+    front = importlib.import_module(stem).FRONT
+    made = front.read([front.record.with_suffix(".jsonl")])
+    for name, (encoder, seed) in front.cells().items():
+        if record := made.get(name):
+            assert (record["encoder"], record["seed"], record["defense"]) == (encoder, seed, front.encoders[encoder])
+            assert record["points"].keys() == front.points[encoder].keys()
+            for point in record["points"].values():
+                right = fronts.gpu_cell.unpacked(point["hits"], fronts.TESTED)
+                assert right.mean() == pytest.approx(point["accuracy"])
+                assert all(len(point["mse_of"][attack]) == front.how.attacked for attack in front.how.attacks)
+    assert front.record.is_file() == (made.keys() == front.cells().keys())
+
+
 def test_no_seed_is_used_twice(fronts):
     import full_front
     import rivals
