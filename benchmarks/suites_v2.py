@@ -113,6 +113,7 @@ def suites_compared(path: Path, images: Any, terms: dict[str, Any]) -> dict[str,
 
 def gan_compared(path: Path, images: Any, terms: dict[str, Any], scale: str) -> dict[str, Any]:
     """The decoder, and what gan makes of it."""
+    from splitveil.attacks._shared import Made
     from splitveil.config import Spec
     from splitveil.evaluation import evaluate
 
@@ -135,7 +136,8 @@ def gan_compared(path: Path, images: Any, terms: dict[str, Any], scale: str) -> 
             rows[label]["mean_squared_difference_from_decoder"] = float(apart)
             for metric in ("mse", "ssim"):
                 rows[label][f"{metric} against the decoder"] = difference(one.values[metric], start.values[metric])
-    return {"scale": scale, "trainings_of_the_decoder": len(fits), "attacks": rows}
+    trainings = sum(isinstance(each, Made) for each in fits.values())  # flags of the model are kept there too
+    return {"scale": scale, "trainings_of_the_decoder": trainings, "attacks": rows}
 
 
 def show(part: dict[str, Any], indent: str = "") -> None:
