@@ -202,8 +202,7 @@ class Runtime:
         progress: called after steps with (steps done, steps in all, current error).
         budget: limit on steps or on time; None: no limit.
         store: folder for checkpoints; None: keeps none.
-        fits: trainings that other attacks of the same suite have made, and flags of their model, by what determines
-            them; None: not shared.
+        fits: what attacks of a suite share, trainings and flags of the model, by what determines it; None: nothing.
 
     Attributes:
         shared_seconds: seconds that the trainings taken from ``fits`` took where they were made.
