@@ -246,6 +246,13 @@ class Front:
         return parser.parse_args()
 
 
+def curves(sigmas: tuple[float, ...], losses: tuple[float, ...]) -> dict[str, Any]:
+    """Return the two curves of a front whose trainings are those of `rivals`, as arguments of `Front`."""
+    isotropic = {rivals.SIGMA: "plain/own"} | {sigma: f"plain/isotropic-{sigma}" for sigma in sigmas}
+    filled = {rivals.WITHOUT: "plain/own"} | {loss: f"plain/waterfill-{loss}" for loss in losses}
+    return {"sigma": rivals.SIGMA, "isotropic": isotropic, "filled": filled}
+
+
 def percent(about: dict[str, Any] | None) -> str:
     """Return a difference with its interval in words; nothing of none.
 

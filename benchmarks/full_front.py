@@ -45,7 +45,7 @@ from dataclasses import replace
 
 import cells
 import rivals
-from fronts import Front
+from fronts import Front, curves
 
 SIGMAS, LOSSES = (0.07, 0.13, 0.22), (0.02, 0.06, 0.15, 0.35)
 NOISE, OWN = f"gaussian:{rivals.SIGMA}", {"own": {"sigma": rivals.SIGMA}}
@@ -76,10 +76,8 @@ FRONT = Front(
         "released": OWN,
         "adversarial": HARDENED,
     },
-    sigma=rivals.SIGMA,
-    isotropic={rivals.SIGMA: "plain/own"} | {sigma: f"plain/isotropic-{sigma}" for sigma in SIGMAS},
-    filled={rivals.WITHOUT: "plain/own"} | {loss: f"plain/waterfill-{loss}" for loss in LOSSES},
     lost=(0.01, 0.03),
+    **curves(SIGMAS, LOSSES),
 )
 
 

@@ -34,7 +34,7 @@ How cells are made and compared is in `benchmarks/fronts.py`. Writes benchmarks/
 from __future__ import annotations
 
 import rivals
-from fronts import Front
+from fronts import Front, curves
 
 SIGMAS, LOSSES = (0.05, 0.1, 0.2, 0.4), (0.02, 0.06, 0.15, 0.4)
 OWN = {"own": {"sigma": rivals.SIGMA}}
@@ -70,10 +70,8 @@ FRONT = Front(
         "one": OWN,
         "released": OWN,
     },
-    sigma=rivals.SIGMA,
-    isotropic={rivals.SIGMA: "plain/own"} | {sigma: f"plain/isotropic-{sigma}" for sigma in SIGMAS},
-    filled={rivals.WITHOUT: "plain/own"} | {loss: f"plain/waterfill-{loss}" for loss in LOSSES},
     lost=(0.01, 0.03),
+    **curves(SIGMAS, LOSSES),
 )
 
 

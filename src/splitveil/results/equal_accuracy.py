@@ -19,7 +19,7 @@ from .groups import ComparisonGroup, Configuration
 from .record_types import NOISE, Record
 
 RETRAINED, TRAINED = "tail retrained", "as trained"
-OUTSIDE, AT_END = "outside the curve", "not surely below the curve's upper end"
+OUTSIDE, AT_END = "outside the curve", "the accuracy is not surely below that of the weakest noise"
 
 
 @dataclass(frozen=True)
