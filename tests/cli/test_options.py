@@ -8,6 +8,7 @@ import pytest
 from commands import TINY, answer, state_of
 from splitveil.bench.driver import cores
 from splitveil.cli._shared import app
+from splitveil.cli._usage import OTHER_NAMES
 from splitveil.storage.files import expanded, write_text
 
 COMMANDS = [name for name in app if not name.startswith("-")]
@@ -188,8 +189,19 @@ def test_a_grid_given_to_train_names_the_command_for_it(tmp_path):
         (("query", "a"), "splitveil query needs IMAGES; see splitveil query --help"),
         (("train",), "splitveil train needs --out; see splitveil train --help"),
         (("train", "--out"), "--out needs a value; see splitveil train --help"),
+        (("train", "--out", "a", "--network", "vgg"), "unknown option --network; the one for this is --arch; see"),
+        (("train", "--out", "a", "--learning_rate=1"), "unknown option --learning_rate; the one for this is --lr; see"),
+        (("bench", "a", "--out", "b", "--workers", "2"), "unknown option --workers; the one for this is --jobs; see"),
+        (("attack", "a", "--layer", "3"), "Unknown option: --layer."),  # where nothing here means the same
     ],
 )
 def test_what_a_command_lacks_or_has_too_much_is_said_in_the_words_of_its_help(given, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert refused(tmp_path, *given).startswith(f"splitveil: {expected}")
+
+
+def test_options_that_others_name_otherwise_exist_and_each_word_means_one():
+    ours = {name for command in COMMANDS for argument in arguments(command) for name in argument.names}
+    words = [word for others in OTHER_NAMES.values() for word in others]
+    assert {f"--{name}" for name in OTHER_NAMES} <= ours
+    assert len(words) == len(set(words))
