@@ -54,10 +54,19 @@ def show_flags(flags: Iterable[str]) -> None:
 
 
 def interval(value: dict[str, Any], *, percent: bool = False) -> str:
-    """Return a mean and its interval, as a summary has them, in words."""
+    """Return a mean and its interval, as a summary has them, with as many digits as the interval supports."""
     from ..statistics.intervals import Interval
 
-    return escape(format(Interval.from_dict(value), ".2%" if percent else ".4g"))
+    return escape(format(Interval.from_dict(value), ".2%" if percent else ""))
+
+
+def in_two_lines(figure: str) -> str:
+    r"""Return a mean with its interval below it, for tables of several such columns on a terminal of 80 letters.
+
+    >>> in_two_lines("0.00086 [0.00076, 0.00097]")
+    '0.00086\n[0.00076, 0.00097]'
+    """
+    return figure.replace(" ", "\n", 1)
 
 
 def duration(seconds: float) -> str:

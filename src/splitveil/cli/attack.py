@@ -17,8 +17,22 @@ from rich.table import Column, Table
 from .. import config, progress_bars
 from ..errors import UserError
 from ..registry import Registry
-from ._shared import MaybePlace, Place, app, coded, duration, interval, out_console, say, show_flags
+from ._shared import (
+    LOOK,
+    MaybePlace,
+    Place,
+    app,
+    coded,
+    duration,
+    in_two_lines,
+    interval,
+    out_console,
+    say,
+    show_flags,
+)
 
+WIDE = 120
+"""Letters of a line that hold a table of attacks with each interval beside its mean."""
 TITLES = {"mse": "MSE", "ssim": "SSIM", "psnr": "PSNR dB"}
 
 
@@ -235,11 +249,12 @@ def _attack_table(run: Any, rows: dict[str, dict[str, Any]], about: dict[str, An
     more = ["lpips"] if any("lpips" in row for row in rows.values()) else []
     # Folded, as a figure with its end cut off is another figure.
     columns = [Column(title, overflow="fold") for title in ("attack", *TITLES.values(), *more, *shares, "seconds")]
-    table = Table(*columns, title=f"{escape(str(run.path))}: accuracy {accuracy}")
+    table = Table(*columns, title=f"{escape(str(run.path))}: accuracy {accuracy}", **LOOK)
+    shown = in_two_lines if out_console.width < WIDE else str
     for name, row in rows.items():
         figures = [interval(row[key]) if key in row else "" for key in (*TITLES, *more)]
         figures += [interval(row[key], percent=True) if key in row else "" for key in shares]
-        table.add_row(escape(name), *figures, f"{row['seconds']:.0f}")
+        table.add_row(escape(name), *map(shown, figures), f"{row['seconds']:.0f}")
     table.add_row("mean image", f"{about['baseline_mse']:.4g}")
     if about.get("class_mean_mse") is not None:  # attacks of earlier versions have none
         table.add_row("mean image of the true class", f"{about['class_mean_mse']:.4g}")
