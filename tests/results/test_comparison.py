@@ -319,8 +319,8 @@ def test_the_command_prints_a_table_and_writes_json_only_when_asked(runs, tmp_pa
     assert "watch out" in written.err
     assert sorted(tmp_path.rglob("*")) == before
     text = shown(capsys, *runs, "--out", tmp_path / "c.json")
-    assert "decoder MSE 1 0.15 0.35 0.200 [0.170, 0.230] < 0.001 differs in these two trainings" in text
-    assert "network accuracy % 1 50 25 -25 [-66, 32] 1.000 no difference shown in these two trainings" in text
+    assert "decoder, 1 seed MSE 0.15 0.35 0.200 [0.170, 0.230] < 0.001 differs" in text
+    assert "network, 1 seed accuracy % 50 25 -25 [-66, 32] 1.000 no difference shown" in text
     assert "a verdict needs 3 seeds of each" in text
     assert "worst case" not in text  # of one attack
     found = json.loads((tmp_path / "c.json").read_text())
@@ -353,3 +353,17 @@ def test_attacks_on_different_images_have_no_best_one_and_no_worst_case(runs):
             "best attacker and worst case left out: the attacks were made on different images "
             f"(decoder: 2, linear: {count}); make all of them with the same --attacked"
         ) in found.notes
+
+
+def test_eighty_letters_hold_every_figure_in_one_piece(runs, capsys, monkeypatch):
+    monkeypatch.setattr(out_console, "width", 80)
+    label = "decoder-unet_normN1C32"
+    attacked(runs[0], label, values([0.00123, 0.00234] * 20))
+    attacked(runs[1], label, values([0.00245, 0.00501] * 20))
+    main(["compare", *map(str, runs)])
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{label}, 1 seed" in [line.strip() for line in lines]
+    for row in compare(*map(str, runs)).rows:  # type: ignore[union-attr]
+        figure = str(row.difference.scaled(100 if row.metric == "accuracy" else 1))
+        assert any(figure in line for line in lines)
+    assert max(map(len, lines)) <= 80

@@ -179,10 +179,10 @@ def test_names_with_letters_of_a_pattern_are_names_where_they_exist(tmp_path):
     assert rows(tmp_path / "a[0]", tmp_path / "b*")["mse"].difference.mean == pytest.approx(0.1)
 
 
-def test_the_command_shows_the_seeds_in_every_row(sides, tmp_path, capsys, monkeypatch):
+def test_the_command_shows_the_seeds_of_every_attack(sides, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(out_console, "width", 200)
     text = shown(capsys, *sides, "--margin", "2", "--out", tmp_path / "c.json")
-    assert "decoder MSE 3 0.105 0.315" in text
+    assert "decoder, 3 seeds MSE 0.105 0.315" in text
     assert "higher: more private" in text
     assert "a loss of 2 points is excluded" in text
     assert "over the seeds, and the images within each; p: corrected for 4 rows (Holm)" in text

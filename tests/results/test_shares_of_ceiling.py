@@ -138,8 +138,7 @@ def test_a_comparison_says_how_far_b_has_come_from_a(tmp_path, capsys, monkeypat
     assert shares["mse"] is not None
     assert (shares["mse"].mean, shares["psnr"]) == (pytest.approx(0.25), None)
     text = shown(capsys, *runs, "--out", tmp_path / "c.json")
-    assert "A to class mean %" in text
-    assert "25 [25, 25]" in text
+    assert "to class mean % 0 25 [25, 25]" in text
     assert "between A (0 %) and the mean image of the true class (100 %)" in text
     rows = json.loads((tmp_path / "c.json").read_text())["rows"]
     assert next(row for row in rows if row["metric"] == "mse")["share_of_ceiling"]["mean"] == pytest.approx(0.25)

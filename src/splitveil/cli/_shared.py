@@ -40,6 +40,8 @@ out_console, error_console = Console(), Console(stderr=True)
 
 LOOK: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}
 """Look of tables with many columns, which must fit 80 letters."""
+WIDE = 120
+"""Letters of a line that hold several columns of means with their intervals beside them."""
 
 
 def say(line: str) -> None:

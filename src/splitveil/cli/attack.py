@@ -19,6 +19,7 @@ from ..errors import UserError
 from ..registry import Registry
 from ._shared import (
     LOOK,
+    WIDE,
     MaybePlace,
     Place,
     app,
@@ -31,8 +32,6 @@ from ._shared import (
     show_flags,
 )
 
-WIDE = 120
-"""Letters of a line that hold a table of attacks with each interval beside its mean."""
 TITLES = {"mse": "MSE", "ssim": "SSIM", "psnr": "PSNR dB"}
 
 

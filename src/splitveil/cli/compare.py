@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Column, Table
 
-from ._shared import LOOK, MaybePlace, PlaceText, app, out_console, say, show_flags
+from ._compared import TITLES, caption, difference, runs_table, share
+from ._shared import LOOK, WIDE, MaybePlace, PlaceText, app, in_two_lines, out_console, say, show_flags
 
 if TYPE_CHECKING:
     from ..results.comparison import Cells
     from ..results.comparison_rows import Comparison, Row
-
-TITLES = {
-    "accuracy": "accuracy %",
-    "retrained_accuracy": "tail retrained, accuracy %",
-    "mse": "MSE",
-    "psnr": "PSNR dB",
-    "ssim": "SSIM",
-    "ssim_zero": "SSIM, black border",
-}
-TITLES |= {"lpips": "LPIPS", "reidentified": "re-identified %"}
 
 NOTES = 10
 """Most notes under a table."""
@@ -62,7 +52,7 @@ def compare(a: PlaceText, b: PlaceText, *, margin: float | None = None, out: May
             say(f"{len(equal)} of {len(found.common)} configurations are equal")
         _say_of_cells(found, a, b)
         return
-    out_console.print(_runs_table(found, a, b))
+    out_console.print(runs_table(found, a, b))
     for note in found.notes:
         say(note)
     show_flags(found.flags)
@@ -86,20 +76,6 @@ def _say_of_cells(found: Cells, a: str, b: str) -> None:
         say(f"and {len(notes) - NOTES} notes more; --out FILE.json keeps them all")
 
 
-def _runs_table(found: Comparison, a: str, b: str) -> Table:
-    shares = any(row.share for row in found.rows)
-    columns = ("", "metric", "seeds", "A", "B", "B − A [95 %]", "p, Holm", "verdict")
-    columns += ("A to class mean %",) if shares else ()
-    table = Table(*(Column(name, overflow="fold") for name in columns), title=escape(f"A: {a}   B: {b}"), **LOOK)
-    for row in found.rows:
-        means = [f"{_scaled(row.metric) * side.mean:.4g}" for side in (row.a, row.b)]
-        about = escape(row.what), TITLES[row.metric], str(row.seeds)
-        way = (_share(row),) if shares else ()
-        table.add_row(*about, *means, _difference(row), _p(row), row.verdict, *way)
-    table.caption = _caption(found.rows)
-    return table
-
-
 def _cells_table(found: Cells, a: str, b: str, equal: set[str]) -> Table:
     shown = [m for m in TITLES if any(row.metric == m for cell in found.common.values() for row in cell.rows)]
     attackers = {row.what for cell in found.common.values() for row in cell.rows} - {"network"}
@@ -114,9 +90,9 @@ def _cells_table(found: Cells, a: str, b: str, equal: set[str]) -> Table:
         by_metric = {row.metric: row for row in cell.rows}
         axes = ", ".join(f"{key} {value}" for key, value in found.axes[name].items())
         figures = (_marked(by_metric[m]) if m in by_metric else "" for m in shown)
-        way = (_share(by_metric["mse"]) if "mse" in by_metric else "",) if shares else ()
+        way = (escape(share(by_metric["mse"])) if "mse" in by_metric else "",) if shares else ()
         table.add_row(escape(axes or name), str(found.seeds[name]), *figures, *way)
-    table.caption = "bold: differs (a higher MSE is more private, a higher SSIM less); " + _caption(
+    table.caption = "bold: differs (a higher MSE is more private, a higher SSIM less); " + caption(
         [row for cell in found.common.values() for row in cell.rows]
     )
     return table
@@ -133,39 +109,6 @@ def _equal(cell: Comparison) -> bool:
 
 
 def _marked(row: Row) -> str:
-    return f"[bold]{_difference(row)}[/bold]" if row.shown else _difference(row)
-
-
-def _difference(row: Row) -> str:
-    scale = _scaled(row.metric)
-    return escape(str(row.difference.scaled(scale))) + ("" if row.paired else " *")
-
-
-def _share(row: Row) -> str:
-    from ..results.ceiling import text
-
-    return "" if row.metric != "mse" else escape(text(row.share))
-
-
-def _p(row: Row) -> str:
-    return "" if row.p is None else "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
-
-
-def _scaled(metric: str) -> int:
-    return 100 if TITLES[metric].endswith("%") else 1
-
-
-def _caption(rows: Sequence[Row]) -> str:
-    """Return what the intervals cover, and what p was corrected for."""
-    from ..statistics.evidence import LEAST
-
-    few, least = (choice(row.seeds for row in rows) for choice in (max, min))
-    over = "over the seeds, and the images within each" if few > 1 else "over the images alone"
-    if least == 1 < few:
-        over += "; of one seed over the images alone"
-    text = f"intervals: {over}; p: corrected for {len(rows)} rows (Holm)"
-    if any(row.share for row in rows):
-        text += "; A to class mean: where B's error lies between A (0 %) and the mean image of the true class (100 %)"
-    if few < LEAST:
-        text += f"; another training of each may differ as much: a verdict needs {LEAST} seeds of each"
-    return text + ("; * as if on different images" if any(not row.paired for row in rows) else "")
+    figure = escape(difference(row))
+    figure = in_two_lines(figure) if out_console.width < WIDE else figure
+    return f"[bold]{figure}[/bold]" if row.shown else figure
