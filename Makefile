@@ -50,8 +50,10 @@ dist: $(INSTALLED)  ## build wheel and source archive of both packages into dist
 	$(BIN)/uv build --quiet --out-dir dist .
 	$(BIN)/uv build --quiet --out-dir dist edge
 
+# pip would compile one file after the other, with the tests of all packages. Some hold files that are no Python.
 $(INSTALLED): pyproject.toml edge/pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo 'Installing PyTorch and all else into .venv: several minutes without a word.'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]' -e ./edge
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[all,dev]' -e ./edge
+	$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' .venv/lib || true
 	touch $@
