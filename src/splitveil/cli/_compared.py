@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TITLES = {
     "accuracy": "accuracy %",
-    "retrained_accuracy": "accuracy %, new tail",
+    "retrained_accuracy": "accuracy %, tail retrained",
     "mse": "MSE",
     "psnr": "PSNR dB",
     "ssim": "SSIM",
