@@ -89,9 +89,9 @@ def test_it_agrees_with_the_report_and_the_accuracy_of_the_same_model(card, aske
     assert (audit.reference.entropy_factor or 0) > 1  # the reference has less noise, and leaks more
 
 
-def test_bounds_beside_an_attacker_who_sees_several_wires_say_that_they_are_of_one(asked):
+def test_bounds_beside_an_attacker_who_sees_several_wires_say_that_they_are_of_one(briefly):
     card = sv.privacy_card(
-        made(0.1), against=made(0.001), observed=3, bounds=("linkage", "mixture", "pairwise"), **asked
+        made(0.1), against=made(0.001), observed=3, bounds=("linkage", "mixture", "pairwise"), **briefly
     )
     audit = card.found.audit
     lower = [one for one in audit.bounds if one.kind == "lower"]
@@ -123,24 +123,24 @@ def test_images_are_shown_in_their_proportions(card, image, shown):
     assert 'width="{}" height="{}" alt="Original'.format(*shown) in page(found)
 
 
-def test_a_policy_is_judged(asked, tmp_path):
+def test_a_policy_is_judged(briefly, tmp_path):
     policy = tmp_path / "policy.yaml"
     policy.write_text("require:\n  accuracy: {at_least: 0.1}\n  mse: {at_least: 0.9}\n")
-    card = sv.privacy_card(made(0.1), policy=policy, bounds=("linkage",), **asked)
+    card = sv.privacy_card(made(0.1), policy=policy, bounds=("linkage",), **briefly)
     assert card.found.audit.policy is not None
     assert [line.met for line in card.found.audit.policy.lines] == [True, False]
     assert card.met is False
     rules = {"require": {"accuracy": {"at_least": 0.1}, "mse": {"at_least": 0.9}}}
     for given in (rules, Policy.model_validate(rules)):
-        judged = sv.privacy_card(made(0.1), policy=given, bounds=("linkage",), **asked).found.audit.policy
+        judged = sv.privacy_card(made(0.1), policy=given, bounds=("linkage",), **briefly).found.audit.policy
         assert judged == replace(card.found.audit.policy, file="policy")
     with pytest.raises(UserError, match=r"policy: require\.beauty: no such setting"):
-        sv.privacy_card(made(0.1), policy={"require": {"beauty": 1}}, **asked)
+        sv.privacy_card(made(0.1), policy={"require": {"beauty": 1}}, **briefly)
     with pytest.raises(UserError, match="policy is 3; expected the path of a YAML file, or a dictionary"):
-        sv.privacy_card(made(0.1), policy=3, **asked)  # type: ignore[arg-type]
+        sv.privacy_card(made(0.1), policy=3, **briefly)  # type: ignore[arg-type]
     policy.write_text("require: {beauty: 1}\n")
     with pytest.raises(UserError, match="beauty"):
-        sv.privacy_card(made(0.1), policy=policy, **asked)
+        sv.privacy_card(made(0.1), policy=policy, **briefly)
 
 
 def test_what_does_not_fit_is_refused_before_the_attacks(asked):

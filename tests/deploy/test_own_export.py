@@ -13,6 +13,9 @@ from torch import nn
 import splitveil as sv
 from splitveil.deploy import audited, bundle
 from splitveil.deploy.graphs import Session
+from splitveil.evaluation import suites
+
+pytestmark = pytest.mark.usefixtures("quick_exports")
 
 X = torch.rand(40, 1, 12, 16, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(40) % 3
@@ -71,10 +74,8 @@ def test_a_wire_without_noise_is_refused_in_words_of_python(tmp_path):
 
 
 def card_of(model: sv.SplitModel, **more: Any) -> Any:
-    own, under = (X[:20], Y[:20]), (X[20:], Y[20:])
-    return sv.privacy_card(
-        model, learn_from=own, invert=under, suite="smoke-v1", bounds=("linkage",), progress=False, **more
-    )
+    given: dict[str, Any] = {"suite": "smoke-v1", "bounds": ("linkage",), "progress": False, **more}
+    return sv.privacy_card(model, learn_from=(X[:20], Y[:20]), invert=(X[20:], Y[20:]), **given)
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +83,20 @@ def carded() -> Any:
     return card_of(model_of(sv.Gaussian(0.05)), codec="uint8", train=(X, Y))
 
 
+@pytest.fixture(scope="module")
+def without(tmp_path_factory) -> Any:
+    """A bundle without a card."""
+    out = tmp_path_factory.mktemp("bundles") / "without"
+    return sv.export(model_of(sv.Gaussian(0.05)), out, train=(X, Y), test=(X, Y), codec="uint8")
+
+
 @pytest.mark.parametrize("saved", [False, True])
-def test_a_bundle_holds_the_card_of_exactly_its_wire(tmp_path, carded, saved):
+def test_a_bundle_holds_the_card_of_exactly_its_wire(tmp_path, carded, without, saved):
     if saved:
         carded.save(tmp_path / "card")
     given = {"train": (X, Y), "test": (X, Y), "codec": "uint8"}
     card = tmp_path / "card" if saved else carded
     with_card = sv.export(model_of(sv.Gaussian(0.05)), tmp_path / "with", card=card, **given)
-    without = sv.export(model_of(sv.Gaussian(0.05)), tmp_path / "without", **given)
     kept = json.loads((tmp_path / "with" / "card.json").read_text())
     assert f"/with': model-{with_card.wire['pair']}, 192 bytes for each image by uint8, accuracy " in repr(with_card)
     assert repr(with_card).endswith(f"privacy card: {carded.verdict})")
@@ -99,7 +106,7 @@ def test_a_bundle_holds_the_card_of_exactly_its_wire(tmp_path, carded, saved):
     summary = bundle.read(with_card.out).wire["audit"]
     assert summary is not None
     assert (summary["verdict"], summary["suite"]) == (carded.verdict, "smoke-v1")
-    assert not (tmp_path / "without" / "card.json").exists()
+    assert not (without.out / "card.json").exists()
     names = ("device/encoder.onnx", "cloud/tail.onnx")
     assert all((with_card.out / name).read_bytes() == (without.out / name).read_bytes() for name in names)
 
@@ -140,9 +147,10 @@ def test_a_record_that_does_not_say_what_it_is_about_is_refused(record):
         audited.checked(record, model, model)
 
 
-def test_a_card_before_any_codec_is_that_of_a_bundle_of_float32(tmp_path):
+def test_a_card_before_any_codec_is_that_of_a_bundle_of_float32(tmp_path, monkeypatch):
+    monkeypatch.setitem(suites.SUITES, "brief", suites.specs("linear"))
     model = model_of(sv.Gaussian(0.05))
-    card = card_of(model)
+    card = card_of(model, suite="brief")
     made = sv.export(model, tmp_path / "bundle", train=(X, Y), test=(X, Y), codec="float32", card=card)
     assert (made.out / "card.html").is_file()
     with pytest.raises(

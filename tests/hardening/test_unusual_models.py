@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 
 import pytest
@@ -25,8 +26,8 @@ from splitveil.ranges import MOST
 IMAGES = load("digits", train_size=600, test_size=200)
 
 
-def sure() -> tuple[nn.Module, nn.Module]:
-    """Halves of a network that is sure of all images that it has learned."""
+@functools.cache
+def _sure() -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Conv2d(3, 16, 4, 4), nn.ReLU(), nn.Conv2d(16, 2, 2, 2), nn.ReLU())
     tail = nn.Sequential(nn.Flatten(), nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 10))
@@ -37,6 +38,11 @@ def sure() -> tuple[nn.Module, nn.Module]:
         nn.functional.cross_entropy(network(images.images[index] / 255), images.labels[index]).backward()
         optimizer.step()
     return encoder, tail
+
+
+def sure() -> tuple[nn.Module, nn.Module]:
+    """Halves of a network that is sure of all images that it has learned, which the caller may change."""
+    return copy.deepcopy(_sure())
 
 
 class Scaled(nn.Module):
