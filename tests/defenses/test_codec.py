@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from splitveil.defenses._codec import Grid
 from splitveil.defenses._codec_choice import choose, fit
+from splitveil.defenses.codec import Codec
 from splitveil.errors import UserError
 
 
@@ -37,6 +38,20 @@ def test_the_nearest_values_of_the_grid_are_packed_into_bytes(bits, shape, seed)
     decoded = np.take_along_axis(values.reshape(-1, top + 1), nearest.T, 1).T.reshape(sent.shape)
     assert np.allclose(grid.decode(wire).numpy(), decoded, atol=1e-5)
     assert grid.low.numel() == shape[channels]
+
+
+@given(st.sampled_from([2, 4, 8]), st.sampled_from([(3,), (8, 3, 3), (5, 2), (7,)]), st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_the_defense_reads_bit_for_bit_what_comes_out_of_the_bytes(bits, shape, seed):
+    sent = 3 * normal(4, *shape, seed=seed)
+    sent.view(-1)[:4] = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0])
+    sent = sent.to(memory_format=torch.channels_last) if sent.dim() == 4 else sent
+    grid = fit(sent.nan_to_num(0, 9, -9), bits)
+    codec = Codec(f"uint{bits}")
+    codec.set_grid(grid)
+    read, expected = codec.coded(sent), grid.decode(grid.encode(sent))
+    assert read.view(torch.int32).equal(expected.view(torch.int32))  # the sign of zero too
+    assert (read.dtype, read.stride()) == (expected.dtype, expected.stride())
 
 
 def test_numbers_beyond_the_grid_and_no_numbers_stay_within_its_codes():

@@ -70,17 +70,13 @@ class Grid(nn.Module):
         super().__init__()
         self.shape, self.code_bits, self.codec = tuple(shape), bits, f"uint{bits}"
         self.top, self.each = 2**bits - 1, 8 // bits
-        across = [1] * len(shape)
-        across[channel_axis(shape)] = -1
-        self.register_buffer("low", low.float().view(across))
-        self.register_buffer("step", step.float().view(across))
+        self.register_buffer("low", low.float().view(across(shape)))
+        self.register_buffer("step", step.float().view(across(shape)))
         self.register_buffer("places", torch.tensor([float(2 ** (bits * i)) for i in range(self.each)]))
 
     def codes(self, sent: Tensor) -> Tensor:
         """Return the code of each number as float, (B, ...): the nearest value of the grid, ties to the even code."""
-        scaled = (sent.float() - self.low) / self.step
-        nearest = scaled.round().clamp(0, self.top)
-        return torch.where(nearest.isnan(), 0.0, nearest)  # what a cast makes of NaN differs between runtimes
+        return _codes(sent, self.low, self.step, self.top)
 
     def encode(self, sent: Tensor) -> Tensor:
         """Return numbers (B, ...) as bytes, uint8 (B, n); the first of a byte's codes has its lowest bits."""
@@ -116,6 +112,32 @@ class Grid(nn.Module):
 
 
 Coder = Floats | Grid
+
+
+def on_grid(sent: Tensor, bits: int, low: Tensor, step: Tensor) -> Tensor:
+    """Return what a `Grid` reads of what it wrote, (B, ...) float32, without making bytes of it.
+
+    Args:
+        sent: numbers (B, ...).
+        bits: of a code.
+        low: as of `Grid`, like ``step``.
+        step: its other part.
+
+    >>> on_grid(torch.tensor([[1.2, 2.0, 99.0]]), 4, torch.zeros(3), torch.ones(3))
+    tensor([[ 1.,  2., 15.]])
+    """
+    low, step = (value.float().view(across(tuple(sent.shape[1:]))) for value in (low, step))
+    return (low + step * _codes(sent, low, step, 2**bits - 1)).contiguous()
+
+
+def _codes(sent: Tensor, low: Tensor, step: Tensor, top: int) -> Tensor:
+    nearest = ((sent.float() - low) / step).round().clamp(0, top)
+    return torch.where(nearest.isnan(), 0.0, nearest)  # what a cast makes of NaN differs between runtimes
+
+
+def across(shape: tuple[int, ...]) -> list[int]:
+    """Return the shape in which a number for each channel meets what is sent for one image."""
+    return [-1 if axis == channel_axis(shape) else 1 for axis in range(len(shape))]
 
 
 def channel_axis(shape: tuple[int, ...]) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..registry import plugin
-from ._codec import BITS, Coder, Floats, Grid, Name, channel_axis
+from ._codec import BITS, Coder, Floats, Grid, Name, across, on_grid
 from ._correlated import Correlated, acting, sends_fewer
 from ._law import Law
 from .base import NEVER, Defense
@@ -87,8 +87,11 @@ class Codec(Defense, helpers=("coder", "coded", "rounding", "set_grid")):
         """Return what the cloud reads, (B, ...), of what is sent; the gradient is that of the identity."""
         if not self.ready:
             return sent
-        coder = self.coder(tuple(sent.shape[1:]))
-        read = coder.decode(coder.encode(sent.detach()))
+        if self.low is not None and self.step is not None:
+            read = on_grid(sent.detach(), BITS[self.name], self.low, self.step)
+        else:
+            coder = self.coder(tuple(sent.shape[1:]))
+            read = coder.decode(coder.encode(sent.detach()))
         return sent + (read - sent).detach() if sent.requires_grad else read
 
     def rounding(self) -> Tensor:
@@ -103,12 +106,11 @@ class Codec(Defense, helpers=("coder", "coded", "rounding", "set_grid")):
             return before
         if self.step is None:  # what float16 rounds is little, but what was hidden no longer equals an offset
             return before if before.kept is None else before.rounded(self.rounding(), before.visible)
-        across = [1] * (wire.dim() - 1)
-        across[channel_axis(tuple(wire.shape[1:]))] = -1
-        variance, visible = self.rounding().view(across), None
+        places, visible = across(tuple(wire.shape[1:])), None
+        variance = self.rounding().view(places)
         if before.visible is not None:
             zero = self.coded(torch.zeros_like(wire[:1]))  # what a hidden entry became: the nearest value of the grid
-            visible = (wire - zero).abs() > self.step.view(across) / 2
+            visible = (wire - zero).abs() > self.step.view(places) / 2
         elif before.reduced is not None and 10 * float(variance.max()) <= before.unit:
             return before  # of `pca`: in its directions, the rounding adds at most 5 % to the noise's told deviation
         return before.rounded(variance, visible)
