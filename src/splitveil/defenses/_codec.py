@@ -120,8 +120,8 @@ def on_grid(sent: Tensor, bits: int, low: Tensor, step: Tensor) -> Tensor:
     Args:
         sent: numbers (B, ...).
         bits: of a code.
-        low: as of `Grid`, like ``step``.
-        step: its other part.
+        low: smallest value of each channel, (C,).
+        step: distance of neighboring values of each channel, (C,).
 
     >>> on_grid(torch.tensor([[1.2, 2.0, 99.0]]), 4, torch.zeros(3), torch.ones(3))
     tensor([[ 1.,  2., 15.]])
