@@ -47,7 +47,7 @@ def test_the_defense_reads_bit_for_bit_what_comes_out_of_the_bytes(bits, shape, 
     sent.view(-1)[:4] = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0])
     sent = sent.to(memory_format=torch.channels_last) if sent.dim() == 4 else sent
     grid = fit(sent.nan_to_num(0, 9, -9), bits)
-    codec = Codec(f"uint{bits}")
+    codec = Codec(f"uint{bits}")  # type: ignore[arg-type]
     codec.set_grid(grid)
     read, expected = codec.coded(sent), grid.decode(grid.encode(sent))
     assert read.view(torch.int32).equal(expected.view(torch.int32))  # the sign of zero too
