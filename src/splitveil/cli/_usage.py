@@ -18,7 +18,7 @@ OTHER_NAMES = {
     "choose": ("best", "early-stopping", "keep"),
     "cut": ("layer", "cut-layer", "cutlayer", "split", "split-layer", "split-point"),
     "data": ("dataset", "data-set"),
-    "defense": ("defence", "noise", "sigma", "std", "regularization", "lambda"),
+    "defense": ("noise", "sigma", "std", "regularization", "lambda"),
     "devices": ("device", "gpu", "gpus", "cuda"),
     "epochs": ("epoch", "num-epochs", "iterations", "steps"),
     "jobs": ("workers", "num-workers", "parallel", "processes"),
