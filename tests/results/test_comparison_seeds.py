@@ -193,6 +193,16 @@ def test_the_command_shows_the_seeds_of_every_attack(sides, tmp_path, capsys, mo
     assert all(0 <= row["p_holm"] <= 1 for row in found["rows"])
 
 
+def test_one_attack_of_few_seeds_is_enough_to_say_how_many_a_verdict_needs(sides, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(out_console, "width", 200)
+    for name, error in (("a-0", 0.1), ("b-0", 0.4)):
+        attacked(tmp_path / name, "nearest", values([error, error + 0.1]), images_digest="d1-0")
+    text = shown(capsys, *sides)
+    assert "nearest, 1 seed MSE" in text
+    assert "decoder, 3 seeds MSE" in text
+    assert "a verdict needs 3 seeds of each" in text
+
+
 # Benches
 
 

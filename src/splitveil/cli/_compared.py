@@ -119,6 +119,6 @@ def caption(rows: Sequence[Row]) -> str:
     text = f"intervals: {over}; p: corrected for {len(rows)} rows (Holm)"
     if any(row.share for row in rows):
         text += f"; {SHARE}: where B's error lies between A (0 %) and the mean image of the true class (100 %)"
-    if few < LEAST:
+    if least < LEAST:
         text += f"; another training of each may differ as much: a verdict needs {LEAST} seeds of each"
     return text + ("; * as if on different images" if any(not row.paired for row in rows) else "")
