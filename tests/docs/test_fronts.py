@@ -104,16 +104,18 @@ def test_nothing_is_said_of_an_arm_of_fewer_seeds(front):
 
 
 def test_the_picture_has_every_point_that_is_there(front):
-    import short_front_picture as picture
+    import front_picture as picture
 
     made = _records(front)
     made["cem-s8"] = {"cell": "cem-s8", "diverged": "the loss is nan"}
-    (axes,) = picture.drawn(front.summarized(made)["rows"]).axes
+    (axes,) = picture.drawn(front, front.summarized(made)["rows"]).axes
     shown = {text.get_text() for text in axes.get_legend().get_texts()}
-    assert shown == {*picture.CURVES, *(label for name, (label, *_) in picture.BESIDE.items() if name[:3] != "cem")}
+    beside = picture.beside(front)
+    on_curves = {picture.FILLED[0], picture.ISOTROPIC[0]}
+    assert shown == on_curves | {label for name, (label, *_) in beside.items() if name[:3] != "cem"}
     lines, points = [line for line in axes.lines if line.get_linestyle() != "None"], axes.lines
     assert len(lines) == 2
-    assert len(points) == 4 + len(picture.BESIDE) - 2
+    assert len(points) == 4 + len(beside) - 2
 
 
 def test_points_are_told_in_words(front):
