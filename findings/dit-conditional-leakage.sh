@@ -1,9 +1,9 @@
 #!/bin/sh
-# dit 2.3: conditional Sibson information and leakage depend on a third variable that has nothing to do with either.
+# dit 2.3: conditional Sibson information and leakage depend on a third variable that is independent of the others.
 #
 # Sibson's information of order 1 is Shannon's; that of order infinity is the maximal leakage. Its two conditional forms
-# say what Y tells about X to somebody who knows Z, such as what a feature tells about a secret beside the label. If Z is
-# independent of X and Y, nothing is left to condition on, and both forms are what they are without Z. Here they are
+# say what Y tells about X to somebody who knows Z, such as what a feature tells about a secret beside the label. Where
+# Z is independent of X and Y, nothing is left to condition on, and both forms are as they are without Z. Here they are
 # not: for each z the probabilities p(x, y, z) stand where p(x, y | z) should, without a division by p(z). The form that
 # minimizes over Q(Y|Z) is right at order infinity, and at order 2 too low by the entropy of Z, which makes it negative.
 # The one that minimizes over Q(Z) is right at orders 1 and 2, and at order infinity too high by log2 of the number of
