@@ -19,6 +19,7 @@ from ..defenses._codec import Coder
 from ..errors import UserError
 from .draws import Draw
 from .halves import Receiver, Replayed, Sender
+from .simplified import simplify
 
 OPSET = 20
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -126,8 +127,10 @@ def onnx_bytes(module: nn.Module, example: tuple[Any, ...], inputs: list[str], o
                 dynamo=True,
                 external_data=False,
                 verbose=False,
+                optimize=False,
             )
-        assert program is not None
+            assert program is not None
+            simplify(program.model)
         model = program.model_proto
     except torch.onnx.errors.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
