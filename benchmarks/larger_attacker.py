@@ -8,9 +8,10 @@ Adversarial training works against a decoder that learns beside it, and the atta
 what it hides found by the same attack with 9,000 images, more than behind water-filled noise?
 
 Points: `adversarial` and `plain` with their own noise of 0.025, and `plain` with water-filled noise of 0.02 nats, in
-run folders of `full_front.py`, which are there for seeds 10 and 12. The 500 attacked images and their wires are those of
-the record. Reported for each network: the errors with 1,800 and with 9,000 images, and the error behind `adversarial`
-as a multiple of that behind water-filled noise, with an interval over the attacked images. Two networks, no verdict.
+run folders of `full_front.py`, which are there for seeds 10 and 12. The 500 attacked images and their wires are those
+of the record. Reported for each network: the errors with 1,800 and with 9,000 images, and the error behind
+`adversarial` as a multiple of that behind water-filled noise, with an interval over the attacked images. Two networks,
+no verdict.
 
 What is there is kept. Writes benchmarks/larger_attacker.json.
 """
@@ -73,11 +74,11 @@ def compared(folders: dict[int, list[Path]]) -> dict[str, Any]:
     return found
 
 
-def digests(folders: dict[int, list[Path]]) -> set[str]:
-    """Return the digests of the attacked images, one if all attacks are on the same."""
-    paths = [one / "attacks" / label / "summary.json" for each in folders.values() for one in each
-             for label in ("residual", LABEL)]  # fmt: skip
-    return {json.loads(path.read_text("utf-8"))["images_digest"] for path in paths}
+def digest(folders: list[Path]) -> str:
+    """Return the digest of the attacked images of one network, which all attacks on it share."""
+    paths = [folder / "attacks" / label / "summary.json" for folder in folders for label in ("residual", LABEL)]
+    (found,) = {json.loads(path.read_text("utf-8"))["images_digest"] for path in paths}
+    return found
 
 
 def main() -> None:
@@ -92,9 +93,9 @@ def main() -> None:
     jobs = [folders[seed][point] for point in range(len(POINTS)) for seed in given.seeds]
     with multiprocessing.get_context("spawn").Pool(given.jobs, maxtasksperchild=1) as pool:
         pool.map(partial(attack, given.root.absolute()), jobs, chunksize=1)
-    (digest,) = digests(folders)
     about = {"command": "python benchmarks/larger_attacker.py", "attack": "residual", "attacked": ATTACKED}
-    about |= {"images_digest": digest, "environment": runs.environment(), "networks": compared(folders)}
+    about |= {"images_digest": {str(seed): digest(each) for seed, each in folders.items()}}
+    about |= {"environment": runs.environment(), "networks": compared(folders)}
     write_json(RECORD, about)
     print(json.dumps(about["networks"], indent=1))
 

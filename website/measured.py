@@ -59,6 +59,8 @@ TITLES = {
     "predictors": "Numbers about a wire, and what attacks on it reach",
     "rivals": "Water-filled noise beside CEM, in short trainings",
     "waterfill_searches": "Searches with a model of images, on two kinds of noise",
+    "larger_attacker": "Adversarial training and water-filled noise, against more images",
+    "weight_averaging": "Means of the last weights",
     "full_front": "Every defense against isotropic and water-filled noise, in trainings on all images",
     "short_front": "Every defense against isotropic and water-filled noise, in short trainings",
     "hardening_resnet18": "Noise put on a network of torchvision, 64-pixel images",

@@ -223,3 +223,13 @@ def test_the_record_is_that_of_its_cells(fronts, front, monkeypatch):
         assert found["difference"] == pytest.approx(
             record["compared"]["cem/own"][f"residual/{kind}"]["difference"], abs=0.02
         )
+
+
+@pytest.mark.parametrize("stem", ["short_front", "full_front"])
+def test_the_page_shows_the_table_and_the_endpoints(fronts, stem):
+    front = importlib.import_module(stem).FRONT
+    page = (ROOT / "docs" / "hardening-measured.md").read_text(encoding="utf-8")
+    record = json.loads(front.record.read_text(encoding="utf-8"))
+    assert front.table(record) in page
+    for one in record["endpoints"]["residual"]:
+        assert fronts.percent(one) in page
