@@ -49,5 +49,6 @@ def test_the_page_shows_the_record(benchmark):
     for seed, row in record["networks"].items():
         for size in ("1800 images", "9000 images"):
             errors = " | ".join(f"{row[size]['mse'][name.format(seed)]:.4f}" for name in benchmark.POINTS)
-            value, low, high = row[size]["adversarial / waterfill"]
-            assert f"| {seed} | {int(size.split()[0]):,} | {errors} | {value:.2f} [{low:.2f}, {high:.2f}] |" in page
+            ratios = [row[size][name] for name in ("adversarial / waterfill", "waterfill / isotropic")]
+            told = " | ".join(f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in ratios)
+            assert f"| {seed} | {int(size.split()[0]):,} | {errors} | {told} |" in page
