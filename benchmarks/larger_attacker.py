@@ -16,7 +16,9 @@ no verdict.
 Added after these had been looked at: `plain` with isotropic noise of 0.07, which is about as accurate as water-filled
 noise of 0.02 nats, and the error behind water-filled noise as a multiple of that.
 
-What is there is kept. Writes benchmarks/larger_attacker.json.
+The run folders are made by `python benchmarks/full_front.py --done --only 'plain-s1[02]'` and by the same with
+`adversarial-s1[02]`, as the cells themselves are in the record; those of the record were trained in fp32 (10) and bf16
+(12). What is there is kept. Writes benchmarks/larger_attacker.json.
 """
 
 from __future__ import annotations

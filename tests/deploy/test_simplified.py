@@ -10,8 +10,6 @@ from splitveil.deploy.graphs import Session, onnx_bytes
 
 ZEROS = torch.zeros(2, 4)
 SMALL = torch.tensor([[0, 1e-7, 1e-3, 1], [0.5, 2, 3, 4]])
-
-
 CASES = {
     "a norm": (lambda x: x / (x.norm(dim=1, keepdim=True) + 1e-12), ZEROS),
     "a deviation": (lambda x: (x - x.mean(1, keepdim=True)) / (x.std(1, keepdim=True) + 1e-9), ZEROS + 0.5),

@@ -233,3 +233,12 @@ def test_the_page_shows_the_table_and_the_endpoints(fronts, stem):
     assert front.table(record) in page
     for one in record["endpoints"]["residual"]:
         assert fronts.percent(one) in page
+
+
+def test_the_page_shows_how_much_more_than_cem_water_filled_noise_left(fronts):
+    record = json.loads((ROOT / "benchmarks" / "full_front.json").read_text(encoding="utf-8"))
+    value, low, high = (
+        1 / (1 + part) - 1 for part in record["compared"]["cem/own"]["residual/waterfill"]["difference"]
+    )
+    page = (ROOT / "docs" / "hardening-measured.md").read_text(encoding="utf-8")
+    assert f"{fronts.percent({'difference': [value, high, low]})}, which decide nothing" in page
