@@ -207,7 +207,7 @@ def harden(
             chooses,
             max_drop,
             seed=seed,
-            augmentation=augmentation | {"rotate_degrees": known.get("rotate", 0.0)},
+            augmentation=augmentation | {"rotate_degrees": known.get("rotate", 0.0), "cutout": known.get("cutout", 0)},
             bf16=precision(known.get("precision", "auto"), model.mean.device) == "bf16-mixed",
         ).run()
     hits = round(search.before * len(chooses))

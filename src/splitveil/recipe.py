@@ -112,6 +112,8 @@ class Recipe(BaseModel):
     """Mirror each image in every other epoch, half of them first, instead of by chance."""
     rotate: float = Field(15.0, ge=0, le=180)
     """Random rotation by up to this many degrees."""
+    cutout: int = Field(0, ge=0, le=10_000)
+    """Side in pixels of a gray square that hides a random part of each training image; 0: none."""
     choose: Literal["best", "last"] = "best"
     """The epoch whose weights are kept: the best on the validation images, or the last."""
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
@@ -152,6 +154,12 @@ class Recipe(BaseModel):
                 {"of": of},
             )
         return self
+
+    @property
+    def augmentation(self) -> dict[str, Any]:
+        """Return what `splitveil.data.augment` takes of these settings."""
+        augmented = {"crop_padding": self.crop_padding or 0, "flip": bool(self.flip), "rotate_degrees": self.rotate}
+        return augmented | {"cutout": self.cutout}
 
 
 def _changed(recipe: str, epochs: Any, optimizer: Any, *, own_warmup: bool) -> dict[str, Any]:

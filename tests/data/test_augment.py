@@ -112,16 +112,40 @@ def test_warp_rotates_after_shift_and_flip():
     assert torch.allclose(together, apart, atol=1e-4)
 
 
+@given(side=st.integers(1, 24), seed=st.integers(0, 9))
+def test_cutout_hides_a_square_around_a_pixel_and_nothing_else(side, seed):
+    images = pixels(6, 8, seed)
+    images[images == 127] = 0  # no pixel is as gray as the square
+    found = augment(images, seeded(seed), cutout=side)
+    hidden = (found == 0.5).all(1)
+    assert torch.equal(found, torch.where(hidden[:, None], torch.tensor(0.5), to_float(images)))
+    for square in hidden:
+        rows, columns = square.any(1).nonzero().flatten(), square.any(0).nonzero().flatten()
+        assert int(square.sum()) == len(rows) * len(columns)  # all of the rectangle that they span
+        for place in (rows, columns):
+            first, last = int(place[0]), int(place[-1])
+            assert len(place) == last - first + 1
+            assert len(place) == side or (len(place) < side and (first == 0 or last == 7))
+            assert len(place) >= min(8, (side + 1) // 2)
+
+
+def test_the_center_of_cutout_is_any_pixel():
+    hidden = (augment(pixels(20_000, 4), seeded(1), cutout=1) == 0.5).all(1).float()
+    torch.testing.assert_close(hidden.sum((1, 2)), torch.ones(20_000))
+    torch.testing.assert_close(hidden.mean(0), torch.full((4, 4), 1 / 16), atol=0.01, rtol=0)
+
+
 @given(
     seed=st.integers(0, 9),
     padding=st.integers(0, 4),
     flip=st.booleans(),
     degrees=st.sampled_from([0.0, 15.0]),
+    cutout=st.integers(0, 9),
 )
-def test_same_seed_same_result_in_range_and_input_untouched(seed, padding, flip, degrees):
+def test_same_seed_same_result_in_range_and_input_untouched(seed, padding, flip, degrees, cutout):
     images = pixels(3, 8, seed)
     before = images.clone()
-    options = {"crop_padding": padding, "flip": flip, "rotate_degrees": degrees}
+    options = {"crop_padding": padding, "flip": flip, "rotate_degrees": degrees, "cutout": cutout}
     first, second = (augment(images, seeded(seed), **options) for _ in range(2))
     assert torch.equal(first, second)
     assert torch.equal(images, before)
@@ -132,5 +156,5 @@ def test_same_seed_same_result_in_range_and_input_untouched(seed, padding, flip,
 
 def test_only_the_generator_is_drawn_from():
     state = torch.get_rng_state()
-    augment(pixels(3, 8), seeded(0), crop_padding=2, flip=True, rotate_degrees=10)
+    augment(pixels(3, 8), seeded(0), crop_padding=2, flip=True, rotate_degrees=10, cutout=3)
     assert torch.equal(torch.get_rng_state(), state)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from splitveil import config, recipe
+from networks import tiny
+from splitveil import config, recipe, runs
 from splitveil.data import augment, to_float
 from splitveil.defenses import cem as cem_module
 from splitveil.defenses.base import Features, Step
 from splitveil.errors import UserError
+from splitveil.evaluation import tail
 from splitveil.runs import Run
 from splitveil.storage.earlier_versions import settings_in
 from splitveil.training import loop
@@ -157,3 +159,25 @@ def test_cem_without_classes_bounds_with_one_gaussian():
     loss = made.loss(Step(z, unlabeled, z, z, z, generator, 1e-5, 0.9, None))
     assert loss is not None
     assert torch.isfinite(loss)
+
+
+def test_a_training_and_the_tail_after_it_see_the_same_augmentation(tmp_path, monkeypatch):
+    seen = []
+
+    def spy(images, rng, **options):
+        turned = augment(images, rng, **options)
+        seen.append((options, bool((turned == 0.5).all(1).any())))
+        return turned
+
+    monkeypatch.setattr(loop, "augment", spy)
+    monkeypatch.setattr(tail, "augment", spy)
+    monkeypatch.setattr(runs.zoo, "build", tiny)
+    given = {"epochs": 2, "crop_padding": 1, "flip": True, "rotate": 3.0, "cutout": 4}
+    fit(tmp_path / "run", **given)
+    steps = len(seen)
+    tail.retrain(Run.open(tmp_path / "run"), IMAGES)
+    assert len(seen) > steps
+    expected = {"crop_padding": 1, "flip": True, "rotate_degrees": 3.0, "cutout": 4}
+    for options, hidden in seen:
+        assert {name: options[name] for name in expected} == expected
+        assert hidden

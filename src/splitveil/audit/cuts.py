@@ -271,11 +271,7 @@ def _ground(run: Run, images: ImageSet, terms: Terms) -> Ground:
         _some(given.defender_train, terms.tail_images, settings.seed),
         given.utility_val,
         seed=settings.seed,
-        augmentation={
-            "crop_padding": settings.crop_padding or 0,
-            "flip": bool(settings.flip),
-            "rotate_degrees": settings.rotate,
-        },
+        augmentation=settings.augmentation,
         bf16=precision(settings.precision, _device()) == "bf16-mixed",
     )
     tested = _some(given.utility_test, terms.tested, settings.seed)

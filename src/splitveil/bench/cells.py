@@ -22,6 +22,7 @@ LATER_SETTINGS: dict[str, Any] = {
     "schedule": "steps",
     "alternate_flip": False,
     "choose": "best",
+    "cutout": 0,
 }
 """Settings that came later, at the values that every earlier training had: they are no part of an id, nor is a recipe's
 name."""

@@ -26,9 +26,10 @@ def augment(
     crop_padding: int = 0,
     flip: bool = False,
     rotate_degrees: float = 0.0,
+    cutout: int = 0,
     mirror: Tensor | None = None,
 ) -> Tensor:
-    """Crop at random, then flip at random, then rotate at random, drawn for each image on its own.
+    """Crop, flip, rotate and hide a square, each at random, in this order, and drawn for each image on its own.
 
     Args:
         images: uint8, (B, C, H, W).
@@ -37,9 +38,12 @@ def augment(
         flip: mirror left-right with probability 1/2.
         mirror: bool (B,), the images to mirror; without it ``flip`` draws them.
         rotate_degrees: angles are uniform in [-rotate_degrees, rotate_degrees]; bilinear, zeros outside.
+        cutout: side in pixels of the square that becomes gray, 0: none. Its center is any pixel, so that a part of it
+            may lie outside (DeVries and Taylor, "Improved regularization of convolutional neural networks with
+            cutout", 2017).
 
     Returns:
-        float32, (B, C, H, W), in [0, 1]. Without rotation the pixels are exact copies. With rotation all
+        float32, (B, C, H, W), in [0, 1]. Without rotation the pixels are exact copies. With rotation the first
         three are one resampling, so what a crop moved out of the window may be turned back into it.
 
     >>> x = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
@@ -54,8 +58,28 @@ def augment(
         mirror = torch.rand(count, generator=rng, device=device) < 0.5 if flip else torch.zeros_like(shift[0]).bool()
     if rotate_degrees:
         degrees = (torch.rand(count, generator=rng, device=device) * 2 - 1) * rotate_degrees
-        return warp(to_float(images), shift, mirror, degrees)
-    return to_float(window(images, shift, mirror, crop_padding))
+        turned = warp(to_float(images), shift, mirror, degrees)
+    else:
+        turned = to_float(window(images, shift, mirror, crop_padding))
+    return hide(turned, cutout, rng) if cutout else turned
+
+
+def hide(images: Tensor, side: int, rng: torch.Generator) -> Tensor:
+    """Return images with a gray square around a random pixel each.
+
+    Args:
+        images: float, (B, C, H, W), in [0, 1].
+        side: of the square, in pixels.
+        rng: on the device of ``images``.
+    """
+    count, _, *size = images.shape
+    covered = []
+    for length in size:
+        first = torch.randint(length, (count, 1), generator=rng, device=images.device) - side // 2
+        place = torch.arange(length, device=images.device)
+        covered.append((place >= first) & (place < first + side))
+    rows, columns = covered
+    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.5)
 
 
 def window(images: Tensor, shift: Tensor, mirror: Tensor, padding: int) -> Tensor:

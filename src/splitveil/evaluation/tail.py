@@ -127,13 +127,12 @@ def retrain(run: Run, images: ImageSet, *, progress: Progress | None = None) -> 
         start, settings = time.perf_counter(), run.settings
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         parts = protocol(settings.protocol, images, seed=settings.seed)
-        augmentation = {"crop_padding": settings.crop_padding or 0, "flip": bool(settings.flip)}
         found = retrained(
             placed(run.model(images), device),
             initial_tail(run, images),
             parts.defender_train,
             settings.seed,
-            augmentation=augmentation | {"rotate_degrees": settings.rotate},
+            augmentation=settings.augmentation,
             bf16=precision(settings.precision, device) == "bf16-mixed",
             progress=progress,
         )

@@ -108,14 +108,13 @@ def _harden(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = placed(run.model(images), device)
     parts = protocol(settings.protocol, images, seed=settings.seed)
-    augmentation = {"crop_padding": settings.crop_padding or 0, "flip": bool(settings.flip)}
     work = kind(
         model,
         parts.defender_train,
         parts.utility_val,
         start["max_drop"],
         seed=settings.seed,
-        augmentation=augmentation | {"rotate_degrees": settings.rotate},
+        augmentation=settings.augmentation,
         bf16=precision(settings.precision, device) == "bf16-mixed",
     )
 

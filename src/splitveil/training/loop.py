@@ -304,11 +304,8 @@ class Training:
         return self._turned(self.train.images[index], rng, mirror)
 
     def _turned(self, images: Tensor, rng: torch.Generator, mirror: Tensor | None = None) -> Tensor:
-        s = self.settings
-        turned: dict[str, Any] = {"crop_padding": s.crop_padding or 0, "flip": bool(s.flip), "rotate_degrees": s.rotate}
-        if mirror is not None:
-            turned["mirror"] = mirror
-        return augment(images, rng, **turned).to(memory_format=torch.channels_last)
+        turned = augment(images, rng, **self.settings.augmentation, mirror=mirror)
+        return turned.to(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def _extract(self, epoch: int = 0, augmented: bool = False) -> tuple[Tensor, Tensor]:
