@@ -21,6 +21,7 @@ CHECKED_NETWORKS = {"latent": "dense_normN2C64", "confidence": "dense_normN2C64"
 ABLATION = {
     "fast": {},
     "sgd": {"optimizer": "sgd"},
+    "a third of muon's rate": {"matrix_lr": 0.1},
     "half of muon's rate": {"matrix_lr": 0.15},
     "twice muon's rate": {"matrix_lr": 0.6},
     "published schedule": {"schedule": "steps"},
@@ -32,7 +33,9 @@ ABLATION = {
     "weights as drawn": {"unit_variance": False},
     "flip by chance": {"alternate_flip": False},
     "rotation 15": {"rotate": 15.0},
+    "cutout 10": {"cutout": 10},
     "rate 0.1": {"lr": 0.1},
+    "half of SGD's rate": {"lr": 0.1, "matrix_lr": 0.6},
     "rate 0.4": {"lr": 0.4},
     "batch 1024": {"batch_size": 1024},
     "batch 256": {"batch_size": 256},

@@ -119,9 +119,7 @@ def trained(path: Path, draws: int) -> dict[str, Any]:
     images = runs.load_images(run.settings)
     parts, model = protocol(run.settings.protocol, images, seed=run.settings.seed), run.model(images)
     train, classes = parts.defender_train, len(images.classes)
-    turned = {"crop_padding": run.settings.crop_padding or 0, "flip": bool(run.settings.flip)}
-    turned["rotate_degrees"] = run.settings.rotate
-    rng = torch.Generator().manual_seed(0)
+    turned, rng = run.settings.augmentation, torch.Generator().manual_seed(0)
     own, moved, others = (
         features(model, augment(x, rng, **turned)) for x in (train.images, train.images, images.test.images)
     )

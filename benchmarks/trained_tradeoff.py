@@ -169,7 +169,7 @@ def tail_hits(run: runs.Run, images: Any) -> np.ndarray:
         model.tail,
         parts.defender_train,
         settings.seed,
-        augmentation={"crop_padding": settings.crop_padding or 0, "flip": bool(settings.flip)},
+        augmentation=settings.augmentation,
         bf16=precision(settings.precision, model.mean.device) == "bf16-mixed",
         recipe=LONG,
     )

@@ -240,6 +240,12 @@ def test_a_model_is_saved_again_into_a_folder_of_an_earlier_version(model, tmp_p
     sv.save(model, tmp_path)
     file = tmp_path / "model.json"
     about = json.loads(file.read_text())
+    del about["trained_by"]["cutout"]
+    file.write_text(json.dumps(about))
+    sv.save(model, tmp_path)
+    about["trained_by"]["cutout"] = 3
+    file.write_text(json.dumps(about))
+    assert "holds another model" in message(sv.save, model, tmp_path)
     del about["trained_by"]
     file.write_text(json.dumps(about))
     sv.save(model, tmp_path)

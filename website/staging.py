@@ -31,6 +31,8 @@ FOLDERS = {"benchmarks": "results/measurements.md", "records": "results/claims.m
 RECORD = re.compile(r"benchmarks/(?:(?:cpu|gpu)_records/)?([\w-]+)\.json")
 TEXT = (".py", ".sh", ".toml", ".yaml", ".yml", ".cff", ".cfg", "")
 """Endings of files that become pages of code; all others are copied as they are."""
+INTERVAL = re.compile(r"(`[^`]*`)|\[([−+-]?[\d.,]+), ([−+-]?[\d.,]+)\]")
+"""Two numbers in brackets, or code, in which they are something else."""
 LISTED = re.compile(r"\s*(?:[-*+]|\d+[.)])\s")
 
 
@@ -87,7 +89,8 @@ def stage(out: Path) -> None:
             continue
         if re.search(r"^\s*(```|~~~)\s*mermaid", text, re.MULTILINE):
             wrong.append(f"{source}: a mermaid drawing is loaded from the network; commit an SVG")
-        target.write_text(spaced(links.rewritten(text, _moved(source, linked))), encoding="utf-8")
+        page = spaced(together(links.rewritten(text, _moved(source, linked))))
+        target.write_text(page, encoding="utf-8")
     if wrong:
         raise SiteError("\n".join(wrong))
     for source in sorted(linked):
@@ -127,6 +130,23 @@ def _add(source: Path, target: Path) -> None:
     fence = "`" * max(4, *(len(mark) + 1 for mark in re.findall("`+", text) or [""]))
     head = f"---\nsearch:\n  exclude: true\n---\n\n# {source}\n\n"
     target.write_text(f"{head}{fence}{language}\n{text}\n{fence}\n", encoding="utf-8")
+
+
+def together(text: str) -> str:
+    r"""Return a page whose tables break no line between the two ends of an interval.
+
+    Args:
+        text: a page.
+
+    >>> together("| 85.8 [85.1, 86.4] | `[1, 2]` |").replace(chr(160), "~")
+    '| 85.8 [85.1,~86.4] | `[1, 2]` |\n'
+    """
+    lines = []
+    for _, line, is_prose in links.prose(text):
+        if is_prose and line.startswith("|"):
+            line = INTERVAL.sub(lambda found: found[1] or f"[{found[2]},\N{NO-BREAK SPACE}{found[3]}]", line)
+        lines.append(line)
+    return "\n".join(lines) + "\n"
 
 
 def spaced(text: str) -> str:

@@ -12,13 +12,13 @@ WIDEST = 16
 
 
 def cell(value: Any) -> str:
-    """Return a value as the text of a table's cell.
+    r"""Return a value as the text of a table's cell.
 
     Args:
         value: a number, a text, an interval, or a short list of these.
 
     >>> cell(0.012345), cell({"mean": 0.5, "ci95": [0.25, 0.75]}), cell([1, 2]), cell(None), cell(-1.5)
-    ('0.01235', '0.5 [0.25, 0.75]', '1, 2', '–', '−1.5')
+    ('0.01235', '0.5 [0.25,\xa00.75]', '1, 2', '–', '−1.5')
     """
     match value:
         case None:
@@ -32,7 +32,7 @@ def cell(value: Any) -> str:
         case {"mean": mean, "ci95": [low, high]}:
             rest = {key: other for key, other in value.items() if key not in ("mean", "ci95")}
             more = f" ({', '.join(f'{name(key)} {cell(other)}' for key, other in rest.items())})" if rest else ""
-            return f"{cell(mean)} [{cell(low)}, {cell(high)}]{more}"
+            return f"{cell(mean)} [{cell(low)},\N{NO-BREAK SPACE}{cell(high)}]{more}"
         case Mapping():
             return ", ".join(f"{name(key)}: {cell(other)}" for key, other in value.items()) or "–"
         case str():

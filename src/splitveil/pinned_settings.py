@@ -8,9 +8,13 @@ from typing import Any
 
 from . import config
 from .errors import UserError, shown
+from .recipe import Recipe
 
 ELSEWHERE = ("root", "protocol")
 """Settings that may differ: where the images are today, and who attacks, which cells of one training may differ in."""
+
+BEFORE = Recipe.model_validate({}).model_dump(mode="json", exclude={"recipe", "crop_padding", "flip"})
+"""Settings of the recipe at the values of a run of before there was such a setting; those of the images differ."""
 
 
 def of(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,7 +31,7 @@ def of(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check(kept: Mapping[str, Any], settings: config.TrainConfig, file: Path) -> None:
-    """Compare settings with those that were kept; what only a later version has may be added.
+    """Compare settings with those that were kept; what only a later version has may be added, as it was before.
 
     Args:
         kept: answer of `of` when the run was trained.
@@ -38,6 +42,7 @@ def check(kept: Mapping[str, Any], settings: config.TrainConfig, file: Path) -> 
         UserError: a setting has another value, or does not exist any more.
     """
     now = of(settings.model_dump(mode="json"))
+    kept = {**BEFORE, **kept} if kept else {}  # a run whose settings were not kept has nothing to compare
     changed = [
         f"{name} was {shown(value)}, now {shown(now[name]) if name in now else 'missing'}"
         for name, value in kept.items()

@@ -54,7 +54,7 @@ FOLLOWING = frozenset(key for changed in RECIPES.values() for key in changed)
 """Settings whose default depends on the recipe."""
 NAMED = frozenset({"epochs", "batch_size", "lr", "warmup_epochs", "rotate"})
 """Settings that the file of every run names, also of the first versions."""
-LATER = {"network_dropout": True, "unit_variance": False, "optimizer": "sgd"}
+LATER: dict[str, Any] = {"network_dropout": True, "unit_variance": False, "optimizer": "sgd"}
 """Settings that a recipe got later, at the values of every training before."""
 CONTRADICTION = "contradiction"
 """Type of the error of settings that contradict each other, which no single one of them is to blame for."""
@@ -157,7 +157,10 @@ class Recipe(BaseModel):
 
     @property
     def augmentation(self) -> dict[str, Any]:
-        """Return what `splitveil.data.augment` takes of these settings."""
+        """Return what `splitveil.data.augment` takes of these settings; which images are mirrored is drawn there.
+
+        A training with ``alternate_flip`` says that itself.
+        """
         augmented = {"crop_padding": self.crop_padding or 0, "flip": bool(self.flip), "rotate_degrees": self.rotate}
         return augmented | {"cutout": self.cutout}
 

@@ -27,6 +27,7 @@ from .given import check_model, network_of
 from .model import SplitModel
 from .outcomes import Report, Result
 from .pictures import load_arrays
+from .recipe import Recipe
 from .runs import (
     Run,
     check_weights,
@@ -233,7 +234,10 @@ def _compared(about: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
     for one in defenses:  # up to version 0.2.0 the mode of an own defense was among its settings
         if not one["registered"]:
             one["parameters"] = {name: value for name, value in one["parameters"].items() if name != "training"}
-    return {**{name: value for name, value in about.items() if name not in left_out}, "defenses": defenses}
+    found = {**{name: value for name, value in about.items() if name not in left_out}, "defenses": defenses}
+    if trained := found.get("trained_by"):  # settings that came later have the default
+        found["trained_by"] = {**Recipe.model_validate({}).model_dump(mode="json"), **trained}
+    return found
 
 
 def _about(model: SplitModel) -> dict[str, Any]:

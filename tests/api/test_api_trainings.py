@@ -44,10 +44,10 @@ def test_the_tail_of_a_hardened_model_learns_from_images_moved_as_in_the_trainin
     monkeypatch.setattr(api.Hardening, "run", run)
     model = defended()
     for known, augmentation in (
-        ({}, {"crop_padding": 0, "flip": False, "rotate_degrees": 0.0}),
+        ({}, {"crop_padding": 0, "flip": False, "rotate_degrees": 0.0, "cutout": 0}),
         (
-            {"crop_padding": 4, "flip": True, "rotate": 14.0, "precision": "bf16-mixed"},
-            {"crop_padding": 4, "flip": True, "rotate_degrees": 14.0},
+            {"crop_padding": 4, "flip": True, "rotate": 14.0, "cutout": 3, "precision": "bf16-mixed"},
+            {"crop_padding": 4, "flip": True, "rotate_degrees": 14.0, "cutout": 3},
         ),
     ):
         model.trained_by = known

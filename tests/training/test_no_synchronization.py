@@ -110,7 +110,9 @@ def test_the_mode_lets_pass_what_does_not_wait():
     assert not mode.found
 
 
-@pytest.mark.parametrize("settings", [{"recipe": "published"}, {"recipe": "fast"}, {"rotate": 10}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"recipe": "published"}, {"recipe": "fast"}, {"rotate": 10}, {"cutout": 4}], ids=str
+)
 def test_a_plain_step_waits_for_nothing(monkeypatch, settings):
     assert not waits(monkeypatch, batch_size=8, **settings)
 

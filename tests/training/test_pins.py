@@ -243,6 +243,19 @@ def test_a_stopped_training_does_not_go_on_with_settings_that_were_changed(here,
     assert "label_smoothing was 0.0, now 0.3" in " ".join(said.split())
 
 
+def test_a_setting_that_the_version_of_the_training_did_not_have_is_not_added(here, capsys):
+    """A stopped training went on by it, and a finished one passed for one that it had."""
+    path = here / "run/summary.json"
+    summary = json.loads(path.read_text())
+    del summary["settings"]["cutout"]
+    path.write_text(json.dumps(summary))
+    edited(here / "run", cutout=0)
+    main(["attack", "run", "--attack", "linear"])
+    edited(here / "run", cutout=3)
+    said = told(capsys, "attack", "run", "--attack", "linear")
+    assert "cutout was 0, now 3" in " ".join(said.split())
+
+
 def test_where_images_are_may_be_changed_and_later_parameters_may_be_added(here):
     shutil.move(here / "base", here / "moved")
     settings = config.parse({"data": "digits", "defense": ["cem:4"]}).resolve()

@@ -175,6 +175,7 @@ def test_a_training_and_the_tail_after_it_see_the_same_augmentation(tmp_path, mo
     given = {"epochs": 2, "crop_padding": 1, "flip": True, "rotate": 3.0, "cutout": 4}
     fit(tmp_path / "run", **given)
     steps = len(seen)
+    assert steps
     tail.retrain(Run.open(tmp_path / "run"), IMAGES)
     assert len(seen) > steps
     expected = {"crop_padding": 1, "flip": True, "rotate_degrees": 3.0, "cutout": 4}

@@ -273,6 +273,13 @@ def test_steps_are_those_of_sgd_with_momentum_and_decay(tmp_path, small):
             torch.testing.assert_close(p.detach(), e)
 
 
+@pytest.mark.parametrize("side", [32, 50])
+def test_a_square_that_hides_whole_images_is_refused(tmp_path, small, side):
+    with pytest.raises(UserError, match=f"cutout is {side}; expected less than the 32 pixels of the images' side"):
+        fit(tmp_path, cutout=side)
+    fit(tmp_path, cutout=31)
+
+
 def test_images_are_augmented_as_the_settings_say(tmp_path, small, monkeypatch):
     asked, real = [], loop.augment
 
@@ -281,6 +288,7 @@ def test_images_are_augmented_as_the_settings_say(tmp_path, small, monkeypatch):
         return real(images, rng, **how)
 
     monkeypatch.setattr(loop, "augment", spy)
-    fit(tmp_path, epochs=2, crop_padding=3, flip=True, rotate=7.0)
+    fit(tmp_path, epochs=2, crop_padding=3, flip=True, rotate=7.0, cutout=2)
     assert len(asked) == 2 * -(-54 // 16)
-    assert all(how == {"crop_padding": 3, "flip": True, "rotate_degrees": 7.0} for how in asked)
+    expected = {"crop_padding": 3, "flip": True, "rotate_degrees": 7.0, "cutout": 2, "mirror": None}
+    assert all(how == expected for how in asked)

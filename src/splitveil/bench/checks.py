@@ -153,7 +153,7 @@ def workload_key(settings: config.TrainConfig) -> str:
     (False, True)
     """
     kept = {"data", "root", "arch", "cut", "batch_size", "optimizer", "precision", "devices", "crop_padding"}
-    kept |= {"flip", "rotate"}
+    kept |= {"flip", "rotate", "cutout"}
     kept |= {name for name in type(settings).model_fields if name.startswith("bottleneck")}
     values = settings.model_dump(mode="json", include=kept)
     values["defense"] = [[spec.name, _cost(spec.parameters)] for spec in settings.defense]

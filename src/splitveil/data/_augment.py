@@ -40,11 +40,12 @@ def augment(
         rotate_degrees: angles are uniform in [-rotate_degrees, rotate_degrees]; bilinear, zeros outside.
         cutout: side in pixels of the square that becomes gray, 0: none. Its center is any pixel, so that a part of it
             may lie outside (DeVries and Taylor, "Improved regularization of convolutional neural networks with
-            cutout", 2017).
+            cutout", 2017, who fill it with the mean color of the training images; here it is 0.5).
 
     Returns:
-        float32, (B, C, H, W), in [0, 1]. Without rotation the pixels are exact copies. With rotation the first
-        three are one resampling, so what a crop moved out of the window may be turned back into it.
+        float32, (B, C, H, W), in [0, 1]. Without rotation the pixels are exact copies, but for the square. With
+        rotation the first three are one resampling, so what a crop moved out of the window may be turned back into
+        it.
 
     >>> x = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
     >>> torch.equal(augment(x, torch.Generator()), to_float(x))

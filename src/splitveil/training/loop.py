@@ -109,8 +109,8 @@ class Training:
         fabric: device, precision and processes.
 
     Raises:
-        UserError: fewer than two images for each process, a defense that would not act in so few epochs, or a step that
-            needs more memory than there is.
+        UserError: fewer than two images for each process, a cutout that can hide them whole, a defense that would not
+            act in so few epochs, or a step that needs more memory than there is.
     """
 
     def __init__(
@@ -129,6 +129,8 @@ class Training:
                 f"{len(train)} training images are too few for {fabric.world_size} processes; "
                 "expected at least two for each"
             )
+        if settings.cutout >= (side := min(model.image_shape[1:])):
+            raise UserError(f"cutout is {settings.cutout}; expected less than the {side} pixels of the images' side")
         self.stack = cast(Stack, model.defense)
         check_epochs(self.stack, settings.epochs)
         self.settled = min(settled(self.stack), settings.epochs - 1)
