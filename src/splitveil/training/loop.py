@@ -129,7 +129,7 @@ class Training:
                 f"{len(train)} training images are too few for {fabric.world_size} processes; "
                 "expected at least two for each"
             )
-        if settings.cutout >= (side := min(model.image_shape[1:])):
+        if settings.cutout >= (side := min(train.shape[1:])):
             raise UserError(f"cutout is {settings.cutout}; expected less than the {side} pixels of the images' side")
         self.stack = cast(Stack, model.defense)
         check_epochs(self.stack, settings.epochs)
