@@ -7,11 +7,13 @@ import torch
 
 from networks import tiny
 from splitveil import config, recipe, runs
+from splitveil.audit import cuts
 from splitveil.data import augment, to_float
 from splitveil.defenses import cem as cem_module
 from splitveil.defenses.base import Features, Step
 from splitveil.errors import UserError
 from splitveil.evaluation import tail
+from splitveil.hardening import run as hardening
 from splitveil.runs import Run
 from splitveil.storage.earlier_versions import settings_in
 from splitveil.training import loop
@@ -182,3 +184,24 @@ def test_a_training_and_the_tail_after_it_see_the_same_augmentation(tmp_path, mo
     for options, hidden in seen:
         assert {name: options[name] for name in expected} == expected
         assert hidden
+
+
+@pytest.mark.parametrize("kind", ["harden", "cuts"])
+def test_searches_for_noise_retrain_tails_by_the_augmentation_of_the_run(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(runs.zoo, "build", tiny)
+    fit(tmp_path / "run", epochs=2, crop_padding=1, flip=True, rotate=3.0, cutout=4)
+    run = Run.open(tmp_path / "run")
+    if kind == "cuts":
+        given = cuts._ground(run, IMAGES, cuts.Terms()).search.augmentation
+    else:
+        made = []
+
+        class Spy(hardening.Hardening):
+            def __init__(self, *given, augmentation, **more):
+                made.append(augmentation)
+                raise UserError("seen")
+
+        with pytest.raises(UserError, match="seen"):
+            hardening.harden(run, IMAGES, tmp_path / "hard", max_drop=5.0, kind=Spy)
+        (given,) = made
+    assert given == {"crop_padding": 1, "flip": True, "rotate_degrees": 3.0, "cutout": 4}
